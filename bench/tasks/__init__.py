@@ -1,0 +1,20 @@
+"""The reference tasks: every module here offers one object named `task`.
+
+Adding a task is adding a file.
+"""
+
+import importlib
+import pkgutil
+
+from mha.tasks import Task
+
+
+def names() -> tuple[str, ...]:
+    """The reference tasks, by file name."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Task:
+    """The reference task of that name; training happens when its model is asked for, not here."""
+    task: Task = importlib.import_module(f"{__name__}.{name}").task
+    return task

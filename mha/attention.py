@@ -1,0 +1,239 @@
+"""Multi-head attention whose head width is independent of the model width.
+
+That independence is what makes a pruned layer just another constructor call: five heads of width 16
+in a model of width 128 is `MultiHeadAttention(128, 128, 128, 128, 5, head_dim=16)`.
+"""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mha.errors import ShapeError
+from mha.heads import lineage_of
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) with separate projections.
+
+    Grouped-query attention (Ainslie et al. 2023) when `num_kv_heads` < `num_heads`: query head `i`
+    reads key/value head `i // (num_heads // num_kv_heads)`.
+
+    Args:
+        key_size, query_size, value_size: widths of the three inputs.
+        num_hiddens: width of the output.
+        num_heads: query heads; 0 leaves a layer that adds only the bias of its output.
+        dropout: probability of dropping an attention weight while training.
+        bias: whether the four projections have one.
+        head_dim: width of one head; `num_hiddens // num_heads` unless given.
+        num_kv_heads: key/value heads; as many as query heads unless given.
+
+    The parameters are those of `W_q`, `W_k`, `W_v`, `W_o` (`nn.Linear`), so the `state_dict` of the
+    module of this name in Dive into Deep Learning loads unchanged.
+
+    Raises:
+        ShapeError: sizes that do not divide, or inputs that do not have the widths declared here.
+    """
+
+    def __init__(
+        self,
+        key_size: int,
+        query_size: int,
+        value_size: int,
+        num_hiddens: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        *,
+        head_dim: int | None = None,
+        num_kv_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.head_dim = _head_dim(num_hiddens, num_heads) if head_dim is None else head_dim
+        self.dropout = dropout
+        _check_sizes(self.num_heads, self.num_kv_heads, self.head_dim, dropout)
+        inner, inner_kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.W_q = _linear(query_size, inner, bias)
+        self.W_k = _linear(key_size, inner_kv, bias)
+        self.W_v = _linear(value_size, inner_kv, bias)
+        self.W_o = _linear(inner, num_hiddens, bias)
+
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        valid_lens: Tensor | None = None,
+        *,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend from `queries` (b, q, e_q) to `keys` (b, k, e_k) and `values` (b, k, e_v).
+
+        Args:
+            valid_lens: (b,) or (b, q), how many leading keys each example, or query, may see.
+            attn_mask: broadcastable to (b, h, q, k). Boolean: True = attend. Floating: added to the
+                scores. A pruned layer also takes a mask made for all of its original heads.
+            is_causal: query `i` sees keys `0..i`, aligned top-left.
+            need_weights: also return the attention weights, before dropout.
+
+        Masks combine by AND. A row with every key masked gives zero context.
+
+        Returns:
+            (b, q, num_hiddens), or that and the weights (b, h, q, k).
+        """
+        self._check_inputs(queries, keys, values)
+        batch, num_queries, num_keys = queries.shape[0], queries.shape[1], keys.shape[1]
+        if self.num_heads == 0:
+            output = self._output_without_heads(batch, num_queries)
+            return (output, output.new_zeros(batch, 0, num_queries, num_keys)) if need_weights else output
+
+        q = rearrange(self.W_q(queries), "b q (h d) -> b h q d", h=self.num_heads)
+        k = rearrange(self.W_k(keys), "b k (h d) -> b h k d", h=self.num_kv_heads)
+        v = rearrange(self.W_v(values), "b k (h d) -> b h k d", h=self.num_kv_heads)
+        fused_causal = is_causal and valid_lens is None and attn_mask is None and not need_weights
+        mask = None if fused_causal else self._mask(q, num_keys, valid_lens, attn_mask, is_causal)
+        dropout = self.dropout if self.training else 0.0
+
+        weights = None
+        if need_weights:
+            weights = attention_weights(q, k, mask)
+            per_group = self.num_heads // self.num_kv_heads
+            context = F.dropout(weights, dropout) @ v.repeat_interleave(per_group, dim=1)
+        else:
+            grouped = self.num_kv_heads != self.num_heads
+            context = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=fused_causal, enable_gqa=grouped
+            )
+        output = self.W_o(rearrange(context, "b h q d -> b q (h d)"))
+        return output if weights is None else (output, weights)
+
+    def extra_repr(self) -> str:
+        kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"
+        return f"num_heads={self.num_heads}, head_dim={self.head_dim}{kv}, dropout={self.dropout}"
+
+    def _output_without_heads(self, batch: int, num_queries: int) -> Tensor:
+        """What is left of `W_o` over no columns: its bias, at every query."""
+        bias = self.W_o.bias
+        if bias is None:
+            bias = self.W_o.weight.new_zeros(self.W_o.out_features)
+        return bias.expand(batch, num_queries, -1)
+
+    def _mask(
+        self, q: Tensor, num_keys: int, valid_lens: Tensor | None, attn_mask: Tensor | None, is_causal: bool
+    ) -> Tensor | None:
+        """All masks as one, broadcastable to (b, h, q, k); None where nothing is masked."""
+        batch, _, num_queries, _ = q.shape
+        mask = None
+        if is_causal:
+            mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril()
+        if valid_lens is not None:
+            if valid_lens.shape not in ((batch,), (batch, num_queries)):
+                raise ShapeError(
+                    f"valid_lens: expected shape ({batch},) or ({batch}, {num_queries}), "
+                    f"that is (batch,) or (batch, queries), got {tuple(valid_lens.shape)}"
+                )
+            lengths = valid_lens.to(q.device).reshape(batch, 1, -1, 1)
+            inside = torch.arange(num_keys, device=q.device) < lengths
+            mask = inside if mask is None else mask & inside
+        if attn_mask is None:
+            return mask
+        attn_mask = self._gather_heads(attn_mask)
+        _check_mask(attn_mask, (batch, self.num_heads, num_queries, num_keys))
+        if attn_mask.dtype == torch.bool:
+            return attn_mask if mask is None else mask & attn_mask
+        attn_mask = attn_mask.to(q.dtype)
+        return attn_mask if mask is None else attn_mask.masked_fill(~mask, float("-inf"))
+
+    def _gather_heads(self, attn_mask: Tensor) -> Tensor:
+        """The rows of a per-head mask that belong to the heads still here."""
+        lineage = lineage_of(self)
+        made_for_all = (
+            lineage is not None
+            and attn_mask.dim() >= 3
+            and attn_mask.shape[-3] == lineage.total_heads != self.num_heads
+            and attn_mask.shape[-3] != 1
+        )
+        if lineage is None or not made_for_all:
+            return attn_mask
+        return attn_mask[..., list(lineage.heads), :, :]
+
+    def _check_inputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+        widths = self.W_q.in_features, self.W_k.in_features, self.W_v.in_features
+        shapes = queries.shape, keys.shape, values.shape
+        fits = (
+            queries.dim() == keys.dim() == values.dim() == 3
+            and (shapes[0][2], shapes[1][2], shapes[2][2]) == widths
+            and shapes[0][0] == shapes[1][0] == shapes[2][0]
+            and shapes[1][1] == shapes[2][1]
+        )
+        if not fits:
+            raise ShapeError(
+                "expected queries (b, q, {}), keys (b, k, {}), values (b, k, {}); got {}, {}, {}".format(
+                    *widths, *map(tuple, shapes)
+                )
+            )
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d), shape (b, h, q, k), from q (b, h, q, d) and k (b, h or a divisor of it, k, d).
+
+    `mask` as in `scaled_dot_product_attention`: boolean (True = attend) or added to the scores.
+    A row with every key masked is zero, not NaN.
+    """
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    blind = (scores == float("-inf")).all(dim=-1, keepdim=True)
+    return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
+
+
+def _head_dim(num_hiddens: int, num_heads: int) -> int:
+    if num_heads < 1 or num_hiddens % num_heads:
+        raise ShapeError(
+            f"num_hiddens={num_hiddens} is not a multiple of num_heads={num_heads}: "
+            "give head_dim, the width of one head"
+        )
+    return num_hiddens // num_heads
+
+
+def _check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: float) -> None:
+    if num_heads < 0 or num_kv_heads < 0 or head_dim < 1:
+        raise ShapeError(
+            f"expected num_heads ≥ 0, num_kv_heads ≥ 0 and head_dim ≥ 1, got {num_heads}, {num_kv_heads} and {head_dim}"
+        )
+    if (num_heads == 0) != (num_kv_heads == 0) or (num_kv_heads and num_heads % num_kv_heads):
+        raise ShapeError(
+            f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}: "
+            "every key/value head serves the same number of query heads"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ShapeError(f"dropout: expected a probability in [0, 1), got {dropout}")
+
+
+def _linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
+    """`nn.Linear`, without its warning about having nothing to initialise when a layer has no heads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(in_features, out_features, bias)
+
+
+def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    if not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
+        raise ShapeError(f"attn_mask: expected boolean (True = attend) or floating, got {attn_mask.dtype}")
+    try:
+        fits = torch.broadcast_shapes(attn_mask.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"attn_mask: expected a shape that broadcasts to (batch, head, query, key) = {shape}, "
+            f"got {tuple(attn_mask.shape)}"
+        )

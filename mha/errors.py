@@ -1,0 +1,32 @@
+"""Every error the library raises on purpose.
+
+A message finishes the thought: which layer, what was expected, what came, what to do.
+"""
+
+
+class MhaError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class ShapeError(MhaError, ValueError):
+    """Sizes that do not fit together."""
+
+
+class PlanError(MhaError, ValueError):
+    """A plan that is malformed, or that does not belong to the model."""
+
+
+class ScoresError(MhaError, ValueError):
+    """Scores that cannot be ranked, or a budget that cannot be met."""
+
+
+class CalibrationError(MhaError, ValueError):
+    """Calibration batches, a loss or options that a criterion cannot work with."""
+
+
+class UnsupportedModule(MhaError, TypeError):
+    """A plan names a module nothing is known about, or nothing is known at all."""
+
+
+class EquivalenceError(MhaError, AssertionError):
+    """The sliced model does not compute what the masked model computes."""

@@ -1,0 +1,5 @@
+"""What the suite asks of a task."""
+
+from mha.tasks.protocol import Batch, Task
+
+__all__ = ["Batch", "Task"]
