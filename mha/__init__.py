@@ -2,8 +2,32 @@
 
 from mha.attention import MultiHeadAttention
 from mha.errors import EquivalenceError, MhaError, UnsupportedModule
+from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
+from mha.importance import criteria, score
+from mha.masking import masked
+from mha.planning import choose
+from mha.pruning import check, plan_of, prune
 
 __version__ = "0.1.0"
 
-__all__ = ["EquivalenceError", "HeadPlan", "HeadScores", "MhaError", "MultiHeadAttention", "UnsupportedModule"]
+__all__ = [
+    "AttentionLayer",
+    "AttentionMap",
+    "EquivalenceError",
+    "Family",
+    "HeadPlan",
+    "HeadScores",
+    "MhaError",
+    "MultiHeadAttention",
+    "UnsupportedModule",
+    "check",
+    "choose",
+    "criteria",
+    "find_attention",
+    "masked",
+    "plan_of",
+    "prune",
+    "register_family",
+    "score",
+]

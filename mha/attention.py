@@ -122,7 +122,7 @@ class MultiHeadAttention(nn.Module):
         bias = self.W_o.bias
         if bias is None:
             bias = self.W_o.weight.new_zeros(self.W_o.out_features)
-        return bias.expand(batch, num_queries, -1)
+        return bias.expand(batch, num_queries, -1).clone()
 
     def _mask(
         self, q: Tensor, num_keys: int, valid_lens: Tensor | None, attn_mask: Tensor | None, is_causal: bool

@@ -1,0 +1,127 @@
+"""What a family of attention modules looks like, as data, and what was found in a model."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from mha.heads import Lineage, lineage_of
+from mha.layout import Axis
+
+Role = Literal["self", "cross"]
+
+
+def _no_role(module: nn.Module) -> Role | None:  # noqa: ARG001
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A description of an attention module, enough to find, mask and slice it.
+
+    Attributes:
+        name: how the family is called in listings and errors.
+        matches: whether a module belongs to it.
+        sizes: the letters of the axes: h = key/value groups, g = query heads per group, d = head
+            width, and whatever else the patterns name.
+        rows: linear submodule -> axis of its OUTPUT features.
+        columns: linear submodule -> axis of its INPUT features.
+        output: the submodule whose input is the heads' context vectors; it stands in `columns`.
+        counts: attribute of the module -> what it counts, "heads" or "groups".
+        role: whether the module attends to its own input or to another's, where that can be told.
+    """
+
+    name: str
+    matches: Callable[[nn.Module], bool]
+    sizes: Callable[[nn.Module], Mapping[str, int]]
+    rows: Mapping[str, Axis]
+    columns: Mapping[str, Axis]
+    output: str
+    counts: Mapping[str, Literal["heads", "groups"]] = field(default_factory=dict)
+    role: Callable[[nn.Module], Role | None] = _no_role
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention module of a model, as it is now.
+
+    Attributes:
+        name: its name in `model.named_modules()`; "" is the model itself.
+        heads: original numbers of the query heads still present.
+        groups: original numbers of the key/value groups still present.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False, compare=False)
+    description: Family = field(repr=False)
+    sizes: Mapping[str, int]
+    lineage: Lineage
+    role: Role | None
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, description: Family) -> "AttentionLayer":
+        sizes = description.sizes(module)
+        heads, groups = sizes["h"] * sizes["g"], sizes["h"]
+        whole = Lineage(tuple(range(heads)), heads, tuple(range(groups)), groups)
+        lineage = lineage_of(module) or whole
+        return cls(name, module, description, sizes, lineage, description.role(module))
+
+    @property
+    def family(self) -> str:
+        return self.description.name
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        return self.lineage.heads
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return self.lineage.groups
+
+    @property
+    def num_heads(self) -> int:
+        return len(self.lineage.heads)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return len(self.lineage.groups)
+
+    @property
+    def head_dim(self) -> int:
+        return self.sizes["d"]
+
+    @property
+    def output(self) -> nn.Module:
+        """The output projection: its input is the heads' context, (..., heads x head_dim)."""
+        return self.module.get_submodule(self.description.output)
+
+    @property
+    def context_axis(self) -> Axis:
+        """How the heads lie along the input of the output projection."""
+        return self.description.columns[self.description.output]
+
+
+class AttentionMap(Mapping[str, AttentionLayer]):
+    """Name -> layer, in `named_modules()` order.
+
+    `unsupported` holds, by name, the modules that look like attention but can't be pruned, and why.
+    """
+
+    def __init__(self, layers: Mapping[str, AttentionLayer], unsupported: Mapping[str, str]) -> None:
+        self._layers = dict(layers)
+        self.unsupported = dict(unsupported)
+
+    def __getitem__(self, name: str) -> AttentionLayer:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        rows = [f"  {name!r}: {layer.num_heads} heads ({layer.family})" for name, layer in self.items()]
+        rows += [f"  {name!r}: unsupported, {why}" for name, why in self.unsupported.items()]
+        return "\n".join(["AttentionMap(", *rows, ")"])

@@ -1,0 +1,28 @@
+"""Our own `MultiHeadAttention`, plain and grouped."""
+
+from typing import cast
+
+from torch import nn
+
+from mha.attention import MultiHeadAttention
+from mha.families.description import Family
+from mha.families.registry import register_family
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    layer = cast(MultiHeadAttention, module)
+    per_group = layer.num_heads // layer.num_kv_heads if layer.num_kv_heads else 1
+    return {"h": layer.num_kv_heads, "g": per_group, "d": layer.head_dim}
+
+
+register_family(
+    Family(
+        name="mha.MultiHeadAttention",
+        matches=lambda module: isinstance(module, MultiHeadAttention),
+        sizes=_sizes,
+        rows={"W_q": ("(h g d)",), "W_k": ("(h d)",), "W_v": ("(h d)",)},
+        columns={"W_o": ("(h g d)",)},
+        output="W_o",
+        counts={"num_heads": "heads", "num_kv_heads": "groups"},
+    )
+)

@@ -1,0 +1,122 @@
+"""The same function with heads switched off, or weighed, for any family.
+
+A head acts on the rest of the model only through its columns of the output projection, so scaling that
+projection's input head by head is all it takes.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mha.errors import PlanError, UnsupportedModule
+from mha.families import AttentionLayer, AttentionMap, find_attention
+from mha.families.registry import HOW_TO_REGISTER
+from mha.heads import HeadPlan
+from mha.layout import owners
+
+
+@contextmanager
+def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
+    """Within the context, heads that the plan does not keep add nothing; the weights stay as they are.
+
+    Any set of heads can be masked, also one that grouped attention could not be sliced to.
+
+    Raises:
+        PlanError: the plan names a layer or a head that is not there.
+        UnsupportedModule: it names a module of no known family.
+    """
+    with ExitStack() as hooks:
+        for layer, heads in locate(model, plan):
+            kept = torch.zeros(layer.num_heads, dtype=torch.bool)
+            kept[list(heads)] = True
+            hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))
+        yield model
+
+
+@contextmanager
+def gated(layers: AttentionMap, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context, every head's context vectors are multiplied by its gate ξ.
+
+    Args:
+        gates: layer name -> (h,), or (b, h) for one gate per example of a batch-first layer; gradients flow
+            into them.
+    """
+    with ExitStack() as hooks:
+        for name, gate in gates.items():
+            hooks.enter_context(on_context(layers[name], partial(scale, layer=layers[name], gate=gate)))
+        yield
+
+
+def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
+    """The context (b, …, heads x head width) with each head multiplied by its gate, (h,) or (b, h)."""
+    owner = owners(layer.context_axis, layer.sizes).to(gate.device)
+    factors = gate.index_select(-1, owner).to(context)
+    if factors.dim() == 2:
+        factors = factors.reshape(factors.shape[0], *(1,) * (context.dim() - 2), factors.shape[1])
+    return context * factors
+
+
+@contextmanager
+def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, the layer's output projection reads `change(context)` instead of `context`."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        context, *rest = args
+        return change(context), *rest
+
+    handle = layer.output.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:
+    """For each layer that the plan names: what is there, and the positions, among its present heads, to keep.
+
+    Raises:
+        PlanError, UnsupportedModule: as `masked`.
+    """
+    if not isinstance(plan, HeadPlan):
+        raise PlanError(f"expected a HeadPlan, got {type(plan).__name__}; wrap it: HeadPlan(...)")
+    layers = find_attention(model)
+    return [(_layer(model, layers, name), _positions(layers[name], heads)) for name, heads in plan.keep.items()]
+
+
+def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
+    if name in layers:
+        return layers[name]
+    if name in layers.unsupported:
+        raise UnsupportedModule(f"layer {name!r}: {layers.unsupported[name]}")
+    module = dict(model.named_modules()).get(name)
+    if module is not None:
+        raise UnsupportedModule(
+            f"layer {name!r} is a {type(module).__name__}, which is of no known attention family; {HOW_TO_REGISTER}"
+        )
+    if not layers:
+        raise UnsupportedModule(f"layer {name!r}: the model has no attention of a known family; {HOW_TO_REGISTER}")
+    near = difflib.get_close_matches(name, layers, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise PlanError(f"layer {name!r} is not in the model; {hint}its attention layers are {list(layers)}")
+
+
+def _positions(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
+    if unknown := [head for head in heads if head >= layer.lineage.total_heads]:
+        raise PlanError(
+            f"layer {layer.name!r}: heads {unknown} do not exist; it was made with "
+            f"{layer.lineage.total_heads} heads, numbered from 0"
+        )
+    if gone := [head for head in heads if head not in layer.heads]:
+        raise PlanError(
+            f"layer {layer.name!r}: heads {gone} have been pruned before; still present are "
+            f"{list(layer.heads)} (plans speak of original numbers)"
+        )
+    return tuple(layer.heads.index(head) for head in heads)
+
+
+def _switch_off(off: Tensor) -> Callable[[Tensor], Tensor]:
+    # Filling rather than multiplying: a head that computes NaN or infinity is off all the same.
+    return lambda context: context.masked_fill(off.to(context.device), 0.0)

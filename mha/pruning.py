@@ -1,0 +1,191 @@
+"""Cutting heads out for good: rows of W_q, W_k, W_v and columns of W_o leave the model.
+
+Resolve first, then apply: nothing touches a weight before the whole plan has been checked against the
+whole model, and every new weight exists before the first old one is replaced.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.errors import EquivalenceError, PlanError, UnsupportedModule
+from mha.families import AttentionLayer, find_attention
+from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
+from mha.layout import Axis, kept_positions, take, width
+from mha.masking import locate, masked
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 5e-2}
+
+
+def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Module:
+    """The model without the heads that the plan does not keep; it is called just like the original.
+
+    Plans speak of original head numbers, also for a model that was pruned before. The result has its own
+    weights (gradients are not carried over); with `inplace` the model itself changes and is returned.
+    A layer that keeps no head still adds its output bias.
+
+    Raises:
+        PlanError: a layer or head that is not there, key/value groups left with different numbers of
+            query heads, or weights that contradict the layer's counts.
+        UnsupportedModule: a module of no known family, or a projection that can't be sliced.
+    """
+    cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
+    pruned = model if inplace else copy.deepcopy(model)
+    sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut)) for cut in cuts]
+    for cut, tensors in sliced:
+        _apply(pruned.get_submodule(cut.layer), cut, tensors)
+    return pruned
+
+
+def plan_of(model: nn.Module) -> HeadPlan:
+    """What has been pruned so far: the layers that plans have named, and the heads they still have.
+
+    `plan_of(prune(model, plan)) == plan` for a model that was whole.
+    """
+    layers = find_attention(model).values()
+    return HeadPlan({layer.name: layer.heads for layer in layers if lineage_of(layer.module) is not None})
+
+
+def check(
+    model: nn.Module,
+    plan: HeadPlan,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    atol: float | None = None,
+) -> float:
+    """Prove that slicing is masking: the largest |masked - sliced| over all outputs for these inputs.
+
+    Both run in eval mode without gradients; the model is left as it was.
+
+    Args:
+        atol: the largest difference allowed; by default 1e-10 for float64 outputs, 1e-5 for float32
+            and 5e-2 for half precision.
+
+    Raises:
+        EquivalenceError: the difference exceeds `atol`, or outputs differ in shape or are NaN.
+        PlanError, UnsupportedModule: as `prune`.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            sliced = _tensors(prune(model, plan)(*args, **(kwargs or {})))
+            with masked(model, plan):
+                expected = _tensors(model(*args, **(kwargs or {})))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return _largest_difference(expected, sliced, atol)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What happens to one layer, with nothing left to decide."""
+
+    layer: str
+    indices: Mapping[tuple[str, int], Tensor]  # (linear submodule, weight dimension) -> positions to keep
+    counts: Mapping[str, int]  # attribute -> its new value
+    lineage: Lineage
+
+
+def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
+    groups = _surviving_groups(layer, heads)
+    family = layer.description
+    indices = {}
+    for dim, axes in ((0, family.rows), (1, family.columns)):
+        for linear, axis in axes.items():
+            _check_linear(layer, linear, dim, axis)
+            indices[linear, dim] = kept_positions(axis, layer.sizes, heads, groups)
+    lineage = Lineage(
+        tuple(layer.heads[i] for i in heads),
+        layer.lineage.total_heads,
+        tuple(layer.groups[i] for i in groups),
+        layer.lineage.total_groups,
+    )
+    size = {"heads": len(heads), "groups": len(groups)}
+    return _Cut(layer.name, indices, {name: size[what] for name, what in family.counts.items()}, lineage)
+
+
+def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
+    """The key/value groups that these heads (positions) still need; each must keep as many heads."""
+    members: dict[int, list[int]] = {}
+    for head in heads:
+        members.setdefault(head // layer.sizes["g"], []).append(layer.heads[head])
+    if len({len(group) for group in members.values()}) > 1:
+        listing = ", ".join(f"group {layer.groups[group]}: {ids}" for group, ids in members.items())
+        raise PlanError(
+            f"layer {layer.name!r}: every key/value group that stays must keep the same number of query "
+            f"heads, got {listing}; mha.choose returns only plans that do"
+        )
+    return tuple(members)
+
+
+def _check_linear(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
+    linear = layer.module.get_submodule(name)
+    if type(linear) is not nn.Linear or "weight" not in linear._parameters:
+        raise UnsupportedModule(
+            f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
+            "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
+        )
+    expected, found = width(axis, layer.sizes), linear.weight.shape[dim]
+    if expected != found:
+        raise PlanError(
+            f"layer {layer.name!r}: {name}.weight has {found} positions along dimension {dim}, but "
+            f"{layer.num_heads} heads of width {layer.head_dim} in {layer.num_kv_heads} key/value groups need "
+            f"{expected}; weights and counts were changed by hand"
+        )
+
+
+def _sliced(module: nn.Module, cut: _Cut) -> dict[tuple[str, str], nn.Parameter]:
+    """(linear submodule, parameter) -> its new value."""
+    tensors: dict[tuple[str, str], nn.Parameter] = {}
+    for (name, dim), index in cut.indices.items():
+        linear = module.get_submodule(name)
+        parameters = ("weight", "bias") if dim == 0 else ("weight",)
+        for parameter in parameters:
+            old = tensors.get((name, parameter), getattr(linear, parameter))
+            if old is not None:
+                tensors[name, parameter] = nn.Parameter(take(old, dim, index), requires_grad=old.requires_grad)
+    return tensors
+
+
+def _apply(module: nn.Module, cut: _Cut, tensors: Mapping[tuple[str, str], nn.Parameter]) -> None:
+    for (name, parameter), tensor in tensors.items():
+        linear = module.get_submodule(name)
+        setattr(linear, parameter, tensor)
+        linear.out_features, linear.in_features = linear.weight.shape
+    for attribute, value in cut.counts.items():
+        setattr(module, attribute, value)
+    set_lineage(module, cut.lineage)
+
+
+def _tensors(output: Any, path: str = "output") -> dict[str, Tensor]:
+    """Every floating tensor in a nest of tuples, lists, mappings and None, by where it stands."""
+    if isinstance(output, Tensor):
+        return {path: output} if output.is_floating_point() else {}
+    if isinstance(output, Mapping):
+        return {k: v for key, part in output.items() for k, v in _tensors(part, f"{path}[{key!r}]").items()}
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return {k: v for key, part in enumerate(output) for k, v in _tensors(part, f"{path}[{key}]").items()}
+    return {}
+
+
+def _largest_difference(expected: dict[str, Tensor], sliced: dict[str, Tensor], atol: float | None) -> float:
+    if not expected or expected.keys() != sliced.keys():
+        raise EquivalenceError(f"nothing to compare: masked gives {list(expected)}, sliced gives {list(sliced)}")
+    largest = 0.0
+    for path, reference in expected.items():
+        other = sliced[path]
+        if reference.shape != other.shape:
+            raise EquivalenceError(f"{path}: masked has shape {tuple(reference.shape)}, sliced {tuple(other.shape)}")
+        difference = (reference.double() - other.double()).abs().max().item() if reference.numel() else 0.0
+        allowed = TOLERANCE[reference.dtype] if atol is None else atol
+        if not difference <= allowed:
+            raise EquivalenceError(f"{path}: sliced differs from masked by {difference:.3g}, allowed is {allowed:.3g}")
+        largest = max(largest, difference)
+    return largest
