@@ -7,6 +7,7 @@ projection's input head by head is all it takes.
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
