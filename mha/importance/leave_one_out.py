@@ -40,5 +40,6 @@ def _check_depends(calibration: Calibration, dense: float) -> None:
     all_off = {name: torch.zeros(layer.num_heads) for name, layer in calibration.with_heads.items()}
     if all_off and calibration.mean_loss(all_off) == dense:
         raise CalibrationError(
-            f"the loss is {dense:.6g} with all heads and with none: it does not depend on the model's attention"
+            f"the loss is {dense:.6g} with all heads and with none: on these batches it does not depend on the "
+            "model's attention"
         )
