@@ -37,6 +37,8 @@ class MultiHeadAttention(nn.Module):
         ShapeError: sizes that do not divide, or inputs that do not have the widths declared here.
     """
 
+    shown_heads: tuple[int, ...] | None = None  # whose weights to return; None: of all
+
     def __init__(
         self,
         key_size: int,
@@ -111,7 +113,9 @@ class MultiHeadAttention(nn.Module):
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=fused_causal, enable_gqa=grouped
             )
         output = self.W_o(rearrange(context, "b h q d -> b q (h d)"))
-        return output if weights is None else (output, weights)
+        if weights is None:
+            return output
+        return output, weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
 
     def extra_repr(self) -> str:
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"
@@ -145,6 +149,7 @@ class MultiHeadAttention(nn.Module):
             return mask
         attn_mask = self._gather_heads(attn_mask)
         _check_mask(attn_mask, (batch, self.num_heads, num_queries, num_keys))
+        attn_mask = torch.atleast_2d(attn_mask)  # the fused kernel takes no less
         if attn_mask.dtype == torch.bool:
             return attn_mask if mask is None else mask & attn_mask
         attn_mask = attn_mask.to(q.dtype)
@@ -186,7 +191,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     `mask` as in `scaled_dot_product_attention`: boolean (True = attend) or added to the scores.
     A row with every key masked is zero, not NaN.
     """
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    k = k.repeat_interleave(q.shape[1] // max(k.shape[1], 1), dim=1)
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if mask is None:
         return scores.softmax(dim=-1)

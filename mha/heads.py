@@ -103,7 +103,10 @@ class HeadPlan:
                 f"{path}: version {document.get('version')!r} of the plan format; "
                 f"this release reads version {PLAN_VERSION}"
             )
-        return cls(document.get("keep", {}))
+        try:
+            return cls(document.get("keep"))  # type: ignore[arg-type]  # the constructor checks it
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from error
 
 
 class HeadScores:
@@ -140,6 +143,8 @@ class HeadScores:
         self._heads = MappingProxyType(
             {name: _checked_ids(name, len(row), (heads or {}).get(name)) for name, row in self._scores.items()}
         )
+        for name, row in self._scores.items():
+            _check_finite(name, row, self._heads[name])
 
     @property
     def scores(self) -> Mapping[str, Tensor]:
@@ -168,6 +173,9 @@ class HeadScores:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _scores_again, (type(self), dict(self._scores), dict(self._groups), dict(self._heads))
+
     def __repr__(self) -> str:
         rows = ", ".join(f"{name!r}: {[round(x, 6) for x in row.tolist()]}" for name, row in self._scores.items())
         return f"HeadScores({{{rows}}})"
@@ -182,6 +190,10 @@ class HeadScores:
             for head, value in zip(self._heads[name], row.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=["layer", "head", "score"])
+
+
+def _scores_again(kind: type[HeadScores], scores: Any, groups: Any, heads: Any) -> HeadScores:
+    return kind(scores, groups, heads=heads)
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
@@ -200,15 +212,17 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
 def _sorted_heads(name: object, heads: Any) -> tuple[int, ...]:
     if not isinstance(name, str):
         raise PlanError(f"layer names are strings, got {name!r}")
-    if heads is None or isinstance(heads, str | bytes) or not isinstance(heads, Sequence | range | Tensor):
+    if isinstance(heads, Tensor) and heads.dim() > 0:
+        heads = heads.tolist()
+    if isinstance(heads, str | bytes) or not isinstance(heads, Sequence):
         raise PlanError(
             f"layer {name!r}: expected a sequence of head numbers, got {heads!r}; () keeps no head, "
             "and a layer that stays whole is left out of the plan"
         )
-    numbers = heads.tolist() if isinstance(heads, Tensor) else list(heads)
+    numbers = list(heads)
     wrong = [head for head in numbers if isinstance(head, bool) or not hasattr(head, "__index__")]
     if wrong or any(int(head) < 0 for head in numbers):
-        raise PlanError(f"layer {name!r}: heads are numbered from 0 by integers, got {list(numbers)}")
+        raise PlanError(f"layer {name!r}: heads are numbered from 0 by integers, got {numbers}")
     kept = tuple(sorted(int(head) for head in numbers))
     if len(set(kept)) != len(kept):
         twice = sorted({head for head in kept if kept.count(head) > 1})
@@ -222,13 +236,15 @@ def _checked_scores(name: object, row: Any) -> Tensor:
     values = torch.as_tensor(row).detach().to("cpu", torch.float64)
     if values.dim() != 1:
         raise ScoresError(f"layer {name!r}: expected one score per head, shape (h,), got {tuple(values.shape)}")
-    if not values.isfinite().all():
-        where = [head for head, value in enumerate(values.tolist()) if not math.isfinite(value)]
+    return values.clone()
+
+
+def _check_finite(name: str, row: Tensor, ids: tuple[int, ...]) -> None:
+    if wrong := [head for head, value in zip(ids, row.tolist(), strict=True) if not math.isfinite(value)]:
         raise ScoresError(
-            f"layer {name!r}: the scores of heads {where} are NaN or infinite and cannot be ranked; "
+            f"layer {name!r}: the scores of heads {wrong} are NaN or infinite and cannot be ranked; "
             "look for NaN in the calibration data or in the model's loss"
         )
-    return values.clone()
 
 
 def _checked_groups(name: str, heads: int, groups: int | None) -> int:

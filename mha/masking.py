@@ -34,6 +34,7 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
             kept = torch.zeros(layer.num_heads, dtype=torch.bool)
             kept[list(heads)] = True
             hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))
+            hooks.enter_context(_weights_of(layer.module, heads))
         yield model
 
 
@@ -68,11 +69,28 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         context, *rest = args
         return change(context), *rest
 
+    module, original = layer.module, type(layer.module)
     handle = layer.output.register_forward_pre_hook(hook)
+    try:
+        module.__class__ = layer.description.replacement or original
+        yield
+    finally:
+        module.__class__ = original
+        handle.remove()
+
+
+@contextmanager
+def _weights_of(module: nn.Module, heads: tuple[int, ...]) -> Iterator[None]:
+    """Within the context, a module that can return attention weights returns those of these heads only, as
+    the sliced one would."""
+    if not hasattr(type(module), "shown_heads"):
+        yield
+        return
+    setattr(module, "shown_heads", heads)  # noqa: B010
     try:
         yield
     finally:
-        handle.remove()
+        delattr(module, "shown_heads")
 
 
 def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:

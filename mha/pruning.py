@@ -18,6 +18,7 @@ from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, kept_positions, take, width
 from mha.masking import locate, masked
 
+LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 5e-2}
 
 
@@ -88,19 +89,19 @@ class _Cut:
     """What happens to one layer, with nothing left to decide."""
 
     layer: str
-    indices: Mapping[tuple[str, int], Tensor]  # (linear submodule, weight dimension) -> positions to keep
+    indices: Mapping[str, Mapping[int, Tensor]]  # parameter -> dimension -> positions to keep
     counts: Mapping[str, int]  # attribute -> its new value
+    replacement: type[nn.Module]
     lineage: Lineage
 
 
 def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
     groups = _surviving_groups(layer, heads)
     family = layer.description
-    indices = {}
-    for dim, axes in ((0, family.rows), (1, family.columns)):
-        for linear, axis in axes.items():
-            _check_linear(layer, linear, dim, axis)
-            indices[linear, dim] = kept_positions(axis, layer.sizes, heads, groups)
+    indices = {
+        parameter: {dim: kept_positions(axis, layer.sizes, heads, groups) for dim, axis in axes.items()}
+        for parameter, axes in _axes(layer).items()
+    }
     lineage = Lineage(
         tuple(layer.heads[i] for i in heads),
         layer.lineage.total_heads,
@@ -108,7 +109,31 @@ def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
         layer.lineage.total_groups,
     )
     size = {"heads": len(heads), "groups": len(groups)}
-    return _Cut(layer.name, indices, {name: size[what] for name, what in family.counts.items()}, lineage)
+    counts = {name: size[what] for name, what in family.counts.items()}
+    return _Cut(layer.name, indices, counts, family.replacement or type(layer.module), lineage)
+
+
+def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
+    """Every parameter that holds heads: where, checked against what is really there."""
+    family = layer.description
+    axes = {name: dict(tensor) for name, tensor in family.tensors.items()}
+    for linear, axis in family.rows.items():
+        _check_linear(layer, linear)
+        axes.setdefault(f"{linear}.weight", {})[0] = axis
+        axes.setdefault(f"{linear}.bias", {})[0] = axis
+    for linear, axis in family.columns.items():
+        _check_linear(layer, linear)
+        axes.setdefault(f"{linear}.weight", {})[1] = axis
+    present = {name: tensor for name, tensor in axes.items() if _parameter(layer.module, name) is not None}
+    for name, dims in present.items():
+        for dim, axis in dims.items():
+            _check_size(layer, name, dim, axis)
+    return present
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    owner, _, parameter = name.rpartition(".")
+    return module.get_submodule(owner)._parameters.get(parameter)
 
 
 def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,42 +150,50 @@ def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[in
     return tuple(members)
 
 
-def _check_linear(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
+def _check_linear(layer: AttentionLayer, name: str) -> None:
     linear = layer.module.get_submodule(name)
-    if type(linear) is not nn.Linear or "weight" not in linear._parameters:
+    if type(linear) not in LINEARS or _parameter(layer.module, f"{name}.weight") is None:
         raise UnsupportedModule(
             f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
             "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
         )
-    expected, found = width(axis, layer.sizes), linear.weight.shape[dim]
+
+
+def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
+    parameter = _parameter(layer.module, name)
+    assert parameter is not None
+    expected, found = width(axis, layer.sizes), parameter.shape[dim]
     if expected != found:
         raise PlanError(
-            f"layer {layer.name!r}: {name}.weight has {found} positions along dimension {dim}, but "
+            f"layer {layer.name!r}: {name} has {found} positions along dimension {dim}, but "
             f"{layer.num_heads} heads of width {layer.head_dim} in {layer.num_kv_heads} key/value groups need "
             f"{expected}; weights and counts were changed by hand"
         )
 
 
-def _sliced(module: nn.Module, cut: _Cut) -> dict[tuple[str, str], nn.Parameter]:
-    """(linear submodule, parameter) -> its new value."""
-    tensors: dict[tuple[str, str], nn.Parameter] = {}
-    for (name, dim), index in cut.indices.items():
-        linear = module.get_submodule(name)
-        parameters = ("weight", "bias") if dim == 0 else ("weight",)
-        for parameter in parameters:
-            old = tensors.get((name, parameter), getattr(linear, parameter))
-            if old is not None:
-                tensors[name, parameter] = nn.Parameter(take(old, dim, index), requires_grad=old.requires_grad)
-    return tensors
+def _sliced(module: nn.Module, cut: _Cut) -> dict[str, nn.Parameter]:
+    """Parameter -> its new value."""
+    return {name: _taken(_parameter(module, name), indices) for name, indices in cut.indices.items()}
 
 
-def _apply(module: nn.Module, cut: _Cut, tensors: Mapping[tuple[str, str], nn.Parameter]) -> None:
-    for (name, parameter), tensor in tensors.items():
-        linear = module.get_submodule(name)
-        setattr(linear, parameter, tensor)
-        linear.out_features, linear.in_features = linear.weight.shape
+def _taken(parameter: nn.Parameter | None, indices: Mapping[int, Tensor]) -> nn.Parameter:
+    assert parameter is not None
+    tensor: Tensor = parameter
+    for dim, index in indices.items():
+        tensor = take(tensor, dim, index)
+    return nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+
+
+def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        owner, _, attribute = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        setattr(holder, attribute, parameter)
+        if isinstance(holder, nn.Linear) and attribute == "weight":
+            holder.out_features, holder.in_features = parameter.shape
     for attribute, value in cut.counts.items():
         setattr(module, attribute, value)
+    module.__class__ = cut.replacement
     set_lineage(module, cut.lineage)
 
 

@@ -28,6 +28,10 @@ class Family:
         rows: linear submodule -> axis of its OUTPUT features.
         columns: linear submodule -> axis of its INPUT features.
         output: the submodule whose input is the heads' context vectors; it stands in `columns`.
+        tensors: parameter -> dimension -> axis, for what no linear submodule holds. Like rows and
+            columns, entries that a module does not have (None) are passed over.
+        replacement: a subclass of the module's class which works with any number of heads and calls `output` as a
+            module; a module that is masked or sliced becomes one. None where the class itself does.
         counts: attribute of the module -> what it counts, "heads" or "groups".
         role: whether the module attends to its own input or to another's, where that can be told.
     """
@@ -35,9 +39,11 @@ class Family:
     name: str
     matches: Callable[[nn.Module], bool]
     sizes: Callable[[nn.Module], Mapping[str, int]]
-    rows: Mapping[str, Axis]
+    rows: Mapping[str, Axis] = field(default_factory=dict)
     columns: Mapping[str, Axis]
     output: str
+    tensors: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
+    replacement: type[nn.Module] | None = None
     counts: Mapping[str, Literal["heads", "groups"]] = field(default_factory=dict)
     role: Callable[[nn.Module], Role | None] = _no_role
 

@@ -43,7 +43,7 @@ class Calibration:
             raise CalibrationError(f"expected loss(model, batch) -> scalar, got {self.loss!r}")
         if self.batches is None:
             raise CalibrationError("this criterion needs calibration batches, got None")
-        if iter(self.batches) is self.batches:
+        if isinstance(self.batches, Iterator):
             raise CalibrationError(
                 "batches is an iterator, which can be read only once; give a list or a DataLoader: list(batches)"
             )
