@@ -23,7 +23,12 @@ Axis = tuple[str, ...]
 
 def width(axis: Axis, sizes: Mapping[str, int]) -> int:
     """How many positions the axis has."""
-    return sum(_segment_width(pattern, sizes) for pattern in axis)
+    return sum(count(pattern, sizes) for pattern in axis)
+
+
+def count(letters: str, sizes: Mapping[str, int]) -> int:
+    """The product of the letters' sizes: how many there are of what an attribute counts."""
+    return math.prod(sizes[letter] for letter in _letters(letters))
 
 
 def kept_positions(axis: Axis, sizes: Mapping[str, int], heads: Sequence[int], groups: Sequence[int]) -> Tensor:
@@ -32,7 +37,7 @@ def kept_positions(axis: Axis, sizes: Mapping[str, int], heads: Sequence[int], g
     for pattern in axis:
         owners = heads if "g" in _letters(pattern) else groups
         kept.append(start + _table(pattern, sizes)[list(owners)].flatten())
-        start += _segment_width(pattern, sizes)
+        start += count(pattern, sizes)
     return torch.cat(kept).sort().values
 
 
@@ -55,13 +60,9 @@ def _table(pattern: str, sizes: Mapping[str, int]) -> Tensor:
     letters = _letters(pattern)
     whose = [letter for letter in ("h", "g") if letter in letters]
     rest = [letter for letter in letters if letter not in whose]
-    positions = torch.arange(_segment_width(pattern, sizes))
+    positions = torch.arange(count(pattern, sizes))
     target = f"({' '.join(whose)}) ({' '.join(rest)})"
     return rearrange(positions, f"{pattern} -> {target}", **{letter: sizes[letter] for letter in letters})
-
-
-def _segment_width(pattern: str, sizes: Mapping[str, int]) -> int:
-    return math.prod(sizes[letter] for letter in _letters(pattern))
 
 
 def _letters(pattern: str) -> list[str]:

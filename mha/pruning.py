@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mha.errors import EquivalenceError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
-from mha.layout import Axis, kept_positions, take, width
+from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import locate, masked
 
 LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
@@ -108,8 +108,8 @@ def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
         tuple(layer.groups[i] for i in groups),
         layer.lineage.total_groups,
     )
-    size = {"heads": len(heads), "groups": len(groups)}
-    counts = {name: size[what] for name, what in family.counts.items()}
+    sizes = {**layer.sizes, "h": len(groups), "g": len(heads) // len(groups) if groups else layer.sizes["g"]}
+    counts = {name: count(letters, sizes) for name, letters in family.counts.items()}
     return _Cut(layer.name, indices, counts, family.replacement or type(layer.module), lineage)
 
 

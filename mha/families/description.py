@@ -32,7 +32,8 @@ class Family:
             columns, entries that a module does not have (None) are passed over.
         replacement: a subclass of the module's class which works with any number of heads and calls `output` as a
             module; a module that is masked or sliced becomes one. None where the class itself does.
-        counts: attribute of the module -> what it counts, "heads" or "groups".
+        counts: attribute of the module, or of a submodule -> the letters whose product it counts: "h g"
+            query heads, "h" key/value groups, "g" query heads per group, "h g d" width of all heads.
         role: whether the module attends to its own input or to another's, where that can be told.
     """
 
@@ -44,7 +45,7 @@ class Family:
     output: str
     tensors: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
     replacement: type[nn.Module] | None = None
-    counts: Mapping[str, Literal["heads", "groups"]] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
     role: Callable[[nn.Module], Role | None] = _no_role
 
 

@@ -23,6 +23,6 @@ register_family(
         rows={"W_q": ("(h g d)",), "W_k": ("(h d)",), "W_v": ("(h d)",)},
         columns={"W_o": ("(h g d)",)},
         output="W_o",
-        counts={"num_heads": "heads", "num_kv_heads": "groups"},
+        counts={"num_heads": "h g", "num_kv_heads": "h"},
     )
 )

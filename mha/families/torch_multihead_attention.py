@@ -175,7 +175,7 @@ register_family(
             "bias_k": {2: _HEADS},
             "bias_v": {2: _HEADS},
         },
-        counts={"num_heads": "heads"},
+        counts={"num_heads": "h g"},
         replacement=SlicedMultiheadAttention,
     )
 )

@@ -61,7 +61,7 @@ def description(**changes):
         "rows": {"qkv": ("(h g d)", "(h d)", "(h d)")},
         "columns": {"proj": ("(h g d)",)},
         "output": "proj",
-        "counts": {"n_head": "heads"},
+        "counts": {"n_head": "h g"},
     }
     return mha.Family(**(defaults | changes))
 
