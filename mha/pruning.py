@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mha.errors import EquivalenceError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
+from mha.families.config_view import own_config
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import locate, masked
@@ -91,7 +92,9 @@ class _Cut:
     layer: str
     indices: Mapping[str, Mapping[int, Tensor]]  # parameter -> dimension -> positions to keep
     counts: Mapping[str, int]  # attribute -> its new value
-    replacement: type[nn.Module]
+    config: dict[str, int]  # field of the core's configuration -> its new value
+    core: str
+    becomes: type[nn.Module]  # the core's class
     lineage: Lineage
 
 
@@ -109,8 +112,13 @@ def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
         layer.lineage.total_groups,
     )
     sizes = {**layer.sizes, "h": len(groups), "g": len(heads) // len(groups) if groups else layer.sizes["g"]}
-    counts = {name: count(letters, sizes) for name, letters in family.counts.items()}
-    return _Cut(layer.name, indices, counts, family.replacement or type(layer.module), lineage)
+    counts, config = (
+        {name: count(letters, sizes) for name, letters in numbers.items()} for numbers in (family.counts, family.config)
+    )
+    becomes = family.replacement or type(layer.module.get_submodule(family.core))
+    if not heads and family.without_heads:
+        becomes = family.without_heads
+    return _Cut(layer.name, indices, counts, config, family.core, becomes, lineage)
 
 
 def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
@@ -191,9 +199,13 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter])
         setattr(holder, attribute, parameter)
         if isinstance(holder, nn.Linear) and attribute == "weight":
             holder.out_features, holder.in_features = parameter.shape
-    for attribute, value in cut.counts.items():
-        setattr(module, attribute, value)
-    module.__class__ = cut.replacement
+    for name, value in cut.counts.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, value)
+    core: Any = module.get_submodule(cut.core)
+    if cut.config:
+        core.config = own_config(core.config, cut.config)
+    core.__class__ = cut.becomes
     set_lineage(module, cut.lineage)
 
 

@@ -32,6 +32,10 @@ class Family:
             columns, entries that a module does not have (None) are passed over.
         replacement: a subclass of the module's class which works with any number of heads and calls `output` as a
             module; a module that is masked or sliced becomes one. None where the class itself does.
+        core: the submodule that computes attention, if it is not the module itself.
+        config: field of the core's `config` that its forward reads -> the letters whose product it counts.
+        without_heads: a subclass of the core's class, for a layer that keeps no head; None where the class
+            works with none.
         counts: attribute of the module, or of a submodule -> the letters whose product it counts: "h g"
             query heads, "h" key/value groups, "g" query heads per group, "h g d" width of all heads.
         role: whether the module attends to its own input or to another's, where that can be told.
@@ -45,6 +49,9 @@ class Family:
     output: str
     tensors: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
     replacement: type[nn.Module] | None = None
+    core: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+    without_heads: type[nn.Module] | None = None
     counts: Mapping[str, str] = field(default_factory=dict)
     role: Callable[[nn.Module], Role | None] = _no_role
 

@@ -1,11 +1,16 @@
 """The families that are known, and where in a model they occur."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
 
+Convention = Callable[[nn.Module], Family | str | None]
+
 _FAMILIES: dict[str, Family] = {}
+_CONVENTIONS: list[Convention] = []
 
 HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
 
@@ -27,6 +32,15 @@ def register_family(description: Family) -> Family:
     return description
 
 
+def register_convention(convention: Convention) -> Convention:
+    """Register a function that describes modules by how they are built.
+
+    It returns a description of the module, the reason why a module that it recognises is refused, or None.
+    """
+    _CONVENTIONS.append(convention)
+    return convention
+
+
 def families() -> dict[str, Family]:
     """All known families by name (a copy)."""
     return dict(_FAMILIES)
@@ -41,19 +55,41 @@ def find_attention(model: nn.Module) -> AttentionMap:
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
     for name, module in model.named_modules():
-        matching = [family for family in _FAMILIES.values() if family.matches(module)]
-        if len(matching) == 1:
-            layers[name] = AttentionLayer.of(name, module, matching[0])
-        elif matching:
-            unsupported[name] = f"several families match: {', '.join(family.name for family in matching)}"
-        elif _looks_like_attention(module):
-            unsupported[name] = f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
+        if _inside(name, layers):
+            continue
+        found = _describe(module)
+        if isinstance(found, Family):
+            layers[name] = AttentionLayer.of(name, module, found)
+        elif found is not None:
+            unsupported[name] = found
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
+
+
+def _describe(module: nn.Module) -> Family | str | None:
+    """What is known of the module, or why it is refused although it looks like attention."""
+    matching = [family for family in _FAMILIES.values() if family.matches(module)]
+    described = [convention(module) for convention in _CONVENTIONS] if not matching else []
+    matching += [found for found in described if isinstance(found, Family)]
+    if len(matching) > 1:
+        return f"several families match: {', '.join(family.name for family in matching)}"
+    if matching:
+        return matching[0]
+    reasons = [found for found in described if isinstance(found, str)]
+    if reasons:
+        return f"{reasons[0]}; {HOW_TO_REGISTER}"
+    if _looks_like_attention(module):
+        return f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
+    return None
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
     kind = type(module).__name__.lower()
     return kind.endswith(("attention", "attn")) and any(True for _ in module.parameters())
+
+
+def _inside(name: str, names: dict[str, AttentionLayer]) -> bool:
+    """Whether the module is part of a known layer."""
+    return any(name.startswith(f"{outer}." if outer else "") and name != outer for outer in names)
 
 
 def _contains(outer: str, names: dict[str, AttentionLayer]) -> bool:

@@ -1,0 +1,57 @@
+"""What is left of an attention module that keeps no head: the bias of its output.
+
+It computes no queries, keys or values, but still takes its turn in a key/value cache, since models read their
+position from the length of the first layer's.
+"""
+
+import functools
+import inspect
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from mha.families.source import reading
+
+CACHES = ("past_key_values", "past_key_value", "layer_past")
+OTHERS = ("key_value_states", "encoder_hidden_states")
+
+
+@functools.cache
+def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
+    """A subclass that returns as many values as `kind` does, the first from no heads, the others None.
+
+    Args:
+        output: the submodule that projects the heads' context; None where `kind` returns the context itself.
+    """
+    found = reading(kind)
+    returned = found.returned if found else 1
+    signature = inspect.signature(kind.forward)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        given = {**given, **given.get("kwargs", {})}
+        hidden = next(value for value in given.values() if isinstance(value, Tensor))
+        _advance(self, given, hidden)
+        context = hidden.new_zeros(*hidden.shape[:-1], 0)
+        result = context if output is None else self.get_submodule(output)(context)
+        return result if returned == 1 else (result, *[None] * (returned - 1))
+
+    return type(f"{kind.__name__}WithoutHeads", (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def _advance(module: nn.Module, given: dict[str, Any], hidden: Tensor) -> None:
+    """Put one number per token into the layer's slot of the cache: a cache of none would count as empty."""
+    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+    if cache is None:
+        return
+    index = cast(Any, module).layer_idx
+    other = next((given[name] for name in OTHERS if given.get(name) is not None), None)
+    tokens = hidden if other is None else other
+    both = hasattr(cache, "self_attention_cache")
+    if other is not None and both and cache.is_updated.get(index):
+        return
+    slots = (cache.self_attention_cache if other is None else cache.cross_attention_cache) if both else cache
+    keys = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
+    slots.update(keys, keys, index)
+    if other is not None and both:
+        cache.is_updated[index] = True
