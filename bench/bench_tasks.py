@@ -1,0 +1,91 @@
+"""What each task promises about itself, measured: that its heads matter, and that they take time.
+
+A task states a promise as an attribute; one that states none is not asked.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from bench.cases import Timed, Variant
+from bench.intervals import Interval, ratio
+from bench.latency import Latencies
+from bench.options import Settings, settings_of
+from bench.rundir import RunDirectory
+from bench.study import DENSE, NONE, Study
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a promise is judged by."""
+
+    study: Study
+    settings: Settings
+    latencies: Latencies
+    benchmark: Callable[[], Any]
+
+    def value(self, criterion: str) -> Interval:
+        """The metric of the dense model, or of the one without heads."""
+        return self.study.bootstrap().interval(self.study.values(self.study.plan(criterion, 1.0)))
+
+    def loss_of_random_half(self) -> Interval:
+        """How far the metric falls when a random half of the heads leaves, on average over draws."""
+        plans = [self.study.plan("random", 0.5, draw) for draw in range(self.settings.random_draws)]
+        several, dense = [self.study.values(plan) for plan in plans], self.study.values(self.study.plan(DENSE, 1.0))
+        value, low, high = self.study.bootstrap().difference(several, dense)
+        return Interval(-value, -high, -low) if self.study.task.higher_is_better else Interval(value, low, high)
+
+    def attention_share(self) -> Interval:
+        """The share of the dense model's latency that goes when all heads leave."""
+        task, device = self.study.task, self.settings.devices[0]
+        case = Timed(Variant(task.name, NONE, 0.0), task.batch_size, device)
+        plan = self.study.plan(NONE, 0.0)
+        timing = self.latencies.of(case.id, self.study, plan, task.batch_size, device, self.benchmark)
+        value, low, high = ratio(timing.samples, "pruned", "dense")
+        return Interval(1 - value, 1 - high, 1 - low)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How a promise is measured, and when what was measured keeps it."""
+
+    measure: Callable[[Evidence], Interval]
+    kept: Callable[[Interval, float], bool]
+
+
+PROMISES = {
+    "dense_at_least": Promise(lambda seen: seen.value(DENSE), lambda got, bound: got.value >= bound),
+    "without_heads_at_most": Promise(lambda seen: seen.value(NONE), lambda got, bound: got.value <= bound),
+    "random_half_loses": Promise(Evidence.loss_of_random_half, lambda got, bound: got.value >= bound and got.low > 0),
+    "attention_share": Promise(Evidence.attention_share, lambda got, bound: got.value >= bound),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    stated = [
+        pytest.param(task.name, promise, id=f"{task.name}-{promise}")
+        for task in settings_of(metafunc.config).tasks
+        for promise in PROMISES
+        if getattr(task, promise, None) is not None
+    ]
+    metafunc.parametrize(("task", "promise"), stated)
+
+
+def test_promise(
+    task: str,
+    promise: str,
+    studies: Mapping[str, Study],
+    settings: Settings,
+    latencies: Latencies,
+    run: RunDirectory,
+    request: pytest.FixtureRequest,
+) -> None:
+    study = studies[task]
+    bound = getattr(study.task, promise)
+    evidence = Evidence(study, settings, latencies, lambda: request.getfixturevalue("benchmark"))
+    measured = PROMISES[promise].measure(evidence)
+    kept = PROMISES[promise].kept(measured, bound)
+    run.add_promise((task, promise, *measured, bound, kept))
+    assert kept, f"task {task!r} states {promise} = {bound}, measured {measured}"

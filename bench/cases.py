@@ -1,0 +1,79 @@
+"""What a run consists of: the variants of each task's model, and where each is timed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.options import Settings
+from bench.study import DENSE, NONE
+from mha.tasks import Task
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to choose which heads of a task's model stay."""
+
+    task: str
+    criterion: str
+    keep: float
+    draw: int = 0
+    draws: int = 1
+
+    def __str__(self) -> str:
+        whole = self.criterion in (DENSE, NONE)
+        return f"{self.task}-{self.criterion}" + ("" if whole else f"-keep{self.keep:g}")
+
+    @property
+    def plan(self) -> str:
+        """The name of its plan in the run directory."""
+        return str(self) if self.criterion in (DENSE, NONE) else f"{self}-{self.draw}"
+
+    @property
+    def id(self) -> str:
+        return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
+
+    def record(self) -> dict[str, object]:
+        """Its columns in the run directory."""
+        return {"task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A variant, where it is timed."""
+
+    variant: Variant
+    batch: int
+    device: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.variant}-b{self.batch}-{self.device.replace(':', '')}"
+
+    def record(self) -> dict[str, object]:
+        """What is known of the case before it runs."""
+        where = {"batch": self.batch, "device": self.device}
+        return {"case": self.id, "kind": "pruning", **self.variant.record(), **where}
+
+
+def variants(settings: Settings) -> Iterator[Variant]:
+    """Everything whose accuracy is measured: for each task the dense model, none, and every draw of every plan."""
+    for task in settings.tasks:
+        yield Variant(task.name, DENSE, 1.0)
+        yield from _pruned(settings, task, draws=True)
+
+
+def timed(settings: Settings) -> Iterator[Timed]:
+    """Everything whose latency is measured, beside the dense model: of drawn plans the first."""
+    for task in settings.tasks:
+        for device in settings.devices:
+            for batch in settings.batches(task):
+                for variant in _pruned(settings, task, draws=False):
+                    yield Timed(variant, batch, device)
+
+
+def _pruned(settings: Settings, task: Task, *, draws: bool) -> Iterator[Variant]:
+    yield Variant(task.name, NONE, 0.0)
+    for criterion in settings.criteria:
+        count = settings.draws(criterion) if draws else 1
+        for keep in settings.keep:
+            for draw in range(count):
+                yield Variant(task.name, criterion, keep, draw, count)

@@ -1,0 +1,74 @@
+"""What a run was measured on: machine, versions, revision."""
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import torch
+
+PACKAGES = ("torch", "numpy", "einops", "pandas", "pytest", "pytest-benchmark", "scikit-learn", "scipy")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
+    """Everything about this machine and checkout that a time depends on; null where it can't be told."""
+    revision, dirty = _revision(Path(__file__).parent)
+    return {
+        "command": shlex.join(["pytest", *arguments]),
+        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "governor": GOVERNOR.read_text().strip() if GOVERNOR.exists() else None,
+        "memory_bytes": _memory_bytes(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "accelerators": _accelerators(),
+        "revision": revision,
+        "dirty": dirty,
+    }
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _accelerators() -> dict[str, str]:
+    """Device name, as `--devices` takes it, -> what it is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return {}
+    module, count = torch.get_device_module(accelerator), torch.accelerator.device_count()
+    name = getattr(module, "get_device_name", lambda index: accelerator.type)  # noqa: ARG005
+    kind = accelerator.type
+    return {kind if count == 1 else f"{kind}:{index}": str(name(index)) for index in range(count)}
+
+
+def _revision(directory: Path) -> tuple[str | None, bool | None]:
+    """The commit that is checked out, and whether files differ from it; both None outside a checkout."""
+    try:
+        revision = _git(directory, "rev-parse", "HEAD")
+        return revision, bool(_git(directory, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,191 @@
+"""One task in one run: its trained model, its scores, its plans, and what they cost in accuracy."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+import mha
+from bench.intervals import Bootstrap
+from mha.tasks import Task
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everything
+
+
+def once(method: Method) -> Method:
+    """Do it once for each set of arguments. What failed fails again at once, with the same error."""
+
+    @wraps(method)
+    def remembering(self: Any, *args: Any) -> Any:
+        outcomes = self.__dict__.setdefault("_outcomes", {})
+        key = method.__name__, *args
+        if key not in outcomes:
+            try:
+                outcomes[key] = method(self, *args), None, None
+            except Exception as error:
+                outcomes[key] = None, error, error.__traceback__
+        result, failure, trace = outcomes[key]
+        if failure is not None:
+            raise failure.with_traceback(trace)  # else every time would lengthen it
+        return result
+
+    return cast(Method, remembering)
+
+
+class Study:
+    """Everything a run knows about one task, made when it is first asked for and then kept.
+
+    Args:
+        training: a context manager under which the model is asked for, so that a bar can be seen.
+        note: told what is found out about the task, as the run directory's `environment.json` wants it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        training: Callable[[], AbstractContextManager[None]] = nullcontext,
+        note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
+    ) -> None:
+        self.task = task
+        self._training = training
+        self._note = note
+
+    @once
+    def model(self) -> nn.Module:
+        """The trained model, on the CPU. Not to be changed."""
+        with self._training():
+            return self.task.model().eval()
+
+    @once
+    def dense(self, device: str) -> nn.Module:
+        """The same on another device."""
+        return mha.prune(self.model(), mha.HeadPlan({})).to(device)
+
+    def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
+        """The model without the heads that the plan drops."""
+        return mha.prune(self.model(), plan).eval().to(device)
+
+    @once
+    def layers(self) -> mha.AttentionMap:
+        """Where the model has heads."""
+        layers = mha.find_attention(self.model())
+        if not layers:
+            reasons = "; ".join(f"{name!r}: {why}" for name, why in layers.unsupported.items())
+            raise mha.UnsupportedModule(
+                f"the model of task {self.task.name!r} has no attention of a known family"
+                + (f" ({reasons})" if reasons else "")
+            )
+        heads = {name: layer.num_heads for name, layer in layers.items()}
+        self._note({"layers": heads, "heads": sum(heads.values()), "parameters": _parameters(self.model())})
+        return layers
+
+    @once
+    def scores(self, criterion: str, seed: int = 0) -> tuple[mha.HeadScores, float]:
+        """How much each head matters by that criterion, and how many seconds it took to find out."""
+        batches = self._calibration()
+        start = time.perf_counter()
+        scores = mha.score(self.model(), batches, self.task.loss, criterion, seed=seed)
+        return scores, time.perf_counter() - start
+
+    @once
+    def plan(self, criterion: str, keep: float, draw: int = 0) -> mha.HeadPlan:
+        """The heads that stay, named for every layer.
+
+        Args:
+            criterion: one of the library's, or "even" (the same share of each layer, heads at random),
+                "dense" or "none".
+            keep: share of the heads that stays.
+            draw: which repetition, for "random" and "even".
+        """
+        layers = self.layers()
+        if criterion == DENSE:
+            return mha.HeadPlan({name: layer.heads for name, layer in layers.items()})
+        if criterion == NONE:
+            return mha.HeadPlan(dict.fromkeys(layers, ()))
+        if criterion == "even":
+            return _even(self.scores("random", draw)[0], keep)
+        return mha.choose(self.scores(criterion, draw)[0], keep=keep)
+
+    @once
+    def values(self, plan: mha.HeadPlan) -> np.ndarray:
+        """What the task's `evaluate` says of each held-out example, (n,) or (n, k)."""
+        values = np.asarray(self.task.evaluate(self.pruned(plan)))
+        if values.ndim not in (1, 2) or not len(values):
+            raise ValueError(
+                f"task {self.task.name!r}: evaluate must return one row for each held-out example, "
+                f"shape (n,) or (n, k), got {values.shape}"
+            )
+        return values
+
+    @once
+    def bootstrap(self) -> Bootstrap:
+        """Resamples of this task's held-out examples, the same for every plan."""
+        is_mean = getattr(type(self.task), "aggregate", None) is Task.aggregate
+        examples = len(self.values(self.plan(DENSE, 1.0)))
+        self._note({"examples": examples})
+        return Bootstrap(examples, None if is_mean else self.task.aggregate)
+
+    def describe(self, plan: mha.HeadPlan) -> dict[str, Any]:
+        """Heads kept, of how many, and in each layer."""
+        shape = [len(plan.keep[name]) for name in self.layers()]
+        total = sum(layer.num_heads for layer in self.layers().values())
+        return {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
+
+    def accuracy(self, plan: mha.HeadPlan) -> dict[str, Any]:
+        """A plan's metric and its distance to the dense model's, with their intervals, and every value."""
+        values, dense = self.values(plan), self.values(self.plan(DENSE, 1.0))
+        if values.shape != dense.shape:
+            raise ValueError(
+                f"task {self.task.name!r}: evaluate returned {values.shape} for a pruned model and {dense.shape} "
+                "for the dense one; both must be judged on the same examples"
+            )
+        bootstrap = self.bootstrap()
+        value, difference = bootstrap.interval(values), bootstrap.difference([values], dense)
+        return {
+            **self.describe(plan),
+            "keep": {name: list(heads) for name, heads in plan.keep.items()},
+            "parameters": _parameters(self.pruned(plan)),
+            **value._asdict(),
+            **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
+            "examples": len(values),
+            "values": values.astype(float).tolist(),
+        }
+
+    def inputs(self, batch: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs for timing."""
+        args, kwargs = self.task.example(batch)
+        return _to_device(tuple(args), device), _to_device(dict(kwargs), device)
+
+    @once
+    def _calibration(self) -> Any:
+        return self.task.calibration()
+
+
+def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
+    """The same share of every layer; within a layer, the best-scored heads."""
+    kept: dict[str, tuple[int, ...]] = {}
+    for name, row in scores.scores.items():
+        layer = mha.HeadScores({name: row}, {name: scores.groups[name]}, heads={name: scores.heads[name]})
+        kept |= mha.choose(layer, keep=keep).keep
+    return mha.HeadPlan(kept)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _to_device(value: Any, device: str) -> Any:
+    """Every tensor in a nest of tuples, lists and mappings on that device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to_device(part, device) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_to_device(part, device) for part in value)
+    return value

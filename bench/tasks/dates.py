@@ -1,0 +1,328 @@
+"""Dates as people write them, rewritten as ISO 8601: an encoder-decoder with all three kinds of attention.
+
+"Tuesday, the third of March 1987", "MARCH 3RD, 1987" and "3.III.1987" all become "1987-03-03", character by
+character. Every text is generated, so there is as much data as wanted, nothing to download, and an answer is
+right or wrong without a judge. The task needs attention by construction: what the decoder writes next depends
+on where in the text the year, the month and the day stand (cross-attention), on how much has been written
+(causal self-attention), and on letters being read as words, "Mar" of "March" or "I" of "VIII" (encoder
+self-attention).
+
+NUMBERS
+
+Days are split before anything is rendered: no calendar day is shared by training, calibration and evaluation.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import bench.written_dates
+from bench.training import train, trained
+from bench.written_dates import FORMATS, Days, Written, render, split_days, write
+from mha.attention import MultiHeadAttention
+from mha.tasks import Task
+
+PADDING, BEGIN = "\0", "^"  # each is number 0 of its alphabet
+SOURCE = PADDING + " ,./-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TARGET = BEGIN + "-0123456789"
+TARGET_LENGTH = len("1987-03-03")
+MAX_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the trained model and its data depend on, besides the code."""
+
+    first_year: int = 1900
+    last_year: int = 2099
+    width: int = 64
+    num_heads: int = 8
+    head_dim: int = 8
+    feed_forward: int = 128
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    steps: int = 2500
+    training_batch: int = 32
+    learning_rate: float = 3e-3
+    calibration_batches: int = 16
+    calibration_batch: int = 32
+    evaluation_examples: int = 1500
+    evaluation_batch: int = 250
+    seed: int = 0
+
+
+class Batch(NamedTuple):
+    """Numbers of characters: source (b, k) with its lengths (b,), and target (b, q) beside itself shifted right."""
+
+    source: Tensor
+    source_lens: Tensor
+    target_in: Tensor
+    target: Tensor
+
+
+def source_tensors(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Characters as numbers (b, longest text), padded, and the lengths (b,).
+
+    Raises:
+        ValueError: no texts, an empty or a too long one, or a character that no format uses.
+    """
+    for text in texts:
+        if not 1 <= len(text) <= MAX_LENGTH or not set(text) <= set(SOURCE[1:]):
+            raise ValueError(f"expected 1 to {MAX_LENGTH} characters out of {SOURCE[1:]!r}, got {text!r}")
+    if not texts:
+        raise ValueError("expected at least one text, got none")
+    longest = max(map(len, texts))
+    source = torch.tensor([[SOURCE.index(character) for character in text.ljust(longest, PADDING)] for text in texts])
+    return source, torch.tensor([len(text) for text in texts])
+
+
+def collate(written: Sequence[Written]) -> Batch:
+    """Texts and the days they mean, as one batch."""
+    source, source_lens = source_tensors([text for text, _ in written])
+    target = torch.tensor([[TARGET.index(character) for character in day.isoformat()] for _, day in written])
+    return Batch(source, source_lens, F.pad(target[:, :-1], (1, 0), value=TARGET.index(BEGIN)), target)
+
+
+class DateTranslator(nn.Module):
+    """A transformer (Vaswani et al. 2017) with layer norms first and sinusoidal positions."""
+
+    positions: Tensor
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.source_embedding = nn.Embedding(len(SOURCE), settings.width)
+        self.target_embedding = nn.Embedding(len(TARGET), settings.width)
+        self.register_buffer("positions", sinusoids(MAX_LENGTH, settings.width), persistent=False)
+        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
+        self.encoder_norm = nn.LayerNorm(settings.width)
+        self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(settings.width)
+        self.output = nn.Linear(settings.width, len(TARGET))
+
+    def forward(self, source: Tensor, source_lens: Tensor, target_in: Tensor) -> Tensor:
+        """Logits (b, q, character) of what follows each prefix of `target_in` (b, q), given `source` (b, k)."""
+        return self.decode(target_in, self.encode(source, source_lens), source_lens)
+
+    def encode(self, source: Tensor, source_lens: Tensor) -> Tensor:
+        """The source (b, k) as vectors (b, k, e)."""
+        x = self.source_embedding(source) + self.positions[: source.shape[1]]
+        for layer in self.encoder:
+            x = layer(x, source_lens)
+        memory: Tensor = self.encoder_norm(x)
+        return memory
+
+    def decode(self, target_in: Tensor, memory: Tensor, source_lens: Tensor) -> Tensor:
+        """Logits (b, q, character), given what the encoder made of the source."""
+        x = self.target_embedding(target_in) + self.positions[: target_in.shape[1]]
+        for layer in self.decoder:
+            x = layer(x, memory, source_lens)
+        logits: Tensor = self.output(self.decoder_norm(x))
+        return logits
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over the characters of the source, then a feed-forward network."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(settings.width)
+        self.self_attention = _attention(settings)
+        self.feed_forward = _feed_forward(settings)
+
+    def forward(self, x: Tensor, source_lens: Tensor) -> Tensor:
+        y = self.attention_norm(x)
+        x = x + self.self_attention(y, y, y, source_lens)
+        output: Tensor = x + self.feed_forward(x)
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention over what has been written, cross-attention to the source, feed-forward network."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.self_attention_norm = nn.LayerNorm(settings.width)
+        self.self_attention = _attention(settings)
+        self.cross_attention_norm = nn.LayerNorm(settings.width)
+        self.cross_attention = _attention(settings)
+        self.feed_forward = _feed_forward(settings)
+
+    def forward(self, x: Tensor, memory: Tensor, source_lens: Tensor) -> Tensor:
+        y = self.self_attention_norm(x)
+        x = x + self.self_attention(y, y, y, is_causal=True)
+        x = x + self.cross_attention(self.cross_attention_norm(x), memory, memory, source_lens)
+        output: Tensor = x + self.feed_forward(x)
+        return output
+
+
+def _attention(settings: Settings) -> MultiHeadAttention:
+    width = settings.width
+    return MultiHeadAttention(width, width, width, width, settings.num_heads, bias=True, head_dim=settings.head_dim)
+
+
+def _feed_forward(settings: Settings) -> nn.Sequential:
+    width, inner = settings.width, settings.feed_forward
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions as sines and cosines (length, width), Vaswani et al. 2017, section 3.5."""
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
+
+
+@torch.inference_mode()
+def translate(model: DateTranslator, texts: Sequence[str]) -> list[str]:
+    """Greedy decoding: the likeliest character at each of the ten places, given those before it.
+
+    Raises:
+        ValueError: texts that `source_tensors` refuses.
+    """
+    source, source_lens = (tensor.to(_device(model)) for tensor in source_tensors(texts))
+    memory = model.encode(source, source_lens)
+    written = torch.full((len(texts), 1), TARGET.index(BEGIN), device=source.device)
+    for _ in range(TARGET_LENGTH):
+        following = model.decode(written, memory, source_lens)[:, -1:].argmax(dim=-1)
+        written = torch.cat((written, following), dim=1)
+    return ["".join(TARGET[number] for number in row) for row in written[:, 1:].tolist()]
+
+
+class Dates(Task):
+    """The task; see the top of this file."""
+
+    name = "dates"
+    metric = "exact match"
+    batch_size = 64
+
+    dense_at_least = 0.99
+    without_heads_at_most = 0.05
+    random_half_loses = 0.03
+    attention_share = 0.3
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    @cached_property
+    def days(self) -> Days:
+        """No calendar day is shared by training, calibration and evaluation."""
+        settings = self.settings
+        return split_days(
+            settings.first_year,
+            settings.last_year,
+            calibration=settings.calibration_batches * settings.calibration_batch,
+            evaluation=settings.evaluation_examples,
+            seed=settings.seed,
+        )
+
+    @cached_property
+    def evaluation(self) -> list[Batch]:
+        """The held-out examples, short texts first, so that little of a batch is padding."""
+        written = sorted(write(self.days.evaluation, self._rng("evaluation")), key=_text_length)
+        return _batches(written, self.settings.evaluation_batch)
+
+    def calibration(self) -> list[Batch]:
+        written = write(self.days.calibration, self._rng("calibration"))
+        return _batches(written, self.settings.calibration_batch)
+
+    def model(self) -> nn.Module:
+        sources = [Path(__file__), Path(bench.written_dates.__file__)]
+        return trained(self.name, self.build, self.fit, sources=sources, settings=self.settings)
+
+    def build(self) -> DateTranslator:
+        """The untrained model; leaves the global random state as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return DateTranslator(self.settings)
+
+    def fit(self, model: nn.Module) -> None:
+        """Train the model on the training days."""
+        steps, rate = self.settings.steps, self.settings.learning_rate
+        train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
+
+    def training(self) -> Iterator[Batch]:
+        """Training batches without end; texts of similar length share a batch, so that little of it is padding."""
+        rng, size = self._rng("training"), self.settings.training_batch
+        while True:
+            days = rng.choices(self.days.training, k=16 * size)
+            batches = _batches(sorted(write(days, rng), key=_text_length), size)
+            rng.shuffle(batches)
+            yield from batches
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (b, q, character), each given the true characters before it."""
+        device = _device(model)
+        logits: Tensor = model(batch.source.to(device), batch.source_lens.to(device), batch.target_in.to(device))
+        return logits
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy per character; every target has ten, so this is also the mean over examples."""
+        logits = self.forward(model, batch)
+        return F.cross_entropy(logits.flatten(0, 1), batch.target.to(logits.device).flatten())
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> np.ndarray:
+        """(n,): 1 where greedy decoding writes the right date, 0 elsewhere.
+
+        One forward pass tells: greedy decoding writes the target if and only if, at every place, the likeliest
+        character after the target's own prefix is the target's next one.
+        """
+        hits = [
+            (self.forward(model, batch).argmax(dim=-1).cpu() == batch.target).all(dim=1) for batch in self.evaluation
+        ]
+        return torch.cat(hits).numpy().astype(np.float64)
+
+    def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A teacher-forced pass over sources of `seq_len` characters, by default as long as the longest text.
+
+        Raises:
+            ValueError: a length below 1 or beyond the model's positions.
+        """
+        length = LONGEST if seq_len is None else seq_len
+        if not 1 <= length <= MAX_LENGTH:
+            raise ValueError(f"seq_len: dates takes sources of 1 to {MAX_LENGTH} characters, got {length}")
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        source = torch.randint(1, len(SOURCE), (batch_size, length), generator=generator)
+        target_in = torch.randint(1, len(TARGET), (batch_size, TARGET_LENGTH), generator=generator)
+        return (source, torch.full((batch_size,), length), target_in), {}
+
+    def attention_example(self) -> tuple[Batch, dict[str, tuple[list[str], list[str]]]]:
+        """A batch of one held-out example, and for each attention layer its query and key characters."""
+        day = self.days.evaluation[0]
+        text = render(day, "{weekday}, {d} {month} {year}")
+        source, target = list(text.replace(" ", "␣")), list(BEGIN + day.isoformat()[:-1])
+        labels = {f"encoder.{i}.self_attention": (source, source) for i in range(self.settings.encoder_layers)}
+        for i in range(self.settings.decoder_layers):
+            labels[f"decoder.{i}.self_attention"] = (target, target)
+            labels[f"decoder.{i}.cross_attention"] = (target, source)
+        return collate([Written(text, day)]), labels
+
+    def _rng(self, use: str) -> random.Random:
+        return random.Random(f"{use} {self.settings.seed}")
+
+
+def _text_length(written: Written) -> int:
+    return len(written.text)
+
+
+def _batches(written: Sequence[Written], size: int) -> list[Batch]:
+    return [collate(written[start : start + size]) for start in range(0, len(written), size)]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+# A September Wednesday the twenty-seventh outdoes every other day in every format.
+LONGEST = max(len(render(date(1995, 9, 27), form)) for form in FORMATS)
+
+task = Dates()

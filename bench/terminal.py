@@ -1,0 +1,113 @@
+"""The tables at the end of a run, made from nothing but the run directory."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from bench.intervals import ratio
+from bench.rundir import read_records
+
+Case = Mapping[str, Any]
+
+ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
+
+
+def summary(directory: Path) -> Iterator[str]:
+    """The lines: a table for each task and device, one for the bare layer, what failed, and where it all is."""
+    environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+    plans = pd.read_csv(directory / "plans.csv")
+    cases = read_records(directory / "cases")
+    timed = [case for case in cases if case["status"] == "ok"]
+    for task, facts in environment["tasks"].items():
+        reported = [case for case in timed if (case["task"], case["batch"]) == (task, facts["batch_size"])]
+        for device in dict.fromkeys(case["device"] for case in reported) or [None]:
+            here = [case for case in reported if case["device"] == device]
+            if here or (plans["task"] == task).any():
+                yield from _lines(_task_table(task, facts, device, plans[plans["task"] == task], here))
+    if bare := [case for case in timed if case["kind"] == "attention"]:
+        yield from _lines(_attention_table(bare))
+    yield from _broken_promises(directory / "promises.csv")
+    for record in (*cases, *read_records(directory / "plans")):
+        if record["status"] == "failed":
+            yield f"failed: {record.get('case', record['plan'])}: {record['error'].strip().splitlines()[-1]}"
+    yield f"run directory: {directory}"
+
+
+def _task_table(
+    task: str, facts: Mapping[str, Any], device: str | None, plans: pd.DataFrame, cases: Sequence[Case]
+) -> Table:
+    """One row for each criterion and kept fraction."""
+    where = f"; latency at batch {facts['batch_size']} on {device}" if device else ""
+    names = ("kept", "heads", facts["metric"], "against dense", "latency", "dense beside it", "speedup")
+    table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
+    timings = {(case["criterion"], case["kept_fraction"]): case for case in cases}
+    samples = {case["case"]: case["samples"] for case in cases}
+    rows: dict[Any, pd.DataFrame] = dict(iter(plans.groupby(["criterion", "kept_fraction"])))
+    for key in sorted({*rows, *timings}, key=lambda key: (ORDER.get(key[0], 1), key[0], -key[1])):
+        drawn = f" × {len(rows[key])}" if len(rows.get(key, ())) > 1 else ""
+        accuracy = _accuracy(rows[key]) if key in rows else ("", "", "")
+        timing = _speedup(samples.get(timings[key]["timed_by"], [])) if key in timings else ("", "", "")
+        table.add_row(f"{key[0]}{drawn}", f"{key[1]:g}", *accuracy, *timing)
+    return table
+
+
+def _accuracy(rows: pd.DataFrame) -> tuple[str, str, str]:
+    """Heads, the metric and its difference to dense, of one plan or of all draws."""
+    heads = "–".join(str(count) for count in sorted({rows["heads_kept"].min(), rows["heads_kept"].max()}))
+    value = _interval(rows, "value", "low", "high", ".3f")
+    return heads, value, _interval(rows, "difference", "difference_low", "difference_high", "+.3f")
+
+
+def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -> str:
+    bounds = rows.iloc[0][[low, high]] if len(rows) == 1 else rows[value].quantile([0.025, 0.975])
+    return f"{rows[value].mean():{style}} [{bounds.iloc[0]:{style}}, {bounds.iloc[1]:{style}}]"
+
+
+def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
+    """Median times of both arms, and how many times faster the target is."""
+    if not samples:
+        return "", "", ""
+    times = [median(sample["seconds"] for sample in samples if sample["arm"] == arm) for arm in (target, baseline)]
+    value, low, high = ratio(samples, baseline, target)
+    return *(f"{seconds * 1e3:.2f} ms" for seconds in times), f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _attention_table(cases: Sequence[Case]) -> Table:
+    """One row for each size of the bare layer."""
+    names = ("heads", "kept", "batch", "length", "device", "time", "beside it", "speedup")
+    table = _table("bare layer: ours beside torch's, and ours sliced beside ours whole", "compared", *names)
+    for case in sorted(cases, key=lambda case: (case["device"], -case["kept_fraction"])):
+        arms = ("mha", "torch") if case["samples"][0]["arm"] in ("mha", "torch") else ("pruned", "dense")
+        sizes = [str(case[name]) for name in ("heads_total", "heads_kept", "batch", "seq_len", "device")]
+        table.add_row(" / ".join(arms), *sizes, *_speedup(case["samples"], *arms))
+    return table
+
+
+def _broken_promises(path: Path) -> Iterator[str]:
+    promises = pd.read_csv(path)
+    for row in promises[~promises["kept"].astype(bool)].itertuples(index=False):
+        yield f"broken: task {row.task} states {row.promise} = {row.bound}; measured {row.value:.3f}"
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _lines(table: Table) -> list[str]:
+    """The table as text, as wide as the terminal, and never so narrow that numbers are cut off."""
+    console = Console(file=io.StringIO(), width=max(132, shutil.get_terminal_size().columns), color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]

@@ -1,0 +1,352 @@
+"""`pytest bench` as a user runs it, in a process of its own, and every file of the run directory it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import mha
+from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
+
+TINY = "tests/bench/tiny_task.py:task"
+DRAWN = {"random": 5, "even": 2}
+VARIANTS = {*mha.criteria(), "even"}
+
+AILING = """
+import time
+from tests.bench.tiny_task import TinyTask
+
+class Ailing(TinyTask):
+    name = "ailing"
+    dense_at_least = 1.01
+
+    def evaluate(self, model):
+        if not any(layer.num_heads for layer in model.layers):
+            {what}
+        return super().evaluate(model)
+
+    def example(self, batch_size, seq_len=None):
+        if batch_size == 7:
+            raise ValueError("no batches of seven")
+        return super().example(batch_size, seq_len)
+
+task = Ailing()
+"""
+
+
+def command(directory, *options):
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "bench",
+        "--quick",
+        f"--run={directory}",
+        "-p",
+        "no:cacheprovider",
+        *options,
+    ]
+
+
+@dataclass
+class Run:
+    """A run directory, and what the terminal said."""
+
+    path: Path
+    code: int
+    output: str
+
+    def json(self, name):
+        return json.loads((self.path / name).read_text())
+
+    def records(self, folder):
+        return {path.stem: json.loads(path.read_text()) for path in (self.path / folder).iterdir()}
+
+
+@pytest.fixture(scope="module")
+def bench(pytestconfig, tmp_path_factory):
+    """Runs the suite with these options."""
+
+    def run(*options):
+        path = tmp_path_factory.mktemp("bench") / "run"
+        done = subprocess.run(command(path, *options), cwd=pytestconfig.rootpath, capture_output=True, text=True)
+        return Run(path, done.returncode, done.stdout + done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(bench):
+    """A quick run of the tiny task at batches of two and three."""
+    run = bench("--task", TINY, "--batch-sizes", "2,3")
+    assert run.code == 0, run.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def plans(run):
+    return pd.read_csv(run.path / "plans.csv").set_index("plan")
+
+
+@pytest.fixture(scope="module")
+def cases(run):
+    return {name: case for name, case in run.records("cases").items() if case["kind"] == "pruning"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TinyTask().model()
+
+
+def test_the_environment(run, model):
+    environment = run.json("environment.json")
+    assert environment["schema"] == 1
+    assert environment["finished"] >= environment["created"]
+    assert environment["interrupted"] is False
+    assert environment["command"].startswith("pytest bench --quick")
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["cores"] == os.cpu_count()
+    assert environment["tasks"] == {
+        "tiny": {
+            "metric": "accuracy",
+            "higher_is_better": True,
+            "chance": 1 / 7,
+            "batch_size": 3,
+            "examples": 101,
+            "layers": {"layers.0": HEADS, "layers.1": HEADS},
+            "heads": 2 * HEADS,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "description": "Find the largest of a few numbers: a task small enough to run the whole suite on within "
+            "seconds.",
+        }
+    }
+
+
+def test_every_plan_is_there_with_its_name(plans):
+    expected = {"tiny-dense", "tiny-none"}
+    for criterion in VARIANTS:
+        expected |= {f"tiny-{criterion}-keep0.5-{draw}" for draw in range(DRAWN.get(criterion, 1))}
+    assert set(plans.index) == expected
+    assert plans.loc["tiny-dense", ["criterion", "kept_fraction", "heads_kept", "difference"]].tolist() == [
+        *("dense", 1.0, 6, 0.0),
+    ]
+    assert plans.loc["tiny-none", ["criterion", "kept_fraction", "heads_kept"]].tolist() == ["none", 0.0, 0]
+
+
+def test_plans_can_be_made_again(plans, model):
+    """From nothing but criterion, kept fraction and draw."""
+    task = TinyTask()
+    for name, row in plans[plans["criterion"].isin(mha.criteria())].iterrows():
+        scores = mha.score(model, task.calibration(), task.loss, row["criterion"], seed=row["draw"])
+        assert mha.HeadPlan(json.loads(row["keep"])) == mha.choose(scores, keep=0.5), name
+
+
+def test_sizes_follow_from_the_heads_kept(plans, run):
+    dense = run.json("environment.json")["tasks"]["tiny"]["parameters"]
+    per_head = 4 * WIDTH * HEAD_DIM + 3 * HEAD_DIM
+    for row in plans.itertuples():
+        shape = [len(heads) for heads in json.loads(row.keep).values()]
+        assert json.loads(row.shape) == shape
+        assert (row.heads_kept, row.heads_total) == (sum(shape), 6)
+        assert row.parameters == dense - (6 - sum(shape)) * per_head
+
+
+def test_accuracy_is_the_mean_of_the_examples_of_the_pruned_model(plans, run, model):
+    examples = pd.read_parquet(run.path / "examples.parquet")
+    assert list(examples.columns) == ["task", "plan", "example", "value_0"]
+    values = {name: group["value_0"].to_numpy() for name, group in examples.groupby("plan")}
+    assert set(values) == set(plans.index)
+    for name, row in plans.iterrows():
+        pruned = mha.prune(model, mha.HeadPlan(json.loads(row["keep"])))
+        np.testing.assert_array_equal(values[name], TinyTask().evaluate(pruned), err_msg=name)
+        assert row["value"] == pytest.approx(values[name].mean())
+        assert row["difference"] == pytest.approx((values[name] - values["tiny-dense"]).mean())
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+    assert plans.loc["tiny-none", "difference_high"] < 0
+    assert plans.loc["tiny-none", "low"] < plans.loc["tiny-none", "high"]
+
+
+def test_scores_are_the_librarys(run, model):
+    scores = pd.read_csv(run.path / "scores.csv").set_index("criterion")
+    assert set(scores.index) == VARIANTS - {"random", "even"}
+    for criterion in set(scores.index):
+        expected = mha.score(model, TinyTask().calibration(), TinyTask().loss, criterion).to_frame()
+        rows = scores.loc[[criterion], ["layer", "head", "score"]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, expected, check_dtype=False, rtol=1e-4)
+        assert (scores.loc[criterion, "seconds"] > 0).all()
+
+
+def test_cases_are_there_with_their_names(cases, plans):
+    assert set(cases) == {
+        f"tiny-{variant}-b{batch}-cpu"
+        for batch in (2, 3)
+        for variant in ("none", *(f"{name}-keep0.5" for name in VARIANTS))
+    }
+    for name, case in cases.items():
+        plan = plans.loc[case["plan"]]
+        assert (case["schema"], case["case"], case["status"], case["error"]) == (1, name, "ok", None)
+        assert (case["task"], case["device"], case["dtype"], case["seq_len"]) == ("tiny", "cpu", "float32", LENGTH)
+        assert case["shape"] == json.loads(plan["shape"])
+        columns = ["criterion", "kept_fraction", "heads_kept", "heads_total"]
+        assert [case[column] for column in columns] == plan[columns].tolist()
+        assert plan["draw"] == 0
+
+
+def test_each_shape_is_timed_once_at_each_batch_size(cases):
+    timed = {name: case for name, case in cases.items() if case["samples"]}
+    assert len({(case["batch"], *case["shape"]) for case in timed.values()}) == len(timed)
+    for case in cases.values():
+        by = timed[case["timed_by"]]
+        assert by["timed_by"] == by["case"]
+        assert (by["batch"], by["shape"]) == (case["batch"], case["shape"])
+    assert len(timed) < len(cases)
+
+
+def test_samples_are_pairs_in_alternating_order(run):
+    for case in run.records("cases").values():
+        rounds = defaultdict(list)
+        for sample in case["samples"]:
+            assert sample["seconds"] > 0
+            rounds[sample["round"]].append(sample["arm"])
+        target, baseline = ("mha", "torch") if case["kept_fraction"] == 1 else ("pruned", "dense")
+        assert len(rounds) % 2 == 0
+        assert list(rounds) == list(range(len(rounds)))
+        for index, arms in rounds.items():
+            assert arms == ([target, baseline] if index % 2 else [baseline, target]), case["case"]
+        if case["timed_by"] == case["case"]:
+            assert 4 <= len(rounds) <= 20
+
+
+def test_the_bare_layer(run):
+    bare = {name: case for name, case in run.records("cases").items() if case["kind"] == "attention"}
+    assert {(case["heads_kept"], case["heads_total"], case["seq_len"]) for case in bare.values()} == {
+        *((8, 8, 64), (4, 8, 64)),
+    }
+    for case in bare.values():
+        assert (case["task"], case["criterion"], case["plan"]) == ("attention", None, None)
+        assert case["shape"] == [case["heads_kept"]]
+
+
+def test_pytest_benchmarks_own_file_has_the_cases_that_were_timed(run):
+    timed = {name: case for name, case in run.records("cases").items() if case["samples"]}
+    benchmarks = {entry["param"]: entry for entry in run.json("benchmarks.json")["benchmarks"]}
+    assert set(benchmarks) == set(timed)
+    for name, entry in benchmarks.items():
+        own = [sample["seconds"] for sample in timed[name]["samples"] if sample["arm"] in ("pruned", "mha")]
+        assert len(entry["stats"]["data"]) == len(own)
+        assert all(outer >= inner for outer, inner in zip(entry["stats"]["data"], own, strict=True))
+        info = entry["extra_info"]
+        assert info["speedup"]["low"] <= info["speedup"]["value"] <= info["speedup"]["high"]
+        columns = ("case", "task", "criterion", "kept_fraction", "heads_kept", "batch")
+        assert [info.get(column) for column in columns] == [timed[name][column] for column in columns]
+
+
+def test_attention_weights_before_and_after(run, plans):
+    with np.load(run.path / "attention.npz", allow_pickle=False) as arrays:
+        assert arrays["tiny/plan"] == "tiny-leave_one_out-keep0.5-0"
+        keep = json.loads(plans.loc["tiny-leave_one_out-keep0.5-0", "keep"])
+        for layer, heads in keep.items():
+            assert arrays[f"tiny/{layer}/heads"].tolist() == heads
+            assert arrays[f"tiny/{layer}/dense"].shape == (HEADS, LENGTH, LENGTH)
+            assert arrays[f"tiny/{layer}/pruned"].shape == (len(heads), LENGTH, LENGTH)
+            assert len(arrays[f"tiny/{layer}/queries"]) == len(arrays[f"tiny/{layer}/keys"]) == LENGTH
+
+
+def test_promises_are_measured(run, plans):
+    promises = pd.read_csv(run.path / "promises.csv")
+    value, low, high = plans.loc["tiny-dense", ["value", "low", "high"]]
+    assert promises.values.tolist() == [["tiny", "dense_at_least", value, low, high, 0.9, True]]
+
+
+def test_the_terminal_ends_with_the_table(run):
+    lines = run.output.splitlines()
+    assert f"run directory: {run.path}" in lines
+    for variant in ("dense", "none", *VARIANTS):
+        assert any(line.startswith(f"│ {variant}") for line in lines), variant
+    assert "Name (time in" not in run.output  # pytest-benchmark's own table
+
+
+def test_no_half_written_file_is_left(run):
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
+
+
+def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
+    (tmp_path / "ailing.py").write_text(AILING.format(what='raise ValueError("nothing to judge")'))
+    options = ["--criteria", "magnitude,even", "--batch-sizes", "3,7", "--benchmark-json", str(tmp_path / "mine.json")]
+    run = bench("--task", f"{tmp_path / 'ailing.py'}:task", *options, "-k", "ailing")
+    plans, cases = run.records("plans"), run.records("cases")
+    assert run.code == 1
+    assert {name for name, plan in plans.items() if plan["status"] == "failed"} == {"ailing-none"}
+    assert "ValueError: nothing to judge" in plans["ailing-none"]["error"]
+    assert set(pd.read_csv(run.path / "plans.csv")["plan"]) == set(plans) - {"ailing-none"}
+    assert {case["batch"] for case in cases.values() if case["status"] == "ok"} == {3}
+    failed = [case for case in cases.values() if case["batch"] == 7]
+    assert len(failed) == 3
+    assert all(case["status"] == "failed" and "no batches of seven" in case["error"] for case in failed)
+    assert run.json("environment.json")["finished"]
+    assert "failed: ailing-none: ValueError: nothing to judge" in run.output
+    assert "broken: task ailing states dense_at_least = 1.01; measured" in run.output
+    assert run.json("benchmarks.json") == json.loads((tmp_path / "mine.json").read_text())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, how):
+    (tmp_path / "ailing.py").write_text(AILING.format(what="time.sleep(600)"))
+    run = Run(tmp_path / "run", 0, "")
+    line = command(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "-k", "accuracy")
+    with subprocess.Popen(
+        line, cwd=pytestconfig.rootpath, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            while not (run.path / "plans" / "ailing-dense.json").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(how)
+            code = process.wait(60)
+        finally:
+            process.kill()
+    environment = run.json("environment.json")
+    assert run.records("plans")["ailing-dense"]["status"] == "ok"
+    if how == signal.SIGKILL:
+        assert environment["finished"] is None
+    else:
+        assert code == pytest.ExitCode.INTERRUPTED
+        assert (bool(environment["finished"]), environment["interrupted"]) == (True, True)
+        assert pd.read_csv(run.path / "plans.csv")["plan"].tolist() == ["ailing-dense"]
+        assert len(pd.read_parquet(run.path / "examples.parquet")) == 101
+        assert pd.read_csv(run.path / "scores.csv").empty
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--task", TINY, "--criteria", "tailor"],
+            "ERROR: --criteria: unknown 'tailor'; choose from gate, leave_one_out",
+        ),
+        (["--task", TINY, "--run=pyproject.toml/run"], "ERROR: --run: pyproject.toml/run can't be written"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(bench, options, message):
+    run = bench(*options)
+    assert (run.code, message in run.output) == (pytest.ExitCode.USAGE_ERROR, True), run.output
+    assert not run.path.exists()
+
+
+def test_looking_at_the_cases_makes_no_directory(bench):
+    run = bench("--task", TINY, "--collect-only", "-q")
+    assert run.code == 0
+    assert not run.path.exists()
+    for case in ("test_accuracy[tiny-random-keep0.5-draw4]", "test_latency[tiny-taylor-keep0.5-b3-cpu]"):
+        assert f"bench/bench_pruning.py::{case}" in run.output.splitlines()

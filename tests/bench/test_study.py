@@ -1,0 +1,186 @@
+"""What a run knows about a task: made once, and equal to what the library says when asked directly."""
+
+import numpy as np
+import pytest
+import torch
+
+import mha
+from bench.attention_maps import attention_maps, recorded_weights
+from bench.latency import Latencies, sequence_length
+from bench.study import Study
+from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
+
+LAYERS = ("layers.0", "layers.1")
+
+
+class UntrainedTask(TinyTask):
+    """The tiny task, without the time to train."""
+
+    steps = 0
+
+
+@pytest.fixture
+def facts():
+    return {}
+
+
+@pytest.fixture
+def study(facts):
+    return Study(UntrainedTask(), note=facts.update)
+
+
+def test_dense_and_none(study):
+    assert study.plan("dense", 1.0) == mha.HeadPlan(dict.fromkeys(LAYERS, range(HEADS)))
+    assert study.plan("none", 0.0) == mha.HeadPlan(dict.fromkeys(LAYERS, ()))
+    assert study.describe(study.plan("none", 0.0)) == {"heads_kept": 0, "heads_total": 6, "shape": [0, 0]}
+
+
+def test_plans_are_the_librarys(study):
+    scores = mha.score(study.model(), study.task.calibration(), study.task.loss, "taylor")
+    assert study.scores("taylor")[0] == scores
+    assert study.plan("taylor", 0.5) == mha.choose(scores, keep=0.5)
+
+
+def test_draws_are_seeds(study):
+    plans = [study.plan("random", 0.5, draw) for draw in range(20)]
+    for seed, plan in enumerate(plans):
+        assert plan == mha.choose(mha.score(study.model(), None, None, "random", seed=seed), keep=0.5)
+        assert study.describe(plan)["heads_kept"] == 3
+    assert len(set(plans)) > 5
+
+
+def test_even_plans_keep_the_same_of_each_layer(study):
+    plans = [study.plan("even", 1 / 3, draw) for draw in range(12)]
+    assert {tuple(study.describe(plan)["shape"]) for plan in plans} == {(1, 1)}
+    assert {plan.keep["layers.0"] for plan in plans} == {(0,), (1,), (2,)}
+
+
+def test_accuracy_is_that_of_the_pruned_model(study, facts):
+    plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
+    with mha.masked(study.model(), plan):
+        expected = study.task.evaluate(study.model())
+    dense = study.task.evaluate(study.model())
+    accuracy = study.accuracy(plan)
+    assert accuracy["values"] == expected.astype(float).tolist()
+    assert accuracy["value"] == expected.mean()
+    assert accuracy["difference"] == pytest.approx(expected.mean() - dense.mean())
+    assert accuracy["keep"] == {"layers.0": [0, 2], "layers.1": []}
+    per_head = 4 * WIDTH * HEAD_DIM + 3 * HEAD_DIM  # rows of W_q, W_k, W_v with their biases, columns of W_o
+    assert facts["parameters"] - accuracy["parameters"] == 4 * per_head
+    assert facts == {"layers": dict.fromkeys(LAYERS, 3), "heads": 6, "parameters": facts["parameters"], "examples": 101}
+
+
+def test_another_aggregate_is_used_for_values_and_intervals(study):
+    class Misses(UntrainedTask):
+        def aggregate(self, values):
+            return float(len(values) - values.sum())
+
+    plan = study.plan("none", 0.0)
+    mean, misses = study.accuracy(plan), Study(Misses()).accuracy(plan)
+    assert misses["value"] == pytest.approx(101 - 101 * mean["value"])
+    assert (misses["low"], misses["high"]) == pytest.approx((101 - 101 * mean["high"], 101 - 101 * mean["low"]))
+
+
+def test_what_failed_fails_again_at_once():
+    class Broken(UntrainedTask):
+        calls = 0
+
+        def model(self):
+            self.calls += 1
+            raise RuntimeError("no space left")
+
+    study = Study(Broken())
+    traces = []
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no space left") as caught:
+            study.plan("dense", 1.0)
+        traces.append(len(caught.traceback))
+    assert study.task.calls == 1
+    assert traces[1] == traces[2]
+
+
+@pytest.mark.parametrize("values", [np.float64(0.5), np.ones((2, 3, 5)), np.ones(0)], ids=["scalar", "3-D", "empty"])
+def test_evaluate_must_return_rows(monkeypatch, study, values):
+    monkeypatch.setattr(study.task, "evaluate", lambda _: values)
+    with pytest.raises(ValueError, match=r"one row for each held-out example, shape \(n,\) or \(n, k\), got \("):
+        study.accuracy(study.plan("none", 0.0))
+
+
+def test_all_models_are_judged_on_the_same_examples(monkeypatch, study):
+    sizes = iter([5, 3])
+    monkeypatch.setattr(study.task, "evaluate", lambda _: np.ones(next(sizes)))
+    with pytest.raises(ValueError, match=r"returned \(5,\) for a pruned model and \(3,\) for the dense one"):
+        study.accuracy(study.plan("none", 0.0))
+
+
+def test_a_model_without_attention_is_named(monkeypatch, study):
+    monkeypatch.setattr(study.task, "model", lambda: torch.nn.Linear(2, 3))
+    with pytest.raises(mha.UnsupportedModule, match="the model of task 'tiny' has no attention of a known family"):
+        study.plan("dense", 1.0)
+
+
+def test_a_shape_is_timed_once(study):
+    """Heads 0 and 2 of a layer take as long as 1 and 2, whoever chose them, but not so at another batch size."""
+
+    class Benchmark:
+        enabled = False
+
+        def pedantic(self, target, *, setup, **_others):
+            setup()
+            target()
+
+    latencies = Latencies({"seconds": 1e-6, "rounds": (4, 4)})
+    first, same, other = (mha.HeadPlan({"layers.0": heads}) for heads in [(0, 2), (1, 2), (1,)])
+    asked = [("a", first, 3), ("b", same, 3), ("c", other, 3), ("d", first, 2), ("e", same, 2)]
+    timings = [
+        latencies.of(case, study, mha.HeadPlan({**plan.keep, "layers.1": ()}), batch, "cpu", Benchmark)
+        for case, plan, batch in asked
+    ]
+    assert [timing.case for timing in timings] == ["a", "a", "c", "d", "d"]
+    assert timings[1].samples is timings[0].samples
+    assert {(timing.seq_len, timing.dtype) for timing in timings} == {(LENGTH, "float32")}
+    assert [sample["arm"] for sample in timings[0].samples] == ["dense", "pruned"]
+
+
+def test_the_sequence_is_as_long_as_what_attention_reads(study):
+    args, kwargs = study.task.example(2, seq_len=17)
+    assert sequence_length(study.model(), args, kwargs) == 17
+
+
+def test_attention_weights_are_those_that_the_layer_uses(study):
+    (tokens, _), _ = study.task.attention_example()
+    model = study.model()
+    with torch.inference_mode():
+        x = model.embedding(tokens)
+        y, expected = model.layers[0](x, x, x, need_weights=True)
+        _, second = model.layers[1](x + y, x + y, x + y, need_weights=True)
+        before = model(tokens)
+        with recorded_weights(model) as weights:
+            during = model(tokens)
+            plain = model.layers[0](x, x, x)
+            asked, _ = model.layers[0](x, x, x, need_weights=True)
+    torch.testing.assert_close(weights, {"layers.0": expected, "layers.1": second})
+    torch.testing.assert_close(during, before)
+    torch.testing.assert_close(plain, asked)
+    assert all("forward" not in vars(layer) for layer in model.layers)
+
+
+def test_attention_maps_of_a_pruned_model(study):
+    plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
+    arrays = attention_maps(study, plan, "tiny-some")
+    assert arrays["tiny/plan"] == "tiny-some"
+    assert arrays["tiny/layers.0/heads"].tolist() == [0, 2]
+    shapes = {name: array.shape for name, array in arrays.items() if name.endswith(("dense", "pruned"))}
+    dense = {f"tiny/{layer}/dense": (3, 5, 5) for layer in LAYERS}
+    assert shapes == dense | {"tiny/layers.0/pruned": (2, 5, 5), "tiny/layers.1/pruned": (0, 5, 5)}
+    # what the first layer reads is not changed by pruning, so the heads that stay look where they looked
+    np.testing.assert_allclose(arrays["tiny/layers.0/pruned"], arrays["tiny/layers.0/dense"][[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(arrays["tiny/layers.0/dense"].sum(axis=-1), 1.0, atol=1e-6)
+    assert [str(token) for token in study.task.attention_example()[0][0][0].tolist()] == [
+        *arrays["tiny/layers.0/queries"]
+    ]
+
+
+def test_a_task_without_an_example_has_no_maps(study, monkeypatch):
+    monkeypatch.setattr(study.task, "attention_example", lambda: None)
+    assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {}
