@@ -1,0 +1,134 @@
+"""Attention before and after pruning: what the kept heads look at once the others are gone."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from reports.figures import Panel
+from reports.run import AttentionExample, Run
+from reports.style import INK, new_figure
+from reports.words import listed
+
+TITLE = "Attention before and after pruning"
+ORDER = 6
+ABOUT = "task"
+ABSENT = "Attention before and after pruning needs attention.npz with weights of the task."
+WIDE = 14  # more keys than that, and only half as many heads fit beside one another
+NAME_INCHES = 0.25  # what the name of a head needs above it
+LABEL_POINTS = 7.0  # what one token needs along an axis
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    for number, example in enumerate(example for example in run.attention if example.task == task):
+        yield Panel(f"{number}-{example.layer}", f"{task}, layer {example.layer}", example)
+
+
+def draw(frame: AttentionExample) -> Figure:
+    """One image for all heads: a heatmap each, the dense ones above the pruned, cut ones hatched."""
+    grid = _Grid.of(frame)
+    width, height = grid.inches
+    figure = new_figure(2.2 + width * grid.columns, 1.3 + grid.rows * (height + NAME_INCHES))
+    axes = figure.subplots()
+    canvas = np.full(grid.size, np.nan)
+    for row, heads in ((0, dict(enumerate(frame.dense))), (1, dict(zip(frame.heads, frame.pruned, strict=True)))):
+        for head in range(len(frame.dense)):
+            top, left = grid.corner(head, row)
+            if head in heads:
+                canvas[top : top + grid.queries, left : left + grid.keys] = heads[head]
+            else:
+                _cut(axes, grid, top, left)
+    image = axes.imshow(canvas, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
+    _name_heads(axes, grid, len(frame.dense))
+    _name_tokens(axes.yaxis, frame.queries, grid.rows, grid.step[0], 72 * height)
+    _name_tokens(axes.xaxis, frame.keys, grid.columns, grid.step[1], 72 * width)
+    axes.tick_params(labelsize=6.5, length=0, pad=2)
+    axes.tick_params(axis="x", rotation=0 if max(map(len, frame.keys)) == 1 else 90)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="keys", ylabel="queries")
+    figure.colorbar(image, ax=axes, label="attention weight", aspect=25, pad=0.03, shrink=0.6)
+    return figure
+
+
+def caption(frame: AttentionExample) -> str:
+    total, kept = len(frame.dense), list(frame.heads)
+    plan = f" under {frame.plan}" if 0 < len(frame.plan) <= 80 else ""
+    if not kept:
+        return f"{frame.layer} keeps none of its {total} heads{plan}."
+    change = np.abs(frame.pruned - frame.dense[kept])
+    heads = "all" if len(kept) == total else listed([str(head) for head in kept])
+    return (
+        f"{frame.layer} keeps {len(kept)} of {total} heads{plan} ({heads}); on this held-out example their weights "
+        f"move by {change.mean():.3f} on average and by {change.max():.2f} at most."
+    )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where each head's heatmap lies in the one image, in cells. Rows alternate: dense, pruned."""
+
+    queries: int
+    keys: int
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, frame: AttentionExample) -> "_Grid":
+        heads = len(frame.dense)
+        columns = min(heads, 4 if len(frame.keys) > WIDE else 8)
+        return cls(len(frame.queries), len(frame.keys), columns, 2 * math.ceil(heads / columns))
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height of one heatmap."""
+        width = 2.5 if self.columns <= 4 else 1.3
+        return width, width * min(1.2, max(0.5, self.queries / self.keys))
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """From one heatmap to the next, down and right; the gap leaves room for a head's name."""
+        gap = math.ceil(self.queries * NAME_INCHES / self.inches[1])
+        return self.queries + gap, self.keys + max(1, round(0.1 * self.keys))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        down, right = self.step
+        return (self.rows - 1) * down + self.queries, (self.columns - 1) * right + self.keys
+
+    def corner(self, head: int, row: int) -> tuple[int, int]:
+        block, column = divmod(head, self.columns)
+        return (2 * block + row) * self.step[0], column * self.step[1]
+
+
+def _cut(axes: Axes, grid: _Grid, top: int, left: int) -> None:
+    corner = left - 0.5, top - 0.5
+    axes.add_patch(Rectangle(corner, grid.keys, grid.queries, facecolor="white", edgecolor="0.8", hatch="///"))
+    middle = left + (grid.keys - 1) / 2, top + (grid.queries - 1) / 2
+    axes.text(*middle, "cut", ha="center", va="center", color=INK, fontsize="small", bbox={"color": "white", "pad": 1})
+
+
+def _name_heads(axes: Axes, grid: _Grid, heads: int) -> None:
+    for head in range(heads):
+        top, left = grid.corner(head, 0)
+        axes.text(left + (grid.keys - 1) / 2, top - 0.7, f"head {head}", ha="center", va="bottom", fontsize="small")
+    for row in range(grid.rows):
+        axes.text(
+            1.008, row * grid.step[0] + (grid.queries - 1) / 2, "pruned" if row % 2 else "dense", rotation=-90,
+            transform=axes.get_yaxis_transform(), va="center",
+        )  # fmt: skip
+
+
+def _name_tokens(axis: Axis, tokens: Sequence[str], parts: int, step: int, points: float) -> None:
+    """Along an axis that shows `tokens` in each of its parts, as many as can be read."""
+    every = math.ceil(len(tokens) * LABEL_POINTS / points)
+    shown = range(0, len(tokens), every)
+    axis.set_ticks(
+        [part * step + place for part in range(parts) for place in shown],
+        labels=[tokens[place] for place in shown] * parts,
+    )

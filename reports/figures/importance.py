@@ -1,0 +1,89 @@
+"""The map of importance: which heads each criterion would keep."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures import Panel
+from reports.run import BASELINES, Run
+from reports.stats import rank_correlation
+from reports.style import new_figure
+from reports.words import duration, listed
+
+TITLE = "Head importance"
+ORDER = 5
+ABOUT = "task"
+ABSENT = "The map of importance needs scores.csv with scores of the task."
+COLUMNS = 2
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: scores.csv of the task, layers in the order of the model."""
+    frame = run.scores[(run.scores["task"] == task) & ~run.scores["criterion"].isin(BASELINES)]
+    if len(frame):
+        layers = list(dict.fromkeys([*run.environment["tasks"][task].get("layers", ()), *frame["layer"]]))
+        yield Panel("", task, frame.assign(layer=pd.Categorical(frame["layer"], categories=layers)))
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    criteria = sorted(frame["criterion"].unique())
+    columns = min(COLUMNS, len(criteria))
+    rows = math.ceil(len(criteria) / columns)
+    layers, heads = frame["layer"].nunique(), frame["head"].nunique()
+    figure = new_figure(2.8 + columns * max(2.4, 0.42 * heads), 0.8 + rows * (1.1 + 0.36 * layers))
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(criteria) :]:
+        axes.set_axis_off()
+    for axes, criterion in zip(grid.flat, criteria, strict=False):
+        scores = _grid(frame, criterion)
+        low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+        # not seaborn's heatmap, which draws the whole figure each time to see whether labels overlap
+        image = axes.imshow((scores - low) / ((high - low) or 1.0), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.set_title(f"{criterion}: {low:.2g} to {high:.2g}")
+        axes.set_xticks(range(scores.shape[1]), labels=[f"{head:.0f}" for head in scores.columns])
+        axes.set_yticks(range(scores.shape[0]), labels=list(scores.index))
+        axes.tick_params(length=0)
+        axes.set_xlabel("head")
+    bar = figure.colorbar(image, ax=grid, label="importance, each by its own range", aspect=25, shrink=0.6)
+    bar.set_ticks([0, 1], labels=["least", "most"])
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    criteria = sorted(frame["criterion"].unique())
+    tops = []
+    for criterion in criteria:
+        rows = frame[frame["criterion"] == criterion]
+        top = rows.loc[rows["score"].idxmax()]
+        tops.append(f"head {int(top['head'])} of {top['layer']} by {criterion} ({duration(rows['seconds'].iloc[0])})")
+    return f"Most important, and the time it took to find out: {listed(tops)}{_agreement(frame, criteria)}."
+
+
+def _agreement(frame: pd.DataFrame, criteria: list[str]) -> str:
+    """The pairs of criteria that rank heads most and least alike."""
+    scores = frame.pivot(index=["layer", "head"], columns="criterion", values="score")[criteria]
+    correlation = rank_correlation(scores).to_numpy()
+    pairs = {
+        (one, other): correlation[i, j]
+        for i, one in enumerate(criteria)
+        for j, other in enumerate(criteria)
+        if i < j and not np.isnan(correlation[i, j])
+    }
+    if not pairs:
+        return ""
+    (most, high), (least, low) = (pick(pairs.items(), key=lambda item: item[1]) for pick in (max, min))
+    text = f"; rank correlation is {high:.2f} between {most[0]} and {most[1]}"
+    return (
+        text
+        if len(pairs) == 1
+        else f"{text} (the highest) and {low:.2f} between {least[0]} and {least[1]} (the lowest)"
+    )
+
+
+def _grid(frame: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    rows = frame[frame["criterion"] == criterion]
+    return rows.pivot(index="layer", columns="head", values="score").sort_index()

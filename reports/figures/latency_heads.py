@@ -1,0 +1,89 @@
+"""Latency against kept heads: what each batch size saves."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports import frames
+from reports.figures import Panel
+from reports.run import Run
+from reports.style import GREY, INK, new_figure, reach
+from reports.words import between, digits, milliseconds
+
+TITLE = "Latency against kept heads"
+ORDER = 3
+ABOUT = "task"
+ABSENT = "Latency against kept heads needs finished latency cases of the task."
+COLUMNS = 4
+COLOR = sns.color_palette("colorblind")[0]
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: a row for each shape timed, pruned_* seconds at heads_kept, and one for the dense model of each batch."""
+    for setting, cases in frames.settings(frames.cases_of(run, task)):
+        pruned = frames.latencies(run, cases, ["batch", "heads_kept", "heads_total", "timed_by"])
+        if len(pruned):
+            dense = frames.latencies(run, cases, ["batch", "heads_total"])
+            arm = {f"dense{end}": f"pruned{end}" for end in ("", "_low", "_high")}
+            dense = dense.drop(columns=list(arm.values())).rename(columns=arm).assign(heads_kept=dense["heads_total"])
+            frame = pd.concat([pruned.assign(model="pruned"), dense.assign(model="dense")], ignore_index=True)
+            yield Panel(setting.slug, f"{task}, {setting.text}", frame)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    batches = sorted(frame["batch"].unique())
+    columns = min(COLUMNS, len(batches))
+    rows = math.ceil(len(batches) / columns)
+    figure = new_figure(0.8 + 2.8 * columns, 0.7 + 2.9 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(batches) :]:
+        axes.set_axis_off()
+    for axes, batch in zip(grid.flat, batches, strict=False):
+        _one_batch(axes, frame[frame["batch"] == batch])
+        axes.set_title(f"batch {batch}")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    parts = []
+    for batch in sorted({frame["batch"].min(), frame["batch"].max()}):
+        rows = frame[frame["batch"] == batch]
+        dense = rows[rows["model"] == "dense"].iloc[0]
+        least = rows[rows["model"] == "pruned"].sort_values("heads_kept").iloc[0]
+        parts.append(
+            f"at batch {batch} the dense model takes {_with_interval(dense)} and the one with "
+            f"{least['heads_kept']} of {least['heads_total']} heads {_with_interval(least)}"
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
+    """A mark with its interval for each shape, and a line through their medians; from zero, so that heights compare."""
+    line = 1e3 * frame.groupby("heads_kept")["pruned"].median()
+    axes.plot(line.index, line, color=GREY, linewidth=1.4)
+    for model, label, look in (
+        ("pruned", "pruned model, one mark for each shape", {"marker": "o", "markersize": 5, "color": COLOR}),
+        ("dense", "dense model", {"marker": "*", "markersize": 13, "color": INK}),
+    ):
+        rows = frame[frame["model"] == model]
+        along = 1e3 * reach(rows["pruned"], rows["pruned_low"], rows["pruned_high"])
+        axes.errorbar(
+            rows["heads_kept"], 1e3 * rows["pruned"], yerr=along, label=label,
+            linestyle="", elinewidth=1.1, **look,
+        )  # fmt: skip
+    axes.set_ylim(bottom=0, top=1e3 * 1.12 * np.nanmax(frame[["pruned", "pruned_high"]]))
+    axes.set_ylabel("latency (ms per forward pass)")
+    axes.set_xlabel("kept heads in the whole model")
+    axes.set_xticks([0, *sorted({int(kept) for kept in frame["heads_kept"] if kept})])
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{milliseconds(row['pruned'])} ({between(1e3 * row['pruned_low'], 1e3 * row['pruned_high'], digits)})"

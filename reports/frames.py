@@ -1,0 +1,153 @@
+"""Run -> frames that figures draw and tables print. Each row is one point with its interval."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from reports import stats
+from reports.run import LAYER, Metric, Run
+
+SETTING = ["device", "dtype", "seq_len"]
+ARMS = ("dense", "pruned")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must agree for two times of one task to be comparable, besides the batch size."""
+
+    device: str
+    dtype: str
+    seq_len: int | None
+
+    @property
+    def text(self) -> str:
+        tokens = "" if self.seq_len is None else f", {self.seq_len} tokens"
+        return f"{self.device}, {self.dtype}{tokens}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.device}-{self.dtype}" + ("" if self.seq_len is None else f"-s{self.seq_len}")
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Accuracy beside latency of every plan of one task, in one setting at one batch size.
+
+    Attributes:
+        setting, batch: None where no latency was measured.
+        table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
+            heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high,
+            examples, pruned, pruned_low, pruned_high (seconds), speedup, speedup_low, speedup_high, front.
+    """
+
+    task: str
+    metric: Metric
+    setting: Setting | None
+    batch: int | None
+    criteria: tuple[str, ...]
+    table: pd.DataFrame
+
+
+def cases_of(run: Run, task: str) -> pd.DataFrame:
+    """The task's cases whose shape has been timed."""
+    of_task = (run.cases["task"] == task) & ((run.cases["kind"] == "attention") == (task == LAYER))
+    return run.cases[of_task & run.cases["timed_by"].isin(run.samples["case"])]
+
+
+def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """Cases that can be shown in one figure."""
+    for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
+        device, dtype, seq_len = cast(tuple[Any, ...], key)
+        yield Setting(device, dtype, None if pd.isna(seq_len) else int(seq_len)), rows
+
+
+def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Seconds of both arms and the paired speedup (dense / pruned), one row for each group of cases.
+
+    A shape that several cases share counts once. Adds to the columns `by`: shapes, rounds, and with `_low` and
+    `_high` dense, pruned (seconds) and speedup.
+    """
+    rows = []
+    for key, group in cases.groupby(by, sort=True, dropna=False):
+        timed = _timed(run, group)
+        if not timed:
+            continue
+        ratios = [run.log_ratios[(case, *ARMS)] for case in timed]
+        row = dict(zip(by, key, strict=True)) | {"shapes": len(timed), "rounds": sum(map(len, ratios))}
+        for arm in ARMS:
+            row |= columns(arm, stats.median_estimate(*(run.seconds[case, arm] for case in timed)))
+        rows.append(row | columns("speedup", stats.ratio_estimate(*ratios)))
+    return pd.DataFrame(rows)
+
+
+def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
+    """An estimate as three columns."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
+    """The task's own batch size, or the one nearest to it that was timed."""
+    default = run.environment["tasks"][task]["batch_size"]
+    return int(min(cases["batch"].unique(), key=lambda batch: (abs(np.log(batch / default)), batch)))
+
+
+@lru_cache(maxsize=64)  # several figures and a table ask for the same
+def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
+    """One for each setting in which the task was timed; one without latencies if there is none."""
+    plans = accuracies(run, task)
+    if plans.empty:
+        return ()
+    bare = Tradeoff(task, run.metric(task), None, None, run.criteria, plans)
+    found = []
+    for setting, cases in settings(cases_of(run, task)):
+        batch = report_batch(run, task, cases)
+        cases = cases[cases["batch"] == batch]
+        times = latencies(run, cases, ["criterion", "kept_fraction"])
+        if not times.empty:
+            table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
+            found.append(replace(bare, setting=setting, batch=batch, table=_finish(run, table, cases, bare.metric)))
+    return tuple(found) or (replace(bare, table=_finish(run, plans, None, bare.metric)),)
+
+
+def accuracies(run: Run, task: str) -> pd.DataFrame:
+    """One row for each criterion and kept fraction of plans.csv.
+
+    Of several draws: the mean, and the range that holds 95 % of them.
+    """
+    rows = []
+    for _, group in run.plans[run.plans["task"] == task].groupby(["criterion", "kept_fraction"], sort=False):
+        row: dict[Hashable, Any] = group.iloc[0].to_dict() | {"draws": len(group)}
+        if len(group) > 1:
+            row.update(stats.draws_estimate(group["value"].to_numpy())._asdict())
+            row.update(columns("difference", stats.draws_estimate(group["difference"].to_numpy())))
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*run.plans.columns, "draws"])
+    rank = {name: place for place, name in enumerate(("dense", *run.criteria, "none"))}
+    order = frame.assign(rank=frame["criterion"].map(rank), less=-frame["kept_fraction"]).sort_values(["rank", "less"])
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
+    """Adds the dense model's own latency and the Pareto front."""
+    numbers = [f"{name}{end}" for name in ("pruned", "speedup") for end in ("", "_low", "_high")]
+    table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
+    table[numbers] = table[numbers].astype(float)
+    if cases is not None:
+        dense = stats.median_estimate(*(run.seconds[case, "dense"] for case in _timed(run, cases)))
+        # by definition: every speedup is relative to the dense arm of its own rounds
+        row = columns("pruned", dense) | columns("speedup", stats.Estimate(1.0, 1.0, 1.0))
+        table.loc[table["criterion"] == "dense", list(row)] = list(row.values())
+    merit = table["value"] if metric.higher_is_better else -table["value"]
+    # a mean over draws is no plan; a model without heads is where latency ends, not a choice
+    is_choice = (table["draws"] == 1) & (table["criterion"] != "none")
+    cost = np.where(is_choice, 1 / table["speedup"], np.nan)
+    return table.assign(front=stats.pareto_front(cost, merit.to_numpy(float)))
+
+
+def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
+    """The cases that timed the shapes of `cases`, pruned beside dense."""
+    return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]

@@ -1,0 +1,38 @@
+"""Numbers as a reader would write them."""
+
+import math
+from collections.abc import Callable
+
+
+def digits(value: float) -> str:
+    """Three significant digits and never an exponent: 1234, 12.0, 0.0123."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "–"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{places}f}"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{digits(1e3 * seconds)} ms"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.2f}×"
+
+
+def per_cent(share: float) -> str:
+    return f"{100 * share:.4g} %"
+
+
+def duration(seconds: float) -> str:
+    return milliseconds(seconds) if seconds < 0.1 else f"{digits(seconds)} s"
+
+
+def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
+    """An interval of positive numbers, or that there is none."""
+    return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

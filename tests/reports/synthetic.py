@@ -1,0 +1,173 @@
+"""Run directories written by hand, with planted speedups, so that every number on a page is known."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PLAN_COLUMNS = [
+    "plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape", "keep",
+    "value", "low", "high", "difference", "difference_low", "difference_high", "examples",
+]  # fmt: skip
+SCORE_COLUMNS = ["task", "criterion", "layer", "head", "score", "seconds"]
+DENSE_SECONDS = 0.012  # at batch 1; twice that at 2
+
+
+class RunWriter:
+    """Fills a run directory as docs/run-directory.md says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plans: list[dict[str, Any]] = []
+        self.scores: list[Sequence[Any]] = []
+        self.attention: dict[str, np.ndarray] = {}
+        self.environment: dict[str, Any] = {
+            "schema": 1, "created": "2026-11-23T05:00:00+00:00", "finished": "2026-11-23T05:09:00+00:00",
+            "interrupted": False, "command": "pytest bench --quick", "cpu": "AMD EPYC", "cores": 2, "threads": 2,
+            "governor": None, "memory_bytes": 25 * 2**30, "platform": "Linux", "python": "3.11.7",
+            "packages": {"torch": "2.13.0", "numpy": "2.4.6"}, "accelerators": {}, "revision": "0f3c2aa",
+            "dirty": False, "tasks": {},
+        }  # fmt: skip
+
+    def task(self, name: str, layers: Mapping[str, int], **changes: Any) -> None:
+        about = {
+            "metric": "accuracy", "higher_is_better": True, "chance": 0.1, "layers": dict(layers),
+            "heads": sum(layers.values()), "parameters": 123457, "examples": 2003, "batch_size": 2,
+            "description": "Finds the odd digit",
+        }  # fmt: skip
+        self.environment["tasks"][name] = about | changes
+
+    def plan(self, task: str, criterion: str, kept: float, value: float, *, draw: int = 0, **changes: Any) -> None:
+        layers = self.environment["tasks"][task]["layers"]
+        total = sum(layers.values())
+        name = f"{task}-{criterion}" if criterion in ("dense", "none") else f"{task}-{criterion}-keep{kept}-{draw}"
+        row = {
+            "plan": name, "task": task, "criterion": criterion, "draw": draw, "kept_fraction": kept,
+            "heads_kept": round(kept * total), "heads_total": total, "parameters": 100003, "shape": "[1]",
+            "keep": "{}", "value": value, "low": value - 0.01, "high": value + 0.01, "difference": value - 0.97,
+            "difference_low": value - 0.98, "difference_high": value - 0.96, "examples": 2003,
+        }  # fmt: skip
+        self.plans.append(row | changes)
+
+    def case(
+        self, task: str, criterion: str | None, kept: float, batch: int, samples: Iterable[Any], **changes: Any
+    ) -> str:
+        layers = self.environment["tasks"].get(task, {"layers": {"": 8}})["layers"]
+        total = sum(layers.values())
+        name = changes.pop("case", f"{task}-{criterion}-keep{kept}-b{batch}-cpu")
+        document = {
+            "schema": 1, "case": name, "kind": "pruning", "status": "ok", "error": None, "task": task,
+            "criterion": criterion, "plan": f"{task}-{criterion}-keep{kept}-0", "kept_fraction": kept,
+            "heads_kept": round(kept * total), "heads_total": total, "shape": [round(kept * total)], "batch": batch,
+            "seq_len": 7, "device": "cpu", "dtype": "float32", "timed_by": name, "samples": list(samples),
+        }  # fmt: skip
+        self.json(f"cases/{name}.json", document | changes)
+        return name
+
+    def layer_case(self, heads: int, batch: int, seq_len: int, kept: float, samples: Iterable[Any]) -> None:
+        name = f"attention-h{heads}-keep{kept}-b{batch}-s{seq_len}-cpu"
+        self.case(
+            "attention", None, kept, batch, samples, case=name, kind="attention", plan=None, seq_len=seq_len,
+            heads_total=heads, heads_kept=round(kept * heads), shape=[round(kept * heads)],
+        )  # fmt: skip
+
+    def json(self, name: str, document: Any) -> None:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document), encoding="utf-8")
+
+    def finish(self) -> Path:
+        self.json("environment.json", self.environment)
+        if self.plans:
+            self._csv("plans.csv", PLAN_COLUMNS, [[row[column] for column in PLAN_COLUMNS] for row in self.plans])
+            values = {"task": "digits", "plan": [row["plan"] for row in self.plans], "example": 0, "value_0": 1.0}
+            pd.DataFrame(values).to_parquet(self.path / "examples.parquet")
+        if self.scores:
+            self._csv("scores.csv", SCORE_COLUMNS, self.scores)
+        if self.attention:
+            np.savez_compressed(self.path / "attention.npz", allow_pickle=False, **self.attention)
+        return self.path
+
+    def _csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        with (self.path / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def paired(dense: float, speedup: float, rounds: int = 11, arms: tuple[str, str] = ("dense", "pruned")) -> list[dict]:
+    """Samples whose ratio is `speedup` in every round, while both arms drift up to three times slower."""
+    drift = 1 + 2 * np.arange(rounds) / max(1, rounds - 1)
+    times = {arms[0]: dense * drift, arms[1]: dense * drift / speedup}
+    return [{"arm": arm, "round": turn, "seconds": float(times[arm][turn])} for turn in range(rounds) for arm in arms]
+
+
+def attention_arrays(task: str, layer: str, heads: int, kept: Sequence[int], queries: int, keys: int) -> dict[str, Any]:
+    weights = np.random.default_rng(3).dirichlet(np.full(keys, 0.3), (heads, queries))
+    return {
+        f"{task}/{layer}/dense": weights,
+        f"{task}/{layer}/pruned": np.clip(weights[list(kept)] + 0.25, 0, 1),
+        f"{task}/{layer}/heads": np.array(kept, dtype=int),
+        f"{task}/{layer}/queries": np.array([f"q{index}" for index in range(queries)]),
+        f"{task}/{layer}/keys": np.array([f"k{index}" for index in range(keys)]),
+        f"{task}/plan": np.array(f"{task}-taylor-keep0.5-0"),
+    }
+
+
+def fill(run: RunWriter) -> None:
+    """One task with everything a run can have.
+
+    Planted: speedup 2 at half of the heads and 4 at a quarter, at batch 2; 1 at batch 1. `magnitude` shares taylor's
+    shape at a half. Random accuracies are 0.50, 0.51 … 0.70 at a half.
+    """
+    run.task("digits", {"blocks.0.attention": 8, "blocks.1.attention": 8})
+    run.plan("digits", "dense", 1.0, 0.97)
+    run.plan("digits", "none", 0.0, 0.3)
+    for criterion, loss in (("taylor", 0.005), ("magnitude", 0.1)):
+        run.plan("digits", criterion, 0.5, 0.97 - loss)
+        run.plan("digits", criterion, 0.25, 0.97 - 3 * loss)
+    for draw in range(21):
+        run.plan("digits", "random", 0.5, 0.5 + draw / 100, draw=draw)
+    for batch in (1, 2):
+        for kept, speedup in ((0.5, 2.0), (0.25, 4.0)):
+            samples = paired(DENSE_SECONDS * batch, speedup if batch == 2 else 1.0)
+            name = run.case("digits", "taylor", kept, batch, samples)
+            run.case("digits", "magnitude", kept, batch, [], timed_by=name)
+        run.case(
+            "digits", "random", 0.5, batch, paired(DENSE_SECONDS * batch, 1.6 if batch == 2 else 1.0), shape=[3, 5]
+        )
+    for criterion, sign in (("taylor", 1), ("magnitude", -1)):
+        for layer in ("blocks.0.attention", "blocks.1.attention"):
+            run.scores += [
+                ("digits", criterion, layer, head, sign * (head + 0.5 * len(layer)), 1.5) for head in range(8)
+            ]
+    run.attention = attention_arrays("digits", "blocks.0.attention", 8, [1, 4, 6], 5, 7)
+    run.attention |= attention_arrays("digits", "blocks.1.attention", 8, [], 5, 7)
+    for heads in (4, 8):
+        for seq_len in (16, 64):
+            run.layer_case(heads, 3, seq_len, 1.0, paired(0.002, 1.25, arms=("torch", "mha")))
+            run.layer_case(heads, 3, seq_len, 0.5, paired(0.001 * seq_len * heads, 1.8))
+    run.json(
+        "cases/digits-gate-keep0.5-b2-cpu.json",
+        {
+            "schema": 1,
+            "case": "digits-gate-keep0.5-b2-cpu",
+            "status": "failed",
+            "error": "Boom\nRuntimeError: <b>no</b>",
+        },
+    )
+    run.json("plans/digits-gate-keep0.5-0.json", {"schema": 1, "status": "failed", "error": "gate would not train"})
+
+
+def fill_minimal(run: RunWriter) -> None:
+    """One case, one criterion, one round, and the accuracy of two plans."""
+    run.task("digits", {"attention": 2})
+    run.plan("digits", "dense", 1.0, 0.97)
+    run.plan("digits", "taylor", 0.5, 0.9)
+    run.case("digits", "taylor", 0.5, 2, paired(DENSE_SECONDS, 2.0, rounds=1))
+    run.scores = [("digits", "taylor", "attention", head, 0.0, 0.5) for head in range(2)]
+    run.attention = attention_arrays("digits", "attention", 2, [0], 1, 1)
+    run.layer_case(4, 3, 16, 1.0, paired(0.002, 1.25, rounds=1, arms=("torch", "mha")))
+    run.layer_case(4, 3, 16, 0.5, paired(0.002, 1.8, rounds=1))

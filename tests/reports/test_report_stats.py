@@ -1,0 +1,103 @@
+"""Estimates against arithmetic by hand and against scipy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as reference
+
+from reports import stats
+from reports.stats import Estimate
+
+
+def samples(case: str, **arms: list[float]) -> pd.DataFrame:
+    rows = [(case, arm, turn, seconds) for arm, times in arms.items() for turn, seconds in enumerate(times)]
+    return pd.DataFrame(rows, columns=["case", "arm", "round", "seconds"])
+
+
+def test_the_median_and_its_interval_agree_with_scipy():
+    values = np.random.default_rng(5).lognormal(size=31)
+    ours = stats.median_estimate(values)
+    theirs = reference.bootstrap(
+        (values,), np.median, n_resamples=20_000, method="percentile", rng=np.random.default_rng(7)
+    ).confidence_interval
+    assert ours.value == np.median(values)
+    assert ours.low == pytest.approx(theirs.low, rel=0.03)
+    assert ours.high == pytest.approx(theirs.high, rel=0.03)
+
+
+def test_an_interval_covers_the_median_about_95_times_of_100():
+    generator = np.random.default_rng(11)
+    inside = [
+        low <= 0 <= high for _, low, high in (stats.median_estimate(generator.normal(size=23)) for _ in range(300))
+    ]
+    assert 0.91 <= np.mean(inside) <= 0.985
+
+
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_a_resampled_median_is_the_median_of_values_that_were_there(count):
+    values = np.arange(count, dtype=float) ** 2
+    medians = stats._resampled_medians(values, np.random.default_rng(0))
+    possible = {(one + other) / 2 for one in values for other in values}
+    assert medians.shape == (stats.RESAMPLES,)
+    assert set(medians) <= possible
+    assert np.median(medians) == pytest.approx(np.median(values), abs=values[-1] / 4)
+
+
+def test_a_single_sample_has_no_interval():
+    value, low, high = stats.median_estimate(np.array([3.0]))
+    assert value == 3.0
+    assert np.isnan([low, high]).all()
+
+
+def test_several_arrays_count_alike_however_long_they_are():
+    short, long = np.full(3, 2.0), np.full(301, 8.0)
+    assert stats.median_estimate(short, long) == Estimate(5.0, 5.0, 5.0)
+
+
+def test_estimates_are_the_same_every_time():
+    values = np.random.default_rng(1).normal(size=17)
+    assert stats.median_estimate(values) == stats.median_estimate(values)
+
+
+def test_ratios_are_paired_by_round():
+    frame = samples("one", dense=[4.0, 40.0, 400.0], pruned=[2.0, 20.0, 200.0])
+    shuffled = frame.sample(frac=1, random_state=3)
+    ratios = stats.paired_log_ratios(shuffled, "dense", "pruned")
+    assert stats.ratio_estimate(ratios["one"]) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_rounds_and_cases_without_both_arms_are_left_out():
+    frame = pd.concat([samples("one", dense=[4.0, 4.0], pruned=[1.0]), samples("two", mha=[1.0])])
+    ratios = stats.paired_log_ratios(frame, "dense", "pruned")
+    assert list(ratios) == ["one"]
+    np.testing.assert_allclose(ratios["one"], [np.log(4)])
+    assert stats.paired_log_ratios(frame, "torch", "mha") == {}
+
+
+def test_the_median_ratio_of_an_even_count_is_the_geometric_mean_of_the_middle_two():
+    assert stats.ratio_estimate(np.log([1.0, 2.0, 8.0, 100.0])).value == pytest.approx(4.0)
+
+
+def test_draws_give_their_mean_and_the_range_of_95_per_cent():
+    assert stats.draws_estimate(np.arange(41) / 40) == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    cost = np.array([1.0, 2.0, 2.0, 3.0, 4.0, np.nan, 0.5])
+    merit = np.array([0.5, 0.7, 0.6, 0.7, 0.9, 1.0, np.nan])
+    assert stats.pareto_front(cost, merit).tolist() == [True, True, False, False, True, False, False]
+
+
+def test_the_pareto_front_agrees_with_its_definition():
+    generator = np.random.default_rng(2)
+    cost, merit = generator.permutation(53).astype(float), generator.permutation(53).astype(float)
+    beaten = [any((cost < cost[i]) & (merit > merit[i])) for i in range(53)]
+    assert stats.pareto_front(cost, merit).tolist() == [not lost for lost in beaten]
+
+
+def test_rank_correlation_is_spearmans():
+    columns = pd.DataFrame(np.random.default_rng(3).normal(size=(29, 2)), columns=["a", "b"])
+    expected = reference.spearmanr(columns["a"], columns["b"]).statistic
+    assert stats.rank_correlation(columns).loc["a", "b"] == pytest.approx(expected)
+    constant = stats.rank_correlation(columns.assign(c=1.0))
+    assert np.isnan(constant.loc["a", "c"])
