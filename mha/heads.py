@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -174,7 +175,7 @@ class HeadScores:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _scores_again, (type(self), dict(self._scores), dict(self._groups), dict(self._heads))
+        return partial(type(self), heads=dict(self._heads)), (dict(self._scores), dict(self._groups))
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{name!r}: {[round(x, 6) for x in row.tolist()]}" for name, row in self._scores.items())
@@ -190,10 +191,6 @@ class HeadScores:
             for head, value in zip(self._heads[name], row.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=["layer", "head", "score"])
-
-
-def _scores_again(kind: type[HeadScores], scores: Any, groups: Any, heads: Any) -> HeadScores:
-    return kind(scores, groups, heads=heads)
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

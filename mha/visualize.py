@@ -57,8 +57,9 @@ def show_attention(
 
     rows_each = math.ceil(count / COLUMNS)
     columns = math.ceil(count / rows_each)
-    width, height = _panel(num_queries, num_keys, labelled=queries is not None or keys is not None)
-    figure = Figure(figsize=(columns * width + 1.5, batch * rows_each * height + 0.5), layout="constrained")
+    figure = Figure(
+        figsize=_size(batch * rows_each, columns, num_queries, num_keys, queries, keys), layout="constrained"
+    )
     grid = figure.add_gridspec(batch * rows_each, columns)
     smooth = "auto" if max(num_queries, num_keys) > 180 else "nearest"  # where pixels are few, no key may fall between
     scale = {"vmin": min(0.0, examples.min()), "vmax": examples.max() or 1.0, "cmap": "viridis"}
@@ -68,8 +69,9 @@ def show_attention(
         axes.imshow(examples[example, head], **scale, aspect="auto", interpolation=smooth)
         axes.set_title(f"head {numbers[head]}" if batch == 1 else f"example {example}, head {numbers[head]}")
         last_row = example == batch - 1 and head + columns >= count
-        _name_axis(axes.xaxis, "Keys", keys, visible=last_row)
+        _name_axis(axes.xaxis, "Keys", keys, rotation=90.0, visible=last_row)
         _name_axis(axes.yaxis, "Queries", queries, visible=across == 0)
+        axes.tick_params(labelbottom=last_row, labelleft=across == 0)
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="Attention weight", fraction=0.05, pad=0.02)
     return figure
 
@@ -149,17 +151,31 @@ def _check_count(what: str, labels: Sequence[Any] | None, count: int) -> None:
         raise ShapeError(f"{what}: expected {count}, as many as the weights have, got {len(labels)}: {list(labels)}")
 
 
-def _panel(num_queries: int, num_keys: int, *, labelled: bool) -> tuple[float, float]:
-    """Width and height of one heatmap in inches: cells about square, labels legible, no strips."""
+def _size(
+    rows: int,
+    columns: int,
+    num_queries: int,
+    num_keys: int,
+    queries: Sequence[str] | None,
+    keys: Sequence[str] | None,
+) -> tuple[float, float]:
+    """Width and height of the figure in inches: cells about square but no strips, labels legible."""
     ratio = min(max(num_keys / num_queries, 0.5), 2.0)
     width, height = 1.8 * max(1.0, ratio), 1.8 * max(1.0, 1.0 / ratio)
-    if labelled:
-        width, height = max(width, min(0.17 * num_keys, 12.0)), max(height, min(0.17 * num_queries, 12.0))
-    return width, height
+    margin_left, margin_below = 1.5, 0.5
+    if keys is not None:
+        width = max(width, min(0.17 * num_keys, 12.0))
+        margin_below += 0.08 * max(len(str(label)) for label in keys)
+    if queries is not None:
+        height = max(height, min(0.17 * num_queries, 12.0))
+        margin_left += 0.08 * max(len(str(label)) for label in queries)
+    return columns * width + margin_left, rows * height + margin_below
 
 
-def _name_axis(axis: "Axis", name: str, labels: Sequence[str] | None, *, visible: bool = True) -> None:
-    """Name an axis and its ticks; an inner heatmap of the grid has its names too, but leaves showing them to the outer."""
+def _name_axis(
+    axis: "Axis", name: str, labels: Sequence[str] | None, *, rotation: float = 0.0, visible: bool = True
+) -> None:
+    """Name an axis and its ticks; `visible=False` keeps the name but leaves printing it to an outer heatmap."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_label_text(name)
@@ -168,5 +184,4 @@ def _name_axis(axis: "Axis", name: str, labels: Sequence[str] | None, *, visible
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     else:
         axis.set_ticks(range(len(labels)), labels=[str(label) for label in labels])
-        axis.set_tick_params(labelrotation=90.0 if axis.axis_name == "x" else 0.0, labelsize="small")
-    axis.set_tick_params(**{"labelbottom" if axis.axis_name == "x" else "labelleft": visible})
+        axis.set_tick_params(labelrotation=rotation, labelsize="small")

@@ -1,0 +1,92 @@
+"""What is run by hand and by CI, each in an environment of its own.
+
+nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
+nox -s report -- RUN    draw again what was measured, from one run directory or several
+nox                     tests, lint and types
+"""
+
+import argparse
+import hashlib
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint", "types"]
+
+CONSTRAINTS = Path("constraints.txt")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks into a new run directory, or that of --run, and draw their report."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
+    given, arguments = parser.parse_known_args(session.posargs)
+    failed = False
+    try:
+        session.run("python", "-m", "pytest", "bench", "--run", given.run, *arguments)
+    except CommandFailed:
+        failed = True
+    if (given.run / "environment.json").exists():  # something was measured: show it, whatever else failed
+        draw(session, given.run, output=given.run / "report")
+    if failed:
+        session.error("some benchmarks failed; pytest says above which, and why")
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Draw the report of one or several run directories: nox -s report -- RUN… [-o DIR]."""
+    needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    install(session, *(name for name in needed if not name.startswith("torch")))  # reports read files, not models
+    parser = argparse.ArgumentParser(prog="nox -s report --", allow_abbrev=False)
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/report, of the first RUN")
+    given = parser.parse_args(session.posargs)
+    draw(session, *given.runs, output=given.output or given.runs[0] / "report")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    install(session, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    install(session, "-e", ".[lint]")
+    session.run("mypy", *session.posargs)
+
+
+def install(session: nox.Session, *what: str) -> None:
+    """Install at the pinned versions; at once where this environment holds the same already."""
+    inputs = (sys.version, *what, CONSTRAINTS.read_text(), Path("pyproject.toml").read_text())
+    digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()
+    mark = session.env_dir / "installed.sha256"
+    if mark.exists() and mark.read_text() == digest:
+        return
+    mark.unlink(missing_ok=True)
+    session.install("-c", str(CONSTRAINTS), *what)
+    mark.write_text(digest)
+
+
+def draw(session: nox.Session, *runs: Path, output: Path) -> None:
+    """Draw the report; its path is the last thing said."""
+    session.run("python", "-m", "reports", *runs, "-o", output, silent=True)
+    session.log(f"the report: {output / 'index.html'}")
