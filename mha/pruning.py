@@ -126,12 +126,10 @@ def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
     family = layer.description
     axes = {name: dict(tensor) for name, tensor in family.tensors.items()}
     for linear, axis in family.rows.items():
-        _check_linear(layer, linear)
-        axes.setdefault(f"{linear}.weight", {})[0] = axis
+        axes.setdefault(f"{linear}.weight", {})[_features_dim(layer, linear)] = axis
         axes.setdefault(f"{linear}.bias", {})[0] = axis
     for linear, axis in family.columns.items():
-        _check_linear(layer, linear)
-        axes.setdefault(f"{linear}.weight", {})[1] = axis
+        axes.setdefault(f"{linear}.weight", {})[1 - _features_dim(layer, linear)] = axis
     present = {name: tensor for name, tensor in axes.items() if _parameter(layer.module, name) is not None}
     for name, dims in present.items():
         for dim, axis in dims.items():
@@ -158,13 +156,21 @@ def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[in
     return tuple(members)
 
 
-def _check_linear(layer: AttentionLayer, name: str) -> None:
+def _features_dim(layer: AttentionLayer, name: str) -> int:
+    """The dimension of the linear's weight that counts its output features."""
     linear = layer.module.get_submodule(name)
-    if type(linear) not in LINEARS or _parameter(layer.module, f"{name}.weight") is None:
+    known = type(linear) in LINEARS or _is_conv1d(linear)
+    if not known or _parameter(layer.module, f"{name}.weight") is None:
         raise UnsupportedModule(
             f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
             "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
         )
+    return 1 if _is_conv1d(linear) else 0
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """transformers' linear with the weight the other way round, (in, out)."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
 def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
@@ -195,10 +201,12 @@ def _taken(parameter: nn.Parameter | None, indices: Mapping[int, Tensor]) -> nn.
 def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         owner, _, attribute = name.rpartition(".")
-        holder = module.get_submodule(owner)
+        holder: Any = module.get_submodule(owner)
         setattr(holder, attribute, parameter)
         if isinstance(holder, nn.Linear) and attribute == "weight":
             holder.out_features, holder.in_features = parameter.shape
+        elif _is_conv1d(holder) and attribute == "weight":
+            holder.nx, holder.nf = parameter.shape
     for name, value in cut.counts.items():
         owner, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, value)

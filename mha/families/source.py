@@ -49,6 +49,15 @@ def reading(kind: Any) -> Reading | None:
     return Reading(frozenset(attributes), only_shaping, config, _returned(methods))
 
 
+@functools.cache
+def text(kind: Any) -> str:
+    """The code of the class's methods, in one spelling; empty where it can't be had."""
+    try:
+        return "\n".join(ast.unparse(method) for method in _methods(kind))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+
+
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
     """The methods that instances of the class have, those of its bases in transformers and elsewhere too."""
     seen: set[str] = set()

@@ -32,11 +32,24 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
         given = {**given, **given.get("kwargs", {})}
         hidden = next(value for value in given.values() if isinstance(value, Tensor))
         _advance(self, given, hidden)
-        context = hidden.new_zeros(*hidden.shape[:-1], 0)
-        result = context if output is None else self.get_submodule(output)(context)
+        result = hidden.new_zeros(*hidden.shape[:-1], 0)
+        if output is not None:
+            result = _bias_everywhere(self.get_submodule(output), result)
         return result if returned == 1 else (result, *[None] * (returned - 1))
 
     return type(f"{kind.__name__}WithoutHeads", (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def _bias_everywhere(linear: nn.Module, context: Tensor) -> Tensor:
+    """The linear over no features, (…, 0) to (…, out): its bias, or zeros."""
+    bias = linear._parameters.get("bias")
+    if bias is None:
+        return context.sum(dim=-1, keepdim=True).expand(*context.shape[:-1], _out_features(linear)).clone()
+    return bias.expand(*context.shape[:-1], -1).clone()
+
+
+def _out_features(linear: Any) -> int:
+    return int(linear.nf if hasattr(linear, "nf") else linear.out_features)
 
 
 def _advance(module: nn.Module, given: dict[str, Any], hidden: Tensor) -> None:
