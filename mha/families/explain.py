@@ -4,6 +4,7 @@ Every parameter of the module and every number that its code uses as a count mus
 anything else is refused, never guessed at.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,48 @@ COUNTS = {
 }
 MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size")
 GATES = ("gate_proj", "g_proj")
+# What attention is given that is the same for all heads. Anything else may have a size per head, or come from a
+# layer with other heads.
+INPUTS = frozenset(
+    (
+        "self",
+        "hidden_states",
+        "attention_mask",
+        "past_key_values",
+        "past_key_value",
+        "layer_past",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "position_ids",
+        "position_embeddings",
+        "rotary_pos_emb",
+        "cu_seqlens",
+        "max_seqlen",
+        "key_value_states",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "cross_attention_states",
+        "query",
+        "key",
+        "value",
+        "queries",
+        "keys",
+        "values",
+        "query_states",
+        "key_states",
+        "value_states",
+        "x",
+        "mask",
+        "attn_mask",
+        "input",
+        "kv",
+        "is_index_masked",
+        "sequence_length",
+        "kwargs",
+        "args",
+    )
+)
 
 
 class UnclearError(Exception):
@@ -71,6 +114,8 @@ def describe(module: nn.Module, found: Projections) -> Family:
     code = reading(kind)
     if code is None:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
+    if unknown := [name for name in inspect.signature(kind.forward).parameters if name not in INPUTS]:
+        raise UnclearError(f"{kind.__name__} is given {', '.join(unknown)}, which may differ from head to head")
     rows, tensors = _explain_parameters(core, found)
     return Family(
         name=found.name,
