@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.cases import Timed, Variant
-from bench.intervals import Interval, ratio
+from bench.intervals import Interval, average, ratio
 from bench.latency import Latencies
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
@@ -26,16 +26,15 @@ class Evidence:
     latencies: Latencies
     benchmark: Callable[[], Any]
 
-    def value(self, criterion: str) -> Interval:
+    def metric(self, criterion: str) -> Interval:
         """The metric of the dense model, or of the one without heads."""
-        return self.study.bootstrap().interval(self.study.values(self.study.plan(criterion, 1.0)))
+        return self.study.metric(self.study.plan(criterion, 1.0)).interval()
 
     def loss_of_random_half(self) -> Interval:
-        """How far the metric falls when a random half of the heads leaves, on average over draws."""
+        """How much worse the metric is when a random half of the heads has left, on average over draws."""
         plans = [self.study.plan("random", 0.5, draw) for draw in range(self.settings.random_draws)]
-        several, dense = [self.study.values(plan) for plan in plans], self.study.values(self.study.plan(DENSE, 1.0))
-        value, low, high = self.study.bootstrap().difference(several, dense)
-        return Interval(-value, -high, -low) if self.study.task.higher_is_better else Interval(value, low, high)
+        dense, half = self.study.metric(self.study.plan(DENSE, 1.0)), average(map(self.study.metric, plans))
+        return (dense - half if self.study.task.higher_is_better else half - dense).interval()
 
     def attention_share(self) -> Interval:
         """The share of the dense model's latency that goes when all heads leave."""
@@ -56,8 +55,8 @@ class Promise:
 
 
 PROMISES = {
-    "dense_at_least": Promise(lambda seen: seen.value(DENSE), lambda got, bound: got.value >= bound),
-    "without_heads_at_most": Promise(lambda seen: seen.value(NONE), lambda got, bound: got.value <= bound),
+    "dense_at_least": Promise(lambda seen: seen.metric(DENSE), lambda got, bound: got.value >= bound),
+    "without_heads_at_most": Promise(lambda seen: seen.metric(NONE), lambda got, bound: got.value <= bound),
     "random_half_loses": Promise(Evidence.loss_of_random_half, lambda got, bound: got.value >= bound and got.low > 0),
     "attention_share": Promise(Evidence.attention_share, lambda got, bound: got.value >= bound),
 }

@@ -1,6 +1,7 @@
 """95 % bootstrap intervals, of accuracy over examples and of speedups over rounds."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,46 +21,51 @@ class Interval(NamedTuple):
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A metric, and what it is on each resample of the examples.
+
+    Estimates from the same resamples are paired: their difference is taken resample by resample.
+    """
+
+    value: float
+    replicates: np.ndarray  # (resamples,)
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.value - other.value, self.replicates - other.replicates)
+
+    def interval(self) -> Interval:
+        """Where 95 % of the replicates lie."""
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(self.replicates, [tail, 1 - tail])
+        return Interval(self.value, float(low), float(high))
+
+
+def average(estimates: Iterable[Estimate]) -> Estimate:
+    """The mean of several models' metric; paired too."""
+    several = list(estimates)
+    value = float(np.mean([estimate.value for estimate in several]))
+    return Estimate(value, np.mean([estimate.replicates for estimate in several], axis=0))
+
+
 class Bootstrap:
-    """Resamples held-out examples, every time the same ones, so that differences between plans are paired.
+    """Resamples examples, every time the same ones.
 
     Args:
         examples: how many there are.
-        aggregate: the metric over rows of values; None stands for their mean, which needs no loop.
+        aggregate: the metric over rows of values.
     """
 
     def __init__(
-        self,
-        examples: int,
-        aggregate: Callable[[np.ndarray], float] | None = None,
-        *,
-        resamples: int = RESAMPLES,
-        seed: int = 0,
+        self, examples: int, aggregate: Callable[[np.ndarray], float], *, resamples: int = RESAMPLES, seed: int = 0
     ) -> None:
         self._aggregate = aggregate
-        self._rows = np.random.default_rng(seed).integers(examples, size=(resamples, examples), dtype=np.int32)
+        self._resamples = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
 
-    def estimate(self, values: np.ndarray) -> float:
-        """The metric on all examples, (n,) or (n, k)."""
-        return float(np.mean(values) if self._aggregate is None else self._aggregate(values))
-
-    def replicates(self, values: np.ndarray) -> np.ndarray:
-        """The metric on every resample, (resamples,)."""
-        if self._aggregate is None:
-            means: np.ndarray = values.reshape(len(values), -1).mean(axis=1)  # of rows: all are equally long
-            replicates: np.ndarray = means[self._rows].mean(axis=1)
-            return replicates
-        return np.array([self._aggregate(values[rows]) for rows in self._rows])
-
-    def interval(self, values: np.ndarray) -> Interval:
-        """The metric of one model."""
-        return Interval(self.estimate(values), *_bounds(self.replicates(values)))
-
-    def difference(self, several: Sequence[np.ndarray], reference: np.ndarray) -> Interval:
-        """How far the metric lies above the reference's on the same examples, on average over several models."""
-        above = np.mean([self.estimate(values) for values in several]) - self.estimate(reference)
-        replicates = np.mean([self.replicates(values) for values in several], axis=0) - self.replicates(reference)
-        return Interval(float(above), *_bounds(replicates))
+    def __call__(self, values: np.ndarray) -> Estimate:
+        """The metric of one model, from its values (n,) or (n, k)."""
+        replicates = np.array([self._aggregate(values[rows]) for rows in self._resamples], dtype=float)
+        return Estimate(float(self._aggregate(values)), replicates)
 
 
 def ratio(samples: Iterable[Mapping[str, Any]], over: str, under: str, *, seed: int = 0) -> Interval:
@@ -71,13 +77,6 @@ def ratio(samples: Iterable[Mapping[str, Any]], over: str, under: str, *, seed: 
     seconds: dict[str, dict[int, float]] = {over: {}, under: {}}
     for sample in samples:
         seconds[sample["arm"]][sample["round"]] = sample["seconds"]
-    rounds = sorted(seconds[over])
-    ratios = np.array([seconds[over][index] / seconds[under][index] for index in rounds])
+    ratios = np.array([seconds[over][index] / seconds[under][index] for index in sorted(seconds[over])])
     picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    return Interval(float(np.median(ratios)), *_bounds(np.median(ratios[picks], axis=1)))
-
-
-def _bounds(replicates: np.ndarray) -> tuple[float, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
-    return float(low), float(high)
+    return Estimate(float(np.median(ratios)), np.median(ratios[picks], axis=1)).interval()

@@ -1,7 +1,6 @@
 """The latency of a pruned model beside the dense one's, each shape timed once."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -74,14 +73,13 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return max(lengths, default=None)
 
 
-def forward(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = MappingProxyType({})
-) -> Callable[[], Any]:
+def forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any]:
     """A call that runs the model on these inputs, without gradients."""
+    named = dict(kwargs or {})
 
     def call() -> Any:
         with torch.inference_mode():
-            return model(*args, **kwargs)
+            return model(*args, **named)
 
     return call
 

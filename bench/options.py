@@ -34,7 +34,7 @@ class Settings:
     Attributes:
         keep: fractions of the heads, in (0, 1].
         batch_sizes: None where each task is timed at 1 and at its own batch size.
-        devices: as `torch.device` takes them; the first one is where scores and accuracy come from.
+        devices: where latency is measured, as `torch.device` takes them; scores and accuracy come from the CPU.
         random_draws, even_draws: repetitions of the baselines, for accuracy.
     """
 

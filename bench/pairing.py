@@ -44,7 +44,7 @@ class Pair:
         self.arms = self._target, self._baseline = arms
         self._calls = dict(zip(arms, (target, baseline), strict=True))
         self._device = device
-        self._round = 0
+        self._round, self._rounds = 0, 0
 
     def run(self, benchmark: Any, *, seconds: float, rounds: tuple[int, int]) -> list[Sample]:
         """Warm up, then take as many rounds as fit into `seconds`, within `rounds` (fewest, most).
@@ -55,14 +55,14 @@ class Pair:
         Returns:
             Both arms' samples; the number of rounds is even, unless benchmarks are disabled (then 1).
         """
-        fitting = self._rounds_within(seconds, rounds)
+        self._rounds = self._rounds_within(seconds, rounds)
         self._round = -WARM_UP_ROUNDS if benchmark.enabled else 0
         try:
             benchmark.pedantic(
                 lambda: self._sample(self._target),
                 setup=lambda: self._sample_baseline(on_even_rounds=True),
                 teardown=self._end_round,
-                rounds=fitting,
+                rounds=self._rounds,
                 warmup_rounds=WARM_UP_ROUNDS,
             )
         except KeyboardInterrupt:
@@ -91,5 +91,5 @@ class Pair:
 
     def _sample(self, arm: str) -> None:
         seconds = time_call(self._calls[arm], self._device)
-        if self._round >= 0:
+        if 0 <= self._round < self._rounds:  # before is warm-up; after, a profile if one was asked for
             self.samples.append({"arm": arm, "round": self._round, "seconds": seconds})

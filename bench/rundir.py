@@ -64,17 +64,15 @@ class RunDirectory:
     @contextmanager
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
         """The record of one latency case, to be completed in the body; what the body raises is recorded too."""
-        with self._recorded(
-            "cases", known["case"], {**dict.fromkeys((*CASE, *TIMING)), "samples": [], **known}
-        ) as record:
+        blank = dict.fromkeys((*CASE, *TIMING)) | {"samples": []}
+        with self._recorded("cases", known["case"], blank | known) as record:
             yield record
 
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
         """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
-        with self._recorded(
-            "plans", known["plan"], {**dict.fromkeys((*PLAN, *ACCURACY)), "values": [], **known}
-        ) as record:
+        blank = dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []}
+        with self._recorded("plans", known["plan"], blank | known) as record:
             yield record
 
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
@@ -144,15 +142,12 @@ def unfinished(path: Path) -> Path:
 
 def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """task, plan, example, value_0 …: one row for each example of each plan."""
-    frames = [pd.DataFrame({"task": [], "plan": [], "example": [], "value_0": []}).astype({"example": int})][
-        len(plans) :
-    ]
+    frames = [pd.DataFrame({"task": "", "plan": "", "example": range(0), "value_0": 0.0})]
     for plan in plans:
         values = np.asarray(plan["values"], dtype=float).reshape(plan["examples"], -1)
         columns = {f"value_{index}": column for index, column in enumerate(values.T)}
-        frames.append(
-            pd.DataFrame({"task": plan["task"], "plan": plan["plan"], "example": range(len(values)), **columns})
-        )
+        names = {"task": plan["task"], "plan": plan["plan"]}
+        frames.append(pd.DataFrame({**names, "example": range(len(values)), **columns}))
     return pd.concat(frames, ignore_index=True)
 
 

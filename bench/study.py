@@ -1,5 +1,6 @@
 """One task in one run: its trained model, its scores, its plans, and what they cost in accuracy."""
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 import mha
-from bench.intervals import Bootstrap
+from bench.intervals import Bootstrap, Estimate
 from mha.tasks import Task
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -20,14 +21,17 @@ DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everythin
 
 def once(method: Method) -> Method:
     """Do it once for each set of arguments. What failed fails again at once, with the same error."""
+    signature = inspect.signature(method)
 
     @wraps(method)
-    def remembering(self: Any, *args: Any) -> Any:
+    def remembering(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        key = method.__name__, *bound.args[1:]
         outcomes = self.__dict__.setdefault("_outcomes", {})
-        key = method.__name__, *args
         if key not in outcomes:
             try:
-                outcomes[key] = method(self, *args), None, None
+                outcomes[key] = method(self, *args, **kwargs), None, None
             except Exception as error:
                 outcomes[key] = None, error, error.__traceback__
         result, failure, trace = outcomes[key]
@@ -115,21 +119,34 @@ class Study:
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:
         """What the task's `evaluate` says of each held-out example, (n,) or (n, k)."""
-        values = np.asarray(self.task.evaluate(self.pruned(plan)))
+        values = np.asarray(self.task.evaluate(self.pruned(plan)), dtype=float)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
                 f"task {self.task.name!r}: evaluate must return one row for each held-out example, "
                 f"shape (n,) or (n, k), got {values.shape}"
             )
+        if not np.isfinite(values).all():
+            raise ValueError(f"task {self.task.name!r}: evaluate returned values that are NaN or infinite")
         return values
 
     @once
-    def bootstrap(self) -> Bootstrap:
-        """Resamples of this task's held-out examples, the same for every plan."""
-        is_mean = getattr(type(self.task), "aggregate", None) is Task.aggregate
-        examples = len(self.values(self.plan(DENSE, 1.0)))
+    def metric(self, plan: mha.HeadPlan) -> Estimate:
+        """The task's metric, on the same resamples of the held-out examples for every plan."""
+        values, examples = self.values(plan), len(self.values(self.plan(DENSE, 1.0)))
+        if len(values) != examples:
+            raise ValueError(
+                f"task {self.task.name!r}: evaluate returned {len(values)} rows for a pruned model and {examples} "
+                "for the dense one; both must be judged on the same examples"
+            )
+        estimate = self._bootstrap(examples)(values)
+        if not np.isfinite([estimate.value, *estimate.replicates]).all():
+            raise ValueError(f"task {self.task.name!r}: aggregate is NaN or infinite, for all examples or a resample")
+        return estimate
+
+    @once
+    def _bootstrap(self, examples: int) -> Bootstrap:
         self._note({"examples": examples})
-        return Bootstrap(examples, None if is_mean else self.task.aggregate)
+        return Bootstrap(examples, self.task.aggregate)
 
     def describe(self, plan: mha.HeadPlan) -> dict[str, Any]:
         """Heads kept, of how many, and in each layer."""
@@ -139,22 +156,17 @@ class Study:
 
     def accuracy(self, plan: mha.HeadPlan) -> dict[str, Any]:
         """A plan's metric and its distance to the dense model's, with their intervals, and every value."""
-        values, dense = self.values(plan), self.values(self.plan(DENSE, 1.0))
-        if values.shape != dense.shape:
-            raise ValueError(
-                f"task {self.task.name!r}: evaluate returned {values.shape} for a pruned model and {dense.shape} "
-                "for the dense one; both must be judged on the same examples"
-            )
-        bootstrap = self.bootstrap()
-        value, difference = bootstrap.interval(values), bootstrap.difference([values], dense)
+        metric, dense = self.metric(plan), self.metric(self.plan(DENSE, 1.0))
+        difference = (metric - dense).interval()
+        values = self.values(plan)
         return {
             **self.describe(plan),
             "keep": {name: list(heads) for name, heads in plan.keep.items()},
             "parameters": _parameters(self.pruned(plan)),
-            **value._asdict(),
+            **metric.interval()._asdict(),
             **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
             "examples": len(values),
-            "values": values.astype(float).tolist(),
+            "values": values.tolist(),
         }
 
     def inputs(self, batch: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -46,7 +45,7 @@ def _task_table(
 ) -> Table:
     """One row for each criterion and kept fraction."""
     where = f"; latency at batch {facts['batch_size']} on {device}" if device else ""
-    names = ("kept", "heads", facts["metric"], "against dense", "latency", "dense beside it", "speedup")
+    names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
     table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
     timings = {(case["criterion"], case["kept_fraction"]): case for case in cases}
     samples = {case["case"]: case["samples"] for case in cases}
@@ -72,17 +71,17 @@ def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -
 
 
 def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
-    """Median times of both arms, and how many times faster the target is."""
+    """Median milliseconds of both arms, and how many times faster the target is."""
     if not samples:
         return "", "", ""
     times = [median(sample["seconds"] for sample in samples if sample["arm"] == arm) for arm in (target, baseline)]
     value, low, high = ratio(samples, baseline, target)
-    return *(f"{seconds * 1e3:.2f} ms" for seconds in times), f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return *(f"{seconds * 1e3:.2f}" for seconds in times), f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _attention_table(cases: Sequence[Case]) -> Table:
     """One row for each size of the bare layer."""
-    names = ("heads", "kept", "batch", "length", "device", "time", "beside it", "speedup")
+    names = ("heads", "kept", "batch", "length", "device", "ms", "ms beside it", "speedup")
     table = _table("bare layer: ours beside torch's, and ours sliced beside ours whole", "compared", *names)
     for case in sorted(cases, key=lambda case: (case["device"], -case["kept_fraction"])):
         arms = ("mha", "torch") if case["samples"][0]["arm"] in ("mha", "torch") else ("pruned", "dense")
@@ -106,8 +105,8 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _lines(table: Table) -> list[str]:
-    """The table as text, as wide as the terminal, and never so narrow that numbers are cut off."""
-    console = Console(file=io.StringIO(), width=max(132, shutil.get_terminal_size().columns), color_system=None)
+    """The table as text, at its own width: a line that wraps can be read, a number cut off can't."""
+    console = Console(file=io.StringIO(), width=1000, color_system=None)
     with console.capture() as capture:
         console.print(table)
     return [line.rstrip() for line in capture.get().splitlines()]

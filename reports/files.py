@@ -75,10 +75,10 @@ def read_parquet_columns(path: Path) -> list[str]:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays in `path`, by key; pickled ones are refused."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        # AttributeError: a bare .npy array, which is no archive
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError: a bare .npy array, which is no archive
         raise _unreadable(path, "an npz archive of plain arrays", error) from error
 
 

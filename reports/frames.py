@@ -41,7 +41,8 @@ class Tradeoff:
         setting, batch: None where no latency was measured.
         table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
             heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high,
-            examples, pruned, pruned_low, pruned_high (seconds), speedup, speedup_low, speedup_high, front.
+            examples, and with _low and _high pruned, dense (seconds, the dense model in the same rounds) and speedup;
+            front, whether no other plan beats it.
     """
 
     task: str
@@ -133,13 +134,13 @@ def accuracies(run: Run, task: str) -> pd.DataFrame:
 
 def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
     """Adds the dense model's own latency and the Pareto front."""
-    numbers = [f"{name}{end}" for name in ("pruned", "speedup") for end in ("", "_low", "_high")]
+    numbers = [f"{name}{end}" for name in (*ARMS, "speedup") for end in ("", "_low", "_high")]
     table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
     table[numbers] = table[numbers].astype(float)
     if cases is not None:
         dense = stats.median_estimate(*(run.seconds[case, "dense"] for case in _timed(run, cases)))
         # by definition: every speedup is relative to the dense arm of its own rounds
-        row = columns("pruned", dense) | columns("speedup", stats.Estimate(1.0, 1.0, 1.0))
+        row = columns("pruned", dense) | columns("dense", dense) | columns("speedup", stats.Estimate(1.0, 1.0, 1.0))
         table.loc[table["criterion"] == "dense", list(row)] = list(row.values())
     merit = table["value"] if metric.higher_is_better else -table["value"]
     # a mean over draws is no plan; a model without heads is where latency ends, not a choice

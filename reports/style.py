@@ -47,8 +47,8 @@ def theme() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of that size in inches, laid out without overlaps."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """A figure of that size in inches, or as large as its title needs, laid out without overlaps."""
+    return Figure(figsize=(max(width, 6.4), max(height, 2.8)), layout="constrained")
 
 
 def looks(criteria: Sequence[str]) -> dict[str, Look]:

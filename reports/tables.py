@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import frames
+from reports import frames, stats
 from reports.frames import Tradeoff
 from reports.run import Metric, Run
-from reports.words import digits, per_cent, times
+from reports.words import count, digits, per_cent, times
 
 UNKNOWN = "unknown"
 GIB = 2**30
@@ -43,7 +43,16 @@ def summaries(run: Run, task: str) -> Iterator[Summary]:
         yield Summary(
             title=where,
             note=" ".join(_notes(run, tradeoff)),
-            columns=("criterion", "kept", "heads", metric.name, "against dense", "latency (ms)", "speedup"),
+            columns=(
+                "criterion",
+                "kept",
+                "heads",
+                metric.name,
+                "against dense",
+                "latency (ms)",
+                "dense (ms)",
+                "speedup",
+            ),
             rows=tuple(_row(row, metric) for _, row in tradeoff.table.iterrows()),
         )
 
@@ -99,6 +108,7 @@ def _row(row: pd.Series, metric: Metric) -> tuple[Cell, ...]:
         Cell(metric.text(row["value"]), metric.interval(row["low"], row["high"]), row["value"]),
         _difference(row, metric),
         _number(row, "pruned", lambda seconds: digits(1e3 * seconds)),
+        Cell("–" if np.isnan(row["dense"]) else digits(1e3 * row["dense"]), order=row["dense"]),
         _number(row, "speedup", times),
     )
 
@@ -123,6 +133,7 @@ def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
     if tradeoff.batch is not None and tradeoff.batch != default:
         yield f"The task's own batch size, {default}, was not timed; {tradeoff.batch} is the nearest that was."
     yield "In brackets: 95 % intervals, for accuracy over held-out examples, for times over rounds."
+    yield "Dense is timed in the same rounds; speedup is the median of the rounds' ratios, not the ratio of medians."
     draws = tradeoff.table.loc[tradeoff.table["draws"] > 1, "draws"]
     if len(draws):
         yield "Rows of several draws give their mean and the range that holds 95 % of them."
@@ -130,8 +141,8 @@ def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
     if len(random) and random.min() < 20:
         yield f"Random choices have only {random.min()} draws; 20 are wanted."
     rounds = tradeoff.table.get("rounds", pd.Series(dtype=float)).dropna()
-    if len(rounds) and rounds.min() < 6:
-        yield f"Some speedups rest on only {rounds.min():.0f} rounds; their intervals are too narrow."
+    if len(rounds) and rounds.min() < stats.ENOUGH_ROUNDS:
+        yield f"Some speedups rest on only {count(rounds.min(), 'round')}; their intervals are too narrow."
 
 
 def _text(about: Any, name: str) -> str:

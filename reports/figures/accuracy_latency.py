@@ -15,7 +15,7 @@ from reports.figures import Panel
 from reports.frames import Tradeoff
 from reports.run import REFERENCES, Run
 from reports.style import GREY, INK, legend_right, looks, metric_axis, new_figure, reach
-from reports.words import between, digits, milliseconds, per_cent, times
+from reports.words import between, count, digits, milliseconds, per_cent, times
 
 TITLE = "Accuracy against latency"
 ORDER = 1
@@ -64,19 +64,22 @@ def caption(frame: Tradeoff) -> str:
     pruned = timed[(timed["draws"] == 1) & ~timed["criterion"].isin(REFERENCES)]
     level = pruned["difference_high"] >= 0 if metric.higher_is_better else pruned["difference_low"] <= 0
     where = f"At batch {frame.batch} on {frame.setting.device if frame.setting else 'no device'}"
-    front = f"{int(timed['front'].sum())} plans are on the Pareto front, the dense model's included"
+    among = "among" if timed.loc[timed["criterion"] == "dense", "front"].any() else "not among"
+    front = f"the Pareto front has {count(timed['front'].sum(), 'plan')}, the dense model {among} them"
     if level.any():
         best = pruned[level].sort_values("speedup").iloc[-1]
         which = f"the fastest plan whose {metric.name} is level with the dense model's"
     elif len(pruned):
         best = pruned.sort_values("value", ascending=not metric.higher_is_better).iloc[0]
-        which = f"every pruned plan has a {metric.name} worse than the dense model's beyond the interval; the best"
+        which = f"no pruned plan's {metric.name} is level with the dense model's; the best"
     else:
         return f"{where} only plans of several draws were timed."
+    dense = timed.loc[timed["criterion"] == "dense", "pruned"]
+    latency = dense.iloc[0] / best["speedup"] if len(dense) else best["pruned"]
     return (
         f"{where} {which}, {best['criterion']} with {per_cent(best['kept_fraction'])} of the heads, reaches "
         f"{metric.text(best['value'])} ({metric.change(best['difference'])}; 95 % interval "
-        f"{metric.interval(best['difference_low'], best['difference_high'])}) in {milliseconds(best['pruned'])}, "
+        f"{metric.interval(best['difference_low'], best['difference_high'])}) in {milliseconds(latency)}, "
         f"{times(best['speedup'])} as fast ({between(best['speedup_low'], best['speedup_high'])}); {front}."
     )
 

@@ -32,7 +32,7 @@ def draw(frame: Tradeoff) -> Figure:
     drawn = [name for name in frame.criteria if (frame.table["criterion"] == name).any()]
     for place, criterion in enumerate(drawn):
         rows = frame.table[frame.table["criterion"] == criterion]
-        if criterion == "random" and rows["draws"].max() > 1:
+        if criterion == "random" and rows["draws"].max() > 1 and len(rows) > 1:
             _band(axes, rows.sort_values("kept_fraction"))
         else:
             aside = 0.006 * (place - (len(drawn) - 1) / 2)  # intervals side by side

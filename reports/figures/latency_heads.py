@@ -20,17 +20,34 @@ ORDER = 3
 ABOUT = "task"
 ABSENT = "Latency against kept heads needs finished latency cases of the task."
 COLUMNS = 4
-COLOR = sns.color_palette("colorblind")[0]
+SIZE = ["batch", "heads_total"]
+BLUE = sns.color_palette("colorblind")[0]
+MARKS = {
+    "pruned": (
+        "pruned, one mark for each shape: dense time / paired speedup",
+        "o",
+        5,
+        sns.color_palette("colorblind")[0],
+    ),
+    "dense": ("dense model", "*", 13, INK),
+}
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: a row for each shape timed, pruned_* seconds at heads_kept, and one for the dense model of each batch."""
+    """Frames: batch, heads_kept, heads_total, model ("pruned" for each shape, "dense"), seconds with their interval.
+
+    Those of a pruned model are the dense model's at that batch over the paired speedup, so that a machine that
+    slows down between two cases does not set them apart.
+    """
     for setting, cases in frames.settings(frames.cases_of(run, task)):
-        pruned = frames.latencies(run, cases, ["batch", "heads_kept", "heads_total", "timed_by"])
+        pruned = frames.latencies(run, cases, [*SIZE, "heads_kept", "timed_by"])
         if len(pruned):
-            dense = frames.latencies(run, cases, ["batch", "heads_total"])
-            arm = {f"dense{end}": f"pruned{end}" for end in ("", "_low", "_high")}
-            dense = dense.drop(columns=list(arm.values())).rename(columns=arm).assign(heads_kept=dense["heads_total"])
+            dense = frames.latencies(run, cases, SIZE)
+            whole = pruned[SIZE].merge(dense, on=SIZE)["dense"]
+            bounds = {"seconds": "speedup", "seconds_low": "speedup_high", "seconds_high": "speedup_low"}
+            pruned = pruned.assign(**{name: whole / pruned[speedup] for name, speedup in bounds.items()})
+            own = {name: dense[name.replace("seconds", "dense")] for name in bounds}
+            dense = dense.assign(**own, heads_kept=dense["heads_total"])
             frame = pd.concat([pruned.assign(model="pruned"), dense.assign(model="dense")], ignore_index=True)
             yield Panel(setting.slug, f"{task}, {setting.text}", frame)
 
@@ -56,7 +73,8 @@ def caption(frame: pd.DataFrame) -> str:
     for batch in sorted({frame["batch"].min(), frame["batch"].max()}):
         rows = frame[frame["batch"] == batch]
         dense = rows[rows["model"] == "dense"].iloc[0]
-        least = rows[rows["model"] == "pruned"].sort_values("heads_kept").iloc[0]
+        pruned = rows[rows["model"] == "pruned"].sort_values("heads_kept")
+        least = pruned.iloc[int((pruned["heads_kept"] > 0).argmax())]  # of those with heads, if there are any
         parts.append(
             f"at batch {batch} the dense model takes {_with_interval(dense)} and the one with "
             f"{least['heads_kept']} of {least['heads_total']} heads {_with_interval(least)}"
@@ -67,23 +85,20 @@ def caption(frame: pd.DataFrame) -> str:
 
 def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
     """A mark with its interval for each shape, and a line through their medians; from zero, so that heights compare."""
-    line = 1e3 * frame.groupby("heads_kept")["pruned"].median()
+    line = 1e3 * frame.groupby("heads_kept")["seconds"].median()
     axes.plot(line.index, line, color=GREY, linewidth=1.4)
-    for model, label, look in (
-        ("pruned", "pruned model, one mark for each shape", {"marker": "o", "markersize": 5, "color": COLOR}),
-        ("dense", "dense model", {"marker": "*", "markersize": 13, "color": INK}),
-    ):
+    for model, (label, marker, size, color) in MARKS.items():
         rows = frame[frame["model"] == model]
-        along = 1e3 * reach(rows["pruned"], rows["pruned_low"], rows["pruned_high"])
+        along = 1e3 * reach(rows["seconds"], rows["seconds_low"], rows["seconds_high"])
         axes.errorbar(
-            rows["heads_kept"], 1e3 * rows["pruned"], yerr=along, label=label,
-            linestyle="", elinewidth=1.1, **look,
+            rows["heads_kept"], 1e3 * rows["seconds"], yerr=along, label=label, linestyle="", elinewidth=1.1,
+            marker=marker, markersize=size, color=color,
         )  # fmt: skip
-    axes.set_ylim(bottom=0, top=1e3 * 1.12 * np.nanmax(frame[["pruned", "pruned_high"]]))
+    axes.set_ylim(bottom=0, top=1e3 * 1.12 * np.nanmax(frame[["seconds", "seconds_high"]]))
     axes.set_ylabel("latency (ms per forward pass)")
     axes.set_xlabel("kept heads in the whole model")
     axes.set_xticks([0, *sorted({int(kept) for kept in frame["heads_kept"] if kept})])
 
 
 def _with_interval(row: pd.Series) -> str:
-    return f"{milliseconds(row['pruned'])} ({between(1e3 * row['pruned_low'], 1e3 * row['pruned_high'], digits)})"
+    return f"{milliseconds(row['seconds'])} ({between(1e3 * row['seconds_low'], 1e3 * row['seconds_high'], digits)})"

@@ -63,6 +63,8 @@ def draw(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     slower, faster = int((frame["ratio_high"] < 1).sum()), int((frame["ratio_low"] > 1).sum())
     slow, fast = frame.iloc[frame["ratio"].argmin()], frame.iloc[frame["ratio"].argmax()]
+    if len(frame) == 1:
+        return f"In the one setting measured the time of torch over ours is {_setting(slow)}."
     return (
         f"Over {len(frame)} settings torch takes a median of {times(frame['ratio'].median())} the time of ours, from "
         f"{_setting(slow)} to {_setting(fast)}; ours is faster beyond the interval in {faster} and slower in {slower}."

@@ -11,7 +11,7 @@ from reports import frames
 from reports.figures import Panel
 from reports.run import Run
 from reports.style import new_figure
-from reports.words import between, per_cent, times
+from reports.words import between, count, per_cent, times
 
 TITLE = "Speedup over kept heads and batch size"
 ORDER = 4
@@ -53,18 +53,21 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    ends = [frame.iloc[frame["speedup"].argmax()], frame.iloc[frame["speedup"].argmin()]]
+    pruned = frame if (frame["kept_fraction"] == 0).all() else frame[frame["kept_fraction"] > 0]
+    ends = [pruned.iloc[pruned["speedup"].argmax()], pruned.iloc[pruned["speedup"].argmin()]]
     best, worst = (
         f"{times(row['speedup'])} ({between(row['speedup_low'], row['speedup_high'])}) with "
         f"{per_cent(row['kept_fraction'])} of the heads at batch {int(row['batch'])}"
         for row in ends
     )
-    shapes = f"{int(frame['shapes'].min())} to {int(frame['shapes'].max())}"
-    if len(frame) == 1:
-        return f"The median paired speedup is {best}, over {int(frame['rounds'].sum())} rounds."
+    rounds = count(frame["rounds"].sum(), "round")
+    fewest, most = int(frame["shapes"].min()), int(frame["shapes"].max())
+    shapes = f"{fewest} to {most} shapes" if fewest < most else f"{most} shapes" if most > 1 else "one shape"
+    if len(pruned) == 1:
+        return f"The median paired speedup is {best}, over {rounds}."
     return (
-        f"The median paired speedup goes from {worst} to {best}; each cell is the median over the {shapes} shapes "
-        f"timed there, {int(frame['rounds'].sum())} rounds in all."
+        f"The median paired speedup goes from {worst} to {best}; each cell is the median over the {shapes} "
+        f"timed there, {rounds} in all."
     )
 
 

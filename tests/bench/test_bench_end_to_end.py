@@ -23,12 +23,17 @@ DRAWN = {"random": 5, "even": 2}
 VARIANTS = {*mha.criteria(), "even"}
 
 AILING = """
+import sys
 import time
 from tests.bench.tiny_task import TinyTask
 
 class Ailing(TinyTask):
     name = "ailing"
     dense_at_least = 1.01
+
+    def model(self):
+        print("training ailing: 42 %", file=sys.stderr)
+        return super().model()
 
     def evaluate(self, model):
         if not any(layer.num_heads for layer in model.layers):
@@ -295,6 +300,7 @@ def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
     assert len(failed) == 3
     assert all(case["status"] == "failed" and "no batches of seven" in case["error"] for case in failed)
     assert run.json("environment.json")["finished"]
+    assert run.output.count("training ailing: 42 %") == 1  # shown while the tests run, though none of it failed
     assert "failed: ailing-none: ValueError: nothing to judge" in run.output
     assert "broken: task ailing states dense_at_least = 1.01; measured" in run.output
     assert run.json("benchmarks.json") == json.loads((tmp_path / "mine.json").read_text())

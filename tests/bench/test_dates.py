@@ -159,6 +159,7 @@ def test_everything_follows_from_the_seed() -> None:
 
 
 def test_training_is_deterministic_and_leaves_global_randomness_alone() -> None:
+    threads = torch.get_num_threads()
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     models = []
     for _ in range(2):
@@ -169,6 +170,7 @@ def test_training_is_deterministic_and_leaves_global_randomness_alone() -> None:
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+    assert torch.get_num_threads() == threads
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
     untrained = Dates(TINY).build()
     assert not torch.equal(untrained.output.weight, models[0].output.weight)

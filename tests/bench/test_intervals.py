@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.intervals import Bootstrap, Interval, ratio
+from bench.intervals import Bootstrap, Interval, average, ratio
 
 
 @pytest.fixture
@@ -12,39 +12,41 @@ def values():
     return np.random.default_rng(0).permutation(np.arange(401) < 307).astype(float)
 
 
+def mean(values):
+    return float(values.mean())
+
+
 def test_a_share_has_the_interval_of_the_normal_approximation(values):
     share = 307 / 401
     margin = 1.96 * (share * (1 - share) / 401) ** 0.5
-    value, low, high = Bootstrap(401).interval(values)
+    value, low, high = Bootstrap(401, mean)(values).interval()
     assert value == pytest.approx(share)
     assert (low, high) == pytest.approx((share - margin, share + margin), abs=0.1 * margin)
 
 
-def test_the_mean_needs_no_loop_and_gives_the_same(values):
-    slow = Bootstrap(401, lambda rows: float(rows.mean()))
-    for rows in (values, np.stack([values, values**2 + 1], axis=1)):
-        np.testing.assert_allclose(Bootstrap(401).interval(rows), slow.interval(rows), rtol=1e-12)
-
-
-def test_an_aggregate_of_statistics_resamples_rows():
+def test_statistics_are_resampled_by_row():
     hits, counts = np.array([1.0, 4.0, 9.0]), np.array([2.0, 8.0, 18.0])  # any rows: one half
     half = Bootstrap(3, lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()))
-    assert half.interval(np.stack([hits, counts], axis=1)) == Interval(0.5, 0.5, 0.5)
+    assert half(np.stack([hits, counts], axis=1)).interval() == Interval(0.5, 0.5, 0.5)
 
 
 def test_differences_are_paired(values):
-    value, low, high = Bootstrap(401).difference([values - 0.25], values)
-    assert (value, low, high) == pytest.approx((-0.25, -0.25, -0.25))
+    bootstrap = Bootstrap(401, mean)
+    difference = (bootstrap(values - 0.25) - bootstrap(values)).interval()
+    assert difference == pytest.approx((-0.25, -0.25, -0.25))
 
 
-def test_several_models_are_averaged(values):
-    several = [values - 0.1, values - 0.3]
-    assert Bootstrap(401).difference(several, values) == pytest.approx((-0.2, -0.2, -0.2))
+def test_averages_are_paired(values):
+    bootstrap = Bootstrap(401, mean)
+    several = average([bootstrap(values - 0.1), bootstrap(values - 0.3)])
+    assert (several - bootstrap(values)).interval() == pytest.approx((-0.2, -0.2, -0.2))
 
 
 def test_resamples_are_the_same_every_time(values):
-    assert Bootstrap(401).interval(values) == Bootstrap(401).interval(values)
-    assert Bootstrap(401, seed=1).interval(values) != Bootstrap(401).interval(values)
+    first, again, other = (Bootstrap(401, mean, seed=seed)(values) for seed in (0, 0, 1))
+    assert first.replicates.shape == (2000,)
+    assert (first.replicates == again.replicates).all()
+    assert (first.replicates != other.replicates).any()
 
 
 def test_a_ratio_is_taken_within_rounds():

@@ -9,8 +9,8 @@ from bench.pairing import WARM_UP_ROUNDS, Pair
 class Pedantic:
     """The part of pytest-benchmark's fixture that is used: setup, target, teardown, round by round."""
 
-    def __init__(self, enabled=True):
-        self.enabled, self.has_error, self.rounds = enabled, False, None
+    def __init__(self, enabled=True, profile=0):
+        self.enabled, self.has_error, self.rounds, self.profile = enabled, False, None, profile
 
     def pedantic(self, target, *, setup, teardown, rounds, warmup_rounds):
         self.rounds = rounds
@@ -18,7 +18,7 @@ class Pedantic:
             setup()
             target()
             return
-        for _ in range(warmup_rounds + rounds):
+        for _ in range(warmup_rounds + rounds + self.profile):
             assert setup() is None  # anything else would be arguments
             target()
             teardown()
@@ -72,6 +72,11 @@ def test_rounds_are_as_many_as_fit_and_even(pair, monkeypatch, limits, expected)
     samples = pair.run(benchmark, seconds=20.0, rounds=limits)  # of 0.5 + 1.5 seconds each
     assert benchmark.rounds == expected
     assert len(samples) == 2 * expected
+
+
+def test_a_profile_after_the_rounds_is_no_sample(pair):
+    samples = pair.run(Pedantic(profile=1), seconds=1e-6, rounds=(4, 4))
+    assert len(samples) == 8
 
 
 def test_disabled_benchmarks_still_give_one_pair(pair):

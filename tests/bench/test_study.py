@@ -41,6 +41,18 @@ def test_plans_are_the_librarys(study):
     assert study.plan("taylor", 0.5) == mha.choose(scores, keep=0.5)
 
 
+def test_heads_are_scored_once(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        mha, "score", lambda *_, **options: asked.append(options) or mha.HeadScores({"a": torch.ones(2)})
+    )
+    study.scores("taylor")
+    study.scores("taylor", 0)
+    study.scores(criterion="taylor", seed=0)
+    study.plan("taylor", 0.5)
+    assert asked == [{"seed": 0}]
+
+
 def test_draws_are_seeds(study):
     plans = [study.plan("random", 0.5, draw) for draw in range(20)]
     for seed, plan in enumerate(plans):
@@ -106,10 +118,22 @@ def test_evaluate_must_return_rows(monkeypatch, study, values):
         study.accuracy(study.plan("none", 0.0))
 
 
+def test_evaluate_must_return_numbers(monkeypatch, study):
+    monkeypatch.setattr(study.task, "evaluate", lambda _: np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="task 'tiny': evaluate returned values that are NaN or infinite"):
+        study.accuracy(study.plan("none", 0.0))
+
+
+def test_aggregate_must_return_a_number_for_any_resample(monkeypatch, study):
+    monkeypatch.setattr(study.task, "aggregate", lambda values: 1.0 if values[0] else float("nan"))
+    with pytest.raises(ValueError, match="task 'tiny': aggregate is NaN or infinite, for all examples or a resample"):
+        study.accuracy(study.plan("none", 0.0))
+
+
 def test_all_models_are_judged_on_the_same_examples(monkeypatch, study):
-    sizes = iter([5, 3])
+    sizes = iter([3, 5])  # the dense model's come first
     monkeypatch.setattr(study.task, "evaluate", lambda _: np.ones(next(sizes)))
-    with pytest.raises(ValueError, match=r"returned \(5,\) for a pruned model and \(3,\) for the dense one"):
+    with pytest.raises(ValueError, match="returned 3 rows for a pruned model and 5 for the dense one"):
         study.accuracy(study.plan("none", 0.0))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reports import frames
+from reports.figures import latency_heads
 from reports.load import load
 from tests.reports.synthetic import DENSE_SECONDS, paired
 
@@ -118,3 +119,19 @@ def test_accuracy_without_latency(write_run):
 
 def test_latency_without_accuracy(write_run):
     assert frames.tradeoffs(load(write_run(change=lambda run: run.plans.clear())), "digits") == ()
+
+
+def test_a_machine_that_slows_down_between_cases_does_not_set_latencies_apart(write_run):
+    def change(run):
+        run.case("digits", "taylor", 0.25, 2, paired(10 * DENSE_SECONDS, 4.0))  # dense takes 5 times as long here
+
+    run = load(write_run(change=change))
+    (panel,) = latency_heads.panels(run, "digits")
+    dense = row(panel.frame, model="dense", batch=2)["seconds"]
+    assert dense == pytest.approx(2 * DENSE_SECONDS * MEDIAN_DRIFT)  # two of three cases
+    quarter = row(panel.frame, model="pruned", batch=2, heads_kept=4)
+    assert quarter["seconds"] == pytest.approx(dense / 4)
+    (tradeoff,) = frames.tradeoffs(run, "digits")
+    plan = row(tradeoff.table, criterion="taylor", kept_fraction=0.25)
+    assert plan["dense"] == pytest.approx(5 * dense)  # the table has what was measured
+    assert plan["pruned"] == pytest.approx(5 * dense / 4)

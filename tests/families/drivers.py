@@ -1,0 +1,60 @@
+"""How to run the models that are not run by a call of their `forward`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIZE = 32  # of a frame
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _words(*shape: int) -> Tensor:
+    return torch.randint(5, 30, shape, generator=torch.Generator().manual_seed(0))
+
+
+def _speech(model: nn.Module) -> Any:
+    """Bark: three transformers, called one after the other by `generate`."""
+    semantic = model.semantic(_words(2, 11), use_cache=False)
+    coarse = model.coarse_acoustics(_words(2, 11), use_cache=False)
+    return semantic, coarse, model.fine_acoustics(1, _words(2, 11, 8))
+
+
+def _codes(model: nn.Module) -> Any:
+    return model.encode(_noise(2, 32, 4, 4))
+
+
+def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], Any]:
+    """Follow one object, marked by a click in the first frame, into the next ones."""
+
+    def track(model: nn.Module) -> Any:
+        session = session_of()(video=_noise(3, 3, size, size), video_height=size, video_width=size, dtype=torch.float64)
+        index = session.obj_id_to_idx(1)
+        click = {"point_coords": torch.tensor([[[[9.0, 13.0]]]]), "point_labels": torch.ones(1, 1, 1, dtype=torch.int32)}
+        session.add_point_inputs(index, 0, click)
+        session.obj_with_new_inputs.append(1)
+        return [model(session, frame_idx=frame).pred_masks for frame in range(3)]
+
+    return track
+
+
+def _session(module: str, name: str) -> Callable[[], Any]:
+    def load() -> Any:
+        import importlib
+
+        return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name)
+
+    return load
+
+
+DRIVERS: dict[str, Callable[[nn.Module], Any]] = {
+    "bark": _speech,
+    "glm_image_vqmodel": _codes,
+    "sam2_video": _video(_session("sam2_video", "Sam2VideoInferenceSession"), 64),
+    "edgetam_video": _video(_session("edgetam_video", "EdgeTamVideoInferenceSession"), 64),
+    "sam3_tracker_video": _video(_session("sam3_tracker_video", "Sam3TrackerVideoInferenceSession"), 32),
+}

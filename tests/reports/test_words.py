@@ -1,0 +1,36 @@
+"""Numbers are written as a reader would."""
+
+import pytest
+
+from reports import words
+from reports.run import Metric
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1234"), (123.45, "123"), (12.345, "12.3"), (9.996, "10.0"), (0.012345, "0.0123"), (-2.5, "-2.50"),
+     (0, "0"), (float("nan"), "–")],
+)  # fmt: skip
+def test_three_significant_digits(value, text):
+    assert words.digits(value) == text
+
+
+def test_units():
+    assert words.milliseconds(0.0123) == "12.3 ms"
+    assert words.duration(0.0999) == "99.9 ms"
+    assert words.duration(75) == "75.0 s"
+    assert words.per_cent(0.375) == "37.5 %"
+    assert words.times(1.995) == "2.00×"
+    assert words.between(1.234, 1.996) == "1.23–2.00"
+    assert words.between(float("nan"), float("nan")) == "one round, no interval"
+    assert words.listed(["a"]) == "a"
+    assert words.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_shares_are_written_in_per_cent_and_other_metrics_are_not():
+    accuracy = Metric("accuracy", higher_is_better=True, chance=0.1, is_share=True)
+    assert (accuracy.text(0.9712), accuracy.change(-0.0051)) == ("97.1 %", "−0.5 points")
+    assert accuracy.interval(-0.01, 0.02) == "−1.0 to 2.0"
+    perplexity = Metric("perplexity", higher_is_better=False, chance=50.0, is_share=False)
+    assert (perplexity.text(12.345), perplexity.change(1.5)) == ("12.3", "+1.5")
+    assert perplexity.label == "perplexity (lower is better)"

@@ -1,0 +1,113 @@
+"""What the files of the house say about one another: commands, versions, pins, licence."""
+
+import ast
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import mha
+
+ROOT = Path(__file__).parent.parent
+BENCH_COMMAND = "python -m pip install nox && nox -s bench"
+TEST_COMMAND = "python -m pip install nox && nox -s tests"
+
+
+def text(*path: str) -> str:
+    return ROOT.joinpath(*path).read_text(encoding="utf-8")
+
+
+def found(pattern: str, where: str) -> list[str]:
+    return re.findall(pattern, where, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads(text("pyproject.toml"))["project"]
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, Version]:
+    """Name -> the version that constraints.txt pins."""
+    lines = [line for line in text("constraints.txt").splitlines() if line and not line.startswith("#")]
+    requirements = [Requirement(line) for line in lines]
+    for line, requirement in zip(lines, requirements, strict=True):
+        assert [specifier.operator for specifier in requirement.specifier] == ["=="], line
+        assert requirement.marker is None, f"{line}: one version for all platforms and Pythons"
+    pins = {canonicalize_name(r.name): Version(next(iter(r.specifier)).version) for r in requirements}
+    assert len(pins) == len(lines), "a name is pinned twice"
+    return pins
+
+
+def test_the_readme_gives_both_commands():
+    readme = text("README.md").splitlines()
+    for command in (BENCH_COMMAND, TEST_COMMAND):
+        assert any(command in line for line in readme), f"README.md does not say: {command}"
+
+
+@pytest.mark.parametrize("path", [(".ci", "run"), (".github", "workflows", "ci.yml")], ids=".".join)
+def test_ci_runs_the_readmes_test_command(path):
+    assert re.search(rf"(^|run: ){re.escape(TEST_COMMAND)}( \|\| exit)?$", text(*path), flags=re.MULTILINE)
+
+
+def test_ci_can_be_run():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert text(".ci", "run").startswith("#!/usr/bin/env bash\n")
+
+
+def test_the_sessions_are_those_the_docs_name():
+    functions = [node for node in ast.parse(text("noxfile.py")).body if isinstance(node, ast.FunctionDef)]
+    sessions = {node.name for node in functions if "nox.session" in map(ast.unparse, node.decorator_list)}
+    assert sessions == {"bench", "report", "tests", "lint", "types"}
+
+
+def test_one_version(project):
+    assert project["version"] == mha.__version__
+    assert found(r"^version: (.+)$", text("CITATION.cff")) == [mha.__version__]
+
+
+def test_one_licence(project):
+    assert project["license"] == "MIT"
+    assert found(r"^license: (.+)$", text("CITATION.cff")) == ["MIT"]
+    assert text("LICENSE").startswith("MIT License")
+
+
+def test_every_declared_dependency_is_pinned_within_its_range(project, pins):
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    wrong = []
+    for requirement in map(Requirement, declared):
+        pin = pins.get(canonicalize_name(requirement.name))
+        if pin is None or pin not in requirement.specifier:
+            wrong.append(f"{requirement}: pinned is {pin}")
+    assert wrong == []
+
+
+def test_pins_hold_for_every_build_of_a_version(pins):
+    assert {name: pin for name, pin in pins.items() if pin.local} == {}
+
+
+def test_pre_commit_uses_the_pinned_tools(pins):
+    config = text(".pre-commit-config.yaml")
+    revision = found(r"repo: \S*/ruff-pre-commit\n +rev: v(\S+)$", config)
+    assert [Version(version) for version in revision] == [pins["ruff"]]
+    assert [Version(version) for version in found(r"nox==([^\]]+)\]", config)] == [pins["nox"]]
+
+
+def test_ci_covers_every_python_the_project_promises(project):
+    (matrix,) = found(r"^ +python: \[(.+)\]$", text(".github", "workflows", "ci.yml"))
+    promised = SpecifierSet(project["requires-python"])
+    tested = [version.strip(' "') for version in matrix.split(",")]
+    assert tested == [f"3.{minor}" for minor in range(30) if f"3.{minor}" in promised]
+
+
+def test_the_changelog_has_a_place_for_what_comes_next():
+    assert found(r"^## \[(.+?)\]", text("CHANGELOG.md"))[0] == "Unreleased"
