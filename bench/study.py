@@ -199,5 +199,6 @@ def _to_device(value: Any, device: str) -> Any:
     if isinstance(value, Mapping):
         return {key: _to_device(part, device) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_to_device(part, device) for part in value)
+        parts = [_to_device(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
     return value

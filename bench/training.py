@@ -35,7 +35,7 @@ def train(
 
     Leaves the model in eval mode. Deterministic if the batches and the model's start are.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
     progress = tqdm(_take(batches, steps), total=steps, desc=f"training {label}", unit="step", mininterval=1.0)

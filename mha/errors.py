@@ -30,3 +30,7 @@ class UnsupportedModule(MhaError, TypeError):
 
 class EquivalenceError(MhaError, AssertionError):
     """The sliced model does not compute what the masked model computes."""
+
+
+class CheckpointError(MhaError, ValueError):
+    """A model that can't be saved, or a directory that can't be loaded."""

@@ -2,13 +2,7 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,78 +10,11 @@ import pytest
 import torch
 
 import mha
+from tests.bench.harness import TINY
 from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
 
-TINY = "tests/bench/tiny_task.py:task"
 DRAWN = {"random": 5, "even": 2}
 VARIANTS = {*mha.criteria(), "even"}
-
-AILING = """
-import sys
-import time
-from tests.bench.tiny_task import TinyTask
-
-class Ailing(TinyTask):
-    name = "ailing"
-    dense_at_least = 1.01
-
-    def model(self):
-        print("training ailing: 42 %", file=sys.stderr)
-        return super().model()
-
-    def evaluate(self, model):
-        if not any(layer.num_heads for layer in model.layers):
-            {what}
-        return super().evaluate(model)
-
-    def example(self, batch_size, seq_len=None):
-        if batch_size == 7:
-            raise ValueError("no batches of seven")
-        return super().example(batch_size, seq_len)
-
-task = Ailing()
-"""
-
-
-def command(directory, *options):
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "bench",
-        "--quick",
-        f"--run={directory}",
-        "-p",
-        "no:cacheprovider",
-        *options,
-    ]
-
-
-@dataclass
-class Run:
-    """A run directory, and what the terminal said."""
-
-    path: Path
-    code: int
-    output: str
-
-    def json(self, name):
-        return json.loads((self.path / name).read_text())
-
-    def records(self, folder):
-        return {path.stem: json.loads(path.read_text()) for path in (self.path / folder).iterdir()}
-
-
-@pytest.fixture(scope="module")
-def bench(pytestconfig, tmp_path_factory):
-    """Runs the suite with these options."""
-
-    def run(*options):
-        path = tmp_path_factory.mktemp("bench") / "run"
-        done = subprocess.run(command(path, *options), cwd=pytestconfig.rootpath, capture_output=True, text=True)
-        return Run(path, done.returncode, done.stdout + done.stderr)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -284,75 +211,3 @@ def test_the_terminal_ends_with_the_table(run):
 
 def test_no_half_written_file_is_left(run):
     assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
-
-
-def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
-    (tmp_path / "ailing.py").write_text(AILING.format(what='raise ValueError("nothing to judge")'))
-    options = ["--criteria", "magnitude,even", "--batch-sizes", "3,7", "--benchmark-json", str(tmp_path / "mine.json")]
-    run = bench("--task", f"{tmp_path / 'ailing.py'}:task", *options, "-k", "ailing")
-    plans, cases = run.records("plans"), run.records("cases")
-    assert run.code == 1
-    assert {name for name, plan in plans.items() if plan["status"] == "failed"} == {"ailing-none"}
-    assert "ValueError: nothing to judge" in plans["ailing-none"]["error"]
-    assert set(pd.read_csv(run.path / "plans.csv")["plan"]) == set(plans) - {"ailing-none"}
-    assert {case["batch"] for case in cases.values() if case["status"] == "ok"} == {3}
-    failed = [case for case in cases.values() if case["batch"] == 7]
-    assert len(failed) == 3
-    assert all(case["status"] == "failed" and "no batches of seven" in case["error"] for case in failed)
-    assert run.json("environment.json")["finished"]
-    assert run.output.count("training ailing: 42 %") == 1  # shown while the tests run, though none of it failed
-    assert "failed: ailing-none: ValueError: nothing to judge" in run.output
-    assert "broken: task ailing states dense_at_least = 1.01; measured" in run.output
-    assert run.json("benchmarks.json") == json.loads((tmp_path / "mine.json").read_text())
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
-def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, how):
-    (tmp_path / "ailing.py").write_text(AILING.format(what="time.sleep(600)"))
-    run = Run(tmp_path / "run", 0, "")
-    line = command(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "-k", "accuracy")
-    with subprocess.Popen(
-        line, cwd=pytestconfig.rootpath, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            while not (run.path / "plans" / "ailing-dense.json").exists():
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.send_signal(how)
-            code = process.wait(60)
-        finally:
-            process.kill()
-    environment = run.json("environment.json")
-    assert run.records("plans")["ailing-dense"]["status"] == "ok"
-    if how == signal.SIGKILL:
-        assert environment["finished"] is None
-    else:
-        assert code == pytest.ExitCode.INTERRUPTED
-        assert (bool(environment["finished"]), environment["interrupted"]) == (True, True)
-        assert pd.read_csv(run.path / "plans.csv")["plan"].tolist() == ["ailing-dense"]
-        assert len(pd.read_parquet(run.path / "examples.parquet")) == 101
-        assert pd.read_csv(run.path / "scores.csv").empty
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--task", TINY, "--criteria", "tailor"],
-            "ERROR: --criteria: unknown 'tailor'; choose from gate, leave_one_out",
-        ),
-        (["--task", TINY, "--run=pyproject.toml/run"], "ERROR: --run: pyproject.toml/run can't be written"),
-    ],
-)
-def test_a_wrong_option_is_a_usage_error(bench, options, message):
-    run = bench(*options)
-    assert (run.code, message in run.output) == (pytest.ExitCode.USAGE_ERROR, True), run.output
-    assert not run.path.exists()
-
-
-def test_looking_at_the_cases_makes_no_directory(bench):
-    run = bench("--task", TINY, "--collect-only", "-q")
-    assert run.code == 0
-    assert not run.path.exists()
-    for case in ("test_accuracy[tiny-random-keep0.5-draw4]", "test_latency[tiny-taylor-keep0.5-b3-cpu]"):
-        assert f"bench/bench_pruning.py::{case}" in run.output.splitlines()

@@ -1,5 +1,7 @@
 """What a run knows about a task: made once, and equal to what the library says when asked directly."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,19 @@ def test_a_shape_is_timed_once(study):
 def test_the_sequence_is_as_long_as_what_attention_reads(study):
     args, kwargs = study.task.example(2, seq_len=17)
     assert sequence_length(study.model(), args, kwargs) == 17
+
+
+def test_inputs_move_whatever_they_are_nested_in(study, monkeypatch):
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: int
+
+    nested = Pair(torch.ones(2), 3), [torch.ones(3), None]
+    monkeypatch.setattr(study.task, "example", lambda _: (nested, {"a": {"b": torch.ones(5)}}))
+    (pair, listed), kwargs = study.inputs(1, "meta")
+    assert (pair.first.device.type, pair.second) == ("meta", 3)
+    assert (listed[0].device.type, listed[1]) == ("meta", None)
+    assert kwargs["a"]["b"].device.type == "meta"
 
 
 def test_attention_weights_are_those_that_the_layer_uses(study):

@@ -1,0 +1,37 @@
+"""Running `pytest bench` in a process of its own, and reading what it leaves."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+TINY = "tests/bench/tiny_task.py:task"
+
+
+def command(directory, *options):
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "bench",
+        "--quick",
+        f"--run={directory}",
+        "-p",
+        "no:cacheprovider",
+        *options,
+    ]
+
+
+@dataclass
+class Run:
+    """A run directory, and what the terminal said."""
+
+    path: Path
+    code: int
+    output: str
+
+    def json(self, name):
+        return json.loads((self.path / name).read_text())
+
+    def records(self, folder):
+        return {path.stem: json.loads(path.read_text()) for path in (self.path / folder).iterdir()}
