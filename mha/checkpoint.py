@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
-from mha.heads import HeadPlan
-from mha.pruning import plan_of, prune
+from mha.heads import HeadPlan, Lineage, lineage_of
+from mha.pruning import prune
 
 FORMAT = "mha.pruned"
 VERSION = 1
@@ -49,8 +49,8 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     model, directory = _uncompiled(model), Path(directory)
     tensors, tied = _separate(_checked(model))
     content = {
-        "plan": dict(plan_of(model).keep),
-        "attention": _original_sizes(model),
+        "plan": {name: lineage.heads for name, lineage in _lineages(model).items()},
+        "attention": _original_heads(model),
         "tied": tied,
         "non_persistent": sorted(_non_persistent(model)),
         **_recipe(model),
@@ -150,11 +150,18 @@ def _non_persistent(model: nn.Module) -> set[str]:
     }
 
 
-def _original_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Layer -> how its attention was divided into heads before anything was pruned."""
+def _lineages(model: nn.Module) -> dict[str, Lineage]:
+    """What plans have named, read off the modules themselves: a family need not recognise what is left of one."""
+    found = {name: lineage_of(module) for name, module in model.named_modules()}
+    return {name: lineage for name, lineage in found.items() if lineage is not None}
+
+
+def _original_heads(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Layer -> how many heads and key/value groups it was made with."""
+    whole = {name: layer.lineage for name, layer in find_attention(model).items()}
     return {
-        name: {"heads": layer.lineage.total_heads, "groups": layer.lineage.total_groups, "head_dim": layer.head_dim}
-        for name, layer in find_attention(model).items()
+        name: {"heads": lineage.total_heads, "groups": lineage.total_groups}
+        for name, lineage in {**whole, **_lineages(model)}.items()
     }
 
 
@@ -294,13 +301,14 @@ def _build(directory: Path, content: Mapping[str, Any]) -> nn.Module:
 
 
 def _attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
-    """Where the model's attention was not divided into the same heads, or lost others than the plan says."""
-    sizes, done = _original_sizes(pruned), plan_of(pruned)
+    """Where the model's attention was not made with the same heads, or lost others than the plan says."""
+    made = _original_heads(pruned)
     for name, expected in content["attention"].items():
-        if sizes.get(name) != expected:
-            yield f"layer {name!r} was saved with {expected} and has {sizes.get(name)}"
-    for name in done.keep.keys() - plan.keep.keys():
-        yield f"layer {name!r} has been pruned to heads {list(done.keep[name])}, and was whole when saved"
+        if made.get(name, expected) != expected:
+            yield f"layer {name!r} was made with {expected} when saved, and with {made[name]} here"
+    for name, lineage in _lineages(pruned).items():
+        if name not in plan.keep:
+            yield f"layer {name!r} was whole when saved and has been pruned to heads {list(lineage.heads)}"
 
 
 def _tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]) -> Iterable[str]:
