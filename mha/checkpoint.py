@@ -1,13 +1,11 @@
 """Pruned models on disk: safetensors and JSON, never pickle.
 
-A checkpoint is a directory with two files. `pruned.json` says what was pruned, by original head number, and names
-the weights by their SHA-256; `pruned-<sha256>.safetensors` holds them. Replacing `pruned.json` is the one step
-that switches from an old checkpoint to a new one, so a crash leaves the old or the new, never half of each.
+What was pruned is saved by original head number, and loading prunes an unpruned model again before its weights are
+replaced: nothing on disk says what code to run, except by the name of a class of transformers.
 """
 
-import hashlib
 import importlib
-import json
+import inspect
 import os
 import re
 import sys
@@ -16,20 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mha import checkpoint_directory
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
 from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
 
-FORMAT = "mha.pruned"
-VERSION = 1
-DOCUMENT = "pruned.json"
-LOCK = ".pruned.lock"
 OURS = re.compile(r"transformers\.models\.[\w.]+:\w+")
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
@@ -46,7 +38,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         CheckpointError: weights without data (meta) or of a special kind (quantised, sharded, sparse), modules with
             extra state, or a `directory` that is a file.
     """
-    model, directory = _uncompiled(model), Path(directory)
+    model = _uncompiled(model)
     tensors, tied = _separate(_checked(model))
     content = {
         "plan": {name: lineage.heads for name, lineage in _lineages(model).items()},
@@ -56,15 +48,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         **_recipe(model),
         "versions": _versions(),
     }
-    if directory.exists() and not directory.is_dir():
-        raise CheckpointError(f"{directory} is a file; a checkpoint is a directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / LOCK):
-        weights = _write_weights(directory, tensors)
-        _write_document(directory, {**content, "weights": weights})
-        for path in directory.glob("pruned-*.safetensors"):
-            if path != _weights_path(directory, weights):
-                path.unlink()
+    checkpoint_directory.write(Path(directory), content, tensors)
 
 
 def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -81,7 +65,7 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
             of another architecture, or pruned otherwise.
     """
     directory = Path(directory)
-    content, saved = _read(directory)
+    content, saved = checkpoint_directory.read(directory)
     plan = HeadPlan(content["plan"])
     skeleton = _build(directory, content) if model is None else _uncompiled(model)
     where = f"{directory}: its plan and weights do not fit the {type(skeleton).__name__}"
@@ -105,9 +89,6 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
-# What a model holds
-
-
 def _held(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer under all of its names, whether a state dict would have it or not."""
     parameters = dict[str, Tensor](model.named_parameters(remove_duplicate=False))
@@ -115,16 +96,18 @@ def _held(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _checked(model: nn.Module) -> dict[str, Tensor]:
+    """What the model holds, all of it fit to be saved."""
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(f"module {name!r}: {type(module).__name__} has extra state, which can't be saved")
-    for name, tensor in _held(model).items():
+    tensors = _held(model)
+    for name, tensor in tensors.items():
         if tensor.is_meta:
             raise CheckpointError(f"{name} is on the meta device: there are no weights to save")
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
             kind = f"{type(tensor).__name__}, {tensor.layout}, {tensor.dtype}"
             raise CheckpointError(f"{name} is no plain dense tensor ({kind}); turn it into one before saving")
-    return _held(model)
+    return tensors
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -184,95 +167,6 @@ def _versions() -> dict[str, str]:
     return {name: str(module.__version__) for name, module in found.items() if module is not None}
 
 
-# Files
-
-
-def _write_weights(directory: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    partial = directory / "pruned.safetensors.partial"
-    save_file(tensors, partial)
-    weights = {"sha256": _sha256(partial), "size": partial.stat().st_size}
-    _publish(partial, _weights_path(directory, weights))
-    return weights
-
-
-def _write_document(directory: Path, content: dict[str, Any]) -> None:
-    document = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
-    partial = directory / f"{DOCUMENT}.partial"
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _publish(partial, directory / DOCUMENT)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    """Rename a file that is complete on the disk, not only in memory."""
-    with partial.open("r+b") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if hasattr(os, "O_DIRECTORY"):  # where directories can be synchronised too
-        descriptor = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `pruned.json` says, and the weights it names; nothing is trusted before it has been checked."""
-    while True:
-        content = _read_document(directory)
-        try:
-            return content, _read_weights(_weights_path(directory, content["weights"]), content["weights"])
-        except FileNotFoundError as error:
-            # Gone, or replaced by another process in the meantime.
-            if _read_document(directory)["weights"] == content["weights"]:
-                path = _weights_path(directory, content["weights"])
-                raise CheckpointError(f"{directory}: {path.name} is missing; copy the whole directory") from error
-
-
-def _read_document(directory: Path) -> dict[str, Any]:
-    path = directory / DOCUMENT
-    if not path.is_file():
-        found = "has no" if directory.is_dir() else "is no directory with a"
-        raise CheckpointError(f"{directory} {found} {DOCUMENT}: it was not written by mha.save_pruned")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON, or cut off in the middle ({error})") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise CheckpointError(f'{path}: not a pruned model: expected a JSON object with "format": "{FORMAT}"')
-    if (version := content.pop("version", None)) != VERSION:
-        raise CheckpointError(f"{path}: version {version!r} of the format; this release reads version {VERSION}")
-    if content.pop("sha256", None) != _digest(content):
-        raise CheckpointError(f"{path}: damaged: its contents are not what was saved (SHA-256 differs)")
-    return content
-
-
-def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
-    if (size := path.stat().st_size) != weights["size"]:
-        raise CheckpointError(f"{path}: damaged: expected {weights['size']} bytes, found {size}")
-    if _sha256(path) != weights["sha256"]:
-        raise CheckpointError(f"{path}: damaged: its contents are not what was saved (SHA-256 differs)")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not in the safetensors format ({error})") from error
-
-
-def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:
-    return directory / f"pruned-{weights['sha256']}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-# From files to a model
-
-
 def _build(directory: Path, content: Mapping[str, Any]) -> nn.Module:
     """The unpruned transformers model on the meta device: its shapes, and no data."""
     name = content["model_class"]
@@ -290,7 +184,7 @@ def _build(directory: Path, content: Mapping[str, Any]) -> nn.Module:
             f"{directory} holds a {name}, saved with {content['versions']}: {error}; install that version of "
             "transformers, or give the model as it was before it was pruned, load_pruned(directory, model)"
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
         raise CheckpointError(f"{directory}: {name} is not a model of transformers")
     config = kind.config_class.from_dict(content["config"], **content["implementations"])
     with torch.device("meta"):

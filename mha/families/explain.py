@@ -5,6 +5,7 @@ anything else is refused, never guessed at.
 """
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.source import Reading, reading
+from mha.families.source import Reading, reading, text
 from mha.families.without_heads import without_heads
 from mha.layout import Axis, count
 
@@ -78,6 +79,11 @@ INPUTS = frozenset(
 )
 
 
+# Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
+COUPLING = {"autocorrelation_factor": "it averages correlations over heads", "lambda_q1": "heads are paired"}
+DERIVED_WIDTH = re.compile(r"// self\.(num_heads|num_attention_heads|n_heads?)\b")
+
+
 class UnclearError(Exception):
     """The module looks like attention of a convention, but something about it is not understood."""
 
@@ -116,6 +122,10 @@ def describe(module: nn.Module, found: Projections) -> Family:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
     if unknown := [name for name in inspect.signature(kind.forward).parameters if name not in INPUTS]:
         raise UnclearError(f"{kind.__name__} is given {', '.join(unknown)}, which may differ from head to head")
+    if coupled := [why for name, why in COUPLING.items() if name in code.attributes]:
+        raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
+    if DERIVED_WIDTH.search(text(kind)):
+        raise UnclearError(f"{kind.__name__} derives the width of a head from their number")
     rows, tensors = _explain_parameters(core, found)
     return Family(
         name=found.name,

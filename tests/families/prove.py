@@ -185,8 +185,9 @@ def _sabotage(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
     """With one head sliced wrongly the comparison must fail, layer by layer."""
     with torch.no_grad():
         for name, layer in layers.items():
-            if layer.num_kv_heads < 2:
-                continue
+            off = _masked_output(specimen, mha.HeadPlan({name: ()}))
+            if layer.num_kv_heads < 2 or _difference(off, run(specimen)) == 0:
+                continue  # one group has no neighbour; and what the output does not depend on can't be told by it
             plan = mha.HeadPlan({name: [layer.num_heads // layer.num_kv_heads]})
             with _wrong_neighbour():
                 wrong = mha.prune(specimen.model, plan)
