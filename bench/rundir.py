@@ -6,7 +6,6 @@ from those files when the run ends.
 
 import csv
 import json
-import os
 import shutil
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+
+from mha.files import appears_whole
 
 SCHEMA = 1
 
@@ -86,7 +87,7 @@ class RunDirectory:
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays of `attention.npz`."""
         self._attention |= arrays
-        with _whole(self.path / "attention.npz") as temporary, temporary.open("wb") as file:
+        with appears_whole(self.path / "attention.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
 
     def assemble(self) -> None:
@@ -99,15 +100,15 @@ class RunDirectory:
         done.sort(key=lambda plan: (plan["task"], plan["criterion"], -plan["kept_fraction"], plan["draw"]))
         columns = (*PLAN, *ACCURACY)
         _write_csv(self.path / "plans.csv", columns, [[_cell(plan[column]) for column in columns] for plan in done])
-        with _whole(self.path / "examples.parquet") as temporary:
+        with appears_whole(self.path / "examples.parquet") as temporary:
             _examples(done).to_parquet(temporary, index=False)
 
     def finish(self, benchmarks: Path, *, interrupted: bool) -> None:
         """Take over what pytest-benchmark has written, if anything, and say that nothing more will come."""
         if benchmarks.exists():
-            with _whole(self.path / "benchmarks.json") as temporary:
-                if benchmarks != temporary:
-                    shutil.copyfile(benchmarks, temporary)
+            with appears_whole(self.path / "benchmarks.json") as temporary:
+                shutil.copyfile(benchmarks, temporary)
+            unfinished(self.path / "benchmarks.json").unlink(missing_ok=True)
         self._environment |= {"finished": _now(), "interrupted": interrupted}
         self._write_environment()
 
@@ -156,26 +157,14 @@ def _cell(value: Any) -> Any:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with _whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with appears_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def _write_json(path: Path, document: Any, indent: int | None = None) -> None:
     text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
-    with _whole(path) as temporary:
+    with appears_whole(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the body is through."""
-    temporary = unfinished(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _now() -> str:

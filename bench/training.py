@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mha.attention
+from mha.files import appears_whole
 
 CACHE = "MHA_BENCH_CACHE"  # environment variable: where trained models are kept
 
@@ -71,7 +70,7 @@ def trained(
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             fit(model)
-            with _appears_whole(path) as temporary:
+            with appears_whole(path) as temporary:
                 save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
     model.load_state_dict(load_file(path))
     return model.eval()
@@ -105,15 +104,3 @@ def _fingerprint(sources: Iterable[Path], settings: Any) -> str:
 
 def _plain(value: Any) -> Mapping[str, Any]:
     return vars(value)
-
-
-@contextmanager
-def _appears_whole(path: Path) -> Iterator[str]:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
-    os.close(descriptor)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -6,7 +6,6 @@ A plan can be printed, saved, compared and tested without a model; so can scores
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.errors import PlanError, ScoresError
+from mha.files import appears_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,8 @@ class HeadPlan:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the plan; the file appears whole or not at all."""
         document = {"format": PLAN_FORMAT, "version": PLAN_VERSION, "keep": dict(self._keep)}
-        write_atomically(path, json.dumps(document, indent=2) + "\n")
+        with appears_whole(path) as temporary:
+            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
@@ -191,19 +192,6 @@ class HeadScores:
             for head, value in zip(self._heads[name], row.tolist(), strict=True)
         ]
         return pd.DataFrame(rows, columns=["layer", "head", "score"])
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` beside `path` and rename: readers see the old file or the new one, never half."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _sorted_heads(name: object, heads: Any) -> tuple[int, ...]:

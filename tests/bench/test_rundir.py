@@ -1,12 +1,12 @@
 """What is written to a run directory, and that it is written whole."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench import rundir
 from bench.rundir import RunDirectory, read_records, unfinished
 
 TASKS = {"tiny": {"metric": "accuracy"}}
@@ -145,7 +145,7 @@ def test_a_file_that_breaks_off_leaves_the_old_one(run, monkeypatch):
     def broken(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(rundir.os, "replace", broken)
+    monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="no space left"):
         run.add_scores([])
     assert names(run) == ["cases", "environment.json", "plans"]
