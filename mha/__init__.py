@@ -1,6 +1,8 @@
 """Which attention heads matter, cutting the others out for good, and what that costs and saves."""
 
+from mha import visualize
 from mha.attention import MultiHeadAttention
+from mha.checkpoint import from_pretrained, load_pruned, save_pruned
 from mha.errors import EquivalenceError, MhaError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
@@ -25,9 +27,13 @@ __all__ = [
     "choose",
     "criteria",
     "find_attention",
+    "from_pretrained",
+    "load_pruned",
     "masked",
     "plan_of",
     "prune",
     "register_family",
+    "save_pruned",
     "score",
+    "visualize",
 ]

@@ -22,7 +22,7 @@ from mha.families import find_attention
 from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
 
-OURS = re.compile(r"transformers\.models\.[\w.]+:\w+")
+TRANSFORMERS_CLASS = re.compile(r"transformers\.models\.[\w.]+:\w+")
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
@@ -30,9 +30,9 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
     """Write the model, pruned or whole, so that `load_pruned` gives it back.
 
     All parameters and buffers are saved in their own dtypes, also buffers that a state dict leaves out; which of
-    them are tied is saved too. Gradients, hooks and what is trainable are not. A checkpoint that is already in the
-    directory is replaced, at once and whole; other files there are left alone. Of two that save at once, the last
-    one wins.
+    them are tied is saved too. Gradients, hooks and what is trainable are not; a compiled model is saved as the one
+    it was compiled from. A checkpoint that is already in the directory is replaced, at once and whole; other files
+    there are left alone. Of two that save at once, the last one wins.
 
     Raises:
         CheckpointError: weights without data (meta) or of a special kind (quantised, sharded, sparse), modules with
@@ -150,13 +150,15 @@ def _original_heads(model: nn.Module) -> dict[str, dict[str, int]]:
 
 def _recipe(model: nn.Module) -> dict[str, Any]:
     """The model's class and, if transformers can build it from that, its configuration."""
-    recipe: dict[str, Any] = {"model_class": f"{type(model).__module__}:{type(model).__qualname__}"}
+    recipe: dict[str, Any] = {"model_class": _path_of(type(model))}
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         return recipe
     config: Any = model.config
+    recipe["config_class"] = _path_of(type(config))
     recipe["config"] = config.to_diff_dict()
-    recipe["implementations"] = {name: "eager" for name in IMPLEMENTATIONS if getattr(config, f"_{name}") == "eager"}
+    eager = [name for name in IMPLEMENTATIONS if getattr(config, f"_{name}", None) == "eager"]
+    recipe["implementations"] = dict.fromkeys(eager, "eager")
     if getattr(model, "generation_config", None) is not None:
         recipe["generation_config"] = model.generation_config.to_diff_dict()
     return recipe
@@ -168,30 +170,45 @@ def _versions() -> dict[str, str]:
 
 
 def _build(directory: Path, content: Mapping[str, Any]) -> nn.Module:
-    """The unpruned transformers model on the meta device: its shapes, and no data."""
+    """The unpruned transformers model, on the meta device (its shapes, and no data) where that will do."""
     name = content["model_class"]
-    if "config" not in content or not OURS.fullmatch(name):
-        raise CheckpointError(
-            f"{directory} holds a {name}, which transformers does not define: give the model as it was before it was "
-            "pruned, load_pruned(directory, model)"
-        )
-    module, _, attribute = name.partition(":")
+    instead = "give the model as it was before it was pruned: load_pruned(directory, model)"
+    if "config" not in content or not TRANSFORMERS_CLASS.fullmatch(name):
+        raise CheckpointError(f"{directory} holds a {name}, which transformers does not define; {instead}")
     try:
-        transformers = importlib.import_module("transformers")
-        kind: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return _from_config(name, content)
+    except Exception as error:  # whatever another version of transformers may raise
+        saved_with = f"saved with {content['versions']}"
         raise CheckpointError(
-            f"{directory} holds a {name}, saved with {content['versions']}: {error}; install that version of "
-            "transformers, or give the model as it was before it was pruned, load_pruned(directory, model)"
+            f"{directory} holds a {name}, {saved_with}, which can't be built here: {error}; {instead}"
         ) from error
-    if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-        raise CheckpointError(f"{directory}: {name} is not a model of transformers")
-    config = kind.config_class.from_dict(content["config"], **content["implementations"])
+
+
+def _from_config(name: str, content: Mapping[str, Any]) -> nn.Module:
+    transformers = importlib.import_module("transformers")
+    kind = _class_at(name, transformers.PreTrainedModel)
+    config_class = _class_at(content["config_class"], transformers.PreTrainedConfig)
+    config = config_class.from_dict(content["config"], **content["implementations"])
     with torch.device("meta"):
         model: Any = kind(config)
+    if any(isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()):
+        model = kind(config)  # it also holds tensors that are neither parameters nor buffers, and so are not saved
     if "generation_config" in content:
         model.generation_config = transformers.GenerationConfig.from_dict(content["generation_config"])
     return model
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _class_at(path: str, base: type) -> Any:
+    """The class that `_path_of` names; nothing outside transformers is imported."""
+    module, _, name = path.partition(":")
+    kind = getattr(importlib.import_module(module), name, None) if TRANSFORMERS_CLASS.fullmatch(path) else None
+    if not inspect.isclass(kind) or not issubclass(kind, base):
+        raise CheckpointError(f"{path} is no {base.__name__} of transformers")
+    return kind
 
 
 def _attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
@@ -209,11 +226,11 @@ def _tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Map
     """Tensors that only one side has, or in another shape; what the model makes while it runs may differ."""
     held, names = _held(pruned), {*saved, *content["tied"]}
     optional = _non_persistent(pruned) | set(content["non_persistent"])
-    for name in held.keys() - names:
+    for name in sorted(held.keys() - names):
         if name not in optional or held[name].is_meta:
             yield f"{name} is not in the checkpoint"
     yield from (f"{name} is not in the model" for name in sorted(names - held.keys() - optional))
-    for name in held.keys() & names - optional:
+    for name in sorted(held.keys() & names - optional):
         if held[name].shape != (found := saved[content["tied"].get(name, name)].shape):
             yield f"{name} was saved with shape {tuple(found)} and has {tuple(held[name].shape)}"
 

@@ -23,6 +23,7 @@ FORMAT = "mha.pruned"
 VERSION = 1
 DOCUMENT = "pruned.json"
 LOCK = ".pruned.lock"
+EVERY_WEIGHTS = f"pruned-{'[0-9a-f]' * 64}.safetensors"
 
 
 def write(directory: Path, content: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -37,7 +38,7 @@ def write(directory: Path, content: Mapping[str, Any], tensors: dict[str, Tensor
     with FileLock(directory / LOCK):
         weights = _write_weights(directory, tensors)
         _write_document(directory, {**content, "weights": weights})
-        for path in directory.glob("pruned-*.safetensors"):
+        for path in directory.glob(EVERY_WEIGHTS):
             if path != _weights_path(directory, weights):
                 path.unlink()
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from mha.families.description import Family
 from mha.families.source import Reading, reading, text
-from mha.families.without_heads import without_heads
+from mha.families.without_heads import WHOLE, without_heads
 from mha.layout import Axis, count
 
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "dim_head", "head_size", "dim_per_head")
@@ -33,7 +33,7 @@ COUNTS = {
     "q_dim": "h g d",
     "kv_dim": "h d",
 }
-MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size")
+MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
 GATES = ("gate_proj", "g_proj")
 # What attention is given that is the same for all heads. Anything else may have a size per head, or come from a
 # layer with other heads.
@@ -116,7 +116,7 @@ def describe(module: nn.Module, found: Projections) -> Family:
         UnclearError: something about the module is not understood.
     """
     core = module.get_submodule(found.core)
-    kind: Any = type(core)
+    kind: Any = getattr(type(core), WHOLE, type(core))
     code = reading(kind)
     if code is None:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
@@ -124,6 +124,8 @@ def describe(module: nn.Module, found: Projections) -> Family:
         raise UnclearError(f"{kind.__name__} is given {', '.join(unknown)}, which may differ from head to head")
     if coupled := [why for name, why in COUPLING.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
+    if code.input_width:
+        raise UnclearError(f"{kind.__name__} gives its heads' context the width of an input")
     if DERIVED_WIDTH.search(text(kind)):
         raise UnclearError(f"{kind.__name__} derives the width of a head from their number")
     rows, tensors = _explain_parameters(core, found)

@@ -14,6 +14,7 @@ from mha.families.description import Family
 from mha.families.explain import COUNTS, Projections, UnclearError, describe, head_width, is_from_transformers
 from mha.families.registry import register_convention
 from mha.families.source import text
+from mha.families.without_heads import WHOLE
 from mha.layout import Axis
 
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
@@ -49,7 +50,7 @@ def fused_projections(module: nn.Module) -> Family | str | None:
 
 
 def _layout(module: nn.Module) -> Axis:
-    kind: Any = type(module)
+    kind: Any = getattr(type(module), WHOLE, type(module))
     code = text(kind)
     layouts = {layout for pattern, layout in LAYOUTS if re.search(pattern, code)}
     if len(layouts) != 1:

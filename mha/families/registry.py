@@ -1,5 +1,6 @@
 """The families that are known, and where in a model they occur."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from torch import nn
@@ -54,15 +55,32 @@ def find_attention(model: nn.Module) -> AttentionMap:
     """
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
+    holders = _holders(model)
     for name, module in model.named_modules():
         if _inside(name, layers):
             continue
         found = _describe(module)
+        if isinstance(found, Family) and (tied := _tied(module, found, holders)):
+            found = f"{tied} is tied: another module holds the same parameter"
         if isinstance(found, Family):
             layers[name] = AttentionLayer.of(name, module, found)
         elif found is not None:
             unsupported[name] = found
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
+
+
+def _holders(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by its id."""
+    return Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+
+
+def _tied(module: nn.Module, family: Family, holders: Counter[int]) -> str | None:
+    """A parameter that holds heads here and belongs to another module too."""
+    for linear in (*family.rows, *family.columns):
+        weight = module.get_submodule(linear)._parameters.get("weight")
+        if weight is not None and holders[id(weight)] > 1:
+            return f"{linear}.weight"
+    return None
 
 
 def _describe(module: nn.Module) -> Family | str | None:

@@ -26,13 +26,15 @@ class Reading:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
         config: fields of `self.config` that are read.
-        returned: the length of the tuple that `forward` returns; 1 for a bare value.
+        returned: the length of the tuple that `forward` returns; None for a bare value.
+        input_width: whether a tensor is given the width of an input, as its shape says it.
     """
 
     attributes: frozenset[str]
     shaping: frozenset[str]
     config: frozenset[str]
-    returned: int
+    returned: int | None
+    input_width: bool
 
 
 @functools.cache
@@ -46,7 +48,8 @@ def reading(kind: Any) -> Reading | None:
     shaping = [name for method in methods for call in _shaping_calls(method) for name in _own_attributes(call)]
     config = frozenset(name for method in methods for name in _config_fields(method))
     only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
-    return Reading(frozenset(attributes), only_shaping, config, _returned(methods))
+    input_width = any(_shapes_by_input_width(method) for method in methods)
+    return Reading(frozenset(attributes), only_shaping, config, _returned(methods), input_width)
 
 
 @functools.cache
@@ -105,10 +108,35 @@ def _is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def _returned(methods: list[ast.FunctionDef]) -> int:
+def _shapes_by_input_width(method: ast.FunctionDef) -> bool:
+    """Whether the last of the three sizes of a sequence (b, n, e) comes back where a tensor is shaped."""
+    widths = set()
+    for part in ast.walk(method):
+        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
+            names = [target.id for target in part.targets[0].elts if isinstance(target, ast.Name)]
+            widths |= set(names[-1:]) if len(part.targets[0].elts) == 3 else set()
+    shaping = [name for call in _shaping_calls(method) for name in ast.walk(call)]
+    return any(isinstance(name, ast.Name) and name.id in widths for name in shaping)
+
+
+def _is_a_shape(node: ast.AST) -> bool:
+    """`x.shape`, `x.size()`."""
+    node = node.func if isinstance(node, ast.Call) else node
+    return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
+
+
+def _returned(methods: list[ast.FunctionDef]) -> int | None:
     forward = next((method for method in methods if method.name == "forward"), None)
     returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
-    if not returns:
-        return 1
+    if forward is None or not returns:
+        return None
     value = returns[-1].value
-    return len(value.elts) if isinstance(value, ast.Tuple) else 1
+    if isinstance(value, ast.Name):  # return outputs, where outputs = (context, weights) if … else (context,)
+        named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, value.id)]
+        value = named[0] if named else value
+        value = value.orelse if isinstance(value, ast.IfExp) else value
+    return len(value.elts) if isinstance(value, ast.Tuple) else None
+
+
+def _names(assignment: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in assignment.targets)

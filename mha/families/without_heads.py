@@ -6,13 +6,14 @@ position from the length of the first layer's.
 
 import functools
 import inspect
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from mha.families.source import reading
 
 CACHES = ("past_key_values", "past_key_value", "layer_past")
+WHOLE = "_mha_whole"  # the class that a class without heads is made from
 OTHERS = ("key_value_states", "encoder_hidden_states")
 
 
@@ -24,7 +25,7 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
     """
     found = reading(kind)
-    returned = found.returned if found else 1
+    returned = found.returned if found else None
     signature = inspect.signature(kind.forward)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -35,9 +36,11 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
             result = _bias_everywhere(self.get_submodule(output), result)
-        return result if returned == 1 else (result, *[None] * (returned - 1))
+        return result if returned is None else (result, *[None] * (returned - 1))
 
-    return type(f"{kind.__name__}WithoutHeads", (kind,), {"forward": forward, "__module__": kind.__module__})
+    return type(
+        f"{kind.__name__}WithoutHeads", (kind,), {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
+    )
 
 
 def _bias_everywhere(linear: nn.Module, context: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ def _advance(module: nn.Module, given: dict[str, Any], hidden: Tensor) -> None:
     cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
     if cache is None:
         return
-    index = cast(Any, module).layer_idx
+    index = next(vars(module)[name] for name in ("layer_idx", "layer_id") if name in vars(module))
     other = next((given[name] for name in OTHERS if given.get(name) is not None), None)
     tokens = hidden if other is None else other
     both = hasattr(cache, "self_attention_cache")

@@ -36,8 +36,7 @@ _BY_SIZE: dict[Any, str] = {
         num_encoder_layers speech_encoder_layers decoder_num_hidden_layers decoder_num_layers
         memory_attention_num_layers num_lstm_layers t2u_encoder_layers t2u_decoder_layers layers
         num_experts_per_tok num_experts_per_token moe_topk top_k_experts moe_k moe_top_k
-        linear_num_key_heads spatial_merge_size temporal_patch_size full_attention_interval index_n_heads
-        linear_num_heads""",
+        linear_num_key_heads spatial_merge_size temporal_patch_size full_attention_interval linear_num_heads""",
     # the widths of feed-forward networks and experts
     72: """intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim d_ff ffn_hidden_size mlp_dim d_inner n_inner dff
         dim_ff feed_forward_size dim_feedforward decoder_intermediate_size intermediate_size_mlp
@@ -60,15 +59,17 @@ _BY_SIZE: dict[Any, str] = {
     # latent attention, indexers and linear attention
     20: "kv_lora_rank qk_head_dim hidden_size_per_layer_input classifier_proj_size entity_emb_size",
     28: "q_lora_rank embedding_size o_lora_rank",
-    8: "qk_rope_head_dim linear_key_head_dim linear_head_dim relative_attention_num_buckets rel_extent d_rel",
+    8: """index_n_heads qk_rope_head_dim linear_key_head_dim linear_head_dim relative_attention_num_buckets rel_extent
+        d_rel""",
     12: "qk_nope_head_dim linear_value_head_dim index_head_dim v_head_dim",
     5: "sliding_window sliding_window_size num_query_tokens",
     7: "num_queries index_topk",
     # channels of convolutions, codebooks and projections
     32: """base_channels upsample_initial_channel fpn_hidden_size conv_channels upsample_groups codebook_size
         vector_quantization_hidden_dimension codebook_dim output_channels subsampling_conv_channels latent_channels
-        downsample_hidden_size conv_dim iou_head_hidden_dim num_embeddings ext_pw_out_channel depthwise_separable_out_channel
-        nemo_conv_channels stem_out_channels kernel_predictor_hidden_channels model_in_channels feature_size
+        downsample_hidden_size conv_dim iou_head_hidden_dim num_embeddings ext_pw_out_channel
+        depthwise_separable_out_channel nemo_conv_channels stem_out_channels
+        kernel_predictor_hidden_channels model_in_channels feature_size
         mask_feature_size fpn_feature_size mask_dim aspp_out_channels""",
     36: """projection_dim projection_intermediate_dim projector_hidden_size projection_intermediate_size
         alignment_intermediate_size projection_hidden_dim shape_embed_dim pronunciation_embed_dim
@@ -99,12 +100,26 @@ TOWERS: dict[str, dict[str, int]] = {
 }
 
 # Channels by stage: all divided by the power of two that brings the largest under the limit.
-STAGED = frozenset(
-    """hidden_sizes embed_dim embed_dims conv_dim encoder_in_channels stage_in_channels stage_out_channels
-    stage_mid_channels stem_channels embed_dim_per_stage backbone_channel_list encoder_hidden_sizes
-    neck_hidden_sizes base_attn_unit_dims tdnn_dim subsampling_conv_channels sscp_conv_channel_size
-    downsample_channels""".split()
-)
+STAGED = {
+    "hidden_sizes",
+    "embed_dim",
+    "embed_dims",
+    "conv_dim",
+    "encoder_in_channels",
+    "stage_in_channels",
+    "stage_out_channels",
+    "stage_mid_channels",
+    "stem_channels",
+    "embed_dim_per_stage",
+    "backbone_channel_list",
+    "encoder_hidden_sizes",
+    "neck_hidden_sizes",
+    "base_attn_unit_dims",
+    "tdnn_dim",
+    "subsampling_conv_channels",
+    "sscp_conv_channel_size",
+    "downsample_channels",
+}
 WIDEST = 128
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers")
 MOST_LAYERS = 4
@@ -129,7 +144,7 @@ def _shrunk(default: PreTrainedConfig, tokens: Mapping[str, int], given: Mapping
     plain = dict(_fields(kind()))
     values: dict[str, Any] = {}
     for name, value in _fields(default):
-        if isinstance(value, PreTrainedConfig) or isinstance(overrides.get(name), dict | None) and name in overrides:
+        if isinstance(value, PreTrainedConfig) or isinstance(overrides.get(name, 0), dict | None):
             values[name] = _shrunk_part(value, tokens, overrides.pop(name, {}))
         elif name in tokens and (value is not None or name.startswith(PLACEHOLDERS)):
             values[name] = tokens[name]

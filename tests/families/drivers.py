@@ -34,7 +34,10 @@ def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], An
     def track(model: nn.Module) -> Any:
         session = session_of()(video=_noise(3, 3, size, size), video_height=size, video_width=size, dtype=torch.float64)
         index = session.obj_id_to_idx(1)
-        click = {"point_coords": torch.tensor([[[[9.0, 13.0]]]]), "point_labels": torch.ones(1, 1, 1, dtype=torch.int32)}
+        click = {
+            "point_coords": torch.tensor([[[[9.0, 13.0]]]]),
+            "point_labels": torch.ones(1, 1, 1, dtype=torch.int32),
+        }
         session.add_point_inputs(index, 0, click)
         session.obj_with_new_inputs.append(1)
         return [model(session, frame_idx=frame).pred_masks for frame in range(3)]

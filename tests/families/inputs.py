@@ -155,13 +155,15 @@ PLACEHOLDERS = {
 
 def _token(request: Request, modality: str) -> int | None:
     names = f"{modality}_token_id", f"{modality}_token_index"
-    holders = request.config, request.part("encoder"), getattr(request.model, "vocabulary_mapping", None)
+    parts = request.part("encoder"), request.vision, request.audio
+    holders = request.config, *parts, getattr(request.model, "vocabulary_mapping", None)
     return next((token for holder in holders if (token := first(holder, *names)) is not None), None)
 
 
 def _features(request: Request, modality: str) -> int:
     """How many vectors the model makes of its images, videos or sounds."""
-    encode = getattr(request.model, f"get_{modality}_features", None)
+    inner = getattr(request.model, "model", None)
+    encode = getattr(inner, f"get_{modality}_features", getattr(request.model, f"get_{modality}_features", None))
     if encode is None or not PLACEHOLDERS[modality] & set(request.inputs):
         return 0
     wanted = inspect.signature(inspect.unwrap(encode)).parameters
@@ -198,6 +200,12 @@ def text_mask(request: Request) -> Tensor | None:
     return mask
 
 
+def target(request: Request) -> Tensor | None:
+    """What a decoder has written so far."""
+    has_decoder = request.config.is_encoder_decoder or not request.generating
+    return request.words(BATCH, TARGET_LENGTH) if has_decoder else None
+
+
 # In this order: a text has room for the features of what came before it.
 RECIPES: dict[str, Recipe | None] = {
     "pixel_values": image,
@@ -209,7 +217,7 @@ RECIPES: dict[str, Recipe | None] = {
     "feature_attention_mask": sound_mask,
     "input_values": noise(BATCH, 2000),
     "input_ids": text,
-    "decoder_input_ids": words(BATCH, TARGET_LENGTH),
+    "decoder_input_ids": target,
     "bbox": lambda request: torch.cumsum(request.integers(1, 9, BATCH, LENGTH, 4), dim=-1),
     "token_type_ids": token_types,
     "mm_token_type_ids": token_types,
@@ -221,6 +229,10 @@ RECIPES: dict[str, Recipe | None] = {
 EXTRA = {"t_cond"}  # what a forward takes without naming it
 
 
+def _arguments(model: nn.Module | None) -> Mapping[str, inspect.Parameter]:
+    return {} if model is None else inspect.signature(model.forward).parameters
+
+
 def inputs_for(model_type: str, model: nn.Module, seed: int, generating: bool) -> dict[str, Any]:
     """Arguments for the `forward` of this model, or for its `generate`: then no text is padded.
 
@@ -229,7 +241,7 @@ def inputs_for(model_type: str, model: nn.Module, seed: int, generating: bool) -
     """
     from tests.families.modalities import INPUTS
 
-    arguments = inspect.signature(model.forward).parameters
+    arguments = {**_arguments(getattr(model, "model", None)), **_arguments(model)}
     generator = torch.Generator().manual_seed(seed)
     request = Request(model, model.config, generator, arguments, generating)
     special = INPUTS.get(model_type, {})

@@ -100,10 +100,10 @@ def _types_in(path: Path) -> set[str]:
 def _summarize(records: Sequence[dict[str, Any]]) -> None:
     counts = Counter(key for record in records for key in ("built", "ran", "finite", "repeatable") if record.get(key))
     agreeing = sum(record.get("cache_difference", 1.0) < TOLERANCE for record in records)
-    print(f"{len(records)} types:", *(f"{count} {key}," for key, count in counts.items()), f"{agreeing} same with cache")  # noqa: T201
+    tqdm.write(f"{len(records)} types: {dict(counts)}, {agreeing} generate the same with a cache")
     for record in records:
         if not record.get("finite"):
-            print(f"  {record['type']}: {record.get('reason', 'not finite')}")  # noqa: T201
+            tqdm.write(f"  {record['type']}: {record.get('reason', 'not finite')}")
 
 
 def _out_of_time(_signal: int, _frame: FrameType | None) -> None:

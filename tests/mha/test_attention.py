@@ -200,27 +200,23 @@ def test_float_mask_of_another_dtype():
     assert_as_by_hand(make_layer(), make_inputs(), added=added.double().numpy(), attn_mask=added)
 
 
-@pytest.mark.parametrize("floating", [False, True])
+@pytest.mark.parametrize("kind", [None, "boolean", "float"])
 @pytest.mark.parametrize("valid_lens", [None, LENGTHS_PER_EXAMPLE, LENGTHS_PER_QUERY], ids=["all", "(b,)", "(b, q)"])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_masks_combine_by_and(floating, valid_lens, is_causal):
-    mask = random_mask(H, Q, K)
-    visible = mask.expand(B, H, Q, K).numpy()
+def test_masks_combine_by_and(kind, valid_lens, is_causal):
+    visible, added, attn_mask = np.ones((B, H, Q, K), dtype=bool), None, None
+    if kind is not None:
+        attn_mask = random_mask(H, Q, K)
+        visible = visible & attn_mask.numpy()
+    if kind == "float":
+        scores = torch.randn(Q, K, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        added, attn_mask = scores.numpy(), scores.masked_fill(~attn_mask, -math.inf)
     if valid_lens is not None:
         visible = visible & (np.arange(K) < valid_lens.reshape(B, 1, -1, 1).numpy())
     if is_causal:
         visible = visible & np.tri(Q, K, dtype=bool)
-    added = torch.randn(Q, K, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    given = added.masked_fill(~mask, -math.inf) if floating else mask
-    assert_as_by_hand(
-        make_layer(),
-        make_inputs(),
-        visible=visible,
-        added=added.numpy() if floating else None,
-        valid_lens=valid_lens,
-        attn_mask=given,
-        is_causal=is_causal,
-    )
+    masks = {"valid_lens": valid_lens, "attn_mask": attn_mask, "is_causal": is_causal}
+    assert_as_by_hand(make_layer(), make_inputs(), visible=visible, added=added, **masks)
 
 
 BLIND = {

@@ -87,6 +87,8 @@ def test_sliced_is_masked(model_type):
     plan = uneven(layers)
     assert mha.check(model, plan, (), inputs, atol=1e-9) < 1e-9
     assert mha.check(model, uneven(layers, empty=next(iter(layers))), (), inputs, atol=1e-9) < 1e-9
+    without = uneven(layers, empty=next(iter(layers)))
+    assert mha.plan_of(mha.prune(mha.prune(model, without), without)) == without
     once = mha.prune(model, HeadPlan(dict(list(plan.keep.items())[:1])))
     assert mha.check(once, plan, (), inputs, atol=1e-9) < 1e-9
     assert count(mha.prune(model, plan)) < count(model)
