@@ -32,8 +32,28 @@ def train(
 ) -> None:
     """AdamW for `steps` steps, one cycle of the learning rate; shows a bar with the time left.
 
-    Leaves the model in eval mode. Deterministic if the batches and the model's start are.
+    Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so that
+    the number of cores does not matter. A step is many small operations; where something else runs beside them, two
+    threads spend their time waiting for each other (some 20 times slower, measured).
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _train(model, batches, loss, steps, learning_rate, weight_decay, label)
+    finally:
+        torch.set_num_threads(threads)
+    model.eval()
+
+
+def _train(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    label: str,
+) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
@@ -47,7 +67,6 @@ def train(
         schedule.step()
         if step % 50 == 0:
             progress.set_postfix(loss=f"{value.item():.3f}")
-    model.eval()
 
 
 def trained(

@@ -248,17 +248,9 @@ class Dates(Task):
             return DateTranslator(self.settings)
 
     def fit(self, model: nn.Module) -> None:
-        """Train the model on the training days, on one thread.
-
-        A step is many small operations. Where something else runs beside them, two threads spend their time waiting
-        for each other (some 20 times slower, measured), and the result would depend on how many there are.
-        """
-        steps, rate, threads = self.settings.steps, self.settings.learning_rate, torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
-        finally:
-            torch.set_num_threads(threads)
+        """Train the model on the training days."""
+        steps, rate = self.settings.steps, self.settings.learning_rate
+        train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
 
     def training(self) -> Iterator[Batch]:
         """Training batches without end."""
