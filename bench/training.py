@@ -32,9 +32,9 @@ def train(
 ) -> None:
     """AdamW for `steps` steps, one cycle of the learning rate; shows a bar with the time left.
 
-    Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so that
-    the number of cores does not matter. A step is many small operations; where something else runs beside them, two
-    threads spend their time waiting for each other (some 20 times slower, measured).
+    Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so
+    that the number of cores does not matter. A step is many small operations; where something else runs beside
+    them, two threads spend their time waiting for each other (some 20 times slower, measured).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -93,9 +93,9 @@ class VisionTransformer(nn.Module):
         patches, width = settings.places * settings.halves, settings.width
         self.halves = settings.halves
         self.patch = nn.Linear(SIZE * SIZE // settings.halves, width)
-        self.position = nn.Parameter(0.1 * torch.randn(patches, width))
+        self.position = nn.Parameter(0.5 * torch.randn(patches, width))
         self.question = nn.Embedding(settings.places + CLASSES + 2, width)
-        nn.init.normal_(self.question.weight, std=0.1)
+        nn.init.normal_(self.question.weight, std=0.5)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width)
         self.answer = nn.Linear(width, CLASSES)
