@@ -97,6 +97,7 @@ class Projections:
         rows: linear -> axis of its output features.
         output: the linear that reads the heads' context.
         sizes: the axes' letters.
+        whole: submodules that hold parameters for all heads together, and stay as they are.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Projections:
     rows: Mapping[str, Axis]
     output: str
     sizes: Mapping[str, int]
+    whole: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -185,7 +187,7 @@ def _config_counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> 
 
 def _explain_parameters(core: nn.Module, found: Projections) -> tuple[dict[str, Axis], dict[str, dict[int, Axis]]]:
     """What holds heads beside the projections: linears' rows, and bare parameters."""
-    known = {name.removeprefix(found.prefix) for name in (*found.rows, found.output)}
+    known = {name.removeprefix(found.prefix) for name in (*found.rows, found.output, *found.whole)}
     heads, inner = count("h g", found.sizes), count("h g e", found.sizes)
     per_head = ((found.sizes["d"],), (found.sizes["e"],), (1,), ())
     rows: dict[str, Axis] = {}

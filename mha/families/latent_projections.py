@@ -1,0 +1,33 @@
+"""Multi-head latent attention (DeepSeek-V2, 2024, section 2.1): keys and values come from a latent that heads share.
+
+Rows of the projections that leave the latents go with their heads; the latents, and what leads to them, stay whole.
+"""
+
+from torch import nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, UnclearError, describe, is_from_transformers
+from mha.families.registry import register_convention
+from mha.layout import Axis
+
+LATENTS = ("q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm")
+WIDTHS = ("qk_head_dim", "v_head_dim", "qk_nope_head_dim")
+
+
+@register_convention
+def latent_projections(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    children = dict(module.named_children())
+    if not is_from_transformers(module) or not {"kv_a_proj_with_mqa", "kv_b_proj", "o_proj"} <= children.keys():
+        return None
+    query = next((name for name in ("q_b_proj", "q_proj") if isinstance(children.get(name), nn.Linear)), None)
+    try:
+        if query is None or any(not isinstance(vars(module).get(name), int) for name in WIDTHS):
+            raise UnclearError("no attribute gives the widths of a latent head")
+        key, value, content = (vars(module)[name] for name in WIDTHS)
+        rows: dict[str, Axis] = {query: ("(h g d)",), "kv_b_proj": ("(h n)",)}
+        heads = int(children["o_proj"].get_parameter("weight").shape[1]) // value
+        sizes = {"h": heads, "g": 1, "d": key, "e": value, "n": content + value}
+        return describe(module, Projections(f"latent {query} … o_proj", "", rows, "o_proj", sizes, LATENTS))
+    except UnclearError as reason:
+        return str(reason)
