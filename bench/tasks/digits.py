@@ -39,13 +39,13 @@ class Settings:
     """The row, the model and its training; a change of any of them trains anew."""
 
     places: int = 6
-    halves: int = 2
+    patches: int = 2  # of one digit, side by side
     width: int = 64
     hidden: int = 128
     layers: int = 4
     heads: int = 8
     head_dim: int = 16
-    steps: int = 2000
+    steps: int = 1800
     rows_per_step: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -56,7 +56,7 @@ class Settings:
     @property
     def tokens(self) -> int:
         """How many tokens the model reads."""
-        return self.places * self.halves + QUESTIONS
+        return self.places * self.patches + QUESTIONS
 
 
 class Rows(NamedTuple):
@@ -65,6 +65,11 @@ class Rows(NamedTuple):
     images: Tensor
     questions: Tensor
     answers: Tensor
+
+    def batches(self, size: int) -> "list[Rows]":
+        """The rows in their order, `size` at a time."""
+        starts = range(0, len(self.images), size)
+        return [Rows(*(part[start : start + size] for part in self)) for start in starts]
 
 
 class Block(nn.Module):
@@ -90,9 +95,9 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        patches, width = settings.places * settings.halves, settings.width
-        self.halves = settings.halves
-        self.patch = nn.Linear(SIZE * SIZE // settings.halves, width)
+        patches, width = settings.places * settings.patches, settings.width
+        self.patches = settings.patches
+        self.patch = nn.Linear(SIZE * SIZE // settings.patches, width)
         self.position = nn.Parameter(0.5 * torch.randn(patches, width))
         self.question = nn.Embedding(settings.places + CLASSES + 2, width)
         nn.init.normal_(self.question.weight, std=0.5)
@@ -102,7 +107,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
         """Images (b, places, 8, 8) and questions (b, q) -> logits (b, q, 10)."""
-        patches = rearrange(images, "b place y (half x) -> b (place half) (y x)", half=self.halves)
+        patches = rearrange(images, "b place y (patch x) -> b (place patch) (y x)", patch=self.patches)
         x = torch.cat([self.patch(patches) + self.position, self.question(questions)], dim=1)
         for block in self.blocks:
             x = block(x)
@@ -110,10 +115,7 @@ class VisionTransformer(nn.Module):
 
 
 class Digits(Task):
-    """Questions about rows of handwritten digits that are answered right.
-
-    Two batches share no state: each is made from its own seed.
-    """
+    """The share of questions about rows of handwritten digits that is answered right."""
 
     name = "digits"
     metric = "accuracy"
@@ -134,8 +136,7 @@ class Digits(Task):
 
     def calibration(self) -> list[Rows]:
         """16 batches of 32 rows."""
-        rows = self.rows("calibration", 16 * 32)
-        return [Rows(*batch) for batch in zip(*(part.split(32) for part in rows), strict=True)]
+        return self.rows("calibration", 16 * 32).batches(32)
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
         """Cross-entropy, the mean over rows and their questions."""
@@ -151,8 +152,7 @@ class Digits(Task):
         """(n,): the share of each held-out row's four questions that is answered right."""
         rows = self.rows("evaluation", count)
         with torch.inference_mode():
-            chunks = [Rows(*chunk) for chunk in zip(*(part.split(250) for part in rows), strict=True)]
-            answers = torch.cat([self.forward(model, chunk).argmax(-1).cpu() for chunk in chunks])
+            answers = torch.cat([self.forward(model, batch).argmax(-1).cpu() for batch in rows.batches(250)])
         return (answers == rows.answers).double().mean(dim=1).numpy()
 
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -164,7 +164,7 @@ class Digits(Task):
         if seq_len not in (None, self.settings.tokens):
             raise ShapeError(
                 f"task 'digits': seq_len={seq_len}, but a row is always {self.settings.tokens} tokens "
-                f"({self.settings.places} digits in {self.settings.halves} patches each, {QUESTIONS} questions); "
+                f"({self.settings.places} digits in {self.settings.patches} patches each, {QUESTIONS} questions); "
                 "leave seq_len out"
             )
         rows = self.rows("evaluation", batch_size)
@@ -213,7 +213,7 @@ def images_of(part: str) -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits  # takes a second, which a list of the tasks need not wait for
 
     images, digits = load_digits(return_X_y=True)
-    chosen = split_images()[part]
+    chosen = split_images()[part].numpy()
     return torch.from_numpy(images[chosen]).float().reshape(-1, SIZE, SIZE) / 16, torch.from_numpy(digits[chosen])
 
 
@@ -257,7 +257,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
 def _labels(questions: list[int], settings: Settings) -> list[str]:
     """A short name for every token: patches by place and part ("3b"), questions by what they ask."""
     places = settings.places
-    patches = [f"{place}{part}" for place in range(places) for part in "abcdefgh"[: settings.halves]]
+    patches = [f"{place}{part}" for place in range(places) for part in "abcdefgh"[: settings.patches]]
     fixed = {places + CLASSES: "max", places + CLASSES + 1: "min"}
     asked = [fixed.get(q, f"at {q}" if q < places else f"find {q - places}") for q in questions]
     return patches + asked

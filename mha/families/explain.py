@@ -98,6 +98,7 @@ class Projections:
         output: the linear that reads the heads' context.
         sizes: the axes' letters.
         whole: submodules that hold parameters for all heads together, and stay as they are.
+        inputs: what it is given beside `INPUTS`, with an account of which heads it is for.
     """
 
     name: str
@@ -106,14 +107,25 @@ class Projections:
     output: str
     sizes: Mapping[str, int]
     whole: tuple[str, ...] = ()
+    inputs: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:
         return f"{self.core}." if self.core else ""
 
 
-def describe(module: nn.Module, found: Projections) -> Family:
-    """
+def describe(
+    module: nn.Module,
+    found: Projections,
+    *,
+    replacement: type[nn.Module] | None = None,
+    empty: type[nn.Module] | None = None,
+) -> Family:
+    """The description of a module in which a convention has recognised these projections.
+
+    Args:
+        replacement, empty: the description's `replacement` and `without_heads`, where the convention has its own.
+
     Raises:
         UnclearError: something about the module is not understood.
     """
@@ -122,7 +134,7 @@ def describe(module: nn.Module, found: Projections) -> Family:
     code = reading(kind)
     if code is None:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
-    if unknown := [name for name in inspect.signature(kind.forward).parameters if name not in INPUTS]:
+    if unknown := [name for name in inspect.signature(kind.forward).parameters if name not in INPUTS | found.inputs]:
         raise UnclearError(f"{kind.__name__} is given {', '.join(unknown)}, which may differ from head to head")
     if coupled := [why for name, why in COUPLING.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
@@ -142,7 +154,8 @@ def describe(module: nn.Module, found: Projections) -> Family:
         counts={found.prefix + name: letters for name, letters in _counts(core, found.sizes, code).items()},
         config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
         core=found.core,
-        without_heads=without_heads(kind, None if found.core else found.output),
+        replacement=replacement,
+        without_heads=empty or without_heads(kind, None if found.core else found.output),
     )
 
 

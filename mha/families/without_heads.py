@@ -6,6 +6,7 @@ position from the length of the first layer's.
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,10 +33,10 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
         given = signature.bind(self, *args, **kwargs).arguments
         given = {**given, **given.get("kwargs", {})}
         hidden = next(value for value in given.values() if isinstance(value, Tensor))
-        _advance(self, given, hidden)
+        advance_cache(self, given, hidden)
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
-            result = _bias_everywhere(self.get_submodule(output), result)
+            result = bias_everywhere(self.get_submodule(output), result)
         return result if returned is None else (result, *[None] * (returned - 1))
 
     return type(
@@ -43,7 +44,7 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
     )
 
 
-def _bias_everywhere(linear: nn.Module, context: Tensor) -> Tensor:
+def bias_everywhere(linear: nn.Module, context: Tensor) -> Tensor:
     """The linear over no features, (…, 0) to (…, out): its bias, or zeros."""
     bias = linear._parameters.get("bias")
     if bias is None:
@@ -55,19 +56,29 @@ def _out_features(linear: Any) -> int:
     return int(linear.nf if hasattr(linear, "nf") else linear.out_features)
 
 
-def _advance(module: nn.Module, given: dict[str, Any], hidden: Tensor) -> None:
-    """Put one number per token into the layer's slot of the cache: a cache of none would count as empty."""
+def advance_cache(module: nn.Module, given: Mapping[str, Any], hidden: Tensor) -> int:
+    """Put one number per token into the layer's slot of the cache, where there is one: a slot of none would count as
+    empty.
+
+    Args:
+        given: the arguments of the layer's forward, by name.
+        hidden: its queries, (b, q, e).
+
+    Returns:
+        How many keys a layer with heads would see.
+    """
     cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
-    if cache is None:
-        return
-    index = next(vars(module)[name] for name in ("layer_idx", "layer_id") if name in vars(module))
     other = next((given[name] for name in OTHERS if given.get(name) is not None), None)
     tokens = hidden if other is None else other
+    if cache is None:
+        return tokens.shape[1]
+    index = next(vars(module)[name] for name in ("layer_idx", "layer_id") if name in vars(module))
     both = hasattr(cache, "self_attention_cache")
     if other is not None and both and cache.is_updated.get(index):
-        return
+        return int(cache.cross_attention_cache.layers[index].keys.shape[-2])
     slots = (cache.self_attention_cache if other is None else cache.cross_attention_cache) if both else cache
-    keys = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
-    slots.update(keys, keys, index)
+    ones = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
+    keys, _ = slots.update(ones, ones, index)
     if other is not None and both:
         cache.is_updated[index] = True
+    return int(keys.shape[-2])

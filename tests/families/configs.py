@@ -207,7 +207,7 @@ def _narrowed(widths: Sequence[int]) -> Sequence[int]:
     divisor = 1
     while max(widths) // divisor > WIDEST and all(width % (2 * divisor) == 0 for width in widths):
         divisor *= 2
-    return type(widths)(width // divisor for width in widths)
+    return type(widths)([width // divisor for width in widths])  # type: ignore[call-arg]
 
 
 def _few_layers(default: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _few_layers(default: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict
     chosen = list(kinds.values())[:MOST_LAYERS]
     while len(chosen) < max(2, len(outputs)):
         chosen.append(chosen[-1])
-    cut = {name: type(value)(value[layer] for layer in chosen) for name, value in listed.items()}
+    cut: dict[str, Any] = {name: type(value)(value[layer] for layer in chosen) for name, value in listed.items()}
     if outputs:
         cut |= {"out_features": None, "out_indices": [len(chosen) - i for i in range(len(outputs))][::-1]}
     return {count: len(chosen), **cut}
@@ -253,7 +253,9 @@ def _rotary(default: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, A
 
 
 def _fitted(parameters: Mapping[str, Any], width: int) -> dict[str, Any]:
-    fitted = {key: _fitted(value, width) if isinstance(value, dict) else value for key, value in parameters.items()}
+    fitted: dict[str, Any] = {
+        key: _fitted(value, width) if isinstance(value, dict) else value for key, value in parameters.items()
+    }
     if sections := fitted.get("mrope_section"):
         pairs, parts = int(width * fitted.get("partial_rotary_factor", 1.0)) // 2, len(sections)
         fitted["mrope_section"] = [pairs // parts + (part < pairs % parts) for part in range(parts)]

@@ -1,12 +1,11 @@
 """How to run the models that are not run by a call of their `forward`."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-SIZE = 32  # of a frame
 
 
 def _noise(*shape: int) -> Tensor:
@@ -17,14 +16,14 @@ def _words(*shape: int) -> Tensor:
     return torch.randint(5, 30, shape, generator=torch.Generator().manual_seed(0))
 
 
-def _speech(model: nn.Module) -> Any:
+def _speech(model: Any) -> Any:
     """Bark: three transformers, called one after the other by `generate`."""
     semantic = model.semantic(_words(2, 11), use_cache=False)
     coarse = model.coarse_acoustics(_words(2, 11), use_cache=False)
     return semantic, coarse, model.fine_acoustics(1, _words(2, 11, 8))
 
 
-def _codes(model: nn.Module) -> Any:
+def _codes(model: Any) -> Any:
     return model.encode(_noise(2, 32, 4, 4))
 
 
@@ -47,8 +46,6 @@ def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], An
 
 def _session(module: str, name: str) -> Callable[[], Any]:
     def load() -> Any:
-        import importlib
-
         return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name)
 
     return load

@@ -241,7 +241,8 @@ def inputs_for(model_type: str, model: nn.Module, seed: int, generating: bool) -
     """
     from tests.families.modalities import INPUTS
 
-    arguments = {**_arguments(getattr(model, "model", None)), **_arguments(model)}
+    inner = getattr(model, "model", None) if generating else None  # it names what the outer forward passes on
+    arguments = {**_arguments(inner), **_arguments(model)}
     generator = torch.Generator().manual_seed(seed)
     request = Request(model, model.config, generator, arguments, generating)
     special = INPUTS.get(model_type, {})

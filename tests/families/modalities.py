@@ -109,7 +109,7 @@ VISION: dict[str, dict[str, Recipe | None]] = {
     **several("hunyuan_vl", "hunyuan_vl_vision", pixel_values=noise(BATCH * ROWS, 3 * 8 * 8)),
     **several("kimi_k25", "kimi_k25_vision", "paddleocr_vl", pixel_values=noise(BATCH * ROWS, 3, 8, 8)),
     **several("inkling2", "inkling2_vision", pixel_values=noise(BATCH * ROWS, 16, 16, 3)),
-    "inkling_mm_model": {"pixel_values": noise(BATCH, 2, 8, 8, 3)},
+    "inkling_mm_model": {"pixel_values": noise(BATCH, 2, 8, 8, 3), "token_type_ids": None},
     "neomme": {"pixel_values": noise(BATCH * 4, 192)},
     **several(
         *("siglip2", "siglip2_vision_model", "lfm2_vl"),

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -112,7 +112,7 @@ def generate(
     if specimen.config.is_encoder_decoder:
         options["decoder_start_token_id"] = COMMON_TOKENS["decoder_start_token_id"]
     with _precision_of(model), torch.no_grad():
-        made = model.generate(
+        made = cast(Any, model).generate(
             **specimen.inputs,
             **options,
             use_cache=cache is not None,

@@ -1,0 +1,113 @@
+"""T5 and its kin: attention to which a position bias is added that one layer makes for all that follow.
+
+The bias is made, and handed from layer to layer, for all original heads; each layer takes that of the heads it
+still has. So layers may keep different heads, and the table that the bias comes from stays whole.
+"""
+
+import functools
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.registry import register_convention
+from mha.families.source import reading
+from mha.families.without_heads import WHOLE, advance_cache, bias_everywhere
+from mha.heads import lineage_of
+
+PROJECTIONS = (("q", "k", "v", "o"), ("query", "key", "value", "output"))
+TABLE = "relative_attention_bias"
+
+
+@register_convention
+def shared_bias(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    kind: Any = getattr(type(module), WHOLE, type(module))
+    if not is_from_transformers(module) or not hasattr(kind, "compute_bias"):
+        return None
+    children = dict(module.named_children())
+    names = next((names for names in PROJECTIONS if all(name in children for name in names)), None)
+    if names is None or "position_bias" not in inspect.signature(kind.forward).parameters:
+        return None
+    try:
+        found, code = _projections(module, names), reading(kind)
+        if code is None or code.returned != 3:
+            raise UnclearError(f"{kind.__name__} does not return its output, the bias and the weights")
+        return describe(module, found, replacement=with_shared_bias(kind), empty=empty_with_shared_bias(kind, names[3]))
+    except UnclearError as reason:
+        return str(reason)
+
+
+def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
+    query, key, value, output = names
+    d, rows = head_width(module), int(cast(Any, module).get_submodule(query).out_features)
+    if not d or rows % d:
+        raise UnclearError(f"queries of width {rows} are not heads of width {d}")
+    sizes = {"h": rows // d, "g": 1, "d": d, "e": d}
+    axes = {query: ("(h g d)",), key: ("(h d)",), value: ("(h d)",)}
+    inputs = frozenset({"position_bias"})
+    return Projections(f"{query} … {output} + shared bias", "", axes, output, sizes, (TABLE,), inputs)
+
+
+@functools.cache
+def with_shared_bias(kind: Any) -> type[nn.Module]:
+    """A subclass with any number of heads, which takes and returns the bias of all original ones."""
+    signature = inspect.signature(kind.forward)
+
+    def compute_bias(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        self.whole_bias = kind.compute_bias(self, *args, **kwargs)
+        return _of_heads(self, self.whole_bias)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        bound = signature.bind(self, *args, **kwargs)
+        given = bound.arguments.get("position_bias")
+        if given is not None:
+            bound.arguments["position_bias"] = _of_heads(self, given)
+        output, own, *rest = kind.forward(*bound.args, **bound.kwargs)
+        if given is None:
+            given = self.__dict__.pop("whole_bias", None)
+        if given is None:  # a layer without a table made zeros, for as many heads as it has
+            given = own.new_zeros(1, _total(self), *own.shape[2:])
+        return output, given, *rest
+
+    members = {"forward": forward, "compute_bias": compute_bias, "__module__": kind.__module__, WHOLE: kind}
+    return type(f"{kind.__name__}WithSharedBias", (kind,), members)
+
+
+@functools.cache
+def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
+    """A subclass without heads, which still makes, or hands on, the bias of all original ones."""
+    signature = inspect.signature(kind.forward)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        given = signature.bind(self, *args, **kwargs).arguments
+        hidden, bias = given["hidden_states"], given.get("position_bias")
+        cache = given.get("past_key_values")
+        seen = cache.get_seq_length(self.layer_idx) if cache is not None else 0
+        seen = seen.clone() if isinstance(seen, Tensor) else seen
+        key_length = advance_cache(self, {**given, **given.get("kwargs", {})}, hidden)
+        if bias is None and self.has_relative_attention_bias:
+            bias = kind.compute_bias(self, hidden.shape[1], key_length, device=hidden.device, past_seen_tokens=seen)
+        elif bias is None:
+            bias = hidden.new_zeros(1, _total(self), hidden.shape[1], key_length)
+        context = hidden.new_zeros(*hidden.shape[:-1], 0)
+        return bias_everywhere(self.get_submodule(output), context), bias, None
+
+    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
+    return type(f"{kind.__name__}WithoutHeads", (kind,), members)
+
+
+def _of_heads(module: nn.Module, bias: Tensor) -> Tensor:
+    """(b or 1, original heads, q, k) to that of the heads still here."""
+    lineage = lineage_of(module)
+    if lineage is None or bias.shape[1] != lineage.total_heads:
+        return bias
+    return bias.index_select(1, torch.tensor(lineage.heads, device=bias.device, dtype=torch.long))
+
+
+def _total(module: Any) -> int:
+    lineage = lineage_of(module)
+    return lineage.total_heads if lineage else int(module.n_heads)
