@@ -98,6 +98,7 @@ class VisionTransformer(nn.Module):
         patches, width = settings.places * settings.patches, settings.width
         self.patches = settings.patches
         self.patch = nn.Linear(SIZE * SIZE // settings.patches, width)
+        # As large as the patches from the start: with a tenth of it, some seeds take twice as long to learn.
         self.position = nn.Parameter(0.5 * torch.randn(patches, width))
         self.question = nn.Embedding(settings.places + CLASSES + 2, width)
         nn.init.normal_(self.question.weight, std=0.5)
@@ -122,17 +123,47 @@ class Digits(Task):
     chance = 0.31  # the most frequent answer to each question
     batch_size = 32
 
+    dense_at_least = 0.95
+    without_heads_at_most = 0.6
+    random_half_loses = 0.03
+    attention_share = 0.3
+
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = Settings() if settings is None else settings
+        self.settings = settings or Settings()
 
     def model(self) -> nn.Module:
-        return trained("digits", self.untrained, self._fit, sources=[Path(__file__)], settings=self.settings)
+        return trained(self.name, self.build, self.fit, sources=[Path(__file__)], settings=self.settings)
 
-    def untrained(self) -> VisionTransformer:
-        """The model before training; leaves torch's random state as it was."""
+    def build(self) -> VisionTransformer:
+        """The untrained model; leaves the global random state as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             return VisionTransformer(self.settings)
+
+    def fit(self, model: nn.Module) -> None:
+        """Train the model on rows of training images."""
+        settings = self.settings
+        train(
+            model,
+            self.training(),
+            self.loss,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            label=self.name,
+        )
+
+    def training(self) -> Iterator[Rows]:
+        """Rows of distorted training images, without end."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed)
+        images, digits = images_of("training")
+        images = torch.cat([distort(images, generator) for _ in range(settings.distortions)])
+        digits = digits.repeat(settings.distortions)
+        while True:
+            rows = compose(images, digits, settings.rows_per_step, settings.places, generator)
+            noise = torch.randn(rows.images.shape, generator=generator)
+            yield rows._replace(images=rows.images + settings.noise * noise)
 
     def calibration(self) -> list[Rows]:
         """16 batches of 32 rows."""
@@ -163,9 +194,8 @@ class Digits(Task):
         """
         if seq_len not in (None, self.settings.tokens):
             raise ShapeError(
-                f"task 'digits': seq_len={seq_len}, but a row is always {self.settings.tokens} tokens "
-                f"({self.settings.places} digits in {self.settings.patches} patches each, {QUESTIONS} questions); "
-                "leave seq_len out"
+                f"seq_len: digits always reads {self.settings.tokens} tokens ({self.settings.places} digits of "
+                f"{self.settings.patches} patches each, {QUESTIONS} questions), got {seq_len}; leave it out"
             )
         rows = self.rows("evaluation", batch_size)
         return (rows.images, rows.questions), {}
@@ -177,34 +207,10 @@ class Digits(Task):
         return rows, {f"blocks.{layer}.attention": (labels, labels) for layer in range(self.settings.layers)}
 
     def rows(self, part: str, count: int) -> Rows:
-        """`count` rows of images of one part: "training", "calibration" or "evaluation"; always the same."""
+        """`count` rows of undistorted images of one part of `PARTS`; the same ones at every call."""
         images, digits = images_of(part)
         generator = torch.Generator().manual_seed(list(PARTS).index(part))
         return compose(images, digits, count, self.settings.places, generator)
-
-    def _fit(self, model: nn.Module) -> None:
-        settings = self.settings
-        train(
-            model,
-            self._training_batches(),
-            self.loss,
-            steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            label=self.name,
-        )
-
-    def _training_batches(self) -> Iterator[Rows]:
-        """Rows of distorted training images, without end."""
-        settings = self.settings
-        generator = torch.Generator().manual_seed(settings.seed)
-        images, digits = images_of("training")
-        images = torch.cat([distort(images, generator) for _ in range(settings.distortions)])
-        digits = digits.repeat(settings.distortions)
-        while True:
-            rows = compose(images, digits, settings.rows_per_step, settings.places, generator)
-            noise = torch.randn(rows.images.shape, generator=generator)
-            yield rows._replace(images=rows.images + settings.noise * noise)
 
 
 @cache

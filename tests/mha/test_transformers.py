@@ -20,6 +20,7 @@ SEQ2SEQ = {
 }
 EXPERTS = {"experts_implementation": "eager", "num_experts_per_tok": 1}
 
+SEQ2SEQ_TYPES = ("bart", "t5")
 PRUNABLE = {
     "llama": GROUPED,
     "qwen3": GROUPED,  # heads normalised
@@ -41,6 +42,17 @@ PRUNABLE = {
     "persimmon": TEXT,
     "phi3": {**TEXT, "num_key_value_heads": 2, "pad_token_id": 0},  # config read in forward
     "modernbert": {**TEXT, "pad_token_id": 0},
+    "t5": {"d_model": 48, "num_layers": 2, "num_heads": 6, "d_kv": 8, "d_ff": 40, "vocab_size": 97},  # a bias for all
+    "deepseek_v3": {  # latent attention
+        **TEXT,
+        "num_key_value_heads": 6,
+        "q_lora_rank": 14,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 6,
+        "v_head_dim": 5,
+        "first_k_dense_replace": 2,
+    },
 }
 
 
@@ -60,7 +72,7 @@ def inputs_for(model_type: str) -> dict[str, torch.Tensor]:
     if model_type == "vit":
         return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator, dtype=torch.float64)}
     ids = torch.randint(3, 97, (2, 11), generator=generator)
-    return {"input_ids": ids, "decoder_input_ids": ids[:, :7]} if model_type == "bart" else {"input_ids": ids}
+    return {"input_ids": ids, "decoder_input_ids": ids[:, :7]} if model_type in SEQ2SEQ_TYPES else {"input_ids": ids}
 
 
 def uneven(layers: mha.AttentionMap, *, empty: str | None = None) -> HeadPlan:
@@ -82,7 +94,7 @@ def count(model: torch.nn.Module) -> int:
 def test_sliced_is_masked(model_type):
     model, inputs = build(model_type, PRUNABLE[model_type]), inputs_for(model_type)
     layers = mha.find_attention(model)
-    assert len(layers) == (6 if model_type == "bart" else 2)
+    assert len(layers) == (6 if model_type in SEQ2SEQ_TYPES else 2)
     assert layers.unsupported == {}
     plan = uneven(layers)
     assert mha.check(model, plan, (), inputs, atol=1e-9) < 1e-9
@@ -114,16 +126,17 @@ def test_the_comparison_can_fail(model_type, monkeypatch):
         mha.check(model, wrong, (), inputs, atol=1e-9)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox", "phi3", "bart"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox", "phi3", "deepseek_v3", "bart", "t5"])
 def test_logits_with_a_cache_are_those_without(model_type):
-    auto = "AutoModelForSeq2SeqLM" if model_type == "bart" else "AutoModelForCausalLM"
+    two = model_type in SEQ2SEQ_TYPES
+    auto = "AutoModelForSeq2SeqLM" if two else "AutoModelForCausalLM"
     model = build(model_type, PRUNABLE[model_type], auto)
     layers = mha.find_attention(model)
-    first = next(name for name in layers if "encoder.layers" not in name)
+    first = next(name for name in layers if not name.removeprefix("model.").startswith("encoder."))
     pruned = mha.prune(model, uneven(layers, empty=first))
     ids = inputs_for(model_type)["input_ids"]
-    fixed = {"input_ids": ids} if model_type == "bart" else {}
-    argument = "decoder_input_ids" if model_type == "bart" else "input_ids"
+    fixed = {"input_ids": ids} if two else {}
+    argument = "decoder_input_ids" if two else "input_ids"
     with torch.no_grad():
         whole = pruned(**fixed, **{argument: ids}, use_cache=False).logits
         cache, steps = None, []
@@ -137,11 +150,6 @@ def test_logits_with_a_cache_are_those_without(model_type):
 @pytest.mark.parametrize(
     ("model_type", "sizes", "reason"),
     [
-        (
-            "t5",
-            {"d_model": 48, "num_layers": 1, "num_heads": 6, "d_kv": 8, "d_ff": 40, "vocab_size": 97},
-            "position_bias",
-        ),
         ("mpt", {"d_model": 48, "n_layers": 1, "n_heads": 6, "vocab_size": 97}, "is given position_bias"),
         ("bloom", {"hidden_size": 48, "n_layer": 1, "n_head": 6, "vocab_size": 97}, "is given residual, alibi"),
         ("olmo2", {**TEXT, "pad_token_id": 0}, r"q_norm \(Olmo2RMSNorm\) is not understood"),
