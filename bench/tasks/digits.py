@@ -98,7 +98,7 @@ class VisionTransformer(nn.Module):
         patches, width = settings.places * settings.patches, settings.width
         self.patches = settings.patches
         self.patch = nn.Linear(SIZE * SIZE // settings.patches, width)
-        # As large as the patches from the start: with a tenth of it, some seeds take twice as long to learn.
+        # As large as the patches from the start: with a fifth of it, some seeds take twice as long to learn.
         self.position = nn.Parameter(0.5 * torch.randn(patches, width))
         self.question = nn.Embedding(settings.places + CLASSES + 2, width)
         nn.init.normal_(self.question.weight, std=0.5)

@@ -1,0 +1,85 @@
+"""Walk all model types, or those named, in parallel processes, and write the table: `nox -s families`."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tests.families.prove import prove
+from tests.families.table import write
+from tests.families.zoo import model_types
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Types that stand in the file of rows already are passed over, so a walk that was cut off goes on."""
+    parser = argparse.ArgumentParser(prog="nox -s families --", description=__doc__)
+    parser.add_argument("--rows", type=Path, default=Path("runs/families.jsonl"), help="one JSON line for each type")
+    parser.add_argument("--only", nargs="+", choices=model_types(), default=model_types(), metavar="TYPE")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=int, default=120, help="time limit for each type")
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs"), help="where families.md and families.csv go")
+    options = parser.parse_args(arguments)
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["type"] for row in read(options.rows)}
+    waiting = [name for name in options.only if name not in done]
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=quiet, max_tasks_per_child=40) as pool,
+        options.rows.open("a", encoding="utf-8") as file,
+    ):
+        jobs = [pool.submit(within, options.seconds, name) for name in waiting]
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="type"):
+            file.write(json.dumps(job.result()) + "\n")
+            file.flush()
+    write(read(options.rows), options.output)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows so far; a line that was cut off is left out, and its type walked again."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def within(seconds: int, model_type: str) -> dict[str, Any]:
+    """The type's row, or that it took too long."""
+    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.alarm(seconds)
+    try:
+        return prove(model_type)
+    except TimeoutError:
+        return {"type": model_type, "status": "crashed", "reason": f"took longer than {seconds} s"}
+    finally:
+        signal.alarm(0)
+
+
+def quiet() -> None:
+    """One thread for each worker, no progress bars, nothing fetched."""
+    import transformers
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _out_of_time(_signal: int, _frame: object) -> None:
+    raise TimeoutError
+
+
+if __name__ == "__main__":
+    main()

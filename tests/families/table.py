@@ -1,0 +1,87 @@
+"""docs/families.md and docs/families.csv, from the rows of the walk."""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.families.prove import CHECKS
+
+COLUMNS = ("type", "status", "conventions", "layers", "heads", "grouped", "unsupported", *CHECKS, "reason")
+HEAD = """# Attention of transformers' model types, each one tried
+
+Every model type that transformers {transformers} maps to a base model is built tiny with random weights (no
+download), fed inputs of its modality in float64, and, where attention is found, pruned and compared: sliced against
+masked within 1e-9. Made by `nox -s families` with torch {torch}; the same rows as data: [families.csv](families.csv).
+
+| | types |
+|---|---|
+| mapped by transformers | {mapped} |
+| built from their config alone | {built} |
+| run with finite outputs | {run} |
+| with attention found, or refused with a reason | {attention} |
+| **proven: every check that applies is green** | **{proven}** |
+| failed: found, but a check is not green | {failed} |
+| refused: all attention is listed as unsupported, with the reason | {refused} |
+| distinct conventions among the proven | {conventions} |
+
+Checks: `uneven`, a random feasible plan, different in each layer; `zero_head`, the first layer keeps no head; `twice`,
+pruned in two steps; `count`, parameters fall exactly as predicted; `gradients`, they flow as in the dense model;
+`untouched`, the original is as it was; `sabotage`, with a wrong head sliced the comparison fails, layer by layer;
+`save_load`, bit-equal after `save_pruned` and `from_pretrained`; `cache`, generated logits with a dynamic and, where
+the type has one, a static cache are those without. A check that does not apply is left empty. A proven type may
+have further attention that is refused; the reason then stands beside it.
+
+"""
+
+
+def write(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
+    """Write both files, sorted by type."""
+    rows = sorted(rows, key=lambda row: row["type"])
+    with (directory / "families.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (directory / "families.md").write_text(_head(rows) + _conventions(rows) + _table(rows), encoding="utf-8")
+
+
+def _head(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row["status"] for row in rows)
+    built = len(rows) - counts["not built"]
+    run = built - counts["not run"] - counts["crashed"]
+    return HEAD.format(
+        transformers=transformers.__version__,
+        torch=torch.__version__.partition("+")[0],
+        mapped=len(rows),
+        built=built,
+        run=run,
+        attention=run - counts["no attention"],
+        proven=counts["proven"],
+        failed=counts["failed"],
+        refused=counts["refused"],
+        conventions=len(_by_convention(rows)),
+    )
+
+
+def _by_convention(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    proven = (row for row in rows if row["status"] == "proven")
+    return Counter(name for row in proven for name in row["conventions"].split(" | "))
+
+
+def _conventions(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"| `{name}` | {count} |" for name, count in _by_convention(rows).most_common()]
+    return "\n".join(["| convention | proven types |", "|---|---|", *lines, "", ""])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| type | | convention | layers | heads | reason |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        reason = str(row.get("reason", "")).replace("|", "\\|")
+        conventions = ", ".join(f"`{name}`" for name in str(row.get("conventions", "")).split(" | ") if name)
+        found = f"{row.get('layers', '')} | {row.get('heads', '')}"
+        lines.append(f"| {row['type']} | {row['status']} | {conventions} | {found} | {reason} |")
+    return "\n".join(lines) + "\n"
