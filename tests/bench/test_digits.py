@@ -132,7 +132,9 @@ def test_training_rows_are_distorted_and_noisy(tiny: Digits) -> None:
     rows = next(tiny.training())
     assert rows.images.shape == (19, 5, 8, 8)
     assert rows.questions.shape == rows.answers.shape == (19, 4)
-    assert not any(image.numpy().tobytes() in DATASET for row in rows.images for image in row)
+    quiet = next(Digits(Settings(**{**vars(TINY), "noise": 0.0})).training())
+    assert not any(image.numpy().tobytes() in DATASET for row in quiet.images for image in row)
+    assert (rows.images - quiet.images).std().item() == pytest.approx(0.1, abs=0.01)
 
 
 def test_everything_follows_from_the_seed() -> None:
