@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import mha
 from bench.intervals import Bootstrap, Estimate
+from bench.threads import one_thread
 from mha.tasks import Task
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -94,7 +95,8 @@ class Study:
         """How much each head matters by that criterion, and how many seconds it took to find out."""
         batches = self._calibration()
         start = time.perf_counter()
-        scores = mha.score(self.model(), batches, self.task.loss, criterion, seed=seed)
+        with one_thread():
+            scores = mha.score(self.model(), batches, self.task.loss, criterion, seed=seed)
         return scores, time.perf_counter() - start
 
     @once
