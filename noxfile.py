@@ -2,6 +2,7 @@
 
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
 nox -s report -- RUN    draw again what was measured, from one run directory or several
+nox -s families         try every model type of transformers
 nox                     tests, lint and types
 """
 
@@ -53,6 +54,14 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", ".[test]")
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
     session.run("python", "-m", "pytest", *session.posargs, env=one_thread)
+
+
+@nox.session
+def families(session: nox.Session) -> None:
+    """Try every model type of transformers; write docs/families.md and docs/families.csv. Goes on where it stopped."""
+    install(session, "-e", ".[test]")
+    one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    session.run("python", "-m", "tests.families", *session.posargs, env=one_thread)
 
 
 @nox.session

@@ -57,14 +57,18 @@ def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
     assert run.json("benchmarks.json") == json.loads((tmp_path / "mine.json").read_text())
 
 
+def _heed_interrupts() -> None:
+    # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, how):
     (tmp_path / "ailing.py").write_text(AILING.format(what="time.sleep(600)"))
     run = Run(tmp_path / "run", 0, "")
     line = command(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "-k", "accuracy")
-    with subprocess.Popen(
-        line, cwd=pytestconfig.rootpath, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(line, cwd=pytestconfig.rootpath, preexec_fn=_heed_interrupts, **silent) as process:
         try:
             while not (run.path / "plans" / "ailing-dense.json").exists():
                 assert process.poll() is None

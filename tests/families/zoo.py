@@ -1,9 +1,7 @@
 """Every model type of transformers, tiny, with random weights and inputs of its modality; nothing is downloaded.
 
-    specimen = build("llama")
-    output = run(specimen)
-
-`python -m tests.families.zoo --out FILE.jsonl` builds and runs them all.
+specimen = build("llama")
+output = run(specimen)
 """
 
 import importlib
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto
@@ -213,10 +210,3 @@ def _precision(dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 def _precision_of(model: nn.Module) -> AbstractContextManager[Any]:
     return _precision(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32))
-
-
-if __name__ == "__main__":
-    from tests.families.walk import main
-
-    transformers.logging.set_verbosity_error()
-    main()
