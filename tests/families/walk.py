@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     waiting = [name for name in options.only if name not in done]
     spawn = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=quiet, max_tasks_per_child=40) as pool,
+        ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=quiet) as pool,
         options.rows.open("a", encoding="utf-8") as file,
     ):
         jobs = [pool.submit(within, options.seconds, name) for name in waiting]
