@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mha.attention
+from bench.threads import one_thread
 from mha.files import appears_whole
 
 CACHE = "MHA_BENCH_CACHE"  # environment variable: where trained models are kept
@@ -33,15 +34,10 @@ def train(
     """AdamW for `steps` steps, one cycle of the learning rate; shows a bar with the time left.
 
     Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so
-    that the number of cores does not matter. A step is many small operations; where something else runs beside
-    them, two threads spend their time waiting for each other (some 20 times slower, measured).
+    that the number of cores does not matter.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         _train(model, batches, loss, steps, learning_rate, weight_decay, label)
-    finally:
-        torch.set_num_threads(threads)
     model.eval()
 
 
