@@ -80,6 +80,18 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context every module is in eval mode; afterwards each is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def _weights_of(module: nn.Module, heads: tuple[int, ...]) -> Iterator[None]:
     """Within the context, a module that can return attention weights returns those of these heads only, as
     the sliced one would."""

@@ -17,7 +17,7 @@ from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
-from mha.masking import locate, masked
+from mha.masking import eval_mode, locate, masked
 
 LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 5e-2}
@@ -72,16 +72,10 @@ def check(
         EquivalenceError: the difference exceeds `atol`, or outputs differ in shape or are NaN.
         PlanError, UnsupportedModule: as `prune`.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            sliced = _tensors(prune(model, plan)(*args, **(kwargs or {})))
-            with masked(model, plan):
-                expected = _tensors(model(*args, **(kwargs or {})))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(model), torch.no_grad():
+        sliced = _tensors(prune(model, plan)(*args, **(kwargs or {})))
+        with masked(model, plan):
+            expected = _tensors(model(*args, **(kwargs or {})))
     return _largest_difference(expected, sliced, atol)
 
 

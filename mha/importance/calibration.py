@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer, AttentionMap
-from mha.masking import gated, on_context, scale
+from mha.masking import eval_mode, gated, on_context, scale
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -161,12 +161,6 @@ class Pass:
 @contextmanager
 def at_rest(model: nn.Module, seed: int) -> Iterator[None]:
     """Eval mode, gradients enabled, seeded random numbers; on leaving, everything is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), eval_mode(model):
         torch.manual_seed(seed)
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        yield
