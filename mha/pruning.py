@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mha.errors import EquivalenceError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
+from mha.families.linears import is_conv1d
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import eval_mode, locate, masked
@@ -153,18 +154,13 @@ def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[in
 def _features_dim(layer: AttentionLayer, name: str) -> int:
     """The dimension of the linear's weight that counts its output features."""
     linear = layer.module.get_submodule(name)
-    known = type(linear) in LINEARS or _is_conv1d(linear)
+    known = type(linear) in LINEARS or is_conv1d(linear)
     if not known or _parameter(layer.module, f"{name}.weight") is None:
         raise UnsupportedModule(
             f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
             "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
         )
-    return 1 if _is_conv1d(linear) else 0
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """transformers' linear with the weight the other way round, (in, out)."""
-    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
+    return 1 if is_conv1d(linear) else 0
 
 
 def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
@@ -199,7 +195,7 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter])
         setattr(holder, attribute, parameter)
         if isinstance(holder, nn.Linear) and attribute == "weight":
             holder.out_features, holder.in_features = parameter.shape
-        elif _is_conv1d(holder) and attribute == "weight":
+        elif is_conv1d(holder) and attribute == "weight":
             holder.nx, holder.nf = parameter.shape
     for name, value in cut.counts.items():
         owner, _, attribute = name.rpartition(".")

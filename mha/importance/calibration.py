@@ -1,8 +1,9 @@
 """What a criterion works with: a model at rest, its attention, and the loss on calibration batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,21 +11,34 @@ from torch import Tensor, nn
 
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer, AttentionMap
-from mha.masking import eval_mode, gated, on_context, scale
+from mha.importance.examples import count_examples
+from mha.importance.meter import Meter
+from mha.masking import eval_mode, gated, on_context
 
 Loss = Callable[[nn.Module, Any], Tensor]
+Change = Callable[[AttentionLayer, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The arguments of `mha.score`, and the few ways in which criteria run the model."""
+    """The arguments of `mha.score`, and the few ways in which criteria run the model.
+
+    Attributes:
+        count: batch -> how many examples it has; None finds out.
+        meter: counts the model's runs.
+        removed: layer name -> positions of the heads that are masked while an iterative mode scores the others.
+    """
 
     model: nn.Module
     layers: AttentionMap
-    batches: Sequence[Any] | None
+    batches: Iterable[Any] | None
     loss: Loss | None
     seed: int
+    count: Callable[[Any], int] | None = None
+    meter: Meter = field(default_factory=Meter, repr=False)
+    removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     generator: torch.Generator = field(init=False, repr=False)
+    _lengths: list[int] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "generator", torch.Generator().manual_seed(self.seed))
@@ -33,6 +47,15 @@ class Calibration:
     def with_heads(self) -> dict[str, AttentionLayer]:
         """The layers that have any head left."""
         return {name: layer for name, layer in self.layers.items() if layer.num_heads}
+
+    def present(self) -> list[tuple[str, int]]:
+        """Layer and position of every head that is not masked."""
+        return [
+            (name, head)
+            for name, layer in self.layers.items()
+            for head in range(layer.num_heads)
+            if head not in self.removed.get(name, ())
+        ]
 
     def check(self) -> None:
         """
@@ -47,22 +70,48 @@ class Calibration:
             raise CalibrationError(
                 "batches is an iterator, which can be read only once; give a list or a DataLoader: list(batches)"
             )
-        if next(iter(self.batches), None) is None:
-            raise CalibrationError("the calibration set is empty: expected at least one batch")
+        if isinstance(self.batches, Mapping | str | bytes) or not _can_be_read(self.batches):
+            raise CalibrationError(
+                f"expected batches to be a list or a DataLoader, got {type(self.batches).__name__}; "
+                "a single batch is a list of one: [batch]"
+            )
+
+    def expect(self, readings: int) -> None:
+        """The progress bar is to count so many more readings of the calibration set."""
+        if isinstance(self.batches, Sized):
+            self.meter.expect(readings * len(self.batches))
 
     def passes(self) -> "Iterator[Pass]":
-        """One `Pass` per batch."""
-        for number, batch in enumerate(self.batches or ()):
-            yield Pass(self, number, batch)
+        """One `Pass` per batch.
+
+        Raises:
+            CalibrationError: there are no batches, or another number of them than at the last reading.
+        """
+        number = 0
+        for number, batch in enumerate(self.batches or (), start=1):
+            yield Pass(self, number - 1, batch)
+        first = self._lengths[0] if self._lengths else number
+        if not number and not first:
+            raise CalibrationError("the calibration set is empty: expected at least one batch")
+        if number != first:
+            raise CalibrationError(
+                f"batches gave {first} batches when read first, and {number} when read again: criteria read them "
+                "several times; give a list or a DataLoader"
+            )
+        self._lengths.append(number)
 
     def mean_loss(self, gates: Mapping[str, Tensor] | None = None) -> float:
         """The loss over all calibration examples, with these gates on the heads; no gradients."""
+        return self.mean_loss_and_examples(gates)[0]
+
+    def mean_loss_and_examples(self, gates: Mapping[str, Tensor] | None = None) -> tuple[float, int]:
+        """The loss over all calibration examples, and how many there are."""
         total, examples = 0.0, 0
         with torch.no_grad():
             for one in self.passes():
                 value = one.loss(gates)
                 total, examples = total + value.item() * one.examples, examples + one.examples
-        return total / examples
+        return total / examples, examples
 
 
 class Pass:
@@ -70,90 +119,111 @@ class Pass:
 
     Attributes:
         examples: how many examples the batch turned out to have, known after `loss` has run.
-        example_gates: layer name -> (b, h), all ones, through which the per-example gradients of the last
-            `loss(per_example=True)` flow.
+        rows: layer name -> sizes of the first dimension of its context, known after `loss` has run.
     """
 
     def __init__(self, calibration: Calibration, number: int, batch: Any) -> None:
-        self._calibration = calibration
-        self._number = number
-        self._batch = batch
+        self.number = number
+        self.batch = batch
         self.examples = 0
-        self.example_gates: dict[str, Tensor] = {}
+        self.rows: dict[str, set[int]] = {}
+        self._calibration = calibration
 
-    def loss(self, gates: Mapping[str, Tensor] | None = None, *, per_example: bool = False) -> Tensor:
+    def loss(self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None) -> Tensor:
         """The batch's loss with every head multiplied by its gate; with gradients if they are enabled.
+
+        Args:
+            change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
 
         Raises:
             CalibrationError: the loss did not run the model, or is not a finite scalar.
         """
         calibration = self._calibration
         assert calibration.loss is not None
-        self.examples = 0
+        self.examples, self.rows = 0, {}
         with ExitStack() as hooks:
             for layer in calibration.with_heads.values():
-                hooks.enter_context(on_context(layer, self._observe(layer, per_example)))
+                hooks.enter_context(on_context(layer, partial(self._observe, layer, change)))
             hooks.enter_context(gated(calibration.layers, gates or {}))
-            value = calibration.loss(calibration.model, self._batch)
+            value = calibration.loss(calibration.model, self.batch)
+        calibration.meter.ran_forward()
         self._check(value)
+        self.examples = self._count()
         return value
 
-    def per_example_gradients(self) -> dict[str, Tensor]:
-        """Layer name -> (b, h): the derivative of each example's own loss by its own gates, at the gates' one.
+    @property
+    def model(self) -> nn.Module:
+        return self._calibration.model
 
-        The loss is a mean over b examples, so an example's own derivative is b times that of the mean.
-        """
-        value = self.loss(per_example=True)
-        gates = self.example_gates
-        gradients = self.gradients(value, gates)
-        return {name: gradient * self.examples for name, gradient in gradients.items()}
+    def half(self, batch: Any) -> "Pass":
+        """A pass of a part of this batch."""
+        return Pass(self._calibration, self.number, batch)
 
     def gradients(self, value: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The derivative of the loss `value` by each of the inputs; zero for a layer the loss does not see.
 
         Raises:
-            CalibrationError: the loss depends on none of them.
+            CalibrationError: the loss depends on none of them, or a derivative is NaN or infinite.
         """
         found: Sequence[Tensor | None] = [None] * len(inputs)
-        if value.requires_grad:
+        if value.requires_grad and inputs:
             found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
         if all(gradient is None for gradient in found):
             raise CalibrationError(
-                f"batch {self._number}: the loss has no gradient with respect to any attention head; it must be "
+                f"batch {self.number}: the loss has no gradient with respect to any attention head; it must be "
                 "differentiable and depend on the model's output (is it detached, or computed under no_grad?)"
             )
+        self._calibration.meter.ran_backward()
+        for name, gradient in zip(inputs, found, strict=True):
+            if gradient is not None and not gradient.isfinite().all():
+                raise CalibrationError(
+                    f"batch {self.number}: the loss is finite but its gradient at layer {name!r} is not; look for a "
+                    "square root, logarithm or division at 0 in the loss, or for half precision that overflows"
+                )
         return {
             name: torch.zeros_like(given) if gradient is None else gradient
             for (name, given), gradient in zip(inputs.items(), found, strict=True)
         }
 
-    def _observe(self, layer: AttentionLayer, per_example: bool) -> Callable[[Tensor], Tensor]:
-        def observe(context: Tensor) -> Tensor:
-            self.examples = len(context)
-            if not per_example:
-                return context
-            if layer.name not in self.example_gates:
-                ones = torch.ones(len(context), layer.num_heads, dtype=context.dtype, device=context.device)
-                self.example_gates[layer.name] = ones.requires_grad_()
-            return scale(context, layer, self.example_gates[layer.name])
+    def _observe(self, layer: AttentionLayer, change: Change | None, context: Tensor) -> Tensor:
+        self.rows.setdefault(layer.name, set()).add(len(context))
+        return context if change is None else change(layer, context)
 
-        return observe
+    def _count(self) -> int:
+        """
+        Raises:
+            CalibrationError: it can't be told how many examples the batch has.
+        """
+        sizes = {size for layer in self.rows.values() for size in layer}
+        given = self._calibration.count
+        found = count_examples(self.batch, sizes) if given is None else given(self.batch)
+        if found is None and not self._calibration.with_heads:
+            return 1  # no head to score: nothing that weights could change
+        if found is None:
+            listing = ", ".join(f"{name!r}: {sorted(rows)}" for name, rows in self.rows.items())
+            raise CalibrationError(
+                f"batch {self.number}: its tensors and the first dimension of the layers' context ({listing}) do not "
+                "tell how many examples it has; say it: mha.score(..., examples=lambda batch: ...)"
+            )
+        if not isinstance(found, int) or found < 1:
+            raise CalibrationError(f"batch {self.number}: examples(batch) must give a number above 0, got {found!r}")
+        return found
 
     def _check(self, value: Any) -> None:
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise CalibrationError(
-                f"batch {self._number}: expected loss(model, batch) to be a scalar tensor, the mean over the "
+                f"batch {self.number}: expected loss(model, batch) to be a scalar tensor, the mean over the "
                 f"batch's examples, got {came}"
             )
-        if self._calibration.with_heads and self.examples == 0:
+        if self._calibration.with_heads and not any(size for rows in self.rows.values() for size in rows):
             raise CalibrationError(
-                f"batch {self._number}: computing the loss ran none of the model's attention layers on any "
+                f"batch {self.number}: computing the loss ran none of the model's attention layers on any "
                 "example; it must call the model that it is given, on a batch that is not empty"
             )
         if not value.isfinite():
             raise CalibrationError(
-                f"batch {self._number}: the loss is {value.item()}; look for NaN or infinite values in the "
+                f"batch {self.number}: the loss is {value.item()}; look for NaN or infinite values in the "
                 "batch or in the model's weights"
             )
 
@@ -161,6 +231,10 @@ class Pass:
 @contextmanager
 def at_rest(model: nn.Module, seed: int) -> Iterator[None]:
     """Eval mode, gradients enabled, seeded random numbers; on leaving, everything is as it was."""
-    with torch.random.fork_rng(), torch.enable_grad(), eval_mode(model):
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
         torch.manual_seed(seed)
         yield
+
+
+def _can_be_read(batches: object) -> bool:
+    return isinstance(batches, Iterable) or hasattr(batches, "__getitem__")

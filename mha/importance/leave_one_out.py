@@ -6,10 +6,11 @@ from torch import Tensor
 from mha.errors import CalibrationError
 from mha.importance.calibration import Calibration
 from mha.importance.registry import criterion
+from mha.importance.scored import Scored
 
 
 @criterion("leave_one_out", needs="outputs")
-def leave_one_out(calibration: Calibration) -> dict[str, Tensor]:
+def leave_one_out(calibration: Calibration) -> Scored:
     """L(ξ_h = 0) - L(ξ = 1) over the calibration set; negative for a head that hurts.
 
     Takes a pass over the data for every head. The loss need not be differentiable.
@@ -17,7 +18,7 @@ def leave_one_out(calibration: Calibration) -> dict[str, Tensor]:
     Raises:
         CalibrationError: not even switching every head off changes the loss.
     """
-    dense = calibration.mean_loss()
+    dense, examples = calibration.mean_loss_and_examples()
     scores = {
         name: torch.tensor(
             [calibration.mean_loss({name: _without(layer.num_heads, head)}) - dense for head in range(layer.num_heads)],
@@ -27,7 +28,7 @@ def leave_one_out(calibration: Calibration) -> dict[str, Tensor]:
     }
     if not any(row.any() for row in scores.values()):
         _check_depends(calibration, dense)
-    return scores
+    return Scored(scores, examples)
 
 
 def _without(heads: int, head: int) -> Tensor:

@@ -1,9 +1,9 @@
 """The size of a head's columns of the output projection."""
 
-import torch
 from torch import Tensor
 
 from mha.families import AttentionLayer
+from mha.families.linears import weight_of
 from mha.importance.calibration import Calibration
 from mha.importance.registry import criterion
 from mha.layout import owners
@@ -12,11 +12,15 @@ from mha.layout import owners
 @criterion("magnitude", needs="nothing")
 def magnitude(calibration: Calibration) -> dict[str, Tensor]:
     """‖W_o[:,h]‖, the Frobenius norm; needs no data."""
-    return {name: _norms(layer) for name, layer in calibration.layers.items()}
+    return {name: output_norms(layer) for name, layer in calibration.layers.items()}
 
 
-def _norms(layer: AttentionLayer) -> Tensor:
-    weight = layer.output.get_parameter("weight").detach().double()
-    squares = weight.square().sum(dim=0)
-    owner = owners(layer.context_axis, layer.sizes).to(weight.device)
-    return torch.zeros(layer.num_heads, dtype=torch.float64, device=weight.device).index_add(0, owner, squares).sqrt()
+def output_norms(layer: AttentionLayer) -> Tensor:
+    """(h,), the Frobenius norm of each head's columns of the output projection."""
+    return per_head(weight_of(layer.output).square().sum(dim=0), layer).sqrt()
+
+
+def per_head(columns: Tensor, layer: AttentionLayer) -> Tensor:
+    """(h,), the sums over each head's columns, of a number for every column of the output projection."""
+    owner = owners(layer.context_axis, layer.sizes).to(columns.device)
+    return columns.new_zeros(layer.num_heads).index_add(0, owner, columns)

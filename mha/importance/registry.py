@@ -1,7 +1,7 @@
 """The criteria by name, and the one call that scores with any of them."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,12 @@ from mha.families import find_attention
 from mha.families.registry import HOW_TO_REGISTER
 from mha.heads import HeadScores
 from mha.importance.calibration import Calibration, Loss, at_rest
+from mha.importance.meter import Meter
+from mha.importance.rounds import in_rounds
+from mha.importance.scored import Scored
 
-Needs = Literal["nothing", "outputs", "gradients", "attention weights"]
-Function = Callable[..., Mapping[str, Tensor]]
+Needs = Literal["nothing", "context", "attention weights", "outputs", "gradients"]
+Function = Callable[..., Mapping[str, Tensor] | Scored]
 
 DEFAULT = "leave_one_out"
 
@@ -24,9 +27,9 @@ class Criterion:
     """A way to score heads.
 
     Attributes:
-        needs: "nothing" beyond the weights, the model's "outputs" (a loss to evaluate), its "gradients", or
-            its "attention weights".
-        function: (calibration, **options) -> layer name -> (h,), larger = keep.
+        needs: "nothing" beyond the weights, the heads' "context" (what the output projections read), the "attention
+            weights", the model's "outputs" (a loss to evaluate), or its "gradients".
+        function: (calibration, **options) -> layer name -> (h,), larger = keep, or a `Scored`, which holds that.
     """
 
     name: str
@@ -37,6 +40,11 @@ class Criterion:
     def options(self) -> tuple[str, ...]:
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+    def scored(self, calibration: Calibration, options: Mapping[str, Any]) -> Scored:
+        """What the function finds."""
+        found = self.function(calibration, **options)
+        return found if isinstance(found, Scored) else Scored(found)
 
 
 _CRITERIA: dict[str, Criterion] = {}
@@ -71,11 +79,14 @@ def describe(name: str) -> Criterion:
 
 def score(
     model: nn.Module,
-    batches: Sequence[Any] | None,
+    batches: Iterable[Any] | None,
     loss: Loss | None,
     criterion: str = "default",
     *,
     seed: int = 0,
+    rounds: int | None = None,
+    examples: Callable[[Any], int] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> HeadScores:
     """Score every attention head of the model; larger = keep.
@@ -84,11 +95,16 @@ def score(
     modes, hooks and the random state. The result depends on nothing but the arguments.
 
     Args:
-        batches: calibration batches, anything that can be read more than once; None where the criterion
-            needs no data.
+        batches: calibration batches, anything that can be read more than once; one is held at a time. None where the
+            criterion needs no data.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where it needs no data.
         criterion: one of `criteria()`.
         seed: for criteria that draw at random.
+        rounds: remove heads in so many steps, by masking, and score what is left again after each; the result's
+            scores are then the order of removal, 0 for the head that goes first. As many rounds as heads is the
+            greedy order.
+        examples: batch -> how many examples it has; found out from its tensors and the attention's unless given.
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
         options: those of the criterion, as keyword arguments.
 
     Raises:
@@ -106,13 +122,21 @@ def score(
     if not layers:
         listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
         raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
-    calibration = Calibration(model, layers, batches, loss, seed)
+    meter = Meter(chosen.name, progress)
+    calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
     if chosen.needs != "nothing":
         calibration.check()
-    with at_rest(model, seed):
-        rows = chosen.function(calibration, **options)
+    with at_rest(model, seed), meter.shown():
+        if rounds is None:
+            found = chosen.scored(calibration, options)
+        else:
+            found = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
     return HeadScores(
-        {name: rows[name] for name in layers},
+        {name: found.rows[name] for name in layers},
         groups={name: layer.num_kv_heads for name, layer in layers.items()},
         heads={name: layer.heads for name, layer in layers.items()},
+        examples=found.examples,
+        interactions=found.interactions,
+        errors=found.errors,
+        spent=meter.spent(),
     )

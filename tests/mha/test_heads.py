@@ -1,4 +1,4 @@
-"""Plans and scores as values: what they refuse, that nothing changes them later, and that files bring them back."""
+"""Plans as values: what they refuse, that nothing changes them later, and that files bring them back."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mha.errors import MhaError, PlanError, ScoresError
-from mha.heads import HeadPlan, HeadScores, Lineage, lineage_of, set_lineage
+from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 
 NAN, INF = float("nan"), float("inf")
 plans = st.dictionaries(st.text(max_size=7), st.lists(st.integers(0, 97), unique=True, max_size=11), max_size=5)
@@ -171,105 +171,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         HeadPlan({"a": [1]}).to_json(path)
     assert HeadPlan.from_json(path) == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
-
-
-def test_scores_are_float64_on_the_cpu():
-    scores = HeadScores({"a": torch.tensor([1, 2, 3]), "b": torch.tensor([0.5], dtype=torch.bfloat16)})
-    assert {row.dtype for row in scores.scores.values()} == {torch.float64}
-    assert {name: row.tolist() for name, row in scores.scores.items()} == {"a": [1.0, 2.0, 3.0], "b": [0.5]}
-    assert len(scores) == 4
-
-
-def test_groups_and_heads_default_to_plain_attention():
-    scores = HeadScores({"a": torch.ones(6), "b": torch.ones(3)}, {"a": 2}, heads={"b": [0, 4, 7]})
-    assert dict(scores.groups) == {"a": 2, "b": 3}
-    assert dict(scores.heads) == {"a": (0, 1, 2, 3, 4, 5), "b": (0, 4, 7)}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        ([None], {}, "expected a mapping of layer name to scores, got NoneType"),
-        ([{7: torch.ones(3)}], {}, "layer names are strings, got 7"),
-        ([{"a": torch.ones(3, 1)}], {}, r"layer 'a': expected one score per head, shape \(h,\), got \(3, 1\)"),
-        ([{"a": torch.tensor(1.0)}], {}, r"layer 'a': expected one score per head, shape \(h,\), got \(\)"),
-        ([{"a": torch.tensor([0, NAN, 1, INF])}], {}, r"layer 'a': the scores of heads \[1, 3\] are NaN or infinite"),
-        ([{"a": torch.tensor([-INF])}], {}, r"heads \[0\] are NaN or infinite"),
-        ([{"a": torch.tensor([0, NAN])}], {"heads": {"a": [3, 5]}}, r"heads \[5\] are NaN or infinite"),
-        ([{"a": torch.ones(6)}, {"a": 4}], {}, "layer 'a': 6 heads do not divide into 4 key/value groups"),
-        ([{"a": torch.ones(6)}, {"a": 0}], {}, "layer 'a': 6 heads do not divide into 0 key/value groups"),
-        ([{"a": torch.ones(6)}, {"a": -2}], {}, "layer 'a': 6 heads do not divide into -2"),
-        ([{"a": torch.ones(0)}, {"a": 1}], {}, "layer 'a': 0 heads do not divide into 1"),
-        ([{"a": torch.ones(3)}, {"b": 1}], {}, r"groups names layers without scores: \['b'\]"),
-        ([{"a": torch.ones(3)}], {"heads": {"b": [0]}}, r"heads names layers without scores: \['b'\]"),
-        ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1]}}, r"layer 'a': 3 scores need 3 distinct head numbers, got"),
-        ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1, 1]}}, r"3 distinct head numbers, got \[0, 1, 1\]"),
-    ],
-)
-def test_scores_that_cannot_be_ranked_are_refused(arguments, options, message):
-    with pytest.raises(ScoresError, match=message):
-        HeadScores(*arguments, **options)
-
-
-def test_nothing_changes_scores_after_they_are_made():
-    row, groups, ids = torch.tensor([1.0, 2.0], dtype=torch.float64), {"a": 2}, [0, 3]
-    given = {"a": row}
-    scores = HeadScores(given, groups, heads={"a": ids})
-    row[0] = 97.0
-    given["b"] = row
-    groups["a"] = 1
-    ids[0] = 1
-    assert {name: values.tolist() for name, values in scores.scores.items()} == {"a": [1.0, 2.0]}
-    assert dict(scores.groups) == {"a": 2}
-    assert dict(scores.heads) == {"a": (0, 3)}
-    with pytest.raises(TypeError):
-        scores.scores["a"] = row
-    with pytest.raises(AttributeError):
-        scores.scores = {}
-
-
-def test_scores_let_go_of_the_graph():
-    row = torch.ones(3, requires_grad=True)
-    assert not HeadScores({"a": row * 2}).scores["a"].requires_grad
-
-
-def test_scores_are_equal_by_value():
-    scores = HeadScores({"a": torch.ones(6)}, {"a": 2})
-    assert scores == HeadScores({"a": torch.ones(6, dtype=torch.float16)}, {"a": 2})
-    assert scores != HeadScores({"a": torch.ones(6)})
-    assert scores != HeadScores({"a": torch.zeros(6)}, {"a": 2})
-    assert scores != HeadScores({"b": torch.ones(6)}, {"b": 2})
-    assert scores != HeadScores({"a": torch.ones(6)}, {"a": 2}, heads={"a": range(1, 7)})
-    assert scores != HeadScores({"a": torch.ones(6), "b": torch.ones(1)}, {"a": 2})
-    assert scores != 1
-    with pytest.raises(TypeError, match="unhashable"):
-        hash(scores)
-
-
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy])
-def test_copies_of_scores_are_equal(again):
-    scores = HeadScores({"a": torch.rand(6)}, {"a": 2}, heads={"a": [0, 1, 3, 4, 7, 8]})
-    assert again(scores) == scores
-
-
-def test_scores_print_themselves():
-    assert repr(HeadScores({"a": torch.tensor([0.5, 2.0])})) == "HeadScores({'a': [0.5, 2.0]})"
-
-
-def test_scores_as_a_frame():
-    scores = HeadScores({"b": torch.tensor([0.25, -0.5]), "a": torch.tensor([1.0]), "gone": []}, heads={"b": [2, 7]})
-    frame = scores.to_frame()
-    assert list(frame.columns) == ["layer", "head", "score"]
-    assert [tuple(row) for row in frame.itertuples(index=False)] == [("b", 2, 0.25), ("b", 7, -0.5), ("a", 0, 1.0)]
-    assert (frame["head"].dtype.kind, frame["score"].dtype.kind) == ("i", "f")
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.dictionaries(st.text(max_size=7), st.lists(st.floats(-1e9, 1e9), max_size=11), max_size=5))
-def test_a_frame_holds_every_score(rows):
-    frame = HeadScores({name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}).to_frame()
-    expected = [(name, head, value) for name, row in rows.items() for head, value in enumerate(row)]
-    assert [tuple(row) for row in frame.itertuples(index=False)] == expected
 
 
 def test_lineage_travels_with_a_copy_of_the_module():

@@ -1,0 +1,69 @@
+"""How many examples a batch has, which of them is which, and whether a loss is a mean over them.
+
+A batch may be anything. What is looked at are the tensors in it (also in tuples, lists and mappings), and the context
+that the attention layers compute from it.
+"""
+
+from collections import UserDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
+    """The number of examples in the batch, or None where it can't be told.
+
+    Args:
+        contexts: the sizes of the first dimension of the layers' context.
+    """
+    leading = {len(tensor) for tensor in _tensors(batch)}
+    sizes = set(contexts)
+    if len(sizes) == 1 and (not leading or sizes <= leading):
+        return next(iter(sizes))
+    divided = {size for size in leading if size and all(context % size == 0 for context in sizes)}
+    if len(divided) == 1 and sizes:  # windows, patches or beams: several rows of context for an example
+        return divided.pop()
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def first_half(batch: Any, examples: int) -> Any | None:
+    """The first half of the batch's examples, or None where it can't be cut: not all its tensors have them first."""
+    tensors = list(_tensors(batch))
+    cut = examples >= 2 and tensors and all(len(tensor) == examples for tensor in tensors)
+    return _first(batch, examples // 2, examples) if cut and _is_plain(batch) else None
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """Every tensor with a first dimension."""
+    if isinstance(batch, Tensor):
+        if batch.dim():
+            yield batch
+    elif isinstance(batch, Mapping):
+        for part in batch.values():
+            yield from _tensors(part)
+    elif isinstance(batch, tuple | list):
+        for part in batch:
+            yield from _tensors(part)
+
+
+def _is_plain(batch: Any) -> bool:
+    """Whether the batch is a nest of nothing but tensors, names, numbers and None."""
+    if isinstance(batch, Mapping):
+        return isinstance(batch, dict | UserDict) and all(map(_is_plain, batch.values()))
+    if isinstance(batch, tuple | list):
+        return all(map(_is_plain, batch))
+    return isinstance(batch, Tensor | str | int | float | None)
+
+
+def _first(batch: Any, count: int, examples: int) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[:count] if batch.dim() else batch
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _first(part, count, examples) for key, part in batch.items()})  # type: ignore[call-arg]
+    if not isinstance(batch, tuple | list):
+        return batch
+    if len(batch) == examples and not any(isinstance(part, Tensor) for part in batch):
+        return type(batch)(batch[:count])  # one entry per example: names, say
+    parts = [_first(part, count, examples) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
