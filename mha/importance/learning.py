@@ -1,0 +1,75 @@
+"""Gates that are learned while the model is frozen."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mha.errors import CalibrationError
+from mha.importance.calibration import Calibration
+
+Logits = dict[str, Tensor]
+
+
+def learn(
+    calibration: Calibration,
+    start: Mapping[str, Tensor],
+    gates: Callable[[Logits, float], Mapping[str, Tensor]],
+    *,
+    epochs: int,
+    learning_rate: float,
+    settle: Callable[[Logits, float], None] | None = None,
+) -> Logits:
+    """Minimise the loss over logits by Adam, the heads multiplied by the gates that they give; the logits reached.
+
+    Args:
+        start: layer name -> (h,).
+        gates: (logits, progress) -> layer name -> (h,), differentiable; progress goes from 0 to 1 over the epochs.
+        settle: changes the logits in place after every step.
+
+    Raises:
+        CalibrationError: epochs or a learning rate out of range.
+    """
+    if epochs < 0 or not learning_rate > 0:
+        raise CalibrationError(f"epochs is 0 or more and learning_rate above 0, got {epochs} and {learning_rate}")
+    logits = {name: row.clone().requires_grad_() for name, row in start.items()}
+    optimizer = torch.optim.Adam(list(logits.values()), lr=learning_rate) if logits else None
+    calibration.expect(epochs)
+    for epoch in range(epochs):
+        progress = epoch / max(epochs - 1, 1)
+        for one in calibration.passes():
+            value = one.loss(gates(logits, progress))
+            for name, gradient in one.gradients(value, logits).items():
+                logits[name].grad = gradient
+            assert optimizer is not None
+            optimizer.step()
+            if settle is not None:
+                with torch.no_grad():
+                    settle(logits, progress)
+    return {name: row.detach() for name, row in logits.items()}
+
+
+def target(calibration: Calibration, heads: int | None) -> int:
+    """How many heads are to be left: half of those there are, unless told.
+
+    Raises:
+        CalibrationError: not from 1 to one less than there are.
+    """
+    total = len(calibration.present())
+    if heads is None:
+        return max(1, total // 2)
+    if calibration.removed:
+        return min(heads, max(1, total - 1))
+    if isinstance(heads, bool) or not isinstance(heads, int) or not 1 <= heads < total:
+        raise CalibrationError(f"heads is how many of the {total} heads to leave, from 1 to {total - 1}; got {heads!r}")
+    return heads
+
+
+def of_layers(calibration: Calibration, row: Tensor, absent: float) -> dict[str, Tensor]:
+    """Layer name -> (h,), from a number for each head that is present, (n,); masked heads get `absent`."""
+    positions: dict[tuple[str, int], int] = {place: number for number, place in enumerate(calibration.present())}
+    padded = torch.cat([row, row.new_full((1,), absent)])
+    return {
+        name: padded[[positions.get((name, head), len(row)) for head in range(layer.num_heads)]]
+        for name, layer in calibration.layers.items()
+    }
