@@ -9,6 +9,7 @@ from torch import nn
 from mha.errors import PlanError, ScoresError
 from mha.families import find_attention
 from mha.heads import HeadPlan, HeadScores
+from mha.rearrangement import rearranged
 
 
 def choose(
@@ -46,7 +47,8 @@ def choose(
             f"no feasible plan keeps at most {wanted} heads with at least {min_heads} in each of "
             f"{len(options)} layers; the smallest that does keeps {fewest}"
         )
-    return HeadPlan({name: options[name][count].heads for name, count in zip(options, best, strict=True)})
+    plan = HeadPlan({name: options[name][count].heads for name, count in zip(options, best, strict=True)})
+    return rearranged(plan, scores)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ LAYERS = (  # a module of mha imports from the lines above its own only; one not
     {"errors", "files"},
     {"scores"},
     {"heads", "layout", "timing"},
-    {"attention"},
+    {"attention", "rearrangement"},
     {"families"},
     {"masking"},
     {"importance", "pruning"},
