@@ -26,7 +26,7 @@ def leave_one_out(calibration: Calibration) -> Scored:
         )
         for name, layer in calibration.layers.items()
     }
-    if not any(row.any() for row in scores.values()):
+    if not calibration.removed and not any(row.any() for row in scores.values()):
         _check_depends(calibration, dense)
     return Scored(scores, examples)
 

@@ -95,8 +95,8 @@ def score(
     modes, hooks and the random state. The result depends on nothing but the arguments.
 
     Args:
-        batches: calibration batches, anything that can be read more than once; one is held at a time. None where the
-            criterion needs no data.
+        batches: calibration batches, anything that can be read more than once, one batch after the other; None where
+            the criterion needs no data.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where it needs no data.
         criterion: one of `criteria()`.
         seed: for criteria that draw at random.

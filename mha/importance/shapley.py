@@ -46,11 +46,13 @@ def shapley(
     """
     _check(max_permutations, min_permutations, confidence, bound, truncation)
     places = calibration.present()
+    if not places:
+        return Scored(_by_layer(calibration, torch.zeros(0)))
     readings = max_permutations * len(places) + 2
     calibration.expect(readings)
     gates = {name: torch.ones(layer.num_heads) for name, layer in calibration.with_heads.items()}
     dense, empty = calibration.mean_loss(), calibration.mean_loss({name: gate * 0 for name, gate in gates.items()})
-    if places and dense == empty and not calibration.removed:
+    if dense == empty and not calibration.removed:
         raise CalibrationError(
             f"the loss is {dense:.6g} with all heads and with none: on these batches it does not depend on the "
             "model's attention"
