@@ -94,7 +94,7 @@ def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, ho
     [
         (
             ["--task", TINY, "--criteria", "tailor"],
-            "ERROR: --criteria: unknown 'tailor'; choose from gate, leave_one_out",
+            "ERROR: --criteria: unknown 'tailor'; choose from confidence, entropy, fisher,",
         ),
         (["--task", TINY, "--run=pyproject.toml/run"], "ERROR: --run: pyproject.toml/run can't be written"),
     ],
