@@ -4,6 +4,7 @@ A batch may be anything. What is looked at are the tensors in it (also in tuples
 that the attention layers compute from it.
 """
 
+import copy
 from collections import UserDict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -48,22 +49,30 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _is_plain(batch: Any) -> bool:
-    """Whether the batch is a nest of nothing but tensors, names, numbers and None."""
-    if isinstance(batch, Mapping):
-        return isinstance(batch, dict | UserDict) and all(map(_is_plain, batch.values()))
-    if isinstance(batch, tuple | list):
+    """Whether the batch is a nest of nothing but tensors, names, numbers and None, in containers known how to copy."""
+    if isinstance(batch, UserDict) or type(batch) is dict:
+        return all(map(_is_plain, batch.values()))
+    if type(batch) in (tuple, list) or _is_named_tuple(batch):
         return all(map(_is_plain, batch))
     return isinstance(batch, Tensor | str | int | float | None)
+
+
+def _is_named_tuple(batch: Any) -> bool:
+    return isinstance(batch, tuple) and hasattr(batch, "_make")
 
 
 def _first(batch: Any, count: int, examples: int) -> Any:
     if isinstance(batch, Tensor):
         return batch[:count] if batch.dim() else batch
-    if isinstance(batch, Mapping):
-        return type(batch)({key: _first(part, count, examples) for key, part in batch.items()})  # type: ignore[call-arg]
+    if isinstance(batch, UserDict):
+        half = copy.copy(batch)
+        half.data = _first(dict(batch), count, examples)
+        return half
+    if isinstance(batch, dict):
+        return {key: _first(part, count, examples) for key, part in batch.items()}
     if not isinstance(batch, tuple | list):
         return batch
     if len(batch) == examples and not any(isinstance(part, Tensor) for part in batch):
-        return type(batch)(batch[:count])  # one entry per example: names, say
+        return batch[:count]  # one entry per example: names, say
     parts = [_first(part, count, examples) for part in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return type(batch)(*parts) if _is_named_tuple(batch) else type(batch)(parts)

@@ -1,6 +1,8 @@
 """Iterative and greedy scoring, progress, and how batches are counted."""
 
 import re
+from collections import OrderedDict, UserDict
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,6 +14,12 @@ from mha.importance.examples import count_examples, first_half
 from tests.mha.test_importance import LAYERS, mean_loss
 from tests.mha.test_importance_contract import QUICK
 from tests.mha.test_importance_learned import BATCHES, additive, squared
+
+
+class NamedPair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
 
 PLACES = [(name, head) for name, (heads, _) in LAYERS.items() for head in range(heads)]
 
@@ -160,6 +168,14 @@ def test_the_first_half_of_a_batch():
     assert torch.equal(half["rest"][0], y[:2])
     assert half["rest"][1:] == ["name", None, 3]
     assert first_half((x, ["a", "b", "c", "d", "e"]), 5)[1] == ["a", "b"]
+    pair = NamedPair(x, y)
+    assert type(first_half(pair, 5)) is NamedPair
+    assert torch.equal(first_half(pair, 5).second, y[:2])
+    user = UserDict(x=x)
+    assert type(first_half(user, 5)) is UserDict
+    assert torch.equal(first_half(user, 5)["x"], x[:2])
+    assert len(user["x"]) == 5
+    assert first_half(OrderedDict(x=x), 5) is None
     assert first_half((x, torch.ones(3)), 5) is None
     assert first_half((x, object()), 5) is None
     assert first_half((x[:1], y[:1]), 1) is None
