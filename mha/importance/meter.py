@@ -33,6 +33,8 @@ class Meter:
         self._expected += runs
         if self._bar is not None:
             self._bar.total = self._expected
+            if self._progress:  # a bar that nobody asked for keeps waiting
+                self._bar.refresh()
 
     def ran_forward(self, share: float = 1) -> None:
         """The model has run over a batch, or over this share of its layers."""
