@@ -33,20 +33,41 @@ def learn(
     if epochs < 0 or not learning_rate > 0:
         raise CalibrationError(f"epochs is 0 or more and learning_rate above 0, got {epochs} and {learning_rate}")
     logits = {name: row.clone().requires_grad_() for name, row in start.items()}
-    optimizer = torch.optim.Adam(list(logits.values()), lr=learning_rate) if logits else None
+    adam = Adam(logits, learning_rate)
     calibration.expect(epochs)
     for epoch in range(epochs):
         progress = epoch / max(epochs - 1, 1)
         for one in calibration.passes():
             value = one.loss(gates(logits, progress))
-            for name, gradient in one.gradients(value, logits).items():
-                logits[name].grad = gradient
-            assert optimizer is not None
-            optimizer.step()
-            if settle is not None:
-                with torch.no_grad():
+            gradients = one.gradients(value, logits)
+            with torch.no_grad():
+                adam.step(gradients)
+                if settle is not None:
                     settle(logits, progress)
     return {name: row.detach() for name, row in logits.items()}
+
+
+class Adam:
+    """Algorithm 1 of Kingma and Ba (2015), with its defaults.
+
+    torch's own imports its compiler when first used, which takes longer than learning a few dozen gates.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
+        self._parameters = parameters
+        self._rate = learning_rate
+        self._steps = 0
+        self._first = {name: torch.zeros_like(row) for name, row in parameters.items()}
+        self._second = {name: torch.zeros_like(row) for name, row in parameters.items()}
+
+    def step(self, gradients: Mapping[str, Tensor]) -> None:
+        """Change the parameters in place."""
+        self._steps += 1
+        for name, gradient in gradients.items():
+            first = self._first[name].lerp_(gradient, 1 - 0.9)
+            second = self._second[name].lerp_(gradient.square(), 1 - 0.999)
+            mean, square = first / (1 - 0.9**self._steps), second / (1 - 0.999**self._steps)
+            self._parameters[name].sub_(self._rate * mean / (square.sqrt() + 1e-8))
 
 
 def target(calibration: Calibration, heads: int | None) -> int:

@@ -3,7 +3,7 @@
 Optimal brain surgeon for whole heads: OSSCAR (Meng et al. 2024), ZipLM (Kurtić et al. 2023).
 """
 
-import warnings
+import logging
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mha.importance.context import Moments, moments
 from mha.importance.registry import criterion
 from mha.layout import owners
 
+LOGGER = logging.getLogger(__name__)
 SINGULAR = 1e-12  # a smaller eigenvalue, relative to the largest, can't be told from 0 in float64
 
 
@@ -29,7 +30,7 @@ def least_squares(
 
     Args:
         damping: added to H's diagonal, as a share of the diagonal's mean. Where H is singular without it (fewer
-            positions than columns, or columns that others determine), a warning says so.
+            positions than columns, or columns that others determine), a logged warning says so.
         intercept: solve the bias of the projection again, too: H is then the covariance.
         normalize: divide by ½ tr(Wᵀ H W), the layer's whole output: a share, the same for a layer of large and of
             small outputs.
@@ -58,10 +59,11 @@ def least_squares(
                 )
         rows[name] = _costs(layer, gram, damping, normalize).cpu()
     if singular and not calibration.removed:
-        warnings.warn(
-            f"least_squares: the Gram matrix of the context is singular in {', '.join(singular)}; damped by "
-            f"{damping:g} of its mean diagonal. More calibration data may help",
-            stacklevel=2,
+        LOGGER.warning(
+            "least_squares: the Gram matrix of the context is singular in %s; damped by %g of its mean diagonal. More "
+            "calibration data may help",
+            ", ".join(singular),
+            damping,
         )
     return rows
 

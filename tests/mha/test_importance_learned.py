@@ -9,6 +9,7 @@ from torch import nn
 
 import mha
 from mha.importance import hard_concrete, shapley
+from mha.importance.learning import Adam
 from mha.importance.subset import relaxed_choice
 
 
@@ -175,6 +176,18 @@ def test_hard_concrete_ends_with_the_number_of_gates_wanted():
 def test_a_number_of_heads_that_cannot_be_left(criterion, heads):
     with pytest.raises(mha.MhaError, match=rf"heads is how many of the 5 heads to leave, from 1 to 4; got {heads}"):
         mha.score(additive(COLUMNS), BATCHES, squared, criterion, heads=heads)
+
+
+def test_adam_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(7, generator=generator, dtype=torch.float64)
+    mine, its = start.clone(), nn.Parameter(start.clone())
+    adam, other = Adam({"a": mine}, 0.05), torch.optim.Adam([its], lr=0.05)
+    for step in range(30):
+        its.grad = torch.randn(7, generator=generator, dtype=torch.float64) * (step % 5)
+        adam.step({"a": its.grad})
+        other.step()
+    torch.testing.assert_close(mine, its.detach())
 
 
 def test_options_of_learning_that_are_wrong():
