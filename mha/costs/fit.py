@@ -12,7 +12,7 @@ from mha.costs.table import CostTable, LayerCosts, ShapeCost, WholeModel
 from mha.families import AttentionLayer
 from mha.timing import NORMAL, Spread
 
-DOUBT = 0.3  # how far from 1 `scale` is expected to be, before the whole models are looked at
+DOUBT = 0.5  # how far from 1 `scale` is expected to be, before the whole models are looked at
 LEAST_NOISE = 0.003  # of the dense model's time: no interval is trusted more than that
 LEAST_SCALE = 0.1  # whatever is measured, layers take time
 
