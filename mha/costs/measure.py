@@ -61,7 +61,7 @@ def measure_costs(
     _check(model, seconds)
     with eval_mode(model):
         where = _device_of(model) if device is None else torch.device(device)
-        placed = model if _device_of(model) == where else copy.deepcopy(model).to(where)
+        placed = model if _is_on(model, where) else copy.deepcopy(model).to(where)
         subject = Subject.of(placed, Call(args, kwargs).on(where))
         start = time.perf_counter()
         timings = _Timings(subject, where)
@@ -147,6 +147,12 @@ def _check(model: nn.Module, seconds: float) -> None:
 
 def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def _is_on(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model is there already; "cuda" is any of them."""
+    here = _device_of(model)
+    return here.type == device.type and device.index in (None, here.index)
 
 
 def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[str, Any]:
