@@ -122,7 +122,9 @@ def test_grouped_attention_is_measured_by_heads_and_groups(clock):
 
 def test_one_group_of_many_heads(clock):
     model = stack(clock, 1, lambda layer: layer.num_heads + 10.0 * layer.num_kv_heads, heads=13, groups=1)
-    costs = mha.measure_costs(model, (X,), seconds=60).layers["layers.0"].costs
+    table = mha.measure_costs(model, (X,), seconds=60)
+    costs = table.layers["layers.0"].costs
+    assert [whole.heads for whole in table.whole_models] == [(0,), (3,), (6,)]
     assert {shape: pytest.approx(shape.heads + 10 * shape.groups) for shape in feasible_shapes(Shape(13, 1))} == {
         shape: cost.seconds for shape, cost in costs.items()
     }
@@ -136,6 +138,14 @@ def test_equal_layers_are_measured_once(clock):
     assert {layer.num_heads for layer in alone} == {0, 1, 2, 3, 6, 12}
     once = [layer for layer in {id(layer): layer for layer in alone}.values() if layer.num_heads in (1, 2, 12)]
     assert sorted(layer.num_heads for layer in once) == [1, 2, 12]
+
+
+def test_layers_that_differ_in_a_setting_are_measured_apart(clock):
+    model = stack(clock, 2, lambda layer: getattr(layer, "window", 1.0) * (1.0 + layer.num_heads))
+    model.layers[1].window = 3.0
+    table = mha.measure_costs(model, (X,), seconds=SECONDS)
+    assert table.latency(plan(l0=2, l1=12)).value == pytest.approx(16 + 3 + 39)
+    assert table.latency(plan(l0=12, l1=2)).value == pytest.approx(16 + 13 + 9)
 
 
 def test_a_layer_that_is_called_twice_counts_twice(clock):
