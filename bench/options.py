@@ -60,6 +60,11 @@ class Settings:
         """What the rounds of one timed case may take, and the fewest and most of them."""
         return {"seconds": 0.1, "rounds": (4, 20)} if self.quick else {"seconds": 0.8, "rounds": (10, 200)}
 
+    @property
+    def cost_seconds(self) -> float:
+        """How long the costs of one model's layers may be measured; checking them takes half of it again."""
+        return 0.2 if self.quick else 7.0
+
     def draws(self, criterion: str) -> int:
         """How many plans a criterion makes of each kept fraction."""
         return {"random": self.random_draws, "even": self.even_draws}.get(criterion, 1)

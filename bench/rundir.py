@@ -28,6 +28,9 @@ ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "dif
 TABLES = {
     "scores.csv": ("task", "criterion", "layer", "head", "score", "seconds"),
     "promises.csv": ("task", "promise", "value", "low", "high", "bound", "kept"),
+    "predictions.csv": (
+        *("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
+    ),
 }
 
 
@@ -84,6 +87,10 @@ class RunDirectory:
         """A row of `promises.csv`."""
         self._extend("promises.csv", [row])
 
+    def add_prediction(self, row: Sequence[Any]) -> None:
+        """A row of `predictions.csv`."""
+        self._extend("predictions.csv", [row])
+
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays of `attention.npz`."""
         self._attention |= arrays
@@ -125,7 +132,7 @@ class RunDirectory:
 
     def _extend(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         self._tables[name].extend(rows)
-        _write_csv(self.path / name, TABLES[name], self._tables[name])
+        _write_csv(self.path / name, TABLES[name], [[_cell(value) for value in row] for row in self._tables[name]])
 
     def _write_environment(self) -> None:
         _write_json(self.path / "environment.json", self._environment, indent=2)

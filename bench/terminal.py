@@ -33,6 +33,7 @@ def summary(directory: Path) -> Iterator[str]:
                 yield from _lines(_task_table(task, facts, device, plans[plans["task"] == task], here))
     if bare := [case for case in timed if case["kind"] == "attention"]:
         yield from _lines(_attention_table(bare))
+    yield from _predictions(directory / "predictions.csv")
     yield from _broken_promises(directory / "promises.csv")
     for record in (*cases, *read_records(directory / "plans")):
         if record["status"] == "failed":
@@ -88,6 +89,18 @@ def _attention_table(cases: Sequence[Case]) -> Table:
         sizes = [str(case[name]) for name in ("heads_total", "heads_kept", "batch", "seq_len", "device")]
         table.add_row(" / ".join(arms), *sizes, *_speedup(case["samples"], *arms))
     return table
+
+
+def _predictions(path: Path) -> Iterator[str]:
+    """How far latencies predicted from measured costs are from measured ones."""
+    for (task, device), rows in pd.read_csv(path).groupby(["task", "device"], sort=False):
+        errors = rows["error"].abs()
+        worst: Any = next(rows[errors == errors.max()].itertuples(index=False))
+        yield (
+            f"predicted latency of {task} on {device}: median error {errors.median():.1%} over {len(rows)} plans, "
+            f"largest {worst.error:+.1%} ({worst.plan}: {worst.predicted:.3f}, measured {worst.measured:.3f} "
+            f"[{worst.low:.3f}, {worst.high:.3f}])"
+        )
 
 
 def _broken_promises(path: Path) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from mha import visualize
 from mha.attention import MultiHeadAttention
 from mha.checkpoint import from_pretrained, load_pruned, save_pruned
-from mha.errors import EquivalenceError, MhaError, UnsupportedModule
+from mha.costs import CostTable, measure_costs
+from mha.errors import EquivalenceError, MhaError, SlowPlanWarning, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import criteria, score
@@ -16,12 +17,14 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionLayer",
     "AttentionMap",
+    "CostTable",
     "EquivalenceError",
     "Family",
     "HeadPlan",
     "HeadScores",
     "MhaError",
     "MultiHeadAttention",
+    "SlowPlanWarning",
     "UnsupportedModule",
     "check",
     "choose",
@@ -30,6 +33,7 @@ __all__ = [
     "from_pretrained",
     "load_pruned",
     "masked",
+    "measure_costs",
     "plan_of",
     "prune",
     "register_family",

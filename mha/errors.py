@@ -24,6 +24,10 @@ class CalibrationError(MhaError, ValueError):
     """Calibration batches, a loss or options that a criterion cannot work with."""
 
 
+class CostsError(MhaError, ValueError):
+    """Costs that can't be measured, or a table of them that can't be read or does not fit."""
+
+
 class UnsupportedModule(MhaError, TypeError):
     """A plan names a module nothing is known about, or nothing is known at all."""
 
@@ -34,3 +38,7 @@ class EquivalenceError(MhaError, AssertionError):
 
 class CheckpointError(MhaError, ValueError):
     """A model that can't be saved, or a directory that can't be loaded."""
+
+
+class SlowPlanWarning(UserWarning):
+    """A plan that removes heads and yet, by the measured costs, is not faster than the dense model."""

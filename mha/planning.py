@@ -1,15 +1,20 @@
 """Scores and a budget become a plan."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from mha.errors import PlanError, ScoresError
+from mha.costs import CostTable, Quantity, Shape, count_parameters, parameters_of
+from mha.errors import PlanError, ScoresError, SlowPlanWarning
 from mha.families import find_attention
 from mha.heads import HeadPlan, HeadScores
+from mha.knapsack import Option, best_of_size, best_within
 from mha.rearrangement import rearranged
+
+QUANTITIES: Mapping[str, Quantity] = {"latency": "seconds", "flops": "flops", "parameters": "parameters"}
 
 
 def choose(
@@ -18,90 +23,130 @@ def choose(
     model: nn.Module | None = None,
     keep: float | None = None,
     heads: int | None = None,
-    min_heads: int = 0,
+    latency: float | None = None,
+    flops: float | None = None,
+    parameters: float | None = None,
+    costs: CostTable | None = None,
+    min_heads: int | Mapping[str, int] = 0,
 ) -> HeadPlan:
-    """The feasible plan of that size whose kept heads have the largest total score.
+    """The feasible plan within the budget whose kept heads have the largest total score.
 
-    Exactly one budget. For plain attention these are simply the best-scored heads of the whole model; for
-    grouped attention every surviving key/value group of a layer keeps the same number of query heads, and
-    the plan has the largest feasible size not above the budget. It names every scored layer.
+    Exactly one budget, and solved exactly. `keep` and `heads` are counts: the plan has the largest feasible size not
+    above them, whatever the scores. `latency`, `flops` and `parameters` are limits on the whole model: a head with a
+    negative score leaves even where it could stay, and of plans with the same score one with most heads is taken,
+    so that no head leaves where that saves nothing. In grouped attention every surviving key/value group of a
+    layer keeps the same number of query heads. The plan names every scored layer.
 
     Args:
         model: where the scores are to be used; given, they are checked against it.
         keep: share of the scored heads to keep: `round(keep * total)` heads.
         heads: number of heads to keep, over all layers.
-        min_heads: no layer keeps fewer.
+        latency, flops: share of the dense model's seconds, or floating-point operations, that the pruned one takes
+            at most, by `costs`.
+        parameters: share of the dense model's parameters that the pruned one has at most; counted on `model`, or by
+            `costs`.
+        costs: what `mha.measure_costs` found on this model. Given with any budget, they also tell of a plan that is
+            no faster than the dense model.
+        min_heads: no layer keeps fewer; or layer -> the fewest that it keeps, 0 where not named.
 
     Raises:
-        ScoresError: no budget or several, one that can't be met (says the nearest that can).
-        PlanError: the scores do not belong to the model.
+        ScoresError: no budget or several, costs that it needs and that are missing, or one that can't be met (says
+            the nearest that can).
+        PlanError: the scores do not belong to the model or to the costs.
+
+    Warns:
+        SlowPlanWarning: heads leave, and by `costs` the model does not become faster.
     """
-    if model is not None:
-        _check_belong(scores, model)
-    wanted = _budget(len(scores), keep, heads)
-    options = {name: _layer_options(scores, name, min_heads) for name in scores.scores}
-    best = _best_combination(list(options.values()), wanted)
-    if best is None:
-        fewest = sum(min(layer) for layer in options.values())
-        raise ScoresError(
-            f"no feasible plan keeps at most {wanted} heads with at least {min_heads} in each of "
-            f"{len(options)} layers; the smallest that does keeps {fewest}"
-        )
-    plan = HeadPlan({name: options[name][count].heads for name, count in zip(options, best, strict=True)})
-    return rearranged(plan, scores)
+    budgets = {"keep": keep, "heads": heads, "latency": latency, "flops": flops, "parameters": parameters}
+    budget, amount = _only_one(budgets)
+    _check_belong(scores, model, costs)
+    options = _options(scores, min_heads)
+    floor = f"at least {min_heads} in each of {len(options)} layers"
+    if budget in QUANTITIES:
+        shapes = _within(options, budget, amount, _Charges.of(budget, model, costs), floor)
+    else:
+        shapes = _of_size(options, _size(len(scores), budget, amount), floor)
+    best = HeadPlan({name: options[name][shape].heads for name, shape in shapes.items()})
+    plan = rearranged(best, scores)
+    _tell_if_slow(plan, scores, costs)
+    return plan
 
 
 @dataclass(frozen=True)
-class _Option:
-    """The best way for a layer to keep a certain number of heads."""
+class _Choice:
+    """The best way for a layer to have a certain shape."""
 
     value: float  # total score
     heads: tuple[int, ...]  # original numbers
 
 
-def _budget(total: int, keep: float | None, heads: int | None) -> int:
-    if (keep is None) == (heads is None):
-        raise ScoresError(f"give exactly one budget, got keep={keep}, heads={heads}")
-    if keep is not None:
-        if not 0.0 <= keep <= 1.0:
-            raise ScoresError(f"keep is a share of the heads, between 0 and 1, got {keep}")
-        return round(keep * total)
-    assert heads is not None
-    if not 0 <= heads <= total:
-        raise ScoresError(f"heads is how many of the {total} scored heads to keep, got {heads}")
-    return heads
+Options = Mapping[str, Mapping[Shape, _Choice]]  # of each layer, every feasible shape with enough heads
 
 
-def _check_belong(scores: HeadScores, model: nn.Module) -> None:
-    layers = find_attention(model)
+def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
+    given = {name: amount for name, amount in budgets.items() if amount is not None}
+    if len(given) != 1:
+        came = ", ".join(f"{name}={amount}" for name, amount in given.items()) or "none"
+        raise ScoresError(f"give exactly one budget, got {came}; there are {', '.join(budgets)}")
+    ((name, amount),) = given.items()
+    if name != "heads" and not 0.0 <= amount <= 1.0:
+        of = "the heads" if name == "keep" else "the dense model's"
+        raise ScoresError(f"{name} is a share of {of}, between 0 and 1, got {amount}")
+    return name, amount
+
+
+def _size(total: int, budget: str, amount: float) -> int:
+    if budget == "keep":
+        return round(amount * total)
+    if not 0 <= amount <= total or amount != int(amount):
+        raise ScoresError(f"heads is how many of the {total} scored heads to keep, got {amount}")
+    return int(amount)
+
+
+def _check_belong(scores: HeadScores, model: nn.Module | None, costs: CostTable | None) -> None:
+    """Whether the scores are of the heads that the model has, and the costs too."""
+    if model is not None:
+        layers = find_attention(model)
+        _check_layers(scores, {name: (layer.heads, layer.num_kv_heads) for name, layer in layers.items()}, "the model")
+    if costs is not None:
+        _check_layers(scores, {name: (layer.heads, layer.groups) for name, layer in costs.layers.items()}, "the costs")
+
+
+def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...], int]], whose: str) -> None:
+    verb, then = ("do", "measure the costs of this model") if whose == "the costs" else ("does", "score this model")
     if unknown := [name for name in scores.scores if name not in layers]:
-        raise PlanError(f"the scores name layers that the model does not have: {unknown}; it has {list(layers)}")
-    for name, heads in scores.heads.items():
-        layer = layers[name]
-        if heads != layer.heads or scores.groups[name] != layer.num_kv_heads:
+        raise PlanError(f"the scores name layers that {whose} {verb} not have: {unknown}; there are {list(layers)}")
+    for name, ids in scores.heads.items():
+        heads, groups = layers[name]
+        if ids != heads or scores.groups[name] != groups:
             raise PlanError(
-                f"layer {name!r}: the scores are of heads {list(heads)} in {scores.groups[name]} key/value groups, "
-                f"the model has heads {list(layer.heads)} in {layer.num_kv_heads}; score this model"
+                f"layer {name!r}: the scores are of heads {list(ids)} in {scores.groups[name]} key/value groups, "
+                f"{whose} of heads {list(heads)} in {groups}; {then}"
             )
 
 
-def _layer_options(scores: HeadScores, name: str, min_heads: int) -> dict[int, _Option]:
-    """Number of heads -> the best way to keep that many, for every feasible number from `min_heads` up."""
+def _options(scores: HeadScores, min_heads: int | Mapping[str, int]) -> Options:
+    floors = min_heads if isinstance(min_heads, Mapping) else dict.fromkeys(scores.scores, min_heads)
+    if unknown := [name for name in floors if name not in scores.scores]:
+        raise ScoresError(f"min_heads names layers without scores: {unknown}; scored are {list(scores.scores)}")
+    return {name: _layer_options(scores, name, floors.get(name, 0)) for name in scores.scores}
+
+
+def _layer_options(scores: HeadScores, name: str, fewest: int) -> dict[Shape, _Choice]:
+    """Shape -> the best heads of that shape, for every feasible one with at least `fewest` heads."""
     values, ids = scores.scores[name].numpy(), scores.heads[name]
-    options: dict[int, _Option] = {}
-    for kept in _group_choices(values, scores.groups[name]):
-        value = float(values[kept].sum())
-        best = options.get(len(kept))
-        if len(kept) >= min_heads and (best is None or value > best.value):
-            options[len(kept)] = _Option(value, tuple(ids[i] for i in sorted(kept)))
-    if not options:
-        raise ScoresError(f"layer {name!r} has only {len(values)} heads, fewer than min_heads={min_heads}")
-    return options
+    if len(values) < fewest:
+        raise ScoresError(f"layer {name!r} has only {len(values)} heads, fewer than min_heads={fewest}")
+    return {
+        shape: _Choice(float(values[kept].sum()), tuple(ids[i] for i in sorted(kept)))
+        for shape, kept in _group_choices(values, scores.groups[name])
+        if shape.heads >= fewest
+    }
 
 
-def _group_choices(values: np.ndarray, groups: int) -> Iterator[list[int]]:
-    """For every feasible (groups kept, heads kept in each), the positions with the largest total score."""
-    yield []
+def _group_choices(values: np.ndarray, groups: int) -> Iterator[tuple[Shape, list[int]]]:
+    """For every feasible shape, the positions with the largest total score."""
+    yield Shape(0, 0), []
     if groups == 0:
         return
     ranked = np.argsort(-values.reshape(groups, -1), axis=1, kind="stable")
@@ -110,33 +155,79 @@ def _group_choices(values: np.ndarray, groups: int) -> Iterator[list[int]]:
         members = ranked[:, :heads] + per_group * np.arange(groups)[:, None]
         order = np.argsort(-values[members].sum(axis=1), kind="stable")
         for count in range(1, groups + 1):
-            yield members[order[:count]].ravel().tolist()
+            yield Shape(count * heads, count), members[order[:count]].ravel().tolist()
 
 
-def _best_combination(layers: list[dict[int, _Option]], wanted: int) -> list[int] | None:
-    """Heads per layer with the largest total score, at the largest reachable total not above `wanted`.
+def _of_size(options: Options, wanted: int, floor: str) -> dict[str, Shape]:
+    """The best shapes with as many heads as possible, but not more than `wanted`."""
+    layers = [[Option(choice.value, shape.heads) for shape, choice in layer.items()] for layer in options.values()]
+    best = best_of_size(layers, wanted)
+    if best is None:
+        fewest = sum(min(shape.heads for shape in layer) for layer in options.values())
+        raise ScoresError(
+            f"no feasible plan keeps at most {wanted} heads with {floor}; the smallest that does keeps {fewest}"
+        )
+    return _named(options, best)
 
-    Dynamic programme over layers: best[t] is the largest score with exactly t heads so far.
+
+@dataclass(frozen=True)
+class _Charges:
+    """What shapes cost, so that a model costs the rest and the sum over its layers.
+
+    Attributes:
+        layers: of all the model's layers, also those without scores.
     """
-    best = np.full(wanted + 1, -np.inf)
-    best[0] = 0.0
-    choices = []
-    for options in layers:
-        reached, choice = np.full(wanted + 1, -np.inf), np.full(wanted + 1, -1)
-        for count, option in options.items():
-            if count > wanted:
-                continue
-            candidate = best[: wanted + 1 - count] + option.value
-            better = candidate > reached[count:]
-            reached[count:][better] = candidate[better]
-            choice[count:][better] = count
-        best = reached
-        choices.append(choice)
-    reachable = np.flatnonzero(np.isfinite(best))
-    if not len(reachable):
-        return None
-    left, counts = int(reachable[-1]), []
-    for choice in reversed(choices):
-        counts.append(int(choice[left]))
-        left -= counts[-1]
-    return counts[::-1]
+
+    dense: float
+    rest: float
+    layers: Mapping[str, Mapping[Shape, float]]
+
+    @classmethod
+    def of(cls, budget: str, model: nn.Module | None, costs: CostTable | None) -> "_Charges":
+        if costs is not None:
+            quantity = QUANTITIES[budget]
+            return cls(getattr(costs.dense, quantity), costs.rest_of(quantity), costs.amounts(quantity))
+        if budget != "parameters":
+            raise ScoresError(
+                f"{budget} needs measured costs: choose(…, {budget}=…, costs=mha.measure_costs(model, args))"
+            )
+        if model is None:
+            raise ScoresError("parameters needs the model, or its costs: choose(…, parameters=…, model=model)")
+        dense, layers = parameters_of(model), count_parameters(find_attention(model))
+        return cls(dense, dense - sum(max(layer.values()) for layer in layers.values()), layers)
+
+
+def _within(options: Options, budget: str, share: float, charges: _Charges, floor: str) -> dict[str, Shape]:
+    """The best shapes for which the whole model costs at most that share of the dense one."""
+    unscored = sum(max(layer.values()) for name, layer in charges.layers.items() if name not in options)
+    fixed = charges.rest + unscored
+    layers = [
+        [Option(choice.value, charges.layers[name][shape], shape.heads) for shape, choice in layer.items()]
+        for name, layer in options.items()
+    ]
+    best = best_within(layers, share * charges.dense - fixed)
+    if best is None:
+        least = fixed + sum(min(option.cost for option in layer) for layer in layers)
+        raise ScoresError(
+            f"no feasible plan takes at most {share:g} of the dense model's {budget} with {floor}; the least that any "
+            f"does is {least / charges.dense:.4f}"
+        )
+    return _named(options, best)
+
+
+def _named(options: Options, places: list[int]) -> dict[str, Shape]:
+    return {name: list(layer)[place] for (name, layer), place in zip(options.items(), places, strict=True)}
+
+
+def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
+    kept = sum(map(len, plan.keep.values()))
+    if costs is None or kept == len(scores):
+        return
+    predicted = costs.latency(plan)
+    if predicted.share >= 1.0:
+        warnings.warn(
+            f"the plan keeps {kept} of {len(scores)} heads and, by the measured costs, takes "
+            f"{predicted.share:.3f} of the dense model's time: pruning that little does not pay here",
+            SlowPlanWarning,
+            stacklevel=3,
+        )

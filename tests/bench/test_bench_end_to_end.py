@@ -201,6 +201,18 @@ def test_promises_are_measured(run, plans):
     assert promises.values.tolist() == [["tiny", "dense_at_least", value, low, high, 0.9, True]]
 
 
+def test_predicted_latencies_stand_beside_measured_ones(run):
+    predictions = pd.read_csv(run.path / "predictions.csv")
+    assert predictions.groupby("task")["plan"].nunique().to_dict() == {"tiny": 6, "attention": 6}
+    assert predictions[predictions["task"] == "tiny"]["shape"].tolist() == [
+        *("[2, 2]", "[2, 2]", "[1, 1]", "[0, 3]", "[2, 3]", "[3, 2]"),
+    ]
+    assert (predictions["low"] <= predictions["measured"]).all()
+    assert (predictions["measured"] <= predictions["high"]).all()
+    np.testing.assert_allclose(predictions["error"], predictions["predicted"] / predictions["measured"] - 1)
+    assert sum(line.startswith("predicted latency of ") for line in run.output.splitlines()) == 2
+
+
 def test_the_terminal_ends_with_the_table(run):
     lines = run.output.splitlines()
     assert f"run directory: {run.path}" in lines

@@ -1,0 +1,88 @@
+"""Whether measured costs predict what a pruned model takes: the table's word beside the clock's, plan by plan.
+
+The table is measured first, from layers by themselves and a few even plans. Then plans that it has not seen are timed
+in turns with the dense model, in the same process. What is recorded is the error; none fails here, since a
+busy machine is not the table's fault.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mha
+from bench.latency import forward
+from bench.options import Settings, settings_of
+from bench.rundir import RunDirectory
+from bench.study import Study
+from mha.timing import Rounds
+
+BARE = "attention"  # the layer by itself
+WIDTH, HEADS, HEAD_DIM, BATCH, LENGTH = 768, 12, 64, 1, 256
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    settings = settings_of(metafunc.config)
+    subjects = [*(task.name for task in settings.tasks), BARE]
+    pairs = [(subject, device) for subject in subjects for device in settings.devices]
+    ids = ["-".join(pair).replace(":", "") for pair in pairs]
+    metafunc.parametrize(("subject", "device"), pairs, ids=ids)
+
+
+def test_predicted_latency(
+    subject: str, device: str, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
+) -> None:
+    """Predicted and measured shares of the dense model's latency."""
+    model, args, kwargs = _bare(device) if subject == BARE else _of(studies[subject], settings, device)
+    costs = mha.measure_costs(model, args, kwargs, device=device, seconds=settings.cost_seconds)
+    plans = dict(_plans(mha.find_attention(model)))
+    rounds = Rounds(device)
+    rounds.add("dense", lambda: forward(model, args, kwargs))
+    for name, plan in plans.items():
+        pruned = mha.prune(model, plan)
+        rounds.add(name, lambda pruned=pruned: forward(pruned, args, kwargs))  # type: ignore[misc]
+    end = time.perf_counter() + settings.cost_seconds / 2
+    while rounds.count < 4 or time.perf_counter() < end:
+        rounds.run()
+    for name, plan in plans.items():
+        predicted, measured = costs.latency(plan).share, rounds.ratio(name, "dense")
+        shape = [len(heads) for heads in plan.keep.values()]
+        error = predicted / measured.value - 1
+        run.add_prediction((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+
+
+def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    return study.dense(device), *study.inputs(settings.batch(study.task), device)
+
+
+def _bare(device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, bias=True, head_dim=HEAD_DIM)
+        x = torch.randn(BATCH, LENGTH, WIDTH)
+    return layer.eval().to(device), (x.to(device),) * 3, {}
+
+
+def _plans(layers: mha.AttentionMap) -> Iterator[tuple[str, mha.HeadPlan]]:
+    """Even and uneven plans, with and without layers that keep nothing; groups of key/value heads leave whole."""
+    rng = random.Random(0)
+    count = len(layers)
+    shares = {
+        "even-0.75": [0.75] * count,
+        "even-0.5": [0.5] * count,
+        "one-each": [0.0001] * count,
+        "every-other": [float(index % 2) for index in range(count)],
+        "rising": [(index + 1) / count for index in range(count)],
+        "drawn": [rng.random() for _ in range(count)],
+    }
+    for name, kept in shares.items():
+        plan = {}
+        for layer, share in zip(layers.values(), kept, strict=True):
+            per_group = layer.num_heads // layer.num_kv_heads
+            groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
+            plan[layer.name] = layer.heads[: groups * per_group]
+        yield name, mha.HeadPlan(plan)

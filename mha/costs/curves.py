@@ -1,0 +1,96 @@
+"""From seconds at a few shapes to seconds at every shape."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mha.costs.shapes import Shape, feasible_shapes
+
+NONE = Shape(0, 0)
+
+
+@dataclass
+class _Axis:
+    """Where along an axis is measured, denser where what is measured bends."""
+
+    points: list[int]
+    gaps: list[tuple[int, int]] = field(init=False)  # not yet split
+    tried: list[tuple[int, int, int]] = field(default_factory=list)  # split last, with the point between
+
+    def __post_init__(self) -> None:
+        self.points = sorted({point for point in self.points if 1 <= point <= max(self.points)})
+        self.gaps = list(zip(self.points, self.points[1:], strict=False))
+
+    def split(self, bends: Callable[[int, int, int], bool]) -> None:
+        """A point within each gap; after the first time, only in gaps beside a bend."""
+        for low, middle, high in self.tried:
+            if bends(low, middle, high):
+                self.gaps += [(low, middle), (middle, high)]
+        self.tried = [(low, _between(low, high), high) for low, high in self.gaps if high - low > 1]
+        self.gaps = []
+        self.points = sorted({*self.points, *(middle for _, middle, _ in self.tried)})
+
+
+class Grid:
+    """The shapes at which a layer is measured: some numbers of key/value groups, times some of heads in each.
+
+    Plain attention has one head in each group, and so a single row.
+    """
+
+    def __init__(self, whole: Shape) -> None:
+        self.whole = whole
+        groups, per_group = whole.groups, whole.per_group
+        self._groups = _Axis([1, 2, (groups + 1) // 2, groups] if groups > 1 else [groups])
+        self._per_group = _Axis([1, 2, (per_group + 1) // 2, per_group] if groups == 1 else [1, per_group])
+
+    def shapes(self) -> list[Shape]:
+        """Where to measure; no head and all heads among them."""
+        if not self.whole.heads:
+            return [NONE]
+        return [NONE, *(_shape(k, m) for m in self._per_group.points for k in self._groups.points)]
+
+    def refine(self, bends: Callable[[Shape, Shape, Shape], bool]) -> None:
+        """More shapes: first between all, later only where `bends(low, middle, high)` says that it isn't linear."""
+        groups, per_group = tuple(self._groups.points), tuple(self._per_group.points)
+        if self.whole.heads:
+            self._groups.split(lambda *k: any(bends(*(_shape(one, m) for one in k)) for m in per_group))
+            self._per_group.split(lambda *m: any(bends(*(_shape(k, one) for one in m)) for k in groups))
+
+    def fill(self, seconds: Mapping[Shape, float]) -> dict[Shape, float]:
+        """Seconds at every feasible shape: never falling with more heads or groups, linear between measured shapes.
+
+        Noise that lets more heads take less is averaged away (isotonic regression along both axes).
+        """
+        if not self.whole.heads:
+            return {NONE: seconds[NONE]}
+        ks, ms = self._groups.points, self._per_group.points
+        known = np.array([[seconds[_shape(k, m)] for k in ks] for m in ms])
+        known = np.apply_along_axis(rising, 0, np.apply_along_axis(rising, 1, known))  # keeps rows rising
+        every_k, every_m = range(1, self.whole.groups + 1), range(1, self.whole.per_group + 1)
+        rows = np.array([np.interp(every_k, ks, row) for row in known])
+        full = np.array([np.interp(every_m, ms, column) for column in rows.T]).T
+        filled = {_shape(k, m): float(full[m - 1, k - 1]) for m in every_m for k in every_k}
+        filled[NONE] = min(seconds[NONE], float(full.min()))
+        return {shape: filled[shape] for shape in feasible_shapes(self.whole)}
+
+
+def rising(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The closest sequence, by squares, that never falls (Barlow et al. 1972: pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = float(value), 1
+        while blocks and blocks[-1][0] >= mean:
+            before, count = blocks.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        blocks.append((mean, size))
+    return np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+
+
+def _between(low: int, high: int) -> int:
+    """Two fifths of the way: halves would meet steps of 8 or 16 heads just where they lie on a straight line."""
+    return low + max(1, 2 * (high - low) // 5)
+
+
+def _shape(groups: int, per_group: int) -> Shape:
+    return Shape(groups * per_group, groups)

@@ -1,0 +1,179 @@
+"""Timing attention layers at several numbers of heads, interleaved with the model that they are part of."""
+
+import copy
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mha.costs.capture import Call
+from mha.costs.fit import Fit
+from mha.costs.shapes import Shape
+from mha.costs.subject import Kind, Subject, readied
+from mha.costs.table import CostTable
+from mha.errors import CostsError, UnsupportedModule
+from mha.families import find_attention
+from mha.families.registry import HOW_TO_REGISTER
+from mha.masking import eval_mode
+from mha.timing import Rounds, Spread
+
+DENSE = "dense"
+SHARES = (0.0, 0.25, 0.5)  # of every layer's heads, kept in the whole models that are timed
+FEWEST = 8  # rounds that every function takes part in
+STEADY = 0.01  # of the dense model's time: half the width of an interval that is narrow enough
+BEND = 0.005  # of the dense model's time: a smaller distance from a straight line does not matter
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
+def measure_costs(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    device: torch.device | str | None = None,
+    seconds: float = 30.0,
+) -> CostTable:
+    """What each attention layer costs at each number of heads, on this device and for inputs like these.
+
+    The layers' own inputs are caught while the model runs once. Sliced copies of each layer are then timed alone on
+    them, and the dense model and a few pruned ones as a whole, all in turns and in a new order every round; each
+    time is divided by the dense model's of the same round. Layers of the same shapes with inputs of the same shapes
+    are measured once for all. A few numbers of heads are timed, more where the time is not linear in them; what
+    lies between is interpolated. The model runs in eval mode without gradients and is left as it was.
+
+    Args:
+        args, kwargs: what the model is called with; their batch and length are those that the table is for. Caches
+            among them are copied for every call.
+        device: where to measure; where the model is, unless given.
+        seconds: how long timing may take; the table's `ended` says whether that sufficed. A slow model takes longer:
+            every function takes part in eight rounds at least.
+
+    Raises:
+        CostsError: the model can't be called with these arguments, has no data (the meta device)
+            or no time, or a cache in them has been filled by the dense model.
+        UnsupportedModule: the model has no attention of a known family.
+    """
+    _check(model, seconds)
+    with eval_mode(model):
+        where = _device_of(model) if device is None else torch.device(device)
+        placed = model if _is_on(model, where) else copy.deepcopy(model).to(where)
+        subject = Subject.of(placed, Call(args, kwargs).on(where))
+        start = time.perf_counter()
+        timings = _Timings(subject, where)
+        ended = timings.run(start, seconds)
+        facts = _environment(timings, where, time.perf_counter() - start)
+        return timings.fit().table(facts, ended)
+
+
+class _Timings:
+    """Everything that takes turns: the dense model, a share of its heads, and (kind, shape) of the layers alone."""
+
+    def __init__(self, subject: Subject, device: torch.device) -> None:
+        self.subject, self.kinds = subject, subject.kinds
+        self.shares = (*SHARES, 1.0) if subject.changes_class() else SHARES
+        self.rounds = Rounds(device)
+        self.rounds.add(DENSE, readied(subject.model, subject.call))
+        for share in self.shares:
+            self.rounds.add(share, subject.ready(share))
+        self._join()
+
+    def run(self, start: float, seconds: float) -> str:
+        """Take rounds until every interval is narrow and nothing bends between shapes, or until the time is spent."""
+        joined, patience = 0, start + seconds / 3
+        while True:
+            self.rounds.run()
+            if self.rounds.count - joined < FEWEST:
+                continue
+            now, steady = time.perf_counter(), self.steady()
+            if now > start + seconds:
+                return "steady" if steady else "time spent"
+            if (steady or now > patience) and now < start + seconds * 2 / 3 and self._refine():
+                joined, patience = self.rounds.count, time.perf_counter() + seconds / 3
+            elif steady:
+                return "steady"
+
+    def steady(self) -> bool:
+        """Whether every interval, times the calls that it stands for, is narrow beside the dense model's time."""
+        wholes = (self._of(share).half_width for share in self.shares)
+        alone = (kind.uses * self._of((kind, shape)).half_width for kind, shape in self._points())
+        return all(width <= STEADY for width in (*wholes, *alone))
+
+    def fit(self) -> Fit:
+        wholes = {share: self._of(share) for share in self.shares}
+        alone = {kind: {shape: self._of((kind, shape)) for shape in kind.grid.shapes()} for kind in self.kinds}
+        return Fit(self.subject, self.rounds.seconds(DENSE), wholes, alone)
+
+    def _points(self) -> Iterator[tuple[Kind, Shape]]:
+        return ((kind, shape) for kind in self.kinds for shape in kind.grid.shapes())
+
+    def _of(self, name: object) -> Spread:
+        return self.rounds.ratio(name, DENSE)
+
+    def _refine(self) -> bool:
+        """Whether there are more shapes to measure now."""
+        for kind in self.kinds:
+            kind.grid.refine(partial(self._bends, kind))
+        return self._join()
+
+    def _bends(self, kind: Kind, low: Shape, middle: Shape, high: Shape) -> bool:
+        """Whether the shape in the middle is further from the straight line than matters, and than noise."""
+        left, between, right = (self._of((kind, shape)) for shape in (low, middle, high))
+        part = (middle.heads - low.heads) / (high.heads - low.heads)
+        distance = abs(between.value - left.value - part * (right.value - left.value))
+        return distance > between.half_width and distance * kind.uses > BEND
+
+    def _join(self) -> bool:
+        new = [(kind, shape) for kind, shape in self._points() if (kind, shape) not in self.rounds]
+        for kind, shape in new:
+            self.rounds.add((kind, shape), kind.sliced(shape))
+        return bool(new)
+
+
+def _check(model: nn.Module, seconds: float) -> None:
+    if not seconds > 0:
+        raise CostsError(f"seconds is how long measuring may take, above 0, got {seconds}")
+    layers = find_attention(model)
+    if not layers:
+        listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
+        raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
+    if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise CostsError(f"{meta[0]} is on the meta device: a model without weights can't be timed; load them first")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _is_on(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model is there already; "cuda" is any of them."""
+    here = _device_of(model)
+    return here.type == device.type and device.index in (None, here.index)
+
+
+def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[str, Any]:
+    """What the times depend on."""
+    model = timings.subject.model
+    return {
+        "device": str(device),
+        "device_name": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "inputs": str(timings.subject.call),
+        "torch": str(torch.__version__),
+        "rounds": timings.rounds.count,
+        "seconds": spent,
+    }
+
+
+def _device_name(device: torch.device) -> str | None:
+    if device.type == "cpu":
+        lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else []
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return models[0] if models else platform.processor() or None
+    module = torch.get_device_module(device)
+    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else device.type

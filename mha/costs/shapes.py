@@ -1,0 +1,55 @@
+"""What a layer's cost depends on: how many query heads it keeps, and how many key/value groups they stand in."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from mha.errors import PlanError
+
+
+class Shape(NamedTuple):
+    """How many query heads, in how many key/value groups; as many groups as heads in plain attention."""
+
+    heads: int
+    groups: int
+
+    @property
+    def per_group(self) -> int:
+        return self.heads // self.groups if self.groups else 0
+
+
+def feasible_shapes(whole: Shape) -> Iterator[Shape]:
+    """Every shape that a layer can be pruned to: none, and k groups with the same number of heads in each."""
+    yield Shape(0, 0)
+    for per_group in range(1, whole.per_group + 1):
+        for groups in range(1, whole.groups + 1):
+            yield Shape(groups * per_group, groups)
+
+
+def first_heads(heads: Sequence[int], whole: Shape, shape: Shape) -> list[int]:
+    """Original numbers of heads with which a layer has that shape: the first of each of the first groups.
+
+    Args:
+        heads: original numbers of those that the layer has.
+        whole: its shape.
+    """
+    return [heads[group * whole.per_group + one] for group in range(shape.groups) for one in range(shape.per_group)]
+
+
+def shape_of(name: str, heads: Sequence[int], whole: Shape, kept: Sequence[int]) -> Shape:
+    """The shape of layer `name` when of its `heads` only those are kept.
+
+    Raises:
+        PlanError: a head that is not there, or groups that keep different numbers of heads.
+    """
+    if missing := sorted(set(kept) - set(heads)):
+        raise PlanError(f"layer {name!r}: the costs are of heads {list(heads)}, and the plan keeps {missing}")
+    members: dict[int, int] = {}
+    for head in kept:
+        group = heads.index(head) // whole.per_group
+        members[group] = members.get(group, 0) + 1
+    if len(set(members.values())) > 1:
+        raise PlanError(
+            f"layer {name!r}: every key/value group that stays must keep the same number of query heads, "
+            f"got {members} (group: heads); mha.choose returns only plans that do"
+        )
+    return Shape(len(kept), len(members))

@@ -1,0 +1,158 @@
+"""A model, the inputs it is measured with, and which of its layers cost the same."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from mha.costs.alike import Key, kind_of
+from mha.costs.capture import Call, Visits, capture
+from mha.costs.counts import count_flops
+from mha.costs.curves import Grid
+from mha.costs.shapes import Shape, first_heads
+from mha.errors import CostsError
+from mha.families import AttentionLayer, AttentionMap, find_attention
+from mha.heads import HeadPlan
+from mha.pruning import prune
+
+
+@dataclass(eq=False)
+class Kind:
+    """A layer with its inputs, measured on behalf of all that cost the same.
+
+    Attributes:
+        grid: the shapes at which it is measured.
+        uses: how many calls, of however many layers, it stands for.
+        flops: shape -> counted, of the shapes that have been sliced.
+    """
+
+    layer: AttentionLayer
+    call: Call
+    grid: Grid
+    uses: int = 0
+    flops: dict[Shape, int] = field(default_factory=dict)
+
+    def sliced(self, shape: Shape) -> Callable[[], Callable[[], object]]:
+        """The layer in that shape, as `Rounds` takes it; counts its FLOPs."""
+        layer = self.layer
+        plan = HeadPlan({"": first_heads(layer.heads, self.grid.whole, shape)})
+        ready = readied(prune(sharing_copy(layer.module), plan, inplace=True), self.call)
+        with _explained(f"layer {layer.name!r} with {shape.heads} of its {layer.num_heads} heads"):
+            self.flops[shape] = count_flops(ready())
+        return ready
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        calls: layer -> the kinds of its calls in one run of the model, and how many of each; empty for a layer that
+            these inputs do not reach.
+        flops: of one run of the model.
+    """
+
+    model: nn.Module
+    call: Call
+    layers: AttentionMap
+    calls: Mapping[str, list[tuple[Kind, int]]]
+    flops: int
+
+    @classmethod
+    def of(cls, model: nn.Module, call: Call) -> "Subject":
+        """
+        Raises:
+            CostsError: the model can't be called like that.
+        """
+        layers, kinds = find_attention(model), dict[Key, Kind]()
+        visits = capture(model, layers, call)
+        calls = {name: _calls(layers[name], seen, kinds) for name, seen in visits.items()}
+        return cls(model, call, layers, calls, count_flops(readied(model, call)()))
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
+
+    def ready(self, share: float) -> Callable[[], Callable[[], object]]:
+        """The model with that share of every layer's heads, as `Rounds` takes it."""
+        ready = readied(self.pruned(share), self.call)
+        with _explained(f"the model with {share:g} of its heads"):
+            ready()()
+        return ready
+
+    def pruned(self, share: float) -> nn.Module:
+        """The model with that share of every layer's heads."""
+        plan = {}
+        for name, layer in self.layers.items():
+            plan[name] = first_heads(layer.heads, whole_of(layer), share_of(layer, share))
+        return prune(sharing_copy(self.model), HeadPlan(plan), inplace=True)
+
+    def changes_class(self) -> bool:
+        """Whether pruning replaces the class of a layer even if all heads stay."""
+        whole = self.pruned(1.0)
+        pairs = zip(whole.modules(), self.model.modules(), strict=True)
+        return any(type(one) is not type(other) for one, other in pairs)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """
+    Raises:
+        CostsError: for whatever the body raises.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise CostsError(
+            f"{what} can't run on the inputs of the dense one ({type(error).__name__}: {error}); a cache that the "
+            "dense model has filled does not fit fewer heads: give an empty one"
+        ) from error
+
+
+def whole_of(layer: AttentionLayer) -> Shape:
+    return Shape(layer.num_heads, layer.num_kv_heads)
+
+
+def share_of(layer: AttentionLayer, share: float) -> Shape:
+    """That share of the layer's key/value groups, whole; of a single group, that share of its heads."""
+    whole = whole_of(layer)
+    if whole.groups != 1:
+        groups = round(share * whole.groups)
+        return Shape(groups * whole.per_group, groups)
+    heads = round(share * whole.heads)
+    return Shape(heads, 1 if heads else 0)
+
+
+def readied(module: nn.Module, call: Call) -> Callable[[], Callable[[], object]]:
+    """Makes, as often as asked, a function that runs the module once without gradients on fresh arguments."""
+
+    def prepare() -> Callable[[], object]:
+        args, kwargs = call.fresh()
+
+        def run() -> object:
+            with torch.inference_mode():
+                return module(*args, **kwargs)
+
+        return run
+
+    return prepare
+
+
+def sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are those of the module: changing which ones it has costs no memory."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, memo)
+
+
+def _calls(layer: AttentionLayer, seen: Visits, kinds: dict[Key, Kind]) -> list[tuple[Kind, int]]:
+    calls = []
+    for key, call in seen.calls.items():
+        whole = whole_of(layer)
+        kind = kinds.setdefault((whole, *kind_of(layer.module), *key), Kind(layer, call, Grid(whole)))
+        kind.uses += seen.counts[key]
+        calls.append((kind, seen.counts[key]))
+    return calls
