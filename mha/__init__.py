@@ -3,6 +3,7 @@
 from mha import visualize
 from mha.attention import MultiHeadAttention
 from mha.checkpoint import from_pretrained, load_pruned, save_pruned
+from mha.compensation import compensate
 from mha.errors import EquivalenceError, MhaError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
@@ -25,6 +26,7 @@ __all__ = [
     "UnsupportedModule",
     "check",
     "choose",
+    "compensate",
     "criteria",
     "find_attention",
     "from_pretrained",
