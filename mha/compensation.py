@@ -17,7 +17,7 @@ from mha.families.linears import is_conv1d, weight_of
 from mha.layout import owners
 from mha.masking import eval_mode
 from mha.normal_equations import Moments, recentre, refit, rescale
-from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, other_linears, stopped_after
+from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, other_linears, runs_of
 
 Method = Literal["bias", "scale", "least_squares"]
 Scope = Literal["attention", "stream"]
@@ -137,33 +137,45 @@ class _Repair:
 
     def _runs(self, number: int, batch: Any, forward: Forward) -> list[tuple[Tensor, Tensor]]:
         """For each of the layer's runs in this batch, what it reads and what it should put out."""
-        values, reader = self._goal.values[number], self._goal.reader
-        if self._without_heads:  # the projection may not even be called
-            ran = [(value.new_zeros(*value.shape[:-1], 0), self._without_context(value)) for value in values]
-            stream = stopped_after(self._model, None, reader, 0, batch, forward)[1] if reader else None
-        else:
-            ran, stream = stopped_after(self._model, self.name, reader, len(values), batch, forward)
-        if [output.shape for _, output in ran] != [value.shape for value in values]:
+        values = self._goal.values[number]
+        reader = None if self._goal.reader is None else self._model.get_submodule(self._goal.reader)
+        entered = self._layer.module if self._layer is not None and self._without_heads else None
+        ran: list[tuple[Tensor, Tensor]] = []
+        streams: list[Tensor] = []
+        if entered is None or reader is not None:
+            ran, streams = runs_of(
+                self.linear, reader, len(values), lambda: forward(self._model, batch), entered=entered
+            )
+        if entered is not None:  # its projection need not be called
+            ran = [self._over_no_heads(value) for value in values]
+        self._check(number, ran, streams if reader is not None else values)
+        if reader is None:
+            return [(read, value) for (read, _), value in zip(ran, values, strict=True)]
+        return [
+            (read, value.double() - (stream.double() - output.double()))
+            for (read, output), stream, value in zip(ran, streams, values, strict=True)
+        ]
+
+    def _over_no_heads(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What the projection reads, (..., 0), and puts out, (..., o), where no head is left."""
+        bias = self.linear._parameters.get("bias")
+        output = torch.zeros_like(like) if bias is None else bias.expand_as(like)
+        return like.new_zeros(*like.shape[:-1], 0), output
+
+    def _check(self, number: int, ran: Sequence[tuple[Tensor, Tensor]], streams: Sequence[Tensor]) -> None:
+        expected = [value.shape for value in self._goal.values[number]]
+        found = [output.shape for _, output in ran]
+        if found != expected or [stream.shape for stream in streams] != expected:
             raise CalibrationError(
                 f"{self.name!r}, batch {number}: forward must run the pruned model as it runs the teacher, but the "
-                f"layer puts out {[tuple(output.shape) for _, output in ran]} in the pruned model and "
-                f"{[tuple(value.shape) for value in values]} in the teacher"
+                f"layer puts out {[tuple(shape) for shape in found]} in the pruned model and "
+                f"{[tuple(shape) for shape in expected]} in the teacher"
             )
-        for tensor in (one for run in ran for one in run):
-            if not tensor.isfinite().all():
-                raise CalibrationError(
-                    f"{self.name!r}, batch {number}: the layer reads or puts out NaN or infinite values in the pruned "
-                    "model; look for them in its weights"
-                )
-        if stream is None:
-            return [(read, value) for (read, _), value in zip(ran, values, strict=True)]
-        ((read, output),) = ran
-        return [(read, values[0].double() - (stream.double() - output.double()))]
-
-    def _without_context(self, like: Tensor) -> Tensor:
-        """What the projection puts out over no heads: its bias, if it has one, (..., o)."""
-        bias = self.linear._parameters.get("bias")
-        return torch.zeros_like(like) if bias is None else bias.expand_as(like)
+        if not all(one.isfinite().all() for run in ran for one in run):
+            raise CalibrationError(
+                f"{self.name!r}, batch {number}: the layer reads or puts out NaN or infinite values in the pruned "
+                "model; look for them in its weights"
+            )
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:

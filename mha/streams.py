@@ -202,13 +202,11 @@ def _found(
     others: Sequence[str],
 ) -> dict[str, Goal]:
     """Empty goals for the layers that have one, in the order in which they first run."""
-    goals: dict[str, Goal] = {}
-    names, readers = [run.name for run in runs], [run.reader for run in runs]
+    readers: dict[str, set[str | None]] = {}
     for run, one, other in zip(runs, by_output, by_read, strict=True):
-        added = names.count(run.name) == 1 and readers.count(run.reader) == 1 and _same(one, other)
-        if added or run.name not in others:
-            goals.setdefault(run.name, Goal(run.reader if added else None))
-    return goals
+        readers.setdefault(run.name, set()).add(run.reader if _same(one, other) else None)
+    goals = {name: Goal(next(iter(found)) if len(found) == 1 else None) for name, found in readers.items()}
+    return {name: goal for name, goal in goals.items() if goal.reader is not None or name not in others}
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -232,32 +230,52 @@ def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int) -> None:
     goal.weights[number].append(weight)
 
 
-def stopped_after(
-    model: nn.Module, name: str | None, reader: str | None, runs: int, batch: Any, forward: Forward
-) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-    """What a layer reads and puts out in its first `runs` runs, and what the reader then reads; there the pass ends."""
+def runs_of(
+    linear: nn.Module,
+    reader: nn.Module | None,
+    count: int,
+    run: Callable[[], Any],
+    *,
+    entered: nn.Module | None = None,
+) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+    """What a layer reads and puts out in its first `count` runs, and what the reader reads after each of them.
+
+    The pass ends there.
+
+    Args:
+        run: runs the model.
+        entered: a module whose entries count in place of the layer's runs, which need not be any.
+    """
     ran: list[tuple[Tensor, Tensor]] = []
-    stream: list[Tensor] = []
+    reads: list[Tensor] = []
+    begun = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal begun
+        begun += 1
 
     def after(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         ran.append((args[0], output))
-        if reader is None and len(ran) == runs:
+        if entered is None:
+            enter()
+        if reader is None and begun == count:
             raise _ReachedError
 
     def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        if len(ran) == runs:
-            stream.append(next(one for one in args if isinstance(one, Tensor)))
+        if begun > len(reads):
+            reads.append(next(one for one in args if isinstance(one, Tensor)))
+        if len(reads) == count:
             raise _ReachedError
 
-    handles: list[RemovableHandle] = []
+    handles = [linear.register_forward_hook(after)]
     try:
-        if name is not None:
-            handles.append(model.get_submodule(name).register_forward_hook(after))
+        if entered is not None:
+            handles.append(entered.register_forward_pre_hook(enter))
         if reader is not None:
-            handles.append(model.get_submodule(reader).register_forward_pre_hook(before))
+            handles.append(reader.register_forward_pre_hook(before))
         with suppress(_ReachedError):
-            forward(model, batch)
+            run()
     finally:
         for handle in handles:
             handle.remove()
-    return ran, stream[0] if stream else None
+    return ran, reads

@@ -170,6 +170,19 @@ def test_only_what_the_method_fits_changes(teacher, data, method):
     assert {f"{name}.{'bias' if method == 'bias' else 'weight'}" for name in outputs} <= changed <= names[method]
 
 
+def test_a_forward_may_run_the_model_more_than_once(teacher, data):
+    """As for pairs of a query and a document: the same result as for the two one after the other."""
+
+    def twice(model, batch):
+        x, lengths = batch
+        return torch.cat([model(x[:6], lengths[:6]), model(x[6:], lengths[6:])])
+
+    pruned = mha.prune(teacher, mha.HeadPlan({"blocks.0.attention": (), "blocks.1.attention": (0, 3)}))
+    one, other = (mha.compensate(pruned, teacher, data, run).state_dict() for run in (forward, twice))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-6, atol=1e-8, msg=name)
+
+
 def test_nothing_pruned_is_nothing_to_repair(teacher, data):
     repaired = mha.compensate(mha.prune(teacher, mha.HeadPlan({})), teacher, data, forward)
     assert distance(repaired, teacher, data) == 0
