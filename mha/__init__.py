@@ -4,11 +4,13 @@ from mha import visualize
 from mha.attention import MultiHeadAttention
 from mha.checkpoint import from_pretrained, load_pruned, save_pruned
 from mha.compensation import compensate
+from mha.distillation import distill
 from mha.errors import EquivalenceError, MhaError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import criteria, score
 from mha.masking import masked
+from mha.optimizers import slice_optimizer
 from mha.planning import choose
 from mha.pruning import check, plan_of, prune
 
@@ -28,6 +30,7 @@ __all__ = [
     "choose",
     "compensate",
     "criteria",
+    "distill",
     "find_attention",
     "from_pretrained",
     "load_pruned",
@@ -37,5 +40,6 @@ __all__ = [
     "register_family",
     "save_pruned",
     "score",
+    "slice_optimizer",
     "visualize",
 ]

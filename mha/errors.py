@@ -24,6 +24,10 @@ class CalibrationError(MhaError, ValueError):
     """Calibration batches, a loss or options that a criterion cannot work with."""
 
 
+class OptimizerError(MhaError, ValueError):
+    """An optimizer whose state can't be carried over to the pruned model."""
+
+
 class UnsupportedModule(MhaError, TypeError):
     """A plan names a module nothing is known about, or nothing is known at all."""
 

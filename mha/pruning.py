@@ -44,6 +44,20 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
     return pruned
 
 
+def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor]]:
+    """Every parameter that `prune(model, plan)` slices, by name -> dimension -> the positions that it keeps, ascending.
+
+    Raises:
+        PlanError, UnsupportedModule: as `prune`.
+    """
+    cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
+    return {
+        f"{cut.layer}.{name}" if cut.layer else name: dict(indices)
+        for cut in cuts
+        for name, indices in cut.indices.items()
+    }
+
+
 def plan_of(model: nn.Module) -> HeadPlan:
     """What has been pruned so far: the layers that plans have named, and the heads they still have.
 
