@@ -3,12 +3,15 @@
 from mha import visualize
 from mha.attention import MultiHeadAttention
 from mha.checkpoint import from_pretrained, load_pruned, save_pruned
+from mha.compensation import compensate
 from mha.costs import CostTable, measure_costs
+from mha.distillation import distill
 from mha.errors import EquivalenceError, MhaError, SlowPlanWarning, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import criteria, score
 from mha.masking import masked
+from mha.optimizers import slice_optimizer
 from mha.planning import choose
 from mha.pruning import check, plan_of, prune
 
@@ -28,7 +31,9 @@ __all__ = [
     "UnsupportedModule",
     "check",
     "choose",
+    "compensate",
     "criteria",
+    "distill",
     "find_attention",
     "from_pretrained",
     "load_pruned",
@@ -39,5 +44,6 @@ __all__ = [
     "register_family",
     "save_pruned",
     "score",
+    "slice_optimizer",
     "visualize",
 ]

@@ -28,6 +28,10 @@ class CostsError(MhaError, ValueError):
     """Costs that can't be measured, or a table of them that can't be read or does not fit."""
 
 
+class OptimizerError(MhaError, ValueError):
+    """An optimizer whose state can't be carried over to the pruned model."""
+
+
 class UnsupportedModule(MhaError, TypeError):
     """A plan names a module nothing is known about, or nothing is known at all."""
 

@@ -44,6 +44,20 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
     return pruned
 
 
+def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor]]:
+    """Every parameter that `prune(model, plan)` slices, by name -> dimension -> the positions that it keeps, ascending.
+
+    Raises:
+        PlanError, UnsupportedModule: as `prune`.
+    """
+    cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
+    return {
+        f"{cut.layer}.{name}" if cut.layer else name: dict(indices)
+        for cut in cuts
+        for name, indices in cut.indices.items()
+    }
+
+
 def plan_of(model: nn.Module) -> HeadPlan:
     """What has been pruned so far: the layers that plans have named, and the heads they still have.
 
@@ -74,9 +88,9 @@ def check(
         PlanError, UnsupportedModule: as `prune`.
     """
     with eval_mode(model), torch.no_grad():
-        sliced = _tensors(prune(model, plan)(*args, **(kwargs or {})))
+        sliced = tensors_in(prune(model, plan)(*args, **(kwargs or {})))
         with masked(model, plan):
-            expected = _tensors(model(*args, **(kwargs or {})))
+            expected = tensors_in(model(*args, **(kwargs or {})))
     return _largest_difference(expected, sliced, atol)
 
 
@@ -207,14 +221,14 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter])
     set_lineage(module, cut.lineage)
 
 
-def _tensors(output: Any, path: str = "output") -> dict[str, Tensor]:
+def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
     """Every floating tensor in a nest of tuples, lists, mappings and None, by where it stands."""
     if isinstance(output, Tensor):
         return {path: output} if output.is_floating_point() else {}
     if isinstance(output, Mapping):
-        return {k: v for key, part in output.items() for k, v in _tensors(part, f"{path}[{key!r}]").items()}
+        return {k: v for key, part in output.items() for k, v in tensors_in(part, f"{path}[{key!r}]").items()}
     if isinstance(output, Sequence) and not isinstance(output, str):
-        return {k: v for key, part in enumerate(output) for k, v in _tensors(part, f"{path}[{key}]").items()}
+        return {k: v for key, part in enumerate(output) for k, v in tensors_in(part, f"{path}[{key}]").items()}
     return {}
 
 

@@ -1,0 +1,139 @@
+"""Least squares from sums alone: data stream past once, and the solution needs no second look.
+
+A linear layer with weight W (o, k) and bias b (o,) is changed so that its outputs for inputs x (n, k) come close to
+targets y (n, o). Everything is float64; damping pulls toward the present weight, not toward zero.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
+DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted sums over rows; sums of disjoint sets of rows add.
+
+    Attributes:
+        n: () total weight of the rows.
+        x: (k,), y: (o,), xx: (k, k), xy: (k, o), yy: ().
+    """
+
+    n: Tensor
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, weight: Tensor | None = None) -> "Moments":
+        """Of rows x (n, k) and y (n, o), each counted `weight` (n,) times, or once."""
+        x, y = x.double(), y.double()
+        w = x.new_ones(len(x)) if weight is None else weight.double()
+        wx, wy = x * w[:, None], y * w[:, None]
+        return cls(w.sum(), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum())
+
+    @classmethod
+    def zero(cls, k: int, o: int, device: torch.device | None = None) -> "Moments":
+        """Of no rows."""
+        zeros = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((), k, o, (k, k), (k, o), ())]
+        return cls(*zeros)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(mine + others for mine, others in zip(self._sums(), other._sums(), strict=True)))
+
+    def is_finite(self) -> bool:
+        return all(bool(one.isfinite().all()) for one in self._sums())
+
+    def of_residual(self, weight: Tensor, bias: Tensor | None) -> "Moments":
+        """The moments with y - (W x + b) in place of y."""
+        b = self.y.new_zeros(self.y.shape) if bias is None else bias
+        fitted = self.xx @ weight.T + self.x[:, None] * b
+        y = self.y - self.x @ weight.T - self.n * b
+        yy = self.error(weight, bias)
+        return Moments(self.n, self.x, y, self.xx, self.xy - fitted, yy)
+
+    def centred(self) -> "Moments":
+        """The moments about the means of x and of y."""
+        n = self.n.clamp_min(torch.finfo(torch.float64).tiny)
+        xx = self.xx - torch.outer(self.x, self.x) / n
+        xy = self.xy - torch.outer(self.x, self.y) / n
+        return Moments(
+            self.n, torch.zeros_like(self.x), torch.zeros_like(self.y), xx, xy, self.yy - self.y @ self.y / n
+        )
+
+    def error(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Σ |y - W x - b|², ()."""
+        error = self.yy - 2 * (weight.T * self.xy).sum() + ((weight @ self.xx) * weight).sum()
+        if bias is not None:
+            error = error + self.n * bias @ bias - 2 * bias @ self.y + 2 * bias @ (weight @ self.x)
+        return error
+
+    def _sums(self) -> tuple[Tensor, ...]:
+        return self.n, self.x, self.y, self.xx, self.xy, self.yy
+
+
+def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias that bring the layer's outputs closest to the targets, or the present ones.
+
+    min Σ |y - W x - b|² + λ |W - W₀|² over `fit`, with the λ that leaves the smallest error on `held`, is then solved
+    over both. A bias is not damped; without one (None) there is none afterwards. If no λ is better on `held`
+    than the present weights, those stay.
+
+    Args:
+        weight, bias: W₀ (o, k) and b₀ (o,), float64.
+    """
+    fit, held = fit.of_residual(weight, bias), held.of_residual(weight, bias)
+    damping: float | None = DAMPING_UNTRIED
+    if held.n > 0:
+        errors = {one: held.error(*_change(fit, one, bias is not None)).item() for one in DAMPING}
+        damping = min(errors, key=lambda one: errors[one])
+        damping = damping if errors[damping] < held.yy.item() else None
+    if damping is None:
+        return weight, bias
+    change, shift = _change(fit + held, damping, bias is not None)
+    return weight + change, None if bias is None or shift is None else bias + shift
+
+
+def recentre(moments: Moments, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The bias with which outputs and targets have the same mean; None where there is no bias."""
+    return None if bias is None else bias + moments.of_residual(weight, bias).y / moments.n
+
+
+def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, owner: Tensor) -> Tensor:
+    """The weight with one factor per head, chosen like `refit` chooses; the bias stays (Kwon et al. 2022, section 4.3).
+
+    Args:
+        owner: (k,), the head that each input belongs to.
+    """
+    heads = int(owner.max()) + 1
+    member = torch.nn.functional.one_hot(owner, heads).to(weight)
+
+    def of_heads(moments: Moments) -> Moments:
+        """The moments of what each head adds to the output, as h inputs to one output."""
+        residual = moments.of_residual(weight, bias)
+        xx = member.T @ (residual.xx * (weight.T @ weight)) @ member
+        xy = member.T @ (residual.xy * weight.T).sum(1, keepdim=True)
+        zero = xx.new_zeros
+        return Moments(residual.n, zero(heads), zero(1), xx, xy, residual.yy)
+
+    change, _ = refit(of_heads(fit), of_heads(held), weight.new_zeros(1, heads), None)
+    return weight * (1 + member @ change[0])
+
+
+def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """ΔW (o, k) and Δb (o,): the damped least-squares fit of the residual."""
+    moments = residual.centred() if with_bias else residual
+    mean_square = moments.xx.diagonal().mean() if len(moments.xx) else moments.xx.new_zeros(())
+    if mean_square <= 0:
+        change = moments.xy.T.new_zeros(moments.xy.T.shape)
+    else:
+        damped = moments.xx + damping * mean_square * torch.eye(len(moments.xx)).to(moments.xx)
+        change = torch.cholesky_solve(moments.xy, torch.linalg.cholesky(damped)).T
+    if not with_bias:
+        return change, None
+    return change, (residual.y - change @ residual.x) / residual.n
