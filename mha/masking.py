@@ -69,13 +69,13 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         context, *rest = args
         return change(context), *rest
 
-    module, original = layer.module, type(layer.module)
+    core, original = layer.core, type(layer.core)
     handle = layer.output.register_forward_pre_hook(hook)
     try:
-        module.__class__ = layer.description.replacement or original
+        core.__class__ = layer.class_with(layer.num_heads)
         yield
     finally:
-        module.__class__ = original
+        core.__class__ = original
         handle.remove()
 
 

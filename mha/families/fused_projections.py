@@ -6,28 +6,31 @@ apart must say it.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import COUNTS, Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.explain import COUNTS, Projections, describe, head_width, is_from_transformers
 from mha.families.registry import register_convention
-from mha.families.source import text
-from mha.families.without_heads import WHOLE
+from mha.families.source import UnclearError, text
 from mha.layout import Axis
 
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
 OUTPUTS = ("proj", "projection", "dense", "c_proj", "out_proj", "o_proj", "Wo")
 THIRDS: Axis = ("(h g d)", "(h d)", "(h d)")
 INTERLEAVED: Axis = ("(h s d)",)
+JOINT: Axis = ("(h (g+2) d)",)
 HEADS = r"self\.(?:num_heads|num_attention_heads|n_heads?)"
+KV = r"self\.(?:kv_dim|num_key_value_heads \* self\.head_dim)"
 # What the code that takes a fused tensor apart looks like, and the layout that it says.
 LAYOUTS: tuple[tuple[str, Axis], ...] = (
     (rf"{HEADS}, 3, self\.head_dim|{HEADS}, 3 \* self\.head|-1, 3 \* self\.head_size", INTERLEAVED),
     (rf"[ (]3, (?:{HEADS}|-1)(?:, |\))", THIRDS),
     (r"\.chunk\(3, dim=2\)|\.split\(self\.(?:split_size|embed_dim), dim=2\)", THIRDS),
-    (r"\.split\(\[self\.q_dim, self\.kv_dim, self\.kv_dim\]|query_pos \+ self\.num_key_value_heads", THIRDS),
+    (rf"\.split\([(\[]self\.(?:q_dim|embed_dim|hidden_size), {KV}, {KV}[)\]]", THIRDS),
+    (r"query_pos \+ self\.num_key_value_heads", THIRDS),
+    (rf"{HEADS} \+ 2, self\.head_dim\)", THIRDS),
+    (rf"-1, {HEADS} // self\.num_kv_heads \+ 2, self\.head_dim\)", JOINT),
 )
 
 
@@ -50,8 +53,7 @@ def fused_projections(module: nn.Module) -> Family | str | None:
 
 
 def _layout(module: nn.Module) -> Axis:
-    kind: Any = getattr(type(module), WHOLE, type(module))
-    code = text(kind)
+    code = text(module)
     layouts = {layout for pattern, layout in LAYOUTS if re.search(pattern, code)}
     if len(layouts) != 1:
         raise UnclearError(f"its code does not say clearly how queries, keys and values lie ({len(layouts)} readings)")

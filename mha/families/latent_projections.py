@@ -6,8 +6,9 @@ Rows of the projections that leave the latents go with their heads; the latents,
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import Projections, UnclearError, describe, is_from_transformers
+from mha.families.explain import Projections, describe, is_from_transformers
 from mha.families.registry import register_convention
+from mha.families.source import UnclearError
 from mha.layout import Axis
 
 LATENTS = ("q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm")

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.full_width_norms import normalises_all_heads
 from mha.families.registry import register_convention
+from mha.families.source import UnclearError
 from mha.layout import Axis
 
 PROJECTIONS = (
@@ -42,7 +44,9 @@ CORES = ("self", "attention", "attn")
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    places = _find(module) if is_from_transformers(module) else None
+    if not is_from_transformers(module) or normalises_all_heads(module):
+        return None
+    places = _find(module)
     if places is None:
         return None
     core, names, output = places

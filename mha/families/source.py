@@ -13,9 +13,15 @@ from typing import Any
 
 from torch import nn
 
+from mha.families.live_code import LiveCode, Settings, settings_of
+
 SHAPING = frozenset(
     {"view", "reshape", "unflatten", "split", "chunk", "expand", "repeat", "repeat_interleave", "zeros"}
 )
+
+
+class UnclearError(Exception):
+    """The module looks like attention of a convention, but something about it is not understood."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Reading:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
         config: fields of `self.config` that are read.
+        variables: arguments and other local names that are read.
         returned: the length of the tuple that `forward` returns; None for a bare value.
         input_width: whether a tensor is given the width of an input, as its shape says it.
     """
@@ -33,15 +40,33 @@ class Reading:
     attributes: frozenset[str]
     shaping: frozenset[str]
     config: frozenset[str]
+    variables: frozenset[str]
     returned: int | None
     input_width: bool
 
 
-@functools.cache
-def reading(kind: Any) -> Reading | None:
+WHOLE = "_mha_whole"  # the class that a generated one, for fewer heads or none, is made from
+
+
+def whole(module: nn.Module) -> Any:
+    """The module's class as the library that wrote it defines it."""
+    return getattr(type(module), WHOLE, type(module))
+
+
+def reading(module: nn.Module) -> Reading | None:
     """None where the source can't be had, as for a class made in an interpreter."""
+    return _reading(whole(module), settings_of(module))
+
+
+def text(module: nn.Module) -> str:
+    """The code of the module's methods, in one spelling; empty where it can't be had."""
+    return _text(whole(module), settings_of(module))
+
+
+@functools.cache
+def _reading(kind: Any, settings: Settings) -> Reading | None:
     try:
-        methods = list(_methods(kind))
+        methods = list(_live_methods(kind, settings))
     except (OSError, TypeError, SyntaxError):
         return None
     attributes = [name for method in methods for name in _own_attributes(method)]
@@ -49,16 +74,21 @@ def reading(kind: Any) -> Reading | None:
     config = frozenset(name for method in methods for name in _config_fields(method))
     only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
     input_width = any(_shapes_by_input_width(method) for method in methods)
-    return Reading(frozenset(attributes), only_shaping, config, _returned(methods), input_width)
+    variables = frozenset(name for method in methods for name in _variables(method))
+    return Reading(frozenset(attributes), only_shaping, config, variables, _returned(methods), input_width)
 
 
 @functools.cache
-def text(kind: Any) -> str:
-    """The code of the class's methods, in one spelling; empty where it can't be had."""
+def _text(kind: Any, settings: Settings) -> str:
     try:
-        return "\n".join(ast.unparse(method) for method in _methods(kind))
+        return "\n".join(ast.unparse(method) for method in _live_methods(kind, settings))
     except (OSError, TypeError, SyntaxError):
         return ""
+
+
+def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
+    for method in _methods(kind):
+        yield LiveCode(settings).visit(method)
 
 
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
@@ -79,6 +109,10 @@ def _own_attributes(node: ast.AST) -> Iterator[str]:
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load) and _is_self(part.value):
             yield part.attr
+
+
+def _variables(node: ast.AST) -> Iterator[str]:
+    return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
 
 
 def _config_fields(node: ast.AST) -> Iterator[str]:
@@ -112,7 +146,9 @@ def _shapes_by_input_width(method: ast.FunctionDef) -> bool:
     """Whether the last of the three sizes of a sequence (b, n, e) comes back where a tensor is shaped."""
     widths = set()
     for part in ast.walk(method):
-        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
+        if not isinstance(part, ast.Assign) or (method.name != "forward" and _is_of_heads(part.value)):
+            continue
+        if isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
             names = [target.id for target in part.targets[0].elts if isinstance(target, ast.Name)]
             widths |= set(names[-1:]) if len(part.targets[0].elts) == 3 else set()
     shaping = [name for call in _shaping_calls(method) for name in ast.walk(call)]
@@ -123,6 +159,11 @@ def _is_a_shape(node: ast.AST) -> bool:
     """`x.shape`, `x.size()`."""
     node = node.func if isinstance(node, ast.Call) else node
     return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
+
+
+def _is_of_heads(node: ast.AST) -> bool:
+    """`query.shape` in a helper, which is handed queries that are projected already."""
+    return any(isinstance(part, ast.Name) and part.id in ("query", "key", "value") for part in ast.walk(node))
 
 
 def _returned(methods: list[ast.FunctionDef]) -> int | None:

@@ -11,22 +11,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.families.source import reading
+from mha.families.after_output import NOTHING, AfterOutput
+from mha.families.source import WHOLE
 
 CACHES = ("past_key_values", "past_key_value", "layer_past")
-WHOLE = "_mha_whole"  # the class that a class without heads is made from
 OTHERS = ("key_value_states", "encoder_hidden_states")
 
 
 @functools.cache
-def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
+def without_heads(
+    kind: Any, output: str | None, returned: int | None, finish: AfterOutput = NOTHING
+) -> type[nn.Module]:
     """A subclass that returns as many values as `kind` does, the first from no heads, the others None.
 
     Args:
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
+        returned: the length of the tuple that `kind` returns; None for a bare value.
+        finish: what `kind` does after its output projection.
     """
-    found = reading(kind)
-    returned = found.returned if found else None
     signature = inspect.signature(kind.forward)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -36,7 +38,7 @@ def without_heads(kind: Any, output: str | None) -> type[nn.Module]:
         advance_cache(self, given, hidden)
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
-            result = bias_everywhere(self.get_submodule(output), result)
+            result = finish(self, bias_everywhere(self.get_submodule(output), result), given)
         return result if returned is None else (result, *[None] * (returned - 1))
 
     return type(
@@ -72,7 +74,9 @@ def advance_cache(module: nn.Module, given: Mapping[str, Any], hidden: Tensor) -
     tokens = hidden if other is None else other
     if cache is None:
         return tokens.shape[1]
-    index = next(vars(module)[name] for name in ("layer_idx", "layer_id") if name in vars(module))
+    index = next(
+        numbers[name] for numbers in (given, vars(module)) for name in ("layer_idx", "layer_id") if name in numbers
+    )
     both = hasattr(cache, "self_attention_cache")
     if other is not None and both and cache.is_updated.get(index):
         return int(cache.cross_attention_cache.layers[index].keys.shape[-2])
