@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -119,10 +119,11 @@ class AttentionLayer:
 
     def class_with(self, heads: int) -> type[nn.Module]:
         """What the core becomes once it is masked or sliced, and has this many heads."""
-        family, kind = self.description, type(self.core)
+        family = self.description
         if not heads and family.without_heads:
             return family.without_heads
-        return family.replacement or (gathering(kind, family.per_head) if family.per_head else kind)
+        kind: Any = family.replacement or type(self.core)
+        return gathering(kind, family.per_head) if family.per_head else kind
 
     @property
     def output(self) -> nn.Module:

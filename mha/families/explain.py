@@ -7,12 +7,13 @@ anything else is refused, never guessed at.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from mha.families.after_output import after_output
 from mha.families.description import Family
+from mha.families.free_width import with_free_width
 from mha.families.inputs import explain_inputs
 from mha.families.own_parameters import explain_own
 from mha.families.source import Reading, UnclearError, reading, text, whole
@@ -38,9 +39,14 @@ COUNTS = {
     "kv_dim": "h d",
 }
 MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
+SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
 # Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
 COUPLING = {"autocorrelation_factor": "it averages correlations over heads", "lambda_q1": "heads are paired"}
-DERIVED_WIDTH = re.compile(r"(?<!batch_size_and_num_heads )// self\.(num_heads|num_attention_heads|n_heads?)\b")
+# Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
+DERIVED_WIDTH = re.compile(
+    r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )"
+    r"// self\.(num_heads|num_attention_heads|n_heads?)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -118,12 +124,19 @@ def describe(
         counts=found.inside(_counts(core, found.sizes, code)),
         config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
         core=found.core,
-        replacement=replacement,
+        replacement=replacement or (with_free_width(kind) if code.freed else None),
         per_head=per_head,
         selected=found.selected,
-        without_heads=empty
-        or without_heads(kind, None if found.core else found.output, code.returned, after_output(core)),
+        without_heads=empty or _without_heads(kind, core, found, code),
     )
+
+
+def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading) -> type[nn.Module] | None:
+    """None for a module that returns the contexts of several sequences; their own code works without heads."""
+    if SEVERAL_CONTEXTS & code.variables:
+        return None
+    output = None if found.core else found.output
+    return without_heads(kind, output, code.returned, after_output(core), as_list=code.as_list)
 
 
 def head_width(core: nn.Module) -> int | None:
@@ -133,9 +146,16 @@ def head_width(core: nn.Module) -> int | None:
         UnclearError: attributes contradict each other.
     """
     widths = {vars(core)[name] for name in WIDTHS if isinstance(vars(core).get(name), int)}
+    if len(widths) == 2 and max(widths) == min(widths) * (head_count(core) or 0):
+        return min(widths)  # the other is that of all heads
     if len(widths) > 1:
         raise UnclearError(f"the width of a head is not clear: {sorted(widths)}")
     return widths.pop() if widths else None
+
+
+def head_count(core: nn.Module) -> int | None:
+    """The number of query heads as the module's own attribute gives it; None where no attribute does."""
+    return next((vars(core)[name] for name in COUNTS if COUNTS[name] == "h g" and name in vars(core)), None)
 
 
 def _counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> dict[str, str]:
@@ -147,6 +167,10 @@ def _counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> dict[st
             counts[name] = letters
         elif isinstance(value, int) and name in code.attributes:
             raise UnclearError(f"{name} is {value}, but the weights say {count(letters, sizes)}")
+    for name in WIDTHS:
+        value = vars(core).get(name)
+        if isinstance(value, int) and value != sizes["d"] and value == count("h g d", sizes):
+            counts[name] = "h g d"
     for name in MAYBE_COUNTS:
         value = vars(core).get(name)
         if isinstance(value, int) and name in code.attributes and value == count("h g e", sizes):

@@ -7,7 +7,7 @@ keys needs all heads' features for its statistic. What was pruned is known by th
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from mha.families.source import WHOLE
 from mha.heads import core_lineage
 
 SELECTED = "selected_features"
+GATHERS = "_mha_gathers"
 
 
 def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
@@ -25,7 +26,9 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
     Args:
         per_head: input -> the dimension that counts heads, or examples times heads, from the back.
     """
-    return _gathering(getattr(kind, WHOLE, kind), tuple(sorted(per_head.items())))
+    if getattr(kind, GATHERS, False):
+        return cast(type[nn.Module], kind)
+    return _gathering(kind, tuple(sorted(per_head.items())))
 
 
 @functools.cache
@@ -39,7 +42,7 @@ def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Modu
                 bound.arguments[name] = of_heads(self, name, given, dim)
         return kind.forward(*bound.args, **bound.kwargs)
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
+    members = {"forward": forward, "__module__": kind.__module__, WHOLE: getattr(kind, WHOLE, kind), GATHERS: True}
     return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
 
 

@@ -16,10 +16,13 @@ SHARED = frozenset(
     (
         "self",
         "hidden_states",
+        "hidden_state",
         "attention_mask",
         "past_key_values",
         "past_key_value",
         "layer_past",
+        "cache",
+        "layer_state",
         "cache_position",
         "use_cache",
         "output_attentions",
@@ -67,8 +70,19 @@ SHARED_IF = {
     "object_queries": r"self\.with_pos_embed\(hidden_states, object_queries\)",
     "spatial_position_embeddings": r"self\.with_pos_embed\(key_value_states, spatial_position_embeddings\)",
     "sinusoidal_pos": r"sin, cos = sinusoidal_pos\.chunk\(2, dim=-1\)",
-    "relative_position_embeddings": r"_encoding\(self, query_states, key_states, relative_position_embeddings\)"
-    r"|position_embeddings_type",
+    "relative_position_embeddings": r"_encoding\(self, query_states, key_states, relative_position_embeddings\)",
+    "context": r"self\.key\(context\)",
+    "v": r"self\.Wv\(v\)",
+    "k": r"self\.Wk\(k\)",
+    "q": r"self\.Wq\(q\)",
+    "rel_embeddings": r"self\.(pos_key_proj|key_proj)\(rel_embeddings\)",
+    "relative_pos": r"torch\.clamp\(relative_pos \+ att_span",
+    "bbox_pos_emb": r"torch\.einsum\('bnid,bijd->bnij', \(query_layer, bbox_pos_emb\)\)",
+    "position_mask": r"self\.get_position_ids\(hidden_states, masks=position_mask\)",
+    "cycle_offset": r"\.update\(key_states, value_states, self\.layer_idx \+ cycle_offset\)",
+    "attention_similarity": r"attention_mask=attention_similarity",
+    "word_hidden_states": r"self\.query\(word_hidden_states\)",
+    "entity_hidden_states": r"torch\.cat\(\[word_hidden_states, entity_hidden_states\]",
     "pos_emb": r"self\.linear_pos\(pos_emb\)",
     "position_bias": r"torch\.matmul\(reshape_q, position_bias\.transpose\(-2, -1\)\)",
     "residual": r"dropout_add\(output_tensor, residual, self\.hidden_dropout, self\.training\)",
@@ -79,6 +93,8 @@ SHARED_IF = {
 PER_HEAD = {
     "alibi": (-3, r"alibi\.baddbmm\(|alibi\.view\(batch_size, self\.num_heads, 1, -1\)"),
     "position_bias": (-3, r"(attention_scores|score) (=|\+=) ((attention_scores|score) \+ )?position_bias"),
+    "attention_mask": (-3, r"expected_shape = \(batch_size, self\.num_attn_heads, 1, src_len\)"),
+    "attn_prompt": (-3, r"attn_prompt\[0\]\.expand\(bsz, -1, -1, -1\)"),
     "rel_pos": (-3, r"attention_scores \+= (\(rel_pos \+ rel_2d_pos\)|rel_pos) /"),
     "rel_2d_pos": (-3, r"attention_scores \+= \(rel_pos \+ rel_2d_pos\) /"),
     "relative_position_bias": (
@@ -100,10 +116,11 @@ def explain_inputs(module: nn.Module, known: frozenset[str] = frozenset()) -> di
         UnclearError: an input may differ from head to head, and the code does not say how.
     """
     code, used = text(module), reading(module)
-    names = [name for name in inspect.signature(whole(module).forward).parameters if name not in SHARED | known]
+    names = [name for name in inspect.signature(whole(module).forward).parameters if name not in known]
     names = [name for name in names if used is None or name in used.variables]
     per_head = {name: PER_HEAD[name][0] for name in names if name in PER_HEAD and re.search(PER_HEAD[name][1], code)}
     shared = {name for name in names if name in SHARED_IF and re.search(SHARED_IF[name], code)}
+    shared |= SHARED - per_head.keys()
     if unknown := [name for name in names if (name in per_head) == (name in shared)]:
         raise UnclearError(
             f"{whole(module).__name__} is given {', '.join(unknown)}, which may differ from head to head"

@@ -58,6 +58,10 @@ class LiveCode(ast.NodeTransformer):
                 if (name := self._setting(left)) is None:
                     return None
                 return (self.settings[name] == other.value) == isinstance(op, ast.Eq)
+            case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
+                if (name := self._setting(left)) is None:
+                    return None
+                return (self.settings[name] is None) == isinstance(op, ast.Is)
         name = self._setting(test)
         return None if name is None else bool(self.settings[name])
 

@@ -40,7 +40,8 @@ PARAMETERS = {
 }
 AXES = {"h": ("(h g)",), "k": ("(h)",)}
 GATES = ("gate_proj", "g_proj")
-POSITIONS = ("relative_k_proj", "linear_pos")
+POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj")
+ENTITIES = ("w2e_query", "e2w_query", "e2e_query")
 # Makes fewer keys and values of the input, before they are projected.
 REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm")
 
@@ -91,7 +92,7 @@ def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis 
     axes: dict[int, Axis] = {count("h g", sizes): ("(h g)",), count("h g e", sizes): ("(h g e)",)}
     if name in GATES:
         return axes.get(child.out_features)
-    return ("(h g d)",) if name in POSITIONS and child.out_features == count("h g d", sizes) else None
+    return ("(h g d)",) if name in (*POSITIONS, *ENTITIES) and child.out_features == count("h g d", sizes) else None
 
 
 def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[str, dict[int, Axis]] | None:

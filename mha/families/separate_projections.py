@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.explain import Projections, describe, head_count, head_width, is_from_transformers
 from mha.families.full_width_norms import normalises_all_heads
 from mha.families.registry import register_convention
 from mha.families.source import UnclearError
@@ -38,7 +38,7 @@ OUTPUTS = (
     "attention_out",
     "output",
 )
-CORES = ("self", "attention", "attn")
+CORES = ("self", "attention", "attn", "att")
 
 
 @register_convention
@@ -85,9 +85,7 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
     """The letters' sizes, and the axis of the queries: twice as wide where half of each head's is a gate."""
     q_width, k_width, v_width = (int(getattr(module.get_submodule(name), "out_features")) for name in names)  # noqa: B009
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
-    d = head_width(module.get_submodule(core))
-    if d is None:
-        raise UnclearError("no attribute gives the width of a head")
+    d = _head_width(module.get_submodule(core), q_width)
     if k_width == 0:
         per_group = vars(module.get_submodule(core)).get("num_key_value_groups", 1)
         return {"h": 0, "g": per_group, "d": d, "e": d, "two": 2}, ("(h g d)",)
@@ -101,3 +99,13 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
         raise UnclearError(f"queries, values and output are {q_width}, {v_width} and {o_width} wide: no heads fit")
     sizes = {"h": groups, "g": heads // groups, "d": d, "e": e, "two": 2}
     return sizes, ("(h g two d)",) if gated else ("(h g d)",)
+
+
+def _head_width(core: nn.Module, width: int) -> int:
+    """As an attribute gives it, or else the share of each head in the queries' width."""
+    d, heads = head_width(core), head_count(core)
+    if d is None and heads and width % heads == 0:
+        return width // heads
+    if d is None:
+        raise UnclearError("no attribute gives the width of a head")
+    return d

@@ -14,10 +14,7 @@ from typing import Any
 from torch import nn
 
 from mha.families.live_code import LiveCode, Settings, settings_of
-
-SHAPING = frozenset(
-    {"view", "reshape", "unflatten", "split", "chunk", "expand", "repeat", "repeat_interleave", "zeros"}
-)
+from mha.families.widths import free_width, shapes_by_input_width, shaping_calls
 
 
 class UnclearError(Exception):
@@ -32,9 +29,13 @@ class Reading:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
         config: fields of `self.config` that are read.
-        variables: arguments and other local names that are read.
+        variables: arguments and other local names that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
-        input_width: whether a tensor is given the width of an input, as its shape says it.
+        as_list: whether that is a list.
+        input_width: whether a tensor is given the width of an input, as its shape says it, in a way that `freed` does
+            not cover.
+        freed: whether a tensor is given the width of an input where -1 would say the same; all else is read as if it
+            did.
     """
 
     attributes: frozenset[str]
@@ -42,7 +43,9 @@ class Reading:
     config: frozenset[str]
     variables: frozenset[str]
     returned: int | None
+    as_list: bool
     input_width: bool
+    freed: bool
 
 
 WHOLE = "_mha_whole"  # the class that a generated one, for fewer heads or none, is made from
@@ -67,15 +70,16 @@ def text(module: nn.Module) -> str:
 def _reading(kind: Any, settings: Settings) -> Reading | None:
     try:
         methods = list(_live_methods(kind, settings))
+        freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
     except (OSError, TypeError, SyntaxError):
         return None
     attributes = [name for method in methods for name in _own_attributes(method)]
-    shaping = [name for method in methods for call in _shaping_calls(method) for name in _own_attributes(call)]
+    shaping = [name for method in methods for call in shaping_calls(method) for name in _own_attributes(call)]
     config = frozenset(name for method in methods for name in _config_fields(method))
     only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
-    input_width = any(_shapes_by_input_width(method) for method in methods)
-    variables = frozenset(name for method in methods for name in _variables(method))
-    return Reading(frozenset(attributes), only_shaping, config, variables, _returned(methods), input_width)
+    input_width = any(shapes_by_input_width(method) for method in methods)
+    variables = frozenset(name for method in methods if method.name == "forward" for name in _variables(method))
+    return Reading(frozenset(attributes), only_shaping, config, variables, *_returned(methods), input_width, freed)
 
 
 @functools.cache
@@ -88,6 +92,8 @@ def _text(kind: Any, settings: Settings) -> str:
 
 def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
     for method in _methods(kind):
+        if method.name == "forward":
+            free_width(method)
         yield LiveCode(settings).visit(method)
 
 
@@ -121,19 +127,6 @@ def _config_fields(node: ast.AST) -> Iterator[str]:
             yield part.attr
 
 
-def _shaping_calls(node: ast.AST) -> Iterator[ast.AST]:
-    """The arguments of outermost calls such as `x.view(...)`, and tuples named as a shape."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in SHAPING:
-            yield from part.args
-        elif isinstance(part, ast.Assign) and isinstance(part.value, ast.Tuple) and _names_a_shape(part.targets):
-            yield part.value
-
-
-def _names_a_shape(targets: list[ast.expr]) -> bool:
-    return any(isinstance(target, ast.Name) and "shape" in target.id for target in targets)
-
-
 def _is_own_config(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "config" and _is_self(node.value)
 
@@ -142,41 +135,20 @@ def _is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def _shapes_by_input_width(method: ast.FunctionDef) -> bool:
-    """Whether the last of the three sizes of a sequence (b, n, e) comes back where a tensor is shaped."""
-    widths = set()
-    for part in ast.walk(method):
-        if not isinstance(part, ast.Assign) or (method.name != "forward" and _is_of_heads(part.value)):
-            continue
-        if isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
-            names = [target.id for target in part.targets[0].elts if isinstance(target, ast.Name)]
-            widths |= set(names[-1:]) if len(part.targets[0].elts) == 3 else set()
-    shaping = [name for call in _shaping_calls(method) for name in ast.walk(call)]
-    return any(isinstance(name, ast.Name) and name.id in widths for name in shaping)
-
-
-def _is_a_shape(node: ast.AST) -> bool:
-    """`x.shape`, `x.size()`."""
-    node = node.func if isinstance(node, ast.Call) else node
-    return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
-
-
-def _is_of_heads(node: ast.AST) -> bool:
-    """`query.shape` in a helper, which is handed queries that are projected already."""
-    return any(isinstance(part, ast.Name) and part.id in ("query", "key", "value") for part in ast.walk(node))
-
-
-def _returned(methods: list[ast.FunctionDef]) -> int | None:
+def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
+    """How many values `forward` returns, and whether in a list."""
     forward = next((method for method in methods if method.name == "forward"), None)
     returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
     if forward is None or not returns:
-        return None
+        return None, False
     value = returns[-1].value
     if isinstance(value, ast.Name):  # return outputs, where outputs = (context, weights) if … else (context,)
         named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, value.id)]
         value = named[0] if named else value
         value = value.orelse if isinstance(value, ast.IfExp) else value
-    return len(value.elts) if isinstance(value, ast.Tuple) else None
+    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.List):  # [context] + further[1:]
+        value = value.left
+    return len(value.elts) if isinstance(value, ast.Tuple | ast.List) else None, isinstance(value, ast.List)
 
 
 def _names(assignment: ast.Assign, name: str) -> bool:

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from mha.families.after_output import NOTHING, AfterOutput
 from mha.families.source import WHOLE
 
-CACHES = ("past_key_values", "past_key_value", "layer_past")
-OTHERS = ("key_value_states", "encoder_hidden_states")
+CACHES = ("past_key_values", "past_key_value", "layer_past", "cache", "layer_state")
+OTHERS = ("key_value_states", "encoder_hidden_states", "kv")
 
 
 @functools.cache
 def without_heads(
-    kind: Any, output: str | None, returned: int | None, finish: AfterOutput = NOTHING
+    kind: Any, output: str | None, returned: int | None, finish: AfterOutput = NOTHING, *, as_list: bool = False
 ) -> type[nn.Module]:
     """A subclass that returns as many values as `kind` does, the first from no heads, the others None.
 
     Args:
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
-        returned: the length of the tuple that `kind` returns; None for a bare value.
+        returned: the length of the tuple, or list, that `kind` returns; None for a bare value.
         finish: what `kind` does after its output projection.
     """
     signature = inspect.signature(kind.forward)
@@ -39,7 +39,10 @@ def without_heads(
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
             result = finish(self, bias_everywhere(self.get_submodule(output), result), given)
-        return result if returned is None else (result, *[None] * (returned - 1))
+        if returned is None:
+            return result
+        results = [result, *[None] * (returned - 1)]
+        return results if as_list else tuple(results)
 
     return type(
         f"{kind.__name__}WithoutHeads", (kind,), {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
@@ -80,6 +83,7 @@ def advance_cache(module: nn.Module, given: Mapping[str, Any], hidden: Tensor) -
     both = hasattr(cache, "self_attention_cache")
     if other is not None and both and cache.is_updated.get(index):
         return int(cache.cross_attention_cache.layers[index].keys.shape[-2])
+    index += given.get("cycle_offset", 0)
     slots = (cache.self_attention_cache if other is None else cache.cross_attention_cache) if both else cache
     ones = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
     keys, _ = slots.update(ones, ones, index)
