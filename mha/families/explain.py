@@ -79,7 +79,8 @@ class Projections:
     @property
     def known(self) -> frozenset[str]:
         """Submodules of the core that the convention has an account of."""
-        return frozenset(name.removeprefix(self.prefix) for name in (*self.rows, self.output, *self.whole))
+        names = (*self.rows, self.output, *self.whole)
+        return frozenset(name.removeprefix(self.prefix).partition(".")[0] for name in names)
 
     def inside(self, named: Mapping[str, T]) -> dict[str, T]:
         """The same by names below the module instead of the core."""

@@ -12,6 +12,7 @@ from mha.families.description import Family
 from mha.families.explain import Projections, describe, head_count, head_width, is_from_transformers
 from mha.families.full_width_norms import normalises_all_heads
 from mha.families.registry import register_convention
+from mha.families.shared_keys import has_shared_keys
 from mha.families.source import UnclearError
 from mha.layout import Axis
 
@@ -44,7 +45,7 @@ CORES = ("self", "attention", "attn", "att")
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    if not is_from_transformers(module) or normalises_all_heads(module):
+    if not is_from_transformers(module) or normalises_all_heads(module) or has_shared_keys(module):
         return None
     places = _find(module)
     if places is None:
@@ -53,7 +54,7 @@ def separate_projections(module: nn.Module) -> Family | str | None:
     try:
         sizes, query = _sizes(module, core, names, output)
         rows: dict[str, Axis] = {names[0]: query, names[1]: ("(h d)",), names[2]: ("(h e)",)}
-        name = f"{names[0].rpartition('.')[2]} … {output}"
+        name = f"{names[0].removeprefix(core + '.')} … {output}"
         return describe(module, Projections(name, core, rows, output, sizes))
     except UnclearError as reason:
         return str(reason)
@@ -64,7 +65,7 @@ def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
     children = dict(module.named_children())
     names = _projection_names(children)
     if names:
-        output = next((name for name in OUTPUTS if isinstance(children.get(name), nn.Linear)), None)
+        output = next((linear for name in OUTPUTS if (linear := _linear(children, name))), None)
         return ("", names, output) if output else None
     outputs = dict(children["output"].named_children()) if "output" in children else {}
     for core in CORES:
@@ -76,9 +77,19 @@ def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
 
 def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | None:
     for names in PROJECTIONS:
-        if all(isinstance(children.get(name), nn.Linear) for name in names):
-            return names
+        linears = tuple(_linear(children, name) for name in names)
+        if all(linears):
+            return tuple(linear for linear in linears if linear)
     return None
+
+
+def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
+    """The child of that name, or the linear that it wraps, as Gemma 4 does to clip what goes in and comes out."""
+    child = children.get(name)
+    if isinstance(child, nn.Linear):
+        return name
+    inner = dict(child.named_children()) if child is not None else {}
+    return f"{name}.linear" if list(inner) == ["linear"] and isinstance(inner["linear"], nn.Linear) else None
 
 
 def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) -> tuple[dict[str, int], Axis]:

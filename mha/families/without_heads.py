@@ -20,7 +20,13 @@ OTHERS = ("key_value_states", "encoder_hidden_states", "kv")
 
 @functools.cache
 def without_heads(
-    kind: Any, output: str | None, returned: int | None, finish: AfterOutput = NOTHING, *, as_list: bool = False
+    kind: Any,
+    output: str | None,
+    returned: int | None,
+    finish: AfterOutput = NOTHING,
+    *,
+    as_list: bool = False,
+    cached: bool = True,
 ) -> type[nn.Module]:
     """A subclass that returns as many values as `kind` does, the first from no heads, the others None.
 
@@ -28,6 +34,7 @@ def without_heads(
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
         returned: the length of the tuple, or list, that `kind` returns; None for a bare value.
         finish: what `kind` does after its output projection.
+        cached: whether it has a slot in a key/value cache that it is given.
     """
     signature = inspect.signature(kind.forward)
 
@@ -35,7 +42,8 @@ def without_heads(
         given = signature.bind(self, *args, **kwargs).arguments
         given = {**given, **given.get("kwargs", {})}
         hidden = next(value for value in given.values() if isinstance(value, Tensor))
-        advance_cache(self, given, hidden)
+        if cached:
+            advance_cache(self, given, hidden)
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
             result = finish(self, bias_everywhere(self.get_submodule(output), result), given)
