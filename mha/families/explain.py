@@ -22,7 +22,15 @@ from mha.layout import Axis, count
 
 T = TypeVar("T")
 
-WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "dim_head", "head_size", "dim_per_head")
+WIDTHS = (
+    "head_dim",
+    "attention_head_size",
+    "key_value_proj_dim",
+    "dim_head",
+    "head_size",
+    "dim_per_head",
+    "qk_channels_per_head",
+)
 COUNTS = {
     "num_heads": "h g",
     "num_attention_heads": "h g",
@@ -41,7 +49,14 @@ COUNTS = {
 MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
 SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
 # Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
-COUPLING = {"autocorrelation_factor": "it averages correlations over heads", "lambda_q1": "heads are paired"}
+COUPLING = {
+    "autocorrelation_factor": "it averages correlations over heads",
+    "lambda_q1": "heads are paired",
+    "conv_kernel_layer": "its convolution kernels are made of all heads' queries",
+    "dt_proj": "its mask is made of all heads' values",
+    "iterative_inv": "its inverse is scaled by a maximum over heads",
+    "fsmn": "a branch of its own reads all heads' values",
+}
 # Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
 DERIVED_WIDTH = re.compile(
     r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )"

@@ -5,7 +5,6 @@ apart must say it.
 """
 
 import re
-from collections.abc import Mapping
 
 from torch import nn
 
@@ -17,6 +16,7 @@ from mha.layout import Axis
 
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
 OUTPUTS = ("proj", "projection", "dense", "c_proj", "out_proj", "o_proj", "Wo")
+CORES = ("attention", "self", "attn")
 THIRDS: Axis = ("(h g d)", "(h d)", "(h d)")
 INTERLEAVED: Axis = ("(h s d)",)
 JOINT: Axis = ("(h (g+2) d)",)
@@ -37,19 +37,34 @@ LAYOUTS: tuple[tuple[str, Axis], ...] = (
 @register_convention
 def fused_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    if not is_from_transformers(module):
+    places = _find(module) if is_from_transformers(module) else None
+    if places is None:
         return None
+    core, fused, output = places
+    try:
+        inner = module.get_submodule(core)
+        layout = _layout(inner)
+        sizes = _sizes(inner, _features(module, fused), _features(module, output), layout)
+        name = f"{fused.removeprefix(core + '.')} {layout[0]} … {output}"
+        return describe(module, Projections(name, core, {fused: layout}, output, sizes))
+    except UnclearError as reason:
+        return str(reason)
+
+
+def _find(module: nn.Module) -> tuple[str, str, str] | None:
+    """The core, its fused projection and the output, by dotted names; None where they are not all there."""
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
-    if fused is None or output is None:
-        return None
-    try:
-        layout = _layout(module)
-        sizes = _sizes(module, _features(children, fused), _features(children, output), layout)
-        return describe(module, Projections(f"{fused} {layout[0]} … {output}", "", {fused: layout}, output, sizes))
-    except UnclearError as reason:
-        return str(reason)
+    if fused and output:
+        return "", fused, output
+    beside = dict(children["output"].named_children()) if "output" in children else {}
+    for core in CORES:
+        inner = dict(children[core].named_children()) if core in children else {}
+        fused = next((name for name in FUSED if name in inner), None)
+        if fused and isinstance(beside.get("dense"), nn.Linear):
+            return core, f"{core}.{fused}", "output.dense"
+    return None
 
 
 def _layout(module: nn.Module) -> Axis:
@@ -60,13 +75,14 @@ def _layout(module: nn.Module) -> Axis:
     return layouts.pop()
 
 
-def _features(children: Mapping[str, nn.Module], name: str) -> tuple[int, int]:
+def _features(module: nn.Module, name: str) -> tuple[int, int]:
     """Input and output features of a linear, whichever way round its weight is."""
-    weight = children[name].get_parameter("weight")
-    if weight.dim() != 2:
-        raise UnclearError(f"{name} is a {type(children[name]).__name__}, not a linear")
+    linear = module.get_submodule(name)
+    weight = linear._parameters.get("weight")
+    if weight is None or weight.dim() != 2:
+        raise UnclearError(f"{name} is a {type(linear).__name__}, not a linear")
     rows, columns = weight.shape
-    return (rows, columns) if type(children[name]).__name__ == "Conv1D" else (columns, rows)
+    return (rows, columns) if type(linear).__name__ == "Conv1D" else (columns, rows)
 
 
 def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], layout: Axis) -> dict[str, int]:

@@ -17,6 +17,7 @@ from mha.layout import Axis, count
 # "1" one, "_" anything else.
 PARAMETERS = {
     "sinks": "h",
+    "gate_bias": "h",
     "logit_scale": "h 1 1",
     "bias_u": "h d",
     "bias_v": "h d",
@@ -42,8 +43,9 @@ AXES = {"h": ("(h g)",), "k": ("(h)",)}
 GATES = ("gate_proj", "g_proj")
 POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj")
 ENTITIES = ("w2e_query", "e2w_query", "e2e_query")
-# Makes fewer keys and values of the input, before they are projected.
+# What is done to the input before it is projected: fewer keys and values are made of it, or it is normalised.
 REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm")
+NORMS_OF_INPUT = ("layernorm1", "layernorm2")
 
 
 @dataclass(frozen=True)
@@ -119,4 +121,5 @@ def _reductions(core: nn.Module) -> list[str]:
     """Submodules that the code applies to its input alone."""
     code = text(core)
     of_input = r"self\.{}\((?:self\.\w+\()?hidden_states[,)]"
-    return [name for name in REDUCTIONS if re.search(of_input.format(name), code)]
+    norms = [name for name in NORMS_OF_INPUT if re.search(rf"(hidden_states|inputs) = self\.{name}\(\1\)", code)]
+    return norms + [name for name in REDUCTIONS if re.search(of_input.format(name), code)]
