@@ -47,6 +47,7 @@ COUNTS = {
     "kv_dim": "h d",
 }
 MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
+SEQUENCE_FIRST = "tgt_len, bsz, embed_dim = query.size()"
 SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
 # Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
 COUPLING = {
@@ -76,6 +77,7 @@ class Projections:
         whole: submodules that hold parameters for all heads together, and stay as they are.
         inputs: what it is given that the convention has an account of.
         selected: as in `Family`.
+        unread: attributes that the convention's replacement does not read.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Projections:
     whole: tuple[str, ...] = ()
     inputs: frozenset[str] = frozenset()
     selected: Mapping[str, Axis] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:
@@ -137,7 +140,7 @@ def describe(
         columns={found.output: ("(h g e)",)},
         output=found.output,
         tensors=found.inside(own.tensors),
-        counts=found.inside(_counts(core, found.sizes, code)),
+        counts=found.inside(_counts(core, found, code)),
         config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
         core=found.core,
         replacement=replacement or (with_free_width(kind) if code.freed else None),
@@ -152,7 +155,8 @@ def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading
     if SEVERAL_CONTEXTS & code.variables:
         return None
     output = None if found.core else found.output
-    return without_heads(kind, output, code.returned, after_output(core), as_list=code.as_list)
+    first = SEQUENCE_FIRST in text(core)
+    return without_heads(kind, output, code.returned, after_output(core), as_list=code.as_list, sequence_first=first)
 
 
 def head_width(core: nn.Module) -> int | None:
@@ -174,9 +178,9 @@ def head_count(core: nn.Module) -> int | None:
     return next((vars(core)[name] for name in COUNTS if COUNTS[name] == "h g" and name in vars(core)), None)
 
 
-def _counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> dict[str, str]:
+def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str]:
     """Attributes to keep in step; a number that may be a count must be known to be one, or not."""
-    counts = {}
+    counts, sizes = {}, found.sizes
     for name, letters in COUNTS.items():
         value = vars(core).get(name)
         if isinstance(value, int) and value == count(letters, sizes):
@@ -190,6 +194,8 @@ def _counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> dict[st
     for name in MAYBE_COUNTS:
         value = vars(core).get(name)
         if isinstance(value, int) and name in code.attributes and value == count("h g e", sizes):
+            if name in code.of_input | found.unread:
+                continue
             if name not in code.shaping:
                 raise UnclearError(f"its code reads {name}, which may be the width of all heads or of the model")
             counts[name] = "h g e"

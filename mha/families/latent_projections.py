@@ -15,6 +15,7 @@ LATENTS = ("q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm")
 QUERIES = {"q_b_proj": "(h g d)", "q_proj": "(h g d)", "q_gate_proj": "(h g m)"}
 # DeepSeek-V3.2 (2025, section 2.1): which keys are attended to is the same for all heads, and may be handed on to later
 # layers. A layer without heads goes on computing that, by its own code.
+HANDED_ON = "topk_indices = prev_topk_indices"
 INDEXED = "self.indexer(hidden_states, q_resid,"
 WIDTHS = ("qk_head_dim", "v_head_dim", "qk_nope_head_dim")
 
@@ -33,9 +34,10 @@ def latent_projections(module: nn.Module) -> Family | str | None:
         rows: dict[str, Axis] = {query: (QUERIES[query],), "kv_b_proj": ("(h n)",)}
         heads = int(children["o_proj"].get_parameter("weight").shape[1]) // value
         sizes = {"h": heads, "g": 1, "d": key, "e": value, "n": content + value, "m": key + value}
-        if INDEXED not in text(module):
-            return describe(module, Projections(f"latent {query} … o_proj", "", rows, "o_proj", sizes, LATENTS))
-        found = Projections(f"latent, indexed {query} … o_proj", "", rows, "o_proj", sizes, (*LATENTS, "indexer"))
-        return describe(module, found, empty=whole(module))
+        code, kind = text(module), whole(module)
+        indexed = ", indexed" if INDEXED in code or HANDED_ON in code else ""
+        kept_whole = (*LATENTS, "indexer") if INDEXED in code else LATENTS
+        found = Projections(f"latent{indexed} {query} … o_proj", "", rows, "o_proj", sizes, kept_whole)
+        return describe(module, found, empty=kind if indexed else None)
     except UnclearError as reason:
         return str(reason)

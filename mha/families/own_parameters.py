@@ -19,6 +19,7 @@ PARAMETERS = {
     "sinks": "h",
     "gate_bias": "h",
     "logit_scale": "h 1 1",
+    "gru_rel_pos_const": "1 h 1 1",
     "bias_u": "h d",
     "bias_v": "h d",
     "pos_bias_u": "h d",
@@ -42,10 +43,11 @@ PARAMETERS = {
 AXES = {"h": ("(h g)",), "k": ("(h)",)}
 GATES = ("gate_proj", "g_proj")
 POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj")
-ENTITIES = ("w2e_query", "e2w_query", "e2e_query")
+# Further queries, keys and values, of what some of the tokens attend to.
+FURTHER = ("w2e_query", "e2w_query", "e2e_query", "query_global", "key_global", "value_global")
 # What is done to the input before it is projected: fewer keys and values are made of it, or it is normalised.
 REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm")
-NORMS_OF_INPUT = ("layernorm1", "layernorm2")
+NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis 
     axes: dict[int, Axis] = {count("h g", sizes): ("(h g)",), count("h g e", sizes): ("(h g e)",)}
     if name in GATES:
         return axes.get(child.out_features)
-    return ("(h g d)",) if name in (*POSITIONS, *ENTITIES) and child.out_features == count("h g d", sizes) else None
+    return ("(h g d)",) if name in (*POSITIONS, *FURTHER) and child.out_features == count("h g d", sizes) else None
 
 
 def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[str, dict[int, Axis]] | None:

@@ -11,6 +11,7 @@ from torch import nn
 from mha.families.description import Family
 from mha.families.explain import Projections, describe, head_count, head_width, is_from_transformers
 from mha.families.full_width_norms import normalises_all_heads
+from mha.families.gated_bias import has_gated_bias
 from mha.families.registry import register_convention
 from mha.families.shared_keys import has_shared_keys
 from mha.families.source import UnclearError
@@ -39,13 +40,16 @@ OUTPUTS = (
     "attention_out",
     "output",
 )
-CORES = ("self", "attention", "attn", "att")
+BESIDE = ("output.dense", "output")
+# Conventions with the same linears, and more to them.
+OTHERS = (normalises_all_heads, has_shared_keys, has_gated_bias)
+CORES = ("self", "attention", "attn", "att", "longformer_self_attn")
 
 
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    if not is_from_transformers(module) or normalises_all_heads(module) or has_shared_keys(module):
+    if not is_from_transformers(module) or any(is_another(module) for is_another in OTHERS):
         return None
     places = _find(module)
     if places is None:
@@ -67,12 +71,16 @@ def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
     if names:
         output = next((linear for name in OUTPUTS if (linear := _linear(children, name))), None)
         return ("", names, output) if output else None
-    outputs = dict(children["output"].named_children()) if "output" in children else {}
+    output = next((name for name in BESIDE if isinstance(_submodule(module, name), nn.Linear)), None)
     for core in CORES:
         names = _projection_names(dict(children[core].named_children())) if core in children else None
-        if names and isinstance(outputs.get("dense"), nn.Linear):
-            return core, tuple(f"{core}.{name}" for name in names), "output.dense"
+        if names and output:
+            return core, tuple(f"{core}.{name}" for name in names), output
     return None
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_modules()).get(name)
 
 
 def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | None:

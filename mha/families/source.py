@@ -28,6 +28,7 @@ class Reading:
     Attributes:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
+        of_input: those that are read only to make a tensor as wide as the input.
         config: fields of `self.config` that are read.
         variables: arguments and other local names that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
@@ -40,6 +41,7 @@ class Reading:
 
     attributes: frozenset[str]
     shaping: frozenset[str]
+    of_input: frozenset[str]
     config: frozenset[str]
     variables: frozenset[str]
     returned: int | None
@@ -75,11 +77,15 @@ def _reading(kind: Any, settings: Settings) -> Reading | None:
         return None
     attributes = [name for method in methods for name in _own_attributes(method)]
     shaping = [name for method in methods for call in shaping_calls(method) for name in _own_attributes(call)]
+    like_input = [name for method in methods for name in _of_input(method)]
+    of_input = frozenset(name for name in like_input if attributes.count(name) == like_input.count(name))
     config = frozenset(name for method in methods for name in _config_fields(method))
     only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
     input_width = any(shapes_by_input_width(method) for method in methods)
     variables = frozenset(name for method in methods if method.name == "forward" for name in _variables(method))
-    return Reading(frozenset(attributes), only_shaping, config, variables, *_returned(methods), input_width, freed)
+    return Reading(
+        frozenset(attributes), only_shaping, of_input, config, variables, *_returned(methods), input_width, freed
+    )
 
 
 @functools.cache
@@ -117,6 +123,13 @@ def _own_attributes(node: ast.AST) -> Iterator[str]:
             yield part.attr
 
 
+def _of_input(node: ast.AST) -> Iterator[str]:
+    """The last size in `hidden_states.new_zeros(…)`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and ast.unparse(part.func) == "hidden_states.new_zeros":
+            yield from _own_attributes(part.args[-1])
+
+
 def _variables(node: ast.AST) -> Iterator[str]:
     return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
 
@@ -141,14 +154,20 @@ def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
     returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
     if forward is None or not returns:
         return None, False
-    value = returns[-1].value
-    if isinstance(value, ast.Name):  # return outputs, where outputs = (context, weights) if … else (context,)
-        named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, value.id)]
-        value = named[0] if named else value
-        value = value.orelse if isinstance(value, ast.IfExp) else value
-    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.List):  # [context] + further[1:]
-        value = value.left
+    value = _made(returns[-1].value, forward)
     return len(value.elts) if isinstance(value, ast.Tuple | ast.List) else None, isinstance(value, ast.List)
+
+
+def _made(value: ast.expr | None, forward: ast.FunctionDef, seen: tuple[str, ...] = ()) -> ast.expr | None:
+    """The first of the parts that a returned value is put together from, attention weights not being asked for:
+    `return outputs`, where `outputs = (context, weights) if output_attentions else (context,)`."""
+    match value:
+        case ast.IfExp(orelse=part) | ast.BinOp(left=part):
+            return _made(part, forward, seen)
+        case ast.Name(id=name) if name not in seen:
+            named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, name)]
+            return _made(named[0], forward, (*seen, name)) if named else value
+    return value
 
 
 def _names(assignment: ast.Assign, name: str) -> bool:

@@ -27,6 +27,7 @@ def without_heads(
     *,
     as_list: bool = False,
     cached: bool = True,
+    sequence_first: bool = False,
 ) -> type[nn.Module]:
     """A subclass that returns as many values as `kind` does, the first from no heads, the others None.
 
@@ -34,6 +35,7 @@ def without_heads(
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
         returned: the length of the tuple, or list, that `kind` returns; None for a bare value.
         finish: what `kind` does after its output projection.
+        sequence_first: whether its inputs are (n, b, e) instead of (b, n, e).
         cached: whether it has a slot in a key/value cache that it is given.
     """
     signature = inspect.signature(kind.forward)
@@ -43,7 +45,7 @@ def without_heads(
         given = {**given, **given.get("kwargs", {})}
         hidden = next(value for value in given.values() if isinstance(value, Tensor))
         if cached:
-            advance_cache(self, given, hidden)
+            advance_cache(self, given, hidden, sequence_first=sequence_first)
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
             result = finish(self, bias_everywhere(self.get_submodule(output), result), given)
@@ -69,20 +71,24 @@ def _out_features(linear: Any) -> int:
     return int(linear.nf if hasattr(linear, "nf") else linear.out_features)
 
 
-def advance_cache(module: nn.Module, given: Mapping[str, Any], hidden: Tensor) -> int:
+def advance_cache(module: nn.Module, given: Mapping[str, Any], hidden: Tensor, *, sequence_first: bool = False) -> int:
     """Put one number per token into the layer's slot of the cache, where there is one: a slot of none would count as
     empty.
 
     Args:
         given: the arguments of the layer's forward, by name.
         hidden: its queries, (b, q, e).
+        sequence_first: whether they are (q, b, e), and what is given alike.
 
     Returns:
         How many keys a layer with heads would see.
     """
     cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
     other = next((given[name] for name in OTHERS if given.get(name) is not None), None)
+    if vars(module).get("encoder_decoder_attention"):
+        other = given["key"]
     tokens = hidden if other is None else other
+    tokens = tokens.transpose(0, 1) if sequence_first else tokens
     if cache is None:
         return tokens.shape[1]
     index = next(
