@@ -45,8 +45,9 @@ GATES = ("gate_proj", "g_proj")
 POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj")
 # Further queries, keys and values, of what some of the tokens attend to.
 FURTHER = ("w2e_query", "e2w_query", "e2e_query", "query_global", "key_global", "value_global")
-# What is done to the input before it is projected: fewer keys and values are made of it, or it is normalised.
-REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm")
+# What is done to the input before it is projected: fewer keys and values are made of it, keys to
+# attend to are chosen, or it is normalised.
+REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm", "indexer")
 NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 

@@ -14,7 +14,7 @@ from mha.families.full_width_norms import normalises_all_heads
 from mha.families.gated_bias import has_gated_bias
 from mha.families.registry import register_convention
 from mha.families.shared_keys import has_shared_keys
-from mha.families.source import UnclearError
+from mha.families.source import UnclearError, text
 from mha.layout import Axis
 
 PROJECTIONS = (
@@ -57,17 +57,25 @@ def separate_projections(module: nn.Module) -> Family | str | None:
     core, names, output = places
     try:
         sizes, query = _sizes(module, core, names, output)
-        rows: dict[str, Axis] = {names[0]: query, names[1]: ("(h d)",), names[2]: ("(h e)",)}
+        rows: dict[str, Axis] = {names[0]: query, names[2]: ("(h e)",), names[1]: ("(h d)",)}
         name = f"{names[0].removeprefix(core + '.')} … {output}"
         return describe(module, Projections(name, core, rows, output, sizes))
     except UnclearError as reason:
         return str(reason)
 
 
+def _values_are_keys(module: nn.Module) -> bool:
+    """Whether the module has no projection of values, and its code takes the projected keys for them (Gemma 4)."""
+    return "v_proj" in vars(module) and "value_states = key_states" in text(module)
+
+
 def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
     """The core, its three projections and the output, by dotted names; None where they are not all there."""
     children = dict(module.named_children())
     names = _projection_names(children)
+    if names is None and _values_are_keys(module):
+        names = _projection_names({**children, "v_proj": children.get("k_proj", nn.Identity())})
+        names = names and (*names[:2], names[1])
     if names:
         output = next((linear for name in OUTPUTS if (linear := _linear(children, name))), None)
         return ("", names, output) if output else None
