@@ -38,7 +38,7 @@ def kept_positions(axis: Axis, sizes: Mapping[str, int], heads: Sequence[int], g
     """Ascending positions (n,) along the axis that belong to these query heads or key/value groups."""
     kept, start = [torch.empty(0, dtype=torch.long)], 0
     for pattern in axis:
-        for of_groups, table in _tables(pattern, sizes):
+        for of_groups, table in tables(pattern, sizes):
             kept.append(start + table[list(groups if of_groups else heads)].flatten())
         start += count(*_plain(pattern, sizes))
     return torch.cat(kept).sort().values
@@ -58,8 +58,9 @@ def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.detach().index_select(dim, index.to(tensor.device))
 
 
-def _tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
-    """What lies along a segment: whether its owners are key/value groups, and the table of their positions."""
+def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
+    """What lies along a segment: whether its owners are key/value groups, and the table of their positions, (owners,
+    positions of each)."""
     if not (joint := JOINT.search(pattern)):
         return [("g" not in _letters(pattern), _table(pattern, sizes))]
     blocks = _table(*_plain(pattern, sizes)).unflatten(1, (sizes["g"] + int(joint[1]), -1))

@@ -232,6 +232,20 @@ def test_a_pruned_model_with_selected_features_is_saved_and_pruned_again(tmp_pat
         assert torch.equal(mha.from_pretrained(tmp_path)(**ids).last_hidden_state, expected)
 
 
+def test_the_size_of_a_head_counts_its_group_where_both_lie_in_one_weight():
+    model = build("falcon", CASES["groups of queries, key and value"][1])
+    name = next(iter(mha.find_attention(model)))
+    scores = mha.score(model, None, None, "magnitude_all").scores[name]
+    attention = model.get_submodule(name)
+    groups = attention.query_key_value.weight.detach().reshape(2, 5, 8, 48)  # three queries, key and value of each
+    output = attention.dense.weight.detach().reshape(48, 2, 3, 8)
+    for group in range(2):
+        for head in range(3):
+            parts = (groups[group, head], groups[group, 3], groups[group, 4], output[:, group, head])
+            expected = torch.stack([part.norm() for part in parts]).prod()
+            torch.testing.assert_close(scores[group * 3 + head], expected.to(scores.dtype))
+
+
 def test_the_reason_names_what_may_differ_from_head_to_head(monkeypatch):
     """The same input is refused when the code does something else with it than is known."""
     from mha.families import inputs
