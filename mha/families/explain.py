@@ -56,11 +56,12 @@ COUPLING = {
     "conv_kernel_layer": "its convolution kernels are made of all heads' queries",
     "dt_proj": "its mask is made of all heads' values",
     "iterative_inv": "its inverse is scaled by a maximum over heads",
+    "head_logits_proj": "its heads talk to each other",
     "fsmn": "a branch of its own reads all heads' values",
 }
 # Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
 DERIVED_WIDTH = re.compile(
-    r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )"
+    r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )(?<!self\.embed_dim )"
     r"// self\.(num_heads|num_attention_heads|n_heads?)\b"
 )
 
@@ -196,7 +197,7 @@ def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str
         if isinstance(value, int) and name in code.attributes and value == count("h g e", sizes):
             if name in code.of_input | found.unread:
                 continue
-            if name not in code.shaping:
+            if name not in code.shaping | code.divided:
                 raise UnclearError(f"its code reads {name}, which may be the width of all heads or of the model")
             counts[name] = "h g e"
     return counts

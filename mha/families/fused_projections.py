@@ -25,6 +25,7 @@ KV = r"self\.(?:kv_dim|num_key_value_heads \* self\.head_dim)"
 # What the code that takes a fused tensor apart looks like, and the layout that it says.
 LAYOUTS: tuple[tuple[str, Axis], ...] = (
     (rf"{HEADS}, 3, self\.head_dim|{HEADS}, 3 \* self\.head|-1, 3 \* self\.head_size", INTERLEAVED),
+    (r"self\.transpose_for_scores\(qp\)\.chunk\(3, dim=-1\)", INTERLEAVED),
     (rf"[ (]3, (?:{HEADS}|-1)(?:, |\))", THIRDS),
     (r"\.chunk\(3, dim=2\)|\.split\(self\.(?:split_size|embed_dim), dim=2\)", THIRDS),
     (rf"\.split\([(\[]self\.(?:q_dim|embed_dim|hidden_size), {KV}, {KV}[)\]]", THIRDS),
@@ -61,7 +62,7 @@ def _find(module: nn.Module) -> tuple[str, str, str] | None:
     beside = dict(children["output"].named_children()) if "output" in children else {}
     for core in CORES:
         inner = dict(children[core].named_children()) if core in children else {}
-        fused = next((name for name in FUSED if name in inner), None)
+        fused = next((name for name in (*FUSED, "in_proj") if name in inner), None)
         if fused and isinstance(beside.get("dense"), nn.Linear):
             return core, f"{core}.{fused}", "output.dense"
     return None

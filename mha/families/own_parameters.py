@@ -14,6 +14,7 @@ from mha.families.source import UnclearError, text
 from mha.layout import Axis, count
 
 # Parameter -> what each of its dimensions counts: "h" query heads, "k" key/value groups, "d" the width of a head,
+# "hd" the width of all query heads,
 # "1" one, "_" anything else.
 PARAMETERS = {
     "sinks": "h",
@@ -22,6 +23,8 @@ PARAMETERS = {
     "gru_rel_pos_const": "1 h 1 1",
     "bias_u": "h d",
     "bias_v": "h d",
+    "q_bias": "hd",
+    "v_bias": "hd",
     "pos_bias_u": "h d",
     "pos_bias_v": "h d",
     "q_norm.weight": "h d",
@@ -40,14 +43,15 @@ PARAMETERS = {
     "emb_rel_k": "1 _ d",
     "emb_rel_v": "1 _ d",
 }
-AXES = {"h": ("(h g)",), "k": ("(h)",)}
+AXES = {"h": ("(h g)",), "k": ("(h)",), "hd": ("(h g d)",)}
 GATES = ("gate_proj", "g_proj")
-POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj")
+POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
 # Further queries, keys and values, of what some of the tokens attend to.
 FURTHER = ("w2e_query", "e2w_query", "e2e_query", "query_global", "key_global", "value_global")
 # What is done to the input before it is projected: fewer keys and values are made of it, keys to
 # attend to are chosen, or it is normalised.
 REDUCTIONS = ("sequence_reduction", "spatial_reduction", "sr", "layer_norm", "indexer")
+CONVOLUTIONS = tuple(f"convolution_projection_{name}" for name in ("query", "key", "value"))
 NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 
@@ -111,7 +115,7 @@ def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[
 
 def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, Axis] | None:
     """Dimension -> axis, for the dimensions that count heads; None where the parameter is not the one known."""
-    counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1}
+    counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1, "hd": count("h g d", sizes)}
     letters = PARAMETERS.get(name, "").split()
     if len(letters) != len(shape) or not letters:
         return None
@@ -124,5 +128,6 @@ def _reductions(core: nn.Module) -> list[str]:
     """Submodules that the code applies to its input alone."""
     code = text(core)
     of_input = r"self\.{}\((?:self\.\w+\()?hidden_states[,)]"
+    convolutions = [name for name in CONVOLUTIONS if f"self.{name}(hidden_state)" in code]
     norms = [name for name in NORMS_OF_INPUT if re.search(rf"(hidden_states|inputs) = self\.{name}\(\1\)", code)]
-    return norms + [name for name in REDUCTIONS if re.search(of_input.format(name), code)]
+    return convolutions + norms + [name for name in REDUCTIONS if re.search(of_input.format(name), code)]

@@ -25,6 +25,7 @@ PROJECTIONS = (
     ("linear_q", "linear_k", "linear_v"),
     ("Wq", "Wk", "Wv"),
     ("query_proj", "key_proj", "value_proj"),
+    ("projection_query", "projection_key", "projection_value"),
     ("project_q", "project_k", "project_v"),
 )
 OUTPUTS = (

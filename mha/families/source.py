@@ -7,7 +7,7 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Reading:
     Attributes:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
+        divided: those that are read only to be divided by the number of heads.
         of_input: those that are read only to make a tensor as wide as the input.
         config: fields of `self.config` that are read.
         variables: arguments and other local names that `forward` reads.
@@ -41,6 +42,7 @@ class Reading:
 
     attributes: frozenset[str]
     shaping: frozenset[str]
+    divided: frozenset[str]
     of_input: frozenset[str]
     config: frozenset[str]
     variables: frozenset[str]
@@ -75,17 +77,31 @@ def _reading(kind: Any, settings: Settings) -> Reading | None:
         freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
     except (OSError, TypeError, SyntaxError):
         return None
-    attributes = [name for method in methods for name in _own_attributes(method)]
+    forward = [method for method in methods if method.name == "forward"]
+    returned, as_list = _returned(methods)
     shaping = [name for method in methods for call in shaping_calls(method) for name in _own_attributes(call)]
-    like_input = [name for method in methods for name in _of_input(method)]
-    of_input = frozenset(name for name in like_input if attributes.count(name) == like_input.count(name))
-    config = frozenset(name for method in methods for name in _config_fields(method))
-    only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
-    input_width = any(shapes_by_input_width(method) for method in methods)
-    variables = frozenset(name for method in methods if method.name == "forward" for name in _variables(method))
+    attributes = _all(_own_attributes, methods)
     return Reading(
-        frozenset(attributes), only_shaping, of_input, config, variables, *_returned(methods), input_width, freed
+        attributes=frozenset(attributes),
+        shaping=_only(attributes, shaping),
+        divided=_only(attributes, _all(_divided, methods)),
+        of_input=_only(attributes, _all(_of_input, methods)),
+        config=frozenset(_all(_config_fields, methods)),
+        variables=frozenset(_all(_variables, forward)),
+        returned=returned,
+        as_list=as_list,
+        input_width=any(shapes_by_input_width(method) for method in methods),
+        freed=freed,
     )
+
+
+def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
+    return [name for method in methods for name in names_in(method)]
+
+
+def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
+    """The names all of whose occurrences are here."""
+    return frozenset(name for name in here if everywhere.count(name) == here.count(name))
 
 
 @functools.cache
@@ -121,6 +137,13 @@ def _own_attributes(node: ast.AST) -> Iterator[str]:
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load) and _is_self(part.value):
             yield part.attr
+
+
+def _divided(node: ast.AST) -> Iterator[str]:
+    """The width in `self.embed_dim // self.num_heads`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.FloorDiv) and "num_heads" in ast.unparse(part.right):
+            yield from _own_attributes(part.left)
 
 
 def _of_input(node: ast.AST) -> Iterator[str]:

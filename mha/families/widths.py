@@ -5,11 +5,12 @@ for any number of them.
 """
 
 import ast
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 
 SHAPING = frozenset(
     {"view", "reshape", "unflatten", "split", "chunk", "expand", "repeat", "repeat_interleave", "zeros"}
 )
+INPUTS = ("hidden_states", "hidden_state")
 REDUCING = ("spatial_reduction", "pool")
 
 
@@ -28,19 +29,19 @@ def input_widths(method: ast.FunctionDef) -> frozenset[str]:
 def shapes_by_input_width(method: ast.FunctionDef) -> bool:
     """Whether such a size comes back where a tensor other than the input is shaped."""
     widths = input_widths(method)
-    shaped = (argument for call in shaping_calls(method, but_of="hidden_states") for argument in ast.walk(call))
+    shaped = (argument for call in shaping_calls(method, but_of=INPUTS) for argument in ast.walk(call))
     return any(isinstance(name, ast.Name) and name.id in widths for name in shaped)
 
 
-def shaping_calls(node: ast.AST, but_of: str | None = None) -> Iterator[ast.AST]:
+def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST]:
     """The arguments of outermost calls such as `x.view(...)`, and tuples named as a shape.
 
     Args:
-        but_of: a tensor whose shaping is left out, as that of `hidden_states.permute(0, 2, 1).view(...)`.
+        but_of: tensors whose shaping is left out, as that of `hidden_states.permute(0, 2, 1).view(...)`.
     """
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in SHAPING:
-            if but_of is not None and _root(part.func) == but_of:
+            if _root(part.func) in but_of:
                 continue
             yield from part.args
         elif isinstance(part, ast.Assign) and isinstance(part.value, ast.Tuple) and _names_a_shape(part.targets):
