@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from mha.errors import ShapeError
-from mha.families.source import WHOLE
+from mha.families.source import WHOLE, whole
 from mha.heads import core_lineage
 
 SELECTED = "selected_features"
 GATHERS = "_mha_gathers"
+# Masks may come for all heads in any model: somebody adds a position bias to them. Nearly always they are of one head.
+MASKS = ("attention_mask", "encoder_attention_mask", "attn_mask", "mask")
+MASK_DIM, MASK_RANK = -3, 4  # (b, h or 1, q, k); one of another rank counts no heads
 
 
 def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
@@ -33,17 +36,37 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
 
 @functools.cache
 def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Module]:
-    signature = inspect.signature(kind.forward)
+    made_from = getattr(kind, WHOLE, kind)
+    places = {name: place for place, name in enumerate(inspect.signature(made_from.forward).parameters, start=-1)}
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
         for name, dim in per_head:
-            if isinstance(given := bound.arguments.get(name), Tensor):
-                bound.arguments[name] = of_heads(self, name, given, dim)
-        return kind.forward(*bound.args, **bound.kwargs)
+            place = places.get(name, len(args))
+            if name in kwargs:
+                kwargs[name] = _of_heads(self, name, kwargs[name], dim)
+            elif place < len(args):
+                args = (*args[:place], _of_heads(self, name, args[place], dim), *args[place + 1 :])
+        return kind.forward(self, *args, **kwargs)
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: getattr(kind, WHOLE, kind), GATHERS: True}
+    members = {"forward": forward, "__module__": kind.__module__, WHOLE: made_from, GATHERS: True}
     return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+
+
+def masks_of(core: nn.Module) -> dict[str, int]:
+    """The masks among the inputs of the module's forward, as `per_head` names them."""
+    return {name: MASK_DIM for name in inspect.signature(whole(core).forward).parameters if name in MASKS}
+
+
+def _of_heads(core: nn.Module, name: str, given: Any, dim: int) -> Any:
+    """The same for an input that may be several tensors, or none, or a mask that is the same for all heads."""
+    if isinstance(given, tuple):
+        return tuple(_of_heads(core, name, part, dim) for part in given)
+    lineage = core_lineage(core)
+    if not isinstance(given, Tensor) or lineage is None:
+        return given
+    if name in MASKS and (given.dim() != MASK_RANK or given.shape[dim] != lineage.total_heads):
+        return given
+    return of_heads(core, name, given, dim)
 
 
 def of_heads(core: nn.Module, name: str, given: Tensor, dim: int) -> Tensor:
@@ -73,8 +96,8 @@ def selecting(kind: Any) -> type[nn.Module]:
     """A subclass whose output is that of `kind`, but only the features that `select` has named."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        whole: Tensor = kind.forward(self, *args, **kwargs)
-        return whole.index_select(-1, self.get_buffer(SELECTED))
+        every: Tensor = kind.forward(self, *args, **kwargs)
+        return every.index_select(-1, self.get_buffer(SELECTED))
 
     return type(
         f"{kind.__name__}OfFewerHeads", (kind,), {"forward": forward, "__module__": kind.__module__, WHOLE: kind}

@@ -9,6 +9,7 @@ import re
 
 from torch import nn
 
+from mha.families.gathering import masks_of
 from mha.families.source import UnclearError, reading, text, whole
 
 # The same for all heads, whatever the code does with them.
@@ -112,6 +113,10 @@ PER_HEAD = {
         r"(attn_bias|attention_scores) (=|\+=) (attention_scores \+ )?relative_position_bias",
     ),
 }
+# Queries whose heads come before their positions, rotated by angles with a row for each head: (b, h, d).
+ROTATES_BY_HEAD = re.compile(
+    r"(\w+) = [^\n]*\.transpose\(1, 2\)\n(?:.*\n)*?.*rotary_pos_emb\(\1, [^\n]*unsqueeze_dim=2\)"
+)
 # A tensor that the model has added per-head inputs to before it comes here: of one head, or of each.
 MERGED = {"alibi": ("attention_mask", -3)}
 
@@ -135,4 +140,6 @@ def explain_inputs(module: nn.Module, known: frozenset[str] = frozenset()) -> di
         raise UnclearError(
             f"{whole(module).__name__} is given {', '.join(unknown)}, which may differ from head to head"
         )
-    return per_head | dict(MERGED[name] for name in per_head if name in MERGED)
+    if ROTATES_BY_HEAD.search(code):
+        per_head["position_embeddings"] = -2
+    return masks_of(module) | per_head | dict(MERGED[name] for name in per_head if name in MERGED)

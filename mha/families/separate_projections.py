@@ -115,7 +115,7 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
     d = _head_width(module.get_submodule(core), q_width)
     if k_width == 0:
-        per_group = vars(module.get_submodule(core)).get("num_key_value_groups", 1)
+        per_group = int(vars(module.get_submodule(core)).get("num_key_value_groups", 1))  # VideoPrism: 1.0
         return {"h": 0, "g": per_group, "d": d, "e": d, "two": 2}, ("(h g d)",)
     groups = k_width // d
     if k_width % d or v_width % groups:

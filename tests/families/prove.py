@@ -157,21 +157,26 @@ def _falls(layer: mha.AttentionLayer, heads: tuple[int, ...]) -> int:
 
 
 def _gradients(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
-    pruned = mha.prune(specimen.model, _random_plan(layers, specimen.model_type))
-    parts = [part for part in tensors(run(specimen, pruned)) if part.is_floating_point() and part.requires_grad]
-    if not parts:
-        return "no output depends on a parameter"
-    sum(part.square().sum() for part in parts).backward()  # type: ignore[union-attr]
     dense = copy.deepcopy(specimen.model)
-    sum(  # type: ignore[union-attr]
-        part.square().sum() for part in tensors(run(specimen, dense)) if part.is_floating_point() and part.requires_grad
-    ).backward()
+    if not _backward(run(specimen, dense)):
+        raise NotBuilt("the dense model runs without gradients")
+    pruned = mha.prune(specimen.model, _random_plan(layers, specimen.model_type))
+    if not _backward(run(specimen, pruned)):
+        return "no output depends on a parameter"
     for (name, ours), (_, theirs) in zip(pruned.named_parameters(), dense.named_parameters(), strict=True):
         if (ours.grad is None) != (theirs.grad is None):
             return f"{name}: a gradient in only one of dense and pruned"
         if ours.grad is not None and not ours.grad.isfinite().all():
             return f"{name}: gradient not finite"
     return None
+
+
+def _backward(output: Any) -> bool:
+    """Send gradients back from all of an output; False where none of it depends on a parameter."""
+    parts = [part for part in tensors(output) if part.is_floating_point() and part.requires_grad]
+    if parts:
+        torch.stack([part.square().sum() for part in parts]).sum().backward()
+    return bool(parts)
 
 
 def _untouched(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
