@@ -37,6 +37,8 @@ class Family:
             (or examples times heads), from the back: -3 for what is added to scores (b, h, q, k).
         selected: submodule -> axis of its OUTPUT features, for one that needs all heads to compute those of any, as a
             norm over their full width: it stays whole, and what it returns is selected from.
+        weights: the place of attention weights, (b, h, q, k), in the tuple that the core's forward returns; None where
+            it returns none.
         core: the submodule that computes attention, if it is not the module itself.
         config: field of the core's `config` that its forward reads -> the letters whose product it counts.
         without_heads: a subclass of the core's class, for a layer that keeps no head; None where the class
@@ -56,6 +58,7 @@ class Family:
     replacement: type[nn.Module] | None = None
     per_head: Mapping[str, int] = field(default_factory=dict)
     selected: Mapping[str, Axis] = field(default_factory=dict)
+    weights: int | None = None
     core: str = ""
     config: Mapping[str, str] = field(default_factory=dict)
     without_heads: type[nn.Module] | None = None

@@ -17,6 +17,7 @@ from mha.families.free_width import with_free_width
 from mha.families.inputs import explain_inputs
 from mha.families.own_parameters import explain_own
 from mha.families.source import Reading, UnclearError, reading, text, whole
+from mha.families.weights import weights_of
 from mha.families.without_heads import without_heads
 from mha.layout import Axis, count
 
@@ -147,6 +148,7 @@ def describe(
         replacement=replacement or (with_free_width(kind) if code.freed else None),
         per_head=per_head,
         selected=found.selected,
+        weights=weights.place if (weights := weights_of(core)) else None,
         without_heads=empty or _without_heads(kind, core, found, code),
     )
 
@@ -157,7 +159,15 @@ def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading
         return None
     output = None if found.core else found.output
     first = SEQUENCE_FIRST in text(core)
-    return without_heads(kind, output, code.returned, after_output(core), as_list=code.as_list, sequence_first=first)
+    return without_heads(
+        kind,
+        output,
+        code.returned,
+        after_output(core),
+        weights=weights_of(core),
+        as_list=code.as_list,
+        sequence_first=first,
+    )
 
 
 def head_width(core: nn.Module) -> int | None:

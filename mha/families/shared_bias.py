@@ -15,11 +15,13 @@ from mha.families.explain import Projections, describe, head_width, is_from_tran
 from mha.families.gathering import of_heads
 from mha.families.registry import register_convention
 from mha.families.source import WHOLE, UnclearError, reading, whole
+from mha.families.weights import Weights
 from mha.families.without_heads import advance_cache, bias_everywhere
 from mha.heads import lineage_of
 
 PROJECTIONS = (("q", "k", "v", "o"), ("query", "key", "value", "output"))
 TABLE = "relative_attention_bias"
+WEIGHTS = Weights(place=2, eager=True, asked=False)
 
 
 @register_convention
@@ -94,7 +96,9 @@ def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
         elif bias is None:
             bias = hidden.new_zeros(1, _total(self), hidden.shape[1], key_length)
         context = hidden.new_zeros(*hidden.shape[:-1], 0)
-        return bias_everywhere(self.get_submodule(output), context), bias, None
+        results = [bias_everywhere(self.get_submodule(output), context), bias, None]
+        WEIGHTS.put(results, self, given, hidden, key_length)
+        return tuple(results)
 
     members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
     return type(f"{kind.__name__}WithoutHeads", (kind,), members)

@@ -24,7 +24,7 @@ CACHE = CACHES[0]
 @register_relation
 def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
     """Layer -> why it is refused, for all that read or write a cache which two submodules share."""
-    refused = {}
+    refused: dict[str, str] = {}
     caching = [name for name, layer in layers.items() if _caches(layer.core)]
     for name, module in model.named_modules():
         inside = [layer for layer in caching if f".{layer}".startswith(f".{name}." if name else ".")]
@@ -62,18 +62,10 @@ class _Calls:
 
     @classmethod
     def of(cls, method: ast.stmt) -> "_Calls":
-        found = cls()
-        nodes = list(ast.walk(method))
-        for node in nodes:
-            if isinstance(node, ast.Call) and (part := _submodule(node)):
-                found.calls.append((part, node))
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                if part := _submodule(node.value):
-                    found.outputs[node.targets[0].id] = part
-        for node in nodes:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                if part := found.cache_of(node.value):
-                    found.caches[node.targets[0].id] = part
+        calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+        found = cls([(part, call) for call in calls if (part := _submodule(call))])
+        found.outputs |= {name: part for name, value in _assigned(method) if (part := _submodule(value))}
+        found.caches |= {name: part for name, value in _assigned(method) if (part := found.cache_of(value))}
         return found
 
     def cache_of(self, node: ast.expr) -> str | None:
@@ -93,6 +85,13 @@ class _Calls:
                 owner = self.cache_of(keyword.value) if keyword.arg == CACHE else None
                 if owner not in (None, part):
                     yield str(owner), part
+
+
+def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    for node in ast.walk(method):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=variable)], value=value):
+                yield variable, value
 
 
 def _submodule(node: ast.expr) -> str | None:

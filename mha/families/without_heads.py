@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mha.families.after_output import NOTHING, AfterOutput
 from mha.families.source import WHOLE
+from mha.families.weights import Weights
 
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache", "layer_state")
 OTHERS = ("key_value_states", "encoder_hidden_states", "kv")
@@ -25,6 +26,7 @@ def without_heads(
     returned: int | None,
     finish: AfterOutput = NOTHING,
     *,
+    weights: Weights | None = None,
     as_list: bool = False,
     cached: bool = True,
     sequence_first: bool = False,
@@ -35,6 +37,7 @@ def without_heads(
         output: the submodule that projects the heads' context; None where `kind` returns the context itself.
         returned: the length of the tuple, or list, that `kind` returns; None for a bare value.
         finish: what `kind` does after its output projection.
+        weights: where, and when, it returns attention weights.
         sequence_first: whether its inputs are (n, b, e) instead of (b, n, e).
         cached: whether it has a slot in a key/value cache that it is given.
     """
@@ -44,14 +47,15 @@ def without_heads(
         given = signature.bind(self, *args, **kwargs).arguments
         given = {**given, **given.get("kwargs", {})}
         hidden = next(value for value in given.values() if isinstance(value, Tensor))
-        if cached:
-            advance_cache(self, given, hidden, sequence_first=sequence_first)
+        keys = advance_cache(self, given, hidden, sequence_first=sequence_first) if cached else hidden.shape[1]
         result = hidden.new_zeros(*hidden.shape[:-1], 0)
         if output is not None:
             result = finish(self, bias_everywhere(self.get_submodule(output), result), given)
         if returned is None:
             return result
         results = [result, *[None] * (returned - 1)]
+        if weights is not None:
+            weights.put(results, self, given, hidden.transpose(0, 1) if sequence_first else hidden, keys)
         return results if as_list else tuple(results)
 
     return type(
