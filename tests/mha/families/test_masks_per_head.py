@@ -52,7 +52,7 @@ def test_a_mask_of_another_number_of_heads_is_left_to_the_model(llama):
         pruned(**{**llama.inputs, "attention_mask": bias(2, 5, 11, 11)})
 
 
-def test_a_mask_of_three_dimensions_counts_examples_not_heads(llama):
+def test_a_mask_of_three_dimensions_counts_examples_not_heads():
     """Six examples and six heads: (b, q, k) is nobody's mask per head."""
     from mha.families.gathering import MASK_DIM, gathering
 
