@@ -39,7 +39,8 @@ def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], An
         }
         session.add_point_inputs(index, 0, click)
         session.obj_with_new_inputs.append(1)
-        return [model(session, frame_idx=frame).pred_masks for frame in range(3)]
+        outputs = [model(session, frame_idx=frame) for frame in range(3)]
+        return [(output.pred_masks, output.object_score_logits) for output in outputs]
 
     return track
 
