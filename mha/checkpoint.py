@@ -23,7 +23,8 @@ from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
 
 TRANSFORMERS_CLASS = re.compile(r"transformers\.models\.[\w.]+:\w+")
-IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+# How attention and experts are computed is saved where it is one of these, which need nothing but torch.
+IMPLEMENTATIONS = {"attn_implementation": ("eager", "sdpa"), "experts_implementation": ("eager",)}
 
 
 def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
@@ -58,7 +59,7 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
         model: the model before it was pruned; its weights do not matter (it may be on the meta device) and it is left
             untouched. The result has the saved weights and dtypes, on the devices of this model's. Not needed for a
             model whose class is transformers' own, which is built from its saved configuration (on the CPU; attention
-            is "eager" if it was, otherwise transformers' default).
+            is "eager" or "sdpa", part by part, if it was, otherwise transformers' default).
 
     Raises:
         CheckpointError: the directory is foreign, cut off, damaged or of another version; or the model is missing,
@@ -157,11 +158,18 @@ def _recipe(model: nn.Module) -> dict[str, Any]:
     config: Any = model.config
     recipe["config_class"] = _path_of(type(config))
     recipe["config"] = config.to_diff_dict()
-    eager = [name for name in IMPLEMENTATIONS if getattr(config, f"_{name}", None) == "eager"]
-    recipe["implementations"] = dict.fromkeys(eager, "eager")
+    recipe["implementations"] = {name: _implementations(config, name) for name in IMPLEMENTATIONS}
     if getattr(model, "generation_config", None) is not None:
         recipe["generation_config"] = model.generation_config.to_diff_dict()
     return recipe
+
+
+def _implementations(config: Any, name: str) -> dict[str, Any]:
+    """That of the configuration, under "", and of its parts, as transformers takes them."""
+    parts = {part: getattr(config, part, None) for part in config.sub_configs}
+    found = {part: _implementations(own, name) for part, own in parts.items() if own is not None}
+    own = getattr(config, f"_{name}", None)
+    return {part: inner for part, inner in found.items() if inner} | ({"": own} if own in IMPLEMENTATIONS[name] else {})
 
 
 def _versions() -> dict[str, str]:
@@ -188,7 +196,9 @@ def _from_config(name: str, content: Mapping[str, Any]) -> nn.Module:
     transformers = importlib.import_module("transformers")
     kind = _class_at(name, transformers.PreTrainedModel)
     config_class = _class_at(content["config_class"], transformers.PreTrainedConfig)
-    config = config_class.from_dict(content["config"], **content["implementations"])
+    config = config_class.from_dict(content["config"])
+    for field, implementation in content["implementations"].items():
+        setattr(config, f"_{field}", implementation)
     with torch.device("meta"):
         model: Any = kind(config)
     if any(isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()):

@@ -34,6 +34,7 @@ class Lineage:
 
 
 _LINEAGE = "_mha_lineage"
+_CORE_LINEAGE = "_mha_core_lineage"
 
 
 def lineage_of(module: nn.Module) -> Lineage | None:
@@ -41,9 +42,16 @@ def lineage_of(module: nn.Module) -> Lineage | None:
     return getattr(module, _LINEAGE, None)
 
 
-def set_lineage(module: nn.Module, lineage: Lineage) -> None:
-    """Remember on the module which original heads are left; travels with deepcopy."""
+def set_lineage(module: nn.Module, lineage: Lineage, core: nn.Module | None = None) -> None:
+    """Remember on the module, and on the part of it that computes attention, which original heads are left; travels
+    with deepcopy."""
     setattr(module, _LINEAGE, lineage)
+    setattr(module if core is None else core, _CORE_LINEAGE, lineage)
+
+
+def core_lineage(core: nn.Module) -> Lineage | None:
+    """The lineage of the module that this one computes attention for, or None where no plan has named it yet."""
+    return getattr(core, _CORE_LINEAGE, None)
 
 
 class HeadPlan:

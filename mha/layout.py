@@ -8,6 +8,8 @@ Slicing is then one `index_select`.
     W_q, W_o            ("(h g d)",)
     W_k, W_v            ("(h d)",)
     packed q, k and v   ("(h g d)", "(h d)", "(h d)")
+
+In "(h (g+2) d)" each group holds its g query heads and then 2 blocks of its own, keys and values.
 """
 
 import math
@@ -19,11 +21,12 @@ from einops import rearrange
 from torch import Tensor
 
 Axis = tuple[str, ...]
+JOINT = re.compile(r"\(g\+(\d+)\)")
 
 
 def width(axis: Axis, sizes: Mapping[str, int]) -> int:
     """How many positions the axis has."""
-    return sum(count(pattern, sizes) for pattern in axis)
+    return sum(count(*_plain(pattern, sizes)) for pattern in axis)
 
 
 def count(letters: str, sizes: Mapping[str, int]) -> int:
@@ -35,9 +38,9 @@ def kept_positions(axis: Axis, sizes: Mapping[str, int], heads: Sequence[int], g
     """Ascending positions (n,) along the axis that belong to these query heads or key/value groups."""
     kept, start = [torch.empty(0, dtype=torch.long)], 0
     for pattern in axis:
-        owners = heads if "g" in _letters(pattern) else groups
-        kept.append(start + _table(pattern, sizes)[list(owners)].flatten())
-        start += count(pattern, sizes)
+        for of_groups, table in tables(pattern, sizes):
+            kept.append(start + table[list(groups if of_groups else heads)].flatten())
+        start += count(*_plain(pattern, sizes))
     return torch.cat(kept).sort().values
 
 
@@ -53,6 +56,22 @@ def owners(axis: Axis, sizes: Mapping[str, int]) -> Tensor:
 def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     """A copy of the tensor with only these positions along `dim`, in their order."""
     return tensor.detach().index_select(dim, index.to(tensor.device))
+
+
+def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
+    """What lies along a segment: whether its owners are key/value groups, and the table of their positions, (owners,
+    positions of each)."""
+    if not (joint := JOINT.search(pattern)):
+        return [("g" not in _letters(pattern), _table(pattern, sizes))]
+    blocks = _table(*_plain(pattern, sizes)).unflatten(1, (sizes["g"] + int(joint[1]), -1))
+    queries, rest = blocks.split([sizes["g"], int(joint[1])], dim=1)
+    return [(False, queries.flatten(0, 1)), (True, rest.flatten(1))]
+
+
+def _plain(pattern: str, sizes: Mapping[str, int]) -> tuple[str, Mapping[str, int]]:
+    """The pattern with one letter, j, for a sum in it, and the sizes with that letter."""
+    joint = JOINT.search(pattern)
+    return (JOINT.sub("j", pattern), {**sizes, "j": sizes["g"] + int(joint[1])}) if joint else (pattern, sizes)
 
 
 def _table(pattern: str, sizes: Mapping[str, int]) -> Tensor:

@@ -6,8 +6,9 @@ projection's input head by head is all it takes.
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
             kept = torch.zeros(layer.num_heads, dtype=torch.bool)
             kept[list(heads)] = True
             hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))
-            hooks.enter_context(_weights_of(layer.module, heads))
+            hooks.enter_context(_weights_of(layer, heads))
         yield model
 
 
@@ -69,13 +70,13 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         context, *rest = args
         return change(context), *rest
 
-    module, original = layer.module, type(layer.module)
+    core, original = layer.core, type(layer.core)
     handle = layer.output.register_forward_pre_hook(hook)
     try:
-        module.__class__ = layer.description.replacement or original
+        core.__class__ = layer.class_with(layer.num_heads)
         yield
     finally:
-        module.__class__ = original
+        core.__class__ = original
         handle.remove()
 
 
@@ -92,17 +93,45 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _weights_of(module: nn.Module, heads: tuple[int, ...]) -> Iterator[None]:
+def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]:
     """Within the context, a module that can return attention weights returns those of these heads only, as
     the sliced one would."""
-    if not hasattr(type(module), "shown_heads"):
+    if hasattr(type(layer.module), "shown_heads"):
+        shown: AbstractContextManager[None] = _attribute(layer.module, "shown_heads", heads)
+    elif layer.description.weights is not None:
+        shown = _returned(layer.core, layer.description.weights, layer.num_heads, heads)
+    else:
+        shown = nullcontext()
+    with shown:
         yield
-        return
-    setattr(module, "shown_heads", heads)  # noqa: B010
+
+
+@contextmanager
+def _attribute(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    setattr(module, name, value)
     try:
         yield
     finally:
-        delattr(module, "shown_heads")
+        delattr(module, name)
+
+
+@contextmanager
+def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -> Iterator[None]:
+    """Within the context, what the module returns at this place, (b, total, q, k), is that of these heads."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple) or len(output) <= place or not isinstance(output[place], Tensor):
+            return output
+        weights = output[place]
+        if weights.dim() != 4 or weights.shape[1] != total:
+            return output
+        return (*output[:place], weights[:, list(heads)], *output[place + 1 :])
+
+    handle = core.register_forward_hook(hook, prepend=True)  # before those that record the weights
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mha.errors import EquivalenceError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
+from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
@@ -100,6 +101,7 @@ class _Cut:
 
     layer: str
     indices: Mapping[str, Mapping[int, Tensor]]  # parameter -> dimension -> positions to keep
+    selected: Mapping[str, Tensor]  # submodule -> features of its output to keep
     counts: Mapping[str, int]  # attribute -> its new value
     config: dict[str, int]  # field of the core's configuration -> its new value
     core: str
@@ -124,10 +126,12 @@ def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
     counts, config = (
         {name: count(letters, sizes) for name, letters in numbers.items()} for numbers in (family.counts, family.config)
     )
-    becomes = family.replacement or type(layer.module.get_submodule(family.core))
-    if not heads and family.without_heads:
-        becomes = family.without_heads
-    return _Cut(layer.name, indices, counts, config, family.core, becomes, lineage)
+    features = {
+        name: kept_positions(_checked_selection(layer, name, axis), layer.sizes, heads, groups)
+        for name, axis in family.selected.items()
+    }
+    becomes = layer.class_with(len(heads))
+    return _Cut(layer.name, indices, features, counts, config, family.core, becomes, lineage)
 
 
 def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
@@ -168,13 +172,18 @@ def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[in
 def _features_dim(layer: AttentionLayer, name: str) -> int:
     """The dimension of the linear's weight that counts its output features."""
     linear = layer.module.get_submodule(name)
-    known = type(linear) in LINEARS or is_conv1d(linear)
+    known = type(linear) in LINEARS or _is_a_models_own(linear) or is_conv1d(linear)
     if not known or _parameter(layer.module, f"{name}.weight") is None:
         raise UnsupportedModule(
             f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
             "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
         )
     return 1 if is_conv1d(linear) else 0
+
+
+def _is_a_models_own(linear: nn.Module) -> bool:
+    """A linear that one of transformers' models defines for itself, as Falcon does."""
+    return isinstance(linear, nn.Linear) and type(linear).__module__.startswith("transformers.models.")
 
 
 def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
@@ -187,6 +196,16 @@ def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
             f"{layer.num_heads} heads of width {layer.head_dim} in {layer.num_kv_heads} key/value groups need "
             f"{expected}; weights and counts were changed by hand"
         )
+
+
+def _checked_selection(layer: AttentionLayer, name: str, axis: Axis) -> Axis:
+    expected, found = width(axis, layer.sizes), selected(layer.module.get_submodule(name))
+    if found not in (None, expected):
+        raise PlanError(
+            f"layer {layer.name!r}: {name} returns {found} features, but {layer.num_heads} heads need {expected}; "
+            "weights and counts were changed by hand"
+        )
+    return axis
 
 
 def _sliced(module: nn.Module, cut: _Cut) -> dict[str, nn.Parameter]:
@@ -218,7 +237,9 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter])
     if cut.config:
         core.config = own_config(core.config, cut.config)
     core.__class__ = cut.becomes
-    set_lineage(module, cut.lineage)
+    for name, features in cut.selected.items():
+        select(module.get_submodule(name), features)
+    set_lineage(module, cut.lineage, core)
 
 
 def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
+from mha.families.gathering import gathering
 from mha.heads import Lineage, lineage_of
 from mha.layout import Axis
 
@@ -30,8 +31,14 @@ class Family:
         output: the submodule whose input is the heads' context vectors; it stands in `columns`.
         tensors: parameter -> dimension -> axis, for what no linear submodule holds. Like rows and
             columns, entries that a module does not have (None) are passed over.
-        replacement: a subclass of the module's class which works with any number of heads and calls `output` as a
+        replacement: a subclass of the core's class which works with any number of heads and calls `output` as a
             module; a module that is masked or sliced becomes one. None where the class itself does.
+        per_head: input of the core's forward that arrives for all original heads -> the dimension that counts heads
+            (or examples times heads), from the back: -3 for what is added to scores (b, h, q, k).
+        selected: submodule -> axis of its OUTPUT features, for one that needs all heads to compute those of any, as a
+            norm over their full width: it stays whole, and what it returns is selected from.
+        weights: the place of attention weights, (b, h, q, k), in the tuple that the core's forward returns; None where
+            it returns none.
         core: the submodule that computes attention, if it is not the module itself.
         config: field of the core's `config` that its forward reads -> the letters whose product it counts.
         without_heads: a subclass of the core's class, for a layer that keeps no head; None where the class
@@ -49,6 +56,9 @@ class Family:
     output: str
     tensors: Mapping[str, Mapping[int, Axis]] = field(default_factory=dict)
     replacement: type[nn.Module] | None = None
+    per_head: Mapping[str, int] = field(default_factory=dict)
+    selected: Mapping[str, Axis] = field(default_factory=dict)
+    weights: int | None = None
     core: str = ""
     config: Mapping[str, str] = field(default_factory=dict)
     without_heads: type[nn.Module] | None = None
@@ -104,6 +114,19 @@ class AttentionLayer:
     @property
     def head_dim(self) -> int:
         return self.sizes["d"]
+
+    @property
+    def core(self) -> nn.Module:
+        """The part of the module that computes attention; often the module itself."""
+        return self.module.get_submodule(self.description.core)
+
+    def class_with(self, heads: int) -> type[nn.Module]:
+        """What the core becomes once it is masked or sliced, and has this many heads."""
+        family = self.description
+        if not heads and family.without_heads:
+            return family.without_heads
+        kind: Any = family.replacement or type(self.core)
+        return gathering(kind, family.per_head) if family.per_head else kind
 
     @property
     def output(self) -> nn.Module:

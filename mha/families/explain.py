@@ -4,20 +4,34 @@ Every parameter of the module and every number that its code uses as a count mus
 anything else is refused, never guessed at.
 """
 
-import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import nn
 
+from mha.families.after_output import after_output
 from mha.families.description import Family
-from mha.families.source import Reading, reading, text
-from mha.families.without_heads import WHOLE, without_heads
+from mha.families.free_width import with_free_width
+from mha.families.inputs import explain_inputs
+from mha.families.own_parameters import explain_own
+from mha.families.source import Reading, UnclearError, reading, text, whole
+from mha.families.weights import weights_of
+from mha.families.without_heads import without_heads
 from mha.layout import Axis, count
 
-WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim", "dim_head", "head_size", "dim_per_head")
+T = TypeVar("T")
+
+WIDTHS = (
+    "head_dim",
+    "attention_head_size",
+    "key_value_proj_dim",
+    "dim_head",
+    "head_size",
+    "dim_per_head",
+    "qk_channels_per_head",
+)
 COUNTS = {
     "num_heads": "h g",
     "num_attention_heads": "h g",
@@ -34,58 +48,23 @@ COUNTS = {
     "kv_dim": "h d",
 }
 MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
-GATES = ("gate_proj", "g_proj")
-# What attention is given that is the same for all heads. Anything else may have a size per head, or come from a
-# layer with other heads.
-INPUTS = frozenset(
-    (
-        "self",
-        "hidden_states",
-        "attention_mask",
-        "past_key_values",
-        "past_key_value",
-        "layer_past",
-        "cache_position",
-        "use_cache",
-        "output_attentions",
-        "position_ids",
-        "position_embeddings",
-        "rotary_pos_emb",
-        "cu_seqlens",
-        "max_seqlen",
-        "key_value_states",
-        "encoder_hidden_states",
-        "encoder_attention_mask",
-        "cross_attention_states",
-        "query",
-        "key",
-        "value",
-        "queries",
-        "keys",
-        "values",
-        "query_states",
-        "key_states",
-        "value_states",
-        "x",
-        "mask",
-        "attn_mask",
-        "input",
-        "kv",
-        "is_index_masked",
-        "sequence_length",
-        "kwargs",
-        "args",
-    )
-)
-
-
+SEQUENCE_FIRST = "tgt_len, bsz, embed_dim = query.size()"
+SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
 # Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
-COUPLING = {"autocorrelation_factor": "it averages correlations over heads", "lambda_q1": "heads are paired"}
-DERIVED_WIDTH = re.compile(r"// self\.(num_heads|num_attention_heads|n_heads?)\b")
-
-
-class UnclearError(Exception):
-    """The module looks like attention of a convention, but something about it is not understood."""
+COUPLING = {
+    "autocorrelation_factor": "it averages correlations over heads",
+    "lambda_q1": "heads are paired",
+    "conv_kernel_layer": "its convolution kernels are made of all heads' queries",
+    "dt_proj": "its mask is made of all heads' values",
+    "iterative_inv": "its inverse is scaled by a maximum over heads",
+    "head_logits_proj": "its heads talk to each other",
+    "fsmn": "a branch of its own reads all heads' values",
+}
+# Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
+DERIVED_WIDTH = re.compile(
+    r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )(?<!self\.embed_dim )"
+    r"// self\.(num_heads|num_attention_heads|n_heads?)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,9 @@ class Projections:
         output: the linear that reads the heads' context.
         sizes: the axes' letters.
         whole: submodules that hold parameters for all heads together, and stay as they are.
-        inputs: what it is given beside `INPUTS`, with an account of which heads it is for.
+        inputs: what it is given that the convention has an account of.
+        selected: as in `Family`.
+        unread: attributes that the convention's replacement does not read.
     """
 
     name: str
@@ -108,10 +89,22 @@ class Projections:
     sizes: Mapping[str, int]
     whole: tuple[str, ...] = ()
     inputs: frozenset[str] = frozenset()
+    selected: Mapping[str, Axis] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:
         return f"{self.core}." if self.core else ""
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Submodules of the core that the convention has an account of."""
+        names = (*self.rows, self.output, *self.whole)
+        return frozenset(name.removeprefix(self.prefix).partition(".")[0] for name in names)
+
+    def inside(self, named: Mapping[str, T]) -> dict[str, T]:
+        """The same by names below the module instead of the core."""
+        return {self.prefix + name: value for name, value in named.items()}
 
 
 def describe(
@@ -130,32 +123,50 @@ def describe(
         UnclearError: something about the module is not understood.
     """
     core = module.get_submodule(found.core)
-    kind: Any = getattr(type(core), WHOLE, type(core))
-    code = reading(kind)
+    kind, code = whole(core), reading(core)
     if code is None:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
-    if unknown := [name for name in inspect.signature(kind.forward).parameters if name not in INPUTS | found.inputs]:
-        raise UnclearError(f"{kind.__name__} is given {', '.join(unknown)}, which may differ from head to head")
     if coupled := [why for name, why in COUPLING.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
     if code.input_width:
         raise UnclearError(f"{kind.__name__} gives its heads' context the width of an input")
-    if DERIVED_WIDTH.search(text(kind)):
+    if DERIVED_WIDTH.search(text(core)):
         raise UnclearError(f"{kind.__name__} derives the width of a head from their number")
-    rows, tensors = _explain_parameters(core, found)
+    per_head = explain_inputs(core, found.inputs)
+    own = explain_own(core, found.known, found.sizes)
     return Family(
         name=found.name,
         matches=lambda _: True,
         sizes=lambda _: found.sizes,
-        rows={**found.rows, **rows},
+        rows={**found.rows, **found.inside(own.rows)},
         columns={found.output: ("(h g e)",)},
         output=found.output,
-        tensors=tensors,
-        counts={found.prefix + name: letters for name, letters in _counts(core, found.sizes, code).items()},
+        tensors=found.inside(own.tensors),
+        counts=found.inside(_counts(core, found, code)),
         config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
         core=found.core,
-        replacement=replacement,
-        without_heads=empty or without_heads(kind, None if found.core else found.output),
+        replacement=replacement or (with_free_width(kind) if code.freed else None),
+        per_head=per_head,
+        selected=found.selected,
+        weights=weights.place if (weights := weights_of(core)) else None,
+        without_heads=empty or _without_heads(kind, core, found, code),
+    )
+
+
+def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading) -> type[nn.Module] | None:
+    """None for a module that returns the contexts of several sequences; their own code works without heads."""
+    if SEVERAL_CONTEXTS & code.variables:
+        return None
+    output = None if found.core else found.output
+    first = SEQUENCE_FIRST in text(core)
+    return without_heads(
+        kind,
+        output,
+        code.returned,
+        after_output(core),
+        weights=weights_of(core),
+        as_list=code.as_list,
+        sequence_first=first,
     )
 
 
@@ -166,24 +177,37 @@ def head_width(core: nn.Module) -> int | None:
         UnclearError: attributes contradict each other.
     """
     widths = {vars(core)[name] for name in WIDTHS if isinstance(vars(core).get(name), int)}
+    if len(widths) == 2 and max(widths) == min(widths) * (head_count(core) or 0):
+        return min(widths)  # the other is that of all heads
     if len(widths) > 1:
         raise UnclearError(f"the width of a head is not clear: {sorted(widths)}")
     return widths.pop() if widths else None
 
 
-def _counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> dict[str, str]:
+def head_count(core: nn.Module) -> int | None:
+    """The number of query heads as the module's own attribute gives it; None where no attribute does."""
+    return next((vars(core)[name] for name in COUNTS if COUNTS[name] == "h g" and name in vars(core)), None)
+
+
+def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str]:
     """Attributes to keep in step; a number that may be a count must be known to be one, or not."""
-    counts = {}
+    counts, sizes = {}, found.sizes
     for name, letters in COUNTS.items():
         value = vars(core).get(name)
         if isinstance(value, int) and value == count(letters, sizes):
             counts[name] = letters
         elif isinstance(value, int) and name in code.attributes:
             raise UnclearError(f"{name} is {value}, but the weights say {count(letters, sizes)}")
+    for name in WIDTHS:
+        value = vars(core).get(name)
+        if isinstance(value, int) and value != sizes["d"] and value == count("h g d", sizes):
+            counts[name] = "h g d"
     for name in MAYBE_COUNTS:
         value = vars(core).get(name)
         if isinstance(value, int) and name in code.attributes and value == count("h g e", sizes):
-            if name not in code.shaping:
+            if name in code.of_input | found.unread:
+                continue
+            if name not in code.shaping | code.divided:
                 raise UnclearError(f"its code reads {name}, which may be the width of all heads or of the model")
             counts[name] = "h g e"
     return counts
@@ -196,29 +220,6 @@ def _config_counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> 
         if value != expected:
             raise UnclearError(f"its code reads config.{name}, which is {value}; the weights say {expected}")
     return names
-
-
-def _explain_parameters(core: nn.Module, found: Projections) -> tuple[dict[str, Axis], dict[str, dict[int, Axis]]]:
-    """What holds heads beside the projections: linears' rows, and bare parameters."""
-    known = {name.removeprefix(found.prefix) for name in (*found.rows, found.output, *found.whole)}
-    heads, inner = count("h g", found.sizes), count("h g e", found.sizes)
-    per_head = ((found.sizes["d"],), (found.sizes["e"],), (1,), ())
-    rows: dict[str, Axis] = {}
-    for name, child in core.named_children():
-        if name in known or all(tuple(parameter.shape) in per_head for parameter in child.parameters()):
-            continue  # a projection; no parameters; or a norm over one head's width, the same for all
-        if name in GATES and isinstance(child, nn.Linear) and child.out_features in (heads, inner):
-            rows[found.prefix + name] = ("(h g)",) if child.out_features == heads else ("(h g e)",)
-        else:
-            raise UnclearError(f"{type(core).__name__}.{name} ({type(child).__name__}) is not understood")
-    tensors: dict[str, dict[int, Axis]] = {}
-    for name, parameter in core.named_parameters(recurse=False):
-        shape = tuple(parameter.shape)
-        if name == "sinks" and shape == (heads,):
-            tensors[found.prefix + name] = {0: ("(h g)",)}
-        elif shape not in per_head:
-            raise UnclearError(f"{type(core).__name__}.{name} of shape {shape} is not understood")
-    return rows, tensors
 
 
 def is_from_transformers(module: nn.Module) -> bool:

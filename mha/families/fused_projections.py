@@ -5,66 +5,85 @@ apart must say it.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import COUNTS, Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.explain import COUNTS, Projections, describe, head_width, is_from_transformers
 from mha.families.registry import register_convention
-from mha.families.source import text
-from mha.families.without_heads import WHOLE
+from mha.families.source import UnclearError, text
 from mha.layout import Axis
 
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
 OUTPUTS = ("proj", "projection", "dense", "c_proj", "out_proj", "o_proj", "Wo")
+CORES = ("attention", "self", "attn")
 THIRDS: Axis = ("(h g d)", "(h d)", "(h d)")
 INTERLEAVED: Axis = ("(h s d)",)
+JOINT: Axis = ("(h (g+2) d)",)
 HEADS = r"self\.(?:num_heads|num_attention_heads|n_heads?)"
+KV = r"self\.(?:kv_dim|num_key_value_heads \* self\.head_dim)"
 # What the code that takes a fused tensor apart looks like, and the layout that it says.
 LAYOUTS: tuple[tuple[str, Axis], ...] = (
     (rf"{HEADS}, 3, self\.head_dim|{HEADS}, 3 \* self\.head|-1, 3 \* self\.head_size", INTERLEAVED),
+    (r"self\.transpose_for_scores\(qp\)\.chunk\(3, dim=-1\)", INTERLEAVED),
     (rf"[ (]3, (?:{HEADS}|-1)(?:, |\))", THIRDS),
     (r"\.chunk\(3, dim=2\)|\.split\(self\.(?:split_size|embed_dim), dim=2\)", THIRDS),
-    (r"\.split\(\[self\.q_dim, self\.kv_dim, self\.kv_dim\]|query_pos \+ self\.num_key_value_heads", THIRDS),
+    (rf"\.split\([(\[]self\.(?:q_dim|embed_dim|hidden_size), {KV}, {KV}[)\]]", THIRDS),
+    (r"query_pos \+ self\.num_key_value_heads", THIRDS),
+    (rf"{HEADS} \+ 2, self\.head_dim\)", THIRDS),
+    (rf"-1, {HEADS} // self\.num_kv_heads \+ 2, self\.head_dim\)", JOINT),
 )
 
 
 @register_convention
 def fused_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    if not is_from_transformers(module):
+    places = _find(module) if is_from_transformers(module) else None
+    if places is None:
         return None
-    children = dict(module.named_children())
-    fused = next((name for name in FUSED if name in children), None)
-    output = next((name for name in OUTPUTS if name in children), None)
-    if fused is None or output is None:
-        return None
+    core, fused, output = places
     try:
-        layout = _layout(module)
-        sizes = _sizes(module, _features(children, fused), _features(children, output), layout)
-        return describe(module, Projections(f"{fused} {layout[0]} … {output}", "", {fused: layout}, output, sizes))
+        inner = module.get_submodule(core)
+        layout = _layout(inner)
+        sizes = _sizes(inner, _features(module, fused), _features(module, output), layout)
+        name = f"{fused.removeprefix(core + '.')} {layout[0]} … {output}"
+        return describe(module, Projections(name, core, {fused: layout}, output, sizes))
     except UnclearError as reason:
         return str(reason)
 
 
+def _find(module: nn.Module) -> tuple[str, str, str] | None:
+    """The core, its fused projection and the output, by dotted names; None where they are not all there."""
+    children = dict(module.named_children())
+    fused = next((name for name in FUSED if name in children), None)
+    output = next((name for name in OUTPUTS if name in children), None)
+    if fused and output:
+        return "", fused, output
+    beside = dict(children["output"].named_children()) if "output" in children else {}
+    for core in CORES:
+        inner = dict(children[core].named_children()) if core in children else {}
+        fused = next((name for name in (*FUSED, "in_proj") if name in inner), None)
+        if fused and isinstance(beside.get("dense"), nn.Linear):
+            return core, f"{core}.{fused}", "output.dense"
+    return None
+
+
 def _layout(module: nn.Module) -> Axis:
-    kind: Any = getattr(type(module), WHOLE, type(module))
-    code = text(kind)
+    code = text(module)
     layouts = {layout for pattern, layout in LAYOUTS if re.search(pattern, code)}
     if len(layouts) != 1:
         raise UnclearError(f"its code does not say clearly how queries, keys and values lie ({len(layouts)} readings)")
     return layouts.pop()
 
 
-def _features(children: Mapping[str, nn.Module], name: str) -> tuple[int, int]:
+def _features(module: nn.Module, name: str) -> tuple[int, int]:
     """Input and output features of a linear, whichever way round its weight is."""
-    weight = children[name].get_parameter("weight")
-    if weight.dim() != 2:
-        raise UnclearError(f"{name} is a {type(children[name]).__name__}, not a linear")
+    linear = module.get_submodule(name)
+    weight = linear._parameters.get("weight")
+    if weight is None or weight.dim() != 2:
+        raise UnclearError(f"{name} is a {type(linear).__name__}, not a linear")
     rows, columns = weight.shape
-    return (rows, columns) if type(children[name]).__name__ == "Conv1D" else (columns, rows)
+    return (rows, columns) if type(linear).__name__ == "Conv1D" else (columns, rows)
 
 
 def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], layout: Axis) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The families that are known, and where in a model they occur."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -9,9 +9,11 @@ from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
 
 Convention = Callable[[nn.Module], Family | str | None]
+Relation = Callable[[nn.Module, Mapping[str, AttentionLayer]], Mapping[str, str]]
 
 _FAMILIES: dict[str, Family] = {}
 _CONVENTIONS: list[Convention] = []
+_RELATIONS: list[Relation] = []
 
 HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
 
@@ -42,6 +44,15 @@ def register_convention(convention: Convention) -> Convention:
     return convention
 
 
+def register_relation(relation: Relation) -> Relation:
+    """Register a function that knows what ties layers of a model to each other.
+
+    It is given the model and the layers found in it, and returns the names of those that are refused, with the reason.
+    """
+    _RELATIONS.append(relation)
+    return relation
+
+
 def families() -> dict[str, Family]:
     """All known families by name (a copy)."""
     return dict(_FAMILIES)
@@ -66,6 +77,10 @@ def find_attention(model: nn.Module) -> AttentionMap:
             layers[name] = AttentionLayer.of(name, module, found)
         elif found is not None:
             unsupported[name] = found
+    for relation in _RELATIONS:
+        for name, why in relation(model, layers).items():
+            del layers[name]
+            unsupported[name] = why
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
 
 

@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from mha.families.description import Family
-from mha.families.explain import Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.explain import Projections, describe, head_count, head_width, is_from_transformers
+from mha.families.full_width_norms import normalises_all_heads
+from mha.families.gated_bias import has_gated_bias
 from mha.families.registry import register_convention
+from mha.families.shared_keys import has_shared_keys
+from mha.families.source import UnclearError, text
 from mha.layout import Axis
 
 PROJECTIONS = (
@@ -21,6 +25,7 @@ PROJECTIONS = (
     ("linear_q", "linear_k", "linear_v"),
     ("Wq", "Wk", "Wv"),
     ("query_proj", "key_proj", "value_proj"),
+    ("projection_query", "projection_key", "projection_value"),
     ("project_q", "project_k", "project_v"),
 )
 OUTPUTS = (
@@ -36,56 +41,81 @@ OUTPUTS = (
     "attention_out",
     "output",
 )
-CORES = ("self", "attention", "attn")
+BESIDE = ("output.dense", "output")
+# Conventions with the same linears, and more to them.
+OTHERS = (normalises_all_heads, has_shared_keys, has_gated_bias)
+CORES = ("self", "attention", "attn", "att", "longformer_self_attn")
 
 
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    places = _find(module) if is_from_transformers(module) else None
+    if not is_from_transformers(module) or any(is_another(module) for is_another in OTHERS):
+        return None
+    places = _find(module)
     if places is None:
         return None
     core, names, output = places
     try:
         sizes, query = _sizes(module, core, names, output)
-        rows: dict[str, Axis] = {names[0]: query, names[1]: ("(h d)",), names[2]: ("(h e)",)}
-        name = f"{names[0].rpartition('.')[2]} … {output}"
+        rows: dict[str, Axis] = {names[0]: query, names[2]: ("(h e)",), names[1]: ("(h d)",)}
+        name = f"{names[0].removeprefix(core + '.')} … {output}"
         return describe(module, Projections(name, core, rows, output, sizes))
     except UnclearError as reason:
         return str(reason)
+
+
+def _values_are_keys(module: nn.Module) -> bool:
+    """Whether the module has no projection of values, and its code takes the projected keys for them (Gemma 4)."""
+    return "v_proj" in vars(module) and "value_states = key_states" in text(module)
 
 
 def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
     """The core, its three projections and the output, by dotted names; None where they are not all there."""
     children = dict(module.named_children())
     names = _projection_names(children)
+    if names is None and _values_are_keys(module):
+        names = _projection_names({**children, "v_proj": children.get("k_proj", nn.Identity())})
+        names = names and (*names[:2], names[1])
     if names:
-        output = next((name for name in OUTPUTS if isinstance(children.get(name), nn.Linear)), None)
+        output = next((linear for name in OUTPUTS if (linear := _linear(children, name))), None)
         return ("", names, output) if output else None
-    outputs = dict(children["output"].named_children()) if "output" in children else {}
+    output = next((name for name in BESIDE if isinstance(_submodule(module, name), nn.Linear)), None)
     for core in CORES:
         names = _projection_names(dict(children[core].named_children())) if core in children else None
-        if names and isinstance(outputs.get("dense"), nn.Linear):
-            return core, tuple(f"{core}.{name}" for name in names), "output.dense"
+        if names and output:
+            return core, tuple(f"{core}.{name}" for name in names), output
     return None
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_modules()).get(name)
 
 
 def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | None:
     for names in PROJECTIONS:
-        if all(isinstance(children.get(name), nn.Linear) for name in names):
-            return names
+        linears = tuple(_linear(children, name) for name in names)
+        if all(linears):
+            return tuple(linear for linear in linears if linear)
     return None
+
+
+def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
+    """The child of that name, or the linear that it wraps, as Gemma 4 does to clip what goes in and comes out."""
+    child = children.get(name)
+    if isinstance(child, nn.Linear):
+        return name
+    inner = dict(child.named_children()) if child is not None else {}
+    return f"{name}.linear" if list(inner) == ["linear"] and isinstance(inner["linear"], nn.Linear) else None
 
 
 def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) -> tuple[dict[str, int], Axis]:
     """The letters' sizes, and the axis of the queries: twice as wide where half of each head's is a gate."""
     q_width, k_width, v_width = (int(getattr(module.get_submodule(name), "out_features")) for name in names)  # noqa: B009
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
-    d = head_width(module.get_submodule(core))
-    if d is None:
-        raise UnclearError("no attribute gives the width of a head")
+    d = _head_width(module.get_submodule(core), q_width)
     if k_width == 0:
-        per_group = vars(module.get_submodule(core)).get("num_key_value_groups", 1)
+        per_group = int(vars(module.get_submodule(core)).get("num_key_value_groups", 1))  # VideoPrism: 1.0
         return {"h": 0, "g": per_group, "d": d, "e": d, "two": 2}, ("(h g d)",)
     groups = k_width // d
     if k_width % d or v_width % groups:
@@ -97,3 +127,13 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
         raise UnclearError(f"queries, values and output are {q_width}, {v_width} and {o_width} wide: no heads fit")
     sizes = {"h": groups, "g": heads // groups, "d": d, "e": e, "two": 2}
     return sizes, ("(h g two d)",) if gated else ("(h g d)",)
+
+
+def _head_width(core: nn.Module, width: int) -> int:
+    """As an attribute gives it, or else the share of each head in the queries' width."""
+    d, heads = head_width(core), head_count(core)
+    if d is None and heads and width % heads == 0:
+        return width // heads
+    if d is None:
+        raise UnclearError("no attribute gives the width of a head")
+    return d

@@ -8,24 +8,26 @@ import functools
 import inspect
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from mha.families.description import Family
-from mha.families.explain import Projections, UnclearError, describe, head_width, is_from_transformers
+from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.gathering import of_heads
 from mha.families.registry import register_convention
-from mha.families.source import reading
-from mha.families.without_heads import WHOLE, advance_cache, bias_everywhere
+from mha.families.source import WHOLE, UnclearError, reading, whole
+from mha.families.weights import Weights
+from mha.families.without_heads import advance_cache, bias_everywhere
 from mha.heads import lineage_of
 
 PROJECTIONS = (("q", "k", "v", "o"), ("query", "key", "value", "output"))
 TABLE = "relative_attention_bias"
+WEIGHTS = Weights(place=2, eager=True, asked=False)
 
 
 @register_convention
 def shared_bias(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    kind: Any = getattr(type(module), WHOLE, type(module))
+    kind = whole(module)
     if not is_from_transformers(module) or not hasattr(kind, "compute_bias"):
         return None
     children = dict(module.named_children())
@@ -33,7 +35,7 @@ def shared_bias(module: nn.Module) -> Family | str | None:
     if names is None or "position_bias" not in inspect.signature(kind.forward).parameters:
         return None
     try:
-        found, code = _projections(module, names), reading(kind)
+        found, code = _projections(module, names), reading(module)
         if code is None or code.returned != 3:
             raise UnclearError(f"{kind.__name__} does not return its output, the bias and the weights")
         return describe(module, found, replacement=with_shared_bias(kind), empty=empty_with_shared_bias(kind, names[3]))
@@ -94,7 +96,9 @@ def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
         elif bias is None:
             bias = hidden.new_zeros(1, _total(self), hidden.shape[1], key_length)
         context = hidden.new_zeros(*hidden.shape[:-1], 0)
-        return bias_everywhere(self.get_submodule(output), context), bias, None
+        results = [bias_everywhere(self.get_submodule(output), context), bias, None]
+        WEIGHTS.put(results, self, given, hidden, key_length)
+        return tuple(results)
 
     members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
     return type(f"{kind.__name__}WithoutHeads", (kind,), members)
@@ -102,10 +106,7 @@ def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
 
 def _of_heads(module: nn.Module, bias: Tensor) -> Tensor:
     """(b or 1, original heads, q, k) to that of the heads still here."""
-    lineage = lineage_of(module)
-    if lineage is None or bias.shape[1] != lineage.total_heads:
-        return bias
-    return bias.index_select(1, torch.tensor(lineage.heads, device=bias.device, dtype=torch.long))
+    return of_heads(module, "position_bias", bias, -3)
 
 
 def _total(module: Any) -> int:

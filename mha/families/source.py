@@ -7,15 +7,18 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-SHAPING = frozenset(
-    {"view", "reshape", "unflatten", "split", "chunk", "expand", "repeat", "repeat_interleave", "zeros"}
-)
+from mha.families.live_code import LiveCode, Settings, settings_of
+from mha.families.widths import free_width, shapes_by_input_width, shaping_calls
+
+
+class UnclearError(Exception):
+    """The module looks like attention of a convention, but something about it is not understood."""
 
 
 @dataclass(frozen=True)
@@ -25,40 +28,95 @@ class Reading:
     Attributes:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
+        divided: those that are read only to be divided by the number of heads.
+        of_input: those that are read only to make a tensor as wide as the input.
         config: fields of `self.config` that are read.
+        variables: arguments and other local names that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
-        input_width: whether a tensor is given the width of an input, as its shape says it.
+        as_list: whether that is a list.
+        input_width: whether a tensor is given the width of an input, as its shape says it, in a way that `freed` does
+            not cover.
+        freed: whether a tensor is given the width of an input where -1 would say the same; all else is read as if it
+            did.
     """
 
     attributes: frozenset[str]
     shaping: frozenset[str]
+    divided: frozenset[str]
+    of_input: frozenset[str]
     config: frozenset[str]
+    variables: frozenset[str]
     returned: int | None
+    as_list: bool
     input_width: bool
+    freed: bool
+
+
+WHOLE = "_mha_whole"  # the class that a generated one, for fewer heads or none, is made from
+
+
+def whole(module: nn.Module) -> Any:
+    """The module's class as the library that wrote it defines it."""
+    return getattr(type(module), WHOLE, type(module))
+
+
+def reading(module: nn.Module) -> Reading | None:
+    """None where the source can't be had, as for a class made in an interpreter."""
+    return _reading(whole(module), settings_of(module))
+
+
+def text(module: nn.Module) -> str:
+    """The code of the module's methods, in one spelling; empty where it can't be had."""
+    return _text(whole(module), settings_of(module))
 
 
 @functools.cache
-def reading(kind: Any) -> Reading | None:
-    """None where the source can't be had, as for a class made in an interpreter."""
+def _reading(kind: Any, settings: Settings) -> Reading | None:
     try:
-        methods = list(_methods(kind))
+        methods = list(_live_methods(kind, settings))
+        freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
     except (OSError, TypeError, SyntaxError):
         return None
-    attributes = [name for method in methods for name in _own_attributes(method)]
-    shaping = [name for method in methods for call in _shaping_calls(method) for name in _own_attributes(call)]
-    config = frozenset(name for method in methods for name in _config_fields(method))
-    only_shaping = frozenset(name for name in attributes if attributes.count(name) == shaping.count(name))
-    input_width = any(_shapes_by_input_width(method) for method in methods)
-    return Reading(frozenset(attributes), only_shaping, config, _returned(methods), input_width)
+    forward = [method for method in methods if method.name == "forward"]
+    returned, as_list = _returned(methods)
+    shaping = [name for method in methods for call in shaping_calls(method) for name in _own_attributes(call)]
+    attributes = _all(_own_attributes, methods)
+    return Reading(
+        attributes=frozenset(attributes),
+        shaping=_only(attributes, shaping),
+        divided=_only(attributes, _all(_divided, methods)),
+        of_input=_only(attributes, _all(_of_input, methods)),
+        config=frozenset(_all(_config_fields, methods)),
+        variables=frozenset(_all(_variables, forward)),
+        returned=returned,
+        as_list=as_list,
+        input_width=any(shapes_by_input_width(method) for method in methods),
+        freed=freed,
+    )
+
+
+def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
+    return [name for method in methods for name in names_in(method)]
+
+
+def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
+    """The names all of whose occurrences are here."""
+    return frozenset(name for name in here if everywhere.count(name) == here.count(name))
 
 
 @functools.cache
-def text(kind: Any) -> str:
-    """The code of the class's methods, in one spelling; empty where it can't be had."""
+def _text(kind: Any, settings: Settings) -> str:
     try:
-        return "\n".join(ast.unparse(method) for method in _methods(kind))
+        return "\n".join(ast.unparse(method) for method in _live_methods(kind, settings))
     except (OSError, TypeError, SyntaxError):
         return ""
+
+
+def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
+    for method in _methods(kind):
+        if method.name == "forward":
+            free_width(method)
+        yield LiveCode(settings).visit(method)
 
 
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
@@ -81,23 +139,28 @@ def _own_attributes(node: ast.AST) -> Iterator[str]:
             yield part.attr
 
 
+def _divided(node: ast.AST) -> Iterator[str]:
+    """The width in `self.embed_dim // self.num_heads`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.FloorDiv) and "num_heads" in ast.unparse(part.right):
+            yield from _own_attributes(part.left)
+
+
+def _of_input(node: ast.AST) -> Iterator[str]:
+    """The last size in `hidden_states.new_zeros(…)`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and ast.unparse(part.func) == "hidden_states.new_zeros":
+            yield from _own_attributes(part.args[-1])
+
+
+def _variables(node: ast.AST) -> Iterator[str]:
+    return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+
+
 def _config_fields(node: ast.AST) -> Iterator[str]:
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and _is_own_config(part.value):
             yield part.attr
-
-
-def _shaping_calls(node: ast.AST) -> Iterator[ast.AST]:
-    """The arguments of outermost calls such as `x.view(...)`, and tuples named as a shape."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in SHAPING:
-            yield from part.args
-        elif isinstance(part, ast.Assign) and isinstance(part.value, ast.Tuple) and _names_a_shape(part.targets):
-            yield part.value
-
-
-def _names_a_shape(targets: list[ast.expr]) -> bool:
-    return any(isinstance(target, ast.Name) and "shape" in target.id for target in targets)
 
 
 def _is_own_config(node: ast.AST) -> bool:
@@ -108,34 +171,26 @@ def _is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def _shapes_by_input_width(method: ast.FunctionDef) -> bool:
-    """Whether the last of the three sizes of a sequence (b, n, e) comes back where a tensor is shaped."""
-    widths = set()
-    for part in ast.walk(method):
-        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
-            names = [target.id for target in part.targets[0].elts if isinstance(target, ast.Name)]
-            widths |= set(names[-1:]) if len(part.targets[0].elts) == 3 else set()
-    shaping = [name for call in _shaping_calls(method) for name in ast.walk(call)]
-    return any(isinstance(name, ast.Name) and name.id in widths for name in shaping)
-
-
-def _is_a_shape(node: ast.AST) -> bool:
-    """`x.shape`, `x.size()`."""
-    node = node.func if isinstance(node, ast.Call) else node
-    return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
-
-
-def _returned(methods: list[ast.FunctionDef]) -> int | None:
+def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
+    """How many values `forward` returns, and whether in a list."""
     forward = next((method for method in methods if method.name == "forward"), None)
     returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
     if forward is None or not returns:
-        return None
-    value = returns[-1].value
-    if isinstance(value, ast.Name):  # return outputs, where outputs = (context, weights) if … else (context,)
-        named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, value.id)]
-        value = named[0] if named else value
-        value = value.orelse if isinstance(value, ast.IfExp) else value
-    return len(value.elts) if isinstance(value, ast.Tuple) else None
+        return None, False
+    value = _made(returns[-1].value, forward)
+    return len(value.elts) if isinstance(value, ast.Tuple | ast.List) else None, isinstance(value, ast.List)
+
+
+def _made(value: ast.expr | None, forward: ast.FunctionDef, seen: tuple[str, ...] = ()) -> ast.expr | None:
+    """The first of the parts that a returned value is put together from, attention weights not being asked for:
+    `return outputs`, where `outputs = (context, weights) if output_attentions else (context,)`."""
+    match value:
+        case ast.IfExp(orelse=part) | ast.BinOp(left=part):
+            return _made(part, forward, seen)
+        case ast.Name(id=name) if name not in seen:
+            named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, name)]
+            return _made(named[0], forward, (*seen, name)) if named else value
+    return value
 
 
 def _names(assignment: ast.Assign, name: str) -> bool:

@@ -1,18 +1,19 @@
 """The size of everything that makes a head: its queries, keys, values and output."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
 from mha.families import AttentionLayer
-from mha.families.explain import GATES
 from mha.families.linears import weight_of
+from mha.families.own_parameters import GATES
 from mha.importance.calibration import Calibration
 from mha.importance.magnitude import output_norms
 from mha.importance.registry import criterion
+from mha.layout import tables, width
 
 
 @criterion("magnitude_all", needs="nothing")
@@ -28,7 +29,7 @@ def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
 def _product(layer: AttentionLayer) -> Tensor:
     product = output_norms(layer)
     for weight, patterns in _projections(layer):
-        for rows, pattern in zip(weight.split([_size(p, layer.sizes) for p in patterns]), patterns, strict=True):
+        for rows, pattern in zip(weight.split([width((p,), layer.sizes) for p in patterns]), patterns, strict=True):
             for factor in _norms(rows.square().sum(dim=1), pattern, layer.sizes):
                 product = product * factor
     return product
@@ -49,6 +50,8 @@ def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...
 def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
     """(factors, heads): the norm of each head's rows; of each of its three parts where "s" counts them."""
     letters = re.findall(r"\w+", pattern)
+    if "h" in letters and (several := tables(pattern, sizes))[1:]:
+        return torch.cat([_owned(squares, *one, sizes) for one in several])
     if "h" not in letters:
         return squares.new_ones(0, sizes["h"] * sizes["g"])  # rows that all heads share
     parts, heads, rest = (
@@ -59,5 +62,7 @@ def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
     return table.sum(dim=-1).sqrt().expand(-1, -1, sizes["g"]).flatten(1)
 
 
-def _size(pattern: str, sizes: Mapping[str, int]) -> int:
-    return math.prod(sizes[letter] for letter in re.findall(r"\w+", pattern))
+def _owned(squares: Tensor, of_groups: bool, table: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """(factors, heads): the norms of the blocks, a head wide, that each head or group has in a table of positions."""
+    blocks = squares[table].unflatten(1, (-1, sizes["d"])).sum(dim=-1).sqrt().T
+    return blocks.repeat_interleave(sizes["g"] if of_groups else 1, dim=1)

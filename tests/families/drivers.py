@@ -1,4 +1,4 @@
-"""How to run the models that are not run by a call of their `forward`."""
+"""How to run the models that are not run by a call of their `forward`, or that remember earlier calls."""
 
 import importlib
 from collections.abc import Callable
@@ -39,7 +39,8 @@ def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], An
         }
         session.add_point_inputs(index, 0, click)
         session.obj_with_new_inputs.append(1)
-        return [model(session, frame_idx=frame).pred_masks for frame in range(3)]
+        outputs = [model(session, frame_idx=frame) for frame in range(3)]
+        return [(output.pred_masks, output.object_score_logits) for output in outputs]
 
     return track
 
@@ -58,3 +59,13 @@ DRIVERS: dict[str, Callable[[nn.Module], Any]] = {
     "edgetam_video": _video(_session("edgetam_video", "EdgeTamVideoInferenceSession"), 64),
     "sam3_tracker_video": _video(_session("sam3_tracker_video", "Sam3TrackerVideoInferenceSession"), 32),
 }
+
+
+def _forget_texts(model: Any) -> None:
+    """OmDet-Turbo keeps what it computed of a text for the next call, also for that of a pruned copy."""
+    for name in ("language_cache_class", "language_cache_prompt"):
+        full = getattr(model, name)
+        setattr(model, name, type(full)(full.capacity))
+
+
+FORGET: dict[str, Callable[[nn.Module], None]] = {"omdet-turbo": _forget_texts}

@@ -157,21 +157,26 @@ def _falls(layer: mha.AttentionLayer, heads: tuple[int, ...]) -> int:
 
 
 def _gradients(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
-    pruned = mha.prune(specimen.model, _random_plan(layers, specimen.model_type))
-    parts = [part for part in tensors(run(specimen, pruned)) if part.is_floating_point() and part.requires_grad]
-    if not parts:
-        return "no output depends on a parameter"
-    sum(part.square().sum() for part in parts).backward()  # type: ignore[union-attr]
     dense = copy.deepcopy(specimen.model)
-    sum(  # type: ignore[union-attr]
-        part.square().sum() for part in tensors(run(specimen, dense)) if part.is_floating_point() and part.requires_grad
-    ).backward()
+    if not _backward(run(specimen, dense)):
+        raise NotBuilt("the dense model runs without gradients")
+    pruned = mha.prune(specimen.model, _random_plan(layers, specimen.model_type))
+    if not _backward(run(specimen, pruned)):
+        return "no output depends on a parameter"
     for (name, ours), (_, theirs) in zip(pruned.named_parameters(), dense.named_parameters(), strict=True):
         if (ours.grad is None) != (theirs.grad is None):
             return f"{name}: a gradient in only one of dense and pruned"
         if ours.grad is not None and not ours.grad.isfinite().all():
             return f"{name}: gradient not finite"
     return None
+
+
+def _backward(output: Any) -> bool:
+    """Send gradients back from all of an output; False where none of it depends on a parameter."""
+    parts = [part for part in tensors(output) if part.is_floating_point() and part.requires_grad]
+    if parts:
+        torch.stack([part.square().sum() for part in parts]).sum().backward()
+    return bool(parts)
 
 
 def _untouched(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
@@ -183,17 +188,20 @@ def _untouched(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
 
 def _sabotage(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
     """With one head sliced wrongly the comparison must fail, layer by layer."""
+    shown = False
     with torch.no_grad():
         for name, layer in layers.items():
-            off = _masked_output(specimen, mha.HeadPlan({name: ()}))
-            if layer.num_kv_heads < 2 or _difference(off, run(specimen)) == 0:
-                continue  # one group has no neighbour; and what the output does not depend on can't be told by it
+            if _difference(_masked_output(specimen, mha.HeadPlan({name: ()})), run(specimen)) == 0:
+                continue  # what the output does not depend on can't be told by it
+            shown = True
+            if layer.num_kv_heads < 2:
+                continue  # one group has no neighbour
             plan = mha.HeadPlan({name: [layer.num_heads // layer.num_kv_heads]})
             with _wrong_neighbour():
                 wrong = mha.prune(specimen.model, plan)
             if _difference(_masked_output(specimen, plan), run(specimen, wrong)) <= ATOL:
                 return f"{name}: a wrong head makes no difference"
-    return None
+    return None if shown else "no layer shows in the output"
 
 
 @contextmanager

@@ -26,6 +26,7 @@ masked within 1e-9. Made by `nox -s families` with torch {torch}; the same rows 
 | with attention found, or refused with a reason | {attention} |
 | **proven: every check that applies is green** | **{proven}** |
 | failed: found, but a check is not green | {failed} |
+| crashed: out of time or memory, or an error outside the checks | {crashed} |
 | refused: all attention is listed as unsupported, with the reason | {refused} |
 | distinct conventions among the proven | {conventions} |
 
@@ -62,6 +63,7 @@ def _head(rows: Sequence[Mapping[str, Any]]) -> str:
         attention=run - counts["no attention"],
         proven=counts["proven"],
         failed=counts["failed"],
+        crashed=counts["crashed"],
         refused=counts["refused"],
         conventions=len(_by_convention(rows)),
     )

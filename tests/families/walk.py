@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import multiprocessing
 import os
 import signal
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,15 @@ import torch
 from tqdm import tqdm
 
 from tests.families.prove import prove
+from tests.families.reasons import reason_of
 from tests.families.table import write
+from tests.families.workers import rows_of
 from tests.families.zoo import model_types
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Types that stand in the file of rows already are passed over, so a walk that was cut off goes on."""
+    """Types that stand in the file of rows already are passed over, so a walk that was cut off goes on; those that
+    crashed are tried again."""
     parser = argparse.ArgumentParser(prog="nox -s families --", description=__doc__)
     parser.add_argument("--rows", type=Path, default=Path("runs/families.jsonl"), help="one JSON line for each type")
     parser.add_argument("--only", nargs="+", choices=model_types(), default=model_types(), metavar="TYPE")
@@ -29,39 +31,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs"), help="where families.md and families.csv go")
     options = parser.parse_args(arguments)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["type"] for row in read(options.rows)}
+    done = {row["type"] for row in read(options.rows) if row["status"] != "crashed"}
     waiting = [name for name in options.only if name not in done]
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=quiet) as pool,
-        options.rows.open("a", encoding="utf-8") as file,
-    ):
-        jobs = [pool.submit(within, options.seconds, name) for name in waiting]
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="type"):
-            file.write(json.dumps(job.result()) + "\n")
+    rows = rows_of(partial(within, options.seconds), waiting, options.jobs, quiet)
+    with options.rows.open("a", encoding="utf-8") as file:
+        for row in tqdm(rows, total=len(waiting), unit="type"):
+            file.write(json.dumps(row) + "\n")
             file.flush()
     write(read(options.rows), options.output)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows so far; a line that was cut off is left out, and its type walked again."""
-    rows = []
+    """The rows so far, the last for each type; a line that was cut off is left out, and its type walked again."""
+    rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
-    return rows
+        rows[row["type"]] = row
+    return list(rows.values())
+
+
+class OutOfTime(BaseException):
+    """Passes through all that catches an Exception, as the checks do."""
 
 
 def within(seconds: int, model_type: str) -> dict[str, Any]:
-    """The type's row, or that it took too long."""
+    """The type's row; "crashed" where it took too long, or failed in a way that no check is meant to."""
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(seconds)
     try:
         return prove(model_type)
-    except TimeoutError:
+    except OutOfTime:
         return {"type": model_type, "status": "crashed", "reason": f"took longer than {seconds} s"}
+    except Exception as error:
+        return {"type": model_type, "status": "crashed", "reason": reason_of(error)}
     finally:
         signal.alarm(0)
 
@@ -78,4 +83,4 @@ def quiet() -> None:
 
 
 def _out_of_time(_signal: int, _frame: object) -> None:
-    raise TimeoutError
+    raise OutOfTime

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 GAINS = ("norm", "gamma", "lambda", "scale", "original0", "weight_g", "ln_", "layernorm")
 TABLES = ("embed", "token", "position", "relative", "bias_table", "query", "cls", "latents", "codebook", "memory")
 TRANSPOSED = ("Conv1D",)  # weight is (in, out)
+RAISED = {"pred_obj_score_head.proj_out.bias": 20.0}  # where SAM's trackers see no object, they return no mask
 
 
 def draw_weights(model: nn.Module, seed: int) -> None:
@@ -21,7 +22,8 @@ def draw_weights(model: nn.Module, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point():
                 owner = model.get_submodule(name.rpartition(".")[0])
-                parameter.copy_(_drawn(name, parameter, owner, generator))
+                raised = sum(by for ending, by in RAISED.items() if name.endswith(ending))
+                parameter.copy_(_drawn(name, parameter, owner, generator) + raised)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.copy_(0.2 * _normal(buffer, generator))

@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from tests.families.configs import COMMON_TOKENS, SIZES, tiny_config
-from tests.families.drivers import DRIVERS
+from tests.families.drivers import DRIVERS, FORGET
 from tests.families.inputs import LAST_WORD, inputs_for
 from tests.families.precision import DoublePrecision
 from tests.families.reasons import KNOWN, reason_of
@@ -96,7 +96,10 @@ def run(specimen: Specimen, model: nn.Module | None = None) -> Any:
     torch.manual_seed(0)
     with _precision_of(model):
         drive = DRIVERS.get(specimen.model_type)
-        return model(**specimen.inputs) if drive is None or specimen.inputs else drive(model)
+        output = model(**specimen.inputs) if drive is None or specimen.inputs else drive(model)
+    if forget := FORGET.get(specimen.model_type):
+        forget(model)
+    return output
 
 
 def generate(

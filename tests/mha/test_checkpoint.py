@@ -573,6 +573,19 @@ def test_how_attention_is_computed_is_saved(transformers, tmp_path, implementati
     assert from_pretrained(tmp_path).config._attn_implementation == implementation
 
 
+def test_how_each_part_computes_attention_is_saved(transformers, tmp_path):
+    small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 11}, vision_config={**small, "image_size": 4, "patch_size": 2}
+    )
+    config._attn_implementation = {"text_config": "eager", "vision_config": "sdpa"}
+    model = transformers.CLIPModel(config)
+    save_pruned(mha.prune(model, HeadPlan({"vision_model.encoder.layers.0.self_attn": (1,)})), tmp_path)
+    loaded = from_pretrained(tmp_path)
+    parts = (loaded.text_model.encoder.layers[0].self_attn, loaded.vision_model.encoder.layers[0].self_attn)
+    assert [part.config._attn_implementation for part in parts] == ["eager", "sdpa"]
+
+
 @pytest.mark.parametrize(
     "model_class",
     [

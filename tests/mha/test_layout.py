@@ -19,6 +19,9 @@ GROUPED = {"h": 2, "g": 3, "d": 2}
         (("(h g d)", "(h d)", "(h d)"), GROUPED, (3, 4), (1,), [6, 7, 8, 9, 14, 15, 18, 19]),
         (("(h s d)",), {"h": 2, "g": 1, "s": 3, "d": 2}, (1,), (1,), [6, 7, 8, 9, 10, 11]),
         (("(s h d)",), {"h": 2, "g": 1, "s": 3, "d": 2}, (1,), (1,), [2, 3, 6, 7, 10, 11]),
+        (("(h (g+2) d)",), GROUPED, (1, 5), (0, 1), [2, 3, 6, 7, 8, 9, 14, 15, 16, 17, 18, 19]),
+        (("(h (g+2) d)",), GROUPED, (3, 4), (1,), [10, 11, 12, 13, 16, 17, 18, 19]),
+        (("(h d)", "(h (g+1) d)"), GROUPED, (2,), (0,), [0, 1, 8, 9, 10, 11]),
         (("(h g d)",), PLAIN, (), (), []),
         (("(h g d)",), {"h": 0, "g": 1, "d": 2}, (), (), []),
     ],
@@ -33,6 +36,7 @@ def test_positions_come_in_ascending_order_whatever_the_order_of_heads():
 
 def test_width_sums_the_segments():
     assert width(("(h g d)", "(h d)", "(h d)"), GROUPED) == 2 * 3 * 2 + 2 * 2 + 2 * 2
+    assert width(("(h (g+2) d)", "(h d)"), GROUPED) == 2 * 5 * 2 + 2 * 2
 
 
 def test_owners_name_the_query_head_of_each_position():

@@ -150,9 +150,10 @@ def test_logits_with_a_cache_are_those_without(model_type):
 @pytest.mark.parametrize(
     ("model_type", "sizes", "reason"),
     [
-        ("mpt", {"d_model": 48, "n_layers": 1, "n_heads": 6, "vocab_size": 97}, "is given position_bias"),
-        ("bloom", {"hidden_size": 48, "n_layer": 1, "n_head": 6, "vocab_size": 97}, "is given residual, alibi"),
-        ("olmo2", {**TEXT, "pad_token_id": 0}, r"q_norm \(Olmo2RMSNorm\) is not understood"),
+        ("bitnet", {**TEXT, "pad_token_id": 0}, r"attn_sub_norm \(BitNetRMSNorm\) is not understood"),
+        ("diffllama", TEXT, "couples its heads: heads are paired"),
+        ("doge", {**TEXT, "num_key_value_heads": 2}, "couples its heads: its mask is made of all heads' values"),
+        ("codegen", {**GPT, "n_head": 4, "rotary_dim": 4}, "does not say clearly how queries, keys and values lie"),
     ],
 )
 def test_what_is_not_understood_is_refused_with_the_reason(model_type, sizes, reason):

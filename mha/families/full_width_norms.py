@@ -1,0 +1,61 @@
+"""transformers' attention that normalises queries and keys over the width of all heads (OLMo 2, 2024, section 2.3).
+
+The norm's statistic needs every head, so the projections of queries and keys and their norms stay whole, and what the
+norms return is selected from; values, output and the attention kernel shrink.
+"""
+
+import re
+
+from torch import nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.registry import register_convention
+from mha.families.source import UnclearError, text
+
+NAMES = {"q_norm", "k_norm", "q_proj", "k_proj", "v_proj", "o_proj"}
+NORMALISED = re.compile(r"self\.(q_norm|k_norm)\(self\.(q_proj|k_proj)\(")
+
+
+@register_convention
+def full_width_norms(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    if not normalises_all_heads(module):
+        return None
+    try:
+        d = head_width(module)
+        if d is None:
+            raise UnclearError("no attribute gives the width of a head")
+        groups, heads = _features(module, "v_proj", 0) // d, _features(module, "o_proj", 1) // d
+        per_group = heads // groups if groups else vars(module).get("num_key_value_groups", 1)
+        sizes = {"h": groups, "g": per_group, "d": d, "e": d}
+        found = Projections(
+            name="q_proj + norm over all heads … o_proj",
+            core="",
+            rows={"v_proj": ("(h d)",)},
+            output="o_proj",
+            sizes=sizes,
+            whole=("q_proj", "q_norm", "k_proj", "k_norm"),
+            selected={"q_norm": ("(h g d)",), "k_norm": ("(h d)",)},
+        )
+        return describe(module, found)
+    except UnclearError as reason:
+        return str(reason)
+
+
+def normalises_all_heads(module: nn.Module) -> bool:
+    """Whether the code normalises queries and keys before they are heads, each norm as wide as its projection."""
+    children = dict(module.named_children())
+    if (
+        not is_from_transformers(module)
+        or not {"q_norm", "k_norm", "q_proj", "k_proj", "v_proj", "o_proj"} <= children.keys()
+    ):
+        return False
+    if set(NORMALISED.findall(text(module))) != {("q_norm", "q_proj"), ("k_norm", "k_proj")}:
+        return False
+    widths = [(_features(module, f"{name}_norm", 0), _features(module, f"{name}_proj", 0)) for name in "qk"]
+    return all(norm == projection for norm, projection in widths)
+
+
+def _features(module: nn.Module, name: str, dim: int) -> int:
+    return int(module.get_submodule(name).get_parameter("weight").shape[dim])

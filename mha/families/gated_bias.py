@@ -1,0 +1,93 @@
+"""WavLM: a position bias that one layer makes for all that follow, and that each head gates by its part of the input.
+
+The gate (WavLM, 2022, section 3.2) reads the input as if it were heads already, so each head goes on reading the part
+that it read when all were there. torch's functional form, which the original calls, derives the width of a head from
+the model's width: a masked or sliced module computes attention itself.
+"""
+
+import functools
+from typing import Any, cast
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.gathering import of_heads
+from mha.families.registry import register_convention
+from mha.families.source import WHOLE, UnclearError, whole
+from mha.heads import core_lineage
+from mha.layout import Axis
+
+GATE = {"gru_rel_pos_const", "gru_rel_pos_linear", "q_proj", "k_proj", "v_proj", "out_proj"}
+
+
+@register_convention
+def gated_bias(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    if not has_gated_bias(module):
+        return None
+    d, width = head_width(module), int(cast(Any, module).out_proj.in_features)
+    try:
+        if not d or width % d:
+            raise UnclearError(f"an output that reads {width} features does not read heads of width {d}")
+        rows: dict[str, Axis] = {"q_proj": ("(h g d)",), "k_proj": ("(h d)",), "v_proj": ("(h d)",)}
+        sizes = {"h": width // d, "g": 1, "d": d, "e": d}
+        kept_whole, inputs = ("gru_rel_pos_linear", "rel_attn_embed"), frozenset({"position_bias", "index"})
+        found = Projections(
+            "q_proj … out_proj + gated bias",
+            "",
+            rows,
+            "out_proj",
+            sizes,
+            kept_whole,
+            inputs,
+            unread=frozenset({"embed_dim"}),
+        )
+        replacement = with_gated_bias(whole(module))
+        return describe(module, found, replacement=replacement, empty=replacement)
+    except UnclearError as reason:
+        return str(reason)
+
+
+def has_gated_bias(module: nn.Module) -> bool:
+    """Whether the module holds what WavLM's does."""
+    held = {name.partition(".")[0] for name, _ in module.named_parameters()}
+    return is_from_transformers(module) and held >= GATE
+
+
+@functools.cache
+def with_gated_bias(kind: Any) -> type[nn.Module]:
+    """A subclass with any number of heads, which takes and returns the bias of all original ones, (b h, q, k)."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        index: int = 0,  # noqa: ARG001
+        **kwargs: Any,  # noqa: ARG001
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, _ = hidden_states.shape
+        if position_bias is None:
+            position_bias = self.compute_bias(length, length).repeat(batch, 1, 1)
+        bias = rearrange(of_heads(self, "position_bias", position_bias, -3), "(b h) q k -> b h q k", b=batch)
+        parts = rearrange(hidden_states, "b q (h d) -> b h q d", d=self.head_dim)
+        if (lineage := core_lineage(self)) is not None:
+            parts = parts[:, list(lineage.heads)]
+        first, second = rearrange(self.gru_rel_pos_linear(parts), "... (s f) -> s ... f", s=2).sum(-1).sigmoid()
+        gate = first * (second * self.gru_rel_pos_const.squeeze(-1) - 1.0) + 2.0
+
+        q, k, v = (linear(hidden_states) for linear in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", d=self.head_dim) for part in (q, k, v))
+        scores = q @ k.transpose(-1, -2) * self.scaling + gate.unsqueeze(-1) * bias
+        if attention_mask is not None:
+            scores = scores.masked_fill(attention_mask.ne(1)[:, None, None], float("-inf"))
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        output = self.out_proj(rearrange(weights @ v, "b h q d -> b q (h d)"))
+        shown = weights.mean(dim=1, keepdim=True).expand_as(weights) if weights.shape[1] else weights
+        return output, shown, position_bias
+
+    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
+    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)

@@ -1,0 +1,102 @@
+"""Two models with one key/value cache: the queries of the second also attend to the keys and values of the first.
+
+Its layers append to what the layers of the first have cached, group by group. A group that leaves either would have to
+leave both, and a head of the first that is masked would go on being read by the second; so both are refused.
+"""
+
+import ast
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from mha.families.description import AttentionLayer
+from mha.families.explain import is_from_transformers
+from mha.families.registry import register_relation
+from mha.families.source import text, whole
+from mha.families.without_heads import CACHES
+
+CACHE = CACHES[0]
+
+
+@register_relation
+def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
+    """Layer -> why it is refused, for all that read or write a cache which two submodules share."""
+    refused: dict[str, str] = {}
+    caching = [name for name, layer in layers.items() if _caches(layer.core)]
+    for name, module in model.named_modules():
+        inside = [layer for layer in caching if f".{layer}".startswith(f".{name}." if name else ".")]
+        if not is_from_transformers(module) or len({_child(layer, name) for layer in inside}) < 2:
+            continue
+        for pair in _pairs(text(module)):
+            parts = " and ".join(f"{name}.{part}".removeprefix(".") for part in pair)
+            why = f"{parts} share one cache: the second's heads read the keys and values of the first's"
+            refused |= {layer: why for layer in inside if _child(layer, name) in pair}
+    return refused
+
+
+def _caches(core: nn.Module) -> bool:
+    return any(name in CACHES for name in inspect.signature(whole(core).forward).parameters)
+
+
+def _child(layer: str, name: str) -> str:
+    """The submodule of `name` that the layer lies in."""
+    return layer.removeprefix(f"{name}." if name else "").partition(".")[0]
+
+
+@functools.cache
+def _pairs(code: str) -> tuple[tuple[str, str], ...]:
+    """Submodules of which the second is called with the cache that a call of the first returned."""
+    return tuple(pair for method in ast.parse(code).body for pair in _Calls.of(method).sharing())
+
+
+@dataclass
+class _Calls:
+    """The calls of submodules in a method, and which variables hold what they returned."""
+
+    calls: list[tuple[str, ast.Call]] = field(default_factory=list)
+    outputs: dict[str, str] = field(default_factory=dict)  # variable -> submodule whose output it is
+    caches: dict[str, str] = field(default_factory=dict)  # variable -> submodule whose cache it is
+
+    @classmethod
+    def of(cls, method: ast.stmt) -> "_Calls":
+        calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+        found = cls([(part, call) for call in calls if (part := _submodule(call))])
+        found.outputs |= {name: part for name, value in _assigned(method) if (part := _submodule(value))}
+        found.caches |= {name: part for name, value in _assigned(method) if (part := found.cache_of(value))}
+        return found
+
+    def cache_of(self, node: ast.expr) -> str | None:
+        """The submodule whose cache this is, if it is one."""
+        match node:
+            case ast.Name(id=variable):
+                return self.caches.get(variable)
+            case ast.Attribute(attr="past_key_values", value=ast.Name(id=variable)):
+                return self.outputs.get(variable)
+            case ast.Attribute(attr="past_key_values", value=called):
+                return _submodule(called)
+        return None
+
+    def sharing(self) -> Iterator[tuple[str, str]]:
+        for part, call in self.calls:
+            for keyword in call.keywords:
+                owner = self.cache_of(keyword.value) if keyword.arg == CACHE else None
+                if owner not in (None, part):
+                    yield str(owner), part
+
+
+def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    for node in ast.walk(method):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=variable)], value=value):
+                yield variable, value
+
+
+def _submodule(node: ast.expr) -> str | None:
+    """`part` of a call self.part(…)."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=part)):
+            return part
+    return None

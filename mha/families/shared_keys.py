@@ -1,0 +1,118 @@
+"""Layers that hand their keys and values on to later layers, which compute none (Gemma 3n, Gemma 4).
+
+What is handed on, and cached, is for all original key/value groups, so that each layer may keep heads of its own: a
+layer that hands on keeps its projections of keys and values whole and attends to the groups that it still has; one
+that is handed keys takes those of its groups.
+"""
+
+import ast
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.registry import register_convention
+from mha.families.source import WHOLE, UnclearError, reading, text, whole
+from mha.families.without_heads import without_heads
+from mha.heads import core_lineage
+from mha.layout import Axis
+
+SHARED = "shared_kv_states"
+TAKEN = "key_states, value_states = shared_kv_states[self.layer_type]"
+HANDED_ON = "shared_kv_states[self.layer_type] = (key_states, value_states)"
+
+
+@register_convention
+def shared_keys(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    if not has_shared_keys(module):
+        return None
+    try:
+        code = text(module)
+        if TAKEN in code:
+            return _takes(module)
+        if HANDED_ON in code:
+            return _hands_on(module)
+        raise UnclearError("its code does not say clearly whose keys and values it attends to")
+    except UnclearError as reason:
+        return str(reason)
+
+
+def has_shared_keys(module: nn.Module) -> bool:
+    """Whether the module is handed, or hands on, keys and values of another layer."""
+    if not is_from_transformers(module) or not {"q_proj", "o_proj"} <= dict(module.named_children()).keys():
+        return False
+    code = reading(module)
+    return code is not None and SHARED in code.variables
+
+
+def _takes(module: nn.Module) -> Family:
+    kind, code = whole(module), reading(module)
+    found = _projections(module, "q_proj … o_proj, keys of another layer", ())
+    empty = without_heads(kind, "o_proj", code.returned if code else None, cached=False)
+    return describe(module, found, replacement=with_keys_of_another(kind), empty=empty)
+
+
+def _hands_on(module: nn.Module) -> Family:
+    kind = whole(module)
+    found = _projections(module, "q_proj … o_proj, keys for other layers", ("k_proj", "v_proj", "k_norm", "v_norm"))
+    handing_on = with_keys_for_others(kind)
+    return describe(module, found, replacement=handing_on, empty=handing_on)
+
+
+def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> Projections:
+    d, per_group = head_width(module), vars(module).get("num_key_value_groups")
+    width = int(cast(Any, module).o_proj.in_features)
+    if d is None or not isinstance(per_group, int) or width % (d * per_group):
+        raise UnclearError("neither the width nor the number of its heads is clear")
+    sizes = {"h": width // d // per_group, "g": per_group, "d": d, "e": d}
+    rows: dict[str, Axis] = {"q_proj": ("(h g d)",)}
+    return Projections(name, "", rows, "o_proj", sizes, kept_whole, frozenset({SHARED}))
+
+
+@functools.cache
+def with_keys_of_another(kind: Any) -> type[nn.Module]:
+    """A subclass that takes, of the keys and values it is handed, those of the groups it still has."""
+    signature = inspect.signature(kind.forward)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        given: Mapping[str, tuple[Tensor, Tensor]] = bound.arguments[SHARED]
+        own = tuple(_of_groups(self, states) for states in given[self.layer_type])
+        bound.arguments[SHARED] = {self.layer_type: own}
+        return kind.forward(*bound.args, **bound.kwargs)
+
+    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
+    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+
+
+@functools.cache
+def with_keys_for_others(kind: Any) -> type[nn.Module]:
+    """A subclass with the same forward, which attends to the groups it still has once all keys are handed on."""
+    function = ast.parse(textwrap.dedent(inspect.getsource(kind.forward))).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    handed_on = [place for place, part in enumerate(function.body) if HANDED_ON in ast.unparse(part)]
+    if len(handed_on) != 1:
+        raise UnclearError("its code does not say clearly when keys and values are handed on")
+    own = "key_states, value_states = (self.of_own_groups(key_states), self.of_own_groups(value_states))"
+    function.body.insert(handed_on[0] + 1, ast.parse(own).body[0])
+    made: dict[str, Any] = {}
+    tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
+    exec(compile(tree, f"<{kind.__name__}>", "exec"), vars(sys.modules[kind.forward.__module__]), made)
+    members = {"forward": made["forward"], "of_own_groups": _of_groups, "__module__": kind.__module__, WHOLE: kind}
+    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+
+
+def _of_groups(core: nn.Module, states: Tensor) -> Tensor:
+    """(b, original groups, k, d) to those of the groups still here."""
+    lineage = core_lineage(core)
+    if lineage is None:
+        return states
+    return states.index_select(1, torch.tensor(lineage.groups, device=states.device, dtype=torch.long))
