@@ -3,6 +3,7 @@
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
 nox -s report -- RUN    draw again what was measured, from one run directory or several
 nox -s families         try every model type of transformers
+nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox                     tests, lint and types
 """
 
@@ -62,6 +63,20 @@ def families(session: nox.Session) -> None:
     install(session, "-e", ".[test]")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     session.run("python", "-m", "tests.families", *session.posargs, env=one_thread)
+
+
+@nox.session
+@nox.parametrize("peer", ["prune_heads", "torch_pruning"])
+def peers(session: nox.Session, peer: str) -> None:
+    """Try a peer on the same tiny models; write docs/families-peers.csv. Goes on where it stopped."""
+    release = {"prune_heads": "transformers==4.57.6", "torch_pruning": "torch-pruning==1.6.1"}[peer]
+    if peer == "torch_pruning":
+        install(session, "-e", ".[test]")
+        session.install("--no-deps", release)
+    else:  # the pins are those of transformers 5
+        session.install("--no-compile", "torch==2.13.0", release, "-e", ".")
+    one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    session.run("python", "-m", "tests.families.peers", peer, *session.posargs, env=one_thread)
 
 
 @nox.session

@@ -11,6 +11,7 @@ import transformers
 
 from tests.families.prove import CHECKS
 
+PEERS_FILE = "families-peers.csv"
 COLUMNS = ("type", "status", "conventions", "layers", "heads", "grouped", "unsupported", *CHECKS, "reason")
 HEAD = """# Attention of transformers' model types, each one tried
 
@@ -38,6 +39,18 @@ the type has one, a static cache are those without. A check that does not apply 
 have further attention that is refused; the reason then stands beside it.
 
 """
+PEERS_HEAD = """Peers, by `nox -s peers` ([families-peers.csv](families-peers.csv) says what happened), judged in the same
+way: parameters fall, the model runs, and its output is that of the model whose lost output columns are zero.
+A type that is not counted may raise, lose nothing, or need an attribute set that we did not find.
+
+| peer | tried on | types |
+|---|---|---|
+"""
+PEERS = {
+    "prune_heads": "`prune_heads` of transformers {version}, on that release's own classes",
+    "torch_pruning": "Torch-Pruning {version}, told which linears hold heads and how many, all attributes that count "
+    "heads set for it",
+}
 
 
 def write(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
@@ -47,7 +60,9 @@ def write(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (directory / "families.md").write_text(_head(rows) + _conventions(rows) + _table(rows), encoding="utf-8")
+    (directory / "families.md").write_text(
+        _head(rows) + _peers(directory) + _conventions(rows) + _table(rows), encoding="utf-8"
+    )
 
 
 def _head(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -67,6 +82,22 @@ def _head(rows: Sequence[Mapping[str, Any]]) -> str:
         refused=counts["refused"],
         conventions=len(_by_convention(rows)),
     )
+
+
+def _peers(directory: Path) -> str:
+    """What the peers cover, where they have been tried."""
+    path = directory / PEERS_FILE
+    if not path.exists():
+        return ""
+    with path.open(newline="", encoding="utf-8") as file:
+        outcomes = list(csv.DictReader(file))
+    lines = []
+    for peer, described in PEERS.items():
+        own = [row for row in outcomes if row["peer"] == peer]
+        good = sum(row["outcome"] == "ok" for row in own)
+        if own:
+            lines.append(f"| {described.format(version=own[0]['version'])} | {len(own)} | **{good}** |")
+    return PEERS_HEAD + "\n".join([*lines, "", ""])
 
 
 def _by_convention(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tests.families.prove import prove
 from tests.families.reasons import reason_of
 from tests.families.table import write
-from tests.families.workers import rows_of
+from tests.families.workers import Trial, rows_of
 from tests.families.zoo import model_types
 
 
@@ -30,15 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=int, default=120, help="time limit for each type")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs"), help="where families.md and families.csv go")
     options = parser.parse_args(arguments)
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["type"] for row in read(options.rows) if row["status"] != "crashed"}
-    waiting = [name for name in options.only if name not in done]
-    rows = rows_of(partial(within, options.seconds), waiting, options.jobs, quiet)
-    with options.rows.open("a", encoding="utf-8") as file:
+    write(walk(prove, options.only, options.rows, jobs=options.jobs, seconds=options.seconds), options.output)
+
+
+def walk(trial: Trial, names: Sequence[str], path: Path, *, jobs: int, seconds: int) -> list[dict[str, Any]]:
+    """A row for each type, from the file of rows where it has one; new ones are added to the file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["type"] for row in read(path) if row.get("status") != "crashed"}
+    waiting = [name for name in names if name not in done]
+    rows = rows_of(partial(within, seconds, trial=trial), waiting, jobs, quiet)
+    with path.open("a", encoding="utf-8") as file:
         for row in tqdm(rows, total=len(waiting), unit="type"):
             file.write(json.dumps(row) + "\n")
             file.flush()
-    write(read(options.rows), options.output)
+    return read(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -57,12 +62,12 @@ class OutOfTime(BaseException):
     """Passes through all that catches an Exception, as the checks do."""
 
 
-def within(seconds: int, model_type: str) -> dict[str, Any]:
+def within(seconds: int, model_type: str, trial: Trial = prove) -> dict[str, Any]:
     """The type's row; "crashed" where it took too long, or failed in a way that no check is meant to."""
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(seconds)
     try:
-        return prove(model_type)
+        return trial(model_type)
     except OutOfTime:
         return {"type": model_type, "status": "crashed", "reason": f"took longer than {seconds} s"}
     except Exception as error:

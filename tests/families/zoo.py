@@ -168,7 +168,9 @@ def _model(
     config = _config_for(kind, tiny_config(model_type))
     if generating and hasattr(config, "is_decoder"):
         config.is_decoder = True  # BERT and its kin generate only so
-    options = {"dtype": dtype, "experts_implementation": "eager"}
+    options: dict[str, Any] = {"dtype": dtype}
+    if hasattr(kind, "set_experts_implementation"):  # not in transformers 4, on which a peer is tried
+        options["experts_implementation"] = "eager"
     try:
         model = kind._from_config(config, attn_implementation=attention, **options)
     except ValueError as error:
