@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -14,87 +13,12 @@ from torch.nn.utils import parametrizations, parametrize
 import mha
 from mha import HeadPlan, pruning
 from mha.errors import PlanError
+from tests.mha.cases import CASES, Case, make
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning"),
 ]
-
-
-@dataclass
-class Case:
-    """A model of two layers, six heads each; the linears that queries come from and that the heads' context goes to."""
-
-    model: nn.Module
-    inputs: dict[str, Tensor]
-    layers: tuple[str, str]
-    query: str
-    output: str
-    count: str
-
-    @property
-    def plan(self) -> HeadPlan:
-        return HeadPlan(dict.fromkeys(self.layers, (3, 4)))  # of one group where there are two
-
-    def part(self, name: str, layer: int = 0) -> nn.Module:
-        return self.model.get_submodule(f"{self.layers[layer]}.{name}".rstrip("."))
-
-    def replace(self, name: str, new: nn.Module) -> None:
-        owner, _, attribute = name.rpartition(".")
-        setattr(self.part(owner), attribute, new)
-
-
-class Ours(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            mha.MultiHeadAttention(13, 13, 13, 13, 6, bias=True, head_dim=7, num_kv_heads=2) for _ in range(2)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = x + layer(x, x, x)
-        return x
-
-
-class Torchs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.MultiheadAttention(42, 6, batch_first=True) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = x + layer(x, x, x, need_weights=False)[0]
-        return x
-
-
-def _ours() -> Case:
-    inputs = {"x": torch.randn(2, 5, 13, dtype=torch.float64)}
-    return Case(Ours().double().eval(), inputs, ("layers.0", "layers.1"), "W_q", "W_o", "num_kv_heads")
-
-
-def _torchs() -> Case:
-    inputs = {"x": torch.randn(2, 5, 42, dtype=torch.float64)}
-    return Case(Torchs().double().eval(), inputs, ("layers.0", "layers.1"), "", "out_proj", "num_heads")
-
-
-def _transformers(model_type: str, layer: str, query: str, output: str, count: str) -> Case:
-    pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of transformers' models")
-    from tests.families.zoo import build
-
-    made = build(model_type)
-    return Case(made.model, made.inputs, (layer.format(0), layer.format(1)), query, output, count)
-
-
-CASES = {
-    "ours": _ours,
-    "torch": _torchs,
-    "llama": partial(_transformers, "llama", "layers.{}.self_attn", "q_proj", "o_proj", "num_key_value_groups"),
-    "gpt2": partial(_transformers, "gpt2", "h.{}.attn", "c_attn", "c_proj", "num_heads"),
-    "bert": partial(
-        _transformers, "bert", "encoder.layer.{}.attention", "self.query", "output.dense", "self.num_attention_heads"
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +29,7 @@ def made() -> dict[str, Case]:
 @pytest.fixture(params=CASES)
 def case(request, made) -> Case:
     if request.param not in made:
-        with torch.random.fork_rng():
-            torch.manual_seed(4)
-            made[request.param] = CASES[request.param]()
+        made[request.param] = make(request.param)
     return copy.deepcopy(made[request.param])
 
 
@@ -174,7 +96,7 @@ def test_a_plan_must_be_a_plan(case):
 
 @pytest.mark.parametrize("name", ["ours", "llama"])
 def test_groups_left_unequal(name):
-    case = CASES[name]()
+    case = make(name)
     with refused(case.model, r"must keep the same number of query heads, got group 0: \[0, 1\], group 1: \[3\]"):
         mha.prune(case.model, HeadPlan({case.layers[0]: (0,), case.layers[1]: (0, 1, 3)}), inplace=True)
 
@@ -303,11 +225,11 @@ def test_a_parametrized_projection(case, parametrization):
 
 
 def test_a_parametrized_packed_weight():
-    case = _torchs()
+    case = make("torch")
     nn.utils.weight_norm(case.part("", 1), "in_proj_weight")  # its class stays: only the parameter is gone
     with refused(case.model, r"'layers.1': in_proj_weight is no plain dense parameter", mha.UnsupportedModule):
         mha.prune(case.model, case.plan, inplace=True)
-    case = _torchs()
+    case = make("torch")
     parametrize.register_parametrization(case.part("", 1), "in_proj_weight", Doubled())
     with refused(case.model, r"'layers.1': ParametrizedMultiheadAttention is of no known family"):
         mha.prune(case.model, case.plan, inplace=True)
@@ -338,7 +260,7 @@ def test_memory_that_runs_out_leaves_the_model_whole(case, monkeypatch, call):
 
 
 def test_a_model_that_can_not_be_copied():
-    case = _ours()
+    case = make("ours")
     case.model.remembered = case.model(case.inputs["x"])  # part of a graph
     with refused(case.model, r"the Ours can't be copied \(Only Tensors created explicitly.*inplace=True"):
         mha.prune(case.model, case.plan)
@@ -380,8 +302,8 @@ def test_a_hook_that_changes_things_still_does(case):
     plain = mha.prune(case.model, case.plan)
     plain.get_submodule(f"{case.layers[1]}.{case.output}")._forward_hooks.clear()
     with torch.no_grad():
-        first, *_ = pruning._tensors(mha.prune(case.model, case.plan)(**case.inputs)).values()
-        other, *_ = pruning._tensors(plain(**case.inputs)).values()
+        first, *_ = pruning.tensors_in(mha.prune(case.model, case.plan)(**case.inputs)).values()
+        other, *_ = pruning.tensors_in(plain(**case.inputs)).values()
     assert (first - other).abs().max() > 1e-3
 
 
@@ -405,14 +327,14 @@ def test_a_compiled_model_has_the_names_of_the_original(case):
 
 def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        return list(pruning._tensors(model(**inputs)).values())
+        return list(pruning.tensors_in(model(**inputs)).values())
 
 
 @pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.parametrize(("name", "how"), [("ours", "wrapped"), ("torch", "in place"), ("ours", "a layer")])
 def test_masks_hold_for_what_is_compiled(name, how):
     """Compiled code does not look for new hooks: it would go on computing all heads."""
-    case = CASES[name]()
+    case = make(name)
     model, plan = case.model, case.plan
     with mha.masked(model, plan):
         expected = outputs(model, case.inputs)
@@ -436,7 +358,7 @@ def test_masks_hold_for_what_is_compiled(name, how):
 @pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.parametrize("name", ["ours", "torch", "llama"])
 def test_pruned_in_place_what_is_compiled_is_compiled_anew(name):
-    case = CASES[name]()
+    case = make(name)
     compiled = torch.compile(case.model, backend="eager")
     expected = outputs(mha.prune(case.model, case.plan), case.inputs)
     outputs(compiled, case.inputs)
