@@ -5,6 +5,7 @@ projection's input head by head is all it takes.
 """
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mha.errors import PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
-from mha.families.registry import HOW_TO_REGISTER
+from mha.families.registry import HOW_TO_REGISTER, uncompiled
 from mha.heads import HeadPlan
 from mha.layout import owners
 
@@ -24,7 +25,8 @@ from mha.layout import owners
 def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
     """Within the context, heads that the plan does not keep add nothing; the weights stay as they are.
 
-    Any set of heads can be masked, also one that grouped attention could not be sliced to.
+    What `torch.compile` has compiled runs uncompiled here: its code does not know of the masks. Any set of heads can
+    be masked, also one that grouped attention could not be sliced to.
 
     Raises:
         PlanError: the plan names a layer or a head that is not there.
@@ -74,10 +76,19 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
     handle = layer.output.register_forward_pre_hook(hook)
     try:
         core.__class__ = layer.class_with(layer.num_heads)
-        yield
+        with nothing_compiled():
+            yield
     finally:
         core.__class__ = original
         handle.remove()
+
+
+def nothing_compiled() -> AbstractContextManager[object]:
+    """Within the context, what `torch.compile` has compiled runs as it was written: compiled code does not look for
+    hooks that were registered later."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -151,7 +162,7 @@ def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
         return layers[name]
     if name in layers.unsupported:
         raise UnsupportedModule(f"layer {name!r}: {layers.unsupported[name]}")
-    module = dict(model.named_modules()).get(name)
+    module = dict(uncompiled(model).named_modules()).get(name)
     if module is not None:
         raise UnsupportedModule(
             f"layer {name!r} is a {type(module).__name__}, which is of no known attention family; {HOW_TO_REGISTER}"

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha.errors import EquivalenceError, PlanError, UnsupportedModule
+from mha.errors import EquivalenceError, MhaError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
 from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
+from mha.families.registry import uncompiled
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import eval_mode, locate, masked
@@ -30,19 +31,21 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
 
     Plans speak of original head numbers, also for a model that was pruned before. The result has its own
     weights (gradients are not carried over); with `inplace` the model itself changes and is returned.
-    A layer that keeps no head still adds its output bias.
+    A layer that keeps no head still adds its output bias. Of a model that `torch.compile` wrapped, the copy is not
+    compiled; with `inplace`, what was compiled is compiled anew when it is called.
 
     Raises:
         PlanError: a layer or head that is not there, key/value groups left with different numbers of
             query heads, or weights that contradict the layer's counts.
         UnsupportedModule: a module of no known family, or a projection that can't be sliced.
+        MhaError: the model can't be copied.
     """
     cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
-    pruned = model if inplace else copy.deepcopy(model)
+    pruned = uncompiled(model) if inplace else _copied(uncompiled(model))
     sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut)) for cut in cuts]
     for cut, tensors in sliced:
         _apply(pruned.get_submodule(cut.layer), cut, tensors)
-    return pruned
+    return model if inplace else pruned
 
 
 def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor]]:
@@ -87,12 +90,27 @@ def check(
     Raises:
         EquivalenceError: the difference exceeds `atol`, or outputs differ in shape or are NaN.
         PlanError, UnsupportedModule: as `prune`.
+        MhaError: the model has no data (meta device).
     """
+    if empty := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise MhaError(
+            f"check compares outputs, and {empty[0]} is on the meta device, without data: load weights first"
+        )
     with eval_mode(model), torch.no_grad():
         sliced = tensors_in(prune(model, plan)(*args, **(kwargs or {})))
         with masked(model, plan):
             expected = tensors_in(model(*args, **(kwargs or {})))
     return _largest_difference(expected, sliced, atol)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module of the user's may raise
+        raise MhaError(
+            f"the {type(model).__name__} can't be copied ({error}); drop what it remembers of earlier calls, or prune "
+            "it with inplace=True"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
         axes.setdefault(f"{linear}.bias", {})[0] = axis
     for linear, axis in family.columns.items():
         axes.setdefault(f"{linear}.weight", {})[1 - _features_dim(layer, linear)] = axis
-    present = {name: tensor for name, tensor in axes.items() if _parameter(layer.module, name) is not None}
+    present = {name: tensor for name, tensor in axes.items() if _is_there(layer, name)}
     for name, dims in present.items():
         for dim, axis in dims.items():
             _check_size(layer, name, dim, axis)
@@ -153,6 +171,23 @@ def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     owner, _, parameter = name.rpartition(".")
     return module.get_submodule(owner)._parameters.get(parameter)
+
+
+def _is_there(layer: AttentionLayer, name: str) -> bool:
+    """Whether the module has that parameter, and it is one that can be sliced."""
+    owner, _, attribute = name.rpartition(".")
+    holder = layer.module.get_submodule(owner)
+    parameter = holder._parameters.get(attribute)
+    if parameter is None and getattr(holder, attribute, None) is None:
+        return False
+    plain = type(parameter) is nn.Parameter and parameter.layout == torch.strided and not parameter.is_quantized
+    if not plain:
+        kind = type(getattr(holder, attribute))
+        raise UnsupportedModule(
+            f"layer {layer.name!r}: {name} is no plain dense parameter ({kind.__module__}.{kind.__qualname__}; "
+            "parametrized, quantised or sharded?); turn it into one before pruning"
+        )
+    return True
 
 
 def _surviving_groups(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:

@@ -196,7 +196,7 @@ def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str
         value = vars(core).get(name)
         if isinstance(value, int) and value == count(letters, sizes):
             counts[name] = letters
-        elif isinstance(value, int) and name in code.attributes:
+        elif isinstance(value, int):
             raise UnclearError(f"{name} is {value}, but the weights say {count(letters, sizes)}")
     for name in WIDTHS:
         value = vars(core).get(name)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from torch import nn
 
@@ -61,11 +62,14 @@ def families() -> dict[str, Family]:
 def find_attention(model: nn.Module) -> AttentionMap:
     """Every attention module of the model, by name, in `named_modules()` order; "" is the model itself.
 
+    A model that `torch.compile` wrapped has the names of the one that was compiled.
+
     A module that looks like attention but is of no known family, or of several, is not guessed at: it is
     listed in `.unsupported` with the reason.
     """
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
+    model = uncompiled(model)
     holders = _holders(model)
     for name, module in model.named_modules():
         if _inside(name, layers):
@@ -84,6 +88,11 @@ def find_attention(model: nn.Module) -> AttentionMap:
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the model itself."""
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
 def _holders(model: nn.Module) -> Counter[int]:
     """How many modules hold each parameter, by its id."""
     return Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
@@ -91,10 +100,12 @@ def _holders(model: nn.Module) -> Counter[int]:
 
 def _tied(module: nn.Module, family: Family, holders: Counter[int]) -> str | None:
     """A parameter that holds heads here and belongs to another module too."""
-    for linear in (*family.rows, *family.columns):
-        weight = module.get_submodule(linear)._parameters.get("weight")
-        if weight is not None and holders[id(weight)] > 1:
-            return f"{linear}.weight"
+    linears = (f"{linear}.{name}" for linear in (*family.rows, *family.columns) for name in ("weight", "bias"))
+    for parameter in (*linears, *family.tensors):
+        owner, _, name = parameter.rpartition(".")
+        held = module.get_submodule(owner)._parameters.get(name)
+        if held is not None and holders[id(held)] > 1:
+            return parameter
     return None
 
 
@@ -110,14 +121,32 @@ def _describe(module: nn.Module) -> Family | str | None:
     reasons = [found for found in described if isinstance(found, str)]
     if reasons:
         return f"{reasons[0]}; {HOW_TO_REGISTER}"
-    if _looks_like_attention(module):
-        return f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
-    return None
+    return _why_unknown(module) if _looks_like_attention(module) else None
+
+
+def _why_unknown(module: nn.Module) -> str | None:
+    """None for a module that computes attention and holds nothing: no heads can leave it."""
+    others = [(name, type(inner)) for name, inner in module.named_modules() if _replaces_linear(inner)]
+    if not others and not any(True for _ in module.parameters()):
+        return None
+    if others:
+        name, kind = others[0]
+        return (
+            f"{name} is a {kind.__module__}.{kind.__qualname__}, not a plain linear (quantised, sharded or adapted?); "
+            "merge it or turn it back before pruning"
+        )
+    return f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
-    kind = type(module).__name__.lower()
-    return kind.endswith(("attention", "attn")) and any(True for _ in module.parameters())
+    return type(module).__name__.lower().endswith(("attention", "attn"))
+
+
+def _replaces_linear(module: nn.Module) -> bool:
+    """Whether it has a linear's sizes and is none, as quantised and adapted ones have."""
+    return not isinstance(module, nn.Linear | nn.Bilinear) and all(
+        isinstance(getattr(module, size, None), int) for size in ("in_features", "out_features")
+    )
 
 
 def _inside(name: str, names: dict[str, AttentionLayer]) -> bool:

@@ -105,7 +105,9 @@ def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
     child = children.get(name)
     if isinstance(child, nn.Linear):
         return name
-    inner = dict(child.named_children()) if child is not None else {}
+    if child is None or not is_from_transformers(child) or child._parameters:
+        return None  # one that computes more than its linear, as an adapter does
+    inner = dict(child.named_children())
     return f"{name}.linear" if list(inner) == ["linear"] and isinstance(inner["linear"], nn.Linear) else None
 
 
