@@ -39,8 +39,8 @@ the type has one, a static cache are those without. A check that does not apply 
 have further attention that is refused; the reason then stands beside it.
 
 """
-PEERS_HEAD = """Peers, by `nox -s peers` ([families-peers.csv](families-peers.csv) says what happened), judged in the same
-way: parameters fall, the model runs, and its output is that of the model whose lost output columns are zero.
+PEERS_HEAD = """Peers, by `nox -s peers` ([families-peers.csv](families-peers.csv) says what happened), judged in the
+same way: parameters fall, the model runs, and its output is that of the model whose lost output columns are zero.
 A type that is not counted may raise, lose nothing, or need an attribute set that we did not find.
 
 | peer | tried on | types |
