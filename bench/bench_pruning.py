@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_scores(task: str, criterion: str, studies: Studies, run: RunDirectory) -> None:
     """How much each head matters, and how long it takes to find out."""
     scores, seconds = studies[task].scores(criterion)
-    rows = scores.to_frame().itertuples(index=False)
+    rows = scores.to_frame()[["layer", "head", "score"]].itertuples(index=False)
     run.add_scores([(task, criterion, layer, head, score, seconds) for layer, head, score in rows])
 
 
