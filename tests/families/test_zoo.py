@@ -9,7 +9,7 @@ pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of tran
 from tests.families.configs import SIZES, tiny_config
 from tests.families.inputs import BATCH, LENGTH, PADDED
 from tests.families.precision import DoublePrecision
-from tests.families.prove import CHECKS
+from tests.families.prove import CHECKS, prove
 from tests.families.reasons import reason_of
 from tests.families.walk import within
 from tests.families.weights import draw_weights
@@ -153,11 +153,11 @@ def test_reasons_are_a_few_words(error, reason):
 
 
 def test_a_row_tells_how_far_a_type_came():
-    row = within(60, "vit")
+    row = within(60, prove, "vit")
     assert row["status"] == "proven"
     assert (row["layers"], row["conventions"]) == (2, "q_proj … o_proj")
     assert {row[check] for check in CHECKS} == {"ok", ""}
-    failed = within(60, "sam3_video")
+    failed = within(60, prove, "sam3_video")
     assert failed["status"] == "not built"
     assert "session" in failed["reason"]
 

@@ -38,7 +38,7 @@ def walk(trial: Trial, names: Sequence[str], path: Path, *, jobs: int, seconds: 
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {row["type"] for row in read(path) if row.get("status") != "crashed"}
     waiting = [name for name in names if name not in done]
-    rows = rows_of(partial(within, seconds, trial=trial), waiting, jobs, quiet)
+    rows = rows_of(partial(within, seconds, trial), waiting, jobs, quiet)
     with path.open("a", encoding="utf-8") as file:
         for row in tqdm(rows, total=len(waiting), unit="type"):
             file.write(json.dumps(row) + "\n")
@@ -62,7 +62,7 @@ class OutOfTime(BaseException):
     """Passes through all that catches an Exception, as the checks do."""
 
 
-def within(seconds: int, model_type: str, trial: Trial = prove) -> dict[str, Any]:
+def within(seconds: int, trial: Trial, model_type: str) -> dict[str, Any]:
     """The type's row; "crashed" where it took too long, or failed in a way that no check is meant to."""
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(seconds)
