@@ -14,6 +14,7 @@ from mha.masking import masked
 from mha.optimizers import slice_optimizer
 from mha.planning import choose
 from mha.pruning import check, plan_of, prune
+from mha.shrinking import shrink
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "register_family",
     "save_pruned",
     "score",
+    "shrink",
     "slice_optimizer",
     "visualize",
 ]
