@@ -72,7 +72,7 @@ def test_the_model_is_left_as_it_was(model, batches):
     ],
 )
 def test_a_wrong_budget_is_refused_before_any_work(model, batches, budget, error, message):
-    def never(model, batch):
+    def never(_model, _batch):
         raise AssertionError("scored before the budget was looked at")
 
     with pytest.raises(error, match=message):
