@@ -168,21 +168,22 @@ def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
     return present
 
 
-def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    owner, _, parameter = name.rpartition(".")
-    return module.get_submodule(owner)._parameters.get(parameter)
+def _parameter(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter of that name, or buffer, as EVA's biases of keys are."""
+    owner, _, attribute = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    return holder._parameters.get(attribute, holder._buffers.get(attribute))
 
 
 def _is_there(layer: AttentionLayer, name: str) -> bool:
     """Whether the module has that parameter, and it is one that can be sliced."""
     owner, _, attribute = name.rpartition(".")
-    holder = layer.module.get_submodule(owner)
-    parameter = holder._parameters.get(attribute)
-    if parameter is None and getattr(holder, attribute, None) is None:
+    held, parameter = getattr(layer.module.get_submodule(owner), attribute, None), _parameter(layer.module, name)
+    if held is None and parameter is None:
         return False
-    plain = type(parameter) is nn.Parameter and parameter.layout == torch.strided and not parameter.is_quantized
-    if not plain:
-        kind = type(getattr(holder, attribute))
+    plain = (nn.Parameter, Tensor)
+    if parameter is None or type(parameter) not in plain or parameter.layout != torch.strided or parameter.is_quantized:
+        kind = type(held)
         raise UnsupportedModule(
             f"layer {layer.name!r}: {name} is no plain dense parameter ({kind.__module__}.{kind.__qualname__}; "
             "parametrized, quantised or sharded?); turn it into one before pruning"
@@ -243,20 +244,20 @@ def _checked_selection(layer: AttentionLayer, name: str, axis: Axis) -> Axis:
     return axis
 
 
-def _sliced(module: nn.Module, cut: _Cut) -> dict[str, nn.Parameter]:
+def _sliced(module: nn.Module, cut: _Cut) -> dict[str, Tensor]:
     """Parameter -> its new value."""
     return {name: _taken(_parameter(module, name), indices) for name, indices in cut.indices.items()}
 
 
-def _taken(parameter: nn.Parameter | None, indices: Mapping[int, Tensor]) -> nn.Parameter:
+def _taken(parameter: Tensor | None, indices: Mapping[int, Tensor]) -> Tensor:
     assert parameter is not None
     tensor: Tensor = parameter
     for dim, index in indices.items():
         tensor = take(tensor, dim, index)
-    return nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+    return nn.Parameter(tensor, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else tensor
 
 
-def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, nn.Parameter]) -> None:
+def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         owner, _, attribute = name.rpartition(".")
         holder: Any = module.get_submodule(owner)

@@ -29,8 +29,8 @@ class Family:
         rows: linear submodule -> axis of its OUTPUT features.
         columns: linear submodule -> axis of its INPUT features.
         output: the submodule whose input is the heads' context vectors; it stands in `columns`.
-        tensors: parameter -> dimension -> axis, for what no linear submodule holds. Like rows and
-            columns, entries that a module does not have (None) are passed over.
+        tensors: parameter, or buffer, -> dimension -> axis, for what no linear submodule holds. Like rows
+            and columns, entries that a module does not have (None) are passed over.
         replacement: a subclass of the core's class which works with any number of heads and calls `output` as a
             module; a module that is masked or sliced becomes one. None where the class itself does.
         per_head: input of the core's forward that arrives for all original heads -> the dimension that counts heads

@@ -42,7 +42,9 @@ COUNTS = {
     "num_kv_heads": "h",
     "kv_heads": "h",
     "num_key_value_groups": "g",
+    "num_kv_groups": "g",
     "all_head_size": "h g d",
+    "attn_dim": "h g e",
     "inner_dim": "h g d",
     "q_dim": "h g d",
     "kv_dim": "h d",
@@ -224,4 +226,8 @@ def _config_counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> 
 
 def is_from_transformers(module: nn.Module) -> bool:
     """Whether transformers defines the module's class or a base of it; found out without importing it."""
-    return any(base.__module__.startswith("transformers.") for base in type(module).__mro__)
+    return is_from("transformers", module)
+
+
+def is_from(library: str, module: nn.Module) -> bool:
+    return any(base.__module__.startswith(f"{library}.") for base in type(module).__mro__)

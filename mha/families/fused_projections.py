@@ -38,7 +38,12 @@ LAYOUTS: tuple[tuple[str, Axis], ...] = (
 @register_convention
 def fused_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
-    places = _find(module) if is_from_transformers(module) else None
+    return describe_fused(module) if is_from_transformers(module) else None
+
+
+def describe_fused(module: nn.Module) -> Family | str | None:
+    """The same for a module of any library that is written in transformers' way."""
+    places = _find(module)
     if places is None:
         return None
     core, fused, output = places

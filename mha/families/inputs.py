@@ -50,6 +50,7 @@ SHARED = frozenset(
         "attn_mask",
         "input",
         "kv",
+        "is_causal",
         "is_index_masked",
         "sequence_length",
         "kwargs",
@@ -102,6 +103,8 @@ SHARED_IF = {
 }
 # One part for each head, along this dimension, if the code adds them to the scores, (b, h, q, k).
 PER_HEAD = {
+    "rope": (-3, r"apply_rot_embed_cat\(q"),
+    "shared_rel_pos_bias": (-3, r"(\+|rel_pos_bias =) shared_rel_pos_bias"),
     "alibi": (-3, r"alibi\.baddbmm\(|alibi\.view\(batch_size, self\.num_heads, 1, -1\)"),
     "position_bias": (-3, r"(attention_scores|score) (=|\+=) ((attention_scores|score) \+ )?position_bias"),
     "attention_mask": (-3, r"expected_shape = \(batch_size, self\.num_attn_heads, 1, src_len\)"),

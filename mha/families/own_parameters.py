@@ -14,8 +14,7 @@ from mha.families.source import UnclearError, text
 from mha.layout import Axis, count
 
 # Parameter -> what each of its dimensions counts: "h" query heads, "k" key/value groups, "d" the width of a head,
-# "hd" the width of all query heads,
-# "1" one, "_" anything else.
+# "hd" the width of all query heads, "kd" of all keys, "1" one, "_" anything else.
 PARAMETERS = {
     "sinks": "h",
     "gate_bias": "h",
@@ -24,6 +23,7 @@ PARAMETERS = {
     "bias_u": "h d",
     "bias_v": "h d",
     "q_bias": "hd",
+    "k_bias": "kd",
     "v_bias": "hd",
     "pos_bias_u": "h d",
     "pos_bias_v": "h d",
@@ -43,7 +43,7 @@ PARAMETERS = {
     "emb_rel_k": "1 _ d",
     "emb_rel_v": "1 _ d",
 }
-AXES = {"h": ("(h g)",), "k": ("(h)",), "hd": ("(h g d)",)}
+AXES = {"h": ("(h g)",), "k": ("(h)",), "hd": ("(h g d)",), "kd": ("(h d)",)}
 GATES = ("gate_proj", "g_proj")
 POSITIONS = ("relative_k_proj", "linear_pos", "pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
 # Further queries, keys and values, of what some of the tokens attend to.
@@ -57,7 +57,7 @@ NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 @dataclass(frozen=True)
 class Own:
-    """Rows of further linears, and axes of bare parameters, by their names below the module."""
+    """Rows of further linears, and axes of bare parameters and buffers, by their names below the module."""
 
     rows: Mapping[str, Axis]
     tensors: Mapping[str, Mapping[int, Axis]]
@@ -92,6 +92,8 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
             tensors[name] = found
         elif tuple(parameter.shape) not in one_head:
             raise UnclearError(f"{type(core).__name__}.{name} of shape {tuple(parameter.shape)} is not understood")
+    for name, buffer in core.named_buffers(recurse=False):
+        tensors[name] = _axes(name, tuple(buffer.shape), sizes) or {}
     return Own(rows, {name: axes for name, axes in tensors.items() if axes})
 
 
@@ -115,7 +117,8 @@ def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[
 
 def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, Axis] | None:
     """Dimension -> axis, for the dimensions that count heads; None where the parameter is not the one known."""
-    counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1, "hd": count("h g d", sizes)}
+    counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1}
+    counted |= {"hd": count("h g d", sizes), "kd": count("h d", sizes)}
     letters = PARAMETERS.get(name, "").split()
     if len(letters) != len(shape) or not letters:
         return None

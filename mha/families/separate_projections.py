@@ -52,6 +52,11 @@ def separate_projections(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
     if not is_from_transformers(module) or any(is_another(module) for is_another in OTHERS):
         return None
+    return describe_separate(module)
+
+
+def describe_separate(module: nn.Module) -> Family | str | None:
+    """The same for a module of any library that is written in transformers' way."""
     places = _find(module)
     if places is None:
         return None

@@ -149,7 +149,7 @@ def _falls(layer: mha.AttentionLayer, heads: tuple[int, ...]) -> int:
     groups = sorted({head // per_group for head in heads})
     total = 0
     for name, axes in pruning._axes(layer).items():
-        size = left = layer.module.get_parameter(name).numel()
+        size = left = dict(layer.module.named_parameters()).get(name, torch.empty(0)).numel()
         for axis in axes.values():
             left = left * len(kept_positions(axis, layer.sizes, heads, groups)) // width(axis, layer.sizes)
         total += size - left
