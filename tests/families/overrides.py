@@ -656,6 +656,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "TableTransformerConfig": {"backbone_config": RESNET_BACKBONE},
     "TextNetConfig": {"stem_out_channels": 16},
     "TimeSeriesTransformerConfig": FORECAST,
+    "TimmBackboneConfig": {"backbone": "test_vit"},
+    "TimmWrapperConfig": {"architecture": "test_vit", "model_args": {"img_size": 32, "depth": 2, "embed_dim": 64}},
     "Tipsv2VisionConfig": {"hidden_size": 48, "num_attention_heads": 6},
     "TvpConfig": {
         "backbone_config": RESNET_BACKBONE | {"out_indices": [4]},
