@@ -60,6 +60,8 @@ COUPLING = {
     "dt_proj": "its mask is made of all heads' values",
     "iterative_inv": "its inverse is scaled by a maximum over heads",
     "head_logits_proj": "its heads talk to each other",
+    "attn_sub_norm": "a norm before the output projection reads all of them",
+    "inner_attn_ln": "a norm before the output projection reads all of them",
     "fsmn": "a branch of its own reads all heads' values",
 }
 # Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.

@@ -69,7 +69,7 @@ SHARED_IF = {
     "height": r"\(hidden_states, height, width\)|\.(reshape|view)\(batch_size, num_channels, height, width\)",
     "width": r"\(hidden_states, height, width\)|\.(reshape|view)\(batch_size, num_channels, height, width\)",
     "layer_idx": r"\.update\(key_states, value_states, layer_idx\)",
-    "object_queries": r"self\.with_pos_embed\(hidden_states, object_queries\)",
+    "object_queries": r"self\.with_pos_embed\(hidden_states, object_queries\)|hidden_states \+ object_queries",
     "spatial_position_embeddings": r"self\.with_pos_embed\(key_value_states, spatial_position_embeddings\)",
     "sinusoidal_pos": r"sin, cos = sinusoidal_pos\.chunk\(2, dim=-1\)",
     "relative_position_embeddings": r"_encoding\(self, query_states, key_states, relative_position_embeddings\)",

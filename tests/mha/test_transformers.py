@@ -150,9 +150,13 @@ def test_logits_with_a_cache_are_those_without(model_type):
 @pytest.mark.parametrize(
     ("model_type", "sizes", "reason"),
     [
-        ("bitnet", {**TEXT, "pad_token_id": 0}, r"attn_sub_norm \(BitNetRMSNorm\) is not understood"),
-        ("diffllama", TEXT, "couples its heads: heads are paired"),
-        ("doge", {**TEXT, "num_key_value_heads": 2}, "couples its heads: its mask is made of all heads' values"),
+        (
+            "bitnet",
+            {**GROUPED, "pad_token_id": 0, "head_dim": 8},
+            "couples its heads: a norm before the output projection",
+        ),
+        ("diffllama", GROUPED, "couples its heads: heads are paired"),
+        ("doge", GROUPED, "couples its heads: its mask is made of all heads' values"),
         ("codegen", {**GPT, "n_head": 4, "rotary_dim": 4}, "does not say clearly how queries, keys and values lie"),
     ],
 )
