@@ -129,11 +129,14 @@ class Pass:
         self.rows: dict[str, set[int]] = {}
         self._calibration = calibration
 
-    def loss(self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None) -> Tensor:
+    def loss(
+        self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None, share: float = 1
+    ) -> Tensor:
         """The batch's loss with every head multiplied by its gate; with gradients if they are enabled.
 
         Args:
             change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
+            share: how much of the model runs, for the count.
 
         Raises:
             CalibrationError: the loss did not run the model, or is not a finite scalar.
@@ -146,7 +149,7 @@ class Pass:
                 hooks.enter_context(on_context(layer, partial(self._observe, layer, change)))
             hooks.enter_context(gated(calibration.layers, gates or {}))
             value = calibration.loss(calibration.model, self.batch)
-        calibration.meter.ran_forward()
+        calibration.meter.ran_forward(share)
         self._check(value)
         self.examples = self._count()
         return value

@@ -1,0 +1,140 @@
+"""What exact leave-one-out scores cost: replays and the race beside whole passes for every head.
+
+    python -m bench.leave_one_out
+
+In every round each way of scoring runs once, in an order that turns; their CPU times, all on one thread, are
+divided within the round. Replays must give the scores of whole passes to 1e-6. The race is shown on the trained
+tasks only: scores of random weights are mostly noise, of which any ranking is as good.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import mha
+from bench import tasks
+from bench.threads import one_thread
+from mha.timing import Spread, median
+
+WIDTH, HEADS, LENGTH, BATCH, CLASSES = 128, 8, 64, 16, 4
+SAME = 1e-6  # how far replayed scores may be from those of whole passes
+WAYS: dict[str, dict[str, Any]] = {"whole": {"reuse": False}, "replays": {}, "race": {"racing": True}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to score, and the ways in which it is scored."""
+
+    name: str
+    model: nn.Module
+    batches: Sequence[Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    ways: tuple[str, ...]
+
+    def score(self, way: str) -> mha.HeadScores:
+        return mha.score(self.model, self.batches, self.loss, "leave_one_out", **WAYS[way])
+
+
+class Classifier(nn.Module):
+    """torch's encoder, and a linear map of the mean of its tokens."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.classify = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, e) -> (b, classes)"""
+        return self.classify(self.encoder(x).mean(dim=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.leave_one_out", description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, nargs="*", default=[6, 12], help="encoders with random weights")
+    parser.add_argument("--batches", type=int, default=4, help=f"for those, of {BATCH} x {LENGTH} tokens")
+    parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=[*tasks.names(), []])
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args(arguments)
+    with one_thread():
+        for case in cases(given.layers, given.batches, given.tasks):
+            for line in report(case, given.rounds):
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+
+
+def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator[Case]:
+    for count in layers:
+        yield _encoder(count, batches)
+    for name in names:
+        task = tasks.load(name)
+        yield Case(name, task.model(), task.calibration(), task.loss, ("whole", "replays", "race"))
+
+
+def report(case: Case, rounds: int) -> Iterator[str]:
+    """A line for each way of scoring.
+
+    Raises:
+        AssertionError: replays do not give what whole passes give.
+    """
+    scores = {way: case.score(way) for way in case.ways}  # and warm up
+    exact = _flat(scores["whole"])
+    torch.testing.assert_close(_flat(scores["replays"]), exact, rtol=0, atol=SAME)
+    times = [_round(case, number) for number in range(rounds)]
+    for way in case.ways:
+        share = median([seconds[way] / seconds["whole"] for seconds in times])
+        yield _line(case.name, way, share, median([seconds[way] for seconds in times]).value, scores[way], exact)
+
+
+def _encoder(layers: int, batches: int) -> Case:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier(layers).eval()
+        data = [(torch.randn(BATCH, LENGTH, WIDTH), torch.randint(CLASSES, (BATCH,))) for _ in range(batches)]
+    return Case(
+        f"encoder-{layers}",
+        model,
+        data,
+        lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        ("whole", "replays"),
+    )
+
+
+def _round(case: Case, number: int) -> dict[str, float]:
+    """CPU seconds of each way of scoring."""
+    turn = number % len(case.ways)
+    return {way: _seconds(case, way) for way in (*case.ways[turn:], *case.ways[:turn])}
+
+
+def _seconds(case: Case, way: str) -> float:
+    start = time.process_time()
+    case.score(way)
+    return time.process_time() - start
+
+
+def _flat(scores: mha.HeadScores) -> Tensor:
+    return torch.cat(list(scores.scores.values()))
+
+
+def _line(name: str, way: str, share: Spread, seconds: float, scores: mha.HeadScores, exact: Tensor) -> str:
+    found, spent = _flat(scores), scores.spent
+    rank = spearmanr(found, exact).statistic
+    off = (found - exact).abs().max().item()
+    passes = math.ceil(spent.forward) if spent else 0
+    return (
+        f"{name:10} {way:8} {share.value:.3f} of whole passes [{share.low:.3f}, {share.high:.3f}]  {seconds:6.2f} s  "
+        f"{passes:5} forward {spent.backward if spent else 0:3} backward  Spearman {rank:.3f}  off by {off:.1e} at most"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The calls of a model's submodules in one pass, and what of them a replay needs."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[], Any]
+Versions = list[tuple[Tensor, int]]
+PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
+
+
+class NotReplayableError(Exception):
+    """A replay can't be trusted to do what the recorded pass did; says why. Never leaves the package."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a submodule in the recorded pass.
+
+    Attributes:
+        start, end: when it began and returned, on a clock that ticks at each.
+        before: how many calls of modules without submodules had returned when it began.
+        tensors: those of its output, with their versions when it returned; None where the output is of a kind that
+            may not be returned twice, such as a key/value cache.
+    """
+
+    module: nn.Module
+    start: int
+    before: int
+    end: int = 0
+    output: Any = None
+    tensors: Versions | None = None
+
+    def again(self) -> Any:
+        """The output once more: the same tensors, in containers of its own if a caller could change those."""
+        parts = self.output if isinstance(self.output, tuple) else (self.output,)
+        if all(isinstance(part, Tensor | None) for part in parts):
+            return self.output
+        return copy.deepcopy(self.output, {id(tensor): tensor for tensor, _ in self.tensors or ()})
+
+
+@dataclass(eq=False)
+class Start:
+    """Where a replay begins to compute.
+
+    Attributes:
+        projection: the first call of an output projection.
+        call: that one, or the attention module's around it, if all that it returns is the projection's output.
+        again: makes the projection's call with the arguments it had.
+        straight: what such an attention module returns, from `again` alone; None where `call` is the projection's.
+        tensors: the arguments, as `Call.tensors`.
+    """
+
+    projection: Call
+    call: Call
+    again: Run | None
+    tensors: Versions | None
+    straight: Run | None = None
+
+
+class Recorder:
+    """Handles the calls of one pass: makes them, and remembers what replays will return.
+
+    Of each block that is the output, and what the attention layer starts from: about four activations.
+
+    Args:
+        outputs: the output projections that replays will start from.
+    """
+
+    def __init__(self, outputs: Collection[nn.Module]) -> None:
+        self.starts: dict[Any, Start] = {}  # in the order of the pass
+        self._outputs = frozenset(outputs)
+        self._calls: list[Call] = []  # in the order in which they began
+        self._clock = 0
+        self._leaves = 0
+
+    def __call__(self, asked: "partial[Any]", forward: Run) -> Any:
+        module = cast(nn.Module, asked.func)
+        call, number = Call(module, self._tick(), self._leaves), len(self._calls)
+        self._calls.append(call)
+        if module in self._outputs and module not in self.starts:
+            self.starts[module] = Start(call, call, asked, versions_of((asked.args, asked.keywords)))
+        call.output = forward()
+        call.end = self._tick()
+        call.tensors = versions_of(call.output)
+        self._leaves += next(module.children(), None) is None
+        self._shorten(call)
+        self._forget(call, number)
+        return call.output
+
+    def share(self, output: nn.Module) -> float:
+        """How much of the pass a replay from there on makes, in calls of modules without submodules."""
+        return 1 - self.starts[output].projection.before / max(self._leaves, 1)
+
+    def script(self, output: nn.Module) -> list[tuple[Call, bool]]:
+        """The calls of a replay up to its start, in order, each with whether it returns at once what it returned."""
+        start = self.starts[output].call.start
+        script: list[tuple[Call, bool]] = []
+        until = 0
+        for call in self._calls:
+            if until < call.start <= start:
+                at_once = call.end < start and call.tensors is not None
+                script.append((call, at_once))
+                until = call.end if at_once else until
+        return script
+
+    def finish(self) -> None:
+        """Let go of what no replay returns.
+
+        Raises:
+            NotReplayableError: as `check`.
+        """
+        returned = {call for output in self.starts for call, at_once in self.script(output) if at_once}
+        for call in self._calls:
+            if call not in returned:
+                call.output, call.tensors = None, None if call.tensors is None else []
+        for start in self.starts.values():
+            if start.straight is None:
+                start.again = None
+            else:
+                start.projection.output, start.projection.tensors = None, None
+        self.check()
+
+    def check(self) -> None:
+        """
+        Raises:
+            NotReplayableError: what was recorded has been changed in place since.
+        """
+        for call in self._calls:
+            if not unchanged(call.tensors):
+                raise NotReplayableError(f"what a {type(call.module).__name__} returned was changed in place")
+        if not all(unchanged(start.tensors) for start in self.starts.values() if start.straight):
+            raise NotReplayableError("what an output projection reads was changed in place")
+
+    def held(self) -> list[Tensor]:
+        """What the record keeps alive."""
+        kept = [call.tensors for call in self._calls] + [start.tensors for start in self.starts.values() if start.again]
+        return list({id(tensor): tensor for tensors in kept for tensor, _ in tensors or ()}.values())
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _shorten(self, call: Call) -> None:
+        """Let a replay go straight to the projection within this call, where all it returns is that one's output."""
+        within = [start for start in self.starts.values() if start.projection.start > call.start]
+        if len(within) != 1 or within[0].tensors is None or not unchanged(within[0].projection.tensors):
+            return
+        (start,) = within
+        again, projected = start.again, start.projection.output
+        assert again is not None
+        if call.output is projected:
+            start.call, start.straight = call, again
+        elif type(call.output) is tuple and all(part is projected or part is None for part in call.output):
+            filled = [part is projected for part in call.output]
+            if sum(filled) == 1:
+                start.call, start.straight = call, lambda: tuple(again() if one else None for one in filled)
+
+    def _forget(self, call: Call, number: int) -> None:
+        """Drop the calls within a finished one that no replay makes: those after the last start."""
+        if call.tensors is not None:
+            starts = {start.call for start in self.starts.values()}
+            last = max(
+                (index for index in range(number, len(self._calls)) if self._calls[index] in starts), default=number
+            )
+            del self._calls[last + 1 :]
+
+
+def versions_of(value: Any) -> Versions | None:
+    """The tensors in a value, with the counts of their changes in place; None where it holds what can't be known."""
+    if isinstance(value, Tensor):
+        return [(value, value._version)]
+    if isinstance(value, PLAIN):
+        return []
+    if not isinstance(value, tuple | list | dict):
+        return None
+    parts = [versions_of(part) for part in (value.values() if isinstance(value, Mapping) else value)]
+    return None if None in parts else [pair for part in parts for pair in part or ()]
+
+
+def unchanged(tensors: Versions | None) -> bool:
+    return all(tensor._version == version for tensor, version in tensors or ())
