@@ -136,6 +136,7 @@ def _truth(it: Subject, _case: Case, _settings: Settings) -> Record:
         "passes": len(it.calibration),
         "halves": [{"scores": it.flat(scores), "examples": count(half)} for scores, half in zip(found, halves, strict=True)],
         "ends": ends,
+        "kind_heads": {kind: len(places) for kind, places in _kinds(it).items()},
         "kinds": {kind: {"0": _judged(it, _pruned_kind(it, kind, [0.0] * len(it.heads), 0))} for kind in _kinds(it)},
     }  # fmt: skip
 

@@ -213,7 +213,7 @@ def _planted(scenario: str, seed: int, quick: bool) -> Subject:
         metric="accuracy",
         build=plant.model,
         calibration=plant.batches(examples, 64, seed=2 * seed),
-        held_out=plant.batches(4 * examples, 512, seed=2 * seed + 1),
+        held_out=plant.batches(2 * examples, 512, seed=2 * seed + 1),
         loss=lambda model, batch: F.cross_entropy(model(batch.stream), batch.answers),
         per_example=per_example,
         planted={f"layers.{layer}": heads for layer, heads in plant.planted.items()},

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from bench.importance.cases import Case, run
 from bench.importance.records import FAILED, OK, write
@@ -117,9 +119,10 @@ def _team(directory: Path, settings: Settings) -> Iterator[_Team]:
     try:
         yield team
     finally:
-        for process in team.processes.values():
-            process.terminate()  # nothing is half written: files are renamed when whole
-        for process in team.processes.values():
+        for pipe, process in team.processes.items():
+            pipe.close()
+            if pipe in team.busy:
+                process.terminate()  # nothing is half written: files are renamed when whole
             process.join()
 
 
@@ -127,6 +130,7 @@ def _work(pipe: Connection, directory: Path, settings: Settings) -> None:
     """Do what comes over the pipe until it is closed, as it is when the other side ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own, of processes, would be left behind by one that is stopped
     while True:
         try:
             case = pipe.recv()
