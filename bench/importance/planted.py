@@ -216,7 +216,7 @@ def cancelling() -> Scenario:
 
 
 def relay() -> Scenario:
-    q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45, 4: 0.85}
+    q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45, 4: 0.9}
     first = [
         working(0, q[0]),
         Head(4, {OWN: weight_of_evidence(q[4])}, standing=6, writes=OTHER),

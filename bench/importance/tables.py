@@ -170,7 +170,7 @@ def planted(results: Results) -> pd.DataFrame:
                 continue
             counts = range(1, heads)
             sized = {kept: table.of_size(kept) for kept in counts}
-            right = {kept: _planted_in_best(table, sized[kept], plant) for kept in counts}
+            right = {kept: planted_in_best(table, sized[kept], plant) for kept in counts}
             for label in results.labels(subject):
                 masks = {kept: mask_of(results.scored(subject, seed, label)["plans"][str(kept)]) for kept in counts}
                 hits = [(masks[kept] & plant).bit_count() in right[kept] for kept in counts]
@@ -182,7 +182,7 @@ def planted(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "seed", "criterion", "right", "regret"])
 
 
-def _planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
+def planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
     """How many planted heads the best subsets keep; several numbers where they are tied."""
     best = table.losses[masks] <= table.losses[masks[0]] + TIE
     return {(int(mask) & plant).bit_count() for mask in masks[best]}
