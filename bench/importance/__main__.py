@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with locked(options.directory):
             return _run(options, arguments)
     except RunError as error:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return 2
 
 
@@ -55,14 +55,13 @@ def _end(options: Options, wanted: Sequence[Case], *, interrupted: bool) -> int:
     states = [records.get(case.id, {}).get("status") for case in wanted]
     for case, state in zip(wanted, states, strict=True):
         if state == FAILED:
-            print(f"failed: {case.id}: {records[case.id]['error'].strip().splitlines()[-1]}", file=sys.stderr)
+            _say(f"failed: {case.id}: {records[case.id]['error'].strip().splitlines()[-1]}")
     if interrupted:
-        again = "" if options.settings.quick is False else " --quick"
-        print(f"stopped; goes on with the same options and --run {options.directory}{again}", file=sys.stderr)
+        _say(f"stopped; goes on with the same options and --run {options.directory}")
         return 130
     if options.docs is not None:
         write_docs(options.docs, summary)
-    print(f"results: {options.directory}")
+    print(f"results: {options.directory}")  # noqa: T201
     return 1 if FAILED in states else 0
 
 
@@ -98,7 +97,9 @@ def _environment(options: Options, arguments: Sequence[str] | None) -> dict[str,
     path = options.directory / "environment.json"
     settings = options.settings.document()
     here = environment()
-    here["command"] = shlex.join(["python", "-m", "bench.importance", *(sys.argv[1:] if arguments is None else arguments)])
+    here["command"] = shlex.join(
+        ["python", "-m", "bench.importance", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     created, revisions = _now(), [here["revision"]]
     if path.exists():
         earlier = _earlier(path)
@@ -109,7 +110,7 @@ def _environment(options: Options, arguments: Sequence[str] | None) -> dict[str,
             )
         created, revisions = earlier["created"], list(dict.fromkeys([*earlier["revisions"], here["revision"]]))
         if len(revisions) > 1:
-            print(f"{options.directory} holds results of {len(revisions)} revisions of the code", file=sys.stderr)
+            _say(f"{options.directory} holds results of {len(revisions)} revisions of the code")
     head = {"schema": SCHEMA, "created": created, "finished": None, "interrupted": False}
     about = {**head, **here, "revisions": revisions, "settings": settings, "seeds": options.seeds}
     write_json(path, about, 2)
@@ -122,6 +123,10 @@ def _earlier(path: Path) -> dict[str, Any]:
         return {name: earlier[name] for name in ("settings", "created", "revisions")}
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not of an importance run ({error!r}); give another --run") from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 def _now() -> str:

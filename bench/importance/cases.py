@@ -121,9 +121,9 @@ def _subsets(it: Subject, case: Case, settings: Settings) -> Record:
 
 
 def _truth(it: Subject, _case: Case, _settings: Settings) -> Record:
-    """Leave-one-out on held-out data, of two halves to see how far it agrees with itself; and the ends of all curves."""
+    """Leave-one-out on held-out data, on two halves to see how far it agrees with itself; the ends of all curves."""
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
-    found = [mha.score(it.model, half, it.loss, "leave_one_out", progress=False) for half in halves]
+    found = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
     ends = {str(kept): _judged(it, _pruned(it, range(kept))) for kept in (0, len(it.heads))}
     return {
         "metric": it.metric,
@@ -134,7 +134,7 @@ def _truth(it: Subject, _case: Case, _settings: Settings) -> Record:
         "examples": count(it.held_out),
         "calibration": count(it.calibration),
         "passes": len(it.calibration),
-        "halves": [{"scores": it.flat(scores), "examples": count(half)} for scores, half in zip(found, halves, strict=True)],
+        "halves": [{"scores": it.flat(scores), "examples": examples} for scores, examples in found],
         "ends": ends,
         "kind_heads": {kind: len(places) for kind, places in _kinds(it).items()},
         "kinds": {kind: {"0": _judged(it, _pruned_kind(it, kind, [0.0] * len(it.heads), 0))} for kind in _kinds(it)},

@@ -120,9 +120,7 @@ def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
     return Curves(subject, counts, values, losses, draws)
 
 
-def _points(
-    results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]
-) -> tuple[Array, Array]:
+def _points(results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]) -> tuple[Array, Array]:
     """Every example's value (n, counts), and the losses (counts,)."""
     curve = results.truth(subject, seed)["ends"] | record["curve"]
     points = [curve[str(kept)] for kept in counts]
@@ -209,9 +207,7 @@ def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(
-    subject: str, label: str, kept: int, total: int, means: Array, both: Array, examples: Array
-) -> dict[str, Any]:
+def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Array, examples: Array) -> dict[str, Any]:
     return {
         "task": subject,
         "criterion": label,

@@ -41,12 +41,12 @@ def _merged(examples: Sequence[Any]) -> Any:
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    sizes = torch.tensor([part.shape for part in parts]).amax(dim=0) if parts[0].dim() else []
+    sizes = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
     return torch.stack([_padded(part, sizes) for part in parts])
 
 
 def _padded(part: Tensor, sizes: Sequence[int]) -> Tensor:
-    missing = [(0, int(size) - have) for size, have in zip(sizes, part.shape, strict=True)]
+    missing = [(0, size - have) for size, have in zip(sizes, part.shape, strict=True)]
     return F.pad(part, [number for pair in reversed(missing) for number in pair])
 
 

@@ -47,7 +47,7 @@ def unnoticed(one: Curves) -> list[Row]:
 
 
 def sensitive(results: Results, subject: str) -> list[Row]:
-    """What the metric loses when one kind of attention alone is pruned, and how much more where it is cross-attention."""
+    """What the metric loses when one kind of attention alone is pruned, and how much more where that is "cross"."""
     losses = _losses(results, subject)
     rows = []
     for label, kept in dict.fromkeys((label, kept) for label, kept, _ in losses):

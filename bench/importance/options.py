@@ -61,9 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     return Options(given.run, tuple(subjects), labels, seeds, given.jobs, settings, given.docs)
 
 
-def _several(
-    parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]
-) -> tuple[str, ...]:
+def _several(parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
     """The comma-separated words, each once and in the order of what is known; all where nothing is given."""
     if text is None:
         return tuple(known)

@@ -34,7 +34,7 @@ class Subject:
         build: the model, in eval mode; a new object each time.
         calibration, held_out: labelled batches, tuples of tensors with examples first; they share no example.
         loss: (model, batch) -> scalar, the mean over examples.
-        per_example: (model, batch) -> each example's loss (b,) and its value (b,); the metric is the mean of the values.
+        per_example: (model, batch) -> each example's loss (b,) and value (b,); the metric is the mean of the values.
         planted: layer name -> the heads it is about.
         kinds: layer name -> its kind of attention, where there are several kinds.
         rivals: heads per layer -> a smaller dense model trained like this one from scratch.
@@ -140,9 +140,7 @@ def _large(seed: int, quick: bool) -> Subject:
     return _digits(Digits(settings), "held_out", quick, rivals=(1,) if quick else (1, 2, 4), held_out=2000, batch=32)
 
 
-def _digits(
-    task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int
-) -> Subject:
+def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int) -> Subject:
     def per_example(model: nn.Module, rows: Any) -> tuple[Tensor, Tensor]:
         logits = task.forward(model, rows)
         losses = F.cross_entropy(logits.flatten(0, 1), rows.answers.flatten(), reduction="none")

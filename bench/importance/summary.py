@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +21,8 @@ NAMES = (
 )  # fmt: skip
 NOTHING = "–"
 STABLE_AT = 64  # examples, at which stability is told
+PLAIN = ("value", "low", "high")
+LOSS, MORE = "loss without ", "cross more "
 REFERENCES = (FLOOR, BEST, DENSE)
 Frames = Mapping[str, pd.DataFrame]
 
@@ -90,7 +93,7 @@ def plants(frames: Frames) -> str:
     tasks = list(dict.fromkeys(frame["task"]))
     labels = frame.groupby("criterion")["right"].mean().sort_values(ascending=False, kind="stable").index
     rows = [
-        [label, *(_number(_mean(frame, "right", task=task, criterion=label), ".2f") for task in tasks)]
+        [str(label), *(_number(_mean(frame, "right", task=task, criterion=label), ".2f") for task in tasks)]
         for label in labels
     ]
     title = "Planted: share of head counts at which as many of the planted heads are kept as by a best subset."
@@ -108,11 +111,11 @@ def subsets(frames: Frames) -> str:
     whole, drawn = frame[frame["draw"] == 0], frame[frame["draw"] > 0]
     mean = whole.groupby("criterion")[["regret", "regret_value", "place", "overlap"]].mean().sort_values("regret")
     rows = []
-    for label, row in mean.iterrows():
+    for label, row in zip(mean.index.map(str), _records(mean), strict=True):
         draws = drawn[drawn["criterion"] == label].groupby("draw")["regret"].mean()
         reach = f"{draws.min():.3f} to {draws.max():.3f}" if len(draws) else NOTHING
         numbers = [f"{row[name]:.3f}" for name in ("regret", "regret_value", "place", "overlap")]
-        rows.append([str(label), numbers[0], reach, *numbers[1:]])
+        rows.append([label, numbers[0], reach, *numbers[1:]])
     header = [
         "criterion", "regret (loss)", "over calibration samples", "regret (metric)", "better subsets", "overlap",
     ]  # fmt: skip
@@ -126,10 +129,11 @@ def rivals(frames: Frames) -> str:
         return ""
     rows = []
     chosen = _ranked(frames)[:1]
-    for row in frame[frame["criterion"] == RIVAL].itertuples(index=False):
-        same = frame[(frame["task"] == row.task) & (frame["heads_kept"] == row.heads_kept)].set_index("criterion")
-        others = [_point(same, label) for label in (*chosen, BEST, FLOOR)]
-        rows.append([row.task, f"{row.heads_kept} of {row.heads_total}", _point(same, RIVAL), *others])
+    for row in _records(frame[frame["criterion"] == RIVAL]):
+        same = [one for one in _records(frame) if all(one[key] == row[key] for key in ("task", "heads_kept"))]
+        points = {one["criterion"]: _estimate(one, "") for one in same}
+        cells = [points.get(label, NOTHING) for label in (RIVAL, *chosen, BEST, FLOOR)]
+        rows.append([row["task"], f"{row['heads_kept']} of {row['heads_total']}", *cells])
     return _table(["task", "heads", RIVAL, *chosen, BEST, "random, mean"], rows)
 
 
@@ -138,16 +142,16 @@ def sensitive(frames: Frames) -> str:
     frame = frame[(frame["finding"] == SENSITIVE)] if len(frame) else frame
     if frame.empty:
         return ""
-    verdicts = frame[frame["what"].str.startswith("cross more")]
-    answer = verdicts["holds"].value_counts().to_dict()
+    answer = frame.loc[frame["what"].str.startswith(MORE), "holds"].value_counts().to_dict()
     said = ", ".join(f"{answer.get(word, 0)} {word}" for word in ("yes", "no", "undecided"))
+    kinds = sorted(what.removeprefix(LOSS) for what in set(frame["what"]) if what.startswith(LOSS))
     rows = []
-    for key, group in frame[frame["what"].str.startswith("loss")].groupby(["criterion", "kept_fraction"], sort=False):
-        points = {row.what.removeprefix("loss without "): row for row in group.itertuples(index=False)}
-        both = verdicts[(verdicts["criterion"] == key[0]) & (verdicts["kept_fraction"] == key[1])]
-        holds = ", ".join(f"{row.what.removeprefix('cross more ')}: {row.holds}" for row in both.itertuples(index=False))
-        rows.append([key[0], f"{key[1]:.0%}", *(_triple(points[kind]) for kind in sorted(points)), holds])
-    kinds = sorted({what.removeprefix("loss without ") for what in frame["what"] if what.startswith("loss")})
+    for label, kept in dict.fromkeys((row["criterion"], row["kept_fraction"]) for row in _records(frame)):
+        same = {
+            row["what"]: row for row in _records(frame) if (row["criterion"], row["kept_fraction"]) == (label, kept)
+        }
+        holds = [f"{what.removeprefix(MORE)}: {row['holds']}" for what, row in same.items() if what.startswith(MORE)]
+        rows.append([label, f"{kept:.0%}", *(_estimate(same[LOSS + kind], "") for kind in kinds), ", ".join(holds)])
     header = ["heads chosen by", "of one kind kept", *(f"lost: {kind}" for kind in kinds), "cross loses more"]
     return f"Finding: {SENSITIVE}. Over all comparisons: {said}.\n\n{_table(header, rows)}"
 
@@ -160,7 +164,7 @@ def unnoticed(frames: Frames) -> str:
     frame = frame.assign(gone=1 - frame["kept_fraction"])
     wide = frame.pivot(index="criterion", columns="task", values="gone")
     wide = wide.loc[wide.mean(axis=1).sort_values(ascending=False, kind="stable").index]
-    rows = [[str(label), *(_number(value, ".0%") for value in row)] for label, row in wide.iterrows()]
+    rows = [[str(label), *(_number(float(value), ".0%") for value in row)] for label, row in wide.iterrows()]
     title = f"Finding: {UNNOTICED}. The largest share without which the interval of the metric's loss includes 0."
     return f"{title}\n\n{_table(['heads chosen by', *map(str, wide.columns)], rows)}"
 
@@ -214,7 +218,7 @@ def _seconds(frames: Frames, label: str) -> float | None:
 
 def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
     rows = cost[cost["criterion"] == label] if len(cost) else cost
-    return None if rows.empty else float(rows.loc[rows["forward"].idxmax(), column])
+    return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
 
 
 def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
@@ -228,22 +232,18 @@ def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
 
 
 def _share(areas: pd.DataFrame, task: str, label: str) -> str:
-    rows = areas[(areas["task"] == task) & (areas["criterion"] == label)]
-    if rows.empty or rows["share"].isna().any():
-        return NOTHING
-    row = rows.iloc[0]
-    return f"{row['share']:.2f} [{row['share_low']:.2f}, {row['share_high']:.2f}]"
+    rows = _records(areas[(areas["task"] == task) & (areas["criterion"] == label)])
+    return _estimate(rows[0], "share", ".2f") if rows and not pd.isna(rows[0]["share"]) else NOTHING
 
 
-def _point(rows: pd.DataFrame, label: str) -> str:
-    if label not in rows.index:
-        return NOTHING
-    return f"{rows.loc[label, 'value']:.3f} [{rows.loc[label, 'low']:.3f}, {rows.loc[label, 'high']:.3f}]"
+def _estimate(row: Mapping[str, Any], name: str, style: str = ".3f") -> str:
+    """A value and its interval; `name` is how its columns begin, "" for plain value, low and high."""
+    value, low, high = (row[column] for column in ((name, f"{name}_low", f"{name}_high") if name else PLAIN))
+    return f"{value:{style}} [{low:{style}}, {high:{style}}]"
 
 
-def _triple(row: object) -> str:
-    value, low, high = (getattr(row, name) for name in ("value", "low", "high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _number(value: float | None, style: str) -> str:

@@ -50,8 +50,7 @@ def scores(results: Results) -> pd.DataFrame:
             found |= {label: results.scored(subject, seed, label)["scores"] for label in results.labels(subject)}
             for label, row in found.items():
                 rows += [
-                    (subject, seed, label, layer, head, score)
-                    for (layer, head), score in zip(heads, row, strict=True)
+                    (subject, seed, label, layer, head, score) for (layer, head), score in zip(heads, row, strict=True)
                 ]
     return pd.DataFrame(rows, columns=["task", "seed", "criterion", "layer", "head", "score"])
 
@@ -64,7 +63,9 @@ def agreement(results: Results) -> pd.DataFrame:
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
         for seed in results.seeds(subject):
-            flat = {label: np.array(results.scored(subject, seed, label)["scores"]) for label in results.labels(subject)}
+            flat = {
+                label: np.array(results.scored(subject, seed, label)["scores"]) for label in results.labels(subject)
+            }
             plans = {label: results.scored(subject, seed, label)["plans"] for label in flat}
             truth = results.increases(subject, seed)
             flat[TRUTH], plans[TRUTH] = truth, _plans(truth, [int(kept) for kept in next(iter(plans.values()), ())])
@@ -176,9 +177,9 @@ def planted(results: Results) -> pd.DataFrame:
                 hits = [(masks[kept] & plant).bit_count() in right[kept] for kept in counts]
                 regret = [table.losses[masks[kept]] - table.losses[sized[kept][0]] for kept in counts]
                 rows.append((subject, seed, label, np.mean(hits), np.mean(regret)))
-            hits = [np.mean([(int(m) & plant).bit_count() in right[kept] for m in sized[kept]]) for kept in counts]
+            chance = [np.mean([(int(m) & plant).bit_count() in right[kept] for m in sized[kept]]) for kept in counts]
             regret = [(table.losses[sized[kept]] - table.losses[sized[kept][0]]).mean() for kept in counts]
-            rows.append((subject, seed, FLOOR, np.mean(hits), np.mean(regret)))
+            rows.append((subject, seed, FLOOR, np.mean(chance), np.mean(regret)))
     return pd.DataFrame(rows, columns=["task", "seed", "criterion", "right", "regret"])
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from reports.figures import Panel
 from reports.importance.load import Tables
 
-NOT_FIGURES = ("__main__", "load")
+NOT_FIGURES = ("__main__", "grid", "load")
 
 
 class FigureModule(Protocol):

@@ -17,9 +17,9 @@ def main() -> int:
     given = parser.parse_args()
     try:
         for line in write(given.run, given.output or given.run / "figures"):
-            print(line)
+            print(line)  # noqa: T201
     except ReportError as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

@@ -34,8 +34,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.set_xticks(range(size), labels=list(frame.columns), rotation=90)
     axes.set_yticks(range(size), labels=list(frame.index))
     axes.tick_params(length=0)
+    values = frame.to_numpy(float)
     for row, column in np.ndindex(size, size):
-        value = frame.iat[row, column]
+        value = values[row, column]
         text = "" if np.isnan(value) else f"{100 * value:.0f}"
         axes.text(
             column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.75 else "0.2"
@@ -50,8 +51,8 @@ def caption(frame: pd.DataFrame) -> str:
     found = frame[MOST].drop(MOST).dropna().sort_values(ascending=False)
     best, worst = (f"{found.index[place]} ({found.iloc[place]:.2f})" for place in (0, -1))
     return (
-        f"Nearest to what leaving a head out does on held-out data is {best}, farthest {worst}; one half of the held-out "
-        f"data beside the other agrees to {frame.loc[MOST, MOST]:.2f}."
+        f"Nearest to what leaving a head out does on held-out data is {best}, farthest {worst}; one half of the "
+        f"held-out data beside the other agrees to {frame[MOST][MOST]:.2f}."
     )
 
 

@@ -38,7 +38,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     figure = new_figure(13.0, 6.4)
     for axes, merit in zip(figure.subplots(1, 2, sharex=True), LABELS, strict=True):
         _scatter(axes, frame, merit)
-    figure.supxlabel("price: readings of the calibration set (a backward pass counts as two)")
+    figure.supxlabel("price: readings of the calibration set (a backward pass counts as two)", fontsize="medium")
     return figure
 
 
@@ -54,8 +54,9 @@ def _scatter(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
     if merit == "share":
         front = _front(frame)
         axes.plot(
-            front["readings"], front[merit], color=sns.color_palette("colorblind")[3], drawstyle="steps-post", zorder=2
-        )
+            front["readings"], front[merit], color=sns.color_palette("colorblind")[1], linewidth=1, alpha=0.7,
+            drawstyle="steps-post", zorder=1,
+        )  # fmt: skip
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xlim(-0.15, 12 * max(frame["readings"].max(), 1))
     ticks = [tick for tick in (0, 1, 3, 10, 30, 100, 300, 1000) if tick <= frame["readings"].max() * 1.5]
@@ -76,11 +77,12 @@ def _label(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
         start = rows["readings"].max()
         for row, height in zip(rows.itertuples(), heights, strict=True):
             axes.annotate(
-                row.criterion,
+                str(row.criterion),
                 (row.readings, getattr(row, merit)),
                 xytext=(start * 1.25 + 0.12, height),
                 fontsize=7,
                 va="center",
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0},
                 arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkB": 3},
             )
 

@@ -1,6 +1,5 @@
 """The metric at each head count: one small panel for each criterion, above what random plans do."""
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -10,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from reports.figures import Panel
+from reports.importance.grid import finish, small_panels
 from reports.importance.load import BEST, RANDOM, RIVAL, Tables
-from reports.style import GREY, INK, new_figure
-
-COLUMNS = 6
+from reports.style import GREY, INK
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
@@ -24,25 +22,16 @@ def panels(tables: Tables) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    criteria = _ranked(frame)
-    rows = math.ceil(len(criteria) / COLUMNS)
-    figure = new_figure(1.9 * COLUMNS, 0.9 + 1.75 * rows)
-    grid = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
-    for axes, criterion in zip(grid.flat, criteria, strict=False):
+    figure, places = small_panels(_ranked(frame), "kept heads (%)", "metric (%)")
+    for axes, criterion in places:
+        rows = frame[frame["criterion"] == criterion]
         _background(axes, frame)
-        _line(axes, frame[frame["criterion"] == criterion])
-        share = frame.loc[frame["criterion"] == criterion, "share"].iloc[0]
-        axes.set_title(f"{criterion}" + ("" if pd.isna(share) else f"  {share:.2f}"), fontsize=8)
-        axes.set(xlabel="", ylabel="")
-    for axes in grid.flat[len(criteria) :]:
-        axes.set_axis_off()
-    for axes in grid.flat:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    figure.supxlabel("kept heads (%)")
-    figure.supylabel("metric (%)")
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        _line(axes, rows)
+        share = rows["share"].iloc[0]
+        axes.text(0.96, 0.05, "" if pd.isna(share) else f"{share:.2f}", transform=axes.transAxes, ha="right")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        finish(figure, axes, criterion)
     return figure
 
 
@@ -51,8 +40,8 @@ def caption(frame: pd.DataFrame) -> str:
     shares = frame.drop_duplicates("criterion").set_index("criterion")["share"]
     ends = f"{criteria[0]} ({shares[criteria[0]]:.2f}) to {criteria[-1]} ({shares[criteria[-1]]:.2f})"
     return (
-        f"On {frame['task'].iloc[0]}, {len(criteria)} ways to choose heads, from {ends}: the number is the share of the "
-        "way from random plans (0) to a model that loses nothing (1), over all head counts."
+        f"On {frame['task'].iloc[0]}, {len(criteria)} ways to choose heads, from {ends}: the number is the share of "
+        "the way from random plans (0) to a model that loses nothing (1), over all head counts."
     )
 
 

@@ -39,7 +39,9 @@ def test_the_model_does_what_its_heads_are_said_to_do(name):
     scenario = SCENARIOS[name]()
     (batch,) = scenario.batches(11, 11, seed=3)
     logits = scenario.model().double()(batch.stream.double())
-    np.testing.assert_allclose(logits.detach().numpy(), by_hand(scenario, batch.stream.double().numpy()), atol=1e-6)  # weights are float32
+    np.testing.assert_allclose(
+        logits.detach().numpy(), by_hand(scenario, batch.stream.double().numpy()), atol=1e-6
+    )  # weights are float32
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -48,9 +50,7 @@ def test_places_show_the_right_class_as_often_as_they_should(name):
     (batch,) = scenario.batches(4000, 4000, seed=5)
     shown = batch.stream[:, :PLACES, planted.OWN : planted.OWN + CLASSES].argmax(dim=-1)
     right = (shown == batch.answers[:, None]).double().mean(dim=0)
-    expected = [
-        scenario.reliability.get(scenario.copies.get(place, place), 1 / CLASSES) for place in range(PLACES)
-    ]
+    expected = [scenario.reliability.get(scenario.copies.get(place, place), 1 / CLASSES) for place in range(PLACES)]
     np.testing.assert_allclose(right, expected, atol=0.03)
     for place, original in scenario.copies.items():
         assert (shown[:, place] == shown[:, original]).double().mean() > 0.99  # but for the noise

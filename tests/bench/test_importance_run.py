@@ -99,7 +99,9 @@ def test_what_is_stopped_goes_on(tmp_path, done, monkeypatch, capsys):
     assert len(done) == len(set(done)) == 4
 
 
-def test_a_criterion_that_raises_is_recorded_the_others_go_on_and_it_is_tried_again(tmp_path, done, monkeypatch, capsys):
+def test_a_criterion_that_raises_is_recorded_the_others_go_on_and_it_is_tried_again(
+    tmp_path, done, monkeypatch, capsys
+):
     counted = work.run
 
     def broken(case, settings):
@@ -174,7 +176,7 @@ def test_whatever_criterion_there_is_takes_part():
     assert "digits-s0-stability-shapley" not in ids  # scored again and again, on many heads
 
 
-def dies(pipe, directory, settings):
+def dies(pipe, _directory, _settings):
     pipe.recv()
     os._exit(3)
 
@@ -212,5 +214,5 @@ def test_the_page_gets_the_results_between_its_markers(tmp_path):
     write_docs(page, "newer\n")
     assert page.read_text() == f"before\n{START}\n\nnewer\n\n{END}\nafter\n"
     page.write_text("no markers")
-    with pytest.raises(Exception, match="expected the lines .*, between which the results are written"):
+    with pytest.raises(Exception, match=r"expected the lines .*, between which the results are written"):
         write_docs(page, "new")
