@@ -1,0 +1,137 @@
+"""python -m bench.importance: do what is not done yet, then write the tables."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.environment import environment
+from bench.importance.cases import Case, cases
+from bench.importance.options import Options, parse
+from bench.importance.records import FAILED, OK, SCHEMA, RunError, locked, read, write_json
+from bench.importance.summary import write_docs, write_summary
+from bench.importance.tables import write_tables
+from bench.importance.work import do_all
+
+BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 if a case failed, 2 if the directory can't be used, 130 if interrupted."""
+    options = parse(arguments)
+    try:
+        with locked(options.directory):
+            return _run(options, arguments)
+    except RunError as error:
+        _say(str(error))
+        return 2
+
+
+def _run(options: Options, arguments: Sequence[str] | None) -> int:
+    wanted = cases(options.settings, options.subjects, options.labels, options.seeds)
+    about = _environment(options, arguments)
+    before = read(options.directory)
+    left = [case for case in wanted if before.get(case.id, {}).get("status") != OK]
+    interrupted = False
+    try:
+        with _Progress(wanted, left) as progress:
+            do_all(options.directory, left, options.settings, options.jobs, progress.done)
+    except KeyboardInterrupt:
+        interrupted = True
+    write_json(options.directory / "environment.json", {**about, "finished": _now(), "interrupted": interrupted}, 2)
+    return _end(options, wanted, interrupted=interrupted)
+
+
+def _end(options: Options, wanted: Sequence[Case], *, interrupted: bool) -> int:
+    """Tables and summary of all that there is, and what failed."""
+    records = read(options.directory)
+    write_tables(options.directory, records)
+    summary = write_summary(options.directory)
+    states = [records.get(case.id, {}).get("status") for case in wanted]
+    for case, state in zip(wanted, states, strict=True):
+        if state == FAILED:
+            _say(f"failed: {case.id}: {records[case.id]['error'].strip().splitlines()[-1]}")
+    if interrupted:
+        _say(f"stopped; goes on with the same options and --run {options.directory}")
+        return 130
+    if options.docs is not None:
+        write_docs(options.docs, summary)
+    print(f"results: {options.directory}")  # noqa: T201
+    return 1 if FAILED in states else 0
+
+
+class _Progress:
+    """What has been done of all, on stderr, and about how long the rest takes."""
+
+    def __init__(self, wanted: Sequence[Case], left: Sequence[Case]) -> None:
+        self._total, self._finished = len(wanted), len(wanted) - len(left)
+        self._bar = tqdm(total=round(sum(case.seconds for case in left), 1), bar_format=BAR, file=sys.stderr)
+        self._say("")
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def done(self, case: Case, outcome: Mapping[str, Any]) -> None:
+        self._finished += 1
+        self._say(case.id if outcome["status"] == OK else f"FAILED {case.id}")
+        self._bar.update(case.seconds)
+
+    def _say(self, what: str) -> None:
+        self._bar.set_description_str(f"{self._finished} of {self._total} {what}", refresh=False)
+
+
+def _environment(options: Options, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """What `environment.json` says while the run is going on; written.
+
+    Raises:
+        RunError: the directory was begun with other settings, or is something else's.
+    """
+    path = options.directory / "environment.json"
+    settings = options.settings.document()
+    here = environment()
+    here["command"] = shlex.join(
+        ["python", "-m", "bench.importance", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    created, revisions = _now(), [here["revision"]]
+    if path.exists():
+        earlier = _earlier(path)
+        if earlier["settings"] != settings:
+            raise RunError(
+                f"{options.directory} was begun with other settings ({earlier['settings']}); results of different "
+                "settings can't stand in one table: give another --run"
+            )
+        created, revisions = earlier["created"], list(dict.fromkeys([*earlier["revisions"], here["revision"]]))
+        if len(revisions) > 1:
+            _say(f"{options.directory} holds results of {len(revisions)} revisions of the code")
+    head = {"schema": SCHEMA, "created": created, "finished": None, "interrupted": False}
+    about = {**head, **here, "revisions": revisions, "settings": settings, "seeds": options.seeds}
+    write_json(path, about, 2)
+    return about
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        return {name: earlier[name] for name in ("settings", "created", "revisions")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not of an importance run ({error!r}); give another --run") from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

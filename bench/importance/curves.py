@@ -1,0 +1,290 @@
+"""The metric at each head count, the area beneath it, and their intervals.
+
+Areas are means of the metric over the kept fraction, from no head to all of them. They are made comparable between
+tasks as a share: 0 is what random plans keep on average, 1 a model that loses nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.integrate import trapezoid
+
+from bench.importance.records import unpack
+from bench.importance.results import BEST, RIVAL, Array, Results, mask_of
+from bench.importance.variants import FLOOR
+
+RESAMPLES = 2000
+DENSE = "dense"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Of one task.
+
+    Attributes:
+        counts: head counts, from none to all.
+        values: label -> for each seed (n, counts): each example's value.
+        losses: label -> (counts,), the mean over seeds.
+        draws: head count -> the metric of each random plan; where there are few heads, of each plan there is.
+    """
+
+    subject: str
+    counts: tuple[int, ...]
+    values: dict[str, list[Array]]
+    losses: dict[str, Array]
+    draws: dict[int, Array]
+
+    @property
+    def fractions(self) -> Array:
+        return np.array(self.counts) / self.counts[-1]
+
+
+def curves(results: Results) -> list[Curves]:
+    """Of every trained task that has enough to draw them."""
+    found = [curves_of(results, subject) for subject in results.of_section("exhaustive", "held_out")]
+    return [one for one in found if one is not None]
+
+
+def curves_of(results: Results, subject: str) -> Curves | None:
+    """None where the task has too little to draw a curve."""
+    seeds = results.seeds(subject)
+    exhaustive = [results.subsets(subject, seed) for seed in seeds]
+    if all(found is not None for found in exhaustive):
+        return _looked_up(results, subject, seeds)
+    if results.about(subject)["section"] == "held_out" and results.labels(subject):
+        return _measured(results, subject, seeds)
+    return None
+
+
+def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
+    """From the values under every subset."""
+    total = len(results.about(subject)["heads"])
+    counts = tuple(range(total + 1))
+    masks: dict[str, list[list[int]]] = {}
+    for label in results.labels(subject):
+        plans = [results.scored(subject, seed, label)["plans"] for seed in seeds]
+        masks[label] = [[mask_of(plan[str(kept)]) for kept in counts] for plan in plans]
+    every = [results.subsets(subject, seed) for seed in seeds]
+    tables = [table for table in every if table is not None]
+    masks[BEST] = [[int(table.of_size(kept)[0]) for kept in counts] for table in tables]
+    masks[DENSE] = [[2**total - 1] * len(counts) for _ in tables]
+    values = {
+        label: [table.values[chosen].T.astype(float) for table, chosen in zip(tables, rows, strict=True)]
+        for label, rows in masks.items()
+    }
+    losses = {
+        label: np.mean([table.losses[chosen] for table, chosen in zip(tables, rows, strict=True)], axis=0)
+        for label, rows in masks.items()
+    }
+    sized = [[table.of_size(kept) for kept in counts] for table in tables]
+    values[FLOOR] = [
+        np.stack([table.values[masks].mean(axis=0) for masks in rows], axis=1)
+        for table, rows in zip(tables, sized, strict=True)
+    ]
+    losses[FLOOR] = np.mean(
+        [[table.losses[masks].mean() for masks in rows] for table, rows in zip(tables, sized, strict=True)], axis=0
+    )
+    draws = {
+        kept: np.concatenate([table.metric[rows[kept]] for table, rows in zip(tables, sized, strict=True)])
+        for kept in counts
+    }
+    return Curves(subject, counts, values, losses, draws)
+
+
+def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
+    """From the plans that were pruned and evaluated."""
+    plans = results.scored(subject, seeds[0], results.labels(subject)[0])["plans"]
+    counts = tuple(sorted(map(int, plans)))
+    values, losses = {}, {}
+    for label in results.labels(subject):
+        found = [_points(results, subject, seed, results.scored(subject, seed, label), counts) for seed in seeds]
+        values[label] = [points for points, _ in found]
+        losses[label] = np.mean([loss for _, loss in found], axis=0)
+    ends = [results.truth(subject, seed)["ends"][str(counts[-1])] for seed in seeds]
+    values[DENSE] = [np.repeat(unpack(end["values"])[:, None], len(counts), axis=1) for end in ends]
+    losses[DENSE] = np.full(len(counts), np.mean([end["loss"] for end in ends]))
+    random = [
+        [_points(results, subject, seed, draw, counts) for draw in results.draws(subject, seed)] for seed in seeds
+    ]
+    draws = {}
+    if all(random):
+        values[FLOOR] = [np.mean([points for points, _ in found], axis=0) for found in random]
+        losses[FLOOR] = np.mean([loss for found in random for _, loss in found], axis=0)
+        metric = np.array([points.mean(axis=0) for found in random for points, _ in found])
+        draws = {kept: metric[:, place] for place, kept in enumerate(counts)}
+    return Curves(subject, counts, values, losses, draws)
+
+
+def _points(results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]) -> tuple[Array, Array]:
+    """Every example's value (n, counts), and the losses (counts,)."""
+    curve = results.truth(subject, seed)["ends"] | record["curve"]
+    points = [curve[str(kept)] for kept in counts]
+    return np.stack([unpack(point["values"]) for point in points], axis=1), np.array([p["loss"] for p in points])
+
+
+def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
+    """(RESAMPLES, columns) means of resampled examples, of resampled seeds.
+
+    The same examples and seeds are drawn each time, so that differences between replicates are paired.
+
+    Args:
+        values: for each seed (n, columns).
+        over_seeds: whether seeds are drawn too; else all count.
+    """
+    by_seed = np.stack([_resampled(rows, seed) for seed, rows in enumerate(values)])  # (seeds, resamples, columns)
+    if not over_seeds:
+        return np.asarray(by_seed.mean(axis=0))
+    chosen = np.random.default_rng(0).integers(len(values), size=(len(values), RESAMPLES))
+    return np.asarray(np.mean([by_seed[row, np.arange(RESAMPLES)] for row in chosen], axis=0))
+
+
+def _resampled(rows: Array, seed: int) -> Array:
+    """(RESAMPLES, columns) means of the rows (n, columns), drawn with replacement."""
+    count = len(rows)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return np.asarray(weights @ rows / count)
+
+
+def interval(samples: Array) -> tuple[float, float]:
+    """Where 95 % of them lie; NaN where one is."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def over_seeds(means: Array) -> tuple[float, float]:
+    """The 95 % interval of the mean by Student's t over training seeds; NaN of one seed."""
+    if len(means) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
+    return float(np.mean(means) - half), float(np.mean(means) + half)
+
+
+def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
+    """The metric at each head count, with the difference to the dense model on the same examples."""
+    rows: list[dict[str, Any]] = []
+    for one in all_curves:
+        for label in one.values:
+            if label != DENSE:
+                rows += _curve(one, label)
+        rows += _rivals(results, one.subject, one.counts[-1])
+    return pd.DataFrame(rows)
+
+
+def _curve(one: Curves, label: str) -> list[dict[str, Any]]:
+    values, dense = one.values[label], one.values[DENSE]
+    lost = [mine - its for mine, its in zip(values, dense, strict=True)]
+    lost_examples = replicates(lost, over_seeds=False)
+    both, examples = replicates(values), replicates(values, over_seeds=False)
+    rows = []
+    for place, kept in enumerate(one.counts):
+        means = np.array([found[:, place].mean() for found in values])
+        row = _row(one.subject, label, kept, one.counts[-1], means, both[:, place], examples[:, place])
+        row |= {"loss": one.losses[label][place], "difference": np.mean([found[:, place].mean() for found in lost])}
+        row |= _bounds("difference", interval(lost_examples[:, place]))
+        row |= _bounds("draws", interval(one.draws[kept]) if label == FLOOR else (np.nan, np.nan))
+        rows.append(row)
+    return rows
+
+
+def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
+    """Smaller dense models trained from scratch."""
+    found: dict[int, list[Any]] = {}
+    for seed in results.seeds(subject):
+        for _, record in results.details(subject, seed, "rival"):
+            found.setdefault(record["heads_kept"], []).append(record)
+    rows = []
+    for kept, records in sorted(found.items()):
+        values = [unpack(record["values"])[:, None] for record in records]
+        means = np.array([value.mean() for value in values])
+        both, examples = replicates(values)[:, 0], replicates(values, over_seeds=False)[:, 0]
+        loss = float(np.mean([record["loss"] for record in records]))
+        rows.append({**_row(subject, RIVAL, kept, total, means, both, examples), "loss": loss})
+    return rows
+
+
+def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Array, examples: Array) -> dict[str, Any]:
+    return {
+        "task": subject,
+        "criterion": label,
+        "heads_kept": kept,
+        "heads_total": total,
+        "kept_fraction": kept / total,
+        "value": means.mean(),
+        **_bounds("", interval(both)),
+        **_bounds("examples", interval(examples)),
+        **_bounds("seeds", over_seeds(means)),
+        "seeds": len(means),
+    }
+
+
+def _bounds(name: str, bounds: tuple[float, float]) -> dict[str, float]:
+    start = f"{name}_" if name else ""
+    return {f"{start}low": bounds[0], f"{start}high": bounds[1]}
+
+
+def areas(one: Curves) -> dict[str, list[Array]]:
+    """Label -> for each seed (n,): each example's mean over the kept fraction, by the trapezoidal rule."""
+    return {
+        label: [trapezoid(found, one.fractions, axis=1) for found in values] for label, values in one.values.items()
+    }
+
+
+def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
+    """The area under each curve, and the share of the way from random plans to a model that loses nothing.
+
+    The rows of task "all" are means of the shares over the tasks.
+    """
+    rows: list[dict[str, Any]] = []
+    shares: dict[str, list[tuple[float, Array]]] = {}
+    for one in all_curves:
+        found = areas(one)
+        resampled = {label: _replicates(mine, over_seeds=True) for label, mine in found.items()}
+        means = {label: np.array([area.mean() for area in mine]) for label, mine in found.items()}
+        for label, mine in found.items():
+            row = {"task": one.subject, "criterion": label, "area": means[label].mean(), "seeds": len(means[label])}
+            row |= _bounds("area", interval(resampled[label]))
+            row |= _bounds("examples", interval(_replicates(mine, over_seeds=False)))
+            row |= _bounds("seeds", over_seeds(means[label]))
+            row |= _bounds("calibration", _calibration(results, one, label))
+            if FLOOR in found:
+                share = float(_share(*(means[name].mean() for name in (label, FLOOR, DENSE))))
+                samples = _share(*(resampled[name] for name in (label, FLOOR, DENSE)))
+                row |= {"share": share, **_bounds("share", interval(samples))}
+                shares.setdefault(label, []).append((share, samples))
+            rows.append(row)
+    for label, several in shares.items():
+        if len(several) == len(all_curves):
+            mean = float(np.mean([share for share, _ in several]))
+            bounds = interval(np.mean([samples for _, samples in several], axis=0))
+            rows.append({"task": ALL, "criterion": label, "share": mean, **_bounds("share", bounds)})
+    return pd.DataFrame(rows)
+
+
+def _share(area: Any, random: Any, dense: Any) -> Any:
+    """NaN where pruning at random loses nothing."""
+    span = np.where(dense == random, np.nan, dense - random)
+    return (area - random) / span
+
+
+def _replicates(areas: Sequence[Array], *, over_seeds: bool) -> Array:
+    return replicates([area[:, None] for area in areas], over_seeds=over_seeds)[:, 0]
+
+
+def _calibration(results: Results, one: Curves, label: str) -> tuple[float, float]:
+    """The smallest and the largest area, the mean over seeds, of resampled calibration sets and the set itself."""
+    found = []
+    for seed in results.seeds(one.subject):
+        table = results.subsets(one.subject, seed)
+        record = dict(results.details(one.subject, seed, "resamples", label)).get(label)
+        if table is None or record is None:
+            return float("nan"), float("nan")
+        plans = [draw["plans"] for draw in (results.scored(one.subject, seed, label), *record["draws"])]
+        metric = [[table.metric[mask_of(plan[str(kept)])] for kept in one.counts] for plan in plans]
+        found.append(trapezoid(metric, one.fractions, axis=1))
+    draws = np.mean(found, axis=0)
+    return float(draws.min()), float(draws.max())

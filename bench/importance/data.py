@@ -1,0 +1,54 @@
+"""Examples out of batches, and batches out of examples: for calibration sets of other sizes and other draws."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def count(batches: Sequence[Any]) -> int:
+    """How many examples the batches have together."""
+    return sum(len(batch[0]) for batch in batches)
+
+
+def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
+    """The examples of those numbers, in that order, `size` at a time.
+
+    Args:
+        batches: tuples of tensors with examples first. Sequences padded to different lengths are padded to the longest
+            with zeros.
+    """
+    ends = torch.tensor([len(batch[0]) for batch in batches]).cumsum(0)
+    places = [int(torch.searchsorted(ends, row, right=True)) for row in rows]
+    starts = [0, *ends.tolist()]
+    examples = [_example(batches[place], row - starts[place]) for place, row in zip(places, rows, strict=True)]
+    return [_merged(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+def repeat(batch: Any, times: int) -> Any:
+    """All examples of the batch, then all again, …"""
+    return _like(batch, [part.repeat(times, *(1,) * (part.dim() - 1)) for part in batch])
+
+
+def _example(batch: Any, row: int) -> Any:
+    return _like(batch, [part[row] for part in batch])
+
+
+def _merged(examples: Sequence[Any]) -> Any:
+    return _like(examples[0], [_stacked(parts) for parts in zip(*examples, strict=True)])
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    sizes = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
+    return torch.stack([_padded(part, sizes) for part in parts])
+
+
+def _padded(part: Tensor, sizes: Sequence[int]) -> Tensor:
+    missing = [(0, size - have) for size, have in zip(sizes, part.shape, strict=True)]
+    return F.pad(part, [number for pair in reversed(missing) for number in pair])
+
+
+def _like(batch: Any, parts: Sequence[Tensor]) -> Any:
+    return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)

@@ -1,0 +1,73 @@
+"""The command line of the importance experiments."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.importance.settings import FULL, QUICK, Settings
+from bench.importance.subjects import names, section_of
+from bench.importance.variants import variants
+
+SECTIONS = ("exhaustive", "planted", "held_out")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for, checked."""
+
+    directory: Path
+    subjects: tuple[str, ...]
+    labels: tuple[str, ...]
+    seeds: int
+    jobs: int
+    settings: Settings
+    docs: Path | None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """
+    Raises:
+        SystemExit: a value that is not possible; says which ones are.
+    """
+    parser = argparse.ArgumentParser(
+        prog="nox -s importance --",
+        allow_abbrev=False,
+        description="Judge every importance criterion by what is known to be true. Can be stopped at any time: the "
+        "same command with the same --run goes on where it stopped.",
+    )
+    known = tuple(variants())
+    default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("--run", type=Path, default=default, metavar="DIR", help="default: runs/importance-<UTC>")
+    parser.add_argument("--only", metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}; default: all")
+    parser.add_argument("--tasks", metavar="NAMES", help=f"of {', '.join(names())}; default: all")
+    parser.add_argument("--criteria", metavar="NAMES", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument("--seeds", type=int, metavar="N", help="models trained of each task; default: 3")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, one thread each; default: 2")
+    parser.add_argument("--quick", action="store_true", help="tiny models: to see that everything runs")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="write the results between the markers of this page")
+    given = parser.parse_args(arguments)
+    seeds = given.seeds if given.seeds is not None else 1 if given.quick else 3
+    for flag, number in (("--seeds", seeds), ("--jobs", given.jobs)):
+        if number < 1:
+            parser.error(f"{flag}: expected a whole number from 1 up, got {number}")
+    sections = _several(parser, "--only", given.only, SECTIONS)
+    subjects = [name for name in _several(parser, "--tasks", given.tasks, names()) if section_of(name) in sections]
+    if not subjects:
+        parser.error(f"--tasks: none of {given.tasks} is in {', '.join(sections)}")
+    labels = _several(parser, "--criteria", given.criteria, known)
+    settings = QUICK if given.quick else FULL
+    return Options(given.run, tuple(subjects), labels, seeds, given.jobs, settings, given.docs)
+
+
+def _several(parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The comma-separated words, each once and in the order of what is known; all where nothing is given."""
+    if text is None:
+        return tuple(known)
+    words = {word.strip() for word in text.split(",") if word.strip()}
+    if unknown := sorted(words - set(known)):
+        parser.error(f"{flag}: unknown {', '.join(unknown)}; choose from {', '.join(known)}")
+    if not words:
+        parser.error(f"{flag}: expected one name or several, separated by commas, got {text!r}")
+    return tuple(name for name in known if name in words)

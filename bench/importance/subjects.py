@@ -1,0 +1,227 @@
+"""What criteria are tried on: trained tasks, and models built by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mha
+from bench.importance import planted
+from bench.tasks.dates import Dates
+from bench.tasks.dates import Settings as DatesSettings
+from bench.tasks.digits import Digits
+from bench.tasks.digits import Settings as DigitsSettings
+
+Section = Literal["exhaustive", "planted", "held_out"]
+PerExample = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+
+SMALL = DigitsSettings(
+    places=4, patches=1, width=32, hidden=64, layers=3, heads=4, head_dim=8, steps=1500, distortions=8
+)
+EVERY_SUBSET = 12  # heads at most, for every subset of them to be evaluated
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its data.
+
+    Attributes:
+        metric: what the values of `per_example` are, as a reader would call it.
+        build: the model, in eval mode; a new object each time.
+        calibration, held_out: labelled batches, tuples of tensors with examples first; they share no example.
+        loss: (model, batch) -> scalar, the mean over examples.
+        per_example: (model, batch) -> each example's loss (b,) and value (b,); the metric is the mean of the values.
+        planted: layer name -> the heads it is about.
+        kinds: layer name -> its kind of attention, where there are several kinds.
+        rivals: heads per layer -> a smaller dense model trained like this one from scratch.
+        grid: head counts at which the metric is taken; all of them where every subset is evaluated.
+        about: one sentence.
+    """
+
+    name: str
+    section: Section
+    metric: str
+    build: Callable[[], nn.Module]
+    calibration: Sequence[Any]
+    held_out: Sequence[Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    per_example: PerExample
+    planted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    rivals: Mapping[int, Callable[[], nn.Module]] = field(default_factory=dict)
+    steps: int = 8
+    about: str = ""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return self.build()
+
+    @cached_property
+    def heads(self) -> tuple[tuple[str, int], ...]:
+        """Layer and number of every head, in the order in which all else counts them."""
+        layers = mha.find_attention(self.model)
+        return tuple((name, head) for name, layer in layers.items() for head in layer.heads)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every subset of heads is evaluated."""
+        return len(self.heads) <= EVERY_SUBSET
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Head counts at which the metric is taken, from none to all."""
+        total = len(self.heads)
+        steps = total if self.exhaustive else self.steps
+        return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
+
+    def plan(self, kept: Sequence[int]) -> mha.HeadPlan:
+        """The plan that keeps the heads of those positions in `heads`."""
+        keep: dict[str, list[int]] = {name: [] for name, _ in self.heads}
+        for position in kept:
+            name, head = self.heads[position]
+            keep[name].append(head)
+        return mha.HeadPlan(keep)
+
+    def positions(self, plan: mha.HeadPlan) -> list[int]:
+        """The positions in `heads` that the plan keeps."""
+        return [place for place, (name, head) in enumerate(self.heads) if head in plan.keep[name]]
+
+    def flat(self, scores: mha.HeadScores) -> list[float]:
+        """The scores in the order of `heads`."""
+        return [scores.scores[name][scores.heads[name].index(head)].item() for name, head in self.heads]
+
+    def evaluate(self, model: nn.Module) -> tuple[float, Tensor]:
+        """The held-out loss, and the value of every held-out example (n,)."""
+        with torch.inference_mode():
+            losses, values = zip(*(self.per_example(model, batch) for batch in self.held_out), strict=True)
+        return torch.cat(losses).double().mean().item(), torch.cat(values)
+
+
+def names() -> tuple[str, ...]:
+    """All subjects, the slow ones last."""
+    return tuple(_SUBJECTS)
+
+
+def section_of(name: str) -> Section:
+    return _SUBJECTS[name][0]
+
+
+def subject(name: str, seed: int, *, quick: bool = False) -> Subject:
+    """The subject of that name.
+
+    Args:
+        seed: of the training, and of the data where they are generated.
+        quick: a model that is too small and hardly trained, and few examples: to see that everything runs.
+    """
+    return _SUBJECTS[name][1](seed, quick)
+
+
+class Small(Digits):
+    """`digits` with rows of four whole images, and so few heads that every subset of them can be evaluated."""
+
+    name = "small"
+
+
+def _small(seed: int, quick: bool) -> Subject:
+    settings = replace(SMALL, seed=seed)
+    if quick:
+        settings = replace(settings, layers=2, heads=2, steps=30, distortions=1)
+    return _digits(Small(settings), "exhaustive", quick, rivals=(1,) if quick else (1, 2, 3), held_out=1000, batch=64)
+
+
+def _large(seed: int, quick: bool) -> Subject:
+    settings = DigitsSettings(seed=seed)
+    if quick:
+        settings = replace(settings, width=32, hidden=32, layers=3, heads=5, head_dim=4, steps=30, distortions=1)
+    return _digits(Digits(settings), "held_out", quick, rivals=(1,) if quick else (1, 2, 4), held_out=2000, batch=32)
+
+
+def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int) -> Subject:
+    def per_example(model: nn.Module, rows: Any) -> tuple[Tensor, Tensor]:
+        logits = task.forward(model, rows)
+        losses = F.cross_entropy(logits.flatten(0, 1), rows.answers.flatten(), reduction="none")
+        return losses.reshape(rows.answers.shape).mean(dim=1), (logits.argmax(-1) == rows.answers).float().mean(dim=1)
+
+    smaller = {heads: type(task)(replace(task.settings, heads=heads)).model for heads in rivals}
+    calibration, evaluation = (64, 150) if quick else (512, held_out)
+    return Subject(
+        name=task.name,
+        section=section,
+        metric=task.metric,
+        build=task.model,
+        calibration=task.rows("calibration", calibration).batches(batch),
+        held_out=task.rows("evaluation", evaluation).batches(250),
+        loss=task.loss,
+        per_example=per_example,
+        rivals=smaller,
+        about=f"{(type(task).__doc__ or '').strip()} {task.settings.layers} layers × {task.settings.heads} heads.",
+    )
+
+
+def _dates(seed: int, quick: bool) -> Subject:
+    settings = DatesSettings(seed=seed)
+    if quick:
+        settings = replace(
+            settings, width=32, num_heads=3, encoder_layers=2, decoder_layers=2, feed_forward=32, steps=20,
+            calibration_batches=2, evaluation_examples=150,
+        )  # fmt: skip
+    task = Dates(settings)
+
+    def per_example(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits = task.forward(model, batch)
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), reduction="none")
+        right = (logits.argmax(dim=-1) == batch.target).all(dim=1)
+        return losses.reshape(batch.target.shape).mean(dim=1), right.float()
+
+    kinds = {f"encoder.{index}.self_attention": "encoder" for index in range(settings.encoder_layers)}
+    for index in range(settings.decoder_layers):
+        kinds[f"decoder.{index}.self_attention"] = "decoder"
+        kinds[f"decoder.{index}.cross_attention"] = "cross"
+    return Subject(
+        name=task.name,
+        section="held_out",
+        metric=task.metric,
+        build=task.model,
+        calibration=task.calibration(),
+        held_out=task.evaluation,
+        loss=task.loss,
+        per_example=per_example,
+        kinds=kinds,
+        steps=12,
+        about="Dates as people write them, rewritten as ISO 8601.",
+    )
+
+
+def _planted(scenario: str, seed: int, quick: bool) -> Subject:
+    plant = planted.SCENARIOS[scenario]()
+    examples = 64 if quick else 512
+
+    def per_example(model: nn.Module, batch: planted.Batch) -> tuple[Tensor, Tensor]:
+        logits = model(batch.stream)
+        losses = F.cross_entropy(logits, batch.answers, reduction="none")
+        return losses, (logits.argmax(-1) == batch.answers).float()
+
+    return Subject(
+        name=f"planted_{scenario}",
+        section="planted",
+        metric="accuracy",
+        build=plant.model,
+        calibration=plant.batches(examples, 64, seed=2 * seed),
+        held_out=plant.batches(2 * examples, 512, seed=2 * seed + 1),
+        loss=lambda model, batch: F.cross_entropy(model(batch.stream), batch.answers),
+        per_example=per_example,
+        planted={f"layers.{layer}": heads for layer, heads in plant.planted.items()},
+        about=plant.about,
+    )
+
+
+_SUBJECTS: dict[str, tuple[Section, Callable[[int, bool], Subject]]] = {
+    **{f"planted_{name}": ("planted", partial(_planted, name)) for name in planted.SCENARIOS},
+    "small": ("exhaustive", _small),
+    "digits": ("held_out", _large),
+    "dates": ("held_out", _dates),
+}

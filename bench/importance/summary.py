@@ -1,0 +1,267 @@
+"""What a run says in the end: which criterion to trust, at which price. Made from nothing but its tables."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.importance.curves import ALL, DENSE
+from bench.importance.findings import SENSITIVE, UNNOTICED
+from bench.importance.records import RunError
+from bench.importance.results import BEST, RIVAL
+from bench.importance.tables import TRUTH
+from bench.importance.variants import FLOOR
+from mha.files import appears_whole
+
+START, END = "<!-- results: written by nox -s importance -->", "<!-- end of the results -->"
+NAMES = (
+    "scores", "agreement", "curves", "areas", "exhaustive", "planted", "stability", "cost", "findings",
+)  # fmt: skip
+NOTHING = "–"
+STABLE_AT = 64  # examples, at which stability is told
+PLAIN = ("value", "low", "high")
+LOSS, MORE = "loss without ", "cross more "
+REFERENCES = (FLOOR, BEST, DENSE)
+Frames = Mapping[str, pd.DataFrame]
+
+
+def write_summary(directory: Path) -> str:
+    """Write `summary.md`; its text."""
+    frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
+    about = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+    parts = [_head(about), *(part(frames) for part in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed))]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    _write(directory / "summary.md", text)
+    return text
+
+
+def write_docs(page: Path, summary: str) -> None:
+    """Put the summary between the markers of the page.
+
+    Raises:
+        RunError: the page has no markers.
+    """
+    before, start, rest = page.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise RunError(f"{page}: expected the lines {START!r} and {END!r}, between which the results are written")
+    _write(page, f"{before}{START}\n\n{summary}\n{END}{after}")
+
+
+def trust(frames: Frames) -> str:
+    """One row for each criterion, the best share on top."""
+    areas, rows = frames["areas"], []
+    if not _ranked(frames):
+        return ""
+    tasks = [task for task in dict.fromkeys(areas["task"]) if task != ALL]
+    front = _front(frames)
+    for label in _ranked(frames):
+        shares = [_share(areas, task, label) for task in (ALL, *tasks)]
+        spearman = [_mean(frames["agreement"], "spearman", task=task, criterion=label, other=TRUTH) for task in tasks]
+        rows.append(
+            [
+                f"**{label}**" if label in front else label,
+                _number(_price(frames, label), ".3g"),
+                _number(_seconds(frames, label), ".2g"),
+                *shares,
+                *(_number(value, ".2f") for value in spearman),
+                _number(_mean(frames["planted"], "right", criterion=label), ".2f"),
+                _number(_mean(frames["stability"], "spearman", criterion=label, examples=STABLE_AT), ".2f"),
+            ]
+        )
+    header = ["criterion", "price", "seconds", "share", *(f"share, {task}" for task in tasks)]
+    header += [*(f"ρ, {task}" for task in tasks), "planted", f"stable at {STABLE_AT}"]
+    return _table(header, rows)
+
+
+def fronts(frames: Frames) -> str:
+    """The criteria that no cheaper one beats."""
+    shares = _all_shares(frames)
+    if not (front := _front(frames)):
+        return ""
+    steps = [f"`{label}` (share {shares[label]:.2f} at {_price(frames, label):.3g} readings)" for label in front]
+    return "In bold, what no cheaper criterion beats, from cheap to dear: " + ", ".join(steps) + "."
+
+
+def plants(frames: Frames) -> str:
+    """For each scenario the share of head counts at which what was planted is treated right."""
+    frame = frames["planted"]
+    if frame.empty:
+        return ""
+    tasks = list(dict.fromkeys(frame["task"]))
+    labels = frame.groupby("criterion")["right"].mean().sort_values(ascending=False, kind="stable").index
+    rows = [
+        [str(label), *(_number(_mean(frame, "right", task=task, criterion=label), ".2f") for task in tasks)]
+        for label in labels
+    ]
+    title = "Planted: share of head counts at which as many of the planted heads are kept as by a best subset."
+    return f"{title}\n\n{_table(['criterion', *(task.removeprefix('planted_') for task in tasks)], rows)}"
+
+
+def subsets(frames: Frames) -> str:
+    """How a criterion's subsets stand among all of their size."""
+    frame = frames["exhaustive"]
+    frame = frame[~frame["task"].str.startswith("planted")] if len(frame) else frame
+    if frame.empty:
+        return ""
+    frame = frame[frame["heads_kept"].between(1, frame["heads_kept"].max() - 1)]
+    frame = frame.assign(place=(frame["rank"] - 1) / (frame["of"] - 1).clip(lower=1))
+    whole, drawn = frame[frame["draw"] == 0], frame[frame["draw"] > 0]
+    mean = whole.groupby("criterion")[["regret", "regret_value", "place", "overlap"]].mean().sort_values("regret")
+    rows = []
+    for label, row in zip(mean.index.map(str), _records(mean), strict=True):
+        draws = drawn[drawn["criterion"] == label].groupby("draw")["regret"].mean()
+        reach = f"{draws.min():.3f} to {draws.max():.3f}" if len(draws) else NOTHING
+        numbers = [f"{row[name]:.3f}" for name in ("regret", "regret_value", "place", "overlap")]
+        rows.append([label, numbers[0], reach, *numbers[1:]])
+    header = [
+        "criterion", "regret (loss)", "over calibration samples", "regret (metric)", "better subsets", "overlap",
+    ]  # fmt: skip
+    return f"All subsets: means over head counts and seeds.\n\n{_table(header, rows)}"
+
+
+def rivals(frames: Frames) -> str:
+    """Smaller dense models trained from scratch beside the best criterion's pruned ones."""
+    frame = frames["curves"]
+    if frame.empty or not (frame["criterion"] == RIVAL).any():
+        return ""
+    rows = []
+    chosen = _ranked(frames)[:1]
+    for row in _records(frame[frame["criterion"] == RIVAL]):
+        same = [one for one in _records(frame) if all(one[key] == row[key] for key in ("task", "heads_kept"))]
+        points = {one["criterion"]: _estimate(one, "") for one in same}
+        cells = [points.get(label, NOTHING) for label in (RIVAL, *chosen, BEST, FLOOR)]
+        rows.append([row["task"], f"{row['heads_kept']} of {row['heads_total']}", *cells])
+    return _table(["task", "heads", RIVAL, *chosen, BEST, "random, mean"], rows)
+
+
+def sensitive(frames: Frames) -> str:
+    frame = frames["findings"]
+    frame = frame[(frame["finding"] == SENSITIVE)] if len(frame) else frame
+    if frame.empty:
+        return ""
+    answer = frame.loc[frame["what"].str.startswith(MORE), "holds"].value_counts().to_dict()
+    said = ", ".join(f"{answer.get(word, 0)} {word}" for word in ("yes", "no", "undecided"))
+    kinds = sorted(what.removeprefix(LOSS) for what in set(frame["what"]) if what.startswith(LOSS))
+    rows = []
+    for label, kept in dict.fromkeys((row["criterion"], row["kept_fraction"]) for row in _records(frame)):
+        same = {
+            row["what"]: row for row in _records(frame) if (row["criterion"], row["kept_fraction"]) == (label, kept)
+        }
+        holds = [f"{what.removeprefix(MORE)}: {row['holds']}" for what, row in same.items() if what.startswith(MORE)]
+        rows.append([label, f"{kept:.0%}", *(_estimate(same[LOSS + kind], "") for kind in kinds), ", ".join(holds)])
+    header = ["heads chosen by", "of one kind kept", *(f"lost: {kind}" for kind in kinds), "cross loses more"]
+    return f"Finding: {SENSITIVE}. Over all comparisons: {said}.\n\n{_table(header, rows)}"
+
+
+def unnoticed(frames: Frames) -> str:
+    frame = frames["findings"]
+    frame = frame[(frame["finding"] == UNNOTICED)] if len(frame) else frame
+    if frame.empty:
+        return ""
+    frame = frame.assign(gone=1 - frame["kept_fraction"])
+    wide = frame.pivot(index="criterion", columns="task", values="gone")
+    wide = wide.loc[wide.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+    rows = [[str(label), *(_number(float(value), ".0%") for value in row)] for label, row in wide.iterrows()]
+    title = f"Finding: {UNNOTICED}. The largest share without which the interval of the metric's loss includes 0."
+    return f"{title}\n\n{_table(['heads chosen by', *map(str, wide.columns)], rows)}"
+
+
+def _head(about: Mapping[str, object]) -> str:
+    quick = " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(about) else ""
+    packages = about["packages"]
+    torch = packages["torch"] if isinstance(packages, dict) else "?"
+    when = str(about["created"])[:10]
+    return f"Measured {when} on {about['cpu']}, torch {torch}, {about['seeds']} training seeds.{quick}"
+
+
+def _is_quick(about: Mapping[str, object]) -> bool:
+    settings = about["settings"]
+    return isinstance(settings, dict) and bool(settings["quick"])
+
+
+def _ranked(frames: Frames) -> list[str]:
+    """Criteria by their share over all tasks; references left out."""
+    shares = _all_shares(frames)
+    return sorted((label for label in shares if label not in REFERENCES), key=lambda label: -shares[label])
+
+
+def _all_shares(frames: Frames) -> dict[str, float]:
+    areas = frames["areas"]
+    if areas.empty or "share" not in areas:
+        return {}
+    rows = areas[areas["task"] == ALL]
+    shares = dict(zip(rows["criterion"].map(str), rows["share"].astype(float), strict=True))
+    return {label: share for label, share in shares.items() if not pd.isna(share)}
+
+
+def _front(frames: Frames) -> list[str]:
+    shares, front, best = _all_shares(frames), [], 0.0
+    priced = [(price, label) for label in _ranked(frames) if (price := _price(frames, label)) is not None]
+    for _, label in sorted(priced, key=lambda row: (row[0], -shares[row[1]])):
+        if shares[label] > best:
+            front.append(label)
+            best = shares[label]
+    return front
+
+
+def _price(frames: Frames, label: str) -> float | None:
+    """Readings of the calibration set, on the task with most heads that was scored."""
+    return _last(frames["cost"], "readings", label)
+
+
+def _seconds(frames: Frames, label: str) -> float | None:
+    return _last(frames["cost"], "seconds", label)
+
+
+def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
+    rows = cost[cost["criterion"] == label] if len(cost) else cost
+    return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
+
+
+def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
+    """The mean of a column over the rows of which this holds; None if there are none."""
+    if frame.empty:
+        return None
+    for name, value in where.items():
+        frame = frame[frame[name] == value]
+    value = frame[column].mean()
+    return None if pd.isna(value) else float(value)
+
+
+def _share(areas: pd.DataFrame, task: str, label: str) -> str:
+    rows = _records(areas[(areas["task"] == task) & (areas["criterion"] == label)])
+    return _estimate(rows[0], "share", ".2f") if rows and not pd.isna(rows[0]["share"]) else NOTHING
+
+
+def _estimate(row: Mapping[str, Any], name: str, style: str = ".3f") -> str:
+    """A value and its interval; `name` is how its columns begin, "" for plain value, low and high."""
+    value, low, high = (row[column] for column in ((name, f"{name}_low", f"{name}_high") if name else PLAIN))
+    return f"{value:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _number(value: float | None, style: str) -> str:
+    return NOTHING if value is None or pd.isna(value) else f"{value:{style}}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, keep_default_na=True)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def _write(path: Path, text: str) -> None:
+    with appears_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,227 @@
+"""The tables of a run, assembled from its cases; docs/importance.md says what stands in them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bench.importance.curves import area_frame, curve_frame, curves
+from bench.importance.findings import finding_frame
+from bench.importance.results import BEST, Array, Results, Subsets, mask_of
+from bench.importance.variants import FLOOR
+from mha.files import appears_whole
+
+TRUTH = "held out"  # leave-one-out on held-out data, as if it were a criterion
+TIE = 1e-5  # losses as near as that are the same
+OVERLAP = (0.25, 0.5, 0.75)  # of the heads pruned
+
+
+def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
+    """Write every table; one of which nothing is known yet has its columns and no rows."""
+    results = Results(records)
+    drawn = curves(results)
+    frames = {
+        "scores": scores(results),
+        "agreement": agreement(results),
+        "curves": curve_frame(results, drawn),
+        "areas": area_frame(results, drawn),
+        "exhaustive": exhaustive(results),
+        "planted": planted(results),
+        "stability": stability(results),
+        "cost": cost(results),
+        "findings": finding_frame(results, drawn),
+    }
+    for name, frame in frames.items():
+        with appears_whole(directory / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def scores(results: Results) -> pd.DataFrame:
+    """One row for each head; random draws left out."""
+    rows = []
+    for subject in results.subjects:
+        heads = results.about(subject)["heads"]
+        for seed in results.seeds(subject):
+            found = {TRUTH: results.increases(subject, seed)}
+            found |= {label: results.scored(subject, seed, label)["scores"] for label in results.labels(subject)}
+            for label, row in found.items():
+                rows += [
+                    (subject, seed, label, layer, head, score) for (layer, head), score in zip(heads, row, strict=True)
+                ]
+    return pd.DataFrame(rows, columns=["task", "seed", "criterion", "layer", "head", "score"])
+
+
+def agreement(results: Results) -> pd.DataFrame:
+    """How alike two criteria rank the heads of a trained model, the truth among them, and what both would prune.
+
+    The truth beside itself: each half of the held-out data beside the other, the most that can be reached.
+    """
+    rows = []
+    for subject in results.of_section("exhaustive", "held_out"):
+        for seed in results.seeds(subject):
+            flat = {
+                label: np.array(results.scored(subject, seed, label)["scores"]) for label in results.labels(subject)
+            }
+            plans = {label: results.scored(subject, seed, label)["plans"] for label in flat}
+            truth = results.increases(subject, seed)
+            flat[TRUTH], plans[TRUTH] = truth, _plans(truth, [int(kept) for kept in next(iter(plans.values()), ())])
+            halves = [np.array(half["scores"]) for half in results.truth(subject, seed)["halves"]]
+            for one in flat:
+                for other in flat:
+                    first, second = flat[one], flat[other]
+                    if one == other == TRUTH and len(halves) == 2:
+                        first, second = halves
+                    row = {"task": subject, "seed": seed, "criterion": one, "other": other}
+                    row |= dict(zip(("spearman", "kendall"), correlations(first, second), strict=True))
+                    row |= _overlaps(plans[one], plans[other], len(truth))
+                    rows.append(row)
+    columns = ["task", "seed", "criterion", "other", "spearman", "kendall", *(f"overlap_{x:g}" for x in OVERLAP)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def correlations(one: Array, other: Array) -> tuple[float, float]:
+    """Spearman's and Kendall's; NaN where one of both is constant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        return float(stats.spearmanr(one, other).statistic), float(stats.kendalltau(one, other).statistic)
+
+
+def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
+    ranked = np.argsort(-flat, kind="stable")
+    return {str(kept): ranked[:kept].tolist() for kept in counts}
+
+
+def _overlaps(one: Mapping[str, list[int]], other: Mapping[str, list[int]], total: int) -> dict[str, float]:
+    """Shares of the heads that one prunes which the other prunes too, at the head counts nearest to OVERLAP."""
+    found = {}
+    for share in OVERLAP:
+        inner = [kept for kept in map(int, one) if 0 < kept < total]
+        kept = str(min(inner, key=lambda kept: abs(total - kept - share * total)))
+        gone = [set(range(total)) - set(plan[kept]) for plan in (one, other)]
+        found[f"overlap_{share:g}"] = len(gone[0] & gone[1]) / len(gone[0])
+    return found
+
+
+def exhaustive(results: Results) -> pd.DataFrame:
+    """Each criterion's subset at each head count among all of that size; draw 0 is the calibration set itself."""
+    rows = []
+    for subject in results.of_section("exhaustive", "planted"):
+        for seed in results.seeds(subject):
+            table = results.subsets(subject, seed)
+            if table is None:
+                continue
+            sized = [table.of_size(kept) for kept in range(len(results.about(subject)["heads"]) + 1)]
+            for label, draw, plans in _all_plans(results, subject, seed):
+                for kept, masks in enumerate(sized):
+                    row = {"task": subject, "seed": seed, "criterion": label, "draw": draw}
+                    rows.append(row | _standing(table, masks, mask_of(plans[str(kept)]), kept))
+            for kept, masks in enumerate(sized):
+                standings = [_standing(table, masks, int(mask), kept) for mask in masks]
+                mean = {name: float(np.mean([one[name] for one in standings])) for name in standings[0]}
+                rows.append({"task": subject, "seed": seed, "criterion": FLOOR, "draw": 0, **mean, "heads_kept": kept})
+                rows.append({"task": subject, "seed": seed, "criterion": BEST, "draw": 0, **standings[0]})
+    columns = [
+        "task", "seed", "criterion", "draw", "heads_kept", "loss", "value", "regret", "regret_value", "rank", "of",
+        "overlap",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int, Mapping[str, list[int]]]]:
+    """Label, draw of the calibration set, plans."""
+    found = [(label, 0, results.scored(subject, seed, label)["plans"]) for label in results.labels(subject)]
+    for label, record in results.details(subject, seed, "resamples"):
+        found += [(label, draw, one["plans"]) for draw, one in enumerate(record["draws"], start=1)]
+    return sorted(found, key=lambda row: row[:2])
+
+
+def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, float]:
+    """How a subset stands among those of its size, `masks`, the best one first; rank 1 is the best."""
+    loss, best = table.losses[mask], table.losses[masks[0]]
+    shared = (mask & int(masks[0])).bit_count()
+    return {
+        "heads_kept": kept,
+        "loss": loss,
+        "value": table.metric[mask],
+        "regret": loss - best,
+        "regret_value": table.metric[masks[0]] - table.metric[mask],
+        "rank": 1 + int((table.losses[masks] < loss - TIE).sum()),
+        "of": len(masks),
+        "overlap": shared / kept if kept else 1.0,
+    }
+
+
+def planted(results: Results) -> pd.DataFrame:
+    """Whether a criterion treats what was planted as the best subsets do, over all head counts.
+
+    `right`: the share of head counts at which it keeps as many of the planted heads as a best subset of that size.
+    `regret`: the mean over head counts of the loss above that of the best subset.
+    """
+    rows = []
+    for subject in results.of_section("planted"):
+        heads = len(results.about(subject)["heads"])
+        plant = mask_of(results.about(subject)["planted"])
+        for seed in results.seeds(subject):
+            table = results.subsets(subject, seed)
+            if table is None:
+                continue
+            counts = range(1, heads)
+            sized = {kept: table.of_size(kept) for kept in counts}
+            right = {kept: planted_in_best(table, sized[kept], plant) for kept in counts}
+            for label in results.labels(subject):
+                masks = {kept: mask_of(results.scored(subject, seed, label)["plans"][str(kept)]) for kept in counts}
+                hits = [(masks[kept] & plant).bit_count() in right[kept] for kept in counts]
+                regret = [table.losses[masks[kept]] - table.losses[sized[kept][0]] for kept in counts]
+                rows.append((subject, seed, label, np.mean(hits), np.mean(regret)))
+            chance = [np.mean([(int(m) & plant).bit_count() in right[kept] for m in sized[kept]]) for kept in counts]
+            regret = [(table.losses[sized[kept]] - table.losses[sized[kept][0]]).mean() for kept in counts]
+            rows.append((subject, seed, FLOOR, np.mean(chance), np.mean(regret)))
+    return pd.DataFrame(rows, columns=["task", "seed", "criterion", "right", "regret"])
+
+
+def planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
+    """How many planted heads the best subsets keep; several numbers where they are tied."""
+    best = table.losses[masks] <= table.losses[masks[0]] + TIE
+    return {(int(mask) & plant).bit_count() for mask in masks[best]}
+
+
+def stability(results: Results) -> pd.DataFrame:
+    """Rank correlation of the scores from parts of the calibration set with those from all of it, and between parts."""
+    rows = []
+    for subject in results.of_section("exhaustive", "held_out"):
+        for seed in results.seeds(subject):
+            for label, record in results.details(subject, seed, "stability"):
+                if label not in results.labels(subject):
+                    continue
+                whole = np.array(results.scored(subject, seed, label)["scores"])
+                for examples, parts in record["sizes"].items():
+                    found = [correlations(np.array(part), whole)[0] for part in parts]
+                    pairs = [
+                        correlations(np.array(one), np.array(other))[0]
+                        for place, one in enumerate(parts)
+                        for other in parts[:place]
+                    ]
+                    between = float(np.mean(pairs)) if pairs else np.nan
+                    rows += [(subject, seed, label, int(examples), part, x, between) for part, x in enumerate(found)]
+    columns = ["task", "seed", "criterion", "examples", "part", "spearman", "between"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def cost(results: Results) -> pd.DataFrame:
+    """Runs of the model over a batch, and seconds on one thread, the mean over seeds.
+
+    `readings`: what that amounts to in forward passes over the calibration set, a backward pass counted as two.
+    """
+    rows = []
+    for subject in results.of_section("exhaustive", "held_out"):
+        passes = results.about(subject)["passes"]
+        for label in results.labels(subject):
+            spent = [results.scored(subject, seed, label)["spent"] for seed in results.seeds(subject)]
+            if all(spent):
+                forward, backward, seconds = np.mean(spent, axis=0)
+                rows.append((subject, label, forward, backward, (forward + 2 * backward) / passes, seconds))
+    return pd.DataFrame(rows, columns=["task", "criterion", "forward", "backward", "readings", "seconds"])

@@ -1,0 +1,62 @@
+"""How heads are scored: each criterion as it is, a few with other options, and a few in rounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mha
+from mha.importance import describe
+
+ROUNDS = "rounds"
+FLOOR = "random"
+# Michel et al. and An et al. normalise each layer, which the library leaves off by default
+OPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("taylor", "normalize", {"normalize": True}),
+    ("fluctuation", "normalize", {"normalize": True}),
+)
+IN_ROUNDS = ("fisher", "leave_one_out", "least_squares", "taylor_second_order", "taylor_signed")
+SLOW = ("shapley",)  # not scored again and again where a model has many heads; nor is any in rounds
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A criterion and how it is used.
+
+    Attributes:
+        label: as results name it.
+        rounds: whether heads are removed little by little and the rest scored again.
+    """
+
+    label: str
+    criterion: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rounds: bool = False
+
+    def score(
+        self, model: Any, batches: Sequence[Any], loss: Any, *, seed: int, rounds: int, permutations: int
+    ) -> mha.HeadScores:
+        """The scores of all heads.
+
+        Args:
+            rounds: in how many, where there are rounds.
+            permutations: at most, for Shapley values.
+        """
+        options = dict(self.options)
+        if self.rounds:
+            options["rounds"] = rounds
+        if "max_permutations" in describe(self.criterion).options:
+            options |= {"max_permutations": permutations, "min_permutations": min(permutations, 8)}
+        return mha.score(model, batches, loss, self.criterion, seed=seed, progress=False, **options)
+
+    @property
+    def slow(self) -> bool:
+        return self.rounds or self.criterion in SLOW
+
+
+def variants() -> dict[str, Variant]:
+    """All of them by label; a criterion that the library gains is there without an edit."""
+    known = mha.criteria()
+    several = [Variant(name, name) for name in known]
+    several += [Variant(f"{name}+{word}", name, options) for name, word, options in OPTIONS if name in known]
+    several += [Variant(f"{name}+{ROUNDS}", name, rounds=True) for name in IN_ROUNDS if name in known]
+    return {variant.label: variant for variant in sorted(several, key=lambda variant: variant.label)}

@@ -1,0 +1,154 @@
+"""Cases done by several processes, one thread each; whatever is finished is on disk at once."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bench.importance.cases import Case, run
+from bench.importance.records import FAILED, OK, write
+from bench.importance.settings import Settings
+from bench.threads import one_thread
+
+Outcome = Mapping[str, Any]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several trainings would overwrite each other
+
+
+def do(directory: Path, case: Case, settings: Settings) -> Outcome:
+    """Do one case and write its record; what it raises is recorded, and the others go on."""
+    about = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            with one_thread():
+                outcome = {"status": OK, "error": None, **run(case, settings)}
+        except Exception:
+            outcome = {"status": FAILED, "error": traceback.format_exc()}
+    texts = list(dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in said))
+    record = {**about, **outcome, "warnings": texts, "seconds": time.perf_counter() - start}
+    write(directory, record)
+    return record
+
+
+def do_all(
+    directory: Path, cases: Sequence[Case], settings: Settings, jobs: int, done: Callable[[Case, Outcome], None]
+) -> None:
+    """Do all cases in their order, `jobs` at a time, in this process if one; `done` is told of each.
+
+    A worker that dies takes its case with it, which is recorded as failed, and is replaced.
+    """
+    if jobs == 1:
+        for case in cases:
+            done(case, do(directory, case, settings))
+        return
+    waiting = iter(cases)
+    with _team(directory, settings) as team:
+        for _ in range(min(jobs, len(cases))):
+            team.hire(next(waiting))
+        while team.busy:
+            case, outcome = team.next_done()
+            done(case, outcome)
+            if (following := next(waiting, None)) is not None:
+                team.give(following)
+
+
+@dataclass
+class _Team:
+    """The workers; each has a pipe, over which it gets cases and says what became of them."""
+
+    directory: Path
+    settings: Settings
+    processes: dict[Connection, BaseProcess] = field(default_factory=dict)
+    busy: dict[Connection, Case] = field(default_factory=dict)
+    idle: list[Connection] = field(default_factory=list)
+
+    def hire(self, case: Case) -> None:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.directory, self.settings), daemon=True)
+        with _environment(ONE_THREAD):
+            process.start()
+        theirs.close()
+        self.processes[mine] = process
+        self.idle.append(mine)
+        self.give(case)
+
+    def give(self, case: Case) -> None:
+        if not self.idle:
+            self.hire(case)
+            return
+        pipe = self.idle.pop()
+        pipe.send(case)
+        self.busy[pipe] = case
+
+    def next_done(self) -> tuple[Case, Outcome]:
+        """Wait for the next case that is finished."""
+        pipe = next(iter(wait(list(self.busy))))
+        assert isinstance(pipe, Connection)
+        case = self.busy.pop(pipe)
+        try:
+            outcome = pipe.recv()
+            self.idle.append(pipe)
+        except (EOFError, ConnectionResetError):
+            process = self.processes.pop(pipe)
+            process.join()
+            error = f"the process that worked on it ended with code {process.exitcode}; was there enough memory?"
+            outcome = {"status": FAILED, "error": error}
+            about = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what}
+            write(self.directory, {**about, "detail": case.detail, **outcome})
+        return case, outcome
+
+
+@contextmanager
+def _team(directory: Path, settings: Settings) -> Iterator[_Team]:
+    team = _Team(directory, settings)
+    try:
+        yield team
+    finally:
+        for pipe, process in team.processes.items():
+            pipe.close()
+            if pipe in team.busy:
+                process.terminate()  # nothing is half written: files are renamed when whole
+            process.join()
+
+
+def _work(pipe: Connection, directory: Path, settings: Settings) -> None:
+    """Do what comes over the pipe until it is closed, as it is when the other side ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own, of processes, would be left behind by one that is stopped
+    while True:
+        try:
+            case = pipe.recv()
+        except EOFError:
+            return
+        record = do(directory, case, settings)
+        pipe.send({"status": record["status"], "error": record["error"]})
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,41 @@
+"""python -m reports.importance RUN -o DIR: draw the figures of an importance run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reports.errors import ReportError
+from reports.importance import registry
+from reports.importance.load import load
+from reports.style import theme
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m reports.importance", allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", type=Path, help="the directory of an importance run")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/figures")
+    given = parser.parse_args()
+    try:
+        for line in write(given.run, given.output or given.run / "figures"):
+            print(line)  # noqa: T201
+    except ReportError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def write(run: Path, output: Path) -> list[str]:
+    """Draw every figure into the directory `output`; the path and the caption of each."""
+    tables, lines = load(run), []
+    output.mkdir(parents=True, exist_ok=True)
+    for name, module in registry().items():
+        for panel in module.panels(tables):
+            path = output / "-".join(filter(None, (name, panel.slug)))
+            with theme():
+                module.draw(panel.frame).savefig(path.with_suffix(".png"))
+            lines.append(f"{path}.png: {module.caption(panel.frame)}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

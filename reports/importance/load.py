@@ -1,0 +1,54 @@
+"""The tables of an importance run that figures are drawn from, read and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from reports.errors import ReportError
+from reports.files import read_csv
+
+TRUTH, RANDOM, BEST, RIVAL, DENSE, ALL = "held out", "random", "best subset", "trained small", "dense", "all"
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "curves": {
+        "task": "text", "criterion": "text", "heads_kept": "number", "heads_total": "number",
+        "kept_fraction": "number", "value": "number", "low": "number", "high": "number", "draws_low": "number",
+        "draws_high": "number",
+    },
+    "areas": {
+        "task": "text", "criterion": "text", "share": "number", "share_low": "number", "share_high": "number",
+    },
+    "agreement": {
+        "task": "text", "seed": "number", "criterion": "text", "other": "text", "spearman": "number",
+    },
+    "cost": {"task": "text", "criterion": "text", "readings": "number"},
+    "stability": {"task": "text", "criterion": "text", "examples": "number", "spearman": "number"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Tables by name, as COLUMNS has them; docs/importance.md says what stands in them."""
+
+    curves: pd.DataFrame
+    areas: pd.DataFrame
+    agreement: pd.DataFrame
+    cost: pd.DataFrame
+    stability: pd.DataFrame
+
+
+def load(directory: Path) -> Tables:
+    """
+    Raises:
+        ReportError: a table is missing, cut off, or lacks a column.
+    """
+    frames = {}
+    for name, columns in COLUMNS.items():
+        path = directory / f"{name}.csv"
+        if not path.is_file():
+            raise ReportError(f"{path}: there is no such table; expected the directory of an importance run")
+        empty = path.read_text(encoding="utf-8").strip() in ("", '""')
+        frames[name] = pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns)
+    return Tables(**frames)
