@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer
 from mha.families.linears import is_conv1d
-from mha.masking import on_context
+from mha.masking import nothing_compiled, on_context
 from mha.pruning import LINEARS, tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -164,7 +164,7 @@ def _observed(
         for name, module in model.named_modules():
             if next(module.children(), None) is None and next(module.parameters(), None) is not None:
                 handles.append(module.register_forward_pre_hook(before(name)))
-        with torch.enable_grad():
+        with torch.enable_grad(), nothing_compiled():
             returned = tensors_in(forward(model, batch))
     finally:
         for handle in handles:
@@ -273,7 +273,7 @@ def runs_of(
             handles.append(entered.register_forward_pre_hook(enter))
         if reader is not None:
             handles.append(reader.register_forward_pre_hook(before))
-        with suppress(_ReachedError):
+        with suppress(_ReachedError), nothing_compiled():
             run()
     finally:
         for handle in handles:

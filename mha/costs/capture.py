@@ -13,6 +13,7 @@ from mha.costs.alike import PLAIN, Key
 from mha.costs.counts import without_fast_path
 from mha.errors import CostsError
 from mha.families import AttentionMap
+from mha.masking import nothing_compiled
 
 
 class Call:
@@ -76,7 +77,7 @@ def capture(model: nn.Module, layers: AttentionMap, call: Call) -> dict[str, Vis
     ]
     args, kwargs = call.fresh()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), nothing_compiled():
             without_fast_path(lambda: model(*args, **kwargs))
     except Exception as error:
         raise CostsError(

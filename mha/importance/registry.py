@@ -15,6 +15,7 @@ from mha.importance.calibration import Calibration, Loss, at_rest
 from mha.importance.meter import Meter
 from mha.importance.rounds import in_rounds
 from mha.importance.scored import Scored
+from mha.masking import nothing_compiled
 
 Needs = Literal["nothing", "context", "attention weights", "outputs", "gradients"]
 Function = Callable[..., Mapping[str, Tensor] | Scored]
@@ -126,7 +127,7 @@ def score(
     calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
     if chosen.needs != "nothing":
         calibration.check()
-    with at_rest(model, seed), meter.shown():
+    with at_rest(model, seed), nothing_compiled(), meter.shown():
         if rounds is None:
             found = chosen.scored(calibration, options)
         else:

@@ -330,6 +330,15 @@ def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
         return list(pruning.tensors_in(model(**inputs)).values())
 
 
+def scored(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """By outputs, by gradients and by attention weights."""
+    found = [
+        mha.score(model, [inputs], lambda model, batch: model(**batch).square().mean(), criterion)
+        for criterion in ("leave_one_out", "taylor", "confidence")
+    ]
+    return [row for scores in found for row in scores.scores.values()]
+
+
 @pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.parametrize(("name", "how"), [("ours", "wrapped"), ("torch", "in place"), ("ours", "a layer")])
 def test_masks_hold_for_what_is_compiled(name, how):
@@ -338,7 +347,7 @@ def test_masks_hold_for_what_is_compiled(name, how):
     model, plan = case.model, case.plan
     with mha.masked(model, plan):
         expected = outputs(model, case.inputs)
-    dense = outputs(model, case.inputs)
+    dense, scores = outputs(model, case.inputs), scored(model, case.inputs)
     if how == "wrapped":
         model = torch.compile(model, backend="eager")
     elif how == "in place":
@@ -351,8 +360,7 @@ def test_masks_hold_for_what_is_compiled(name, how):
         torch.testing.assert_close(outputs(model, case.inputs), expected)
     torch.testing.assert_close(outputs(model, case.inputs), dense)
     assert mha.check(model, plan, (), case.inputs, atol=1e-9) < 1e-9
-    scores = mha.score(model, [case.inputs], lambda m, batch: m(**batch).square().mean(), "leave_one_out")
-    assert all(row.abs().min() > 0 for row in scores.scores.values())
+    assert all(map(torch.equal, scored(model, case.inputs), scores))
 
 
 @pytest.mark.usefixtures("forget_compiled")
