@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH = 1000  # partial choices kept at each layer in the first pass, which looks for a good complete choice
-COST_STEPS = 2.0**42  # costs and values become whole numbers, so that equal sums are equal whatever their order
+COST_STEPS = 2.0**42  # costs and values become whole numbers, whose sums do not depend on their order
 VALUE_STEPS = 2.0**46
 SLACK = 1e-9  # relative: what rounding may do to a bound, or to costs that add up to exactly the budget
 
@@ -72,8 +72,8 @@ class _Problem:
         rows = [np.array([(option.value, option.cost) for option in options], dtype=float) for options in layers]
         ranks = [np.array([option.rank for option in options], dtype=np.int64) for options in layers]
         base = 1 + sum(int(rank.max()) for rank in ranks)
-        value_step = sum(np.abs(row[:, 0]).max() for row in rows) / min(VALUE_STEPS, 2.0**61 / base) or 1.0
-        cost_step = max(sum(np.abs(row[:, 1]).max() for row in rows), abs(budget)) / COST_STEPS or 1.0
+        value_step = _step(sum(np.abs(row[:, 0]).max() for row in rows) / min(VALUE_STEPS, 2.0**61 / base))
+        cost_step = _step(max(sum(np.abs(row[:, 1]).max() for row in rows), abs(budget)) / COST_STEPS)
         values = [np.rint(row[:, 0] / value_step).astype(np.int64) for row in rows]
         worths = [value * base + rank for value, rank in zip(values, ranks, strict=True)]
         costs = [np.rint(row[:, 1] / cost_step).astype(np.int64) for row in rows]
@@ -110,6 +110,11 @@ class _Problem:
         left = self.budget - cost
         corners, heights = self.hulls[layer]
         return np.where(left < self.cheapest[layer], -np.inf, np.interp(left, corners, heights))
+
+
+def _step(least: float) -> float:
+    """The next power of two, of which whole numbers and dyadic fractions are multiples: their sums stay equal."""
+    return float(2.0 ** np.ceil(np.log2(least))) if least > 0 else 1.0
 
 
 def _front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
