@@ -17,7 +17,7 @@ from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
 from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
-from mha.families.registry import uncompiled
+from mha.families.registry import part_of, uncompiled
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import eval_mode, locate, masked
@@ -156,10 +156,14 @@ def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
     """Every parameter that holds heads: where, checked against what is really there."""
     family = layer.description
     axes = {name: dict(tensor) for name, tensor in family.tensors.items()}
-    for linear, axis in family.rows.items():
+    rows, columns = (
+        {name: axis for name, axis in linears.items() if part_of(layer.module, name, family) is not None}
+        for linears in (family.rows, family.columns)
+    )
+    for linear, axis in rows.items():
         axes.setdefault(f"{linear}.weight", {})[_features_dim(layer, linear)] = axis
         axes.setdefault(f"{linear}.bias", {})[0] = axis
-    for linear, axis in family.columns.items():
+    for linear, axis in columns.items():
         axes.setdefault(f"{linear}.weight", {})[1 - _features_dim(layer, linear)] = axis
     present = {name: tensor for name, tensor in axes.items() if _is_there(layer, name)}
     for name, dims in present.items():

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mha.errors import ShapeError
+from mha.errors import MhaError, ShapeError
 from mha.families.source import WHOLE, whole
 from mha.heads import core_lineage
 
@@ -37,7 +37,11 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
 @functools.cache
 def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Module]:
     made_from = getattr(kind, WHOLE, kind)
-    places = {name: place for place, name in enumerate(inspect.signature(made_from.forward).parameters, start=-1)}
+    inputs = inspect.signature(made_from.forward).parameters
+    places = {name: place for place, name in enumerate(inputs, start=-1)}
+    takes_any = any(given.kind is given.VAR_KEYWORD for given in inputs.values())
+    if unknown := [name for name, _ in per_head if name not in inputs and not takes_any]:
+        raise MhaError(f"{kind.__name__}.forward is given {list(inputs)[1:]}, and per_head names {unknown}")
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         for name, dim in per_head:

@@ -103,10 +103,25 @@ def _tied(module: nn.Module, family: Family, holders: Counter[int]) -> str | Non
     linears = (f"{linear}.{name}" for linear in (*family.rows, *family.columns) for name in ("weight", "bias"))
     for parameter in (*linears, *family.tensors):
         owner, _, name = parameter.rpartition(".")
-        held = module.get_submodule(owner)._parameters.get(name)
+        holder = part_of(module, owner, family)
+        held = None if holder is None else holder._parameters.get(name)
         if held is not None and holders[id(held)] > 1:
             return parameter
     return None
+
+
+def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
+    """The submodule that a description names; None where the module has None there.
+
+    Raises:
+        MhaError: the module has nothing of that name.
+    """
+    part: nn.Module | None = module
+    for step in name.split(".") if name else ():
+        if not hasattr(part, step):
+            raise MhaError(f"family {family.name!r} names {name!r}, which a {type(module).__name__} does not have")
+        part = getattr(part, step)
+    return part
 
 
 def _describe(module: nn.Module) -> Family | str | None:

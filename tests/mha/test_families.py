@@ -102,3 +102,30 @@ def test_contradictory_descriptions_are_refused():
     mha.register_family(description())
     with pytest.raises(mha.MhaError, match=r"'home-made' is registered already"):
         mha.register_family(description())
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": {"qkvv": ("(h g d)",)}}, "'home-made' names 'qkvv', which a HomeMadeAttention does not have"),
+        (
+            {"tensors": {"inner.scale": {0: ("(h g)",)}}},
+            "'home-made' names 'inner', which a HomeMadeAttention does not",
+        ),
+        ({"per_head": {"bias": -3}}, r"HomeMadeAttention.forward is given \['x'\], and per_head names \['bias'\]"),
+        ({"rows": {"qkv": ("(h g d)",)}}, "qkv.weight has 45 positions along dimension 0, but 5 heads of width 3"),
+    ],
+)
+def test_descriptions_that_do_not_fit_the_module_are_refused(changes, message):
+    mha.register_family(description(**changes))
+    with pytest.raises(mha.MhaError, match=message):
+        mha.prune(HomeMadeAttention(5, 3, 7), mha.HeadPlan({"": (0,)}))
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_what_a_module_has_none_of_is_passed_over():
+    mha.register_family(description(rows={"qkv": ("(h g d)", "(h d)", "(h d)"), "gate": ("(h g d)",)}))
+    own = HomeMadeAttention(5, 3, 7).double()
+    own.gate = None
+    assert mha.check(own, mha.HeadPlan({"": (0, 3)}), (torch.randn(2, 13, 7).double(),)) < 1e-12
