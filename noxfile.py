@@ -2,6 +2,7 @@
 
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
 nox -s report -- RUN    draw again what was measured, from one run directory or several
+nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s families         try every model type of transformers
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox                     tests, lint and types
@@ -47,6 +48,23 @@ def report(session: nox.Session) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/report, of the first RUN")
     given = parser.parse_args(session.posargs)
     draw(session, *given.runs, output=given.output or given.runs[0] / "report")
+
+
+@nox.session
+def importance(session: nox.Session) -> None:
+    """Judge every importance criterion by what is known to be true; --run DIR goes on where that one stopped."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("--run", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    one_thread = {"OMP_NUM_THREADS": "1"}  # each of several processes
+    try:
+        session.run("python", "-m", "bench.importance", "--run", given.run, *arguments, env=one_thread)
+    finally:
+        if (given.run / "curves.csv").exists():  # something was measured: show it, whatever else failed
+            session.run("python", "-m", "reports.importance", given.run, "-o", given.run / "figures", silent=True)
+            session.log(f"the results: {given.run / 'summary.md'}, and figures beside it")
 
 
 @nox.session

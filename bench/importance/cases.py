@@ -1,5 +1,6 @@
 """The pieces of work: what is measured in each, and in which order they are done."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +24,17 @@ KIND_FRACTIONS = (0.5, 0.25)  # of one kind's heads that stay
 RIVALS = {"small": (1, 2, 3), "digits": (1, 2, 4)}
 RIVALS_QUICK = {"small": (1,), "digits": (1,)}
 ORDER = ("model", "rival", "subsets", "truth", "scores", "resamples", "stability")  # who trains comes first
-SECONDS = {"model": 60, "rival": 40, "subsets": 15, "truth": 40, "scores": 8, "resamples": 4, "stability": 10}
-SLOWER = {"shapley": 8.0, "leave_one_out+rounds": 5.0, "leave_one_out": 3.0, "least_squares+rounds": 2.0}
-FASTER = {"planted": 0.1, "exhaustive": 0.4, "held_out": 1.0}
+SIZES = ("planted", "small", "digits", "dates")
+SECONDS = {  # CPU seconds that a case of each of SIZES takes, to guess the time left; scores without the scoring
+    "model": (0, 15, 75, 115), "rival": (0, 12, 45, 0), "subsets": (1.8, 16, 0, 0), "truth": (0.2, 0.5, 11, 40),
+    "scores": (0.1, 0.1, 1.6, 4), "resamples": (0, 0, 0, 0), "stability": (0, 0, 0, 0),
+}  # fmt: skip
+SCORING = {  # CPU seconds, of those who take long
+    "shapley": (0.7, 3.7, 20, 62), "leave_one_out+rounds": (0.3, 3, 25, 55), "leave_one_out": (0.1, 0.4, 4, 15),
+    "gate": (0.2, 0.5, 6, 6), "hard_concrete": (0.3, 1, 6, 10), "subset": (0.3, 1, 6, 10),
+}  # fmt: skip
+QUICKLY = (0.05, 0.1, 0.5, 1)
+SCORINGS = {"scores": 1, "resamples": 4, "stability": 2.75}  # of the whole calibration set
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,9 @@ class Case:
     @property
     def seconds(self) -> float:
         """A guess; only the time left depends on it."""
-        slower = SLOWER.get(self.detail, 1.0) if self.what in ("scores", "resamples", "stability") else 1.0
-        if self.subject == "small" and self.what in ("model", "rival", "subsets"):
-            return SECONDS[self.what] * (0.3 if self.what != "subsets" else 1.0)
-        return SECONDS[self.what] * slower * FASTER[section_of(self.subject)]
+        size = SIZES.index(self.subject.split("_")[0])
+        scoring = SCORING.get(self.detail, QUICKLY)[size] * SCORINGS.get(self.what, 0)
+        return SECONDS[self.what][size] + scoring
 
 
 def cases(settings: Settings, subjects: Sequence[str], labels: Sequence[str], seeds: int) -> list[Case]:
@@ -143,12 +151,14 @@ def _truth(it: Subject, _case: Case, _settings: Settings) -> Record:
 
 def _scores(it: Subject, case: Case, settings: Settings) -> Record:
     label, _, draw = case.detail.partition("@")
+    start = time.process_time()
     scores = _score(it, variants()[label], it.calibration, settings, seed=int(draw or case.seed))
+    seconds = time.process_time() - start  # of the one thread: other processes do not count
     flat, plans = it.flat(scores), _plans(it, scores)
     spent = scores.spent
     record: Record = {
         "scores": flat,
-        "spent": [spent.forward, spent.backward, spent.seconds] if spent else None,
+        "spent": [spent.forward, spent.backward, seconds] if spent else None,
         "plans": plans,
     }
     if it.exhaustive:

@@ -25,8 +25,8 @@ class Settings:
     resamples: int = 4
     sizes: tuple[int, ...] = (32, 64, 128, 256)
     slices: int = 4
-    rounds: int = 8
-    permutations: tuple[int, int] = (16, 8)
+    rounds: int = 6
+    permutations: tuple[int, int] = (16, 6)
     parts: int = 8
 
     def document(self) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def stability(results: Results) -> pd.DataFrame:
 
 
 def cost(results: Results) -> pd.DataFrame:
-    """Runs of the model over a batch, and seconds on one thread, the mean over seeds.
+    """Runs of the model over a batch, and CPU seconds on one thread, the mean over seeds.
 
     `readings`: what that amounts to in forward passes over the calibration set, a backward pass counted as two.
     """

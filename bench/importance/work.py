@@ -30,7 +30,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several tr
 def do(directory: Path, case: Case, settings: Settings) -> Outcome:
     """Do one case and write its record; what it raises is recorded, and the others go on."""
     about = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -39,7 +39,8 @@ def do(directory: Path, case: Case, settings: Settings) -> Outcome:
         except Exception:
             outcome = {"status": FAILED, "error": traceback.format_exc()}
     texts = list(dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in said))
-    record = {**about, **outcome, "warnings": texts, "seconds": time.perf_counter() - start}
+    took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    record = {**about, **outcome, "warnings": texts, **took}
     write(directory, record)
     return record
 

@@ -73,7 +73,7 @@ def _label(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
     low, high = axes.get_ylim()
     for _, rows in frame.groupby(frame["readings"].map(_shelf)):
         rows = rows.sort_values(merit)
-        heights = _apart(rows[merit].tolist(), GAP * (high - low), high - 0.02 * (high - low))
+        heights = apart(rows[merit].tolist(), GAP * (high - low), high - 0.02 * (high - low))
         start = rows["readings"].max()
         for row, height in zip(rows.itertuples(), heights, strict=True):
             axes.annotate(
@@ -92,7 +92,7 @@ def _shelf(readings: float) -> int:
     return int(np.searchsorted([0.5, 2, 5, 12, 28, 80, 160, 400], readings))
 
 
-def _apart(values: Sequence[float], gap: float, ceiling: float) -> list[float]:
+def apart(values: Sequence[float], gap: float, ceiling: float) -> list[float]:
     """Ascending values, moved as little as it takes to be `gap` apart and below the ceiling."""
     moved: list[float] = []
     for value in values:

@@ -74,5 +74,13 @@ def _line(axes: Axes, rows: pd.DataFrame) -> None:
     rows = rows.sort_values("kept_fraction")
     axes.fill_between(rows["kept_fraction"], rows["low"], rows["high"], color=color, alpha=0.25, linewidth=0)
     sns.lineplot(
-        rows, x="kept_fraction", y="value", ax=axes, color=color, linewidth=1.6, label="criterion", legend=False
+        rows,
+        x="kept_fraction",
+        y="value",
+        ax=axes,
+        color=color,
+        linewidth=1.6,
+        label="criterion",
+        legend=False,
+        errorbar=None,
     )
