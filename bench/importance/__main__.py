@@ -70,7 +70,7 @@ class _Progress:
 
     def __init__(self, wanted: Sequence[Case], left: Sequence[Case]) -> None:
         self._total, self._finished = len(wanted), len(wanted) - len(left)
-        self._bar = tqdm(total=round(sum(case.seconds for case in left), 1), bar_format=BAR, file=sys.stderr)
+        self._bar = tqdm(total=sum(case.seconds for case in left) + 0.1, bar_format=BAR, file=sys.stderr)
         self._say("")
 
     def __enter__(self) -> "_Progress":

@@ -6,6 +6,12 @@ from tests.bench.harness import Run, command
 
 
 @pytest.fixture(scope="session")
+def model_cache(tmp_path_factory):
+    """Where tests of the importance experiments keep their tiny models, to train each only once."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
 def bench(pytestconfig, tmp_path_factory):
     """Runs the suite with these options."""
 

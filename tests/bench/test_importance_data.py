@@ -43,8 +43,8 @@ def test_repeating_goes_through_all_examples_again():
     assert again.answers.tolist() == [5, 6, 5, 6]
 
 
-def test_padding_changes_no_loss(monkeypatch, tmp_path):
-    monkeypatch.setenv("MHA_BENCH_CACHE", str(tmp_path))
+def test_padding_changes_no_loss(monkeypatch, model_cache):
+    monkeypatch.setenv("MHA_BENCH_CACHE", str(model_cache))
     it = subject("dates", 0, quick=True)
     expected = torch.cat([it.per_example(it.model, batch)[0] for batch in it.calibration])
     rows = torch.randperm(len(expected), generator=torch.Generator().manual_seed(0)).tolist()

@@ -93,8 +93,8 @@ def test_the_evidence_is_that_of_bayes_rule():
 
 
 @pytest.mark.parametrize("name", ["planted_relay", "small"])
-def test_masks_in_one_batch_give_what_pruning_gives(name, monkeypatch, tmp_path):
-    monkeypatch.setenv("MHA_BENCH_CACHE", str(tmp_path))
+def test_masks_in_one_batch_give_what_pruning_gives(name, monkeypatch, model_cache):
+    monkeypatch.setenv("MHA_BENCH_CACHE", str(model_cache))
     monkeypatch.setattr(subsets, "ROWS", 200)  # 64 or 150 examples: several masks in a batch, and a rest
     it = subject(name, 1, quick=True)
     masks = subsets.masks(len(it.heads))
@@ -108,8 +108,8 @@ def test_masks_in_one_batch_give_what_pruning_gives(name, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["planted_dead", "small", "digits", "dates"])
-def test_what_is_said_of_each_example_sums_up_to_the_loss(name, monkeypatch, tmp_path):
-    monkeypatch.setenv("MHA_BENCH_CACHE", str(tmp_path))
+def test_what_is_said_of_each_example_sums_up_to_the_loss(name, monkeypatch, model_cache):
+    monkeypatch.setenv("MHA_BENCH_CACHE", str(model_cache))
     it = subject(name, 0, quick=True)
     batch = it.calibration[0]
     losses, values = it.per_example(it.model, batch)

@@ -24,8 +24,8 @@ FEW = ["--quick", "--jobs", "1", "--tasks", "planted_dead", "--criteria", "leave
 
 
 @pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("MHA_BENCH_CACHE", str(tmp_path / "models"))
+def _cache(monkeypatch, model_cache):
+    monkeypatch.setenv("MHA_BENCH_CACHE", str(model_cache))
 
 
 @pytest.fixture
