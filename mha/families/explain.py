@@ -64,6 +64,7 @@ COUPLING = {
     "inner_attn_ln": "a norm before the output projection reads all of them",
     "fsmn": "a branch of its own reads all heads' values",
 }
+ELSEWHERE = {"approx_mode": "computes attention in a CUDA kernel, and zeros where there is none"}
 # Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
 DERIVED_WIDTH = re.compile(
     r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )(?<!self\.embed_dim )"
@@ -132,6 +133,8 @@ def describe(
         raise UnclearError(f"the source of {kind.__name__} can't be read")
     if coupled := [why for name, why in COUPLING.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
+    if elsewhere := [why for name, why in ELSEWHERE.items() if name in code.attributes]:
+        raise UnclearError(f"{kind.__name__} {elsewhere[0]}")
     if code.input_width:
         raise UnclearError(f"{kind.__name__} gives its heads' context the width of an input")
     if DERIVED_WIDTH.search(text(core)):

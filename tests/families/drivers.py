@@ -27,6 +27,12 @@ def _codes(model: Any) -> Any:
     return model.encode(_noise(2, 32, 4, 4))
 
 
+def _codec(model: Any) -> Any:
+    """X-Codec: its codes hide what changes little, so the features that they are made of are returned too."""
+    sound = _noise(2, 1, 3200)
+    return model(sound).audio_values, model.encoder_semantic(model._extract_semantic_features(sound).transpose(1, 2))
+
+
 def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], Any]:
     """Follow one object, marked by a click in the first frame, into the next ones."""
 
@@ -55,6 +61,7 @@ def _session(module: str, name: str) -> Callable[[], Any]:
 DRIVERS: dict[str, Callable[[nn.Module], Any]] = {
     "bark": _speech,
     "glm_image_vqmodel": _codes,
+    "xcodec": _codec,
     "sam2_video": _video(_session("sam2_video", "Sam2VideoInferenceSession"), 64),
     "edgetam_video": _video(_session("edgetam_video", "EdgeTamVideoInferenceSession"), 64),
     "sam3_tracker_video": _video(_session("sam3_tracker_video", "Sam3TrackerVideoInferenceSession"), 32),

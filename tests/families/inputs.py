@@ -155,7 +155,7 @@ PLACEHOLDERS = {
 
 def _token(request: Request, modality: str) -> int | None:
     names = f"{modality}_token_id", f"{modality}_token_index"
-    parts = request.part("encoder"), request.vision, request.audio
+    parts = request.part("encoder"), request.part("vlm_config"), request.vision, request.audio
     holders = request.config, *parts, getattr(request.model, "vocabulary_mapping", None)
     return next((token for holder in holders if (token := first(holder, *names)) is not None), None)
 
@@ -226,7 +226,8 @@ RECIPES: dict[str, Recipe | None] = {
 }
 
 
-EXTRA = {"t_cond"}  # what a forward takes without naming it
+# What a forward takes without naming it.
+EXTRA = {"voxtral_realtime_text": {"t_cond"}, "diffusion_gemma": {"pixel_values", "image_position_ids"}}
 
 
 def _arguments(model: nn.Module | None) -> Mapping[str, inspect.Parameter]:
@@ -246,10 +247,11 @@ def inputs_for(model_type: str, model: nn.Module, seed: int, generating: bool) -
     generator = torch.Generator().manual_seed(seed)
     request = Request(model, model.config, generator, arguments, generating)
     special = INPUTS.get(model_type, {})
+    known = {*arguments, *EXTRA.get(model_type, ())}
     for name in [*(name for name in special if name not in RECIPES), *RECIPES]:
         recipe = special.get(name, RECIPES.get(name))
         with torch.no_grad():
-            made = recipe(request) if recipe is not None and (name in arguments or name in EXTRA) else None
+            made = recipe(request) if recipe is not None and name in known else None
         if made is not None:
             request.inputs[name] = made
     return request.inputs

@@ -166,7 +166,6 @@ SOUND: dict[str, dict[str, Recipe | None]] = {
         *("vibevoice_acoustic_tokenizer", "pocket_tts_audio_tokenizer", "pocket_tts_audio_tokenizer_encoder"),
         input_values=noise(BATCH, 1, 320),
     ),
-    "xcodec": {"input_values": noise(BATCH, 1, 3200)},
     **several(
         *("neucodec", "xcodec2"),
         input_values=noise(BATCH, 1, 320),
@@ -247,7 +246,12 @@ TEXT_AND_IMAGE: dict[str, dict[str, Recipe | None]] = {
         "image_grids": each([2, 2, 0, 0]),
         "image_num_crops": value(torch.tensor([1] * BATCH)),
     },
-    "pi0": {"action_embeds": noise(BATCH, 5, 48), "pixel_values": images(1), "pixel_attention_mask": ones(BATCH, 1)},
+    "pi0": {
+        "action_embeds": noise(BATCH, 5, 48),
+        "pixel_values": images(1),
+        "pixel_attention_mask": ones(BATCH, 1),
+        "input_ids": text_around({"image": 16}),
+    },
     # detection by text, without padding: what is padded is -inf in the output
     **several("grounding-dino", "mm-grounding-dino", attention_mask=ones(BATCH, LENGTH)),
     "omdet-turbo": {
@@ -282,6 +286,11 @@ TEXT_AND_SOUND: dict[str, dict[str, Recipe | None]] = {
         input_features=frames(64, 16),
         input_features_mask=flags(True, BATCH, 64),
     ),
+    "diffusion_gemma": {
+        "pixel_values": noise(BATCH, 9, 192),
+        "image_position_ids": each([[x, y] for y in range(3) for x in range(3)]),
+        "input_ids": text_around({"image": 1}),
+    },
     "gemma4_unified": {
         "pixel_values": noise(BATCH, 9, 192),
         "image_position_ids": each([[x, y] for y in range(3) for x in range(3)]),

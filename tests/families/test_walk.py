@@ -53,9 +53,11 @@ def test_what_crashed_is_walked_again(tmp_path, monkeypatch):
 
 def test_the_tables_head_counts_what_crashed(tmp_path):
     statuses = ["proven", "failed", "crashed", "crashed", "refused", "no attention", "not built", "not run"]
-    write([{"type": f"type{i}", "status": status, "conventions": "x"} for i, status in enumerate(statuses)], tmp_path)
+    found = {"conventions": "x", "layers": 7, "unseen": 2}
+    write([{"type": f"type{i}", "status": status, **found} for i, status in enumerate(statuses)], tmp_path)
     head = (tmp_path / "families.md").read_text()
     assert "| crashed: out of time or memory, or an error outside the checks | 2 |" in head
     assert "| mapped by transformers | 8 |" in head
     assert "| run with finite outputs | 4 |" in head
     assert "| type2 | crashed |" in head
+    assert "Of the 7 layers of the proven types\n2 do not show" in head
