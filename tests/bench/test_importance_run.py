@@ -19,6 +19,7 @@ from bench.importance.records import read
 from bench.importance.settings import QUICK
 from bench.importance.summary import END, START, write_docs
 from bench.importance.variants import variants
+from tests.bench.dying_worker import dies
 
 FEW = ["--quick", "--jobs", "1", "--tasks", "planted_dead", "--criteria", "leave_one_out,magnitude"]
 
@@ -174,11 +175,6 @@ def test_whatever_criterion_there_is_takes_part():
         assert f"digits-s1-scores-{label}" in ids
     assert "digits-s0-scores-random@1" in ids
     assert "digits-s0-stability-shapley" not in ids  # scored again and again, on many heads
-
-
-def dies(pipe, _directory, _settings):
-    pipe.recv()
-    os._exit(3)
 
 
 def test_a_worker_that_dies_fails_its_case_only(tmp_path, monkeypatch):
