@@ -36,8 +36,8 @@ pruned in two steps; `count`, parameters fall exactly as predicted; `gradients`,
 `untouched`, the original is as it was; `sabotage`, with a wrong head sliced the comparison fails, layer by layer;
 `save_load`, bit-equal after `save_pruned` and `from_pretrained`; `cache`, generated logits with a dynamic and, where
 the type has one, a static cache are those without. A check that does not apply is left empty. A proven type may
-have further attention that is refused; the reason then stands beside it. Of the {layers} layers of the proven types
-{unseen} do not show in their tiny model's output (`unseen`), and so are compared in vain.
+have further attention that is refused; the reason then stands beside it. Of the {layers} layers of the {counted} proven
+types for which that was counted, {unseen} do not show in their tiny model's output (`unseen`): they are compared in vain.
 
 """
 PEERS_HEAD = """Peers, by `nox -s peers` ([families-peers.csv](families-peers.csv) says what happened), judged in the
@@ -70,10 +70,11 @@ def _head(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(row["status"] for row in rows)
     built = len(rows) - counts["not built"]
     run = built - counts["not run"] - counts["crashed"]
-    proven = [row for row in rows if row["status"] == "proven"]
+    counted = [row for row in rows if row["status"] == "proven" and "unseen" in row]
     return HEAD.format(
-        layers=sum(row["layers"] for row in proven),
-        unseen=sum(row["unseen"] for row in proven),
+        counted=len(counted),
+        layers=sum(row["layers"] for row in counted),
+        unseen=sum(row["unseen"] for row in counted),
         transformers=transformers.__version__,
         torch=torch.__version__.partition("+")[0],
         mapped=len(rows),
