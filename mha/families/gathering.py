@@ -52,8 +52,17 @@ def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Modu
                 args = (*args[:place], _of_heads(self, name, args[place], dim), *args[place + 1 :])
         return kind.forward(self, *args, **kwargs)
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: made_from, GATHERS: True}
-    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+    def reduce(self: nn.Module) -> tuple[Any, ...]:
+        return _empty_of, (kind, per_head), self.__dict__
+
+    members = {"forward": forward, "__reduce__": reduce, "__module__": kind.__module__}
+    return type(f"{kind.__name__}OfFewerHeads", (kind,), {**members, WHOLE: made_from, GATHERS: True})
+
+
+def _empty_of(kind: Any, per_head: tuple[tuple[str, int], ...]) -> nn.Module:
+    """How one is made in another process, where its class may not have been generated yet."""
+    made = _gathering(kind, per_head)
+    return made.__new__(made)
 
 
 def masks_of(core: nn.Module) -> dict[str, int]:

@@ -159,15 +159,16 @@ def test_a_sharded_weight(case, tmp_path):
         distributed.destroy_process_group()
 
 
-def test_a_quantised_linear(case):
+@pytest.mark.parametrize("place", ["query", "output"])
+def test_a_quantised_linear(case, place):
     from torch.ao.nn.quantized.dynamic import Linear
 
-    if case.query == "c_attn":
-        pytest.skip("transformers' Conv1D has no quantised form")
-    plain = case.part(case.output)
-    quantised = Linear(plain.in_features, plain.out_features)
-    case.replace(case.output, quantised)
-    message = rf"'{case.layers[0]}': .*{case.output} is a .*Linear"
+    name = getattr(case, place)
+    if name in ("", "c_attn", "c_proj"):
+        pytest.skip("not a linear of its own, or transformers' Conv1D, which has no quantised form")
+    plain = case.part(name)
+    case.replace(name, Linear(plain.in_features, plain.out_features))
+    message = rf"'{case.layers[0]}': .*{name} is a .*Linear"
     with refused(case.model, message, mha.UnsupportedModule):
         mha.prune(case.model, case.plan, inplace=True)
     untouched = HeadPlan({case.layers[1]: (3, 4)})

@@ -1,5 +1,8 @@
 """Masks, and angles, that a model makes for all heads: a layer that has fewer takes its own."""
 
+import copy
+import importlib
+
 import pytest
 import torch
 
@@ -65,6 +68,18 @@ def test_a_mask_of_three_dimensions_counts_examples_not_heads():
     assert attention(bias(6, 5, 7)).shape == (6, 5, 7)
     assert torch.equal(attention(bias(5, 6, 7, 7)), bias(5, 6, 7, 7)[:, [1, 3]])
     assert attention(None) is None
+
+
+def test_a_pruned_layer_can_be_sent_to_another_process(llama):
+    """Its class is generated; what makes it again has a name that can be imported."""
+    attention = mha.prune(llama.model, HeadPlan({FIRST: (1, 3)})).get_submodule(FIRST)
+    function, arguments, state = attention.__reduce_ex__(2)[:3]
+    assert getattr(importlib.import_module(function.__module__), function.__qualname__) is function
+    again = function(*arguments)
+    again.__setstate__(state)
+    assert type(again) is type(attention)
+    assert torch.equal(again.q_proj.weight, attention.q_proj.weight)
+    assert type(copy.deepcopy(attention)) is type(attention)
 
 
 def test_angles_by_head_are_gathered():
