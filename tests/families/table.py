@@ -37,7 +37,7 @@ pruned in two steps; `count`, parameters fall exactly as predicted; `gradients`,
 `save_load`, bit-equal after `save_pruned` and `from_pretrained`; `cache`, generated logits with a dynamic and, where
 the type has one, a static cache are those without. A check that does not apply is left empty. A proven type may
 have further attention that is refused; the reason then stands beside it. Of the {layers} layers of the {counted} proven
-types for which that was counted, {unseen} do not show in their tiny model's output (`unseen`): they are compared in vain.
+types for which that was counted, {unseen} do not show in their tiny model's output (`unseen`), and prove nothing.
 
 """
 PEERS_HEAD = """Peers, by `nox -s peers` ([families-peers.csv](families-peers.csv) says what happened), judged in the

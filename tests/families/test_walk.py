@@ -60,4 +60,4 @@ def test_the_tables_head_counts_what_crashed(tmp_path):
     assert "| mapped by transformers | 8 |" in head
     assert "| run with finite outputs | 4 |" in head
     assert "| type2 | crashed |" in head
-    assert "Of the 7 layers of the proven types\n2 do not show" in head
+    assert "Of the 7 layers of the 1 proven\ntypes for which that was counted, 2 do not show" in head
