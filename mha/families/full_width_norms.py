@@ -46,10 +46,7 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
 def normalises_all_heads(module: nn.Module) -> bool:
     """Whether the code normalises queries and keys before they are heads, each norm as wide as its projection."""
     children = dict(module.named_children())
-    if (
-        not is_from_transformers(module)
-        or not {"q_norm", "k_norm", "q_proj", "k_proj", "v_proj", "o_proj"} <= children.keys()
-    ):
+    if not is_from_transformers(module) or not children.keys() >= NAMES:
         return False
     if set(NORMALISED.findall(text(module))) != {("q_norm", "q_proj"), ("k_norm", "k_proj")}:
         return False

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers", minversion="5.0", reason="tra
 
 from tests.families.precision import DoublePrecision  # noqa: E402
 from tests.families.weights import draw_weights  # noqa: E402
+from tests.mha.test_transformers import uneven  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers warns about is not ours
 
@@ -118,17 +119,6 @@ def inputs_for(kind: str) -> dict[str, torch.Tensor]:
     if kind == "audio":
         return {"input_values": torch.randn(2, 411, generator=generator, dtype=torch.float64)}
     return {"input_ids": torch.randint(3, 97, (2, 11), generator=generator)}
-
-
-def uneven(layers: mha.AttentionMap, *, empty: str | None = None) -> HeadPlan:
-    """As many heads of each of as many groups as the layer's place says, from the back."""
-    keep = {}
-    for place, (name, layer) in enumerate(layers.items()):
-        per_group = layer.num_heads // layer.num_kv_heads
-        groups = range(layer.num_kv_heads)[-1 - place % layer.num_kv_heads :]
-        heads = range(per_group)[-1 - (place + 1) % per_group :]
-        keep[name] = () if name == empty else [group * per_group + head for group in groups for head in heads]
-    return HeadPlan(keep)
 
 
 def whole(layers: mha.AttentionMap) -> HeadPlan:
