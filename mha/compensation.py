@@ -17,7 +17,7 @@ from mha.families.linears import is_conv1d, weight_of
 from mha.layout import owners
 from mha.masking import eval_mode
 from mha.normal_equations import Moments, recentre, refit, rescale
-from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, other_linears, runs_of
+from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, other_linears, output_name, runs_of
 
 Method = Literal["bias", "scale", "least_squares"]
 Scope = Literal["attention", "stream"]
@@ -73,7 +73,7 @@ def compensate(
     repaired = copy.deepcopy(pruned)
     students, teachers = find_attention(repaired), find_attention(teacher)
     _check_belong(students, teachers)
-    layers = {_output_name(layer): layer for layer in students.values()}
+    layers = {output_name(layer): layer for layer in students.values()}
     cut = [name for name, layer in layers.items() if layer.num_heads < teachers[layer.name].num_heads]
     own = method != "least_squares"
     others = [] if own or scope == "attention" else _shared(other_linears(teacher, teachers), repaired, teacher)
@@ -185,10 +185,6 @@ def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:
         return slice(0, middle), slice(middle, None)
     nothing, everything = slice(0, 0), slice(None)
     return (nothing, everything) if number % HELD_OUT == min(HELD_OUT, batches) - 1 else (everything, nothing)
-
-
-def _output_name(layer: AttentionLayer) -> str:
-    return f"{layer.name}.{layer.description.output}" if layer.name else layer.description.output
 
 
 def _shared(names: Sequence[str], model: nn.Module, teacher: nn.Module) -> list[str]:

@@ -4,6 +4,7 @@ A linear layer with weight W (o, k) and bias b (o,) is changed so that its outpu
 targets y (n, o). Everything is float64; damping pulls toward the present weight, not toward zero.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
 DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
+DAMPING_OF_REMOVAL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,29 @@ def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, ow
 
     change, _ = refit(of_heads(fit), of_heads(held), weight.new_zeros(1, heads), None)
     return weight * (1 + member @ change[0])
+
+
+def without(
+    moments: Moments, weight: Tensor, bias: Tensor | None, owner: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """For each head the weight and bias that come closest to the present outputs when the head's inputs are gone.
+
+    W - W_h [(H⁻¹)_hh]⁻¹ (H⁻¹)_h, with H the inputs' Gram matrix, centred where there is a bias, and damped: the optimal
+    brain surgeon for a block of weights (OSSCAR, Meng et al. 2024; ZipLM, Kurtić et al. 2023). The weight's columns of
+    the head are 0.
+
+    Args:
+        owner: (k,), the head that each input belongs to.
+    """
+    gram = (moments if bias is None else moments.centred()).xx
+    mean_square = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    damped = gram + DAMPING_OF_REMOVAL * mean_square * torch.eye(len(gram)).to(gram)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    for head in owner.unique().tolist():
+        own = owner == head
+        changed = weight - weight[:, own] @ torch.linalg.solve(inverse[own][:, own], inverse[own])
+        changed[:, own] = 0.0
+        yield head, changed, None if bias is None else bias + (weight - changed) @ moments.x / moments.n
 
 
 def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ from mha.errors import CalibrationError
 from mha.families import AttentionLayer
 from mha.families.linears import is_conv1d
 from mha.masking import nothing_compiled, on_context
+from mha.normal_equations import Moments
 from mha.pruning import LINEARS, tensors_in
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -48,6 +49,7 @@ class _Run:
     """One run of a layer, and the next module that reads something of its output's shape."""
 
     name: str
+    input: Tensor
     output: Tensor
     reader: str | None = None
     read: Tensor | None = None
@@ -68,6 +70,11 @@ def other_linears(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> lis
         and not any(layer == "" or name.startswith(f"{layer}.") for layer in layers)
         and all(held.count(id(parameter)) == 1 for parameter in module.parameters())
     ]
+
+
+def output_name(layer: AttentionLayer) -> str:
+    """The name of the layer's output projection in the model."""
+    return f"{layer.name}.{layer.description.output}" if layer.name else layer.description.output
 
 
 @contextmanager
@@ -120,6 +127,20 @@ def goals_of(
     return goals
 
 
+def moments_of(
+    model: nn.Module, outputs: Sequence[str], batches: Sequence[Any], forward: Forward
+) -> dict[str, Moments]:
+    """Output projection -> the moments of what it reads and what it puts out, positions weighted as for `goals_of`."""
+    found: dict[str, Moments] = {}
+    for number, batch in enumerate(batches):
+        runs, returned = _observed(model, outputs, batch, forward)
+        for run, gradient in zip(runs, _gradients(runs, returned, number)[0], strict=True):
+            weight = _weight(run.output, gradient).flatten()
+            one = Moments.of(run.input.detach().flatten(0, -2), run.output.detach().flatten(0, -2), weight)
+            found[run.name] = found[run.name] + one if run.name in found else one
+    return found
+
+
 def _check_ran(runs: Sequence[_Run], outputs: Sequence[str]) -> None:
     if not {run.name for run in runs} & set(outputs):
         raise CalibrationError("forward(teacher, batch) ran none of the teacher's attention layers")
@@ -140,10 +161,10 @@ def _observed(
     handles: list[RemovableHandle] = []
 
     def after(name: str) -> Callable[..., Tensor]:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not output.requires_grad:
                 output.requires_grad_()
-            runs.append(_Run(name, output))
+            runs.append(_Run(name, args[0], output))
             waiting.append(runs[-1])
             return output
 
@@ -223,11 +244,15 @@ def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int) -> None:
             f"batch {number}: in the teacher there are NaN or infinite values after {run.name!r}; look for them in the "
             "batch or in the model's weights"
         )
-    weight = torch.ones(value.shape[:-1], dtype=torch.float64, device=value.device)
-    if gradient is not None and gradient.isfinite().all():
-        weight = gradient.double().square().sum(-1)
     goal.values[number].append(value.detach().clone())
-    goal.weights[number].append(weight)
+    goal.weights[number].append(_weight(value, gradient))
+
+
+def _weight(output: Tensor, gradient: Tensor | None) -> Tensor:
+    """How much every position counts, (...), float64."""
+    if gradient is None or not gradient.isfinite().all():
+        return torch.ones(output.shape[:-1], dtype=torch.float64, device=output.device)
+    return gradient.double().square().sum(-1)
 
 
 def runs_of(

@@ -1,0 +1,132 @@
+"""What the model's outputs lose without a head when its layer's output projection is solved again for the others.
+
+A head that the others of its layer can stand in for costs little, however large it is. What the repaired layer does to
+the outputs is measured, not estimated.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer, find_attention
+from mha.families.linears import is_conv1d, weight_of
+from mha.heads import HeadScores
+from mha.importance.record import NotReplayableError
+from mha.importance.replay import Replay
+from mha.layout import owners
+from mha.masking import eval_mode
+from mha.normal_equations import Moments, without
+from mha.streams import Forward, calling_outputs, moments_of, output_name
+
+Measure = Callable[[nn.Module, Any], float]  # (model, batch) -> what is to stay low
+CLOSE = 1e-6  # how far a replayed measure may be from the one before, relative to it
+
+logger = logging.getLogger(__name__)
+
+
+def resolved_scores(
+    model: nn.Module, batches: Sequence[Any], forward: Forward, measure: Measure, judged: Sequence[Any]
+) -> HeadScores:
+    """How much the measure rises when a head leaves and its layer's W_o and bias are solved again; for every head.
+
+    The new projection is the one whose outputs come closest to the present ones on all batches. Then the model is
+    run with it: a pass over the judged batches for every head, from its layer's projection on.
+
+    Args:
+        measure: (model, batch) -> what is to stay low.
+        judged: the batches to measure on.
+    """
+    layers = find_attention(model)
+    rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in layers.items()}
+    names = {output_name(layer): name for name, layer in layers.items() if layer.num_heads}
+    with eval_mode(model), calling_outputs(layers):
+        moments = moments_of(model, list(names), batches, forward)
+        ran = {names[output]: found for output, found in moments.items() if found.n > 0}
+        with torch.no_grad():
+            for batch in judged:
+                for name, rises in _Judge(model, layers, ran, measure).rises(batch).items():
+                    rows[name] += rises / len(judged)
+    return HeadScores(
+        rows,
+        groups={name: layer.num_kv_heads for name, layer in layers.items()},
+        heads={name: layer.heads for name, layer in layers.items()},
+    )
+
+
+class _Judge:
+    """Runs the model with one projection solved again for the lack of one head, then the next.
+
+    What precedes the projection is not computed again, where the model can be replayed.
+
+    Args:
+        moments: layer name -> those of its output projection.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, AttentionLayer],
+        moments: Mapping[str, Moments],
+        measure: Measure,
+    ) -> None:
+        self._model, self._layers, self._moments, self._measure = model, layers, moments, measure
+
+    def rises(self, batch: Any) -> dict[str, Tensor]:
+        """Layer name -> (h,): how much the measure rises on this batch."""
+        try:
+            return self._replayed(batch)
+        except NotReplayableError as error:
+            logger.info("each head's pass is made as a whole: %s", error)
+        present = self._measure(self._model, batch)
+        return {name: self._of_layer(name, batch) - present for name in self._moments}
+
+    def _replayed(self, batch: Any) -> dict[str, Tensor]:
+        rises = {}
+        with Replay(self._model, [self._layers[name].output for name in self._moments]) as replay:
+            with replay.recording():
+                present = self._measure(self._model, batch)
+            for name in self._moments:
+                output = self._layers[name].output
+                if output not in replay.record.starts:  # it does not run on this batch
+                    rises[name] = torch.zeros(self._layers[name].num_heads, dtype=torch.float64)
+                    continue
+                rises[name] = self._of_layer(name, batch, replay) - present
+                with replay.starting_at(output):
+                    again = self._measure(self._model, batch)
+                if not math.isclose(again, present, rel_tol=CLOSE, abs_tol=1e-12):
+                    raise NotReplayableError(f"{again!r} where it was {present!r}, replayed from {name!r} on")
+        return rises
+
+    def _of_layer(self, name: str, batch: Any, replay: Replay | None = None) -> Tensor:
+        """(h,): the measure without each of the layer's heads."""
+        layer = self._layers[name]
+        bias = layer.output._parameters.get("bias")
+        moments = self._moments[name]
+        owner = owners(layer.context_axis, layer.sizes).to(moments.x.device)
+        values = torch.zeros(layer.num_heads, dtype=torch.float64)
+        fits = without(moments, weight_of(layer.output), None if bias is None else bias.double(), owner)
+        for head, weight, shift in fits:
+            with _holding(layer.output, weight, shift), ExitStack() as context:
+                if replay is not None:
+                    context.enter_context(replay.starting_at(layer.output))
+                values[head] = self._measure(self._model, batch)
+        return values
+
+
+@contextmanager
+def _holding(linear: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
+    """Within the context the linear has this weight (o, k) and bias."""
+    values = {"weight": weight.T if is_conv1d(linear) else weight} | ({} if bias is None else {"bias": bias})
+    before = {name: linear.get_parameter(name).clone() for name in values}
+    try:
+        for name, value in values.items():
+            linear.get_parameter(name).copy_(value)
+        yield
+    finally:
+        for name, value in before.items():
+            linear.get_parameter(name).copy_(value)
