@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from mha.costs.counts import count_parameters, fill_flops, parameters_of
 from mha.costs.shapes import Shape
-from mha.costs.subject import Kind, Subject, share_of
+from mha.costs.subject import Kind, Subject, share_of, whole_of
 from mha.costs.table import CostTable, LayerCosts, ShapeCost, WholeModel
 from mha.families import AttentionLayer
 from mha.timing import NORMAL, Spread
@@ -15,6 +17,7 @@ from mha.timing import NORMAL, Spread
 DOUBT = 0.5  # how far from 1 `scale` is expected to be, before the whole models are looked at
 LEAST_NOISE = 0.003  # of the dense model's time: no interval is trusted more than that
 LEAST_SCALE = 0.1  # whatever is measured, layers take time
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,21 @@ class Fit:
         """What the model takes beside its attention."""
         return self.anchor - self.scale * self._attention(1.0)
 
+    @cached_property
+    def corrections(self) -> dict[float, float]:
+        """Share of heads kept in every layer -> what the whole model takes beyond the scaled sum of its layers.
+
+        One factor does not fit every share: a layer with half of its heads may find more in the caches than a whole
+        one. What is within the interval of the measured time is taken for noise (positive-part shrinkage, James and
+        Stein 1961).
+        """
+        found = {1.0: 0.0}
+        for share, spread in self.wholes.items():
+            beyond = spread.value - self.rest - self.scale * self._attention(share)
+            noise = max(spread.half_width, LEAST_NOISE)
+            found[share] = beyond * max(0.0, 1.0 - (noise / beyond) ** 2) if beyond else 0.0
+        return dict(sorted(found.items()))
+
     def table(self, environment: Mapping[str, Any], ended: str) -> CostTable:
         """Everything in seconds."""
         layers, parameters = self.subject.layers, count_parameters(self.subject.layers)
@@ -93,28 +111,44 @@ class Fit:
     def _layer(self, layer: AttentionLayer, parameters: Mapping[Shape, int]) -> LayerCosts:
         calls = self.subject.calls[layer.name]
         flops = {kind: fill_flops(kind.flops, kind.grid.whole) for kind, _ in calls}
-        factor = self.scale * self.dense.value
+        seconds = self._corrected(layer, parameters)
         costs = {
             shape: ShapeCost(
-                factor * self._sum(layer, shape, self.curves),
+                seconds[shape] * self.dense.value,
                 round(self._sum(layer, shape, flops)),
                 size,
-                *self._bounds(layer, shape, factor),
+                *self._bounds(layer, shape, seconds[shape]),
             )
             for shape, size in parameters.items()
         }
         return LayerCosts(layer.heads, layer.num_kv_heads, costs)
 
-    def _bounds(self, layer: AttentionLayer, shape: Shape, factor: float) -> Iterable[float | None]:
+    def _corrected(self, layer: AttentionLayer, shapes: Iterable[Shape]) -> dict[Shape, float]:
+        """Of the layer in the model, at every shape; no shape takes less than one that it contains."""
+        part = self._sum(layer, whole_of(layer), self.curves) / max(self._attention(1.0), TINY)
+        measured = [share_of(layer, share).heads for share in self.corrections]
+        beyond = list(self.corrections.values())
+        found: dict[Shape, float] = {}
+        for shape in sorted(shapes):
+            extra = part * float(np.interp(shape.heads, measured, beyond))
+            value = self.scale * self._sum(layer, shape, self.curves) + extra
+            inner = [found[one] for one in found if one.heads <= shape.heads and one.groups <= shape.groups]
+            found[shape] = max([value, 0.0, *inner])
+        return found
+
+    def _bounds(self, layer: AttentionLayer, shape: Shape, seconds: float) -> Iterable[float | None]:
+        """The interval of the layer by itself, around what it takes in the model."""
         calls = self.subject.calls[layer.name]
         if any(shape not in self.alone[kind] for kind, _ in calls):
             return None, None
-        spreads = [(self.alone[kind][shape], count) for kind, count in calls]
+        spreads = [(self.alone[kind][shape], count * self.scale) for kind, count in calls]
+        middle = sum(spread.value * count for spread, count in spreads)
         return (
-            factor * sum(spread.low * count for spread, count in spreads),
-            factor * sum(spread.high * count for spread, count in spreads),
+            self.dense.value * (seconds + sum(spread.low * count for spread, count in spreads) - middle),
+            self.dense.value * (seconds + sum(spread.high * count for spread, count in spreads) - middle),
         )
 
     def _whole_model(self, share: float) -> WholeModel:
         heads = tuple(share_of(layer, share).heads for layer in self.subject.layers.values())
-        return WholeModel(heads, *self.wholes[share], self.rest + self.scale * self._attention(share))
+        predicted = self.rest + self.scale * self._attention(share) + self.corrections[share]
+        return WholeModel(heads, *self.wholes[share], predicted)

@@ -92,6 +92,23 @@ def test_layers_that_take_longer_in_the_model_than_alone(clock):
     assert table.layers["layers.0"].costs[Shape(12, 12)].seconds == pytest.approx(1.5 * 13, rel=1e-3)
 
 
+def test_layers_that_take_longer_in_the_model_by_another_factor_at_every_share(clock):
+    """In the model half of the heads cost twice what they cost alone, three of twelve the same, all half more."""
+    factors = {0: 1.0, 3: 1.0, 6: 2.0, 12: 1.5}
+    model = stack(clock, 2, lambda layer: 1.0 + layer.num_heads)
+    clock.takes(
+        model, lambda model: sum((factors[layer.num_heads] - 1) * (1 + layer.num_heads) for layer in model.layers)
+    )
+    table = mha.measure_costs(model, (X,), seconds=SECONDS)
+    for whole, heads in zip(table.whole_models, (0, 3, 6), strict=True):
+        expected = 16 + 2 * factors[heads] * (1 + heads)
+        assert whole.measured * table.dense.seconds == pytest.approx(expected)
+        assert table.latency(plan(l0=heads, l1=heads)).value == pytest.approx(expected, rel=5e-3), heads
+        assert whole.predicted == pytest.approx(whole.measured, rel=5e-3)
+    seconds = [cost.seconds for _, cost in sorted(table.layers["layers.0"].costs.items())]
+    assert seconds == sorted(seconds)
+
+
 def test_steps_are_found(clock):
     """With time to refine: the clock that limits the measuring stands still, and nothing is noisy."""
     model = stack(clock, 1, lambda layer: 8.0 * -(-layer.num_heads // 8), rest=4.0, heads=32)
