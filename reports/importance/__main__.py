@@ -16,8 +16,10 @@ def main() -> int:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/figures")
     given = parser.parse_args()
     try:
-        for line in write(given.run, given.output or given.run / "figures"):
-            print(line)  # noqa: T201
+        lines = write(given.run, given.output or given.run / "figures")
+        if not lines:  # planted models have a table in summary.md, and no figure
+            lines = [f"{given.run}: nothing to draw: no task of this run has finished; see {given.run / 'summary.md'}"]
+        print(*lines, sep="\n")  # noqa: T201
     except ReportError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

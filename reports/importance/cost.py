@@ -1,8 +1,7 @@
 """What a criterion costs, beside how far it can be trusted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -13,32 +12,43 @@ from reports.importance.load import ALL, TRUTH, Tables
 from reports.style import GREY, new_figure, reach
 from reports.words import listed
 
-LABELS = {
-    "spearman": "Spearman's correlation with leave-one-out, held out",
-    "share": "share of the way from random to lossless",
-}
-GAP = 0.034  # between labels, as a share of the axis
+SHARE = "share of the way\nfrom random to lossless"
+SPEARMAN = "Spearman's correlation with\nleave-one-out, held out"
+PRICE = "price: readings of the calibration set\n(a backward pass counts as two)"
+TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """Frame: criterion, readings (on the dearest task), and both merits as means over tasks, with intervals."""
+    """Frame: criterion, readings (on the task that took most passes), and both merits, with intervals.
+
+    The share's interval is over seeds and examples; the correlation's goes from the lowest task to the highest.
+    """
     if tables.cost.empty or tables.areas.empty:
         return
-    readings = tables.cost.groupby("criterion")["readings"].max()
+    readings = tables.cost.sort_values("forward").groupby("criterion")["readings"].last()
     near = tables.agreement[tables.agreement["other"] == TRUTH]
     spearman = near.groupby(["criterion", "task"])["spearman"].mean().groupby("criterion").agg(["mean", "min", "max"])
     spearman.columns = ["spearman", "spearman_low", "spearman_high"]
     share = tables.areas[tables.areas["task"] == ALL].set_index("criterion")[["share", "share_low", "share_high"]]
-    frame = readings.to_frame().join(spearman).join(share).dropna(subset=["spearman", "share"]).reset_index()
+    frame = readings.to_frame().join(spearman).join(share).dropna(subset=["spearman", "share"])
     if len(frame):
-        yield Panel("", "", frame)
+        yield Panel("", "", frame.sort_values("share", ascending=False).reset_index())
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    figure = new_figure(13.0, 6.4)
-    for axes, merit in zip(figure.subplots(1, 2, sharex=True), LABELS, strict=True):
-        _scatter(axes, frame, merit)
-    figure.supxlabel("price: readings of the calibration set (a backward pass counts as two)", fontsize="medium")
+    """A row for each criterion, the best share on top; coloured are those that no cheaper one beats."""
+    figure = new_figure(11.0, 1.2 + 0.27 * len(frame))
+    share, spearman, price = figure.subplots(1, 3, sharey=True)
+    _merits(share, frame, "share")
+    _merits(spearman, frame, "spearman")
+    _points(price, frame, "readings")
+    price.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ticks = [tick for tick in TICKS if tick <= frame["readings"].max() * 1.5]
+    price.set_xticks(ticks, labels=map(str, ticks))
+    for axes, label in ((share, SHARE), (spearman, SPEARMAN), (price, PRICE)):
+        axes.set(xlabel=label, ylabel="")
+    share.set_yticks(range(len(frame)), labels=frame["criterion"].astype(str))
+    share.invert_yaxis()
     return figure
 
 
@@ -47,60 +57,18 @@ def caption(frame: pd.DataFrame) -> str:
     return f"Share and price of the criteria that no cheaper one beats: {listed(front)}."
 
 
-def _scatter(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
+def _merits(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
     along = reach(frame[merit], frame[f"{merit}_low"], frame[f"{merit}_high"])
-    axes.errorbar(frame["readings"], frame[merit], yerr=along, fmt="none", ecolor=GREY, elinewidth=0.7, alpha=0.6)
-    sns.scatterplot(frame, x="readings", y=merit, ax=axes, color=sns.color_palette("colorblind")[0], s=36, zorder=3)
-    if merit == "share":
-        front = _front(frame)
-        axes.plot(
-            front["readings"], front[merit], color=sns.color_palette("colorblind")[1], linewidth=1, alpha=0.7,
-            drawstyle="steps-post", zorder=1,
-        )  # fmt: skip
-    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
-    axes.set_xlim(-0.15, 12 * max(frame["readings"].max(), 1))
-    ticks = [tick for tick in (0, 1, 3, 10, 30, 100, 300, 1000) if tick <= frame["readings"].max() * 1.5]
-    axes.set_xticks(ticks, labels=map(str, ticks))
-    low, high = frame[f"{merit}_low"].min(), frame[f"{merit}_high"].max()
-    margin = 0.04 * (high - low)
-    axes.set_ylim(low - margin, high + margin)
-    axes.set(xlabel="", ylabel=LABELS[merit])
-    _label(axes, frame, merit)
+    axes.errorbar(frame[merit], range(len(frame)), xerr=along, fmt="none", ecolor=GREY, elinewidth=1.0)
+    axes.axvline(0.0, color=GREY, linewidth=0.8, zorder=0)
+    _points(axes, frame, merit)
 
 
-def _label(axes: Axes, frame: pd.DataFrame, merit: str) -> None:
-    """Names beside the points; where several cost about the same they are moved apart."""
-    low, high = axes.get_ylim()
-    for _, rows in frame.groupby(frame["readings"].map(_shelf)):
-        rows = rows.sort_values(merit)
-        heights = apart(rows[merit].tolist(), GAP * (high - low), high - 0.02 * (high - low))
-        start = rows["readings"].max()
-        for row, height in zip(rows.itertuples(), heights, strict=True):
-            axes.annotate(
-                str(row.criterion),
-                (row.readings, getattr(row, merit)),
-                xytext=(start * 1.25 + 0.12, height),
-                fontsize=7,
-                va="center",
-                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0},
-                arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkB": 3},
-            )
-
-
-def _shelf(readings: float) -> int:
-    """Prices that are so near that their labels would meet."""
-    return int(np.searchsorted([0.5, 2, 5, 12, 28, 80, 160, 400], readings))
-
-
-def apart(values: Sequence[float], gap: float, ceiling: float) -> list[float]:
-    """Ascending values, moved as little as it takes to be `gap` apart and below the ceiling."""
-    moved: list[float] = []
-    for value in values:
-        moved.append(max(value, moved[-1] + gap) if moved else value)
-    for place in range(len(moved) - 1, -1, -1):
-        above = moved[place + 1] - gap if place + 1 < len(moved) else ceiling
-        moved[place] = min(moved[place], above)
-    return moved
+def _points(axes: Axes, frame: pd.DataFrame, column: str) -> None:
+    blue, orange = sns.color_palette("colorblind")[:2]
+    front = set(_front(frame)["criterion"])
+    colors = [orange if name in front else blue for name in frame["criterion"]]
+    axes.scatter(frame[column], range(len(frame)), c=colors, s=36, zorder=3)
 
 
 def _front(frame: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "agreement": {
         "task": "text", "seed": "number", "criterion": "text", "other": "text", "spearman": "number",
     },
-    "cost": {"task": "text", "criterion": "text", "readings": "number"},
+    "cost": {"task": "text", "criterion": "text", "forward": "number", "readings": "number"},
     "stability": {"task": "text", "criterion": "text", "examples": "number", "spearman": "number"},
 }  # fmt: skip
 

@@ -24,7 +24,14 @@ def write(directory: Path, criteria: list[str] | None = None) -> Path:
         ("curves", [row for task in TASKS for row in _curves(task, names)]),
         ("areas", [row for task in (*TASKS, "all") for row in _areas(task, names)]),
         ("agreement", [row for task in TASKS for row in _agreement(task, names)]),
-        ("cost", [{"task": task, "criterion": name, "readings": PRICES[name]} for task in TASKS for name in names]),
+        (
+            "cost",
+            [
+                {"task": task, "criterion": name, "forward": 5, "readings": PRICES[name]}
+                for task in TASKS
+                for name in names
+            ],
+        ),
         ("stability", [row for task in TASKS for row in _stability(task, names)]),
     ):
         pd.DataFrame(rows).to_csv(directory / f"{name}.csv", index=False)

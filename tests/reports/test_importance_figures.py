@@ -7,6 +7,7 @@ import pytest
 
 from reports.errors import ReportError
 from reports.importance import registry
+from reports.importance.__main__ import main
 from reports.importance.__main__ import write as draw_all
 from reports.importance.load import load
 from reports.style import theme
@@ -83,11 +84,27 @@ def test_a_panel_has_its_curve_the_random_band_the_best_subset_and_the_trained_m
     assert len(axes.collections) == 2  # the band of random plans and the criterion's interval
 
 
-def test_labels_that_would_meet_are_moved_apart():
-    from reports.importance.cost import apart
+def test_the_price_has_a_row_for_each_criterion_and_colours_what_no_cheaper_one_beats(tables):
+    panel = next(iter(FIGURES["cost"].panels(tables)))
+    with theme():
+        share, spearman, price = FIGURES["cost"].draw(panel.frame).axes
+    names = [label.get_text() for label in share.get_yticklabels()]
+    assert names == ["leave_one_out", "taylor", "magnitude"]
+    for axes, column in ((share, "share"), (spearman, "spearman"), (price, "readings")):
+        points = axes.collections[-1]
+        assert points.get_offsets()[:, 0].tolist() == panel.frame[column].tolist()
+        colors = points.get_facecolors()
+        assert (colors[0] == colors[1]).all()  # taylor and leave_one_out
+        assert (colors[0] != colors[2]).any()
 
-    assert apart([0.0, 0.01, 0.5], 0.1, 1.0) == [0.0, 0.1, 0.5]
-    assert apart([0.85, 0.95, 0.99], 0.1, 1.0) == pytest.approx([0.8, 0.9, 1.0])
+
+def test_a_run_of_planted_models_alone_has_nothing_to_draw_and_says_so(tmp_path, capsys, monkeypatch):
+    run = write(tmp_path / "run", FEW)
+    for name in ("areas", "stability", "cost", "agreement", "curves"):
+        (run / f"{name}.csv").write_text("\n")
+    monkeypatch.setattr("sys.argv", ["importance", str(run)])
+    assert main() == 0
+    assert "nothing to draw" in capsys.readouterr().out
 
 
 def test_a_run_that_has_only_begun_is_drawn_as_far_as_it_goes(tmp_path):
@@ -104,5 +121,5 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
         load(tmp_path)
     run = write(tmp_path / "run", FEW)
     (run / "cost.csv").write_text("task,criterion\nsmall,taylor\n")
-    with pytest.raises(ReportError, match="missing columns 'readings'"):
+    with pytest.raises(ReportError, match="missing columns 'forward', 'readings'"):
         load(run)
