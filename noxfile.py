@@ -3,6 +3,7 @@
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
 nox -s report -- RUN    draw again what was measured, from one run directory or several
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
+nox -s repair           measure what repair after pruning gives back, and what it costs
 nox -s families         try every model type of transformers
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox                     tests, lint and types
@@ -65,6 +66,17 @@ def importance(session: nox.Session) -> None:
         if (given.run / "curves.csv").exists():  # something was measured: show it, whatever else failed
             session.run("python", "-m", "reports.importance", given.run, "-o", given.run / "figures", silent=True)
             session.log(f"the results: {given.run / 'summary.md'}, and figures beside it")
+
+
+@nox.session
+def repair(session: nox.Session) -> None:
+    """Measure what repair after pruning gives back, and what it costs; -o DIR keeps the results there."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime("repair-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("-o", "--output", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    session.run("python", "-m", "bench.repair", "-o", given.output, *arguments)
 
 
 @nox.session

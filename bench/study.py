@@ -121,7 +121,19 @@ class Study:
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:
         """What the task's `evaluate` says of each held-out example, (n,) or (n, k)."""
-        values = np.asarray(self.task.evaluate(self.pruned(plan)), dtype=float)
+        return self._checked(self.task.evaluate(self.pruned(plan)))
+
+    @once
+    def metric(self, plan: mha.HeadPlan) -> Estimate:
+        """The task's metric for a plan."""
+        return self._estimate(self.values(plan))
+
+    def metric_of(self, model: nn.Module) -> Estimate:
+        """The task's metric for a model that was changed further; paired with that of any plan."""
+        return self._estimate(self._checked(self.task.evaluate(model)))
+
+    def _checked(self, found: Any) -> np.ndarray:
+        values = np.asarray(found, dtype=float)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
                 f"task {self.task.name!r}: evaluate must return one row for each held-out example, "
@@ -131,10 +143,9 @@ class Study:
             raise ValueError(f"task {self.task.name!r}: evaluate returned values that are NaN or infinite")
         return values
 
-    @once
-    def metric(self, plan: mha.HeadPlan) -> Estimate:
-        """The task's metric, on the same resamples of the held-out examples for every plan."""
-        values, examples = self.values(plan), len(self.values(self.plan(DENSE, 1.0)))
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        """The metric, on the same resamples of the held-out examples for every model."""
+        examples = len(self.values(self.plan(DENSE, 1.0)))
         if len(values) != examples:
             raise ValueError(
                 f"task {self.task.name!r}: evaluate returned {len(values)} rows for a pruned model and {examples} "

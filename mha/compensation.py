@@ -21,7 +21,7 @@ from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, oth
 
 Method = Literal["bias", "scale", "least_squares"]
 Scope = Literal["attention", "stream"]
-METHODS = ("bias", "scale", "least_squares")
+METHODS: tuple[Method, ...] = ("bias", "scale", "least_squares")
 SCOPES = ("attention", "stream")
 HELD_OUT = 4  # every fourth batch chooses the damping
 

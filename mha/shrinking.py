@@ -1,7 +1,7 @@
 """From a trained model to a smaller one in one call: score, choose, prune, repair."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mha.compensation import compensate
 from mha.distillation import relative_error
 from mha.errors import CalibrationError, SlowPlanWarning
 from mha.families import find_attention
-from mha.heads import HeadScores
+from mha.heads import HeadPlan, HeadScores
 from mha.importance import score
 from mha.importance.calibration import Loss
 from mha.masking import eval_mode
@@ -36,26 +36,32 @@ def shrink(
     rounds: int = ROUNDS,
     distance: Distance | None = None,
     seed: int = 0,
+    examples: Callable[[Any], int] | None = None,
     **budget: Any,
 ) -> nn.Module:
     """A smaller model within the budget, repaired on the calibration data; nothing is trained.
 
-    Heads leave in rounds. Each scores every head that is left by how far the model's outputs move away from the dense
-    ones when the head leaves and its layer's output projection is solved again without it; then the plan for
-    the round's budget is chosen and cut out of the dense model, and what is left is fitted to the dense one by least
-    squares (`mha.compensate`). Scores need no labels. The model itself is left as it was.
+    No way to choose heads is best everywhere (docs/importance.md), so three are tried, each is repaired by least
+    squares (`mha.compensate`), and the best is returned: the one with the lowest loss on the calibration data, or,
+    without a loss, the one whose outputs are nearest to the dense model's. The three:
 
-    With a `criterion` that scores the heads instead, once, and the rest follows.
+    - leave-one-out of the loss, once (not without a loss);
+    - leave-one-out of the distance to the dense outputs, once: how far they move when a head leaves and its layer's
+      output projection is solved again without it, which needs no labels;
+    - the same in rounds: heads leave little by little, and what is left is repaired and scored again.
+
+    With a `criterion`, that one scores the heads, once, and nothing else is tried. The model itself is left as it was.
 
     Args:
-        batches: calibration batches, read once, and held. Heads are scored on four of them, and fitted on all.
-        loss: (model, batch) -> scalar, the mean over the batch's examples; only a criterion needs it.
+        batches: calibration batches, read once, and held. The distance is scored on four of them, the rest on all.
+        loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default".
-        rounds: the budget shrinks by the same factor in each; 1 scores the dense model only.
+        rounds: the budget shrinks by the same factor in each; 1 leaves the third way out.
         distance: (what forward returns, what it returns for the dense model) -> scalar, such as a KL divergence.
             By default the mean squared error of every floating tensor, as a share of the dense one's mean square.
         seed: for criteria that draw at random.
+        examples: batch -> how many examples it has; found out unless given (`mha.score`).
         budget: exactly one of those of `mha.choose` (`keep=0.5`, say), and with it `costs` or `min_heads` if wanted.
 
     Raises:
@@ -70,36 +76,94 @@ def shrink(
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
     if criterion is not None:
-        scores = score(model, held, loss, criterion, seed=seed)
+        scores = score(model, held, loss, criterion, seed=seed, examples=examples)
         return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
-    return _in_rounds(model, held, forward, rounds, distance or relative_error, budget)
+    own = None if loss is None else score(model, held, loss, "leave_one_out", examples=examples)
+    found = list(candidates(model, own, held, forward, rounds, distance or relative_error, budget))
+    if len(found) == 1:
+        return found[0]
+    with torch.random.fork_rng(), torch.no_grad():
+        worth = [_mean(one, model, held, loss, forward, distance or relative_error) for one in found]
+    return found[min(range(len(found)), key=lambda place: worth[place])]
 
 
-def _in_rounds(
+def candidates(
     model: nn.Module,
+    own: HeadScores | None,
     batches: Sequence[Any],
     forward: Forward,
     rounds: int,
     distance: Distance,
     budget: Mapping[str, Any],
-) -> nn.Module:
-    with torch.random.fork_rng(), eval_mode(model), torch.no_grad():
-        judged = [(batch, forward(model, batch)) for batch in batches[:: max(1, len(batches) // JUDGED)][:JUDGED]]
+) -> Iterator[nn.Module]:
+    """Repaired models within the budget; those of the same plan once."""
+    tried: list[HeadPlan] = []
 
-    def measure(small: nn.Module, part: tuple[Any, Any]) -> float:
+    def repaired(scores: HeadScores) -> Iterator[nn.Module]:
+        plan = choose(scores, model=model, **budget)
+        if plan not in tried:
+            tried.append(plan)
+            yield compensate(prune(model, plan), model, batches, forward)
+
+    if own is not None:
+        yield from repaired(own)
+    judge = _Judge(model, batches, forward, distance)
+    first = judge.scores(model)
+    yield from repaired(first)
+    if rounds > 1:
+        yield _in_rounds(model, first, judge, batches, forward, rounds, budget)
+
+
+class _Judge:
+    """Scores every head of the dense model by what its outputs lose when a smaller one's heads leave one by one."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward, distance: Distance) -> None:
+        self._model, self._batches, self._forward, self._distance = model, batches, forward, distance
+        with torch.random.fork_rng(), eval_mode(model), torch.no_grad():
+            few = batches[:: max(1, len(batches) // JUDGED)][:JUDGED]
+            self._judged = [(batch, forward(model, batch)) for batch in few]
+
+    def scores(self, small: nn.Module) -> HeadScores:
+        with torch.random.fork_rng():
+            found = resolved_scores(small, self._batches, self._forward, self._measure, self._judged)
+        return _of_all(self._model, found)
+
+    def _measure(self, small: nn.Module, part: tuple[Any, Any]) -> float:
         batch, dense = part
-        return distance(forward(small, batch), dense).item()
+        return self._distance(self._forward(small, batch), dense).item()
 
-    small = model
-    for number in range(1, rounds + 1):
-        last = number == rounds
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            if not last:
-                warnings.simplefilter("ignore", SlowPlanWarning)  # about a plan on the way
-            scores = _of_all(model, resolved_scores(small, batches, forward, measure, judged))
+
+def _in_rounds(
+    model: nn.Module,
+    scores: HeadScores,
+    judge: _Judge,
+    batches: Sequence[Any],
+    forward: Forward,
+    rounds: int,
+    budget: Mapping[str, Any],
+) -> nn.Module:
+    for number in range(1, rounds):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowPlanWarning)  # about a plan on the way
             plan = choose(scores, model=model, **_on_the_way(budget, number / rounds, len(scores)))
-        small = compensate(prune(model, plan), model, batches, forward, scope="stream" if last else "attention")
-    return small
+        small = compensate(prune(model, plan), model, batches, forward, scope="attention")
+        scores = judge.scores(small)
+    return compensate(prune(model, choose(scores, model=model, **budget)), model, batches, forward)
+
+
+def _mean(
+    small: nn.Module,
+    model: nn.Module,
+    batches: Sequence[Any],
+    loss: Loss | None,
+    forward: Forward,
+    distance: Distance,
+) -> float:
+    """What is to be low, over all batches: the loss, or the distance to the dense model."""
+    with eval_mode(small), eval_mode(model):
+        if loss is not None:
+            return sum(float(loss(small, batch)) for batch in batches) / len(batches)
+        return sum(float(distance(forward(small, batch), forward(model, batch))) for batch in batches) / len(batches)
 
 
 def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:

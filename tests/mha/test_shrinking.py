@@ -9,6 +9,7 @@ from torch import nn
 import mha
 from mha.normal_equations import DAMPING_OF_REMOVAL
 from mha.resolving import resolved_scores
+from mha.shrinking import candidates
 from mha.streams import calling_outputs, moments_of
 
 
@@ -40,6 +41,21 @@ def test_with_a_criterion_it_is_score_choose_prune_and_compensate_in_a_row(model
     small = mha.shrink(model, batches, loss, forward, criterion="default", keep=0.5)
     assert mha.plan_of(small) == mha.plan_of(expected)
     assert torch.equal(small(batches[0]), expected(batches[0]))
+
+
+def test_the_best_of_the_ways_is_kept_by_the_loss_or_without_one_by_the_distance(model, batches):
+    """Here both mean the same, and each way's result is known by itself."""
+    own = mha.score(model, batches, loss, "leave_one_out")
+    ways = list(candidates(model, own, batches, forward, 3, mha.distillation.relative_error, {"heads": 5}))
+    assert len(ways) == 3
+    with torch.no_grad():
+        losses = [sum(loss(way, batch).item() for batch in batches) for way in ways]
+        pairs = [(way, batch) for way in ways for batch in batches]
+        errors = torch.tensor([mha.distillation.relative_error(way(batch), model(batch)) for way, batch in pairs])
+    best = ways[losses.index(min(losses))]
+    nearest = ways[int(errors.view(3, -1).sum(1)[1:].argmin()) + 1]  # without a loss its leave-one-out is not there
+    assert torch.equal(mha.shrink(model, batches, loss, forward, rounds=3, heads=5)(batches[0]), best(batches[0]))
+    assert torch.equal(mha.shrink(model, batches, None, forward, rounds=3, heads=5)(batches[0]), nearest(batches[0]))
 
 
 def test_the_heads_that_others_can_stand_in_for_leave(model, batches):

@@ -1,0 +1,167 @@
+"""What repair after pruning gives back, and what it costs: every method beside no repair, on the trained tasks.
+
+    python -m bench.repair -o DIR
+
+Heads chosen by several criteria are cut out of each task's model, and what is left is repaired from the calibration
+set (`mha.compensate`). Told is how much of the lost metric comes back, on the same held-out examples, with intervals
+over resamples of them; and the repair's CPU time beside that of one evaluation, both on one thread. `mha.shrink` is
+judged on the same examples. The results are `repair.csv` and `shrink.csv`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+import mha
+from bench import tasks
+from bench.intervals import Estimate, Interval
+from bench.study import DENSE, Study
+from bench.threads import one_thread
+from mha.compensation import METHODS
+from mha.files import appears_whole
+
+Result = TypeVar("Result")
+
+KEEP = 0.75, 0.5, 0.3, 0.11
+CRITERIA = "leave_one_out", "fluctuation", "magnitude", "random"
+EVALUATIONS = 10  # the time of how many evaluations a repair may take
+HALF = 0.5  # how much of a gap that is there least squares is to close
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
+    parser.add_argument("--criteria", nargs="*", default=CRITERIA, choices=mha.criteria())
+    parser.add_argument("--keep", type=float, nargs="*", default=KEEP)
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[dict[str, Any]]] = {"repair": [], "shrink": []}
+    with one_thread():
+        for study in map(Study, map(tasks.load, given.tasks)):
+            for name, row in _rows(study, given.criteria, given.keep):
+                rows[name].append(row)
+                _write(given.output / f"{name}.csv", rows[name])
+                _say(_line(name, row))
+    for line in verdict(rows["repair"]):
+        _say(line)
+
+
+def _rows(study: Study, criteria: Sequence[str], keep: Sequence[float]) -> Iterator[tuple[str, dict[str, Any]]]:
+    batches = list(study.task.calibration())
+    dense, evaluation = _timed(lambda: study.metric_of(study.model()))
+    for criterion in criteria:
+        for share in keep:
+            for row in repairs(study, criterion, share, batches, dense, evaluation):
+                yield "repair", row
+    for share in keep:
+        yield "shrink", _shrunk(study, share, batches, dense)
+
+
+def repairs(
+    study: Study, criterion: str, keep: float, batches: Sequence[Any], dense: Estimate, evaluation: float
+) -> Iterator[dict[str, Any]]:
+    """A row for each method.
+
+    Args:
+        dense: the dense model's metric.
+        evaluation: CPU seconds of one evaluation of it.
+    """
+    pruned = study.pruned(study.plan(criterion, keep))
+    bare = study.metric_of(pruned)
+    lost = dense - bare
+    for method in METHODS:
+        repair = partial(mha.compensate, pruned, study.model(), batches, study.task.forward, method)
+        repaired, seconds = _timed(repair)
+        metric = study.metric_of(repaired)
+        yield {
+            "task": study.task.name, "criterion": criterion, "keep": keep, "method": method,
+            **_columns("dense", dense.interval()), **_columns("pruned", bare.interval()),
+            **_columns("repaired", metric.interval()), **_columns("gap", lost.interval()),
+            **_columns("gained", (metric - bare).interval()), **_columns("closed", closed(metric - bare, lost)),
+            "seconds": seconds, "evaluations": seconds / evaluation,
+        }  # fmt: skip
+
+
+def closed(gained: Estimate, lost: Estimate) -> Interval:
+    """The share of the gap that is closed, over resamples that have a gap; NaN where the gap's interval includes 0."""
+    _, low, high = lost.interval()
+    if low <= 0 <= high:
+        return Interval(np.nan, np.nan, np.nan)
+    there = lost.replicates != 0
+    return Estimate(gained.value / lost.value, gained.replicates[there] / lost.replicates[there]).interval()
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the rows say about least squares."""
+    fitted = [row for row in rows if row["method"] == "least_squares"]
+    gaps = [row for row in fitted if not np.isnan(row["closed"])]
+    enough = [row for row in gaps if row["closed"] >= HALF]
+    worse = [row for row in fitted if np.sign(row["gap"]) * _far(row) < 0]
+    slow = [row for row in fitted if row["evaluations"] > EVALUATIONS]
+    yield f"least squares closes at least half of {len(enough)} of {len(gaps)} gaps whose interval excludes 0"
+    yield from (f"  not of {_where(row)}: {row['closed']:.2f}" for row in gaps if row not in enough)
+    yield f"significantly worse than no repair: {len(worse)} of {len(fitted)}"
+    yield from (f"  {_where(row)}: {row['gained']:+.4f}" for row in worse)
+    yield f"took more than {EVALUATIONS} evaluations: {len(slow)} of {len(fitted)}"
+    yield from (f"  {_where(row)}: {row['evaluations']:.1f}" for row in slow)
+
+
+def _far(row: dict[str, Any]) -> float:
+    """What was gained, if its interval excludes 0."""
+    return 0.0 if row["gained_low"] <= 0 <= row["gained_high"] else float(row["gained"])
+
+
+def _shrunk(study: Study, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
+    task = study.task
+    small, seconds = _timed(lambda: mha.shrink(study.model(), batches, task.loss, task.forward, keep=keep))
+    metric, chance = study.metric_of(small), task.chance
+    share = Estimate(
+        (metric.value - chance) / (dense.value - chance), (metric.replicates - chance) / (dense.replicates - chance)
+    )
+    heads = [layer.num_heads for layer in mha.find_attention(small).values()]
+    return {"task": task.name, "keep": keep, **_columns("share", share.interval()), "seconds": seconds, "shape": heads}
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What it returns, and the CPU seconds that it took."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    if name == "shrink":
+        what = f"share of {DENSE} {Interval(row['share'], row['share_low'], row['share_high'])}, heads {row['shape']}"
+        return f"{row['task']}, shrunk to {row['keep']:g}: {what}, {row['seconds']:.0f} s"
+    values = f"{row['pruned']:.3f} -> {row['repaired']:.3f}"
+    return f"{_where(row)}, {row['method']}: {values}, closed {row['closed']:.2f}, {row['evaluations']:.1f} evaluations"
+
+
+def _where(row: dict[str, Any]) -> str:
+    return f"{row['task']}, {row['criterion']}, {row['keep']:g} kept"
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with appears_whole(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
