@@ -6,23 +6,37 @@ close to what it does in the dense model. Nothing is trained.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mha.errors import CalibrationError, PlanError, UnsupportedModule
-from mha.families import AttentionLayer, find_attention
+from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.linears import is_conv1d, weight_of
 from mha.layout import owners
 from mha.masking import eval_mode
 from mha.normal_equations import Moments, recentre, refit, rescale
-from mha.streams import Forward, Goal, calling_outputs, goals_of, is_linear, other_linears, output_name, runs_of
+from mha.pruning import kept_entries, plan_of
+from mha.streams import (
+    Forward,
+    Goal,
+    calling_outputs,
+    goals_of,
+    is_linear,
+    other_linears,
+    output_name,
+    outputs_of,
+    runs_of,
+    together,
+)
 
 Method = Literal["bias", "scale", "least_squares"]
-Scope = Literal["attention", "stream"]
+Scope = Literal["attention", "stream", "all"]
 METHODS: tuple[Method, ...] = ("bias", "scale", "least_squares")
-SCOPES = ("attention", "stream")
+SCOPES = ("attention", "stream", "all")
+WIDEST = 8  # times what it reads: a wider layer spells a vocabulary, and its targets would fill the memory
 HELD_OUT = 4  # every fourth batch chooses the damping
 
 
@@ -33,7 +47,7 @@ def compensate(
     forward: Forward,
     method: Method = "least_squares",
     *,
-    scope: Scope = "stream",
+    scope: Scope = "all",
 ) -> nn.Module:
     """A copy of `pruned` that comes closer to `teacher`, the model it was pruned from; without labels or training.
 
@@ -43,7 +57,8 @@ def compensate(
     - "scale": one factor per head, by least squares (Kwon et al. 2022, section 4.3).
     - "least_squares": W_o and its bias, by least squares toward the dense layer's outputs; or, where the output is
       added to a residual stream, toward what the stream holds after the dense layer, which makes up for what earlier
-      layers left undone. Damped toward the present W_o, by as much as serves held-out batches (every fourth) best.
+      layers left undone. The other linear layers likewise (`scope`). Damped toward the present weight, by as much as
+      serves held-out batches (every fourth) best.
 
     Positions count as much as what `forward` returns depends on them: padding that is masked in the end does not.
     A layer without heads gets a new bias. A projection without a bias stays without one, so that the result
@@ -55,8 +70,9 @@ def compensate(
     Args:
         batches: read once, and held; labels are not needed.
         forward: (model, batch) runs the model and returns what matters of its output.
-        scope: what least squares may fit: "attention", the output projections, or "stream", also every other linear
-            layer that writes to the residual stream, such as the second one of a feed-forward network.
+        scope: what least squares may fit: "attention", the output projections; "stream", also every other linear
+            layer that writes to the residual stream, such as the second one of a feed-forward network; or "all", also
+            the linear layers that read it, toward their own outputs in the dense model.
 
     Raises:
         CalibrationError: an unknown method or scope, no batches, NaN or infinity, or a `forward` that does not run both
@@ -76,14 +92,63 @@ def compensate(
     layers = {output_name(layer): layer for layer in students.values()}
     cut = [name for name, layer in layers.items() if layer.num_heads < teachers[layer.name].num_heads]
     own = method != "least_squares"
-    others = [] if own or scope == "attention" else _shared(other_linears(teacher, teachers), repaired, teacher)
+    others = [] if own or scope == "attention" else _shared(teacher, teachers, repaired)
+    further = _rows(teacher, repaired, others) if scope == "all" else {}
     with torch.random.fork_rng(), eval_mode(teacher), eval_mode(repaired):
         with calling_outputs(teachers):
-            goals = goals_of(teacher, list(layers), others, held, forward, first=cut, own=own)
-        with torch.no_grad(), calling_outputs(students):
-            for name in list(goals):
-                _Repair(name, layers.get(name), goals.pop(name), repaired, method).run(held, forward)
+            goals = goals_of(teacher, list(layers), others, held, forward, first=cut, own=own, further=further)
+        with torch.no_grad(), calling_outputs(students), calling_outputs(teachers):
+            for names in together(goals, further):
+                if goals[names[0]].reader is None and names[0] in further:
+                    weights = {name: goals.pop(name).weights for name in names}
+                    _Alignment(repaired, teacher, weights, further).run(held, forward)
+                else:
+                    [name] = names
+                    _Repair(name, layers.get(name), goals.pop(name), repaired, method).run(held, forward)
     return repaired
+
+
+class _Alignment:
+    """Linear layers that read the same, to be fitted to what they put out in the dense model.
+
+    Args:
+        weights: layer -> batch -> for each run how much every position counts.
+        rows: layer -> which of the dense layer's outputs it still has; None for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        weights: Mapping[str, Sequence[Sequence[Tensor]]],
+        rows: Mapping[str, Tensor | None],
+    ) -> None:
+        self._model, self._teacher, self._weights, self._rows = model, teacher, weights, rows
+
+    def run(self, batches: Sequence[Any], forward: Forward) -> None:
+        parts = {name: _no_moments(self._model.get_submodule(name)) for name in self._weights}
+        for number, batch in enumerate(batches):
+            counts = {name: len(weights[number]) for name, weights in self._weights.items()}
+            if not any(counts.values()):
+                continue
+            reads, wanted = (
+                outputs_of({name: model.get_submodule(name) for name in counts}, counts, partial(forward, model, batch))
+                for model in (self._model, self._teacher)
+            )
+            for name, weights in self._weights.items():
+                outputs = [self._kept(name, value) for _, value in wanted[name]]
+                _check_alike(name, number, reads[name], [value.shape for value in outputs])
+                runs = [(read, value) for (read, _), value in zip(reads[name], outputs, strict=True)]
+                _add_moments(parts[name], runs, weights[number], number, len(batches))
+        for name, (fit, held) in parts.items():
+            if (fit + held).n > 0:
+                linear = self._model.get_submodule(name)
+                bias = linear._parameters.get("bias")
+                _set(linear, *refit(fit, held, weight_of(linear), None if bias is None else bias.double()))
+
+    def _kept(self, name: str, value: Tensor) -> Tensor:
+        rows = self._rows[name]
+        return value if rows is None else value.index_select(-1, rows.to(value.device))
 
 
 class _Repair:
@@ -103,10 +168,7 @@ class _Repair:
         if not (fit + held).n > 0:  # nothing that forward returns depends on the layer
             return
         bias = self.linear._parameters.get("bias")
-        weight, shift = self._solution(fit, held, weight_of(self.linear), None if bias is None else bias.double())
-        self.linear.get_parameter("weight").copy_(weight.T if is_conv1d(self.linear) else weight)
-        if bias is not None and shift is not None:
-            bias.copy_(shift)
+        _set(self.linear, *self._solution(fit, held, weight_of(self.linear), None if bias is None else bias.double()))
 
     @property
     def _without_heads(self) -> bool:
@@ -124,15 +186,11 @@ class _Repair:
 
     def _moments(self, batches: Sequence[Any], forward: Forward) -> tuple[Moments, Moments]:
         """Of the layer's inputs as they are now and what it should put out: to fit, and held out."""
-        weight = weight_of(self.linear)
-        parts = [Moments.zero(weight.shape[1], weight.shape[0], weight.device) for _ in range(2)]
+        parts = _no_moments(self.linear)
         for number, batch in enumerate(batches):
             weights = self._goal.weights[number]
             runs = self._runs(number, batch, forward) if weights else []
-            for (read, wanted), counts in zip(runs, weights, strict=True):
-                for part, rows in enumerate(_split(number, len(batches), len(read))):
-                    one = Moments.of(read[rows].flatten(0, -2), wanted[rows].flatten(0, -2), counts[rows].flatten())
-                    parts[part] = parts[part] + one
+            _add_moments(parts, runs, weights, number, len(batches))
         return parts[0], parts[1]
 
     def _runs(self, number: int, batch: Any, forward: Forward) -> list[tuple[Tensor, Tensor]]:
@@ -164,18 +222,54 @@ class _Repair:
 
     def _check(self, number: int, ran: Sequence[tuple[Tensor, Tensor]], streams: Sequence[Tensor]) -> None:
         expected = [value.shape for value in self._goal.values[number]]
-        found = [output.shape for _, output in ran]
-        if found != expected or [stream.shape for stream in streams] != expected:
-            raise CalibrationError(
-                f"{self.name!r}, batch {number}: forward must run the pruned model as it runs the teacher, but the "
-                f"layer puts out {[tuple(shape) for shape in found]} in the pruned model and "
-                f"{[tuple(shape) for shape in expected]} in the teacher"
-            )
-        if not all(one.isfinite().all() for run in ran for one in run):
-            raise CalibrationError(
-                f"{self.name!r}, batch {number}: the layer reads or puts out NaN or infinite values in the pruned "
-                "model; look for them in its weights"
-            )
+        _check_alike(self.name, number, ran, expected if [one.shape for one in streams] == expected else [])
+
+
+def _no_moments(linear: nn.Module) -> list[Moments]:
+    """To fit, and held out."""
+    weight = weight_of(linear)
+    return [Moments.zero(weight.shape[1], weight.shape[0], weight.device) for _ in range(2)]
+
+
+def _add_moments(
+    parts: list[Moments],
+    runs: Sequence[tuple[Tensor, Tensor]],
+    weights: Sequence[Tensor],
+    number: int,
+    batches: int,
+) -> None:
+    """Those of what a layer reads and should put out in one batch.
+
+    Args:
+        number: of the batch, among how many `batches`.
+    """
+    for (read, wanted), counts in zip(runs, weights, strict=True):
+        for part, rows in enumerate(_split(number, batches, len(read))):
+            one = Moments.of(read[rows].flatten(0, -2), wanted[rows].flatten(0, -2), counts[rows].flatten())
+            parts[part] = parts[part] + one
+
+
+def _set(linear: nn.Module, weight: Tensor, shift: Tensor | None) -> None:
+    """Give the layer this weight (o, k) and bias."""
+    linear.get_parameter("weight").copy_(weight.T if is_conv1d(linear) else weight)
+    bias = linear._parameters.get("bias")
+    if bias is not None and shift is not None:
+        bias.copy_(shift)
+
+
+def _check_alike(name: str, number: int, ran: Sequence[tuple[Tensor, Tensor]], expected: Sequence[torch.Size]) -> None:
+    found = [output.shape for _, output in ran]
+    if found != list(expected):
+        raise CalibrationError(
+            f"{name!r}, batch {number}: forward must run the pruned model as it runs the teacher, but the "
+            f"layer puts out {[tuple(shape) for shape in found]} in the pruned model and "
+            f"{[tuple(shape) for shape in expected]} in the teacher"
+        )
+    if not all(one.isfinite().all() for run in ran for one in run):
+        raise CalibrationError(
+            f"{name!r}, batch {number}: the layer reads or puts out NaN or infinite values in the pruned "
+            "model; look for them in its weights"
+        )
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:
@@ -187,14 +281,38 @@ def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:
     return (nothing, everything) if number % HELD_OUT == min(HELD_OUT, batches) - 1 else (everything, nothing)
 
 
-def _shared(names: Sequence[str], model: nn.Module, teacher: nn.Module) -> list[str]:
-    """The same names, if both models have them in the same shape."""
+def _shared(teacher: nn.Module, teachers: AttentionMap, model: nn.Module) -> list[str]:
+    """The linear layers beside output projections that both models have.
+
+    Raises:
+        PlanError: one that is no part of attention is missing in the pruned model, or has another shape.
+    """
     modules = dict(model.named_modules())
-    for name in names:
+    found = []
+    for name in other_linears(teacher, teachers):
         here, there = modules.get(name), teacher.get_submodule(name)
-        if here is None or not is_linear(here) or weight_of(here).shape != weight_of(there).shape:
+        alike = here is not None and is_linear(here)
+        if any(layer == "" or name.startswith(f"{layer}.") for layer in teachers):
+            if alike:
+                found.append(name)
+        elif not alike or weight_of(modules[name]).shape != weight_of(there).shape:
             raise PlanError(f"the teacher is not the model that was pruned: {name!r} is another layer there")
-    return list(names)
+        else:
+            found.append(name)
+    return found
+
+
+def _rows(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor | None]:
+    """Layer -> which of the teacher's outputs it still has; without layers for which that can't be told."""
+    entries = kept_entries(teacher, plan_of(model))
+    found: dict[str, Tensor | None] = {}
+    for name in names:
+        here, there = model.get_submodule(name), teacher.get_submodule(name)
+        rows = entries.get(f"{name}.weight", {}).get(1 if is_conv1d(there) else 0)
+        (outputs, inputs), kept = weight_of(there).shape, weight_of(here).shape
+        if kept[0] and kept == (outputs if rows is None else len(rows), inputs) and outputs <= WIDEST * inputs:
+            found[name] = rows
+    return found
 
 
 def _check_belong(students: Mapping[str, AttentionLayer], teachers: Mapping[str, AttentionLayer]) -> None:

@@ -22,7 +22,8 @@ from mha.streams import Forward
 
 Distance = Callable[[Any, Any], Tensor]
 ROUNDS = 4
-JUDGED = 4  # batches on which every head is left out, evenly spaced
+SCORED = 8  # batches on which every head is left out for the loss, evenly spaced
+JUDGED = 4  # those on which it is for the distance, where every round does so again
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
 
 
@@ -53,7 +54,8 @@ def shrink(
     With a `criterion`, that one scores the heads, once, and nothing else is tried. The model itself is left as it was.
 
     Args:
-        batches: calibration batches, read once, and held. The distance is scored on four of them, the rest on all.
+        batches: calibration batches, read once, and held. Heads are scored on eight of them (the distance on four, a
+            criterion on all), and repair is fitted, and the best of the three found, on all.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default".
@@ -78,7 +80,7 @@ def shrink(
     if criterion is not None:
         scores = score(model, held, loss, criterion, seed=seed, examples=examples)
         return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
-    own = None if loss is None else score(model, held, loss, "leave_one_out", examples=examples)
+    own = None if loss is None else score(model, _spaced(held, SCORED), loss, "leave_one_out", examples=examples)
     found = list(candidates(model, own, held, forward, rounds, distance or relative_error, budget))
     if len(found) == 1:
         return found[0]
@@ -120,8 +122,7 @@ class _Judge:
     def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward, distance: Distance) -> None:
         self._model, self._batches, self._forward, self._distance = model, batches, forward, distance
         with torch.random.fork_rng(), eval_mode(model), torch.no_grad():
-            few = batches[:: max(1, len(batches) // JUDGED)][:JUDGED]
-            self._judged = [(batch, forward(model, batch)) for batch in few]
+            self._judged = [(batch, forward(model, batch)) for batch in _spaced(batches, JUDGED)]
 
     def scores(self, small: nn.Module) -> HeadScores:
         with torch.random.fork_rng():
@@ -164,6 +165,11 @@ def _mean(
         if loss is not None:
             return sum(float(loss(small, batch)) for batch in batches) / len(batches)
         return sum(float(distance(forward(small, batch), forward(model, batch))) for batch in batches) / len(batches)
+
+
+def _spaced(batches: Sequence[Any], count: int) -> Sequence[Any]:
+    """So many of them, evenly spaced; all if there are no more."""
+    return batches[:: max(1, len(batches) // count)][:count]
 
 
 def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:

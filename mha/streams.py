@@ -4,6 +4,7 @@ A pass with gradients tells three things about such a layer: what the stream hol
 the stream next, and how much each position matters to what the model puts out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,11 +38,13 @@ class Goal:
             there is none.
         values: batch -> for each run of the layer what the reader reads, or else what the layer puts out, (..., o).
         weights: batch -> for each run how much every position counts, (...).
+        source: which run of the pass was the first to read what the layer first reads.
     """
 
     reader: str | None = None
     values: list[list[Tensor]] = field(default_factory=list)
     weights: list[list[Tensor]] = field(default_factory=list)
+    source: int = -1
 
 
 @dataclass
@@ -61,14 +64,15 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def other_linears(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> list[str]:
-    """The linear layers that are no part of attention and share no weight with another module."""
-    held = [id(parameter) for module in model.modules() for parameter in module._parameters.values()]
+    """The linear layers that are no output projections of attention and share no weight with another module."""
+    held = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    outputs = {output_name(layer) for layer in layers.values()}
     return [
         name
         for name, module in model.named_modules()
         if is_linear(module)
-        and not any(layer == "" or name.startswith(f"{layer}.") for layer in layers)
-        and all(held.count(id(parameter)) == 1 for parameter in module.parameters())
+        and name not in outputs
+        and all(held[id(parameter)] == 1 for parameter in module.parameters())
     ]
 
 
@@ -95,6 +99,7 @@ def goals_of(
     *,
     first: Collection[str],
     own: bool = False,
+    further: Collection[str] = (),
 ) -> dict[str, Goal]:
     """Layer, in the order in which they first run and from one of `first` on -> its goal.
 
@@ -104,9 +109,11 @@ def goals_of(
 
     Args:
         outputs: attention's output projections; where they do not write to a residual stream, the goal is their output.
-        others: further linear layers; only those that write to a residual stream, once per pass, get a goal.
+        others: other linear layers; only those that write to a residual stream, once per pass, get a goal.
         first: what runs before the earliest of these gets no goal.
         own: the goal of all layers is their own output.
+        further: those of the others whose goal is their own output if they write to no stream. Its values are not kept:
+            they would be most of the memory.
 
     Raises:
         CalibrationError: `forward` ran none of the output projections, or something is NaN or infinite.
@@ -117,14 +124,28 @@ def goals_of(
         by_output, by_read = _gradients(runs, returned, number)
         if number == 0:
             _check_ran(runs, outputs)
-            goals = _from(_found(runs, by_output, [None] * len(runs) if own else by_read, others), first)
+            found = _found(runs, by_output, [None] * len(runs) if own else by_read, set(others) - set(further))
+            goals = _from(found, first)
         for goal in goals.values():
             goal.values.append([])
             goal.weights.append([])
         for run, gradient in zip(runs, by_output, strict=True):
             if run.name in goals:
-                _add(goals[run.name], run, gradient, number)
+                _add(goals[run.name], run, gradient, number, kept=run.name not in further)
     return goals
+
+
+def together(goals: Mapping[str, Goal], further: Collection[str]) -> list[list[str]]:
+    """The layers in their order; neighbours that are fitted to their own outputs and read the same stand together."""
+    groups: list[list[str]] = []
+    for name, goal in goals.items():
+        before = goals[groups[-1][-1]] if groups else None
+        alone = goal.reader is not None or name not in further
+        if alone or before is None or before.reader is not None or before.source != goal.source:
+            groups.append([name])
+        else:
+            groups[-1].append(name)
+    return groups
 
 
 def moments_of(
@@ -220,13 +241,16 @@ def _found(
     runs: Sequence[_Run],
     by_output: Sequence[Tensor | None],
     by_read: Sequence[Tensor | None],
-    others: Sequence[str],
+    others: Collection[str],
 ) -> dict[str, Goal]:
     """Empty goals for the layers that have one, in the order in which they first run."""
     readers: dict[str, set[str | None]] = {}
     for run, one, other in zip(runs, by_output, by_read, strict=True):
         readers.setdefault(run.name, set()).add(run.reader if _same(one, other) else None)
     goals = {name: Goal(next(iter(found)) if len(found) == 1 else None) for name, found in readers.items()}
+    inputs = [id(run.input) for run in runs]  # all are held, so that no two share one
+    for run in reversed(runs):
+        goals[run.name].source = inputs.index(id(run.input))
     return {name: goal for name, goal in goals.items() if goal.reader is not None or name not in others}
 
 
@@ -237,14 +261,15 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return bool((one - other).abs().max() <= SAME * other.abs().max())
 
 
-def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int) -> None:
+def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int, *, kept: bool) -> None:
     value = run.output if goal.reader is None else run.read
     if value is None or not value.isfinite().all():
         raise CalibrationError(
             f"batch {number}: in the teacher there are NaN or infinite values after {run.name!r}; look for them in the "
             "batch or in the model's weights"
         )
-    goal.values[number].append(value.detach().clone())
+    if kept or goal.reader is not None:
+        goal.values[number].append(value.detach().clone())
     goal.weights[number].append(_weight(value, gradient))
 
 
@@ -253,6 +278,30 @@ def _weight(output: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None or not gradient.isfinite().all():
         return torch.ones(output.shape[:-1], dtype=torch.float64, device=output.device)
     return gradient.double().square().sum(-1)
+
+
+def outputs_of(
+    linears: Mapping[str, nn.Module], counts: Mapping[str, int], run: Callable[[], Any]
+) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Name -> what a layer reads and puts out in its first runs, `counts` of them; the pass ends with the last."""
+    ran: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in linears}
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            ran[name].append((args[0], output))
+            if all(len(ran[one]) >= count for one, count in counts.items()):
+                raise _ReachedError
+
+        return hook
+
+    handles = [linear.register_forward_hook(after(name)) for name, linear in linears.items()]
+    try:
+        with suppress(_ReachedError), nothing_compiled():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found[: counts[name]] for name, found in ran.items()}
 
 
 def runs_of(

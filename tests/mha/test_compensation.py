@@ -11,6 +11,7 @@ from mha.families import find_attention
 from mha.streams import goals_of
 
 METHODS = ("bias", "scale", "least_squares")
+SCOPES = ("attention", "stream", "all")
 
 
 class Block(nn.Module):
@@ -153,21 +154,55 @@ def test_scale_multiplies_each_head_by_one_factor(teacher, data):
         assert factors.std() > 1e-3
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_only_what_the_method_fits_changes(teacher, data, method):
+@pytest.mark.parametrize(
+    ("method", "scope"), [("bias", "all"), ("scale", "all"), *(("least_squares", scope) for scope in SCOPES)]
+)
+def test_only_what_the_method_fits_changes(teacher, data, method, scope):
     plan = mha.HeadPlan({"blocks.1.attention": (0, 2, 3)})
     pruned = mha.prune(teacher, plan)
-    repaired = mha.compensate(pruned, teacher, data, forward, method).state_dict()
+    repaired = mha.compensate(pruned, teacher, data, forward, method, scope=scope).state_dict()
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, repaired[name])}
     outputs = {f"blocks.{i}.attention.W_o" for i in (1, 2)}
+    stream = {f"blocks.{i}.down" for i in (1, 2)}
+    reading = {f"blocks.{i}.up" for i in (1, 2)} | {f"blocks.2.attention.W_{one}" for one in "qkv"} | {"head"}
+    fitted = {"attention": set(), "stream": stream, "all": stream | reading}
     names = {
         "bias": {f"{name}.bias" for name in outputs},
         "scale": {f"{name}.weight" for name in outputs},
-        "least_squares": {
-            f"{name}.{part}" for name in outputs | {f"blocks.{i}.down" for i in (1, 2)} for part in ("weight", "bias")
-        },
+        "least_squares": {f"{name}.{part}" for name in outputs | fitted[scope] for part in ("weight", "bias")},
     }
     assert {f"{name}.{'bias' if method == 'bias' else 'weight'}" for name in outputs} <= changed <= names[method]
+    assert bool(changed & {f"{name}.weight" for name in reading}) == (scope == "all" and method == "least_squares")
+
+
+def test_layers_that_read_the_stream_are_fitted_to_the_kept_rows_of_the_dense_ones(teacher, data):
+    """Head 1 does nothing, so what other rows put out can be had back exactly after they were spoilt."""
+    with torch.no_grad():
+        for block in teacher.blocks[1:]:
+            block.attention.W_o.weight[:, 3:6] = 0
+    plan = mha.HeadPlan({f"blocks.{i}.attention": (0, 2, 3, 4) for i in (1, 2)})
+    pruned = mha.prune(teacher, plan)
+    generator = torch.Generator().manual_seed(3)
+    spoilt = ("blocks.2.attention.W_q", "blocks.2.attention.W_v", "blocks.2.up", "head")
+    with torch.no_grad():
+        for name in spoilt:
+            weight = pruned.get_submodule(name).weight
+            weight += 0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    repaired = mha.compensate(pruned, teacher, data, forward)
+    unseen = torch.randn(23, 19, 7, generator=generator, dtype=torch.float64), torch.full((23,), 19)
+    with torch.no_grad():
+        before, after = ((model(*unseen) - teacher(*unseen)).abs().max() for model in (pruned, repaired))
+    assert after < 1e-3 * before
+
+
+def test_a_layer_that_spells_a_vocabulary_stays(data):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = Encoder(KINDS["plain"])
+        model.head = nn.Linear(11, 97)
+    teacher = model.double().eval()
+    pruned = mha.prune(teacher, half(teacher))
+    assert torch.equal(mha.compensate(pruned, teacher, data, forward).head.weight, teacher.head.weight)
 
 
 def test_a_forward_may_run_the_model_more_than_once(teacher, data):
@@ -348,8 +383,8 @@ def test_calibration_that_can_not_be_used(teacher, data):
     pruned = mha.prune(teacher, half(teacher))
     with pytest.raises(mha.MhaError, match=r"expected one of bias, scale, least_squares, got 'magic'"):
         mha.compensate(pruned, teacher, data, forward, "magic")
-    with pytest.raises(mha.MhaError, match=r"expected one of attention, stream, got 'all'"):
-        mha.compensate(pruned, teacher, data, forward, scope="all")
+    with pytest.raises(mha.MhaError, match=r"expected one of attention, stream, all, got 'everything'"):
+        mha.compensate(pruned, teacher, data, forward, scope="everything")
     for nothing in ([], None, iter(())):
         with pytest.raises(mha.MhaError, match=r"the calibration set is empty"):
             mha.compensate(pruned, teacher, nothing, forward)
