@@ -3,6 +3,7 @@
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
 nox -s report -- RUN    draw again what was measured, from one run directory or several
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
+nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
 nox -s families         try every model type of transformers
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
@@ -37,6 +38,13 @@ def bench(session: nox.Session) -> None:
     finally:
         if (given.run / "environment.json").exists():  # something was measured: show it, whatever else failed
             draw(session, given.run, output=given.run / "report")
+
+
+@nox.session
+def profile(session: nox.Session) -> None:
+    """Trace the dense and the pruned models; arguments are those of bench, as --task digits --keep 1,0.5,0.25."""
+    install(session, "-e", ".[profile]")
+    session.run("python", "-m", "pytest", "bench/profiles.py", "--benchmark-disable", *session.posargs)
 
 
 @nox.session

@@ -31,7 +31,22 @@ TABLES = {
     "predictions.csv": (
         *("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
     ),
+    "operators.csv": (
+        *(
+            "task",
+            "device",
+            "criterion",
+            "kept_fraction",
+            "batch",
+            "operator",
+            "calls",
+            "seconds",
+            "device_seconds",
+            "bytes",
+        ),
+    ),
 }
+TRACES = "traces"
 
 
 class RunDirectory:
@@ -90,6 +105,17 @@ class RunDirectory:
     def add_prediction(self, row: Sequence[Any]) -> None:
         """A row of `predictions.csv`."""
         self._extend("predictions.csv", [row])
+
+    def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Rows of `operators.csv`."""
+        self._extend("operators.csv", rows)
+
+    def add_trace(self, case: str, trace: Path) -> None:
+        """A trace, in a folder of its own, as TensorBoard's profiler plugin looks for runs."""
+        target = self.path / TRACES / case / f"{case}.pt.trace.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with appears_whole(target) as temporary:
+            shutil.copyfile(trace, temporary)
 
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays of `attention.npz`."""

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.intervals import ratio
-from bench.rundir import read_records
+from bench.rundir import TRACES, read_records
 
 Case = Mapping[str, Any]
 
+OPERATORS = 10  # that have a row of their own
 ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
 
 
@@ -34,6 +35,7 @@ def summary(directory: Path) -> Iterator[str]:
     if bare := [case for case in timed if case["kind"] == "attention"]:
         yield from _lines(_attention_table(bare))
     yield from _predictions(directory / "predictions.csv")
+    yield from _operators(directory)
     yield from _broken_promises(directory / "promises.csv")
     for record in (*cases, *read_records(directory / "plans")):
         if record["status"] == "failed":
@@ -101,6 +103,26 @@ def _predictions(path: Path) -> Iterator[str]:
             f"largest {worst.error:+.1%} ({worst.plan}: {worst.predicted:.3f}, measured {worst.measured:.3f} "
             f"[{worst.low:.3f}, {worst.high:.3f}])"
         )
+
+
+def _operators(directory: Path) -> Iterator[str]:
+    """Where a pass spends its time: the dearest operators of the dense model, and what they take in pruned ones."""
+    frame = pd.read_csv(directory / "operators.csv")
+    frame["ms"] = 1e3 * (frame["seconds"] + frame["device_seconds"])
+    for (task, device), rows in frame.groupby(["task", "device"], sort=False):
+        times = rows.pivot_table(index="operator", columns="kept_fraction", values="ms", aggfunc="sum", fill_value=0.0)
+        times = times[sorted(times.columns, reverse=True)]
+        times = times.sort_values(times.columns[0], ascending=False)
+        title = f"{task} on {device}: milliseconds of one pass by operator, by kept fraction (with the profiler's own)"
+        table = _table(title, "operator", *(f"{keep:g}" for keep in times.columns))
+        shown = times.head(OPERATORS)
+        rest = times.iloc[OPERATORS:].sum()
+        for name, values in [*shown.iterrows(), ("all others", rest), ("sum", times.sum())]:
+            table.add_row(str(name), *(f"{value:.3f}" for value in values))
+        yield from _lines(table)
+    if len(frame):
+        traces = directory / TRACES
+        yield f"traces: {traces}; open one in Perfetto, or all with tensorboard --logdir {traces}"
 
 
 def _broken_promises(path: Path) -> Iterator[str]:

@@ -64,7 +64,9 @@ def test_ci_can_be_run():
 def test_the_sessions_are_those_the_docs_name():
     functions = [node for node in ast.parse(text("noxfile.py")).body if isinstance(node, ast.FunctionDef)]
     sessions = {node.name for node in functions if "nox.session" in map(ast.unparse, node.decorator_list)}
-    assert sessions == {"bench", "families", "importance", "lint", "peers", "report", "tests", "types"}
+    assert sessions == {
+        *("bench", "families", "importance", "lint", "peers", "profile", "repair", "report", "tests", "types"),
+    }
 
 
 def test_one_version(project):
