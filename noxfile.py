@@ -90,7 +90,7 @@ def repair(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[test,profile]")
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
     session.run("python", "-m", "pytest", *session.posargs, env=one_thread)
 
