@@ -1,7 +1,7 @@
 """A real TensorBoard server with torch-tb-profiler reads our traces: it lists the runs and answers with our numbers.
 
-Its charts load scripts from elsewhere and stay empty offline, so what is tested is the data behind them; the kernel view
-needs an accelerator.
+Its charts load scripts from elsewhere and stay empty offline, so what is tested is the data behind them; the kernel
+view needs an accelerator.
 """
 
 import gzip
