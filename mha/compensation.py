@@ -94,17 +94,16 @@ def compensate(
     own = method != "least_squares"
     others = [] if own or scope == "attention" else _shared(teacher, teachers, repaired)
     further = _rows(teacher, repaired, others) if scope == "all" else {}
-    with torch.random.fork_rng(), eval_mode(teacher), eval_mode(repaired):
-        with calling_outputs(teachers):
-            goals = goals_of(teacher, list(layers), others, held, forward, first=cut, own=own, further=further)
-        with torch.no_grad(), calling_outputs(students), calling_outputs(teachers):
-            for names in together(goals, further):
-                if goals[names[0]].reader is None and names[0] in further:
-                    weights = {name: goals.pop(name).weights for name in names}
+    with torch.random.fork_rng(), eval_mode(teacher), eval_mode(repaired), calling_outputs(teachers):
+        goals = goals_of(teacher, list(layers), others, held, forward, first=cut, own=own, further=further)
+        with torch.no_grad(), calling_outputs(students):
+            for names in together(goals):
+                parts = {name: goals.pop(name) for name in names}
+                for name, goal in parts.items():
+                    if goal.kept:
+                        _Repair(name, layers.get(name), goal, repaired, method).run(held, forward)
+                if weights := {name: goal.weights for name, goal in parts.items() if not goal.kept}:
                     _Alignment(repaired, teacher, weights, further).run(held, forward)
-                else:
-                    [name] = names
-                    _Repair(name, layers.get(name), goals.pop(name), repaired, method).run(held, forward)
     return repaired
 
 

@@ -80,12 +80,13 @@ def shrink(
     if criterion is not None:
         scores = score(model, held, loss, criterion, seed=seed, examples=examples)
         return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
+    distance = distance or relative_error
     own = None if loss is None else score(model, _spaced(held, SCORED), loss, "leave_one_out", examples=examples)
-    found = list(candidates(model, own, held, forward, rounds, distance or relative_error, budget))
+    found = list(candidates(model, own, held, forward, rounds, distance, budget))
     if len(found) == 1:
         return found[0]
     with torch.random.fork_rng(), torch.no_grad():
-        worth = [_mean(one, model, held, loss, forward, distance or relative_error) for one in found]
+        worth = [_mean(one, model, held, loss, forward, distance) for one in found]
     return found[min(range(len(found)), key=lambda place: worth[place])]
 
 

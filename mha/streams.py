@@ -39,12 +39,14 @@ class Goal:
         values: batch -> for each run of the layer what the reader reads, or else what the layer puts out, (..., o).
         weights: batch -> for each run how much every position counts, (...).
         source: which run of the pass was the first to read what the layer first reads.
+        kept: False where the goal is the layer's own output and its values are to be had from the dense model again.
     """
 
     reader: str | None = None
     values: list[list[Tensor]] = field(default_factory=list)
     weights: list[list[Tensor]] = field(default_factory=list)
     source: int = -1
+    kept: bool = True
 
 
 @dataclass
@@ -126,22 +128,23 @@ def goals_of(
             _check_ran(runs, outputs)
             found = _found(runs, by_output, [None] * len(runs) if own else by_read, set(others) - set(further))
             goals = _from(found, first)
+            for name, goal in goals.items():
+                goal.kept = goal.reader is not None or name not in further
         for goal in goals.values():
             goal.values.append([])
             goal.weights.append([])
         for run, gradient in zip(runs, by_output, strict=True):
             if run.name in goals:
-                _add(goals[run.name], run, gradient, number, kept=run.name not in further)
+                _add(goals[run.name], run, gradient, number)
     return goals
 
 
-def together(goals: Mapping[str, Goal], further: Collection[str]) -> list[list[str]]:
-    """The layers in their order; neighbours that are fitted to their own outputs and read the same stand together."""
+def together(goals: Mapping[str, Goal]) -> list[list[str]]:
+    """The layers in their order; neighbours whose values are not kept and that read the same stand together."""
     groups: list[list[str]] = []
     for name, goal in goals.items():
         before = goals[groups[-1][-1]] if groups else None
-        alone = goal.reader is not None or name not in further
-        if alone or before is None or before.reader is not None or before.source != goal.source:
+        if goal.kept or before is None or before.kept or before.source != goal.source:
             groups.append([name])
         else:
             groups[-1].append(name)
@@ -261,14 +264,14 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return bool((one - other).abs().max() <= SAME * other.abs().max())
 
 
-def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int, *, kept: bool) -> None:
+def _add(goal: Goal, run: _Run, gradient: Tensor | None, number: int) -> None:
     value = run.output if goal.reader is None else run.read
     if value is None or not value.isfinite().all():
         raise CalibrationError(
             f"batch {number}: in the teacher there are NaN or infinite values after {run.name!r}; look for them in the "
             "batch or in the model's weights"
         )
-    if kept or goal.reader is not None:
+    if goal.kept:
         goal.values[number].append(value.detach().clone())
     goal.weights[number].append(_weight(value, gradient))
 
