@@ -13,7 +13,7 @@ PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
     {"errors", "files"},
     {"scores"},
-    {"heads", "knapsack", "layout", "normal_equations", "timing"},
+    {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},
     {"attention", "rearrangement"},
     {"families"},
     {"masking"},
