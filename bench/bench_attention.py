@@ -1,6 +1,6 @@
 """The bare attention layer: ours beside `torch.nn.MultiheadAttention`, and ours sliced beside ours whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import mha
-from bench.intervals import ratio
 from bench.latency import forward
 from bench.options import Settings, settings_of
-from bench.pairing import Pair
 from bench.rundir import RunDirectory
+from bench.sampling import sampled
+from mha.timing import rotated
 
 HEAD_DIM = 64
 GRID = (8, 12), (1, 4), (64, 256)  # head counts, batch sizes, sequence lengths
@@ -73,7 +73,7 @@ def test_beside_torch(cell: Cell, settings: Settings, run: RunDirectory, request
         ours, theirs, x = cell.layer(), _torch_layer(cell.layer()), cell.input()
         call, reference = forward(ours, (x, x, x)), forward(theirs, (x, x, x), {"need_weights": False})
         torch.testing.assert_close(call(), reference()[0], rtol=1e-4, atol=1e-5)
-        record["samples"] = _timed(request, Pair(call, reference, cell.device, arms=("mha", "torch")), settings)
+        record |= _timed(request, {"mha": call, "torch": reference}, cell, settings)
 
 
 def test_sliced(cell: Cell, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
@@ -81,8 +81,8 @@ def test_sliced(cell: Cell, settings: Settings, run: RunDirectory, request: pyte
     with run.case(**cell.record()) as record:
         whole, x = cell.layer(), cell.input()
         sliced = mha.prune(whole, mha.HeadPlan({"": range(cell.kept)}))
-        pair = Pair(forward(sliced, (x, x, x)), forward(whole, (x, x, x)), cell.device)
-        record["samples"] = _timed(request, pair, settings)
+        calls = {"pruned": forward(sliced, (x, x, x)), "dense": forward(whole, (x, x, x))}
+        record |= _timed(request, calls, cell, settings)
 
 
 def _whole(settings: Settings) -> Iterator[Cell]:
@@ -104,13 +104,13 @@ def _grid(settings: Settings) -> tuple[tuple[int, ...], ...]:
     return QUICK_GRID if settings.quick else GRID
 
 
-def _timed(request: pytest.FixtureRequest, pair: Pair, settings: Settings) -> list[Any]:
-    benchmark = request.getfixturevalue("benchmark")
-    samples = pair.run(benchmark, **settings.limits)
-    target, baseline = pair.arms
-    cell = request.node.callspec.params["cell"]
-    benchmark.extra_info.update(cell.record(), speedup=ratio(samples, baseline, target)._asdict())
-    return samples
+def _timed(
+    request: pytest.FixtureRequest, calls: dict[str, Callable[[], Any]], cell: Cell, settings: Settings
+) -> dict[str, Any]:
+    """What the case has measured; its first arm is what the others are compared with."""
+    arms = {name: rotated([call]) for name, call in calls.items()}
+    target, facts = next(iter(arms)), cell.record()
+    return sampled(request, arms, target=target, device=cell.device, limits=settings.limits, facts=facts)._asdict()
 
 
 def _torch_layer(layer: mha.MultiHeadAttention) -> nn.MultiheadAttention:
