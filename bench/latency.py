@@ -1,6 +1,7 @@
 """The latency of a pruned model beside the dense one's, each shape timed once."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache as once_each
 from typing import Any, NamedTuple
@@ -156,9 +157,10 @@ def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
     Raises:
         RuntimeError: it can't be compiled.
     """
-    fast: Any = torch.compile(model, dynamic=False)
     try:
-        forward(fast, *inputs)()
+        with warnings.catch_warnings(action="ignore"):  # the compiler has warnings about parts of its own
+            fast: Any = torch.compile(model, dynamic=False)
+            forward(fast, *inputs)()
     except Exception as error:
         raise RuntimeError(
             f"torch.compile can't compile the {what} model here ({type(error).__name__}: {_first_line(error)}); "
