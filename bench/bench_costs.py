@@ -6,7 +6,6 @@ busy machine is not the table's fault.
 """
 
 import random
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself
 WIDTH, HEADS, HEAD_DIM, BATCH, LENGTH = 768, 12, 64, 1, 256
+MOST_ROUNDS = 1000
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,9 +45,8 @@ def test_predicted_latency(
     for name, plan in plans.items():
         pruned = mha.prune(model, plan)
         rounds.add(name, lambda pruned=pruned: forward(pruned, args, kwargs))  # type: ignore[misc]
-    end = time.perf_counter() + settings.cost_seconds / 2
-    while rounds.count < 4 or time.perf_counter() < end:
-        rounds.run()
+    watched = [(name, "dense") for name in plans]
+    rounds.until(seconds=settings.cost_seconds / 2, fewest=4, most=MOST_ROUNDS, watched=watched)
     for name, plan in plans.items():
         predicted, measured = costs.latency(plan).share, rounds.ratio(name, "dense")
         shape = [len(heads) for heads in plan.keep.values()]

@@ -5,13 +5,11 @@ model. Accuracy comes first: it says whether a run is worth its timings.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
 from bench.attention_maps import attention_maps
 from bench.cases import Timed, Variant, timed, variants
-from bench.intervals import ratio
 from bench.latency import Latencies
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
@@ -66,14 +64,8 @@ def test_latency(
     with run.case(**case.record()) as record:
         plan = study.plan(variant.criterion, variant.keep)
         record |= study.describe(plan)
-
-        def benchmark() -> Any:
-            return request.getfixturevalue("benchmark")
-
-        timing = latencies.of(case.id, study, plan, case.batch, case.device, benchmark)
+        facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
+        timing = latencies.of(case.id, study, plan, case.batch, case.device, request, facts=facts)
         record |= {"timed_by": timing.case, "seq_len": timing.seq_len, "dtype": timing.dtype}
         if timing.case == case.id:
-            record["samples"] = timing.samples
-            speedup = ratio(timing.samples, "dense", "pruned")._asdict()
-            facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
-            benchmark().extra_info.update(facts, speedup=speedup)
+            record |= {"samples": timing.samples, "ended": timing.ended, "warm_up": timing.warm_up}

@@ -5,7 +5,6 @@ A task states a promise as an attribute; one that states none is not asked.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ class Evidence:
     study: Study
     settings: Settings
     latencies: Latencies
-    benchmark: Callable[[], Any]
+    request: pytest.FixtureRequest
 
     def metric(self, criterion: str) -> Interval:
         """The metric of the dense model, or of the one without heads."""
@@ -41,7 +40,7 @@ class Evidence:
         task, device = self.study.task, self.settings.devices[0]
         case = Timed(Variant(task.name, NONE, 0.0), task.batch_size, device)
         plan = self.study.plan(NONE, 0.0)
-        timing = self.latencies.of(case.id, self.study, plan, task.batch_size, device, self.benchmark)
+        timing = self.latencies.of(case.id, self.study, plan, task.batch_size, device, self.request)
         value, low, high = ratio(timing.samples, "pruned", "dense")
         return Interval(1 - value, 1 - high, 1 - low)
 
@@ -83,8 +82,7 @@ def test_promise(
 ) -> None:
     study = studies[task]
     bound = getattr(study.task, promise)
-    evidence = Evidence(study, settings, latencies, lambda: request.getfixturevalue("benchmark"))
-    measured = PROMISES[promise].measure(evidence)
+    measured = PROMISES[promise].measure(Evidence(study, settings, latencies, request))
     kept = PROMISES[promise].kept(measured, bound)
     run.add_promise((task, promise, *measured, bound, kept))
     assert kept, f"task {task!r} states {promise} = {bound}, measured {measured}"

@@ -1,23 +1,34 @@
 """The latency of a pruned model beside the dense one's, each shape timed once."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
+from functools import cache as once_each
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import mha
-from bench.pairing import Pair, Sample
-from bench.study import Study
+from bench.sampling import Sample, sampled
+from bench.study import Study, map_tensors
+from mha.timing import rotated
+
+INPUTS = 4  # copies of an example that calls take turns with
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Calls = list[Callable[[], Any]]
 
 
 class Timing(NamedTuple):
-    """The samples of one shape, and the case that took them."""
+    """The samples of one shape, and the case that took them; what ended them and how many rounds warmed up."""
 
     case: str
     samples: list[Sample]
     seq_len: int | None
     dtype: str
+    ended: str
+    warm_up: int
 
 
 class Latencies:
@@ -26,7 +37,7 @@ class Latencies:
     Latency depends on the shape of a plan, not on which heads it names.
 
     Args:
-        limits: how long the rounds of one shape may take and how many there may be, as `Pair.run` takes it.
+        limits: how long the rounds of one shape may take and how many there may be, as `sampled` takes it.
     """
 
     def __init__(self, limits: Mapping[str, Any]) -> None:
@@ -34,24 +45,51 @@ class Latencies:
         self._timed: dict[tuple[Any, ...], Timing] = {}
 
     def of(
-        self, case: str, study: Study, plan: mha.HeadPlan, batch: int, device: str, benchmark: Callable[[], Any]
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        batch: int,
+        device: str,
+        request: pytest.FixtureRequest,
+        *,
+        dtype: str = "float32",
+        mode: str = "eager",
+        cache: str = "warm",
+        facts: Mapping[str, Any] | None = None,
     ) -> Timing:
         """The timing of this plan's shape.
 
         Args:
             case: who asks; named in the timing if nobody has asked before.
-            benchmark: gives pytest-benchmark's fixture; called only if there is something to time, since
-                a fixture that is not used warns.
+            request: of the test that asks; only if there is something to time will it have a `benchmark` fixture.
+            dtype: of the weights and of inputs that are floating point, as torch names it.
+            mode: "eager", or "compile" for `torch.compile`.
+            cache: "warm" or "cold", as `sampled` takes it.
+            facts: what pytest-benchmark's own file is to say about the case.
+
+        Raises:
+            RuntimeError: `torch.compile` can't compile one of the models.
         """
-        dense = study.dense(device)
-        dtype = _dtype(dense)
-        key = (study.task.name, batch, device, dtype, *study.describe(plan)["shape"])
+        key = (study.task.name, batch, device, dtype, mode, cache, *study.describe(plan)["shape"])
         if key not in self._timed:
-            args, kwargs = study.inputs(batch, device)
-            seq_len = sequence_length(dense, args, kwargs)
-            pair = Pair(forward(study.pruned(plan, device), args, kwargs), forward(dense, args, kwargs), device)
-            samples = pair.run(benchmark(), **self._limits)
-            self._timed[key] = Timing(case, samples, seq_len, dtype)
+            dense = cast(study.dense(device), dtype)
+            models = {"pruned": cast(study.pruned(plan, device), dtype), "dense": dense}
+            inputs = rotation(study.inputs(batch, device), dtype)
+            seq_len = sequence_length(dense, *inputs[0])
+            about = {
+                **(facts or {}),
+                "timed_by": case,
+                "seq_len": seq_len,
+                "dtype": dtype,
+                "mode": mode,
+                "cache": cache,
+            }
+            arms = {name: rotated(calls) for name, calls in MODES[mode](models, inputs).items()}
+            found = sampled(
+                request, arms, target="pruned", device=device, limits=self._limits, cache=cache, facts=about
+            )
+            self._timed[key] = Timing(case, found.samples, seq_len, dtype, found.ended, found.warm_up)
         return self._timed[key]
 
 
@@ -84,5 +122,52 @@ def forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     return call
 
 
-def _dtype(model: nn.Module) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+def cast(model: nn.Module, dtype: str) -> nn.Module:
+    """The model with weights of that dtype; the same one where they are, else a copy."""
+    wanted = getattr(torch, dtype)
+    if all(part.dtype == wanted for part in model.parameters() if part.is_floating_point()):
+        return model
+    return copy.deepcopy(model).to(wanted)
+
+
+def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
+    """The same inputs at several places in memory, floating-point ones in that dtype."""
+    wanted = getattr(torch, dtype)
+    change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
+    args, kwargs = inputs
+    first = map_tensors(args, change), map_tensors(kwargs, change)
+    return [first, *(copy.deepcopy(first) for _ in range(INPUTS - 1))]
+
+
+def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    return {name: [forward(model, *one) for one in inputs] for name, model in models.items()}
+
+
+def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
+    return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
+
+
+MODES = {"eager": _eager, "compile": _compiled}
+
+
+def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
+    """The model by `torch.compile`, for inputs like these.
+
+    Raises:
+        RuntimeError: it can't be compiled.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the compiler has warnings about parts of its own
+            fast: Any = torch.compile(model, dynamic=False)
+            forward(fast, *inputs)()
+    except Exception as error:
+        raise RuntimeError(
+            f"torch.compile can't compile the {what} model here ({type(error).__name__}: {_first_line(error)}); "
+            "for the CPU it needs a C++ compiler, for a GPU Triton: install it, or leave out the mode compile"
+        ) from error
+    return fast
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

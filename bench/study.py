@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -185,7 +185,8 @@ class Study:
     def inputs(self, batch: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs for timing."""
         args, kwargs = self.task.example(batch)
-        return _to_device(tuple(args), device), _to_device(dict(kwargs), device)
+        move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
+        return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
 
     @once
     def _calibration(self) -> Any:
@@ -205,13 +206,13 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _to_device(value: Any, device: str) -> Any:
-    """Every tensor in a nest of tuples, lists and mappings on that device."""
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nest of tuples, lists and mappings with every tensor in it changed."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _to_device(part, device) for key, part in value.items()}
+        return {key: map_tensors(part, change) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_to_device(part, device) for part in value]
+        parts = [map_tensors(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
     return value
