@@ -33,6 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("subject", "device"), pairs, ids=ids)
 
 
+@pytest.mark.fills("predictions.csv", task="subject", device="device")
 def test_predicted_latency(
     subject: str, device: str, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
 ) -> None:
@@ -48,11 +49,13 @@ def test_predicted_latency(
     end = time.perf_counter() + settings.cost_seconds / 2
     while rounds.count < 4 or time.perf_counter() < end:
         rounds.run()
+    rows = []
     for name, plan in plans.items():
         predicted, measured = costs.latency(plan).share, rounds.ratio(name, "dense")
         shape = [len(heads) for heads in plan.keep.values()]
         error = predicted / measured.value - 1
-        run.add_prediction((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+        rows.append((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+    run.add_predictions(rows)
 
 
 def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:

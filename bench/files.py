@@ -28,7 +28,7 @@ def written(path: Path) -> Iterator[Path]:
         pytest.exit(
             f"{path} can't be written ({error.strerror or error}); what was finished before stays. "
             "Mend that, then go on by the same command with the same --run",
-            returncode=1,
+            returncode=pytest.ExitCode.INTERRUPTED,
         )
 
 

@@ -27,10 +27,15 @@ class Latencies:
 
     Args:
         limits: how long the rounds of one shape may take and how many there may be, as `Pair.run` takes it.
+        earlier: the record of the case that has these values in these fields and was timed in an earlier part of the
+            run, if there is one.
     """
 
-    def __init__(self, limits: Mapping[str, Any]) -> None:
+    def __init__(
+        self, limits: Mapping[str, Any], earlier: Callable[..., Mapping[str, Any] | None] = lambda **_: None
+    ) -> None:
         self._limits = limits
+        self._earlier = earlier
         self._timed: dict[tuple[Any, ...], Timing] = {}
 
     def of(
@@ -45,7 +50,11 @@ class Latencies:
         """
         dense = study.dense(device)
         dtype = _dtype(dense)
-        key = (study.task.name, batch, device, dtype, *study.describe(plan)["shape"])
+        shape = study.describe(plan)["shape"]
+        key = (study.task.name, batch, device, dtype, *shape)
+        where = {"task": study.task.name, "batch": batch, "device": device, "dtype": dtype, "shape": shape}
+        if key not in self._timed and (record := self._earlier(kind="pruning", **where)):
+            self._timed[key] = Timing(record["case"], record["samples"], record["seq_len"], dtype)
         if key not in self._timed:
             args, kwargs = study.inputs(batch, device)
             seq_len = sequence_length(dense, args, kwargs)
