@@ -33,6 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("subject", "device"), pairs, ids=ids)
 
 
+@pytest.mark.fills("predictions.csv", task="subject", device="device")
 def test_predicted_latency(
     subject: str, device: str, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
 ) -> None:
@@ -47,11 +48,13 @@ def test_predicted_latency(
         rounds.add(name, lambda pruned=pruned: forward(pruned, args, kwargs))  # type: ignore[misc]
     watched = [(name, "dense") for name in plans]
     rounds.until(seconds=settings.cost_seconds / 2, fewest=4, most=MOST_ROUNDS, watched=watched)
+    rows = []
     for name, plan in plans.items():
         predicted, measured = costs.latency(plan).share, rounds.ratio(name, "dense")
         shape = [len(heads) for heads in plan.keep.values()]
         error = predicted / measured.value - 1
-        run.add_prediction((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+        rows.append((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+    run.add_predictions(rows)
 
 
 def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:

@@ -33,6 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", list(timed(settings)), ids=lambda case: case.id)
 
 
+@pytest.mark.fills("scores.csv", task="task", criterion="criterion")
 def test_scores(task: str, criterion: str, studies: Studies, run: RunDirectory) -> None:
     """How much each head matters, and how long it takes to find out."""
     scores, seconds = studies[task].scores(criterion)
@@ -48,6 +49,7 @@ def test_accuracy(variant: Variant, studies: Studies, run: RunDirectory) -> None
         record |= study.accuracy(plan)
 
 
+@pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, studies: Studies, settings: Settings, run: RunDirectory) -> None:
     """Attention weights of one held-out example before and after pruning, for tasks that offer one."""
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]

@@ -71,6 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("task", "promise"), stated)
 
 
+@pytest.mark.fills("promises.csv", "kept", task="task", promise="promise")
 def test_promise(
     task: str,
     promise: str,

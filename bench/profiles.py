@@ -38,6 +38,7 @@ def case_name(task: str, device: str, keep: float) -> str:
     return f"{task}-keep{keep:g}-{device.replace(':', '')}"
 
 
+@pytest.mark.fills("operators.csv", task="subject", device="device", kept_fraction="keep")
 def test_profile(
     subject: str, device: str, keep: float, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
 ) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -49,6 +49,8 @@ class Study:
     Args:
         training: a context manager under which the model is asked for, so that a bar can be seen.
         note: told what is found out about the task, as the run directory's `environment.json` wants it.
+        made: the heads that a plan of this criterion, kept fraction and draw keeps, if an earlier part of the run has
+            made it; else None.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Study:
         task: Task,
         training: Callable[[], AbstractContextManager[None]] = nullcontext,
         note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
+        made: Callable[[str, float, int], Mapping[str, Sequence[int]] | None] = lambda *_: None,
     ) -> None:
         self.task = task
         self._training = training
         self._note = note
+        self._made = made
 
     @once
     def model(self) -> nn.Module:
@@ -110,6 +114,8 @@ class Study:
             draw: which repetition, for "random" and "even".
         """
         layers = self.layers()
+        if made := self._made(criterion, keep, draw):
+            return mha.HeadPlan(made)
         if criterion == DENSE:
             return mha.HeadPlan({name: layer.heads for name, layer in layers.items()})
         if criterion == NONE:
