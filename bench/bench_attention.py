@@ -13,13 +13,12 @@ from torch import nn
 
 import mha
 from bench.cells import Cell, sliced, whole
+from bench.counts import Counts, counts
 from bench.latency import compiled, forward
-from bench.memory import peak_bytes
 from bench.options import Settings, settings_of
 from bench.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
 from bench.rundir import RunDirectory
 from bench.sampling import sampled
-from mha.costs import count_flops, parameters_of
 from mha.timing import rotated
 
 Makers = Mapping[str, Callable[[mha.MultiHeadAttention, Sequence[int]], Attend]]
@@ -129,20 +128,9 @@ def _in_other_ways(cell: Cell, target: str, arms: Mapping[str, Arm]) -> dict[str
     return ways
 
 
-def _counts(cell: Cell, arm: Arm, layer: mha.MultiHeadAttention) -> dict[str, int | None]:
-    """What one call does, moves at least, and needs."""
-    flops, call = count_flops(arm.calls()[0]), (arm.inputs[0],)
-    module = arm.attend if isinstance(arm.attend, nn.Module) else None
-    parameters = parameters_of(module or mha.prune(layer, mha.HeadPlan({"": cell.kept})))
-    numbers = parameters + 2 * cell.tokens * cell.width  # read the input once, write the output once
-    return {
-        "flops": flops.total,
-        "attention_flops": flops.attention,
-        "bytes": numbers * arm.inputs[0].x.element_size(),
-        "parameters": parameters,
-        "peak_bytes": None if module is None else peak_bytes(module, call, {}, cell.device),
-        "cache_bytes": None,
-    }
+def _counts(cell: Cell, arm: Arm, layer: mha.MultiHeadAttention) -> Counts:
+    weights = arm.attend if isinstance(arm.attend, nn.Module) else mha.prune(layer, mha.HeadPlan({"": cell.kept}))
+    return counts(arm.attend, weights, (arm.inputs[0],), {}, cell.device)
 
 
 def _compiled(name: str, arm: Arm) -> Arm:

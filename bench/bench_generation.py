@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import mha
+from bench.counts import Counts, counts
 from bench.latency import cast, forward
-from bench.memory import peak_bytes
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.sampling import sampled
 from bench.study import Study
-from mha.costs import count_flops, parameters_of
 from mha.timing import rotated
 
 LLAMA = "llama"  # the name of the random model in the run directory
@@ -159,21 +158,19 @@ def _ids(case: Case, model: Any, length: int, seed: int = 0) -> Tensor:
     return torch.randint(vocabulary, (case.batch, length), generator=generator).to(case.device)
 
 
-def _counts(case: Case, model: nn.Module) -> dict[str, int | None]:
-    """What one call does, moves at least, and needs; bytes are the weights' and the cache's."""
+def _counts(case: Case, model: nn.Module) -> Counts:
+    """Of the prompt, or of one token after it."""
     prompt = _ids(case, model, case.length)
-    flops = count_flops(PHASES[case.phase](case, model)())
-    cache = _cache_bytes(_reading(model, prompt)().past_key_values)
-    parameters, size = parameters_of(model), next(model.parameters()).element_size()
-    reads = {"input_ids": prompt, "use_cache": True}
-    return {
-        "flops": flops.total,
-        "attention_flops": flops.attention,
-        "bytes": parameters * size + cache,
-        "parameters": parameters,
-        "peak_bytes": peak_bytes(model, (), reads, case.device) if case.phase == "prefill" else None,
-        "cache_bytes": cache,
-    }
+    cache = _reading(model, prompt)().past_key_values
+    size = _cache_bytes(cache)
+    if case.phase == "prefill":
+        return counts(model, model, (), {"input_ids": prompt, "use_cache": True}, case.device, cache_bytes=size)
+
+    def one_more(token: Tensor) -> Any:
+        cache.crop(case.length)
+        return model(input_ids=token, past_key_values=cache, use_cache=True)
+
+    return counts(one_more, model, (prompt[:, :1],), {}, case.device, cache_bytes=size)
 
 
 def _cache_bytes(cache: Any) -> int:

@@ -120,8 +120,10 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return max(lengths, default=None)
 
 
-def forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any]:
-    """A call that runs the model on these inputs, without gradients."""
+def forward(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Callable[[], Any]:
+    """A call that runs the model, or whatever is called like one, on these inputs, without gradients."""
     named = dict(kwargs or {})
 
     def call() -> Any:

@@ -7,6 +7,7 @@ with fewer heads says `PEERS`. That outputs agree is checked where they are time
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,16 +98,16 @@ class Ours(nn.Module):
 
 def ours(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     """Ours, sliced."""
-    return Ours(mha.prune(layer, mha.HeadPlan({"": kept})))
+    return Ours(_sliced(layer, kept))
 
 
 def linears(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     """Four linears around torch's fused attention: what anybody would write first."""
-    return Linears(mha.prune(layer, mha.HeadPlan({"": kept})))
+    return Linears(_sliced(layer, kept))
 
 
 def textbook(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    return Textbook(mha.prune(layer, mha.HeadPlan({"": kept})))
+    return Textbook(_sliced(layer, kept))
 
 
 def masked(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
@@ -120,9 +121,10 @@ def masked(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     """The bare matrix products and attention kernel, without modules or checks: what no Python can be faster than."""
-    layer = mha.prune(layer, mha.HeadPlan({"": kept}))
+    layer = _sliced(layer, kept)
     heads, width = layer.num_heads, layer.head_dim
-    (w_q, b_q), (w_k, b_k), (w_v, b_v), (w_o, b_o) = ((part.weight, part.bias) for part in layer.children())
+    projections = layer.W_q, layer.W_k, layer.W_v, layer.W_o
+    (w_q, b_q), (w_k, b_k), (w_v, b_v), (w_o, b_o) = ((part.weight, part.bias) for part in projections)
     linear, attend = F.linear, F.scaled_dot_product_attention
 
     def call(inputs: Inputs) -> Tensor:
@@ -175,10 +177,9 @@ def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
         from transformers.models.clip.modeling_clip import CLIPAttention
     except ImportError as error:
         raise NoPeerError(f"transformers is not installed ({error}): pip install -e '.[peers]'") from None
-    config = CLIPTextConfig(
-        hidden_size=layer.W_o.out_features, num_attention_heads=layer.num_heads, attn_implementation="sdpa"
-    )
-    module = CLIPAttention(config).to(layer.W_o.weight).eval()
+    sizes = {"hidden_size": layer.W_o.out_features, "num_attention_heads": layer.num_heads}
+    options: dict[str, Any] = {**sizes, "attn_implementation": "sdpa"}
+    module = CLIPAttention(CLIPTextConfig(**options)).to(layer.W_o.weight).eval()
     names = {"q_proj": layer.W_q, "k_proj": layer.W_k, "v_proj": layer.W_v, "out_proj": layer.W_o}
     for name, linear in names.items():
         module.get_submodule(name).load_state_dict(linear.state_dict())
@@ -204,6 +205,10 @@ def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     tp.prune_linear_in_channels(module.W_o, columns)
     module.num_heads = len(kept)
     return module
+
+
+def _sliced(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> mha.MultiHeadAttention:
+    return cast(mha.MultiHeadAttention, mha.prune(layer, mha.HeadPlan({"": kept})))
 
 
 def _whole(name: str, layer: mha.MultiHeadAttention, kept: Sequence[int]) -> None:
