@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import mha
+from bench.calls import forward
 from bench.cells import Cell, sliced, whole
 from bench.counts import Counts, counts
-from bench.latency import compiled, forward
+from bench.latency import compiled
 from bench.options import Settings, settings_of
 from bench.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
 from bench.rundir import RunDirectory

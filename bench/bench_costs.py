@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import mha
-from bench.latency import forward
+from bench.calls import forward
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import Study

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import mha
+from bench.calls import forward
 from bench.counts import Counts, counts
-from bench.latency import cast, forward
+from bench.latency import cast
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.sampling import sampled

@@ -67,7 +67,8 @@ def test_latency(
         plan = study.plan(variant.criterion, variant.keep)
         record |= study.describe(plan)
         facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
-        timing = latencies.of(case.id, study, plan, case.batch, case.device, request, facts=facts)
-        record |= {"timed_by": timing.case, "seq_len": timing.seq_len, "dtype": timing.dtype}
+        timing = latencies.of(case.id, study, plan, case.place, request, facts)
+        record |= {"timed_by": timing.case, "seq_len": timing.seq_len}
         if timing.case == case.id:
-            record |= {"samples": timing.samples, "ended": timing.ended, "warm_up": timing.warm_up}
+            measured = ("samples", "ended", "warm_up", "counts")
+            record |= {name: getattr(timing, name) for name in measured}

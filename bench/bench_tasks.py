@@ -10,7 +10,7 @@ import pytest
 
 from bench.cases import Timed, Variant
 from bench.intervals import Interval, average, ratio
-from bench.latency import Latencies
+from bench.latency import Latencies, Place
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import DENSE, NONE, Study
@@ -38,9 +38,9 @@ class Evidence:
     def attention_share(self) -> Interval:
         """The share of the dense model's latency that goes when all heads leave."""
         task, device = self.study.task, self.settings.devices[0]
-        case = Timed(Variant(task.name, NONE, 0.0), task.batch_size, device)
+        case = Timed(Variant(task.name, NONE, 0.0), Place(task.batch_size, device))
         plan = self.study.plan(NONE, 0.0)
-        timing = self.latencies.of(case.id, self.study, plan, task.batch_size, device, self.request)
+        timing = self.latencies.of(case.id, self.study, plan, case.place, self.request)
         value, low, high = ratio(timing.samples, "pruned", "dense")
         return Interval(1 - value, 1 - high, 1 - low)
 

@@ -1,6 +1,6 @@
 """What one call does, moves at least and needs: counted once per case, never while anything is timed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ Counts = dict[str, int | None]
 def counts(
     way: Callable[..., Any],
     weights: nn.Module,
-    args: Sequence[Any],
+    args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     device: str,
     *,

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache as once_each
 from typing import Any, NamedTuple
 
@@ -11,13 +12,41 @@ import torch
 from torch import Tensor, nn
 
 import mha
+from bench.calls import forward
+from bench.counts import Counts, counts
 from bench.sampling import Sample, sampled
 from bench.study import Study, map_tensors
 from mha.timing import rotated
 
+USUAL = ("float32", "eager", "warm")  # and so not said in names
 INPUTS = 4  # copies of an example that calls take turns with
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Calls = list[Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a model is timed.
+
+    Attributes:
+        device, dtype: by the names that torch gives them; floating-point inputs are of that dtype too.
+        mode: "eager", or "compile" for `torch.compile`.
+        cache: "warm" or "cold", as `sampled` takes it.
+        length: of the sequences; None for the task's own.
+    """
+
+    batch: int
+    device: str
+    dtype: str = "float32"
+    mode: str = "eager"
+    cache: str = "warm"
+    length: int | None = None
+
+    @property
+    def id(self) -> str:
+        length = () if self.length is None else (f"s{self.length}",)
+        unusual = [text for text in (self.dtype, self.mode, self.cache) if text not in USUAL]
+        return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
 
 
 class Timing(NamedTuple):
@@ -26,9 +55,9 @@ class Timing(NamedTuple):
     case: str
     samples: list[Sample]
     seq_len: int | None
-    dtype: str
     ended: str
     warm_up: int
+    counts: dict[str, Counts]
 
 
 class Latencies:
@@ -47,20 +76,16 @@ class Latencies:
     ) -> None:
         self._limits = limits
         self._earlier = earlier
-        self._timed: dict[str, Timing] = {}
+        self._timed: dict[Any, Timing] = {}
+        self._dense: dict[Any, Counts] = {}
 
     def of(
         self,
         case: str,
         study: Study,
         plan: mha.HeadPlan,
-        batch: int,
-        device: str,
+        place: Place,
         request: pytest.FixtureRequest,
-        *,
-        dtype: str = "float32",
-        mode: str = "eager",
-        cache: str = "warm",
         facts: Mapping[str, Any] | None = None,
     ) -> Timing:
         """The timing of this plan's shape.
@@ -68,38 +93,50 @@ class Latencies:
         Args:
             case: who asks; named in the timing if nobody has asked before.
             request: of the test that asks; only if there is something to time will it have a `benchmark` fixture.
-            dtype: of the weights and of inputs that are floating point, as torch names it.
-            mode: "eager", or "compile" for `torch.compile`.
-            cache: "warm" or "cold", as `sampled` takes it.
             facts: what pytest-benchmark's own file is to say about the case.
 
         Raises:
             RuntimeError: `torch.compile` can't compile one of the models.
         """
-        shape = study.describe(plan)["shape"]
-        how = {"batch": batch, "device": device, "dtype": dtype, "mode": mode, "cache": cache, "shape": shape}
-        key = str({"task": study.task.name, **how})
-        if key not in self._timed and (known := self._earlier(kind="pruning", task=study.task.name, **how)):
-            self._timed[key] = Timing(*(known[name] for name in Timing._fields))
+        task, shape = study.task.name, study.describe(plan)["shape"]
+        key = task, place, tuple(shape)
         if key not in self._timed:
-            dense = cast(study.dense(device), dtype)
-            models = {"pruned": cast(study.pruned(plan, device), dtype), "dense": dense}
-            inputs = rotation(study.inputs(batch, device), dtype)
-            seq_len = sequence_length(dense, *inputs[0])
-            about = {
-                **(facts or {}),
-                "timed_by": case,
-                "seq_len": seq_len,
-                "dtype": dtype,
-                "mode": mode,
-                "cache": cache,
-            }
-            arms = {name: rotated(calls) for name, calls in MODES[mode](models, inputs).items()}
-            found = sampled(
-                request, arms, target="pruned", device=device, limits=self._limits, cache=cache, facts=about
-            )
-            self._timed[key] = Timing(case, found.samples, seq_len, dtype, found.ended, found.warm_up)
+            known = self._earlier(kind="pruning", task=task, shape=shape, **asdict(place))
+            self._timed[key] = _read(known) if known else self._time(case, study, plan, place, request, facts or {})
         return self._timed[key]
+
+    def _time(
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        place: Place,
+        request: pytest.FixtureRequest,
+        facts: Mapping[str, Any],
+    ) -> Timing:
+        dense = cast(study.dense(place.device), place.dtype)
+        models = {"pruned": cast(study.pruned(plan, place.device), place.dtype), "dense": dense}
+        inputs = rotation(study.inputs(place.batch, place.device, place.length), place.dtype)
+        seq_len = sequence_length(dense, *inputs[0])
+        if (study, place) not in self._dense:
+            self._dense[study, place] = counts(dense, dense, *inputs[0], place.device)
+        counted = {"pruned": counts(models["pruned"], models["pruned"], *inputs[0], place.device)}
+        arms = {name: rotated(calls) for name, calls in MODES[place.mode](models, inputs).items()}
+        found = sampled(
+            request,
+            arms,
+            target="pruned",
+            device=place.device,
+            limits=self._limits,
+            cache=place.cache,
+            facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
+        )
+        counted["dense"] = self._dense[study, place]
+        return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)
+
+
+def _read(record: Mapping[str, Any]) -> Timing:
+    return Timing(*(record[name] for name in Timing._fields))
 
 
 def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
@@ -118,19 +155,6 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         for hook in hooks:
             hook.remove()
     return max(lengths, default=None)
-
-
-def forward(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-) -> Callable[[], Any]:
-    """A call that runs the model, or whatever is called like one, on these inputs, without gradients."""
-    named = dict(kwargs or {})
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return model(*args, **named)
-
-    return call
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.study import map_tensors
 from mha.timing import synchronize
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import DENSE, Study

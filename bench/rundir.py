@@ -21,7 +21,19 @@ from bench.resume import continued, locked
 from bench.rows import Table, write_csv
 
 CASE = ("case", "kind", "task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "shape")
-TIMING = ("batch", "seq_len", "device", "dtype", "timed_by", "ended", "warm_up", "width", "head_dim", "tokens")
+TIMING = (
+    "batch",
+    "length",
+    "seq_len",
+    "device",
+    "dtype",
+    "timed_by",
+    "ended",
+    "warm_up",
+    "width",
+    "head_dim",
+    "tokens",
+)
 AXES = {"cache": "warm", "mode": "eager", "phase": "forward", "mask": "none"}  # what they are unless said otherwise
 PLAN = ("plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape")
 ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "difference_high", "examples")

@@ -1,5 +1,6 @@
 """What is timed of a plan: each shape once, in the dtype and mode that are asked for, on inputs that rotate."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 import mha
 from bench import latency
-from bench.latency import INPUTS, Latencies, cast, compiled, rotation, sequence_length
+from bench.latency import INPUTS, Latencies, Place, cast, compiled, rotation, sequence_length
 from bench.sampling import Sampled
 from bench.study import Study
 from tests.bench.tiny_task import LENGTH, TinyTask
@@ -51,29 +52,46 @@ def test_a_shape_is_timed_once(study, asked):
     """Heads 0 and 2 of a layer take as long as 1 and 2, whoever chose them, but not so under other conditions."""
     latencies = Latencies(LIMITS)
     first, same, other = plan((0, 2), ()), plan((1, 2), ()), plan((1,), ())
+    usual, double = Place(3, "cpu"), Place(3, "cpu", "float64")
     cases = [
-        *(("a", first, 3, {}), ("b", same, 3, {}), ("c", other, 3, {}), ("d", first, 2, {}), ("e", same, 2, {})),
-        *(
-            ("f", first, 3, {"dtype": "float64"}),
-            ("g", same, 3, {"dtype": "float64"}),
-            ("h", same, 3, {"cache": "cold"}),
-        ),
-        ("i", same, 3, {"dtype": "float32", "mode": "eager", "cache": "warm"}),
+        *(("a", first, usual), ("b", same, usual), ("c", other, usual)),
+        *(("d", first, Place(2, "cpu")), ("e", same, Place(2, "cpu")), ("f", first, double), ("g", same, double)),
+        *(("h", same, replace(usual, cache="cold")), ("i", same, replace(usual, mode="eager"))),
     ]
-    timings = [
-        latencies.of(case, study, plan, batch, "cpu", REQUEST, **options) for case, plan, batch, options in cases
-    ]
+    timings = [latencies.of(case, study, plan, place, REQUEST) for case, plan, place in cases]
     assert [timing.case for timing in timings] == list("aacddffha")
     assert len(asked) == 5
     assert timings[1].samples is timings[0].samples
-    assert timings[0][2:] == (LENGTH, "float32", "steady", 5)
+    assert timings[0][2:5] == (LENGTH, "steady", 5)
+    assert set(timings[0].counts) == {"pruned", "dense"}
+    assert timings[2].counts["dense"] == timings[0].counts["dense"]
+    assert timings[0].counts["pruned"]["flops"] < timings[0].counts["dense"]["flops"]
     assert [sample["arm"] for sample in timings[0].samples] == ["pruned", "dense"]
+
+
+def test_a_shape_that_an_earlier_part_of_the_run_timed_is_not_timed_again(study, asked):
+    wanted, known = [], {"case": "z", "samples": [1], "seq_len": 5, "ended": "steady", "warm_up": 4, "counts": {}}
+
+    def earlier(**fields):
+        wanted.append(fields)
+        return known
+
+    timing = Latencies(LIMITS, earlier).of("a", study, plan((0, 2), ()), Place(3, "cpu", length=17), REQUEST)
+    assert timing == ("z", [1], 5, "steady", 4, {})
+    assert asked == []
+    where = {"batch": 3, "device": "cpu", "dtype": "float32", "mode": "eager", "cache": "warm", "length": 17}
+    assert wanted == [{"kind": "pruning", "task": study.task.name, "shape": [2, 0], **where}]
+
+
+def test_sequences_are_as_long_as_asked_for(study, asked):
+    timing = Latencies(LIMITS).of("a", study, plan((0, 2), ()), Place(3, "cpu", length=LENGTH + 4), REQUEST)
+    assert timing.seq_len == asked[0]["facts"]["seq_len"] == LENGTH + 4
 
 
 def test_pruned_and_dense_run_on_the_same_inputs_in_that_dtype(study, asked):
     half = plan((0, 2), (1,))
     facts = {"case": "a", "seq_len": None}
-    Latencies(LIMITS).of("a", study, half, 3, "cpu", REQUEST, dtype="float64", cache="cold", facts=facts)
+    Latencies(LIMITS).of("a", study, half, Place(3, "cpu", "float64", cache="cold"), REQUEST, facts)
     (only,) = asked
     args, _ = study.inputs(3, "cpu")
     with torch.inference_mode():
@@ -86,6 +104,9 @@ def test_pruned_and_dense_run_on_the_same_inputs_in_that_dtype(study, asked):
     assert only["facts"] == {
         "case": "a",
         "timed_by": "a",
+        "batch": 3,
+        "device": "cpu",
+        "length": None,
         "seq_len": LENGTH,
         "dtype": "float64",
         "mode": "eager",
@@ -124,7 +145,7 @@ def test_compiled_models_give_the_same(study, asked, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(torch.compiler, "reset", partial(resets.append, True))
     for mode in ("compile", "eager"):
-        Latencies(LIMITS).of("a", study, plan((0, 2), (1,)), 3, "cpu", REQUEST, mode=mode)
+        Latencies(LIMITS).of("a", study, plan((0, 2), (1,)), Place(3, "cpu", mode=mode), REQUEST)
     fast, eager = asked
     torch.testing.assert_close(fast["outputs"], eager["outputs"])
     assert (fast["facts"]["mode"], resets) == ("compile", [True])

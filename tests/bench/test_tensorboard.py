@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 import torch
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.profiles import PASSES, profiled
 from bench.rundir import RunDirectory
 from tests.bench.test_profiles import CALLS, Chain
