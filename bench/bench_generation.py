@@ -91,8 +91,7 @@ def decode(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
     turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
 
     def prepare() -> Callable[[], object]:
-        with torch.inference_mode():
-            cache.crop(case.length)
+        _shorten(cache, case.length)
         return turns()
 
     return prepare
@@ -168,10 +167,17 @@ def _counts(case: Case, model: nn.Module) -> Counts:
         return counts(model, model, (), {"input_ids": prompt, "use_cache": True}, case.device, cache_bytes=size)
 
     def one_more(token: Tensor) -> Any:
-        cache.crop(case.length)
+        _shorten(cache, case.length)
         return model(input_ids=token, past_key_values=cache, use_cache=True)
 
     return counts(one_more, model, (prompt[:, :1],), {}, case.device, cache_bytes=size)
+
+
+@torch.inference_mode()
+def _shorten(cache: Any, length: int) -> None:
+    """Take out what was added behind the first `length` tokens."""
+    if (added := cache.get_seq_length() - length) > 0:
+        cache.crop(-added)
 
 
 def _cache_bytes(cache: Any) -> int:

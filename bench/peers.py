@@ -6,8 +6,7 @@ with fewer heads says `PEERS`. That outputs agree is checked where they are time
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,7 @@ class NoPeerError(Exception):
     """This implementation can't be had here; the message says why."""
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """What a layer is called with: x (b, s, e); lengths (b,) of which x is a padded batch; or a causal mask."""
 
     x: Tensor
