@@ -7,8 +7,7 @@ import multiprocessing
 import re
 import sys
 import traceback
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,8 +80,10 @@ def _allocator_counts(device: torch.device) -> bool:
 def _in_fresh_process(call: Call) -> int | None:
     if not (PROCESS / "clear_refs").exists() or _resident("VmHWM") is None:
         return None
-    ours, theirs = _context().Pipe()
-    process = _context().Process(target=_measure, args=(theirs, _sources(call[0]), torch.get_num_threads()))
+    sources = _sources(call[0])
+    context = _context(sources)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_measure, args=(theirs, sources, torch.get_num_threads()))
     process.start()
     theirs.close()  # so that it is closed when the process is gone
     try:
@@ -130,16 +131,16 @@ def _name(call: Call) -> str:
     return type(call[0]).__name__
 
 
-@cache
-def _context() -> Any:
-    """Processes forked from one that has imported torch and has not computed anything."""
+def _context(sources: Iterable[str]) -> Any:
+    """Processes forked from one that has imported torch, and what the first model is made of, and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", __name__])
+    context.set_forkserver_preload(["torch", __name__, *sources])
     return context
 
 
 def _measure(connection: Connection, sources: Mapping[str, str | None], threads: int) -> None:
     """In the fresh process: what a call grows by, or the traceback of what it raises."""
+    _malloc("mallopt", M_MMAP_THRESHOLD, LARGE)  # first of all, or blocks would fill the gaps that others have left
     try:
         torch.set_num_threads(threads)
         for name, path in sources.items():
@@ -152,7 +153,6 @@ def _measure(connection: Connection, sources: Mapping[str, str | None], threads:
 
 def _growth(call: Call) -> int:
     """Bytes of the resident set at its largest during a call, above what it was before."""
-    _malloc("mallopt", M_MMAP_THRESHOLD, LARGE)
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
     _malloc("malloc_trim", 0)
@@ -193,7 +193,8 @@ class _Packed(NamedTuple):
         return cls(data, tensor.dtype, tensor.shape, isinstance(tensor, nn.Parameter))
 
     def tensor(self) -> Tensor:
-        plain = torch.from_numpy(self.data).view(self.dtype).reshape(self.shape)
+        plain = torch.empty(self.shape, dtype=self.dtype)
+        plain.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(self.data))
         return nn.Parameter(plain, requires_grad=False) if self.is_parameter else plain
 
 
