@@ -91,6 +91,7 @@ def _time(
         limits=limits,
         cache=cell.cache,
         facts=cell.record(),
+        seed=settings.process,
     )
     record |= found._asdict()
 

@@ -76,7 +76,15 @@ def test_generation(
         record |= {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
         record["counts"] = {name: _counts(case, one) for name, one in models.items()}
         arms = {name: PHASES[case.phase](case, one) for name, one in models.items()}
-        found = sampled(request, arms, target="pruned", device=case.device, limits=settings.limits, facts=case.record())
+        found = sampled(
+            request,
+            arms,
+            target="pruned",
+            device=case.device,
+            limits=settings.limits,
+            facts=case.record(),
+            seed=settings.process,
+        )
         record |= found._asdict()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.memory import peak_bytes
+from bench.memory import UnsendableError, peak_bytes
 from mha.costs import count_flops, parameters_of
 
 Counts = dict[str, int | None]
@@ -37,9 +37,17 @@ def counts(
         "attention_flops": flops.attention,
         "bytes": sum(moved.values()) + (cache_bytes or 0),
         "parameters": parameters_of(weights),
-        "peak_bytes": peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None,
+        "peak_bytes": _peak(way, args, kwargs, device),
         "cache_bytes": cache_bytes,
     }
+
+
+def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
+    """None for what is no module, or can't be sent to the process that would tell."""
+    try:
+        return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
+    except UnsendableError:
+        return None
 
 
 def _bytes(tensor: Tensor) -> int:

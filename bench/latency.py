@@ -69,12 +69,16 @@ class Latencies:
         limits: how long the rounds of one shape may take and how many there may be, as `sampled` takes it.
         earlier: the record of the case that has these values in these fields and was timed in an earlier part of the
             run, if there is one.
+        seed: of the order in which models take turns.
     """
 
     def __init__(
-        self, limits: Mapping[str, Any], earlier: Callable[..., Mapping[str, Any] | None] = lambda **_: None
+        self,
+        limits: Mapping[str, Any],
+        earlier: Callable[..., Mapping[str, Any] | None] = lambda **_: None,
+        seed: int = 0,
     ) -> None:
-        self._limits = limits
+        self._limits, self._seed = limits, seed
         self._earlier = earlier
         self._timed: dict[Any, Timing] = {}
         self._dense: dict[Any, Counts] = {}
@@ -130,6 +134,7 @@ class Latencies:
             limits=self._limits,
             cache=place.cache,
             facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
+            seed=self._seed,
         )
         counted["dense"] = self._dense[study, place]
         return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)

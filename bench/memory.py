@@ -27,6 +27,10 @@ RESET_PEAK = "5"  # for clear_refs, as proc(5) has it
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
+class UnsendableError(RuntimeError):
+    """A model that can't be sent to another process, as one of a class that nobody can import."""
+
+
 def peak_bytes(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device | str
 ) -> int | None:
@@ -44,7 +48,8 @@ def peak_bytes(
 
     Raises:
         MemoryError: the fresh process was killed, most likely for want of memory.
-        RuntimeError: the call can't be sent there, or has raised there; then the message has its traceback.
+        UnsendableError: the call can't be sent there.
+        RuntimeError: the call has raised there; the message has its traceback.
     """
     device, call = torch.device(device), (model, args, dict(kwargs))
     growth = _in_fresh_process(call) if device.type == "cpu" else _on_accelerator(call, device)
@@ -112,7 +117,7 @@ def _asked(connection: Connection, call: Call) -> int | str:
 
     Raises:
         EOFError, ConnectionError: it is gone.
-        RuntimeError: the call can't be sent.
+        UnsendableError: the call can't be sent.
     """
     try:
         parcel = _packed(call)
@@ -120,7 +125,7 @@ def _asked(connection: Connection, call: Call) -> int | str:
     except ConnectionError:
         raise
     except Exception as error:
-        raise RuntimeError(
+        raise UnsendableError(
             f"{_name(call)} can't be sent to a fresh process to see its memory ({type(error).__name__}: {error}); its "
             "classes must be importable, and it may hold no functions that have no name"
         ) from error

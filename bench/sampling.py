@@ -49,6 +49,7 @@ def sampled(
     limits: Mapping[str, Any],
     cache: str = "warm",
     facts: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Sampled:
     """Time every arm in turns until the target's median, and its ratio to each other arm, are known well enough.
 
@@ -61,6 +62,7 @@ def sampled(
         cache: "warm", or "cold" where the device's caches are emptied before every call.
         facts: goes into pytest-benchmark's `extra_info`, with what ended the rounds and `speedups`: name of another
             arm -> the median of its seconds over the target's.
+        seed: of the order in which the arms take turns; another in every process.
 
     Raises:
         RuntimeError: the test has the `benchmark` fixture already, or an arm changes the number of torch's threads.
@@ -68,7 +70,7 @@ def sampled(
     if "benchmark" in request.fixturenames:
         raise RuntimeError(f"{request.node.nodeid}: sampled makes the benchmark fixture; leave it out of the test")
     with pinned(torch.get_num_threads()):
-        found = _taken(arms, target, device, None if _is_disabled(request.config) else limits, cache)
+        found = _taken(arms, target, device, None if _is_disabled(request.config) else limits, cache, seed)
     speedups = {arm: ratio(found.samples, arm, target)._asdict() for arm in arms if arm != target}
     _hand_over(request, [sample["seconds"] for sample in found.samples if sample["arm"] == target], arms[target])
     extra = {"ended": found.ended, "warm_up": found.warm_up, "speedups": speedups}
@@ -77,9 +79,9 @@ def sampled(
 
 
 def _taken(
-    arms: Arms, target: str, device: torch.device | str, limits: Mapping[str, Any] | None, cache: str
+    arms: Arms, target: str, device: torch.device | str, limits: Mapping[str, Any] | None, cache: str, seed: int
 ) -> Sampled:
-    rounds = Rounds(device, cold=cache == "cold")
+    rounds = Rounds(device, seed=seed, cold=cache == "cold")
     for arm, prepare in arms.items():
         rounds.add(arm, prepare)
     ended = _run(rounds, limits, [(target, None), *((arm, target) for arm in arms if arm != target)])
