@@ -48,6 +48,13 @@ def test_the_environment(run, model):
     assert environment["command"].startswith("pytest bench --quick")
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["cores"] == os.cpu_count()
+    assert environment["preset"] == "quick"
+    assert environment["commands"] == [environment["command"]]
+    assert len(environment["fingerprint"]) == 16
+    assert len(environment["tasks"]["tiny"].pop("source")) == 64
+    checks = environment["machine"]["checks"]
+    assert len(checks) >= 2
+    assert all(seconds > 0 for check in checks for seconds in check["control"])
     assert environment["tasks"] == {
         "tiny": {
             "metric": "accuracy",
@@ -222,4 +229,4 @@ def test_the_terminal_ends_with_the_table(run):
 
 
 def test_no_half_written_file_is_left(run):
-    assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
+    assert [path.name for path in run.path.rglob(".*")] == [".lock"]
