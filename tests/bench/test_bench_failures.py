@@ -76,10 +76,13 @@ def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, ho
             while not (run.path / "plans" / "ailing-dense.json").exists():
                 assert process.poll() is None
                 time.sleep(0.02)
+            second = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
             process.send_signal(how)
             code = process.wait(60)
         finally:
             process.kill()
+    assert second.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: --run: another benchmark is writing to {run.path}; wait until" in second.stdout + second.stderr
     environment = run.json("environment.json")
     assert run.records("plans")["ailing-dense"]["status"] == "ok"
     if how == signal.SIGKILL:
