@@ -103,20 +103,16 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
     """Assemble the run first of all, so that nothing another plugin raises costs the results."""
     config, run = session.config, session.config.stash.get(RUN, None)
-    if run is None:
-        return (yield)
-    if config.stash[DONE] and not session.items:
-        session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
-    with closing(run):
-        if WATCH in config.stash:
-            config.stash[WATCH].check()
-        run.assemble()
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
+        if run is None:
+            return (yield)
+        with closing(run):
+            _assemble(session, run)
+            try:
                 return (yield)
-        finally:
-            run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+            finally:
+                run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -177,6 +173,15 @@ def _opened(config: pytest.Config) -> RunDirectory:
         return RunDirectory.create(settings.directory, known, tasks, settings.process)
     except OSError as error:
         raise pytest.UsageError(f"--run: {settings.directory} can't be written ({error}); give another") from error
+
+
+def _assemble(session: pytest.Session, run: RunDirectory) -> None:
+    stash = session.config.stash
+    if stash[DONE] and not session.items:
+        session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
+    if WATCH in stash:
+        stash[WATCH].check()
+    run.assemble()
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:

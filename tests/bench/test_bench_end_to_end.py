@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections import defaultdict
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import mha
-from tests.bench.harness import TINY
+from tests.bench.harness import TINY, command
 from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
 
 DRAWN = {"random": 5, "even": 2}
@@ -48,6 +49,13 @@ def test_the_environment(run, model):
     assert environment["command"].startswith("pytest bench --quick")
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["cores"] == os.cpu_count()
+    assert environment["preset"] == "quick"
+    assert environment["commands"] == [environment["command"]]
+    assert len(environment["fingerprint"]) == 16
+    assert len(environment["tasks"]["tiny"].pop("source")) == 64
+    checks = environment["machine"]["checks"]
+    assert len(checks) >= 2
+    assert all(seconds > 0 for check in checks for seconds in check["control"])
     assert environment["tasks"] == {
         "tiny": {
             "metric": "accuracy",
@@ -224,4 +232,33 @@ def test_the_terminal_ends_with_the_table(run):
 
 
 def test_no_half_written_file_is_left(run):
-    assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
+    assert [path.name for path in run.path.rglob(".*")] == [".lock"]
+
+
+def test_another_process_times_everything_again_and_measures_nothing_else(run, pytestconfig):
+    """Last of all, for it adds to the run."""
+    before = {path: path.read_bytes() for path in run.path.rglob("*.json") if path.name != "environment.json"}
+    tables = {path: path.read_bytes() for path in [*run.path.glob("*.csv"), run.path / "attention.npz"]}
+    line = command(run.path, "--task", TINY, "--batch-sizes", "2,3", "--process", "1")
+    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    cases = run.records("cases")
+    first = {name for name, case in cases.items() if case["process"] == 0}
+    assert set(cases) == first | {f"{name}+1" for name in first}
+    assert f"are there already in {run.path}; {len(first)} to go" in done.stdout
+    for name in first:
+        one, other = cases[name], cases[f"{name}+1"]
+        assert (other["case"], other["process"]) == (name, 1)
+        assert [other[field] for field in ("shape", "timed_by", "seq_len")] == [
+            *(one[field] for field in ("shape", "timed_by", "seq_len")),
+        ]
+        assert bool(other["samples"]) == bool(one["samples"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.read_bytes() for path in tables if path.name != "ceilings.csv"} == {
+        path: content for path, content in tables.items() if path.name != "ceilings.csv"
+    }
+    timed = {case["case"] for case in cases.values() if case["samples"]}
+    assert {entry["param"] for entry in run.json("benchmarks+1.json")["benchmarks"]} == timed
+    environment = run.json("environment.json")
+    assert [text.endswith("--process 1") for text in environment["commands"]] == [False, True]
+    assert {check["process"] for check in environment["machine"]["checks"]} == {0, 1}
