@@ -22,6 +22,7 @@ from bench.progress import Progress
 from bench.rundir import RunDirectory
 from bench.study import Study
 from bench.terminal import summary
+from bench.threads import pinned
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
@@ -115,6 +116,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
                 run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
 
 
+@contextmanager
+def _nothing_timed() -> Iterator[None]:
+    """Within the context pytest-benchmark may find that it has nothing to save: a selection may time nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Not saving anything")
+        yield
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
     if run is not None:
@@ -133,6 +142,13 @@ def run(pytestconfig: pytest.Config) -> RunDirectory:
     return pytestconfig.stash[RUN]
 
 
+@pytest.fixture(autouse=True)
+def threads(run: RunDirectory) -> Iterator[None]:
+    """As many threads from the first case to the last as the run records."""
+    with pinned(run.environment["threads"]):
+        yield
+
+
 @pytest.fixture(scope="session")
 def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Study]:
     """One for each task, by name."""
@@ -145,7 +161,7 @@ def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) 
 
 @pytest.fixture(scope="session")
 def latencies(settings: Settings, run: RunDirectory) -> Latencies:
-    return Latencies(settings.limits, run.timed)
+    return Latencies(settings.limits, run.timed, seed=settings.process)
 
 
 @contextmanager
