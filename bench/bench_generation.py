@@ -73,7 +73,8 @@ def test_generation(
         models = {"pruned": mha.prune(model, plan), "dense": model}
         shape = [len(heads) for heads in plan.keep.values()]
         total = sum(layer.num_heads for layer in layers.values())
-        record |= {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
+        kept = {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
+        record |= kept
         record["counts"] = {name: _counts(case, one) for name, one in models.items()}
         arms = {name: PHASES[case.phase](case, one) for name, one in models.items()}
         found = sampled(
@@ -82,7 +83,7 @@ def test_generation(
             target="pruned",
             device=case.device,
             limits=settings.limits,
-            facts=case.record(),
+            facts={**case.record(), **kept},
             seed=settings.process,
         )
         record |= found._asdict()

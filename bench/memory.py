@@ -22,6 +22,7 @@ from mha.timing import synchronize
 
 PROCESS = Path("/proc/self")
 M_MMAP_THRESHOLD, LARGE = -3, 64 << 10  # for glibc: blocks from so many bytes go back to the system when they are freed
+HEAVY = ("transformers.modeling_utils",)  # takes seconds to import, so once for all processes if it is in use
 RESET_PEAK = "5"  # for clear_refs, as proc(5) has it
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]

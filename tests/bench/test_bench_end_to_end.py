@@ -246,7 +246,6 @@ def test_ceilings_are_measured_in_the_same_run(run):
     assert set(ceilings.index) == {"matmul", "copy", "cached copy"}
     assert (ceilings["low"] <= ceilings["value"]).all()
     assert (ceilings["value"] <= ceilings["high"]).all()
-    assert ceilings.loc["copy", "value"] < ceilings.loc["cached copy", "value"]
     assert (ceilings[["device", "dtype", "process"]] == ["cpu", "float32", 0]).all(axis=None)
 
 
@@ -277,7 +276,7 @@ def test_another_process_times_everything_again_and_measures_nothing_else(run, p
         path: content for path, content in tables.items() if path.name != "ceilings.csv"
     }
     timed = {case["case"] for case in cases.values() if case["samples"]}
-    assert {entry["param"] for entry in run.json("benchmarks+1.json")["benchmarks"]} == timed
+    assert {entry["param"] for entry in run.json("benchmarks+1.json")["benchmarks"]} == timed | {"cpu-float32"}
     environment = run.json("environment.json")
     assert [text.endswith("--process 1") for text in environment["commands"]] == [False, True]
     assert {check["process"] for check in environment["machine"]["checks"]} == {0, 1}
