@@ -1,14 +1,19 @@
 """Medians, paired ratios, their intervals, and the Pareto front. Arrays in, numbers out."""
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom
 
 RESAMPLES = 2000
 SEED = 0
+LEVEL = 0.95
 ENOUGH_ROUNDS = 6  # below that no 95 % interval of a median exists: even the range covers less
+
+Processes = Sequence[np.ndarray]  # samples of the same thing, an array (rounds,) for each process
 
 
 class Estimate(NamedTuple):
@@ -23,33 +28,59 @@ class Estimate(NamedTuple):
         return Estimate(*(float(function(number)) for number in self))
 
 
-def median_estimate(*samples: np.ndarray) -> Estimate:
-    """The median of `samples` (n,), its interval from a percentile bootstrap over the samples.
+def median_of(processes: Processes) -> float:
+    """The median over processes of the medians of their rounds."""
+    return float(np.median([np.median(rounds) for rounds in processes]))
 
-    Of several arrays, say one for each shape that was timed: the median of their medians, each
-    resampled within itself. A single sample has a value and no interval.
+
+def median_estimate(*samples: Processes) -> Estimate:
+    """The median, of the rounds of each process, then over processes; its interval from a percentile bootstrap.
+
+    Rounds within one process share its luck: with several, processes are drawn first, and rounds within those.
+    Of several samples, say one for each shape that was timed: the median of their medians, each resampled within
+    itself. A single round has a value and no interval.
     """
-    value = float(np.median([np.median(array) for array in samples]))
-    if min(len(array) for array in samples) < 2:
+    value = float(np.median([median_of(processes) for processes in samples]))
+    if min(sum(map(len, processes)) for processes in samples) < 2:
         return Estimate(value, np.nan, np.nan)
     generator = np.random.default_rng(SEED)
-    medians = [_resampled_medians(array, generator) for array in samples]
+    medians = [_replicates(processes, generator) for processes in samples]
     low, high = np.percentile(np.median(medians, axis=0), [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
 
-def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, np.ndarray]:
-    """Case -> log(seconds of arm `over` / seconds of arm `under`), (rounds,).
+def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
+    """The quantile of `values` (n,) at `share`, between the two order statistics that hold it 95 times of 100.
 
-    `samples` has the columns case, arm, round, seconds. Rounds that have only one of the two are left out, and
-    so are cases that have no other.
+    None where n is too few for both to lie inside the sample: below 6 for the median, 36 for p90, 368 for p99.
+    The number of values below a quantile is binomial, whatever the distribution (David and Nagaraja 2003, 7.1).
     """
-    arms = samples.pivot(index=["case", "round"], columns="arm", values="seconds").reindex(columns=[over, under])
-    ratios = (arms[over] / arms[under]).dropna()
-    return {str(case): np.log(rows.to_numpy()) for case, rows in ratios.groupby(level="case")}
+    tail = (1 - LEVEL) / 2
+    low, high = (int(binom.ppf(level, len(values), share)) for level in (tail, 1 - tail))
+    if not 1 <= low <= high < len(values):
+        return None
+    ordered = np.sort(values)
+    return Estimate(float(np.quantile(ordered, share)), float(ordered[low - 1]), float(ordered[high]))
 
 
-def ratio_estimate(*log_ratios: np.ndarray) -> Estimate:
+def by_process(values: pd.Series) -> Processes:
+    """The values, indexed by process, as one array for each."""
+    return tuple(rows.to_numpy() for _, rows in values.groupby(level="process"))
+
+
+def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, Processes]:
+    """Case -> log(seconds of arm `over` / seconds of arm `under`), (rounds,) for each process.
+
+    `samples` has the columns case, arm, round, seconds, process. Rounds that have only one of the two are left
+    out, and so are cases that have no other.
+    """
+    rounds = ["case", "process", "round"]
+    arms = samples.pivot(index=rounds, columns="arm", values="seconds").reindex(columns=[over, under])
+    ratios = np.log((arms[over] / arms[under]).dropna())
+    return {str(case): by_process(rows) for case, rows in ratios.groupby(level="case")}
+
+
+def ratio_estimate(*log_ratios: Processes) -> Estimate:
     """The median ratio with its interval, from logs of ratios."""
     return median_estimate(*log_ratios).map(np.exp)
 
@@ -81,6 +112,17 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return columns.rank().corr()
+
+
+def _replicates(processes: Processes, generator: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES,) medians over processes drawn with replacement, each of its own rounds drawn likewise."""
+    count = len(processes)
+    if count == 1:
+        return _resampled_medians(processes[0], generator)
+    drawn = generator.integers(0, count, (RESAMPLES, count))
+    medians = np.stack([[_resampled_medians(rounds, generator) for rounds in processes] for _ in range(count)])
+    places = np.arange(count)[None, :], drawn, np.arange(RESAMPLES)[:, None]
+    return np.asarray(np.median(medians[places], axis=1))
 
 
 def _resampled_medians(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -27,6 +27,14 @@ class Look(NamedTuple):
     marker: str
 
 
+BOUND_LOOKS = {  # what holds a point back
+    "compute": Look(sns.color_palette("colorblind")[0], "o"),
+    "memory": Look(sns.color_palette("colorblind")[1], "s"),
+    "overhead": Look(sns.color_palette("colorblind")[3], "^"),
+    "unknown": Look(sns.color_palette("colorblind")[0], "o"),
+}
+
+
 @contextmanager
 def theme() -> Iterator[None]:
     """Draw inside this."""

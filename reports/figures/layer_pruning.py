@@ -14,21 +14,20 @@ from reports.style import INK, kept_axis, legend_right, new_figure, reach
 from reports.words import between, milliseconds, per_cent
 
 TITLE = "The bare layer, pruned against dense"
-ORDER = 8
+ORDER = 2
 ABOUT = "layer"
 ABSENT = "The pruned bare layer was not measured in this run."
-SIZE = ["heads_total", "batch", "seq_len"]
+SIZE = ["heads_total", "head_dim", "batch", "seq_len"]
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """Frames: SIZE, kept_fraction, dense and pruned (seconds), and share (pruned / dense), with intervals."""
-    cases = frames.cases_of(run, task)
-    for (device, dtype), group in cases.groupby(["device", "dtype"]):
-        frame = frames.latencies(run, group, [*SIZE, "kept_fraction"])
+    for setting, cases in frames.conditions(frames.cases_of(run, task)):
+        frame = frames.latencies(run, cases, [*SIZE, "kept_fraction"])
         if len(frame):
             share = {"share": "speedup", "share_low": "speedup_high", "share_high": "speedup_low"}
             frame = frame.assign(**{name: 1 / frame[column] for name, column in share.items()})
-            yield Panel(f"{device}-{dtype}", f"{device}, {dtype}", frame)
+            yield Panel(setting.slug, setting.text, frame)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -55,7 +54,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def caption(frame: pd.DataFrame) -> str:
     largest = frame.iloc[frame.groupby(SIZE, dropna=False)["dense"].transform("median").argmax()]
-    same = frame[(frame[SIZE] == largest[SIZE]).all(axis=1)]
+    same = frame[(frame[SIZE].astype(float).fillna(-1) == largest[SIZE].astype(float).fillna(-1)).all(axis=1)]
     half = same.iloc[(same["kept_fraction"] - 0.5).abs().argmin()]
     at_half = frame[np.isclose(frame["kept_fraction"], half["kept_fraction"])]
     spread = (
@@ -72,4 +71,5 @@ def caption(frame: pd.DataFrame) -> str:
 
 def _size(row: pd.Series) -> str:
     tokens = "" if pd.isna(row["seq_len"]) else f", {int(row['seq_len'])} tokens"
-    return f"{int(row['heads_total'])} heads, batch {int(row['batch'])}{tokens}"
+    width = "" if pd.isna(row["head_dim"]) else f" × {int(row['head_dim'])}"
+    return f"{int(row['heads_total'])} heads{width}, batch {int(row['batch'])}{tokens}"

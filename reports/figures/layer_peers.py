@@ -1,0 +1,126 @@
+"""The bare layer beside its peers, in the same rounds, with the same weights and the same kept heads."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from reports import frames, stats
+from reports.figures import Panel
+from reports.run import Run
+from reports.style import INK, looks, new_figure, reach
+from reports.words import between, count
+
+TITLE = "The bare layer beside its peers"
+ORDER = 1
+ABOUT = "layer"
+ABSENT = "The comparison of the bare layer with its peers was not measured in this run."
+TARGET = 1.03  # where the project wants every cell's upper bound
+FLOOR = "products"  # what no layer can undercut, and so no peer
+PEERS: Mapping[str, str] = {
+    "torch": "torch.nn.MultiheadAttention",
+    "linears": "four linears around SDPA",
+    "textbook": "textbook, explicit softmax",
+    "transformers": "transformers, SDPA",
+    "torch_pruning": "Torch-Pruning's result",
+    "masked": "heads masked, not cut",
+    FLOOR: "bare products and kernel (floor)",
+}
+CELL = ["heads_kept", "heads_total", "head_dim", "batch", "seq_len"]
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: case, CELL, peer, ratio (ours / peer) with its interval; padded batches are panels of their own."""
+    for setting, cases in frames.conditions(frames.cases_of(run, task)):
+        rows = [row for case in cases.sort_values(CELL).to_dict("records") for row in _rows(run, case)]
+        if rows:
+            yield Panel(setting.slug, setting.text, pd.DataFrame(rows))
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    cells = list(dict.fromkeys(frame["case"]))
+    peers = [peer for peer in (*PEERS, *sorted({*frame["peer"]} - {*PEERS})) if peer in {*frame["peer"]}]
+    figure = new_figure(9.6, 2.2 + len(cells) * (0.16 + 0.085 * len(peers)))
+    axes = figure.subplots()
+    look = looks(list(dict.fromkeys((*PEERS, *peers))))
+    for place, peer in enumerate(peers):
+        rows = frame[frame["peer"] == peer]
+        aside = 0.7 * ((place + 0.5) / len(peers) - 0.5)
+        axes.errorbar(
+            rows["ratio"], rows["case"].map(cells.index) + aside,
+            xerr=reach(rows["ratio"], rows["ratio_low"], rows["ratio_high"]), linestyle="", elinewidth=1.1,
+            label=PEERS.get(peer, peer), color=look[peer].color, marker=look[peer].marker, markersize=5,
+        )  # fmt: skip
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.axvline(TARGET, color=INK, linewidth=0.8, linestyle=":", label=f"target: at most {TARGET}")
+    for line in range(1, len(cells)):
+        axes.axhline(line - 0.5, color="0.92", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(cells)), labels=[_cell(rows.iloc[0]) for _, rows in frame.groupby("case", sort=False)])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    _ratio_axis(axes, frame)
+    axes.set_ylabel("size of the layer")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    real = frame[frame["peer"] != FLOOR]
+    if real.empty:
+        return f"Over its floor the layer takes {_range(frame)}."
+    nearest = real.loc[real.groupby("case", sort=False)["ratio"].idxmax()]
+    above = int((nearest["ratio_high"] > TARGET).sum())
+    over = f"{len(nearest)} sizes" if len(nearest) > 1 else "the one size measured"
+    return (
+        f"Over {over} ours takes {_range(nearest)} the time of the fastest peer there; the upper bound is "
+        f"above {TARGET} in {above}. By peer: {_by_peer(frame)}."
+    )
+
+
+def _rows(run: Run, case: Mapping[Hashable, Any]) -> Iterator[dict[Hashable, Any]]:
+    for (name, over, under), logs in run.log_ratios.items():
+        if name == case["case"] and under == "mha":
+            ratio = stats.ratio_estimate(tuple(-rounds for rounds in logs))
+            yield {key: case[key] for key in ("case", *CELL)} | {"peer": over} | frames.columns("ratio", ratio)
+
+
+def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
+    low, high = frame[["ratio", "ratio_low"]].min(axis=None), frame[["ratio", "ratio_high"]].max(axis=None)
+    axes.set_xscale("log")
+    axes.set_xlim(min(low, 0.9) / 1.05, max(high, 1.1) * 1.05)
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if low / 1.2 <= tick]
+    axes.set_xticks([tick for tick in ticks if tick <= max(high, 1.1) * 1.05])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time of ours / time of the peer (paired; below 1 ours is faster)")
+
+
+def _cell(row: pd.Series) -> str:
+    heads = f"{row['heads_kept']:.0f}"
+    if row["heads_kept"] != row["heads_total"]:
+        heads += f" of {row['heads_total']:.0f}"
+    width = "" if pd.isna(row["head_dim"]) else f" × {row['head_dim']:.0f}"
+    tokens = "" if pd.isna(row["seq_len"]) else f" × {row['seq_len']:.0f} tokens"
+    return f"{heads} heads{width}, {row['batch']:.0f}{tokens}"
+
+
+def _range(rows: pd.DataFrame) -> str:
+    worst = rows.loc[rows["ratio"].idxmax()]
+    where = f"{worst['ratio']:.2f} ({between(worst['ratio_low'], worst['ratio_high'])}; {_cell(worst)})"
+    if len(rows) == 1:
+        return where
+    middle = float(np.exp(np.log(rows["ratio"]).mean()))
+    return f"on average {middle:.2f} (geometric mean), from {rows['ratio'].min():.2f} to {where},"
+
+
+def _by_peer(frame: pd.DataFrame) -> str:
+    parts = []
+    for peer in (peer for peer in (*PEERS, *sorted({*frame["peer"]} - {*PEERS})) if peer in {*frame["peer"]}):
+        rows = frame[frame["peer"] == peer]
+        faster, slower = int((rows["ratio_high"] < 1).sum()), int((rows["ratio_low"] > 1).sum())
+        mean = float(np.exp(np.log(rows["ratio"]).mean()))
+        parts.append(f"{PEERS.get(peer, peer)} {mean:.2f} (faster in {faster}, slower in {slower})")
+    return f"{', '.join(parts)}, beyond the interval, of {count(frame['case'].nunique(), 'size')}"

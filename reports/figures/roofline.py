@@ -1,0 +1,89 @@
+"""The roofline: how near each measured point comes to what the machine can compute and move."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter
+
+from reports import bounds, frames
+from reports.bounds import BOUNDS
+from reports.figures import Panel
+from reports.run import Run
+from reports.style import BOUND_LOOKS, GREY, INK, new_figure
+from reports.words import listed, per_cent, rate
+
+TITLE = "Roofline"
+ORDER = 6
+ABOUT = "any"
+ABSENT = "The roofline needs ceilings.csv, and cases that count their FLOPs and bytes."
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: what `bounds.points` gives, of one device and dtype."""
+    points = bounds.points(run, task)
+    for setting, rows in frames.conditions(points):
+        yield Panel(setting.slug, f"{task}, {setting.text}", rows.reset_index(drop=True))
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    figure = new_figure(8.6, 5.0)
+    axes = figure.subplots()
+    for bound in BOUNDS:
+        for whole, filled in ((True, "full"), (False, "none")):
+            rows = frame[(frame["bound"] == bound) & ((frame["arm"] != "pruned") == whole)]
+            if len(rows):
+                axes.plot(
+                    rows["intensity"], rows["achieved"], linestyle="", fillstyle=filled, alpha=0.85, markersize=7,
+                    color=BOUND_LOOKS[bound].color, marker=BOUND_LOOKS[bound].marker,
+                    label=f"{bound}-bound, {'dense' if whole else 'pruned'}",
+                )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _roof(axes, frame)
+    axes.set_xlabel("arithmetic intensity (FLOP per byte that must move)")
+    axes.set_ylabel("achieved (FLOP/s)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(which="minor", color="0.96")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    best, worst = frame.loc[frame["share"].idxmax()], frame.loc[frame["share"].idxmin()]
+    counts = [f"{(frame['bound'] == bound).sum()} {bound}-bound" for bound in BOUNDS if (frame["bound"] == bound).any()]
+    text = f"Of {len(frame)} points {listed(counts)}" if len(frame) > 1 else f"The one point is {frame['bound'][0]}-bound"
+    return (
+        f"{text}; {best['arm']} at batch {best['batch']} reaches {per_cent(_round(best['share']))} of its ceiling, "
+        f"{worst['arm']} at batch {worst['batch']} {per_cent(_round(worst['share']))}. The machine multiplies "
+        f"matrices at {rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}."
+    )
+
+
+def _round(share: float) -> float:
+    return float(f"{share:.2g}")
+
+
+def _roof(axes: Axes, frame: pd.DataFrame) -> None:
+    """Both ceilings over all intensities, each named on its own line."""
+    matmul, copy = float(frame["matmul"].iloc[0]), float(frame["copy"].iloc[0])
+    ridge = matmul / copy
+    low, high = min(frame["intensity"].min(), ridge) / 4, max(frame["intensity"].max(), ridge) * 4
+    axes.set_xlim(low, high)
+    floor = min(frame["achieved"].min(), copy * low) / 2
+    axes.set_ylim(floor, max(matmul, frame["achieved"].max()) * 3)
+    places = np.array([low, ridge, high])
+    axes.plot(places, np.minimum(matmul, copy * places), color=INK, linewidth=1.6, zorder=1)
+    axes.axvline(ridge, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+    axes.annotate(
+        f"matrix products: {rate(matmul, 'FLOP/s')}", (high, matmul), xytext=(-4, 5), textcoords="offset points",
+        ha="right", va="bottom", color=INK, fontsize="small",
+    )  # fmt: skip
+    middle = np.sqrt(low * ridge)
+    axes.annotate(
+        f"copy: {rate(copy, 'B/s')}", (middle, copy * middle), xytext=(-6, 6), textcoords="offset points",
+        ha="right", va="bottom", color=INK, fontsize="small",
+    )  # fmt: skip
