@@ -156,6 +156,9 @@ def _samples(file: Path, case: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
 
 def _check_names(folder: Path, finished: list[tuple[Path, dict[str, Any]]], outcomes: tuple[Outcome, ...]) -> None:
     """A case is there once for each process, and what it says timed it is there, too."""
+    names = [(document["case"], document["process"]) for _, document in finished]
+    if twice := sorted({case for case, process in names if names.count((case, process)) > 1}):
+        raise ReportError(f"{folder}: the cases {twice} are there more than once; {REMEDY}")
     known = {str(document.get("case") or file.stem) for file, document in outcomes}
     for file, document in finished:
         if document["timed_by"] not in known:
@@ -163,9 +166,6 @@ def _check_names(folder: Path, finished: list[tuple[Path, dict[str, Any]]], outc
                 f"{file}: 'timed_by' names the case {document['timed_by']!r}, which is not among the "
                 f"{len(known)} in this run; {REMEDY}"
             )
-    names = [(document["case"], document["process"]) for _, document in finished]
-    if twice := sorted({case for case, process in names if names.count((case, process)) > 1}):
-        raise ReportError(f"{folder}: the cases {twice} are there more than once; {REMEDY}")
 
 
 def _frame(documents: list[dict[str, Any]]) -> pd.DataFrame:

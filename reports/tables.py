@@ -1,6 +1,7 @@
 """The tables of a page, as text that only needs to be set."""
 
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,18 +90,16 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
 
 def ceilings(run: Run) -> Iterator[Summary]:
     """What the machine can do at most, as measured in the same run."""
-    groups = run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True)
     rows = []
-    for (device, dtype, ceiling), found in groups:
+    for (device, dtype, ceiling), found in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
         unit = CEILING_UNITS.get(ceiling, "")
-        value = found["value"].median()
-        bounds = f"{rate(found['low'].min(), unit)} to {rate(found['high'].max(), unit)}"
-        measured = Cell(rate(value, unit), "" if found[["low", "high"]].isna().any(axis=None) else bounds, value)
-        samples = number(found["samples"].sum(), "{:.0f}".format)
-        rows.append((word(device), word(dtype), word(CEILINGS.get(ceiling, ceiling)), measured, samples))
+        measured = stats.Estimate(found["value"].median(), found["low"].min(), found["high"].max())
+        value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
+        rows.append((word(device), word(dtype), word(CEILINGS.get(ceiling, ceiling)), value))
     if rows:
-        columns = ("device", "dtype", "ceiling", "measured", "samples")
-        yield Summary("Ceilings of this machine, measured in the same run", "", columns, tuple(rows))
+        note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
+        columns = ("device", "dtype", "ceiling", "measured")
+        yield Summary("Ceilings of this machine, measured in the same run", note, columns, tuple(rows))
 
 
 def left_out(run: Run) -> Iterator[Summary]:

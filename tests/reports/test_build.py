@@ -94,23 +94,24 @@ def test_samples_are_tidy_and_there_once(built):
     frame = pd.read_parquet(built / "samples.parquet")
     assert frame.columns.tolist() == SAMPLES == [
         "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm",
-        "round", "seconds",
+        "round", "seconds", "process", "cache", "mode", "phase", "mask",
     ]  # fmt: skip
-    assert len(frame) == 14 * 2 * 11
-    assert not frame.duplicated(["case", "arm", "round"]).any()
+    assert len(frame) == 18 * 2 * 11
+    assert not frame.duplicated(["case", "arm", "process", "round"]).any()
     one = frame[(frame["case"] == "digits-taylor-keep0.25-b2-cpu") & (frame["arm"] == "pruned")].sort_values("round")
     assert one["seconds"].tolist() == [sample["seconds"] for sample in paired(0.024, 4.0) if sample["arm"] == "pruned"]
     about = one.drop(columns=["round", "seconds"]).drop_duplicates()
     assert about.values.tolist() == [
-        ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned"]
-    ]
+        ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned",
+         0, "warm", "eager", "forward", "none"]
+    ]  # fmt: skip
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 
 
 def test_every_figure_is_embedded_and_a_file(built, html):
     files = sorted(path.name for path in (built / "figures").iterdir())
     embedded = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in html.all("img")}
-    assert len(files) == len(embedded) == 9
+    assert len(files) == len(embedded) == 15
     assert embedded == {(built / "figures" / name).read_bytes() for name in files}
     assert "digits-attention_maps-0-blocks.0.attention.png" in files
     assert all(image["alt"].endswith(".") for image in html.all("img"))
@@ -222,7 +223,7 @@ def test_several_runs_have_sections_of_their_own(full_run, minimal_run, tmp_path
     ids = [attributes["id"] for _, attributes in html.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
     samples = pd.read_parquet(tmp_path / "out" / "samples.parquet")
-    assert not samples.duplicated(["case", "arm", "round"]).any()
+    assert not samples.duplicated(["case", "arm", "process", "round"]).any()
     assert {case.split("/")[0] for case in samples["case"]} == {"full", "minimal"}
     assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 9 + 8
 

@@ -11,12 +11,12 @@ from reports.stats import Estimate
 
 def samples(case: str, **arms: list[float]) -> pd.DataFrame:
     rows = [(case, arm, turn, seconds) for arm, times in arms.items() for turn, seconds in enumerate(times)]
-    return pd.DataFrame(rows, columns=["case", "arm", "round", "seconds"])
+    return pd.DataFrame(rows, columns=["case", "arm", "round", "seconds"]).assign(process=0)
 
 
 def test_the_median_and_its_interval_agree_with_scipy():
     values = np.random.default_rng(5).lognormal(size=31)
-    ours = stats.median_estimate(values)
+    ours = stats.median_estimate([values])
     theirs = reference.bootstrap(
         (values,), np.median, n_resamples=20_000, method="percentile", rng=np.random.default_rng(7)
     ).confidence_interval
@@ -28,7 +28,7 @@ def test_the_median_and_its_interval_agree_with_scipy():
 def test_an_interval_covers_the_median_about_95_times_of_100():
     generator = np.random.default_rng(11)
     inside = [
-        low <= 0 <= high for _, low, high in (stats.median_estimate(generator.normal(size=23)) for _ in range(300))
+        low <= 0 <= high for _, low, high in (stats.median_estimate([generator.normal(size=23)]) for _ in range(300))
     ]
     assert 0.91 <= np.mean(inside) <= 0.985
 
@@ -44,19 +44,19 @@ def test_a_resampled_median_is_the_median_of_values_that_were_there(count):
 
 
 def test_a_single_sample_has_no_interval():
-    value, low, high = stats.median_estimate(np.array([3.0]))
+    value, low, high = stats.median_estimate([np.array([3.0])])
     assert value == 3.0
     assert np.isnan([low, high]).all()
 
 
 def test_several_arrays_count_alike_however_long_they_are():
     short, long = np.full(3, 2.0), np.full(301, 8.0)
-    assert stats.median_estimate(short, long) == Estimate(5.0, 5.0, 5.0)
+    assert stats.median_estimate([short], [long]) == Estimate(5.0, 5.0, 5.0)
 
 
 def test_estimates_are_the_same_every_time():
     values = np.random.default_rng(1).normal(size=17)
-    assert stats.median_estimate(values) == stats.median_estimate(values)
+    assert stats.median_estimate([values]) == stats.median_estimate([values])
 
 
 def test_ratios_are_paired_by_round():
@@ -70,12 +70,12 @@ def test_rounds_and_cases_without_both_arms_are_left_out():
     frame = pd.concat([samples("one", dense=[4.0, 4.0], pruned=[1.0]), samples("two", mha=[1.0])])
     ratios = stats.paired_log_ratios(frame, "dense", "pruned")
     assert list(ratios) == ["one"]
-    np.testing.assert_allclose(ratios["one"], [np.log(4)])
+    np.testing.assert_allclose(ratios["one"], [[np.log(4)]])
     assert stats.paired_log_ratios(frame, "torch", "mha") == {}
 
 
 def test_the_median_ratio_of_an_even_count_is_the_geometric_mean_of_the_middle_two():
-    assert stats.ratio_estimate(np.log([1.0, 2.0, 8.0, 100.0])).value == pytest.approx(4.0)
+    assert stats.ratio_estimate([np.log([1.0, 2.0, 8.0, 100.0])]).value == pytest.approx(4.0)
 
 
 def test_draws_give_their_mean_and_the_range_of_95_per_cent():
