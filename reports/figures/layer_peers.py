@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from reports import frames, stats
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, looks, new_figure, reach
+from reports.style import INK, Look, looks, new_figure, reach
 from reports.words import between, count
 
 TITLE = "The bare layer beside its peers"
@@ -43,9 +43,11 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     cells = list(dict.fromkeys(frame["case"]))
     peers = [peer for peer in (*PEERS, *sorted({*frame["peer"]} - {*PEERS})) if peer in {*frame["peer"]}]
-    figure = new_figure(9.6, 2.2 + len(cells) * (0.16 + 0.085 * len(peers)))
+    figure = new_figure(9.6, 1.8 + len(cells) * (0.14 + 0.075 * len(peers)))
     axes = figure.subplots()
-    look = looks(list(dict.fromkeys((*PEERS, *peers))))
+    look = looks([peer for peer in dict.fromkeys((*PEERS, *peers)) if peer != FLOOR]) | {FLOOR: Look(INK, "|")}
+    for line in range(0, len(cells), 2):
+        axes.axhspan(line - 0.5, line + 0.5, color="0.965", linewidth=0, zorder=0)
     for place, peer in enumerate(peers):
         rows = frame[frame["peer"] == peer]
         aside = 0.7 * ((place + 0.5) / len(peers) - 0.5)
@@ -56,9 +58,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         )  # fmt: skip
     axes.axvline(1, color=INK, linewidth=1)
     axes.axvline(TARGET, color=INK, linewidth=0.8, linestyle=":", label=f"target: at most {TARGET}")
-    for line in range(1, len(cells)):
-        axes.axhline(line - 0.5, color="0.92", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(cells)), labels=[_cell(rows.iloc[0]) for _, rows in frame.groupby("case", sort=False)])
+    axes.set_yticks(range(len(cells)), labels=_labels(frame.drop_duplicates("case")))
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.grid(False, axis="y")
     _ratio_axis(axes, frame)
@@ -91,11 +91,22 @@ def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
     low, high = frame[["ratio", "ratio_low"]].min(axis=None), frame[["ratio", "ratio_high"]].max(axis=None)
     axes.set_xscale("log")
     axes.set_xlim(min(low, 0.9) / 1.05, max(high, 1.1) * 1.05)
-    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if low / 1.2 <= tick]
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if min(low, 0.9) / 1.05 <= tick]
     axes.set_xticks([tick for tick in ticks if tick <= max(high, 1.1) * 1.05])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time of ours / time of the peer (paired; below 1 ours is faster)")
+
+
+def _labels(cells: pd.DataFrame) -> list[str]:
+    """What tells the cells apart: heads only where they differ."""
+    same = len(cells[["heads_kept", "heads_total", "head_dim"]].drop_duplicates()) == 1
+    return [_size(row) if same else _cell(row) for _, row in cells.iterrows()]
+
+
+def _size(row: pd.Series) -> str:
+    tokens = "" if pd.isna(row["seq_len"]) else f" × {row['seq_len']:.0f} tokens"
+    return f"batch {row['batch']:.0f}{tokens}"
 
 
 def _cell(row: pd.Series) -> str:
@@ -103,8 +114,7 @@ def _cell(row: pd.Series) -> str:
     if row["heads_kept"] != row["heads_total"]:
         heads += f" of {row['heads_total']:.0f}"
     width = "" if pd.isna(row["head_dim"]) else f" × {row['head_dim']:.0f}"
-    tokens = "" if pd.isna(row["seq_len"]) else f" × {row['seq_len']:.0f} tokens"
-    return f"{heads} heads{width}, {row['batch']:.0f}{tokens}"
+    return f"{heads} heads{width}, {_size(row)}"
 
 
 def _range(rows: pd.DataFrame) -> str:

@@ -4,19 +4,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from reports import frames
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, kept_axis, legend_right, new_figure, reach
+from reports.style import INK, looks, new_figure, reach
 from reports.words import between, milliseconds, per_cent
 
 TITLE = "The bare layer, pruned against dense"
 ORDER = 2
 ABOUT = "layer"
 ABSENT = "The pruned bare layer was not measured in this run."
+TARGETS = ((2, 10, 1.25), (10, 1e5, 1.05))  # where dense takes over (ms), up to, at most: what the project wants
 SIZE = ["heads_total", "head_dim", "batch", "seq_len"]
 
 
@@ -33,22 +34,29 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     figure = new_figure(8.6, 5.0)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=INK, linestyle=":", label="ideal: time = heads kept")
-    sizes = sorted(frame.groupby(SIZE, dropna=False), key=lambda item: item[1]["dense"].median())
-    colors = sns.color_palette("viridis_r", len(sizes) + 1)[1:]
-    for place, ((_, rows), color) in enumerate(zip(sizes, colors, strict=True)):
-        rows = rows.sort_values("kept_fraction")
-        along = reach(rows["share"], rows["share_low"], rows["share_high"])
+    kept = sorted({fraction for fraction in frame["kept_fraction"] if fraction > 0}, reverse=True)
+    look = looks([per_cent(fraction) for fraction in kept])
+    for fraction in kept:
+        rows = frame[frame["kept_fraction"] == fraction].sort_values("dense")
+        excess = [rows[name] / fraction for name in ("share", "share_low", "share_high")]
         axes.errorbar(
-            rows["kept_fraction"] + 0.004 * (place - (len(sizes) - 1) / 2), rows["share"],
-            yerr=along, label=f"{_size(rows.iloc[0])}: dense {milliseconds(rows['dense'].median())}",
-            color=color, marker="o", markersize=5, linewidth=1.4, elinewidth=1.1,
+            1e3 * rows["dense"], excess[0], yerr=reach(*excess), linestyle="", elinewidth=1.1, markersize=6,
+            label=f"{per_cent(fraction)} of the heads", color=look[per_cent(fraction)].color,
+            marker=look[per_cent(fraction)].marker,
         )  # fmt: skip
-    axes.set_xlim(0, 1.03)
-    kept_axis(axes)
-    axes.set_ylabel("time of pruned / time of dense (paired)")
-    axes.set_ylim(bottom=0)
-    legend_right(axes, title="sizes, quickest first")
+    axes.axhline(1, color=INK, linewidth=1, label="ideal: time = heads kept")
+    for start, end, target in TARGETS:
+        label = f"target: at most {target} where dense takes over {start} ms"
+        axes.plot([start, end], [target, target], color=INK, linewidth=0.9, linestyle=":", zorder=1)
+        axes.annotate(label, (start, target), xytext=(2, 3), textcoords="offset points", color=INK, fontsize="x-small")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = 1e3 * frame["dense"].min(), 1e3 * frame["dense"].max()
+    axes.set_xlim(low / 1.5, max(high, 30) * 1.5)
+    axes.set_xlabel("time of the dense layer (ms), one mark for each size")
+    axes.set_ylabel("time of pruned / (heads kept × time of dense)")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

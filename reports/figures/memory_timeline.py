@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import new_figure
+from reports.style import INK, new_figure
 from reports.words import listed, per_cent, size
 
 TITLE = "Memory over one pass"
@@ -28,19 +28,22 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    figure = new_figure(8.6, 4.0)
-    axes = figure.subplots()
     groups = list(frame.groupby("kept_fraction", sort=False))
-    colors = sns.color_palette("viridis", len(groups) + 1)[: len(groups)]
-    for (kept, rows), color in zip(groups, colors, strict=True):
-        axes.plot(
-            1e3 * rows["seconds"], rows["bytes"] / MIB, drawstyle="steps-post", color=color, linewidth=1.5,
-            label="dense" if kept == 1 else f"{per_cent(kept)} of the heads",
-        )  # fmt: skip
-    axes.set_ylim(bottom=min(0.0, frame["bytes"].min() / MIB))
-    axes.set_xlabel("time since the pass began, under the profiler (ms)")
-    axes.set_ylabel("allocated since then (MiB)")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure = new_figure(8.6, 0.9 + 1.5 * len(groups))
+    grid = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    color = sns.color_palette("colorblind")[0]
+    for axes, (kept, rows) in zip(grid, groups, strict=True):
+        axes.fill_between(
+            1e3 * rows["seconds"], rows["bytes"] / MIB, step="post", color=color, alpha=0.35, linewidth=0
+        )
+        axes.plot(1e3 * rows["seconds"], rows["bytes"] / MIB, drawstyle="steps-post", color=color, linewidth=1.2)
+        peak = rows["bytes"].max()
+        axes.axhline(peak / MIB, color=INK, linestyle=":", linewidth=0.9)
+        name = "dense" if kept == 1 else f"{per_cent(kept)} of the heads"
+        axes.set_title(f"{name}: at most {size(peak)}", fontsize="medium")
+        axes.set_ylabel("MiB")
+    grid[0].set_ylim(bottom=min(0.0, frame["bytes"].min() / MIB))
+    grid[-1].set_xlabel("time since the pass began, under the profiler (ms)")
     return figure
 
 

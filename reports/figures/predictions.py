@@ -24,7 +24,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    figure = new_figure(7.2, 5.2)
+    figure = new_figure(6.4, 5.6)
     axes = figure.subplots()
     values = frame[["predicted", "measured", "low", "high"]]
     low, high = 0.95 * values.min(axis=None), 1.05 * values.max(axis=None)

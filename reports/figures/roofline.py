@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from reports import bounds, frames
 from reports.bounds import BOUNDS
@@ -46,8 +46,10 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.set_xlabel("arithmetic intensity (FLOP per byte that must move)")
     axes.set_ylabel("achieved (FLOP/s)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.grid(which="minor", color="0.96")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -71,19 +73,18 @@ def _roof(axes: Axes, frame: pd.DataFrame) -> None:
     """Both ceilings over all intensities, each named on its own line."""
     matmul, copy = float(frame["matmul"].iloc[0]), float(frame["copy"].iloc[0])
     ridge = matmul / copy
-    low, high = min(frame["intensity"].min(), ridge) / 4, max(frame["intensity"].max(), ridge) * 4
+    low, high = min(frame["intensity"].min() / 3, ridge / 12), max(frame["intensity"].max(), ridge) * 4
     axes.set_xlim(low, high)
-    floor = min(frame["achieved"].min(), copy * low) / 2
-    axes.set_ylim(floor, max(matmul, frame["achieved"].max()) * 3)
+    axes.set_ylim(min(frame["achieved"].min() / 2, copy * low), max(matmul, frame["achieved"].max()) * 2)
     places = np.array([low, ridge, high])
     axes.plot(places, np.minimum(matmul, copy * places), color=INK, linewidth=1.6, zorder=1)
     axes.axvline(ridge, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-    axes.annotate(
-        f"matrix products: {rate(matmul, 'FLOP/s')}", (high, matmul), xytext=(-4, 5), textcoords="offset points",
-        ha="right", va="bottom", color=INK, fontsize="small",
-    )  # fmt: skip
-    middle = np.sqrt(low * ridge)
-    axes.annotate(
-        f"copy: {rate(copy, 'B/s')}", (middle, copy * middle), xytext=(-6, 6), textcoords="offset points",
-        ha="right", va="bottom", color=INK, fontsize="small",
-    )  # fmt: skip
+    end = low * (high / low) ** 0.2  # about as far as the name of the slope reaches: above the line from there
+    for text, place, side in (
+        (f"matrix products: {rate(matmul, 'FLOP/s')}", (high, matmul), "right"),
+        (f"copy: {rate(copy, 'B/s')}", (low, min(copy * end, matmul / 2)), "left"),
+    ):
+        axes.annotate(
+            text, place, xytext=(-4 if side == "right" else 4, 4), textcoords="offset points", ha=side, va="bottom",
+            color=INK, fontsize="small",
+        )  # fmt: skip
