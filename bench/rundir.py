@@ -45,6 +45,7 @@ TABLES = {
             "bytes",
         ),
     ),
+    "memory.csv": ("task", "device", "criterion", "kept_fraction", "batch", "seconds", "bytes"),
 }
 TRACES = "traces"
 
@@ -109,6 +110,10 @@ class RunDirectory:
     def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
         """Rows of `operators.csv`."""
         self._extend("operators.csv", rows)
+
+    def add_memory(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Rows of `memory.csv`."""
+        self._extend("memory.csv", rows)
 
     def add_trace(self, case: str, trace: Path) -> None:
         """A trace, in a folder of its own, as TensorBoard's profiler plugin looks for runs."""

@@ -67,9 +67,7 @@ def check_task(file: Path, found: Any, known: Any) -> None:
 def _table(file: Path, environment: Mapping[str, Any]) -> pd.DataFrame:
     columns = TABLES[file.name]
     if not file.is_file():
-        return pd.DataFrame(
-            {name: pd.Series(dtype=str if kind == TEXT else float) for name, kind in columns.items()}
-        )
+        return pd.DataFrame({name: pd.Series(dtype=str if kind == TEXT else float) for name, kind in columns.items()})
     frame = read_csv(file, columns)
     if "task" in columns:
         check_task(file, frame["task"], {*environment["tasks"], *((LAYER,) if file.name in OF_THE_LAYER_TOO else ())})

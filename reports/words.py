@@ -46,7 +46,9 @@ def listed(names: list[str]) -> str:
 def size(count: float) -> str:
     """Bytes: 512 B, 1.50 KiB, 12.0 MiB."""
     power = min(4, max(0, int(math.log2(abs(count)) // 10))) if count else 0
-    return f"{digits(count / 2 ** (10 * power)) if power else f'{count:.0f}'} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    return (
+        f"{digits(count / 2 ** (10 * power)) if power else f'{count:.0f}'} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    )
 
 
 def rate(value: float, unit: str) -> str:

@@ -91,7 +91,11 @@ def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
     low, high = frame[["ratio", "ratio_low"]].min(axis=None), frame[["ratio", "ratio_high"]].max(axis=None)
     axes.set_xscale("log")
     axes.set_xlim(min(low, 0.9) / 1.05, max(high, 1.1) * 1.05)
-    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if min(low, 0.9) / 1.05 <= tick]
+    ticks = [
+        tick
+        for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+        if min(low, 0.9) / 1.05 <= tick
+    ]
     axes.set_xticks([tick for tick in ticks if tick <= max(high, 1.1) * 1.05])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -33,9 +33,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     grid = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     color = sns.color_palette("colorblind")[0]
     for axes, (kept, rows) in zip(grid, groups, strict=True):
-        axes.fill_between(
-            1e3 * rows["seconds"], rows["bytes"] / MIB, step="post", color=color, alpha=0.35, linewidth=0
-        )
+        axes.fill_between(1e3 * rows["seconds"], rows["bytes"] / MIB, step="post", color=color, alpha=0.35, linewidth=0)
         axes.plot(1e3 * rows["seconds"], rows["bytes"] / MIB, drawstyle="steps-post", color=color, linewidth=1.2)
         peak = rows["bytes"].max()
         axes.axhline(peak / MIB, color=INK, linestyle=":", linewidth=0.9)

@@ -52,7 +52,9 @@ def caption(frame: pd.DataFrame) -> str:
     worst = frame.loc[errors.idxmax()]
     inside = int((errors <= BAND).sum())
     if len(frame) == 1:
-        return f"The one plan was predicted at {worst['predicted']:.3f} of the dense latency and measured at {_at(worst)}."
+        return (
+            f"The one plan was predicted at {worst['predicted']:.3f} of the dense latency and measured at {_at(worst)}."
+        )
     return (
         f"Of {len(frame)} plans {inside} lie within {100 * BAND:.0f} % of their prediction; the median error is "
         f"{100 * errors.median():.1f} %, the largest {100 * errors.max():.1f} % ({worst['plan']}: predicted "

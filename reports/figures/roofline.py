@@ -57,7 +57,9 @@ def draw(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     best, worst = frame.loc[frame["share"].idxmax()], frame.loc[frame["share"].idxmin()]
     counts = [f"{(frame['bound'] == bound).sum()} {bound}-bound" for bound in BOUNDS if (frame["bound"] == bound).any()]
-    text = f"Of {len(frame)} points {listed(counts)}" if len(frame) > 1 else f"The one point is {frame['bound'][0]}-bound"
+    text = (
+        f"Of {len(frame)} points {listed(counts)}" if len(frame) > 1 else f"The one point is {frame['bound'][0]}-bound"
+    )
     return (
         f"{text}; {best['arm']} at batch {best['batch']} reaches {per_cent(_round(best['share']))} of its ceiling, "
         f"{worst['arm']} at batch {worst['batch']} {per_cent(_round(worst['share']))}. The machine multiplies "

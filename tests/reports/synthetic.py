@@ -197,7 +197,6 @@ def fill(run: RunWriter) -> None:
     )
     run.json("plans/digits-gate-keep0.5-0.json", {"schema": 1, "status": "failed", "error": "gate would not train"})
 
-
     fill_profile(run)
     fill_generation(run)
     run.table("ceilings.csv", CEILING_COLUMNS, [
