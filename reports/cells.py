@@ -39,7 +39,7 @@ def number(value: float | None, text: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None or pd.isna(value) else Cell(text(float(value)), order=float(value))
 
 
-def interval(row: Mapping[Any, Any], name: str, text: Callable[[float], str]) -> Cell:
+def interval(row: Mapping[Any, Any] | pd.Series, name: str, text: Callable[[float], str]) -> Cell:
     """The column `name` of a row with its `_low` and `_high`; a value that is so by definition has no interval."""
     if np.isnan(row[name]):
         return Cell(NONE)

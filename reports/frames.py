@@ -77,14 +77,15 @@ def cases_of(run: Run, task: str) -> pd.DataFrame:
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Cases that can be shown in one figure."""
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
-        *conditions, seq_len = cast(tuple[Any, ...], key)
-        yield Setting(*conditions, seq_len=None if pd.isna(seq_len) else int(seq_len)), rows
+        same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
+        tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
+        yield Setting(**same | {"seq_len": tokens}), rows
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Cases that can be shown in one figure which has the sequence length as an axis."""
     for key, rows in cases.groupby(CONDITIONS, sort=True):
-        yield Setting(*cast(tuple[str, ...], key)), rows
+        yield Setting(*cast(tuple[Any, ...], key)), rows
 
 
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:

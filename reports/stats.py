@@ -76,7 +76,7 @@ def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str,
     """
     rounds = ["case", "process", "round"]
     arms = samples.pivot(index=rounds, columns="arm", values="seconds").reindex(columns=[over, under])
-    ratios = np.log((arms[over] / arms[under]).dropna())
+    ratios = (arms[over] / arms[under]).dropna().map(np.log)
     return {str(case): by_process(rows) for case, rows in ratios.groupby(level="case")}
 
 

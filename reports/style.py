@@ -93,6 +93,12 @@ def reach(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     return np.where(distances > 0, distances, 0.0)
 
 
+def extent(frame: pd.DataFrame, *columns: str) -> tuple[float, float]:
+    """The least and the largest number in these columns."""
+    values = frame[list(columns)].to_numpy(dtype=float)
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
 def legend_right(axes: Axes, **options: Any) -> None:
     """A legend outside the axes, where it covers no data."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, **options)

@@ -16,8 +16,7 @@ from reports.words import count, digits, per_cent, rate, size, times
 
 UNKNOWN = "unknown"
 GIB = 2**30
-CEILINGS = {"matmul": "matrix multiplication", "copy": "copy, read plus written"}
-CEILING_UNITS = {"matmul": "FLOP/s", "copy": "B/s"}
+CEILINGS = {"matmul": ("matrix multiplication", "FLOP/s"), "copy": ("copy, read plus written", "B/s")}
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:
@@ -92,10 +91,10 @@ def ceilings(run: Run) -> Iterator[Summary]:
     """What the machine can do at most, as measured in the same run."""
     rows = []
     for (device, dtype, ceiling), found in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
-        unit = CEILING_UNITS.get(ceiling, "")
+        name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
         measured = stats.Estimate(found["value"].median(), found["low"].min(), found["high"].max())
         value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
-        rows.append((word(device), word(dtype), word(CEILINGS.get(ceiling, ceiling)), value))
+        rows.append((word(device), word(dtype), word(name), value))
     if rows:
         note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
         columns = ("device", "dtype", "ceiling", "measured")

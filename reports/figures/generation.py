@@ -51,7 +51,7 @@ def caption(frame: pd.DataFrame) -> str:
     parts = []
     for phase in (phase for phase in PHASES if phase in {*frame["phase"]}):
         rows = frame[(frame["phase"] == phase) & (frame["kept_fraction"] < 1)]
-        best = rows.loc[rows["speedup"].idxmax()]
+        best = rows.iloc[rows["speedup"].argmax()]
         parts.append(
             f"{phase} gains at most {times(best['speedup'])} ({between(best['speedup_low'], best['speedup_high'])}), "
             f"with {per_cent(best['kept_fraction'])} of the heads at {_size(best)}: {digits(best['rate'])} tokens/s "

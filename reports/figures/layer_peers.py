@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from reports import frames, stats
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, Look, looks, new_figure, reach
+from reports.style import INK, Look, extent, looks, new_figure, reach
 from reports.words import between, count
 
 TITLE = "The bare layer beside its peers"
@@ -29,6 +29,7 @@ PEERS: Mapping[str, str] = {
     "masked": "heads masked, not cut",
     FLOOR: "bare products and kernel (floor)",
 }
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 CELL = ["heads_kept", "heads_total", "head_dim", "batch", "seq_len"]
 
 
@@ -80,7 +81,7 @@ def caption(frame: pd.DataFrame) -> str:
     )
 
 
-def _rows(run: Run, case: Mapping[Hashable, Any]) -> Iterator[dict[Hashable, Any]]:
+def _rows(run: Run, case: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:
     for (name, over, under), logs in run.log_ratios.items():
         if name == case["case"] and under == "mha":
             ratio = stats.ratio_estimate(tuple(-rounds for rounds in logs))
@@ -88,15 +89,11 @@ def _rows(run: Run, case: Mapping[Hashable, Any]) -> Iterator[dict[Hashable, Any
 
 
 def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
-    low, high = frame[["ratio", "ratio_low"]].min(axis=None), frame[["ratio", "ratio_high"]].max(axis=None)
+    least, most = extent(frame, "ratio", "ratio_low", "ratio_high")
+    low, high = min(least, 0.9) / 1.05, max(most, 1.1) * 1.05
     axes.set_xscale("log")
-    axes.set_xlim(min(low, 0.9) / 1.05, max(high, 1.1) * 1.05)
-    ticks = [
-        tick
-        for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
-        if min(low, 0.9) / 1.05 <= tick
-    ]
-    axes.set_xticks([tick for tick in ticks if tick <= max(high, 1.1) * 1.05])
+    axes.set_xlim(low, high)
+    axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("time of ours / time of the peer (paired; below 1 ours is faster)")
@@ -122,7 +119,7 @@ def _cell(row: pd.Series) -> str:
 
 
 def _range(rows: pd.DataFrame) -> str:
-    worst = rows.loc[rows["ratio"].idxmax()]
+    worst = rows.iloc[rows["ratio"].argmax()]
     where = f"{worst['ratio']:.2f} ({between(worst['ratio_low'], worst['ratio_high'])}; {_cell(worst)})"
     if len(rows) == 1:
         return where

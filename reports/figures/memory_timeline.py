@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, new_figure
+from reports.style import INK, extent, new_figure
 from reports.words import listed, per_cent, size
 
 TITLE = "Memory over one pass"
@@ -28,7 +28,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    groups = list(frame.groupby("kept_fraction", sort=False))
+    groups = [(kept, frame[frame["kept_fraction"] == kept]) for kept in frame["kept_fraction"].unique()]
     figure = new_figure(8.6, 0.9 + 1.5 * len(groups))
     grid = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     color = sns.color_palette("colorblind")[0]
@@ -40,15 +40,14 @@ def draw(frame: pd.DataFrame) -> Figure:
         name = "dense" if kept == 1 else f"{per_cent(kept)} of the heads"
         axes.set_title(f"{name}: at most {size(peak)}", fontsize="medium")
         axes.set_ylabel("MiB")
-    grid[0].set_ylim(bottom=min(0.0, frame["bytes"].min() / MIB))
+    grid[0].set_ylim(bottom=min(0.0, extent(frame, "bytes")[0] / MIB))
     grid[-1].set_xlabel("time since the pass began, under the profiler (ms)")
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
-    peaks = frame.groupby("kept_fraction", sort=False)["bytes"].max()
-    parts = [
-        f"{size(peak)} in the dense model" if kept == 1 else f"{size(peak)} with {per_cent(kept)} of the heads"
-        for kept, peak in peaks.items()
-    ]
+    parts = []
+    for kept in frame["kept_fraction"].unique():
+        peak = frame.loc[frame["kept_fraction"] == kept, "bytes"].max()
+        parts.append(f"{size(peak)} " + ("in the dense model" if kept == 1 else f"with {per_cent(kept)} of the heads"))
     return f"On top of what was there when it began a pass allocates at most {listed(parts)}."

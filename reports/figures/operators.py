@@ -19,14 +19,16 @@ ABOUT = "task"
 ABSENT = "Operators are measured apart, under the profiler: nox -s profile."
 SHOWN = 10  # operators with a row of their own
 OTHERS = "all others"
+WORTH_A_WORD = 0.02  # of the dense pass
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """Frames: milliseconds of one pass; rows are operators, dearest first, the rest as one; columns kept fractions."""
     rows = run.operators[run.operators["task"] == task]
     for (device, batch), found in rows.groupby(["device", "batch"]):
-        # an accelerator's own time: the host only launches, and waits
-        found = found.assign(ms=1e3 * found["seconds" if device == "cpu" else "device_seconds"])
+        # on an accelerator the host only launches, and waits
+        clock = "device_seconds" if (found["device_seconds"] > 0).any() else "seconds"
+        found = found.assign(ms=1e3 * found[clock])
         wide = found.pivot_table(index="operator", columns="kept_fraction", values="ms", aggfunc="sum", fill_value=0.0)
         wide = wide[sorted(wide.columns, reverse=True)]
         frame = _dearest(wide)
@@ -35,7 +37,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    kept = list(frame.columns)
+    kept = list(map(float, frame.columns))
     figure = new_figure(9.0, 1.4 + len(frame) * (0.16 + 0.13 * len(kept)))
     axes = figure.subplots()
     height = 0.82 / len(kept)
@@ -55,19 +57,18 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def caption(frame: pd.DataFrame) -> str:
     dense, least = frame.iloc[:, 0], frame.iloc[:, -1]
-    first = frame.index[0]
     if frame.shape[1] == 1:
-        return f"{first} takes {_share(dense.iloc[0], dense.sum())} of {digits(dense.sum())} ms."
-    saved = (dense - least).sort_values(ascending=False)
-    stays = (least[dense > 0.02 * dense.sum()] / dense[dense > 0.02 * dense.sum()]).drop(OTHERS, errors="ignore")
+        return f"{frame.index[0]} takes {_share(dense.iloc[0], dense.sum())} of {digits(dense.sum())} ms."
+    most = (dense - least).idxmax()
     text = (
         f"Of {digits(dense.sum())} ms of the dense pass {digits(least.sum())} remain with "
-        f"{per_cent(frame.columns[-1])} of the heads ({_share(least.sum(), dense.sum())}); {saved.index[0]} gives most "
-        f"of it, {digits(dense[saved.index[0]])} to {digits(least[saved.index[0]])} ms"
+        f"{per_cent(float(frame.columns[-1]))} of the heads ({_share(least.sum(), dense.sum())}); {most} gives most "
+        f"of it, {digits(dense[most])} to {digits(least[most])} ms"
     )
-    if stays.empty:
+    left = (least / dense)[dense > WORTH_A_WORD * dense.sum()].drop(OTHERS, errors="ignore")
+    if left.empty:
         return f"{text}."
-    return f"{text}, and {stays.idxmax()} gives least, {_share(stays.max(), 1.0)} of it is left."
+    return f"{text}, and {left.idxmax()} gives least, {_share(left.max(), 1.0)} of it is left."
 
 
 def _dearest(wide: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def _dearest(wide: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Summary:
     dense = frame.columns[0]
     whole = pd.concat([frame, frame.sum().rename("sum").to_frame().T])
-    pruned = list(frame.columns[1:])
+    pruned = list(map(float, frame.columns[1:]))
     return Summary(
         title="Milliseconds of one pass by operator, and what remained",
         note="The profiler takes time of its own; these are shares, not latencies.",

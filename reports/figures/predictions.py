@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import GREY, INK, looks, new_figure, reach
+from reports.style import GREY, INK, extent, looks, new_figure, reach
 from reports.words import between
 
 TITLE = "Predicted against measured latency"
@@ -26,8 +26,8 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     figure = new_figure(6.4, 5.6)
     axes = figure.subplots()
-    values = frame[["predicted", "measured", "low", "high"]]
-    low, high = 0.95 * values.min(axis=None), 1.05 * values.max(axis=None)
+    least, most = extent(frame, "predicted", "measured", "low", "high")
+    low, high = 0.95 * least, 1.05 * most
     ends = [low, high]
     axes.fill_between(
         ends, [(1 - BAND) * end for end in ends], [(1 + BAND) * end for end in ends], color=GREY, alpha=0.2,
@@ -49,7 +49,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def caption(frame: pd.DataFrame) -> str:
     errors = (frame["predicted"] / frame["measured"] - 1).abs()
-    worst = frame.loc[errors.idxmax()]
+    worst = frame.iloc[errors.argmax()]
     inside = int((errors <= BAND).sum())
     if len(frame) == 1:
         return (

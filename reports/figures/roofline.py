@@ -55,7 +55,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    best, worst = frame.loc[frame["share"].idxmax()], frame.loc[frame["share"].idxmin()]
+    best, worst = frame.iloc[frame["share"].argmax()], frame.iloc[frame["share"].argmin()]
     counts = [f"{(frame['bound'] == bound).sum()} {bound}-bound" for bound in BOUNDS if (frame["bound"] == bound).any()]
     text = (
         f"Of {len(frame)} points {listed(counts)}" if len(frame) > 1 else f"The one point is {frame['bound'][0]}-bound"

@@ -14,7 +14,7 @@ from reports.bounds import BOUNDS, amdahl
 from reports.cells import Summary, interval, number, word
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import BOUND_LOOKS, INK, kept_axis, new_figure, reach
+from reports.style import BOUND_LOOKS, INK, extent, kept_axis, new_figure, reach
 from reports.words import between, listed, per_cent, times
 
 TITLE = "Where the speedup goes"
@@ -71,8 +71,8 @@ def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
                 linestyle="", elinewidth=1.1, markersize=5, label=label, color=BOUND_LOOKS[name].color,
                 marker=BOUND_LOOKS[name].marker,
             )  # fmt: skip
-    top = max(frame[["speedup", "speedup_high"]].max(axis=None), frame["amdahl"].max(), 1.2)
-    low = min(frame[["speedup", "speedup_low"]].min(axis=None), 1.0)
+    low, top = extent(frame, "speedup", "speedup_low", "speedup_high", "amdahl")
+    low, top = min(low, 1.0), max(top, 1.2)
     axes.set_ylim(low - 0.06 * (top - low), top + 0.12 * (top - low))
     axes.set_xlim(0, 1.03)
     kept_axis(axes)
