@@ -17,10 +17,10 @@ MODEL_ARMS = ("dense", "pruned", "mha")
 def points(run: Run, task: str) -> pd.DataFrame:
     """Every arm of ours that was timed and counted where ceilings were measured, one row each.
 
-    Columns: those of cases, arm, seconds, flops, bytes, matmul (FLOP/s), copy (bytes/s), and with them
-    intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the seconds that the
-    machine needs at the least; share: ceiling / seconds; bound: "overhead" where that is below a half, else
-    "compute" or "memory", whichever takes longer.
+    Columns: those of cases, arm, seconds, flops, bytes, matmul (FLOP/s), copy (bytes/s), cached copy (likewise, or
+    NaN), and with them intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the
+    seconds that the machine needs at the least; share: ceiling / seconds; bound: "overhead" where that is below a
+    half, else "compute" or "memory", whichever takes longer.
     """
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
@@ -34,8 +34,13 @@ def points(run: Run, task: str) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds intensity, achieved, ceiling, share and bound to seconds, flops, bytes, matmul and copy."""
+    """Adds intensity, achieved, ceiling, share and bound to seconds, flops, bytes and the ceilings.
+
+    What takes less time than its bytes would from memory had them in the caches, and is judged by those.
+    """
     compute, memory = frame["flops"] / frame["matmul"], frame["bytes"] / frame["copy"]
+    in_cache = (memory > frame["seconds"]) & frame["cached copy"].notna()
+    memory = memory.where(~in_cache, frame["bytes"] / frame["cached copy"])
     ceiling = np.maximum(compute, memory)
     share = ceiling / frame["seconds"]
     by_ceiling = np.where(compute >= memory, "compute", "memory")
@@ -85,6 +90,6 @@ def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """device, dtype, matmul, copy: medians over processes."""
+    """device, dtype, matmul, copy, cached copy: medians over processes."""
     wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
-    return wide.reindex(columns=["matmul", "copy"]).astype(float).reset_index()
+    return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

@@ -120,7 +120,8 @@ def _complete(file: Path, document: Mapping[str, Any], environment: Mapping[str,
     later = {name: default for name, (_, default) in LATER.items() if document.get(name) is None}
     case = {**document, **later}
     check_fields(file, case, {name: types for name, (types, _) in LATER.items()})
-    check_task(file, case["task"], {*environment["tasks"], LAYER, GENERATION})
+    if case["kind"] != GENERATION:  # models that generate may be none of the tasks
+        check_task(file, case["task"], {*environment["tasks"], LAYER})
     for arm, found in case["counts"].items():
         _check_counts(file, arm, found)
     if case["tokens"] is None and case["seq_len"] is not None:

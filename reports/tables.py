@@ -16,7 +16,11 @@ from reports.words import count, digits, per_cent, rate, size, times
 
 UNKNOWN = "unknown"
 GIB = 2**30
-CEILINGS = {"matmul": ("matrix multiplication", "FLOP/s"), "copy": ("copy, read plus written", "B/s")}
+CEILINGS = {
+    "matmul": ("matrix multiplication", "FLOP/s"),
+    "copy": ("copy from memory, read plus written", "B/s"),
+    "cached copy": ("copy within the caches, read plus written", "B/s"),
+}
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:

@@ -59,7 +59,7 @@ def caption(frame: pd.DataFrame) -> str:
     dense, least = frame.iloc[:, 0], frame.iloc[:, -1]
     if frame.shape[1] == 1:
         return f"{frame.index[0]} takes {_share(dense.iloc[0], dense.sum())} of {digits(dense.sum())} ms."
-    most = (dense - least).idxmax()
+    most = frame.index[int((dense - least).argmax())]
     text = (
         f"Of {digits(dense.sum())} ms of the dense pass {digits(least.sum())} remain with "
         f"{per_cent(float(frame.columns[-1]))} of the heads ({_share(least.sum(), dense.sum())}); {most} gives most "

@@ -73,7 +73,7 @@ def _round(share: float) -> float:
 
 def _roof(axes: Axes, frame: pd.DataFrame) -> None:
     """Both ceilings over all intensities, each named on its own line."""
-    matmul, copy = float(frame["matmul"].iloc[0]), float(frame["copy"].iloc[0])
+    matmul, copy, cached = (float(frame[name].iloc[0]) for name in ("matmul", "copy", "cached copy"))
     ridge = matmul / copy
     low, high = min(frame["intensity"].min() / 3, ridge / 12), max(frame["intensity"].max(), ridge) * 4
     axes.set_xlim(low, high)
@@ -81,6 +81,17 @@ def _roof(axes: Axes, frame: pd.DataFrame) -> None:
     places = np.array([low, ridge, high])
     axes.plot(places, np.minimum(matmul, copy * places), color=INK, linewidth=1.6, zorder=1)
     axes.axvline(ridge, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+    if not np.isnan(cached):
+        places = np.array([low, matmul / cached])
+        axes.plot(
+            places,
+            cached * places,
+            color=INK,
+            linewidth=0.9,
+            linestyle="--",
+            zorder=1,
+            label=f"from the caches: {rate(cached, 'B/s')}",
+        )
     end = low * (high / low) ** 0.2  # about as far as the name of the slope reaches: above the line from there
     for text, place, side in (
         (f"matrix products: {rate(matmul, 'FLOP/s')}", (high, matmul), "right"),

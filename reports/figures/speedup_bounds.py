@@ -23,6 +23,11 @@ ABOUT = "task"
 ABSENT = "Bounds of the speedup need finished latency cases of the task, one of them without any head."
 COLUMNS = 4
 UNKNOWN = "unknown"
+NOTE = (
+    "The ceiling of a point is the longer of its FLOPs at the measured rate of matrix multiplication and its least bytes "
+    "at the measured bandwidth of a copy (within the caches, for what is faster than memory). Where that explains less "
+    "than half of the time, the rest is overhead: launching, dispatching, small or strided work."
+)
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -102,9 +107,7 @@ def _table(frame: pd.DataFrame) -> Summary:
     ordered = frame.sort_values(["batch", "kept"], ascending=[True, False])
     return Summary(
         title="What bounds each point",
-        note="The ceiling of a point is the longer of its FLOPs at the measured rate of matrix multiplication and its "
-        "least bytes at the measured bandwidth of a copy. Where that explains less than half of the time, the "
-        "rest is overhead: launching, dispatching, small or strided work.",
+        note=NOTE,
         columns=(
             *("batch", "kept", "heads", "speedup", "Amdahl's bound", "ideal", "dense is bound by", "at % of ceiling"),
             *("pruned is bound by", "pruned at % of ceiling"),

@@ -228,8 +228,8 @@ def fill_generation(run: RunWriter) -> None:
         counts = counted((0.001, 0.001), (0.001, 0.001))
         counts["dense"]["cache_bytes"], counts["pruned"]["cache_bytes"] = 2**21, 2**20
         run.case(
-            "generation", "taylor", 0.5, 3, paired(seconds, speedup), case=f"generation-keep0.5-{phase}-cpu",
-            kind="generation", phase=phase, seq_len=19, tokens=tokens, counts=counts, mask="causal",
+            "llama", None, 0.5, 3, paired(seconds, speedup), case=f"generation-llama-keep0.5-{phase}-cpu",
+            kind="generation", plan=None, phase=phase, seq_len=19, tokens=tokens, counts=counts, mask="causal",
         )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def fill_minimal(run: RunWriter) -> None:
     run.case("digits", "even", 0.5, 1, paired(0.01, 2.0, rounds=1), counts=counts)
     run.case("digits", "none", 0.0, 1, paired(0.01, 4.0, rounds=1), case="digits-none-b1-cpu")
     run.case(
-        "generation", "taylor", 0.5, 1, paired(0.01, 2.0, rounds=1), case="generation-cpu", kind="generation",
+        "llama", None, 0.5, 1, paired(0.01, 2.0, rounds=1), case="generation-cpu", kind="generation", plan=None,
         phase="decode", tokens=1,
     )  # fmt: skip
     run.table("ceilings.csv", CEILING_COLUMNS, [

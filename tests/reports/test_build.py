@@ -225,7 +225,7 @@ def test_several_runs_have_sections_of_their_own(full_run, minimal_run, tmp_path
     samples = pd.read_parquet(tmp_path / "out" / "samples.parquet")
     assert not samples.duplicated(["case", "arm", "process", "round"]).any()
     assert {case.split("/")[0] for case in samples["case"]} == {"full", "minimal"}
-    assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 9 + 8
+    assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 15 + 14
 
 
 @pytest.mark.usefixtures("sketched")
@@ -234,7 +234,7 @@ def test_a_page_that_grows_too_large_links_to_its_figures(minimal_run, tmp_path,
     html = Page(build([minimal_run], tmp_path / "out").read_text(encoding="utf-8"))
     links = [link["href"] for link in html.all("a") if link["href"].startswith("figures/")]
     assert sum(len(image["src"]) for image in html.all("img")) <= 4_000
-    assert len(links) + len(html.all("img")) == 8
+    assert len(links) + len(html.all("img")) == 14
     assert links
     assert all((tmp_path / "out" / link).is_file() for link in links)
 

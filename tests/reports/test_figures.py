@@ -43,7 +43,7 @@ def test_a_figure_draws_and_says_what_it_shows(request, name, which):
         data = [axes for axes in figure.axes if axes.has_data()]
         assert data
         for axes in (axes for axes in data if axes.axison and axes.get_label() != "<colorbar>"):
-            assert axes.get_xlabel()
+            assert any(one.get_xlabel() for one in axes.get_shared_x_axes().get_siblings(axes))
             assert axes.get_ylabel() or name == "importance" or axes is not data[0]
         sentence = FIGURES[name].caption(panel.frame)
         assert sentence.endswith(".")
