@@ -12,7 +12,7 @@ from reports import frames, stats
 from reports.figures import Panel
 from reports.run import Run
 from reports.style import INK, Look, extent, looks, new_figure, reach
-from reports.words import between, count
+from reports.words import between, count, listed
 
 TITLE = "The bare layer beside its peers"
 ORDER = 1
@@ -43,7 +43,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 def draw(frame: pd.DataFrame) -> Figure:
     cells = list(dict.fromkeys(frame["case"]))
-    peers = [peer for peer in (*PEERS, *sorted({*frame["peer"]} - {*PEERS})) if peer in {*frame["peer"]}]
+    peers = _peers(frame)
     figure = new_figure(9.6, 1.8 + len(cells) * (0.14 + 0.075 * len(peers)))
     axes = figure.subplots()
     look = looks([peer for peer in dict.fromkeys((*PEERS, *peers)) if peer != FLOOR]) | {FLOOR: Look(INK, "|")}
@@ -70,14 +70,13 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def caption(frame: pd.DataFrame) -> str:
     real = frame[frame["peer"] != FLOOR]
-    if real.empty:
-        return f"Over its floor the layer takes {_range(frame)}."
-    nearest = real.loc[real.groupby("case", sort=False)["ratio"].idxmax()]
+    nearest = (real if len(real) else frame).sort_values("ratio").groupby("case", sort=False).tail(1)
+    beside = "the fastest peer there" if len(real) else "its bare products"
     above = int((nearest["ratio_high"] > TARGET).sum())
-    over = f"{len(nearest)} sizes" if len(nearest) > 1 else "the one size measured"
     return (
-        f"Over {over} ours takes {_range(nearest)} the time of the fastest peer there; the upper bound is "
-        f"above {TARGET} in {above}. By peer: {_by_peer(frame)}."
+        f"Over {count(len(nearest), 'size')} ours takes {_mean(nearest):.2f} times as long as {beside} (geometric "
+        f"mean), at the most {_worst(nearest)}; the upper bound is above {TARGET} in {above}. "
+        f"By peer, faster or slower beyond the interval: {_by_peer(frame)}."
     )
 
 
@@ -118,20 +117,25 @@ def _cell(row: pd.Series) -> str:
     return f"{heads} heads{width}, {_size(row)}"
 
 
-def _range(rows: pd.DataFrame) -> str:
-    worst = rows.iloc[rows["ratio"].argmax()]
-    where = f"{worst['ratio']:.2f} ({between(worst['ratio_low'], worst['ratio_high'])}; {_cell(worst)})"
-    if len(rows) == 1:
-        return where
-    middle = float(np.exp(np.log(rows["ratio"]).mean()))
-    return f"on average {middle:.2f} (geometric mean), from {rows['ratio'].min():.2f} to {where},"
+def _mean(rows: pd.DataFrame) -> float:
+    return float(np.exp(np.log(rows["ratio"]).mean()))
+
+
+def _worst(rows: pd.DataFrame) -> str:
+    row = rows.iloc[rows["ratio"].argmax()]
+    return f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])}; {_cell(row)})"
 
 
 def _by_peer(frame: pd.DataFrame) -> str:
     parts = []
-    for peer in (peer for peer in (*PEERS, *sorted({*frame["peer"]} - {*PEERS})) if peer in {*frame["peer"]}):
+    for peer in _peers(frame):
         rows = frame[frame["peer"] == peer]
         faster, slower = int((rows["ratio_high"] < 1).sum()), int((rows["ratio_low"] > 1).sum())
-        mean = float(np.exp(np.log(rows["ratio"]).mean()))
-        parts.append(f"{PEERS.get(peer, peer)} {mean:.2f} (faster in {faster}, slower in {slower})")
-    return f"{', '.join(parts)}, beyond the interval, of {count(frame['case'].nunique(), 'size')}"
+        parts.append(f"{PEERS.get(peer, peer)} {_mean(rows):.2f} (faster in {faster}, slower in {slower})")
+    return listed(parts)
+
+
+def _peers(frame: pd.DataFrame) -> list[str]:
+    """Those of the frame, in the same order everywhere."""
+    there = {*frame["peer"]}
+    return [peer for peer in (*PEERS, *sorted(there - {*PEERS})) if peer in there]

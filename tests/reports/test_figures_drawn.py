@@ -123,9 +123,9 @@ def test_peers_are_drawn_as_the_time_of_ours_over_theirs(run):
     assert labels == [f"{heads} heads, batch 3 × {tokens} tokens" for heads in (4, 8) for tokens in (16, 64)]
     assert marks(axes)["target: at most 1.03"][0] == [1.03, 1.03]
     assert layer_peers.caption(panel.frame) == (
-        "Over 4 sizes ours takes on average 0.80 (geometric mean), from 0.80 to 0.80 (0.80–0.80; 4 heads, batch 3 × "
-        "16 tokens), the time of the fastest peer there; the upper bound is above 1.03 in 0. By peer: "
-        "torch.nn.MultiheadAttention 0.80 (faster in 4, slower in 0), beyond the interval, of 4 sizes."
+        "Over 4 sizes ours takes 0.80 times as long as the fastest peer there (geometric mean), at the most 0.80 "
+        "(0.80–0.80; 4 heads, batch 3 × 16 tokens); the upper bound is above 1.03 in 0. By peer, faster or slower "
+        "beyond the interval: torch.nn.MultiheadAttention 0.80 (faster in 4, slower in 0)."
     )
 
 
@@ -139,10 +139,9 @@ def test_padded_batches_are_shown_apart_and_the_floor_is_no_peer(write_run):
     assert padded.slug == "cpu-float32-padded"
     ratios = padded.frame.set_index("peer")["ratio"].to_dict()
     assert ratios == pytest.approx({"torch": 0.8, "products": 2.0, "linears": 2.0})
-    sentence = layer_peers.caption(padded.frame)
-    assert sentence.startswith(
-        "Over the one size measured ours takes 2.00 (2.00–2.00; 4 heads × 17, batch 3 × 16 tokens) the time of the "
-        "fastest peer there; the upper bound is above 1.03 in 1."
+    assert layer_peers.caption(padded.frame).startswith(
+        "Over 1 size ours takes 2.00 times as long as the fastest peer there (geometric mean), at the most 2.00 "
+        "(2.00–2.00; 4 heads × 17, batch 3 × 16 tokens); the upper bound is above 1.03 in 1."
     )
 
 

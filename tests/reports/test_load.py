@@ -105,7 +105,9 @@ def test_a_case_that_only_a_later_process_finished_is_there(write_run):
 def test_the_same_process_twice(write_run):
     path = write_run()
     (path / CASE.replace(".json", "+1.json")).write_text((path / CASE).read_text())
-    with pytest.raises(ReportError, match=r"cases: the cases \['digits-taylor-keep0\.5-b2-cpu'\] are there more than on"):
+    with pytest.raises(
+        ReportError, match=r"cases: the cases \['digits-taylor-keep0\.5-b2-cpu'\] are there more than on"
+    ):
         load(path)
 
 
