@@ -13,13 +13,13 @@ from bench.study import Study
 
 
 def attention_maps(study: Study, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
-    """What `attention.npz` holds of a task; {} where the task offers no example."""
+    """What `attention.npz` holds of a task; only the plan's name where the task offers no example."""
     offer = getattr(study.task, "attention_example", lambda: None)()
+    arrays = {f"{study.task.name}/plan": np.array(plan_name)}
     if offer is None:
-        return {}
+        return arrays
     batch, labels = offer
     dense, pruned = (_weights(study, model, batch) for model in (study.model(), study.pruned(plan)))
-    arrays = {f"{study.task.name}/plan": np.array(plan_name)}
     for layer, (queries, keys) in labels.items():
         parts = {
             "dense": dense[layer],

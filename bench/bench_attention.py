@@ -1,128 +1,140 @@
-"""The bare attention layer: ours beside `torch.nn.MultiheadAttention`, and ours sliced beside ours whole."""
+"""The bare attention layer: ours beside other implementations, and ours sliced beside ours whole.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+All have the same weights. Before anything is timed their outputs are compared.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
 import mha
-from bench.intervals import ratio
-from bench.latency import forward
+from bench.calls import forward
+from bench.cells import Cell, sliced, whole
+from bench.counts import Counts, counts
+from bench.latency import compiled
 from bench.options import Settings, settings_of
-from bench.pairing import Pair
+from bench.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
 from bench.rundir import RunDirectory
+from bench.sampling import sampled
+from mha.timing import rotated
 
-HEAD_DIM = 64
-GRID = (8, 12), (1, 4), (64, 256)  # head counts, batch sizes, sequence lengths
-QUICK_GRID = (8,), (1,), (64,)
+Makers = Mapping[str, Callable[[mha.MultiHeadAttention, Sequence[int]], Attend]]
+
+WHOLE: Makers = {name: PEERS[name] for name in ("linears", "torch", "textbook", "transformers")} | {
+    "products": products
+}
+SLICED: Makers = {name: PEERS[name] for name in ("torch_pruning", "masked")}
+COMPILED: Makers = {"linears": PEERS["linears"]}
+DIFFERENCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}  # between outputs, as a share of their norm
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One size of the layer and its input; `keep` is the share of its heads that stays."""
+class Arm(NamedTuple):
+    """Something to time: a way to attend, and the inputs it takes turns with."""
 
-    heads: int
-    batch: int
-    length: int
-    device: str
-    keep: float = 1.0
+    attend: Attend
+    inputs: list[Inputs]
 
-    @property
-    def kept(self) -> int:
-        return round(self.keep * self.heads)
-
-    @property
-    def id(self) -> str:
-        heads = f"h{self.heads}" + (f"-keep{self.keep:g}" if self.keep < 1 else "")
-        return f"attention-{heads}-b{self.batch}-s{self.length}-{self.device.replace(':', '')}"
-
-    def record(self) -> dict[str, Any]:
-        """Its columns in the run directory."""
-        case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
-        heads = {"heads_kept": self.kept, "heads_total": self.heads, "shape": [self.kept]}
-        where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": "float32"}
-        return {**case, "kept_fraction": self.keep, **heads, **where}
-
-    def layer(self) -> mha.MultiHeadAttention:
-        """The whole layer, heads of width 64, with the same weights every time."""
-        width = self.heads * HEAD_DIM
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            layer = mha.MultiHeadAttention(width, width, width, width, self.heads, bias=True)
-        return layer.eval().to(self.device)
-
-    def input(self) -> torch.Tensor:
-        """(b, q, e), standard normal."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(self.batch, self.length, self.heads * HEAD_DIM, generator=generator).to(self.device)
+    def calls(self) -> list[Callable[[], Any]]:
+        return [forward(self.attend, (one,)) for one in self.inputs]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    settings = settings_of(metafunc.config)
-    cells = _whole(settings) if metafunc.function is test_beside_torch else _sliced(settings)
-    metafunc.parametrize("cell", list(cells), ids=lambda cell: cell.id)
+    cells = whole if metafunc.function is test_beside_peers else sliced
+    metafunc.parametrize("cell", list(cells(settings_of(metafunc.config))), ids=lambda cell: cell.id)
 
 
-def test_beside_torch(cell: Cell, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
-    """Ours and torch's, with the same weights and, first of all, the same output."""
+def test_beside_peers(cell: Cell, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
+    """Ours and others, all heads in place; also ours as bare products, and, of another dtype, in float32."""
     with run.case(**cell.record()) as record:
-        ours, theirs, x = cell.layer(), _torch_layer(cell.layer()), cell.input()
-        call, reference = forward(ours, (x, x, x)), forward(theirs, (x, x, x), {"need_weights": False})
-        torch.testing.assert_close(call(), reference()[0], rtol=1e-4, atol=1e-5)
-        record["samples"] = _timed(request, Pair(call, reference, cell.device, arms=("mha", "torch")), settings)
+        beside = WHOLE if cell.mode == "eager" else COMPILED
+        _time(cell, {"mha": ours, **beside}, "mha", settings, record, request)
 
 
 def test_sliced(cell: Cell, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
-    """Ours with some heads cut out, and whole."""
+    """Ours with some heads cut out, and whole; beside what others make of the same heads."""
     with run.case(**cell.record()) as record:
-        whole, x = cell.layer(), cell.input()
-        sliced = mha.prune(whole, mha.HeadPlan({"": range(cell.kept)}))
-        pair = Pair(forward(sliced, (x, x, x)), forward(whole, (x, x, x)), cell.device)
-        record["samples"] = _timed(request, pair, settings)
+        beside = SLICED if cell.mode == "eager" else {}
+        _time(cell, {"pruned": ours, "dense": _dense, **beside}, "pruned", settings, record, request)
 
 
-def _whole(settings: Settings) -> Iterator[Cell]:
-    heads, batch_sizes, lengths = _grid(settings)
-    for device in settings.devices:
-        for size in product(heads, settings.batch_sizes or batch_sizes, lengths):
-            yield Cell(*size, device)
+def _dense(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:  # noqa: ARG001
+    return ours(layer, range(layer.num_heads))
 
 
-def _sliced(settings: Settings) -> Iterator[Cell]:
-    """The run's kept fractions of the largest layer on the longest input."""
-    heads, _, lengths = _grid(settings)
-    for cell, keep in product(_whole(settings), settings.keep):
-        if keep < 1 and (cell.heads, cell.length) == (max(heads), max(lengths)):
-            yield replace(cell, keep=keep)
+def _time(
+    cell: Cell,
+    makers: Makers,
+    target: str,
+    settings: Settings,
+    record: dict[str, Any],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Make the arms, compare what they put out, count what they do, and time them in turns."""
+    layer, inputs = cell.layer(), cell.inputs()
+    arms = {name: Arm(attend, inputs) for name, attend in _made(makers, layer, cell.kept, record["skipped_arms"])}
+    with torch.inference_mode():
+        _check_outputs(cell, {name: arm.attend for name, arm in arms.items() if name != "dense"}, target, inputs[0])
+    arms |= _in_other_ways(cell, target, arms)
+    record["counts"] = {name: _counts(cell, arm, layer) for name, arm in arms.items()}
+    if cell.mode == "compile":
+        arms = {name: arm if name == "eager" else _compiled(name, arm) for name, arm in arms.items()}
+    limits = {**settings.limits, "seconds": settings.limits["seconds"] * len(arms) / 2}
+    found = sampled(
+        request,
+        {name: rotated(arm.calls()) for name, arm in arms.items()},
+        target=target,
+        device=cell.device,
+        limits=limits,
+        cache=cell.cache,
+        facts=cell.record(),
+        seed=settings.process,
+    )
+    record |= found._asdict()
 
 
-def _grid(settings: Settings) -> tuple[tuple[int, ...], ...]:
-    return QUICK_GRID if settings.quick else GRID
+def _made(
+    makers: Makers, layer: mha.MultiHeadAttention, kept: Sequence[int], skipped: dict[str, str]
+) -> Iterator[tuple[str, Attend]]:
+    for name, make in makers.items():
+        try:
+            yield name, make(layer, kept)
+        except NoPeerError as error:
+            skipped[name] = str(error)
 
 
-def _timed(request: pytest.FixtureRequest, pair: Pair, settings: Settings) -> list[Any]:
-    benchmark = request.getfixturevalue("benchmark")
-    samples = pair.run(benchmark, **settings.limits)
-    target, baseline = pair.arms
-    cell = request.node.callspec.params["cell"]
-    benchmark.extra_info.update(cell.record(), speedup=ratio(samples, baseline, target)._asdict())
-    return samples
+def _check_outputs(cell: Cell, ways: Mapping[str, Attend], target: str, inputs: Inputs) -> None:
+    """Refuse to time what computes something else, at the real positions."""
+    real = inputs.real()
+    expected = ways[target](inputs)[real].double()
+    for name, attend in ways.items():
+        away = float((attend(inputs)[real].double() - expected).norm() / expected.norm())
+        if not away <= DIFFERENCE[cell.dtype]:
+            raise AssertionError(
+                f"{cell.id}: the outputs of {name!r} and {target!r} differ by {away:.2g} of their norm; expected at "
+                f"most {DIFFERENCE[cell.dtype]:g} in {cell.dtype}, so their times can't be compared"
+            )
 
 
-def _torch_layer(layer: mha.MultiHeadAttention) -> nn.MultiheadAttention:
-    """torch's layer with our weights."""
-    width = layer.W_o.out_features
-    theirs = nn.MultiheadAttention(width, layer.num_heads, batch_first=True)
-    projections = (layer.W_q, layer.W_k, layer.W_v)
-    state = {
-        "in_proj_weight": torch.cat([projection.weight for projection in projections]),
-        "in_proj_bias": torch.cat([projection.bias for projection in projections]),
-        "out_proj.weight": layer.W_o.weight,
-        "out_proj.bias": layer.W_o.bias,
-    }
-    theirs.load_state_dict(state)
-    return theirs.eval().to(layer.W_o.weight.device)
+def _in_other_ways(cell: Cell, target: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """The target without `torch.compile`, and in float32."""
+    ways = {}
+    if cell.mode == "compile":
+        ways["eager"] = arms[target]
+    if cell.dtype != "float32":
+        usual = replace(cell, dtype="float32")
+        ways["float32"] = Arm(ours(usual.layer(), cell.kept), usual.inputs())
+    return ways
+
+
+def _counts(cell: Cell, arm: Arm, layer: mha.MultiHeadAttention) -> Counts:
+    weights = arm.attend if isinstance(arm.attend, nn.Module) else mha.prune(layer, mha.HeadPlan({"": cell.kept}))
+    return counts(arm.attend, weights, (arm.inputs[0],), {}, cell.device)
+
+
+def _compiled(name: str, arm: Arm) -> Arm:
+    assert isinstance(arm.attend, nn.Module), name
+    return Arm(compiled(arm.attend, ((arm.inputs[0],), {}), name), arm.inputs)

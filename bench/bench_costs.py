@@ -6,7 +6,6 @@ busy machine is not the table's fault.
 """
 
 import random
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import mha
-from bench.latency import forward
+from bench.calls import forward
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import Study
@@ -23,6 +22,7 @@ from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself
 WIDTH, HEADS, HEAD_DIM, BATCH, LENGTH = 768, 12, 64, 1, 256
+MOST_ROUNDS = 1000
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,6 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("subject", "device"), pairs, ids=ids)
 
 
+@pytest.mark.fills("predictions.csv", task="subject", device="device")
 def test_predicted_latency(
     subject: str, device: str, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
 ) -> None:
@@ -45,14 +46,15 @@ def test_predicted_latency(
     for name, plan in plans.items():
         pruned = mha.prune(model, plan)
         rounds.add(name, lambda pruned=pruned: forward(pruned, args, kwargs))  # type: ignore[misc]
-    end = time.perf_counter() + settings.cost_seconds / 2
-    while rounds.count < 4 or time.perf_counter() < end:
-        rounds.run()
+    watched = [(name, "dense") for name in plans]
+    rounds.until(seconds=settings.cost_seconds / 2, fewest=4, most=MOST_ROUNDS, watched=watched)
+    rows = []
     for name, plan in plans.items():
         predicted, measured = costs.latency(plan).share, rounds.ratio(name, "dense")
         shape = [len(heads) for heads in plan.keep.values()]
         error = predicted / measured.value - 1
-        run.add_prediction((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+        rows.append((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
+    run.add_predictions(rows)
 
 
 def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:

@@ -5,13 +5,11 @@ model. Accuracy comes first: it says whether a run is worth its timings.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
 from bench.attention_maps import attention_maps
 from bench.cases import Timed, Variant, timed, variants
-from bench.intervals import ratio
 from bench.latency import Latencies
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
@@ -35,6 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", list(timed(settings)), ids=lambda case: case.id)
 
 
+@pytest.mark.fills("scores.csv", task="task", criterion="criterion")
 def test_scores(task: str, criterion: str, studies: Studies, run: RunDirectory) -> None:
     """How much each head matters, and how long it takes to find out."""
     scores, seconds = studies[task].scores(criterion)
@@ -50,6 +49,7 @@ def test_accuracy(variant: Variant, studies: Studies, run: RunDirectory) -> None
         record |= study.accuracy(plan)
 
 
+@pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, studies: Studies, settings: Settings, run: RunDirectory) -> None:
     """Attention weights of one held-out example before and after pruning, for tasks that offer one."""
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
@@ -66,14 +66,9 @@ def test_latency(
     with run.case(**case.record()) as record:
         plan = study.plan(variant.criterion, variant.keep)
         record |= study.describe(plan)
-
-        def benchmark() -> Any:
-            return request.getfixturevalue("benchmark")
-
-        timing = latencies.of(case.id, study, plan, case.batch, case.device, benchmark)
-        record |= {"timed_by": timing.case, "seq_len": timing.seq_len, "dtype": timing.dtype}
+        facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
+        timing = latencies.of(case.id, study, plan, case.place, request, facts)
+        record |= {"timed_by": timing.case, "seq_len": timing.seq_len}
         if timing.case == case.id:
-            record["samples"] = timing.samples
-            speedup = ratio(timing.samples, "dense", "pruned")._asdict()
-            facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
-            benchmark().extra_info.update(facts, speedup=speedup)
+            measured = ("samples", "ended", "warm_up", "counts")
+            record |= {name: getattr(timing, name) for name in measured}

@@ -5,13 +5,12 @@ A task states a promise as an attribute; one that states none is not asked.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from bench.cases import Timed, Variant
 from bench.intervals import Interval, average, ratio
-from bench.latency import Latencies
+from bench.latency import Latencies, Place
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import DENSE, NONE, Study
@@ -24,7 +23,7 @@ class Evidence:
     study: Study
     settings: Settings
     latencies: Latencies
-    benchmark: Callable[[], Any]
+    request: pytest.FixtureRequest
 
     def metric(self, criterion: str) -> Interval:
         """The metric of the dense model, or of the one without heads."""
@@ -39,9 +38,9 @@ class Evidence:
     def attention_share(self) -> Interval:
         """The share of the dense model's latency that goes when all heads leave."""
         task, device = self.study.task, self.settings.devices[0]
-        case = Timed(Variant(task.name, NONE, 0.0), task.batch_size, device)
+        case = Timed(Variant(task.name, NONE, 0.0), Place(task.batch_size, device))
         plan = self.study.plan(NONE, 0.0)
-        timing = self.latencies.of(case.id, self.study, plan, task.batch_size, device, self.benchmark)
+        timing = self.latencies.of(case.id, self.study, plan, case.place, self.request)
         value, low, high = ratio(timing.samples, "pruned", "dense")
         return Interval(1 - value, 1 - high, 1 - low)
 
@@ -72,6 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("task", "promise"), stated)
 
 
+@pytest.mark.fills("promises.csv", "kept", task="task", promise="promise")
 def test_promise(
     task: str,
     promise: str,
@@ -83,8 +83,7 @@ def test_promise(
 ) -> None:
     study = studies[task]
     bound = getattr(study.task, promise)
-    evidence = Evidence(study, settings, latencies, lambda: request.getfixturevalue("benchmark"))
-    measured = PROMISES[promise].measure(evidence)
+    measured = PROMISES[promise].measure(Evidence(study, settings, latencies, request))
     kept = PROMISES[promise].kept(measured, bound)
     run.add_promise((task, promise, *measured, bound, kept))
     assert kept, f"task {task!r} states {promise} = {bound}, measured {measured}"

@@ -1,8 +1,10 @@
 """What a run consists of: the variants of each task's model, and where each is timed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 
+from bench.latency import Place
 from bench.options import Settings
 from bench.study import DENSE, NONE
 from mha.tasks import Task
@@ -38,20 +40,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Timed:
-    """A variant, where it is timed."""
+    """A variant, and where it is timed."""
 
     variant: Variant
-    batch: int
-    device: str
+    place: Place
 
     @property
     def id(self) -> str:
-        return f"{self.variant}-b{self.batch}-{self.device.replace(':', '')}"
+        return f"{self.variant}-{self.place.id}"
 
     def record(self) -> dict[str, object]:
         """What is known of the case before it runs."""
-        where = {"batch": self.batch, "device": self.device}
-        return {"case": self.id, "kind": "pruning", **self.variant.record(), **where}
+        return {"case": self.id, "kind": "pruning", **self.variant.record(), **asdict(self.place)}
 
 
 def variants(settings: Settings) -> Iterator[Variant]:
@@ -64,10 +64,18 @@ def variants(settings: Settings) -> Iterator[Variant]:
 def timed(settings: Settings) -> Iterator[Timed]:
     """Everything whose latency is measured, beside the dense model: of drawn plans the first."""
     for task in settings.tasks:
-        for device in settings.devices:
-            for batch in settings.batches(task):
-                for variant in _pruned(settings, task, draws=False):
-                    yield Timed(variant, batch, device)
+        for place in _places(settings, task):
+            for variant in _pruned(settings, task, draws=False):
+                yield Timed(variant, place)
+
+
+def _places(settings: Settings, task: Task) -> Iterator[Place]:
+    """Every size on every device; other dtypes and modes only at the batch size that is reported."""
+    for device in settings.devices:
+        dtypes, modes = settings.dtypes_on(device), settings.modes_on(device)
+        for batch, dtype, mode in product(settings.batches(task), dtypes, modes):
+            if (dtype, mode) == (dtypes[0], modes[0]) or batch == settings.batch(task):
+                yield from (Place(batch, device, dtype, mode, length=length) for length in settings.lengths or (None,))
 
 
 def _pruned(settings: Settings, task: Task, *, draws: bool) -> Iterator[Variant]:

@@ -6,26 +6,35 @@ Read by pytest only where a benchmark is collected; the options themselves are i
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from bench.environment import environment
+from bench.environment import digest, environment
+from bench.exhausted import give_memory_back, out_of_memory, reason
+from bench.files import numbered, read_json, unfinished
 from bench.latency import Latencies
+from bench.machine import Watch
 from bench.options import Settings, run_directory, settings_of
-from bench.rundir import RunDirectory, unfinished
+from bench.progress import Progress
+from bench.rundir import RunDirectory
 from bench.study import Study
 from bench.terminal import summary
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
+WATCH = pytest.StashKey[Watch]()
+PROGRESS = pytest.StashKey[Progress]()
+DONE = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest-benchmark reads its options: one table is enough, and its JSON belongs to the run."""
     config.option.benchmark_quiet = True  # --benchmark-verbose brings its table back
-    target, given = run_directory(config) / "benchmarks.json", config.option.benchmark_json
+    target = run_directory(config) / f"{numbered('benchmarks', config.option.process)}.json"
+    given = config.option.benchmark_json
     if given is None or given.absolute() == target.absolute():
         config.option.benchmark_json = unfinished(target)  # it writes in place; renamed when whole
 
@@ -35,40 +44,86 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     settings_of(session.config)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Open the run directory, once it is known that something is to be there, and leave out what is."""
+    if not items or session.testsfailed or config.option.collectonly:
+        return
+    config.stash[RUN] = run = _opened(config)
+    done = [item for item in items if _is_done(item, run)]
+    config.stash[DONE] = len(done)
+    if done:
+        config.hook.pytest_deselected(items=done)
+        items[:] = [item for item in items if item not in set(done)]
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """What was there already, and what the preset wants and this machine can't do."""
+    left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
+    done = config.stash.get(DONE, 0)
+    there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
+    return [*left_out, *([there] if done else [])]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Make the run directory, once it is known that something will run."""
-    if not session.items or session.testsfailed or session.config.option.collectonly:
-        return
-    settings = settings_of(session.config)
-    tasks = {task.name: _describe(task, settings) for task in settings.tasks}
-    arguments = session.config.invocation_params.args
+    """Look at the machine before the first case."""
+    config, run = session.config, session.config.stash.get(RUN, None)
+    if run is not None and session.items:
+        config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
+        config.stash[WATCH].check()
+        config.stash[PROGRESS] = Progress((item.nodeid for item in session.items), partial(_say, config))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Between two cases, look at the machine now and then, and say how far the run is."""
+    progress = item.config.stash[PROGRESS]
+    progress.start()
+    done = yield
+    progress.end(item.nodeid)
+    item.config.stash[WATCH].check_if_due()
+    return done
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """A case for which memory does not suffice is skipped: the others may fit."""
     try:
-        session.config.stash[RUN] = RunDirectory.create(settings.directory, environment(map(str, arguments)), tasks)
-    except OSError as error:
-        raise pytest.UsageError(f"--run: {settings.directory} can't be written ({error}); give another") from error
+        return (yield)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        why = reason(error)
+    give_memory_back()  # here, where nothing holds the case's frames any more
+    pytest.skip(f"out of memory: {why}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
     """Assemble the run first of all, so that nothing another plugin raises costs the results."""
-    run = session.config.stash.get(RUN, None)
-    if run is not None:
+    config, run = session.config, session.config.stash.get(RUN, None)
+    if run is None:
+        return (yield)
+    if config.stash[DONE] and not session.items:
+        session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
+    with closing(run):
+        if WATCH in config.stash:
+            config.stash[WATCH].check()
         run.assemble()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
-            return (yield)
-    finally:
-        if run is not None:
-            run.finish(session.config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
+                return (yield)
+        finally:
+            run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
     if run is not None:
         terminalreporter.section("heads kept, accuracy, latency")
-        for line in summary(run.path):
+        for line in summary(run.path, run.process):
             terminalreporter.write_line(line)
 
 
@@ -86,12 +141,15 @@ def run(pytestconfig: pytest.Config) -> RunDirectory:
 def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Study]:
     """One for each task, by name."""
     training = partial(_visible, pytestconfig)
-    return {task.name: Study(task, training, partial(run.describe_task, task.name)) for task in settings.tasks}
+    return {
+        task.name: Study(task, training, partial(run.describe_task, task.name), partial(run.kept, task.name))
+        for task in settings.tasks
+    }
 
 
 @pytest.fixture(scope="session")
-def latencies(settings: Settings) -> Latencies:
-    return Latencies(settings.limits)
+def latencies(settings: Settings, run: RunDirectory) -> Latencies:
+    return Latencies(settings.limits, run.timed)
 
 
 @contextmanager
@@ -102,13 +160,46 @@ def _visible(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-def _describe(task: Task, settings: Settings) -> dict[str, object]:
+def _say(config: pytest.Config, line: str) -> None:
+    """A line on the terminal, unless pytest is to be quiet."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter and config.get_verbosity() >= 0:
+        reporter.ensure_newline()
+        reporter.write_line(line)
+
+
+def _opened(config: pytest.Config) -> RunDirectory:
+    settings = settings_of(config)
+    earlier = (read_json(settings.directory / "environment.json") or {}).get("tasks", {})
+    tasks = {task.name: _describe(task, settings, earlier.get(task.name, {})) for task in settings.tasks}
+    known = {**environment(map(str, config.invocation_params.args)), "preset": settings.preset}
+    try:
+        return RunDirectory.create(settings.directory, known, tasks, settings.process)
+    except OSError as error:
+        raise pytest.UsageError(f"--run: {settings.directory} can't be written ({error}); give another") from error
+
+
+def _is_done(item: pytest.Item, run: RunDirectory) -> bool:
+    """Whether what a case would leave is there: the record of one of its parameters, or rows of a table."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    for record in (value.record() for value in params.values() if hasattr(value, "record")):
+        return run.has_case(record["case"]) if "case" in record else run.has_plan(record["plan"])
+    if mark := item.get_closest_marker("fills"):
+        file, *true = mark.args
+        columns = {column: params[name] for column, name in mark.kwargs.items()}
+        return run.has(file, **columns, **dict.fromkeys(true, True))
+    return False
+
+
+def _describe(task: Task, settings: Settings, earlier: Mapping[str, int]) -> dict[str, object]:
     """What is known about a task before its model is there."""
-    docs = sys.modules[type(task).__module__].__doc__ or type(task).__doc__ or ""
+    module = sys.modules[type(task).__module__]
+    docs = module.__doc__ or type(task).__doc__ or ""
     return {
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "chance": task.chance,
-        "batch_size": settings.batch(task),
+        "batch_size": settings.batch(task, *filter(None, [earlier.get("batch_size")])),
         "description": docs.strip().partition("\n")[0],
+        "source": digest([Path(module.__file__)]) if module.__file__ else None,
     }

@@ -1,10 +1,12 @@
 """What a run was measured on: machine, versions, revision."""
 
+import hashlib
+import json
 import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,19 @@ from typing import Any
 import cpuinfo
 import torch
 
+import mha
+
 PACKAGES = ("torch", "numpy", "einops", "pandas", "pytest", "pytest-benchmark", "scikit-learn", "scipy")
+SOURCES = ("*.py", "*.toml")
+IDENTITY = ("revision", "code", "cpu", "accelerators", "cores", "threads", "governor", "python", "packages")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
     """Everything about this machine and checkout that a time depends on; null where it can't be told."""
-    revision, dirty = _revision(Path(__file__).parent)
-    return {
+    here = Path(__file__).parent
+    revision, dirty = _revision(here)
+    known = {
         "command": shlex.join(["pytest", *arguments]),
         "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None,
         "cores": os.cpu_count(),
@@ -32,7 +39,27 @@ def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
         "accelerators": _accelerators(),
         "revision": revision,
         "dirty": dirty,
+        "code": digest(path for folder in (Path(mha.__file__).parent, here) for path in _sources(folder)),
     }
+    return {**known, "fingerprint": fingerprint(known)}
+
+
+def fingerprint(known: Mapping[str, Any]) -> str:
+    """One word for everything that must be the same for two parts of one run."""
+    identity = json.dumps({name: known[name] for name in IDENTITY}, sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """A hash of the files' names and contents."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return found.hexdigest()
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(path for pattern in SOURCES for path in folder.rglob(pattern))
 
 
 def _memory_bytes() -> int | None:

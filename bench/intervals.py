@@ -72,11 +72,11 @@ def ratio(samples: Iterable[Mapping[str, Any]], over: str, under: str, *, seed: 
     """The median over rounds of one arm's seconds over the other's, with its interval over rounds.
 
     Args:
-        samples: as in the run directory: `arm`, `round`, `seconds`; each round has both arms.
+        samples: as in the run directory: `arm`, `round`, `seconds`; each round has both arms, and may have others.
     """
     seconds: dict[str, dict[int, float]] = {over: {}, under: {}}
     for sample in samples:
-        seconds[sample["arm"]][sample["round"]] = sample["seconds"]
+        seconds.setdefault(sample["arm"], {})[sample["round"]] = sample["seconds"]
     ratios = np.array([seconds[over][index] / seconds[under][index] for index in sorted(seconds[over])])
     picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     return Estimate(float(np.median(ratios)), np.median(ratios[picks], axis=1)).interval()

@@ -1,23 +1,63 @@
 """The latency of a pruned model beside the dense one's, each shape timed once."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache as once_each
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import mha
-from bench.pairing import Pair, Sample
-from bench.study import Study
+from bench.calls import forward
+from bench.counts import Counts, counts
+from bench.sampling import Sample, sampled
+from bench.study import Study, map_tensors
+from mha.timing import rotated
+
+USUAL = ("float32", "eager", "warm")  # and so not said in names
+INPUTS = 4  # copies of an example that calls take turns with
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Calls = list[Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a model is timed.
+
+    Attributes:
+        device, dtype: by the names that torch gives them; floating-point inputs are of that dtype too.
+        mode: "eager", or "compile" for `torch.compile`.
+        cache: "warm" or "cold", as `sampled` takes it.
+        length: of the sequences; None for the task's own.
+    """
+
+    batch: int
+    device: str
+    dtype: str = "float32"
+    mode: str = "eager"
+    cache: str = "warm"
+    length: int | None = None
+
+    @property
+    def id(self) -> str:
+        length = () if self.length is None else (f"s{self.length}",)
+        unusual = [text for text in (self.dtype, self.mode, self.cache) if text not in USUAL]
+        return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
 
 
 class Timing(NamedTuple):
-    """The samples of one shape, and the case that took them."""
+    """The samples of one shape, and the case that took them; what ended them and how many rounds warmed up."""
 
     case: str
     samples: list[Sample]
     seq_len: int | None
-    dtype: str
+    ended: str
+    warm_up: int
+    counts: dict[str, Counts]
 
 
 class Latencies:
@@ -26,33 +66,82 @@ class Latencies:
     Latency depends on the shape of a plan, not on which heads it names.
 
     Args:
-        limits: how long the rounds of one shape may take and how many there may be, as `Pair.run` takes it.
+        limits: how long the rounds of one shape may take and how many there may be, as `sampled` takes it.
+        earlier: the record of the case that has these values in these fields and was timed in an earlier part of the
+            run, if there is one.
+        seed: of the order in which models take turns.
     """
 
-    def __init__(self, limits: Mapping[str, Any]) -> None:
-        self._limits = limits
-        self._timed: dict[tuple[Any, ...], Timing] = {}
+    def __init__(
+        self,
+        limits: Mapping[str, Any],
+        earlier: Callable[..., Mapping[str, Any] | None] = lambda **_: None,
+        seed: int = 0,
+    ) -> None:
+        self._limits, self._seed = limits, seed
+        self._earlier = earlier
+        self._timed: dict[Any, Timing] = {}
+        self._dense: dict[Any, Counts] = {}
 
     def of(
-        self, case: str, study: Study, plan: mha.HeadPlan, batch: int, device: str, benchmark: Callable[[], Any]
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        place: Place,
+        request: pytest.FixtureRequest,
+        facts: Mapping[str, Any] | None = None,
     ) -> Timing:
         """The timing of this plan's shape.
 
         Args:
             case: who asks; named in the timing if nobody has asked before.
-            benchmark: gives pytest-benchmark's fixture; called only if there is something to time, since
-                a fixture that is not used warns.
+            request: of the test that asks; only if there is something to time will it have a `benchmark` fixture.
+            facts: what pytest-benchmark's own file is to say about the case.
+
+        Raises:
+            RuntimeError: `torch.compile` can't compile one of the models.
         """
-        dense = study.dense(device)
-        dtype = _dtype(dense)
-        key = (study.task.name, batch, device, dtype, *study.describe(plan)["shape"])
+        task, shape = study.task.name, study.describe(plan)["shape"]
+        key = task, place, tuple(shape)
         if key not in self._timed:
-            args, kwargs = study.inputs(batch, device)
-            seq_len = sequence_length(dense, args, kwargs)
-            pair = Pair(forward(study.pruned(plan, device), args, kwargs), forward(dense, args, kwargs), device)
-            samples = pair.run(benchmark(), **self._limits)
-            self._timed[key] = Timing(case, samples, seq_len, dtype)
+            known = self._earlier(kind="pruning", task=task, shape=shape, **asdict(place))
+            self._timed[key] = _read(known) if known else self._time(case, study, plan, place, request, facts or {})
         return self._timed[key]
+
+    def _time(
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        place: Place,
+        request: pytest.FixtureRequest,
+        facts: Mapping[str, Any],
+    ) -> Timing:
+        dense = cast(study.dense(place.device), place.dtype)
+        models = {"pruned": cast(study.pruned(plan, place.device), place.dtype), "dense": dense}
+        inputs = rotation(study.inputs(place.batch, place.device, place.length), place.dtype)
+        seq_len = sequence_length(dense, *inputs[0])
+        if (study, place) not in self._dense:
+            self._dense[study, place] = counts(dense, dense, *inputs[0], place.device)
+        counted = {"pruned": counts(models["pruned"], models["pruned"], *inputs[0], place.device)}
+        arms = {name: rotated(calls) for name, calls in MODES[place.mode](models, inputs).items()}
+        found = sampled(
+            request,
+            arms,
+            target="pruned",
+            device=place.device,
+            limits=self._limits,
+            cache=place.cache,
+            facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
+            seed=self._seed,
+        )
+        counted["dense"] = self._dense[study, place]
+        return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)
+
+
+def _read(record: Mapping[str, Any]) -> Timing:
+    return Timing(*(record[name] for name in Timing._fields))
 
 
 def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
@@ -73,16 +162,52 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return max(lengths, default=None)
 
 
-def forward(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any]:
-    """A call that runs the model on these inputs, without gradients."""
-    named = dict(kwargs or {})
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return model(*args, **named)
-
-    return call
+def cast(model: nn.Module, dtype: str) -> nn.Module:
+    """The model with weights of that dtype; the same one where they are, else a copy."""
+    wanted = getattr(torch, dtype)
+    if all(part.dtype == wanted for part in model.parameters() if part.is_floating_point()):
+        return model
+    return copy.deepcopy(model).to(wanted)
 
 
-def _dtype(model: nn.Module) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
+    """The same inputs at several places in memory, floating-point ones in that dtype."""
+    wanted = getattr(torch, dtype)
+    change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
+    args, kwargs = inputs
+    first = map_tensors(args, change), map_tensors(kwargs, change)
+    return [first, *(copy.deepcopy(first) for _ in range(INPUTS - 1))]
+
+
+def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    return {name: [forward(model, *one) for one in inputs] for name, model in models.items()}
+
+
+def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
+    return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
+
+
+MODES = {"eager": _eager, "compile": _compiled}
+
+
+def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
+    """The model by `torch.compile`, for inputs like these.
+
+    Raises:
+        RuntimeError: it can't be compiled.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the compiler has warnings about parts of its own
+            fast: Any = torch.compile(model, dynamic=False)
+            forward(fast, *inputs)()
+    except Exception as error:
+        raise RuntimeError(
+            f"torch.compile can't compile the {what} model here ({type(error).__name__}: {_first_line(error)}); "
+            "for the CPU it needs a C++ compiler, for a GPU Triton: install it, or leave out the mode compile"
+        ) from error
+    return fast
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -17,7 +17,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.study import DENSE, Study
@@ -41,6 +41,7 @@ def case_name(task: str, device: str, keep: float) -> str:
     return f"{task}-keep{keep:g}-{device.replace(':', '')}"
 
 
+@pytest.mark.fills("operators.csv", task="subject", device="device", kept_fraction="keep")
 def test_profile(
     subject: str, device: str, keep: float, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
 ) -> None:

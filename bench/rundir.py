@@ -1,13 +1,10 @@
 """Writes a run directory; docs/run-directory.md says what is in it.
 
 Whatever has been measured is on disk at once, one file each. What reads better as one table is assembled
-from those files when the run ends.
+from those files when the run ends. A run that was cut off goes on in the same directory.
 """
 
-import csv
-import json
 import shutil
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,167 +13,221 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from filelock import BaseFileLock
 
-from mha.files import appears_whole
-
-SCHEMA = 1
+from bench.files import PARTIAL, numbered, read_json, unfinished, write_json, written
+from bench.records import OK, SCHEMA, Records, read_records
+from bench.resume import continued, locked
+from bench.rows import Table, write_csv
 
 CASE = ("case", "kind", "task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "shape")
-TIMING = ("batch", "seq_len", "device", "dtype", "timed_by")
+TIMING = (
+    "batch",
+    "length",
+    "seq_len",
+    "device",
+    "dtype",
+    "timed_by",
+    "ended",
+    "warm_up",
+    "width",
+    "head_dim",
+    "tokens",
+)
+AXES = {"cache": "warm", "mode": "eager", "phase": "forward", "mask": "none"}  # what they are unless said otherwise
 PLAN = ("plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape")
 ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "difference_high", "examples")
-TABLES = {
-    "scores.csv": ("task", "criterion", "layer", "head", "score", "seconds"),
-    "promises.csv": ("task", "promise", "value", "low", "high", "bound", "kept"),
+PROFILED = ("task", "device", "criterion", "kept_fraction", "batch")
+TABLES = {  # file: what tells its rows' origin, and all columns
+    "scores.csv": (("task", "criterion"), ("task", "criterion", "layer", "head", "score", "seconds")),
+    "promises.csv": (("task", "promise"), ("task", "promise", "value", "low", "high", "bound", "kept")),
     "predictions.csv": (
-        *("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
+        ("task", "device"),
+        ("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
     ),
-    "operators.csv": (
-        *(
-            "task",
-            "device",
-            "criterion",
-            "kept_fraction",
-            "batch",
-            "operator",
-            "calls",
-            "seconds",
-            "device_seconds",
-            "bytes",
-        ),
+    "operators.csv": (PROFILED, (*PROFILED, "operator", "calls", "seconds", "device_seconds", "bytes")),
+    "memory.csv": (PROFILED, (*PROFILED, "seconds", "bytes")),
+    "ceilings.csv": (
+        ("device", "dtype", "ceiling", "process"),
+        ("device", "dtype", "ceiling", "value", "low", "high", "samples", "process"),
     ),
-    "memory.csv": ("task", "device", "criterion", "kept_fraction", "batch", "seconds", "bytes"),
 }
+ATTENTION = "attention.npz"
 TRACES = "traces"
 
 
 class RunDirectory:
     """The directory of one run, while it is being filled.
 
-    Every file appears whole or not at all, and one process writes.
+    Every file appears whole or not at all, and one process writes: it holds a lock until `close`, or its end.
+    What can't be written ends the run (`pytest.exit`).
     """
 
-    def __init__(self, path: Path, environment: Mapping[str, Any]) -> None:
-        self.path = path
-        self._environment = dict(environment)
-        self._tables: dict[str, list[Sequence[Any]]] = {name: [] for name in TABLES}
-        self._attention: dict[str, np.ndarray] = {}
+    def __init__(self, path: Path, environment: Mapping[str, Any], process: int, lock: BaseFileLock) -> None:
+        self.path, self.process = path, process
+        self.environment = dict(environment)
+        self._lock = lock
+        self._cases, self._plans = Records(path / "cases"), Records(path / "plans")
+        self._tables = {name: Table(path / name, columns, group) for name, (group, columns) in TABLES.items()}
+        self._attention = _arrays(path / ATTENTION)
 
     @classmethod
-    def create(cls, path: Path, environment: Mapping[str, Any], tasks: Mapping[str, Any]) -> Self:
-        """Make the directory and write the environment, with `finished` still open.
+    def create(cls, path: Path, environment: Mapping[str, Any], tasks: Mapping[str, Any], process: int = 0) -> Self:
+        """Make the directory, or go on in the one that is there; write the environment, with `finished` still open.
+
+        Args:
+            process: which of the processes of a published figure this is.
 
         Raises:
-            OSError: it can't be written.
+            OSError: it can't be made.
+            pytest.UsageError: another process writes to it, or what is there was measured by other code, on another
+                machine or with another preset.
         """
+        path.mkdir(parents=True, exist_ok=True)
+        lock = locked(path)
+        here = {"schema": SCHEMA, "created": _now(), **environment, "tasks": dict(tasks)}
+        known = continued(path, read_json(path / "environment.json"), here)
+        for left in path.rglob(PARTIAL):
+            left.unlink()
+        run = cls(path, known, process, lock)
+        run.note({})
         for folder in ("cases", "plans"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        head = {"schema": SCHEMA, "created": _now(), "finished": None, "interrupted": False}
-        run = cls(path, {**head, **environment, "tasks": dict(tasks)})
-        run._write_environment()
+            (path / folder).mkdir(exist_ok=True)
         return run
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._lock.release()
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Set fields of `environment.json`."""
+        self.environment |= facts
+        write_json(self.path / "environment.json", self.environment, indent=2)
 
     def describe_task(self, name: str, description: Mapping[str, Any]) -> None:
         """Add what is known about a task once its model is there."""
-        self._environment["tasks"][name] |= description
-        self._write_environment()
+        tasks = self.environment["tasks"]
+        self.note({"tasks": tasks | {name: tasks[name] | description}})
 
     @contextmanager
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """The record of one latency case, to be completed in the body; what the body raises is recorded too."""
-        blank = dict.fromkeys((*CASE, *TIMING)) | {"samples": []}
-        with self._recorded("cases", known["case"], blank | known) as record:
+        """The record of one latency case, to be completed in the body; what the body raises is recorded too.
+
+        Skipping and running out of memory are statuses of their own.
+        """
+        blank = dict.fromkeys((*CASE, *TIMING)) | AXES | {"counts": {}, "skipped_arms": {}, "samples": []}
+        fields = {**blank, **known, "process": self.process}
+        with self._cases.record(numbered(known["case"], self.process), fields) as record:
             yield record
+            if record["tokens"] is None and record["seq_len"] is not None and record["batch"] is not None:
+                record["tokens"] = record["batch"] * record["seq_len"]
 
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
         """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
         blank = dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []}
-        with self._recorded("plans", known["plan"], blank | known) as record:
+        with self._plans.record(known["plan"], blank | known) as record:
             yield record
 
+    def has_case(self, name: str) -> bool:
+        """Whether this process has ended the case, now or before it was cut off; a failed one is to be tried again."""
+        return self._cases.ended(numbered(name, self.process))
+
+    def has_plan(self, name: str) -> bool:
+        """Whether the accuracy of a plan has been measured; likewise."""
+        return self._plans.ended(name)
+
+    def has(self, file: str, **values: Any) -> bool:
+        """Whether a table has rows with these values, or `attention.npz` arrays of this task."""
+        if file == ATTENTION:
+            return any(name.startswith(f"{values['task']}/") for name in self._attention)
+        return self._tables[file].has(**values)
+
+    def timed(self, **fields: Any) -> dict[str, Any] | None:
+        """The case of this process that took its own samples and has these values in these fields; None if none has."""
+        return self._cases.find(**fields, process=self.process, timed_itself=True)
+
+    def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
+        """The heads that this plan keeps in each layer; None where it has not been measured."""
+        found = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
+        return found and found["keep"]
+
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Rows of `scores.csv`."""
-        self._extend("scores.csv", rows)
+        """All rows of `scores.csv` of one criterion."""
+        self._tables["scores.csv"].add(rows)
 
     def add_promise(self, row: Sequence[Any]) -> None:
         """A row of `promises.csv`."""
-        self._extend("promises.csv", [row])
+        self._tables["promises.csv"].add([row])
 
-    def add_prediction(self, row: Sequence[Any]) -> None:
-        """A row of `predictions.csv`."""
-        self._extend("predictions.csv", [row])
+    def add_predictions(self, rows: Iterable[Sequence[Any]]) -> None:
+        """All rows of `predictions.csv` of one task and device."""
+        self._tables["predictions.csv"].add(rows)
 
     def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Rows of `operators.csv`."""
-        self._extend("operators.csv", rows)
+        """All rows of `operators.csv` of one profile."""
+        self._tables["operators.csv"].add(rows)
 
     def add_memory(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Rows of `memory.csv`."""
-        self._extend("memory.csv", rows)
+        """All rows of `memory.csv` of one profile."""
+        self._tables["memory.csv"].add(rows)
+
+    def add_ceiling(self, row: Sequence[Any]) -> None:
+        """A row of `ceilings.csv`, without the process."""
+        self._tables["ceilings.csv"].add([(*row, self.process)])
 
     def add_trace(self, case: str, trace: Path) -> None:
         """A trace, in a folder of its own, as TensorBoard's profiler plugin looks for runs."""
         target = self.path / TRACES / case / f"{case}.pt.trace.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with appears_whole(target) as temporary:
+        with written(target) as temporary:
             shutil.copyfile(trace, temporary)
 
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays of `attention.npz`."""
         self._attention |= arrays
-        with appears_whole(self.path / "attention.npz") as temporary, temporary.open("wb") as file:
+        with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
 
     def assemble(self) -> None:
         """Write the tables that are made of the other files."""
-        for name in TABLES:
-            self._extend(name, [])
+        for table in self._tables.values():
+            table.add([])
         self.add_attention({})
-        records = read_records(self.path / "plans")
-        done = [record for record in records if record["status"] == "ok"]
+        done = [record for record in read_records(self.path / "plans") if record["status"] == OK]
         done.sort(key=lambda plan: (plan["task"], plan["criterion"], -plan["kept_fraction"], plan["draw"]))
         columns = (*PLAN, *ACCURACY)
-        _write_csv(self.path / "plans.csv", columns, [[_cell(plan[column]) for column in columns] for plan in done])
-        with appears_whole(self.path / "examples.parquet") as temporary:
+        write_csv(self.path / "plans.csv", columns, [[plan[column] for column in columns] for plan in done])
+        with written(self.path / "examples.parquet") as temporary:
             _examples(done).to_parquet(temporary, index=False)
 
     def finish(self, benchmarks: Path, *, interrupted: bool) -> None:
-        """Take over what pytest-benchmark has written, if anything, and say that nothing more will come."""
-        if benchmarks.exists():
-            with appears_whole(self.path / "benchmarks.json") as temporary:
-                shutil.copyfile(benchmarks, temporary)
-            unfinished(self.path / "benchmarks.json").unlink(missing_ok=True)
-        self._environment |= {"finished": _now(), "interrupted": interrupted}
-        self._write_environment()
+        """Take over what pytest-benchmark has written, if anything, and say that nothing more will come.
 
-    @contextmanager
-    def _recorded(self, folder: str, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        path = self.path / folder / f"{name}.json"
-        record = {"schema": SCHEMA, "status": "ok", "error": None, **fields}
-        try:
-            yield record
-        except Exception:
-            _write_json(path, {**record, "status": "failed", "error": traceback.format_exc()})
-            raise
-        _write_json(path, record)
-
-    def _extend(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._tables[name].extend(rows)
-        _write_csv(self.path / name, TABLES[name], [[_cell(value) for value in row] for row in self._tables[name]])
-
-    def _write_environment(self) -> None:
-        _write_json(self.path / "environment.json", self._environment, indent=2)
+        What an earlier part of the run left in `benchmarks.json`, and this one has not measured again, stays.
+        """
+        target = self.path / f"{numbered('benchmarks', self.process)}.json"
+        if new := _read_benchmarks(benchmarks):
+            earlier = _read_benchmarks(target).get("benchmarks", [])
+            merged = {entry["fullname"]: entry for entry in [*earlier, *new["benchmarks"]]}
+            write_json(target, {**new, "benchmarks": list(merged.values())}, indent=4)
+        unfinished(target).unlink(missing_ok=True)
+        self.note({"finished": _now(), "interrupted": interrupted})
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records in `cases/` or `plans/`, by file name."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def _read_benchmarks(path: Path) -> dict[str, Any]:
+    """pytest-benchmark's document; {} where it has written none, or, as on a full disk, only half of one."""
+    try:
+        return read_json(path) or {}
+    except ValueError:
+        return {}
 
 
-def unfinished(path: Path) -> Path:
-    """Where a file stands until it is whole."""
-    return path.with_name(f".{path.name}.partial")
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -188,21 +239,6 @@ def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         names = {"task": plan["task"], "plan": plan["plan"]}
         frames.append(pd.DataFrame({**names, "example": range(len(values)), **columns}))
     return pd.concat(frames, ignore_index=True)
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with appears_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-
-
-def _write_json(path: Path, document: Any, indent: int | None = None) -> None:
-    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
-    with appears_whole(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _now() -> str:

@@ -2,9 +2,9 @@
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -49,6 +49,8 @@ class Study:
     Args:
         training: a context manager under which the model is asked for, so that a bar can be seen.
         note: told what is found out about the task, as the run directory's `environment.json` wants it.
+        made: the heads that a plan of this criterion, kept fraction and draw keeps, if an earlier part of the run has
+            made it; else None.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Study:
         task: Task,
         training: Callable[[], AbstractContextManager[None]] = nullcontext,
         note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
+        made: Callable[[str, float, int], Mapping[str, Sequence[int]] | None] = lambda *_: None,
     ) -> None:
         self.task = task
         self._training = training
         self._note = note
+        self._made = made
 
     @once
     def model(self) -> nn.Module:
@@ -110,6 +114,8 @@ class Study:
             draw: which repetition, for "random" and "even".
         """
         layers = self.layers()
+        if made := self._made(criterion, keep, draw):
+            return mha.HeadPlan(made)
         if criterion == DENSE:
             return mha.HeadPlan({name: layer.heads for name, layer in layers.items()})
         if criterion == NONE:
@@ -182,10 +188,11 @@ class Study:
             "values": values.tolist(),
         }
 
-    def inputs(self, batch: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs for timing."""
-        args, kwargs = self.task.example(batch)
-        return _to_device(tuple(args), device), _to_device(dict(kwargs), device)
+        args, kwargs = self.task.example(batch, length)
+        move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
+        return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
 
     @once
     def _calibration(self) -> Any:
@@ -205,13 +212,13 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _to_device(value: Any, device: str) -> Any:
-    """Every tensor in a nest of tuples, lists and mappings on that device."""
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nest of tuples, lists and mappings with every tensor in it changed."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _to_device(part, device) for key, part in value.items()}
+        return {key: map_tensors(part, change) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_to_device(part, device) for part in value]
+        parts = [map_tensors(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
     return value

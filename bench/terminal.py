@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -12,42 +13,69 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.intervals import ratio
-from bench.rundir import TRACES, read_records
+from bench.records import OK, read_records
+from bench.rundir import AXES, TRACES
 
 Case = Mapping[str, Any]
 
 OPERATORS = 10  # that have a row of their own
+NO_PEERS = ("mha", "linears", "products", "masked", "pruned", "dense")
 ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
 
 
-def summary(directory: Path) -> Iterator[str]:
-    """The lines: a table for each task and device, one for the bare layer, what failed, and where it all is."""
+def summary(directory: Path, process: int = 0) -> Iterator[str]:
+    """The lines: a table for each task and place, for the bare layer and generation, what failed, and where it all is.
+
+    Args:
+        process: whose timings are shown.
+    """
     environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     plans = pd.read_csv(directory / "plans.csv")
-    cases = read_records(directory / "cases")
-    timed = [case for case in cases if case["status"] == "ok"]
+    cases = [case for case in read_records(directory / "cases") if case.get("process", 0) == process]
+    timed = [case for case in cases if case["status"] == OK]
     for task, facts in environment["tasks"].items():
-        reported = [case for case in timed if (case["task"], case["batch"]) == (task, facts["batch_size"])]
-        for device in dict.fromkeys(case["device"] for case in reported) or [None]:
-            here = [case for case in reported if case["device"] == device]
-            if here or (plans["task"] == task).any():
-                yield from _lines(_task_table(task, facts, device, plans[plans["task"] == task], here))
-    if bare := [case for case in timed if case["kind"] == "attention"]:
-        yield from _lines(_attention_table(bare))
+        yield from _task(task, facts, plans[plans["task"] == task], timed)
+    for kind, table in (("attention", _attention_table), ("generation", _generation_table)):
+        if found := [case for case in timed if case["kind"] == kind]:
+            yield from _lines(table(found))
     yield from _predictions(directory / "predictions.csv")
     yield from _operators(directory)
     yield from _broken_promises(directory / "promises.csv")
+    yield from _ends(timed)
     for record in (*cases, *read_records(directory / "plans")):
-        if record["status"] == "failed":
-            yield f"failed: {record.get('case', record['plan'])}: {record['error'].strip().splitlines()[-1]}"
+        if record["status"] != OK:
+            why = record["error"].strip().splitlines()[-1]
+            yield f"{record['status']}: {record.get('case', record['plan'])}: {why}"
+    yield from (f"noisy: {sentence}" for sentence in environment["machine"]["noisy"])
     yield f"run directory: {directory}"
 
 
-def _task_table(
-    task: str, facts: Mapping[str, Any], device: str | None, plans: pd.DataFrame, cases: Sequence[Case]
-) -> Table:
+def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[Case]) -> Iterator[str]:
+    """A table for each place where the task was timed at its batch size; one without times where it was not."""
+    wanted = ("pruning", task, facts["batch_size"])
+    reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
+    for place in dict.fromkeys(map(_place, reported)) or [""]:
+        here = [case for case in reported if _place(case) == place]
+        if here or len(plans):
+            yield from _lines(_task_table(task, facts, place, plans, here))
+
+
+def _place(case: Case) -> str:
+    """Where and how a case was timed, as words."""
+    usual = [case[name] for name, word in AXES.items() if case[name] != word]
+    return ", ".join(filter(None, [case["device"], case["dtype"], *usual]))
+
+
+def _ends(timed: Sequence[Case]) -> Iterator[str]:
+    """What ended the timing of how many cases."""
+    counts = Counter(case["ended"] for case in timed if case["samples"] and case["ended"])
+    if counts:
+        yield "timing ended: " + ", ".join(f"{count} × {end}" for end, count in counts.most_common())
+
+
+def _task_table(task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[Case]) -> Table:
     """One row for each criterion and kept fraction."""
-    where = f"; latency at batch {facts['batch_size']} on {device}" if device else ""
+    where = f"; latency at batch {facts['batch_size']} on {place}" if place else ""
     names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
     table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
     timings = {(case["criterion"], case["kept_fraction"]): case for case in cases}
@@ -75,7 +103,7 @@ def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -
 
 def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
     """Median milliseconds of both arms, and how many times faster the target is."""
-    if not samples:
+    if not {target, baseline} <= {sample["arm"] for sample in samples}:
         return "", "", ""
     times = [median(sample["seconds"] for sample in samples if sample["arm"] == arm) for arm in (target, baseline)]
     value, low, high = ratio(samples, baseline, target)
@@ -84,12 +112,35 @@ def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", basel
 
 def _attention_table(cases: Sequence[Case]) -> Table:
     """One row for each size of the bare layer."""
-    names = ("heads", "kept", "batch", "length", "device", "ms", "ms beside it", "speedup")
-    table = _table("bare layer: ours beside torch's, and ours sliced beside ours whole", "compared", *names)
-    for case in sorted(cases, key=lambda case: (case["device"], -case["kept_fraction"])):
-        arms = ("mha", "torch") if case["samples"][0]["arm"] in ("mha", "torch") else ("pruned", "dense")
-        sizes = [str(case[name]) for name in ("heads_total", "heads_kept", "batch", "seq_len", "device")]
-        table.add_row(" / ".join(arms), *sizes, *_speedup(case["samples"], *arms))
+    names = ("heads", "kept", "batch", "length", "on", "ms", "ms beside it", "speedup")
+    table = _table("bare layer: ours beside the fastest other, and ours sliced beside ours whole", "compared", *names)
+    for case in sorted(cases, key=lambda case: (_place(case), -case["kept_fraction"])):
+        arms = _compared(case["samples"])
+        sizes = [str(case[name]) for name in ("heads_total", "heads_kept", "batch", "seq_len")]
+        table.add_row(" / ".join(arms), *sizes, _place(case), *_speedup(case["samples"], *arms))
+    return table
+
+
+def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Our arm and the fastest of the peers beside it; sliced and whole where there are none."""
+    times: dict[str, list[float]] = {}
+    for sample in samples:
+        times.setdefault(sample["arm"], []).append(sample["seconds"])
+    peers = [arm for arm in times if arm not in NO_PEERS]
+    return ("mha", min(peers, key=lambda arm: median(times[arm]))) if "mha" in times and peers else ("pruned", "dense")
+
+
+def _generation_table(cases: Sequence[Case]) -> Table:
+    """One row for each phase and plan of a causal model."""
+    samples = {case["case"]: case["samples"] for case in cases}
+    names = ("kept", "batch", "length", "on", "tokens/s", "ms", "dense beside it", "speedup")
+    table = _table("generation: pruned beside dense", "task, heads chosen by", *names)
+    for case in sorted(cases, key=lambda case: (case["task"], case["batch"], _place(case), -case["kept_fraction"])):
+        timing = _speedup(samples.get(case["timed_by"], []))
+        rate = f"{1e3 * case['tokens'] / float(timing[0]):.0f}" if timing[0] and case["tokens"] else ""
+        sizes = [str(case[name]) for name in ("batch", "seq_len")]
+        first = f"{case['task']}, {case['criterion']}"
+        table.add_row(first, f"{case['kept_fraction']:g}", *sizes, _place(case), rate, *timing)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Many small operations in a row, and how many threads to run them on."""
+"""How many threads torch computes on: one for many small operations in a row, a known number while times are taken."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,29 @@ def one_thread() -> Iterator[None]:
     More would gain little, and where something else runs beside them they spend their time waiting for each other:
     a pass of scoring `dates` took 46 s on two threads and 3.6 s on one, on two cores of which one was busy.
     """
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Within the context, torch computes on so many threads, and times belong to that number.
+
+    Raises:
+        RuntimeError: something within has changed it and not changed it back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+        if (now := torch.get_num_threads()) != threads:
+            raise RuntimeError(
+                f"torch computes on {now} threads where a case began on {threads}, so its times belong to neither; "
+                "call torch.set_num_threads before the run, or set it back"
+            )
+    finally:
+        torch.set_num_threads(before)

@@ -8,11 +8,11 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mha.errors import ShapeError
 from mha.heads import lineage_of
+from mha.packing import Ragged, attend_packed
 
 
 class MultiHeadAttention(nn.Module):
@@ -38,6 +38,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     shown_heads: tuple[int, ...] | None = None  # whose weights to return; None: of all
+    packs: bool = True  # whether padding is left out where `query_lens` says what is real
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class MultiHeadAttention(nn.Module):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
         need_weights: bool = False,
+        query_lens: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from `queries` (b, q, e_q) to `keys` (b, k, e_k) and `values` (b, k, e_v).
 
@@ -83,6 +85,9 @@ class MultiHeadAttention(nn.Module):
                 scores. A pruned layer also takes a mask made for all of its original heads.
             is_causal: query `i` sees keys `0..i`, aligned top-left.
             need_weights: also return the attention weights, before dropout.
+            query_lens: (b,), how many leading queries of each example are real. The output (and weights) of the
+                others is zero, and unless there are other masks than `valid_lens` (b,) or weights to return, nothing
+                is computed for padding at all: `layer(x, x, x, lens, query_lens=lens)`.
 
         Masks combine by AND. A row with every key masked gives zero context.
 
@@ -90,14 +95,43 @@ class MultiHeadAttention(nn.Module):
             (b, q, num_hiddens), or that and the weights (b, h, q, k).
         """
         self._check_inputs(queries, keys, values)
+        real = None if query_lens is None else self._real(query_lens, queries)
+        per_example = valid_lens is None or valid_lens.shape == (len(queries),)
+        if real is not None and self.packs and per_example and attn_mask is None and not need_weights:
+            lengths = torch.full((len(keys),), keys.shape[1]) if valid_lens is None else valid_lens
+            seen = Ragged(lengths, keys.shape[1], keys.device)
+            return real.unpack(self._forward_packed(real, seen, queries, keys, values, is_causal))
+        output, weights = self._forward_padded(queries, keys, values, valid_lens, attn_mask, is_causal, need_weights)
+        if real is not None:
+            output, weights = real.clear(output), None if weights is None else real.clear(weights, dim=2)
+        return output if weights is None else (output, weights)
+
+    def _real(self, query_lens: Tensor, queries: Tensor) -> Ragged:
+        if query_lens.shape != (len(queries),):
+            raise ShapeError(
+                f"query_lens: expected shape ({len(queries)},), that is (batch,), got {tuple(query_lens.shape)}"
+            )
+        return Ragged(query_lens, queries.shape[1], queries.device)
+
+    def _forward_padded(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        valid_lens: Tensor | None,
+        attn_mask: Tensor | None,
+        is_causal: bool,
+        need_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output, and the weights if they are wanted."""
         batch, num_queries, num_keys = queries.shape[0], queries.shape[1], keys.shape[1]
         if self.num_heads == 0:
             output = self._output_without_heads(batch, num_queries)
-            return (output, output.new_zeros(batch, 0, num_queries, num_keys)) if need_weights else output
+            return output, output.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
 
-        q = rearrange(self.W_q(queries), "b q (h d) -> b h q d", h=self.num_heads)
-        k = rearrange(self.W_k(keys), "b k (h d) -> b h k d", h=self.num_kv_heads)
-        v = rearrange(self.W_v(values), "b k (h d) -> b h k d", h=self.num_kv_heads)
+        q = self._split(self.W_q(queries), self.num_heads)
+        k = self._split(self.W_k(keys), self.num_kv_heads)
+        v = self._split(self.W_v(values), self.num_kv_heads)
         fused_causal = is_causal and valid_lens is None and attn_mask is None and not need_weights
         mask = None if fused_causal else self._mask(q, num_keys, valid_lens, attn_mask, is_causal)
         dropout = self.dropout if self.training else 0.0
@@ -107,15 +141,33 @@ class MultiHeadAttention(nn.Module):
             weights = attention_weights(q, k, mask)
             per_group = self.num_heads // self.num_kv_heads
             context = F.dropout(weights, dropout) @ v.repeat_interleave(per_group, dim=1)
+            weights = weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
         else:
             grouped = self.num_kv_heads != self.num_heads
             context = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=fused_causal, enable_gqa=grouped
             )
-        output = self.W_o(rearrange(context, "b h q d -> b q (h d)"))
-        if weights is None:
-            return output
-        return output, weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
+        return self.W_o(context.transpose(1, 2).flatten(2)), weights
+
+    def _forward_packed(
+        self, real: Ragged, seen: Ragged, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool
+    ) -> Tensor:
+        """The output (sum of the query lengths, e) without anything that is padding."""
+        packed = real.pack(queries)
+        if self.num_heads == 0:
+            return self._output_without_heads(1, len(packed)).squeeze(0)
+        memory = packed if keys is queries and real.lengths == seen.lengths else seen.pack(keys)
+        content = memory if values is keys else seen.pack(values)
+        q = self.W_q(packed).unflatten(-1, (self.num_heads, self.head_dim))
+        k = self.W_k(memory).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        v = self.W_v(content).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        dropout = self.dropout if self.training else 0.0
+        return self.W_o(attend_packed(q, k, v, real.lengths, seen.lengths, is_causal=is_causal, dropout=dropout))
+
+    def _split(self, projected: Tensor, heads: int) -> Tensor:
+        """(b, q, h·d) -> (b, h, q, d). Not by einops: its lookups took 12 µs of a call of 0.6 ms."""
+        batch, length, _ = projected.shape
+        return projected.reshape(batch, length, heads, self.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"

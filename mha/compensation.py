@@ -94,8 +94,12 @@ def compensate(
     own = method != "least_squares"
     others = [] if own or scope == "attention" else _shared(teacher, teachers, repaired)
     further = _rows(teacher, repaired, others) if scope == "all" else {}
+    empty = [teachers[layer.name].module for layer in students.values() if not layer.num_heads]
+    silent = {module for layer in empty for module in layer.modules()}
     with torch.random.fork_rng(), eval_mode(teacher), eval_mode(repaired), calling_outputs(teachers):
-        goals = goals_of(teacher, list(layers), others, held, forward, first=cut, own=own, further=further)
+        goals = goals_of(
+            teacher, list(layers), others, held, forward, first=cut, own=own, further=further, silent=silent
+        )
         with torch.no_grad(), calling_outputs(students):
             for names in together(goals):
                 parts = {name: goals.pop(name) for name in names}

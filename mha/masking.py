@@ -76,7 +76,7 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
     handle = layer.output.register_forward_pre_hook(hook)
     try:
         core.__class__ = layer.class_with(layer.num_heads)
-        with nothing_compiled():
+        with nothing_compiled(), _unpacked(core):
             yield
     finally:
         core.__class__ = original
@@ -117,13 +117,21 @@ def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]
         yield
 
 
+def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
+    """Within the context, a module that leaves padding out computes it: the rows of its context are examples then."""
+    return _attribute(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
+
+
 @contextmanager
 def _attribute(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """Within the context the module has this attribute; afterwards what it had, or its class's."""
+    before = {key: old for key, old in vars(module).items() if key == name}
     setattr(module, name, value)
     try:
         yield
     finally:
         delattr(module, name)
+        vars(module).update(before)
 
 
 @contextmanager

@@ -102,6 +102,7 @@ def goals_of(
     first: Collection[str],
     own: bool = False,
     further: Collection[str] = (),
+    silent: Collection[nn.Module] = (),
 ) -> dict[str, Goal]:
     """Layer, in the order in which they first run and from one of `first` on -> its goal.
 
@@ -116,13 +117,14 @@ def goals_of(
         own: the goal of all layers is their own output.
         further: those of the others whose goal is their own output if they write to no stream. Its values are not kept:
             they would be most of the memory.
+        silent: modules that do not run in the pruned model; what reads the stream there can't be one of them.
 
     Raises:
         CalibrationError: `forward` ran none of the output projections, or something is NaN or infinite.
     """
     goals: dict[str, Goal] = {}
     for number, batch in enumerate(batches):
-        runs, returned = _observed(model, [*outputs, *others], batch, forward)
+        runs, returned = _observed(model, [*outputs, *others], batch, forward, silent)
         by_output, by_read = _gradients(runs, returned, number)
         if number == 0:
             _check_ran(runs, outputs)
@@ -177,7 +179,7 @@ def _from(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
 
 
 def _observed(
-    model: nn.Module, names: Sequence[str], batch: Any, forward: Forward
+    model: nn.Module, names: Sequence[str], batch: Any, forward: Forward, silent: Collection[nn.Module] = ()
 ) -> tuple[list[_Run], dict[str, Tensor]]:
     """The layers' runs in their order, and what `forward` returned."""
     runs: list[_Run] = []
@@ -207,7 +209,8 @@ def _observed(
         for name in names:
             handles.append(model.get_submodule(name).register_forward_hook(after(name)))
         for name, module in model.named_modules():
-            if next(module.children(), None) is None and next(module.parameters(), None) is not None:
+            is_leaf = next(module.children(), None) is None and next(module.parameters(), None) is not None
+            if is_leaf and module not in silent:
                 handles.append(module.register_forward_pre_hook(before(name)))
         with torch.enable_grad(), nothing_compiled():
             returned = tensors_in(forward(model, batch))

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
-    {"errors", "files"},
+    {"caches", "errors", "files", "quantiles"},
     {"scores"},
-    {"heads", "knapsack", "layout", "normal_equations", "timing"},
+    {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},
     {"attention", "rearrangement"},
     {"families"},
     {"masking"},

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,12 @@ UNCOUNTED = (  # fused attention that torch's counter has no formula for, and so
     "_scaled_dot_product_fused_attention_overrideable",
     "_scaled_dot_product_attention_math_for_mps",
 )
+ATTENTION = (
+    "dot_product",
+    "bmm",
+    "_attention_forward",
+    "flex_attention",
+)  # in the names of what multiplies two computed tensors
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -44,7 +50,17 @@ def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
     return {shape: parameters_of(prune(module, plan)) for shape, plan in plans.items()}
 
 
-def count_flops(function: Callable[[], Any]) -> int:
+class Flops(NamedTuple):
+    """Floating-point operations of the matrix products in a call, and how many of them are attention's own.
+
+    Those are products of tensors that are both computed: fused attention, 4·b·h·q·k·d, and batched products.
+    """
+
+    total: int
+    attention: int
+
+
+def count_flops(function: Callable[[], Any]) -> Flops:
     """Floating-point operations of the matrix products in one call, a multiplication and an addition as two.
 
     Attention counts as 4·b·h·q·k·d, whatever is masked. torch's fused encoder kernels, which no counter looks
@@ -58,7 +74,9 @@ def count_flops(function: Callable[[], Any]) -> int:
         FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _attention)) as counter,
     ):
         without_fast_path(function)
-    return counter.get_total_flops()
+    counts = counter.get_flop_counts().get("Global", {})
+    attention = sum(count for operator, count in counts.items() if any(part in str(operator) for part in ATTENTION))
+    return Flops(counter.get_total_flops(), attention)
 
 
 def without_fast_path(function: Callable[[], Any]) -> Any:

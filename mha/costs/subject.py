@@ -42,7 +42,7 @@ class Kind:
         plan = HeadPlan({"": first_heads(layer.heads, self.grid.whole, shape)})
         ready = readied(prune(sharing_copy(layer.module), plan, inplace=True), self.call)
         with _explained(f"layer {layer.name!r} with {shape.heads} of its {layer.num_heads} heads"):
-            self.flops[shape] = count_flops(ready())
+            self.flops[shape] = count_flops(ready()).total
         return ready
 
 
@@ -71,7 +71,7 @@ class Subject:
         layers, kinds = find_attention(model), dict[Key, Kind]()
         visits = capture(model, layers, call)
         calls = {name: _calls(layers[name], seen, kinds) for name, seen in visits.items()}
-        return cls(model, call, layers, calls, count_flops(readied(model, call)()))
+        return cls(model, call, layers, calls, count_flops(readied(model, call)()).total)
 
     @property
     def kinds(self) -> list[Kind]:

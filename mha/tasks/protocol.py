@@ -19,6 +19,7 @@ class Task(ABC):
         higher_is_better: which way the metric points.
         chance: the metric's value for a model that knows nothing.
         batch_size: the batch size at which latency is reported unless another is asked for.
+        generates: whether the model is a causal one of transformers, whose prefill and decode are timed too.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Task(ABC):
     higher_is_better: bool = True
     chance: float = 0.0
     batch_size: int = 32
+    generates: bool = False
 
     @abstractmethod
     def model(self) -> nn.Module:

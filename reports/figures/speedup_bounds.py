@@ -25,8 +25,8 @@ COLUMNS = 4
 UNKNOWN = "unknown"
 NOTE = (
     "The ceiling of a point is the longer of its FLOPs at the measured rate of matrix multiplication and its least "
-    "bytes at the measured bandwidth of a copy (within the caches, for what is faster than memory). Where that explains "
-    "less than half of the time, the rest is overhead: launching, dispatching, small or strided work."
+    "bytes at the measured bandwidth of a copy (within the caches, for what is faster than memory). Where that "
+    "explains less than half of the time, the rest is overhead: launching, dispatching, small or strided work."
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.profiles import PASSES, for_tensorboard, memory_timeline, profiled
 from bench.rundir import RunDirectory
 from bench.terminal import summary

@@ -108,9 +108,7 @@ def test_a_run_of_nothing_has_all_tables(run):
     run.assemble()
     run.finish(run.path / "missing.json", interrupted=False)
     expected = ["attention.npz", "cases", "environment.json", "examples.parquet", "plans", "plans.csv"]
-    assert names(run) == sorted(
-        [*expected, "memory.csv", "operators.csv", "predictions.csv", "promises.csv", "scores.csv"]
-    )
+    assert names(run) == sorted([*expected, "operators.csv", "predictions.csv", "promises.csv", "scores.csv"])
     assert pd.read_csv(run.path / "plans.csv").empty
     assert list(pd.read_parquet(run.path / "examples.parquet")) == ["task", "plan", "example", "value_0"]
     assert ",".join(pd.read_csv(run.path / "scores.csv")) == "task,criterion,layer,head,score,seconds"

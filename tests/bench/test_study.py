@@ -8,9 +8,8 @@ import torch
 
 import mha
 from bench.attention_maps import attention_maps, recorded_weights
-from bench.latency import Latencies, sequence_length
 from bench.study import Study
-from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
+from tests.bench.tiny_task import HEAD_DIM, HEADS, WIDTH, TinyTask
 
 LAYERS = ("layers.0", "layers.1")
 
@@ -143,34 +142,6 @@ def test_a_model_without_attention_is_named(monkeypatch, study):
     monkeypatch.setattr(study.task, "model", lambda: torch.nn.Linear(2, 3))
     with pytest.raises(mha.UnsupportedModule, match="the model of task 'tiny' has no attention of a known family"):
         study.plan("dense", 1.0)
-
-
-def test_a_shape_is_timed_once(study):
-    """Heads 0 and 2 of a layer take as long as 1 and 2, whoever chose them, but not so at another batch size."""
-
-    class Benchmark:
-        enabled = False
-
-        def pedantic(self, target, *, setup, **_others):
-            setup()
-            target()
-
-    latencies = Latencies({"seconds": 1e-6, "rounds": (4, 4)})
-    first, same, other = (mha.HeadPlan({"layers.0": heads}) for heads in [(0, 2), (1, 2), (1,)])
-    asked = [("a", first, 3), ("b", same, 3), ("c", other, 3), ("d", first, 2), ("e", same, 2)]
-    timings = [
-        latencies.of(case, study, mha.HeadPlan({**plan.keep, "layers.1": ()}), batch, "cpu", Benchmark)
-        for case, plan, batch in asked
-    ]
-    assert [timing.case for timing in timings] == ["a", "a", "c", "d", "d"]
-    assert timings[1].samples is timings[0].samples
-    assert {(timing.seq_len, timing.dtype) for timing in timings} == {(LENGTH, "float32")}
-    assert [sample["arm"] for sample in timings[0].samples] == ["dense", "pruned"]
-
-
-def test_the_sequence_is_as_long_as_what_attention_reads(study):
-    args, kwargs = study.task.example(2, seq_len=17)
-    assert sequence_length(study.model(), args, kwargs) == 17
 
 
 def test_inputs_move_whatever_they_are_nested_in(study, monkeypatch):

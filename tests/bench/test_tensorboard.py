@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 import torch
 
-from bench.latency import forward
+from bench.calls import forward
 from bench.profiles import PASSES, for_tensorboard, profiled
 from bench.rundir import RunDirectory
 from tests.bench.gpu_trace import COPY_US, KERNEL_US, STEPS, gpu_trace

@@ -236,6 +236,30 @@ def test_a_layer_without_heads_gets_a_bias(kind, method, data, tmp_path):
     assert distance(loaded, repaired, data) == 0
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_before_one_without_heads_that_reads_the_stream_itself(method, scope, data):
+    """Without a norm in between, the stream is read by projections that no longer run in the pruned model."""
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(KINDS["plain"]() for _ in range(3))
+            self.embed = nn.Linear(7, 11)
+
+        def forward(self, x, lengths):
+            x = self.embed(x)
+            for layer in self.layers:
+                x = x + layer(x, x, x, lengths)
+            return x.mean(1)
+
+    torch.manual_seed(0)
+    teacher = Bare().double().eval()
+    pruned = mha.prune(teacher, mha.HeadPlan({"layers.0": (0, 3), "layers.1": ()}))
+    repaired = mha.compensate(pruned, teacher, data, forward, method, scope=scope)
+    assert distance(repaired, teacher, data) < distance(pruned, teacher, data)
+
+
 def test_padding_does_not_count(teacher, data):
     pruned = mha.prune(teacher, half(teacher))
     filled = [(torch.where((torch.arange(19) < lengths[:, None])[..., None], x, 100.0), lengths) for x, lengths in data]

@@ -1,0 +1,93 @@
+"""What this machine has and can do: its devices, and on each of them dtypes and `torch.compile`."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+HALF = "a CPU computes in it, but seldom faster than in float32; ask for it by --dtypes"
+
+
+def devices() -> tuple[str, ...]:
+    """The CPU, and every device of torch's accelerator."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return ("cpu",)
+    count = torch.accelerator.device_count()
+    kind = accelerator.type
+    return ("cpu", *([kind] if count == 1 else [f"{kind}:{index}" for index in range(count)]))
+
+
+def device(word: str) -> str:
+    """A device that is there, by the name it goes by here."""
+    here = devices()
+    kind, _, index = word.partition(":")
+    first = f"{kind}:0" in here  # of several: "cuda" is "cuda:0"
+    if word in here or (not index and first):
+        return word if word in here else f"{word}:0"
+    if index == "0" and kind in here and kind != "cpu":
+        return kind
+    raise pytest.UsageError(f"--devices: {word!r} is not here; this machine has {', '.join(here)}")
+
+
+@cache
+def why_no_dtype(device: str, dtype: str) -> str | None:
+    """Why a device can't compute in a dtype, tried with a matrix product and attention; None where it can."""
+
+    def attend() -> None:
+        x = torch.ones(1, 1, 2, 8, device=device, dtype=getattr(torch, dtype))
+        attended = F.scaled_dot_product_attention(x @ x.mT @ x, x, x)
+        if not torch.isfinite(attended).all():
+            raise ArithmeticError("attention over ones isn't finite")
+
+    return _failure(attend)
+
+
+def why_not_by_itself(device: str, dtype: str) -> str | None:
+    """Why a dtype is not measured on a device unless it is asked for."""
+    return HALF if (device, dtype) == ("cpu", "float16") else why_no_dtype(device, dtype)
+
+
+@cache
+def why_no_mode(device: str, mode: str) -> str | None:
+    """Why a mode does not work on a device, `torch.compile` tried on one line; None where it does."""
+    if mode == "eager":
+        return None
+
+    def compiled() -> None:
+        x = torch.ones(8, device=device)
+        torch.compile(lambda x: x.cos() + x)(x)
+
+    return _failure(compiled)
+
+
+def missing(
+    flag: str,
+    devices: Iterable[str],
+    asked: Sequence[str],
+    preset: Sequence[str],
+    why_not: Callable[[str, str], str | None],
+) -> dict[tuple[str, str], str]:
+    """(device, name) -> why it is not measured there, of what only the preset asks for.
+
+    Raises:
+        pytest.UsageError: the command line asks for what does not work.
+    """
+    pairs = [(device, name) for device in devices for name in asked or preset]
+    reasons = {pair: reason for pair in pairs if (reason := why_not(*pair))}
+    for (device, name), reason in reasons.items() if asked else ():
+        raise pytest.UsageError(f"{flag}: {device} can't do {name} ({reason}); leave out one or the other")
+    return reasons
+
+
+def _failure(attempt: Callable[[], None]) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            attempt()
+    except Exception as error:  # whatever keeps it from working, it doesn't
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None

@@ -1,0 +1,194 @@
+"""Causal models that generate: the prompt read at once, and token by token with a key/value cache.
+
+A small Llama with random weights and grouped heads, since time does not depend on what weights say; and every task
+whose model is a causal one of transformers. Plans keep the same share of each layer, in whole groups.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mha
+from bench.calls import forward
+from bench.counts import Counts, counts
+from bench.latency import cast
+from bench.options import Settings, settings_of
+from bench.rundir import RunDirectory
+from bench.sampling import sampled
+from bench.study import Study
+from mha.timing import rotated
+
+LLAMA = "llama"  # the name of the random model in the run directory
+SIZES = {"quick": ((1,), (64,)), "default": ((1, 4), (256,)), "full": ((1, 8), (128, 512, 1024))}  # batches, lengths
+SEEDS = (0, 1)  # of inputs that calls take turns with
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the share of its heads that stays, and one phase of generating.
+
+    Attributes:
+        length: tokens of the prompt; in decode, of what is in the cache.
+    """
+
+    subject: str
+    keep: float
+    phase: str
+    batch: int
+    length: int
+    device: str
+    dtype: str
+
+    @property
+    def id(self) -> str:
+        dtype = () if self.dtype == "float32" else (self.dtype,)
+        parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}", *dtype)
+        return "-".join([*parts, self.device.replace(":", "")])
+
+    def record(self) -> dict[str, Any]:
+        """Its columns in the run directory."""
+        names = {"case": self.id, "kind": "generation", "task": self.subject, "timed_by": self.id}
+        where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
+        tokens = self.batch * (self.length if self.phase == "prefill" else 1)
+        return {**names, **where, "kept_fraction": self.keep, "phase": self.phase, "mask": "causal", "tokens": tokens}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("case", list(_cases(settings_of(metafunc.config))), ids=lambda case: case.id)
+
+
+def test_generation(
+    case: Case, settings: Settings, studies: Mapping[str, Study], run: RunDirectory, request: pytest.FixtureRequest
+) -> None:
+    """The pruned model and the dense one, interleaved."""
+    with run.case(**case.record()) as record:
+        model = _model(case, studies)
+        layers = mha.find_attention(model)
+        plan = mha.HeadPlan({name: _even(layer, case.keep) for name, layer in layers.items()})
+        models = {"pruned": mha.prune(model, plan), "dense": model}
+        shape = [len(heads) for heads in plan.keep.values()]
+        total = sum(layer.num_heads for layer in layers.values())
+        record |= {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
+        record["counts"] = {name: _counts(case, one) for name, one in models.items()}
+        arms = {name: PHASES[case.phase](case, one) for name, one in models.items()}
+        found = sampled(
+            request,
+            arms,
+            target="pruned",
+            device=case.device,
+            limits=settings.limits,
+            facts=case.record(),
+            seed=settings.process,
+        )
+        record |= found._asdict()
+
+
+def prefill(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
+    """Read the prompt, and fill a cache."""
+    return rotated([_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS])
+
+
+def decode(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
+    """Read one more token of each sequence; what it adds to the cache is taken out again, untimed."""
+    cache = _reading(model, _ids(case, model, case.length))().past_key_values
+    turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
+
+    def prepare() -> Callable[[], object]:
+        _shorten(cache, case.length)
+        return turns()
+
+    return prepare
+
+
+PHASES = {"prefill": prefill, "decode": decode}
+
+
+def _cases(settings: Settings) -> Iterator[Case]:
+    batches, lengths = SIZES[settings.preset]
+    kept = [keep for keep in settings.keep if keep < 1]
+    for device in settings.devices:
+        axes = product(
+            (LLAMA, *(task.name for task in settings.tasks if getattr(task, "generates", False))),
+            settings.dtypes_on(device),
+            settings.batch_sizes or batches,
+            settings.lengths or lengths,
+            PHASES,
+            kept,
+        )
+        for subject, dtype, batch, length, phase, keep in axes:
+            yield Case(subject, keep, phase, batch, length, device, dtype)
+
+
+def _model(case: Case, studies: Mapping[str, Study]) -> nn.Module:
+    model = llama() if case.subject == LLAMA else studies[case.subject].model()
+    return cast(model.to(case.device), case.dtype)
+
+
+def llama() -> nn.Module:
+    """4 layers, 8 query heads on 4 key/value heads of width 64, model width 512."""
+    transformers = pytest.importorskip(
+        "transformers", reason="generating needs transformers: pip install -e '.[peers]'"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=1000,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = transformers.LlamaForCausalLM(config).eval()
+    return model
+
+
+def _even(layer: Any, keep: float) -> tuple[int, ...]:
+    """The first groups of a layer, at least one."""
+    groups = max(round(keep * layer.num_kv_heads), 1)
+    heads: tuple[int, ...] = layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]
+    return heads
+
+
+def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:
+    return forward(model, (), {"input_ids": ids, "use_cache": True, **more})
+
+
+def _ids(case: Case, model: Any, length: int, seed: int = 0) -> Tensor:
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(vocabulary, (case.batch, length), generator=generator).to(case.device)
+
+
+def _counts(case: Case, model: nn.Module) -> Counts:
+    """Of the prompt, or of one token after it."""
+    prompt = _ids(case, model, case.length)
+    cache = _reading(model, prompt)().past_key_values
+    size = _cache_bytes(cache)
+    if case.phase == "prefill":
+        return counts(model, model, (), {"input_ids": prompt, "use_cache": True}, case.device, cache_bytes=size)
+
+    def one_more(token: Tensor) -> Any:
+        _shorten(cache, case.length)
+        return model(input_ids=token, past_key_values=cache, use_cache=True)
+
+    return counts(one_more, model, (prompt[:, :1],), {}, case.device, cache_bytes=size)
+
+
+@torch.inference_mode()
+def _shorten(cache: Any, length: int) -> None:
+    """Take out what was added behind the first `length` tokens."""
+    if (added := cache.get_seq_length() - length) > 0:
+        cache.crop(-added)
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Of all keys and values in it."""
+    tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    return sum(part.numel() * part.element_size() for part in tensors)

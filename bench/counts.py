@@ -1,0 +1,65 @@
+"""What one call does, moves at least and needs: counted once per case, never while anything is timed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.memory import UnsendableError, peak_bytes
+from mha.costs import count_flops, parameters_of
+
+Counts = dict[str, int | None]
+
+
+def counts(
+    way: Callable[..., Any],
+    weights: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    device: str,
+    *,
+    cache_bytes: int | None = None,
+) -> Counts:
+    """The fields of an arm's `counts` in the run directory.
+
+    Args:
+        way: what is called. Its peak is measured if it is a module.
+        weights: holds the parameters that it computes with.
+        cache_bytes: of a key/value cache that is read or written besides.
+    """
+    with torch.inference_mode():
+        output = way(*args, **kwargs)
+    flops = count_flops(lambda: way(*args, **kwargs))
+    moved = {id(tensor): _bytes(tensor) for tensor in _tensors([args, kwargs, output, *weights.parameters()])}
+    return {
+        "flops": flops.total,
+        "attention_flops": flops.attention,
+        "bytes": sum(moved.values()) + (cache_bytes or 0),
+        "parameters": parameters_of(weights),
+        "peak_bytes": _peak(way, args, kwargs, device),
+        "cache_bytes": cache_bytes,
+    }
+
+
+def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
+    """None for what is no module, or can't be sent to the process that would tell."""
+    try:
+        return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
+    except UnsendableError:
+        return None
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in a nest of sequences and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)

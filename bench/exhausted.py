@@ -1,0 +1,30 @@
+"""When memory runs out: told from other errors, and given back."""
+
+import gc
+import re
+
+import torch
+
+PHRASES = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of an accelerator.
+
+    The CPU's allocator, and some accelerators', raise a plain RuntimeError that only its words tell apart.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(PHRASES.search(str(error)))
+
+
+def give_memory_back() -> None:
+    """Collect what nothing refers to any more, and hand an accelerator's cached blocks back."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what the error says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,148 @@
+"""Whether the machine stayed the same while a run went on: a control workload, foreign load and the clock.
+
+The control does the same work every time, so its own time tells what the machine did to the times of everything else.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, TypedDict
+
+import torch
+
+REPETITIONS = 5
+SIZE, PRODUCTS, STEPS = 256, 10, 150_000  # three matrices of 256 kB fit in a core's cache; some 10 ms a repetition
+EVERY = 60.0  # seconds
+SHARE = 0.05  # by which medians of the control, or clocks, may differ
+CORES = 0.1  # that others may use on average
+STAT, CPUINFO, CPUFREQ = Path("/proc/stat"), Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
+
+
+class Check(TypedDict):
+    """One look at the machine.
+
+    Attributes:
+        when: ISO time.
+        control: seconds of each repetition.
+        load: cores that others have used since the check before; None where it is not known, as in a first one.
+        mhz: of the fastest core, right after the control; None where it is not known.
+    """
+
+    when: str
+    process: int
+    control: list[float]
+    load: float | None
+    mhz: float | None
+
+
+class Watch:
+    """Checks the machine whenever asked to, and passes on what `environment.json` says about it.
+
+    Args:
+        process: which of a figure's processes this is.
+        checks: of earlier parts of the run.
+        note: told of each check.
+    """
+
+    def __init__(self, process: int, checks: Sequence[Check], note: Callable[[Mapping[str, Any]], None]) -> None:
+        self._process, self._checks, self._note = process, list(checks), note
+        self._usage: Usage | None = None
+        self._last = -EVERY
+
+    def check(self) -> None:
+        """Look, and note what is seen."""
+        load, self._usage = _load(self._usage, usage := _usage()), usage
+        times = control()
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
+        check = Check(when=when, process=self._process, control=times, load=load, mhz=_mhz())
+        self._checks.append(check)
+        self._last = time.monotonic()
+        self._note({"machine": {"checks": self._checks, "noisy": list(noise(self._checks))}})
+
+    def check_if_due(self) -> None:
+        """Look again if a minute has passed."""
+        if time.monotonic() - self._last >= EVERY:
+            self.check()
+
+
+def control() -> list[float]:
+    """Seconds of each repetition of a fixed workload: matrix products in cache, and a loop in plain Python."""
+    matrix = torch.ones(SIZE, SIZE) / SIZE
+    return [_work(matrix) for _ in range(REPETITIONS + 1)][1:]  # the first warms up
+
+
+def noise(checks: Sequence[Check]) -> Iterator[str]:
+    """What makes a run noisy, in sentences; none for a quiet one."""
+    times = [1e3 * median(check["control"]) for check in checks]
+    if times and _apart(times) > SHARE:
+        yield f"The control workload took {_between(times, '.1f', 'ms')}."
+    if (load := _average_load(checks)) is not None and load > CORES:
+        yield f"Other programs used {load:.2f} cores on average; up to {CORES:g} is quiet."
+    clocks = [check["mhz"] for check in checks if check["mhz"]]
+    if clocks and _apart(clocks) > SHARE:
+        yield f"The clock stood {_between(clocks, '.0f', 'MHz')}."
+
+
+def _work(matrix: torch.Tensor) -> float:
+    start, total = time.perf_counter(), 0
+    for _ in range(PRODUCTS):
+        matrix = matrix @ matrix
+    for step in range(STEPS):
+        total += step
+    return time.perf_counter() - start
+
+
+def _apart(values: Sequence[float]) -> float:
+    return max(values) / min(values) - 1
+
+
+def _between(values: Sequence[float], style: str, unit: str) -> str:
+    low, high = min(values), max(values)
+    return f"between {low:{style}} and {high:{style}} {unit}, {_apart(values):.0%} apart; up to {SHARE:.0%} is quiet"
+
+
+def _average_load(checks: Sequence[Check]) -> float | None:
+    """Cores used by others, each reading weighed by how long it spans."""
+    spans = [
+        (load, (_time(after) - _time(before)).total_seconds())
+        for before, after in pairwise(checks)
+        if (load := after["load"]) is not None
+    ]
+    total = sum(seconds for _, seconds in spans)
+    return sum(load * seconds for load, seconds in spans) / total if total else None
+
+
+def _time(check: Check) -> datetime:
+    return datetime.fromisoformat(check["when"])
+
+
+Usage = tuple[float, float, float]  # seconds on the clock, of all cores' time in use, of it our own
+
+
+def _usage() -> Usage | None:
+    """None where the system does not tell."""
+    if not STAT.exists():
+        return None
+    fields = STAT.read_text().split("\n", 1)[0].split()[1:9]  # user nice system idle iowait irq softirq steal
+    user, nice, system, _, _, *others = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields)
+    return time.monotonic(), user + nice + system + sum(others), sum(os.times()[:4])
+
+
+def _load(before: Usage | None, now: Usage | None) -> float | None:
+    if before is None or now is None or now[0] <= before[0]:
+        return None
+    seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))
+    return max(0.0, round((everyone - ours) / seconds, 3))
+
+
+def _mhz() -> float | None:
+    """Of the fastest core: the others may rest."""
+    clocks = [int(file.read_text()) / 1e3 for file in CPUFREQ.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    if not clocks and CPUINFO.exists():
+        clocks = [float(found) for found in re.findall(r"^cpu MHz\s*: ([\d.]+)$", CPUINFO.read_text(), re.MULTILINE)]
+    return max(clocks, default=None)

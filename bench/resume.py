@@ -1,0 +1,79 @@
+"""Going on in a run directory that is there already: with the same code, on the same machine, or not at all."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from bench.environment import IDENTITY
+
+LOCK = ".lock"
+FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}
+
+
+def locked(path: Path) -> FileLock:
+    """The lock on a run directory, held until it is released or this process ends, however it ends.
+
+    Raises:
+        pytest.UsageError: another process holds it.
+    """
+    lock = FileLock(path / LOCK)
+    try:
+        return lock.acquire(timeout=0).lock
+    except Timeout:
+        raise pytest.UsageError(
+            f"--run: another benchmark is writing to {path}; wait until it has ended, or give another --run"
+        ) from None
+
+
+def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What `environment.json` says once the run at `path` goes on: the first part's facts, and both parts' commands.
+
+    Raises:
+        pytest.UsageError: the first part was measured by other code, on another machine, or with another preset.
+    """
+    commands = [now["command"]] if "command" in now else []
+    if earlier is None:
+        return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}}
+    if found := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
+        raise pytest.UsageError(
+            f"--run: {path} was not measured like this: {'; '.join(found)}. Results of different code, machines or "
+            "presets are never mixed: give another --run, or go on as it was begun"
+        )
+    kept = {name: {**earlier["tasks"].get(name, {}), **facts} for name, facts in now["tasks"].items()}
+    return {
+        **earlier,
+        **FRESH,
+        "dirty": now.get("dirty") or earlier.get("dirty"),
+        "commands": list(dict.fromkeys([*earlier["commands"], *commands])),
+        "tasks": {**earlier["tasks"], **kept},
+    }
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in (*IDENTITY, "preset"):
+        there, here = earlier.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+            yield from (_difference(f"{name}, {key}", there.get(key), here.get(key)) for key in keys)
+        elif there != here:
+            yield _difference(name, there, here)
+
+
+def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name, facts in now["tasks"].items():
+        there, here = earlier["tasks"].get(name, {}).get("source"), facts.get("source")
+        if name in earlier["tasks"] and there != here:
+            yield _difference(f"the file of task {name}", there, here)
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    return f"{name}: {_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    """Hashes are cut to what tells them apart."""
+    text = "not known" if value is None else str(value)
+    return text[:12] if len(text) >= 40 and text.isalnum() else text
