@@ -8,6 +8,7 @@ import pandas as pd
 from reports import frames, stats
 from reports.frames import Setting
 from reports.run import Run
+from reports.words import count, listed
 
 EXPLAINED = 0.5  # a ceiling that explains less than this share of the time does not bound it
 BOUNDS = ("compute", "memory", "overhead")
@@ -39,8 +40,8 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     What takes less time than its bytes would from memory had them in the caches, and is judged by those.
     """
     compute, memory = frame["flops"] / frame["matmul"], frame["bytes"] / frame["copy"]
-    in_cache = (memory > frame["seconds"]) & frame["cached copy"].notna()
-    memory = memory.where(~in_cache, frame["bytes"] / frame["cached copy"])
+    fastest = frame[["copy", "cached copy"]].max(axis=1)
+    memory = memory.where(memory <= frame["seconds"], frame["bytes"] / fastest)
     ceiling = np.maximum(compute, memory)
     share = ceiling / frame["seconds"]
     by_ceiling = np.where(compute >= memory, "compute", "memory")
@@ -48,6 +49,19 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
         intensity=frame["flops"] / frame["bytes"], achieved=frame["flops"] / frame["seconds"], ceiling=ceiling,
         share=share, bound=np.where(share < EXPLAINED, "overhead", by_ceiling),
     )  # fmt: skip
+
+
+def told(found: pd.Series, noun: str) -> str:
+    """How many of the points are bound by what, for a sentence; empty where it is not known of any."""
+    kinds = [(bound, int((found == bound).sum())) for bound in BOUNDS if (found == bound).any()]
+    if not kinds:
+        return ""
+    first, several = kinds[0][0], count(len(found), noun)
+    if kinds[0][1] == len(found):
+        return f"the {noun} is {first}-bound" if len(found) == 1 else f"all {several} are {first}-bound"
+    return f"of {several} " + listed(
+        [f"{number} {'is' if number == 1 else 'are'} {bound}-bound" for bound, number in kinds]
+    )
 
 
 def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:

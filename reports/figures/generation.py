@@ -10,7 +10,7 @@ from reports import frames
 from reports.cells import Summary, interval, number, word
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, kept_axis, looks, new_figure, reach
+from reports.style import INK, extent, kept_axis, looks, new_figure, reach
 from reports.words import between, digits, per_cent, size, times
 
 TITLE = "Prefill and decode"
@@ -101,7 +101,7 @@ def _one_phase(axes: Axes, frame: pd.DataFrame) -> None:
         axes.plot(whole["kept_fraction"], whole["rate"], linestyle="", marker="*", color=INK, markersize=10, zorder=5)
     axes.set_yscale("log" if frame["rate"].max() > 8 * frame["rate"].min() else "linear")
     if axes.get_yscale() == "linear":
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * extent(frame, "rate", "rate_high")[1])
     kept_axis(axes)
     axes.set_xlim(-0.03, 1.06)
     axes.set_ylabel("tokens per second")

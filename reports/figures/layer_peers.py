@@ -27,7 +27,7 @@ PEERS: Mapping[str, str] = {
     "transformers": "transformers, SDPA",
     "torch_pruning": "Torch-Pruning's result",
     "masked": "heads masked, not cut",
-    FLOOR: "bare products and kernel (floor)",
+    FLOOR: "bare products and kernel, no layer",
 }
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 CELL = ["heads_kept", "heads_total", "head_dim", "batch", "seq_len"]
@@ -76,7 +76,7 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         f"Over {count(len(nearest), 'size')} ours takes {_mean(nearest):.2f} times as long as {beside} (geometric "
         f"mean), at the most {_worst(nearest)}; the upper bound is above {TARGET} in {above}. "
-        f"By peer, faster or slower beyond the interval: {_by_peer(frame)}."
+        f"By peer (faster or slower: beyond the interval): {_by_peer(frame)}."
     )
 
 
@@ -130,8 +130,13 @@ def _by_peer(frame: pd.DataFrame) -> str:
     parts = []
     for peer in _peers(frame):
         rows = frame[frame["peer"] == peer]
+        name = PEERS.get(peer, peer)
+        if len(rows) == 1:
+            low, high = rows[["ratio_low", "ratio_high"]].iloc[0]
+            parts.append(f"{name} {_mean(rows):.2f} ({between(low, high)})")
+            continue
         faster, slower = int((rows["ratio_high"] < 1).sum()), int((rows["ratio_low"] > 1).sum())
-        parts.append(f"{PEERS.get(peer, peer)} {_mean(rows):.2f} (faster in {faster}, slower in {slower})")
+        parts.append(f"{name} {_mean(rows):.2f} (faster in {faster}, slower in {slower})")
     return listed(parts)
 
 

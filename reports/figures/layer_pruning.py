@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports import frames
 from reports.figures import Panel
@@ -50,6 +50,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.plot([start, end], [target, target], color=INK, linewidth=0.9, linestyle=":", zorder=1)
         axes.annotate(label, (start, target), xytext=(2, 3), textcoords="offset points", color=INK, fontsize="x-small")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = 1e3 * frame["dense"].min(), 1e3 * frame["dense"].max()

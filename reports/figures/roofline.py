@@ -13,7 +13,7 @@ from reports.bounds import BOUNDS
 from reports.figures import Panel
 from reports.run import Run
 from reports.style import BOUND_LOOKS, GREY, INK, new_figure
-from reports.words import listed, per_cent, rate
+from reports.words import rate
 
 TITLE = "Roofline"
 ORDER = 6
@@ -55,20 +55,18 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    best, worst = frame.iloc[frame["share"].argmax()], frame.iloc[frame["share"].argmin()]
-    counts = [f"{(frame['bound'] == bound).sum()} {bound}-bound" for bound in BOUNDS if (frame["bound"] == bound).any()]
-    text = (
-        f"Of {len(frame)} points {listed(counts)}" if len(frame) > 1 else f"The one point is {frame['bound'][0]}-bound"
-    )
+    found = bounds.told(frame["bound"], "point")
+    best, worst = (frame.iloc[place] for place in (frame["share"].argmax(), frame["share"].argmin()))
+    reached = f"{_reached(best)} of its ceiling" + (f", {_reached(worst)}" if len(frame) > 1 else "")
     return (
-        f"{text}; {best['arm']} at batch {best['batch']} reaches {per_cent(_round(best['share']))} of its ceiling, "
-        f"{worst['arm']} at batch {worst['batch']} {per_cent(_round(worst['share']))}. The machine multiplies "
-        f"matrices at {rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}."
+        f"{found[0].upper()}{found[1:]}; {reached}. The machine multiplies matrices at "
+        f"{rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}."
     )
 
 
-def _round(share: float) -> float:
-    return float(f"{share:.2g}")
+def _reached(row: pd.Series) -> str:
+    tokens = "" if pd.isna(row["seq_len"]) else f", {row['seq_len']} tokens"
+    return f"{row['arm']} at batch {row['batch']}{tokens} reaches {100 * row['share']:.2g} %"
 
 
 def _roof(axes: Axes, frame: pd.DataFrame) -> None:
@@ -81,7 +79,7 @@ def _roof(axes: Axes, frame: pd.DataFrame) -> None:
     places = np.array([low, ridge, high])
     axes.plot(places, np.minimum(matmul, copy * places), color=INK, linewidth=1.6, zorder=1)
     axes.axvline(ridge, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-    if not np.isnan(cached):
+    if cached > copy:
         places = np.array([low, matmul / cached])
         axes.plot(
             places,

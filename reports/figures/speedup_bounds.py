@@ -15,7 +15,7 @@ from reports.cells import Summary, interval, number, word
 from reports.figures import Panel
 from reports.run import Run
 from reports.style import BOUND_LOOKS, INK, extent, kept_axis, new_figure, reach
-from reports.words import between, listed, per_cent, times
+from reports.words import between, per_cent, times
 
 TITLE = "Where the speedup goes"
 ORDER = 5
@@ -51,7 +51,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         for axes in grid.flat[: len(batches)]
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(3, len(handles)))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3 if columns > 2 else 2)
     return figure
 
 
@@ -66,7 +66,7 @@ def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
     bound = amdahl(share, pd.Series(kept))
     axes.plot(kept, bound, color=INK, linewidth=1.4, label="Amdahl's bound: only attention shrinks")
     place = frame.groupby("kept").cumcount()  # shapes of one kept fraction stand side by side
-    frame = frame.assign(at=frame["kept"] + 0.018 * (place - (frame.groupby("kept")["kept"].transform("size") - 1) / 2))
+    frame = frame.assign(at=frame["kept"] + 0.008 * (place - (frame.groupby("kept")["kept"].transform("size") - 1) / 2))
     for name in (*BOUNDS, UNKNOWN):
         rows = frame[frame["pruned_bound"] == name]
         if len(rows):
@@ -95,12 +95,8 @@ def _sentence(rows: pd.DataFrame) -> str:
         f"{per_cent(round(point['kept'], 3))} of the heads can give {times(point['amdahl'])} by Amdahl's law, and "
         f"{times(point['speedup'])} ({between(point['speedup_low'], point['speedup_high'])}) was measured"
     )
-    found = [f"{(rows['pruned_bound'] == name).sum()} {name}-bound" for name in BOUNDS
-             if (rows["pruned_bound"] == name).any()]  # fmt: skip
-    if not found:
-        return f"{text}."
-    among = f"{point['pruned_bound']}-bound" if len(rows) == 1 else f"of {len(rows)} pruned shapes {listed(found)}"
-    return f"{text}; {among}."
+    found = bounds.told(rows["pruned_bound"], "pruned shape")
+    return f"{text}; {found}." if found else f"{text}."
 
 
 def _table(frame: pd.DataFrame) -> Summary:

@@ -32,6 +32,7 @@ def frame(**columns):
         ({"flops": 20.0, "bytes": 14.0}, "memory", 1.4),
         ({"flops": 20.0, "bytes": 14.0, "cached copy": 20.0}, "memory", 0.7),
         ({"flops": 20.0, "bytes": 14.0, "cached copy": 140.0}, "overhead", 0.2),
+        ({"flops": 20.0, "bytes": 14.0, "cached copy": 5.0}, "memory", 1.4),
         ({"flops": 20.0, "bytes": 9.0, "cached copy": 140.0}, "memory", 0.9),
     ],
 )
@@ -70,6 +71,20 @@ def test_nothing_stands_under_ceilings_of_another_dtype(write_run):
     (_, found), = bounds.speedups(run, "digits")  # fmt: skip
     assert set(found["pruned_bound"]) == {"unknown"}
     assert found["pruned_share"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (["unknown"], ""),
+        (["memory"], "the point is memory-bound"),
+        (["memory"] * 2, "all 2 points are memory-bound"),
+        (["memory", "unknown"], "of 2 points 1 is memory-bound"),
+        (["memory", "compute", "memory"], "of 3 points 1 is compute-bound and 2 are memory-bound"),
+    ],
+)
+def test_bounds_in_words(found, sentence):
+    assert bounds.told(pd.Series(found), "point") == sentence
 
 
 def test_amdahl():

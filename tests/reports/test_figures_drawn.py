@@ -66,8 +66,9 @@ def test_the_roofline_has_both_ceilings_and_every_point_below_them(run):
         assert to_hex(color) == to_hex(BOUND_LOOKS[bound].color)
         assert (y <= np.minimum(MATMUL, COPY * x)).all()
     assert roofline.caption(panel.frame) == (
-        "Of 4 points 2 compute-bound, 1 memory-bound and 1 overhead-bound; dense at batch 2 reaches 80 % of its "
-        "ceiling, pruned at batch 2 10 %. The machine multiplies matrices at 1.00 TFLOP/s and copies at 100 GB/s."
+        "Of 4 points 2 are compute-bound, 1 is memory-bound and 1 is overhead-bound; dense at batch 2, 7 tokens "
+        "reaches 80 % of its ceiling, pruned at batch 2, 7 tokens reaches 10 %. The machine multiplies matrices at "
+        "1.00 TFLOP/s and copies at 100 GB/s."
     )
 
 
@@ -104,8 +105,8 @@ def test_the_sentences_on_bounds_say_where_each_point_is_held_back(run):
     assert speedup_bounds.caption(panel.frame) == (
         "At batch 1 attention takes 20 % of the dense time, so 50 % of the heads can give 1.11× by Amdahl's law, and "
         "1.00× (1.00–1.00) was measured. At batch 2 attention takes 88 % of the dense time, so 50 % of the heads can "
-        "give 1.78× by Amdahl's law, and 2.00× (2.00–2.00) was measured; of 3 pruned shapes 1 memory-bound and 1 "
-        "overhead-bound."
+        "give 1.78× by Amdahl's law, and 2.00× (2.00–2.00) was measured; of 3 pruned shapes 1 is memory-bound "
+        "and 1 is overhead-bound."
     )
     (table,) = panel.tables
     rows = [[cell.text for cell in row] for row in table.rows]
@@ -124,8 +125,8 @@ def test_peers_are_drawn_as_the_time_of_ours_over_theirs(run):
     assert marks(axes)["target: at most 1.03"][0] == [1.03, 1.03]
     assert layer_peers.caption(panel.frame) == (
         "Over 4 sizes ours takes 0.80 times as long as the fastest peer there (geometric mean), at the most 0.80 "
-        "(0.80–0.80; 4 heads, batch 3 × 16 tokens); the upper bound is above 1.03 in 0. By peer, faster or slower "
-        "beyond the interval: torch.nn.MultiheadAttention 0.80 (faster in 4, slower in 0)."
+        "(0.80–0.80; 4 heads, batch 3 × 16 tokens); the upper bound is above 1.03 in 0. By peer (faster or "
+        "slower: beyond the interval): torch.nn.MultiheadAttention 0.80 (faster in 4, slower in 0)."
     )
 
 
