@@ -78,7 +78,8 @@ def _environment(path: Path) -> dict[str, Any]:
     if environment["finished"] is None:
         raise ReportError(
             f'{path}: this run was cut off in the middle: environment.json says "finished": null, and '
-            f"{len(list((path / 'cases').glob('*.json')))} cases have ended; run the benchmark again"
+            f"{len(list((path / 'cases').glob('*.json')))} cases have ended; run the benchmark again with "
+            f"--run {path}, and it goes on from there"
         )
     for task, about in environment["tasks"].items():
         check_fields(file, about, TASK, where=f"task '{task}'")

@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -43,8 +45,7 @@ def median_estimate(*samples: Processes) -> Estimate:
     value = float(np.median([median_of(processes) for processes in samples]))
     if min(sum(map(len, processes)) for processes in samples) < 2:
         return Estimate(value, np.nan, np.nan)
-    generator = np.random.default_rng(SEED)
-    medians = [_replicates(processes, generator) for processes in samples]
+    medians = [_replicates(processes) for processes in samples]
     low, high = np.percentile(np.median(medians, axis=0), [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
@@ -114,25 +115,31 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
         return columns.rank().corr()
 
 
-def _replicates(processes: Processes, generator: np.random.Generator) -> np.ndarray:
+def _replicates(processes: Processes) -> np.ndarray:
     """(RESAMPLES,) medians over processes drawn with replacement, each of its own rounds drawn likewise."""
+    medians = np.stack([_resampled_medians(np.asarray(rounds, dtype=float).tobytes()) for rounds in processes])
     count = len(processes)
     if count == 1:
-        return _resampled_medians(processes[0], generator)
-    drawn = generator.integers(0, count, (RESAMPLES, count))
-    medians = np.stack([[_resampled_medians(rounds, generator) for rounds in processes] for _ in range(count)])
-    places = np.arange(count)[None, :], drawn, np.arange(RESAMPLES)[:, None]
-    return np.asarray(np.median(medians[places], axis=1))
+        return np.asarray(medians[0])
+    generator = _generator(medians.tobytes())
+    drawn, replicate = (generator.integers(0, size, (RESAMPLES, count)) for size in (count, RESAMPLES))
+    return np.asarray(np.median(medians[drawn, replicate], axis=1))
 
 
-def _resampled_medians(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(RESAMPLES,) medians of `values` (n,) drawn with replacement.
+@lru_cache(maxsize=4096)  # several figures and tables ask for the same
+def _resampled_medians(values: bytes) -> np.ndarray:
+    """(RESAMPLES,) medians of `values`, the bytes of float64 (n,), drawn with replacement.
 
     Ranks are drawn rather than values: partitioning small integers is several times as fast.
     """
-    count = len(values)
-    ranks = generator.integers(0, count, (RESAMPLES, count), dtype=np.int16 if count < 2**15 else np.int32)
+    ordered = np.sort(np.frombuffer(values))
+    count = len(ordered)
+    ranks = _generator(values).integers(0, count, (RESAMPLES, count), dtype=np.int16 if count < 2**15 else np.int32)
     ranks.partition([(count - 1) // 2, count // 2], axis=1)
-    ordered = np.sort(values)
     below, above = ordered[ranks[:, (count - 1) // 2]], ordered[ranks[:, count // 2]]
     return np.asarray((below + above) / 2)
+
+
+def _generator(data: bytes) -> np.random.Generator:
+    """The same every time for the same data, and another for others, so that resamples are independent."""
+    return np.random.default_rng([SEED, crc32(data)])

@@ -54,7 +54,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = 1e3 * frame["dense"].min(), 1e3 * frame["dense"].max()
-    axes.set_xlim(low / 1.5, max(high, 30) * 1.5)
+    axes.set_xlim(min(low, 2) / 1.5, max(high, 30) * 1.5)
     axes.set_xlabel("time of the dense layer (ms), one mark for each size")
     axes.set_ylabel("time of pruned / (heads kept × time of dense)")
     figure.legend(loc="outside lower center", ncols=4)
