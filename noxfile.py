@@ -1,6 +1,7 @@
 """What is run by hand and by CI, each in an environment of its own.
 
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
+                        --run RUN goes on where that one stopped; --processes N times everything N times over
 nox -s report -- RUN    draw again what was measured, from one run directory or several
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
@@ -28,13 +29,19 @@ CONSTRAINTS = Path("constraints.txt")
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks into a new run directory, or that of --run, and draw their report."""
+    """Run the benchmarks into a new run directory, or go on in that of --run, and draw their report.
+
+    --processes N times everything in N processes, one after the other, as published figures want it.
+    """
     install(session, "-e", ".")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
+    parser.add_argument("--processes", type=int, default=1)
     given, arguments = parser.parse_known_args(session.posargs)
     try:
-        session.run("python", "-m", "pytest", "bench", "--run", given.run, *arguments)
+        for process in range(given.processes):
+            number = ("--process", str(process)) if given.processes > 1 else ()
+            session.run("python", "-m", "pytest", "bench", "--run", given.run, *number, *arguments)
     finally:
         if (given.run / "environment.json").exists():  # something was measured: show it, whatever else failed
             draw(session, given.run, output=given.run / "report")

@@ -12,21 +12,21 @@ from mha.timing import median
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = settings_of(metafunc.config)
-    pairs = [(device, dtype) for device in settings.devices for dtype in settings.dtypes_on(device)]
-    ids = [f"{device.replace(':', '')}-{dtype}" for device, dtype in pairs]
-    metafunc.parametrize(("device", "dtype"), pairs, ids=ids)
+    kinds = [(device, dtype) for device in settings.devices for dtype in settings.dtypes_on(device)]
+    ids = [f"{device.replace(':', '')}-{dtype}" for device, dtype in kinds]
+    metafunc.parametrize(("device", "dtype", "process"), [(*kind, settings.process) for kind in kinds], ids=ids)
 
 
-@pytest.mark.fills("ceilings.csv", device="device", dtype="dtype")
+@pytest.mark.fills("ceilings.csv", device="device", dtype="dtype", process="process")
 def test_ceilings(
-    device: str, dtype: str, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest
+    device: str, dtype: str, process: int, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
     """FLOP/s of a large matrix product, bytes/s of copies beyond and within the caches."""
     work = ceilings(device, dtype)
     with torch.inference_mode():
         arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}  # type: ignore[misc]
         limits = {**settings.limits, "seconds": 4 * settings.limits["seconds"]}
-        found = sampled(request, arms, target="matmul", device=device, limits=limits, seed=settings.process)
+        found = sampled(request, arms, target="matmul", device=device, limits=limits, seed=process)
     for name, (_, amount) in work.items():
         seconds = [sample["seconds"] for sample in found.samples if sample["arm"] == name]
         value, low, high = median(seconds)

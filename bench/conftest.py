@@ -22,6 +22,7 @@ from bench.progress import Progress
 from bench.rundir import RunDirectory
 from bench.study import Study
 from bench.terminal import summary
+from bench.threads import pinned
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
@@ -103,20 +104,24 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
     """Assemble the run first of all, so that nothing another plugin raises costs the results."""
     config, run = session.config, session.config.stash.get(RUN, None)
-    if run is None:
-        return (yield)
-    if config.stash[DONE] and not session.items:
-        session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
-    with closing(run):
-        if WATCH in config.stash:
-            config.stash[WATCH].check()
-        run.assemble()
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
+        if run is None:
+            return (yield)
+        with closing(run):
+            _assemble(session, run)
+            try:
                 return (yield)
-        finally:
-            run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+            finally:
+                run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+
+
+@contextmanager
+def _nothing_timed() -> Iterator[None]:
+    """Within the context pytest-benchmark may find that it has nothing to save: a selection may time nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Not saving anything")
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -137,6 +142,13 @@ def run(pytestconfig: pytest.Config) -> RunDirectory:
     return pytestconfig.stash[RUN]
 
 
+@pytest.fixture(autouse=True)
+def threads(run: RunDirectory) -> Iterator[None]:
+    """As many threads from the first case to the last as the run records."""
+    with pinned(run.environment["threads"]):
+        yield
+
+
 @pytest.fixture(scope="session")
 def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Study]:
     """One for each task, by name."""
@@ -149,7 +161,7 @@ def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) 
 
 @pytest.fixture(scope="session")
 def latencies(settings: Settings, run: RunDirectory) -> Latencies:
-    return Latencies(settings.limits, run.timed)
+    return Latencies(settings.limits, run.timed, seed=settings.process)
 
 
 @contextmanager
@@ -177,6 +189,15 @@ def _opened(config: pytest.Config) -> RunDirectory:
         return RunDirectory.create(settings.directory, known, tasks, settings.process)
     except OSError as error:
         raise pytest.UsageError(f"--run: {settings.directory} can't be written ({error}); give another") from error
+
+
+def _assemble(session: pytest.Session, run: RunDirectory) -> None:
+    stash = session.config.stash
+    if stash[DONE] and not session.items:
+        session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
+    if WATCH in stash:
+        stash[WATCH].check()
+    run.assemble()
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:

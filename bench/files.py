@@ -10,6 +10,7 @@ import pytest
 
 from mha.files import appears_whole
 
+LOCK = ".lock"
 PARTIAL = ".*.partial"  # what a killed process may leave
 
 
@@ -46,6 +47,11 @@ def read_json(path: Path) -> Any:
 def unfinished(path: Path) -> Path:
     """Where a file stands until it is whole."""
     return path.with_name(f".{path.name}.partial")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says nothing about what else is in a directory: a lock, or what a killed process left."""
+    return path.name == LOCK or path.match(PARTIAL)
 
 
 def numbered(name: str, process: int) -> str:

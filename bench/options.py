@@ -242,10 +242,12 @@ def _process(number: int) -> int:
 
 def _usable(directory: Path) -> Path:
     """The directory, if it is a run to go on with, or nothing is in it yet."""
+    from bench.files import is_ours
+
     if directory.exists() and not directory.is_dir():
         raise pytest.UsageError(f"--run: {directory} is a file; give a directory that is empty or does not exist yet")
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    if "environment.json" not in names and any(not name.startswith(".") for name in names):
+    found = [path for path in directory.iterdir() if not is_ours(path)] if directory.is_dir() else []
+    if found and not (directory / "environment.json").exists():
         raise pytest.UsageError(
             f"--run: {directory} holds other files; give a run to go on with, or a directory that is empty or does not "
             "exist"

@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 from bench.environment import IDENTITY
+from bench.files import LOCK
 
-LOCK = ".lock"
 FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}
 
 

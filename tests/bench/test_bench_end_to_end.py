@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections import defaultdict
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 import mha
-from tests.bench.harness import TINY
+from tests.bench.harness import TINY, command
 from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
 
 DRAWN = {"random": 5, "even": 2}
+WHOLE = {"mha", "products", "linears", "torch", "textbook", "transformers"}
+SLICED = {"pruned", "dense", "torch_pruning", "masked"}
 VARIANTS = {"gate", "leave_one_out", "magnitude", "random", "taylor", "even"}
 
 
@@ -48,6 +51,13 @@ def test_the_environment(run, model):
     assert environment["command"].startswith("pytest bench --quick")
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["cores"] == os.cpu_count()
+    assert environment["preset"] == "quick"
+    assert environment["commands"] == [environment["command"]]
+    assert len(environment["fingerprint"]) == 16
+    assert len(environment["tasks"]["tiny"].pop("source")) == 64
+    checks = environment["machine"]["checks"]
+    assert len(checks) >= 2
+    assert all(seconds > 0 for check in checks for seconds in check["control"])
     assert environment["tasks"] == {
         "tiny": {
             "metric": "accuracy",
@@ -151,12 +161,14 @@ def test_samples_are_pairs_in_balanced_order(run):
         for sample in case["samples"]:
             assert sample["seconds"] > 0
             rounds[sample["round"]].append(sample["arm"])
-        arms = {"mha", "torch"} if case["kept_fraction"] == 1 else {"pruned", "dense"}
+        arms = WHOLE if case["kept_fraction"] == 1 else SLICED if case["kind"] == "attention" else {"pruned", "dense"}
         assert list(rounds) == list(range(len(rounds)))
         turns = list(rounds.values())
-        assert all(len(turn) == 2 and set(turn) == arms for turn in turns)
+        assert all(sorted(turn) == sorted(arms) for turn in turns)
         assert turns[1::2] == [turn[::-1] for turn in turns[::2]], case["case"]
         if case["timed_by"] == case["case"]:
+            assert set(case["counts"]) == arms
+            assert all(count["flops"] > 0 and count["bytes"] > 0 for count in case["counts"].values())
             assert 4 <= len(rounds) <= 20
             assert case["ended"] in ("steady", "time spent", "most rounds")
             assert case["warm_up"] >= 3
@@ -164,10 +176,14 @@ def test_samples_are_pairs_in_balanced_order(run):
 
 def test_the_bare_layer(run):
     bare = {name: case for name, case in run.records("cases").items() if case["kind"] == "attention"}
-    assert {(case["heads_kept"], case["heads_total"], case["seq_len"]) for case in bare.values()} == {
-        *((8, 8, 64), (4, 8, 64)),
+    sizes = {(case["heads_kept"], case["mask"], case["batch"], case["seq_len"]) for case in bare.values()}
+    assert sizes == {
+        *((8, "none", batch, 64) for batch in (2, 3)),
+        *((8, "padded", batch, 32) for batch in (2, 3)),
+        *((4, "none", batch, 64) for batch in (2, 3)),
     }
     for case in bare.values():
+        assert (case["heads_total"], case["width"], case["head_dim"]) == (8, 512, 64)
         assert (case["task"], case["criterion"], case["plan"]) == ("attention", None, None)
         assert case["shape"] == [case["heads_kept"]]
 
@@ -175,13 +191,15 @@ def test_the_bare_layer(run):
 def test_pytest_benchmarks_own_file_has_the_cases_that_were_timed(run):
     timed = {name: case for name, case in run.records("cases").items() if case["samples"]}
     benchmarks = {entry["param"]: entry for entry in run.json("benchmarks.json")["benchmarks"]}
+    ceilings = benchmarks.pop("cpu-float32")
     assert set(benchmarks) == set(timed)
+    assert set(ceilings["extra_info"]["speedups"]) == {"copy", "cached copy"}
     for name, entry in benchmarks.items():
         own = [sample["seconds"] for sample in timed[name]["samples"] if sample["arm"] in ("pruned", "mha")]
         assert entry["stats"]["data"] == own
         info = entry["extra_info"]
-        (speedup,) = info["speedups"].values()
-        assert speedup["low"] <= speedup["value"] <= speedup["high"]
+        assert {*info["speedups"]} | {"pruned", "mha"} >= {sample["arm"] for sample in timed[name]["samples"]}
+        assert all(one["low"] <= one["value"] <= one["high"] for one in info["speedups"].values())
         columns = ("case", "task", "criterion", "kept_fraction", "heads_kept", "batch")
         assert [info.get(column) for column in columns] == [timed[name][column] for column in columns]
 
@@ -223,5 +241,43 @@ def test_the_terminal_ends_with_the_table(run):
     assert "Name (time in" not in run.output  # pytest-benchmark's own table
 
 
+def test_ceilings_are_measured_in_the_same_run(run):
+    ceilings = pd.read_csv(run.path / "ceilings.csv").set_index("ceiling")
+    assert set(ceilings.index) == {"matmul", "copy", "cached copy"}
+    assert (ceilings["low"] <= ceilings["value"]).all()
+    assert (ceilings["value"] <= ceilings["high"]).all()
+    assert ceilings.loc["copy", "value"] < ceilings.loc["cached copy", "value"]
+    assert (ceilings[["device", "dtype", "process"]] == ["cpu", "float32", 0]).all(axis=None)
+
+
 def test_no_half_written_file_is_left(run):
-    assert not [path for path in run.path.rglob("*") if path.name.startswith(".")]
+    assert [path.name for path in run.path.rglob(".*")] == [".lock"]
+
+
+def test_another_process_times_everything_again_and_measures_nothing_else(run, pytestconfig):
+    """Last of all, for it adds to the run."""
+    before = {path: path.read_bytes() for path in run.path.rglob("*.json") if path.name != "environment.json"}
+    tables = {path: path.read_bytes() for path in [*run.path.glob("*.csv"), run.path / "attention.npz"]}
+    line = command(run.path, "--task", TINY, "--batch-sizes", "2,3", "--process", "1")
+    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    cases = run.records("cases")
+    first = {name for name, case in cases.items() if case["process"] == 0}
+    assert set(cases) == first | {f"{name}+1" for name in first}
+    assert f"are there already in {run.path}; {len(first) + 1} to go" in done.stdout  # and the ceilings
+    for name in first:
+        one, other = cases[name], cases[f"{name}+1"]
+        assert (other["case"], other["process"]) == (name, 1)
+        assert [other[field] for field in ("shape", "timed_by", "seq_len")] == [
+            *(one[field] for field in ("shape", "timed_by", "seq_len")),
+        ]
+        assert bool(other["samples"]) == bool(one["samples"])
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.read_bytes() for path in tables if path.name != "ceilings.csv"} == {
+        path: content for path, content in tables.items() if path.name != "ceilings.csv"
+    }
+    timed = {case["case"] for case in cases.values() if case["samples"]}
+    assert {entry["param"] for entry in run.json("benchmarks+1.json")["benchmarks"]} == timed
+    environment = run.json("environment.json")
+    assert [text.endswith("--process 1") for text in environment["commands"]] == [False, True]
+    assert {check["process"] for check in environment["machine"]["checks"]} == {0, 1}

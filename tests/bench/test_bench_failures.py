@@ -1,6 +1,7 @@
 """`pytest bench` when something is wrong: a case that raises, a run that is cut off, an option that can't be."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ import pytest
 from tests.bench.harness import TINY, Run, command
 
 AILING = """
+import os
 import sys
 import time
 from tests.bench.tiny_task import TinyTask
@@ -64,7 +66,8 @@ def _heed_interrupts() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, how):
-    (tmp_path / "ailing.py").write_text(AILING.format(what="time.sleep(600)"))
+    well = tmp_path / "well"
+    (tmp_path / "ailing.py").write_text(AILING.format(what=f"time.sleep(0 if os.path.exists({str(well)!r}) else 600)"))
     run = Run(tmp_path / "run", 0, "")
     line = command(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "-k", "accuracy")
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -73,10 +76,13 @@ def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, ho
             while not (run.path / "plans" / "ailing-dense.json").exists():
                 assert process.poll() is None
                 time.sleep(0.02)
+            second = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
             process.send_signal(how)
             code = process.wait(60)
         finally:
             process.kill()
+    assert second.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: --run: another benchmark is writing to {run.path}; wait until" in second.stdout + second.stderr
     environment = run.json("environment.json")
     assert run.records("plans")["ailing-dense"]["status"] == "ok"
     if how == signal.SIGKILL:
@@ -87,6 +93,30 @@ def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, ho
         assert pd.read_csv(run.path / "plans.csv")["plan"].tolist() == ["ailing-dense"]
         assert len(pd.read_parquet(run.path / "examples.parquet")) == 101
         assert pd.read_csv(run.path / "scores.csv").empty
+    dense = (run.path / "plans" / "ailing-dense.json").read_bytes()
+    well.touch()
+    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 are there already in " in done.stdout
+    assert (run.path / "plans" / "ailing-dense.json").read_bytes() == dense
+    assert run.json("environment.json")["interrupted"] is False
+    assert "ailing-none" in pd.read_csv(run.path / "plans.csv")["plan"].tolist()
+
+
+def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(pytestconfig, tmp_path):
+    run = Run(tmp_path / "run", 0, "")
+    options = ["--criteria", "magnitude", "-k", "accuracy"]
+    line = command(run.path, "--task", TINY, *options)
+    place = {"cwd": pytestconfig.rootpath, "capture_output": True, "text": True}
+    full = {**os.environ, "FULL_AT": "tiny-none.json"}
+    done = subprocess.run([*line, "-p", "tests.bench.full_disk"], env=full, **place)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED
+    assert f"{run.path / 'plans' / 'tiny-none.json'} can't be written (No space left on device)" in done.stdout
+    assert set(run.records("plans")) == {"tiny-dense"}
+    assert not list(run.path.rglob("*.partial"))
+    done = subprocess.run(line, **place)
+    assert done.returncode == 0, done.stdout
+    assert set(run.records("plans")) == {"tiny-dense", "tiny-none", "tiny-magnitude-keep0.5-0"}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import mha
-from bench import options
+from bench import abilities, options
 from bench.options import settings_of
 
 TINY = "tests/bench/tiny_task.py:task"
+LISTS = ("task", "criteria", "keep", "batch_sizes", "lengths", "head_dims", "devices", "dtypes", "modes", "run")
+BLANK = dict.fromkeys(LISTS) | {"quick": False, "full": False, "process": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +24,7 @@ def settings(tmp_path):
     """Settings from the options that are given, at their defaults where they are not, for the tiny task."""
 
     def make(**given):
-        names = ("task", "criteria", "keep", "batch_sizes", "devices")
-        option = dict.fromkeys(names) | {"task": [TINY], "quick": False, "run": str(tmp_path / "run")} | given
+        option = BLANK | {"task": [TINY], "run": str(tmp_path / "run")} | given
         return settings_of(SimpleNamespace(option=SimpleNamespace(**option), stash=pytest.Stash()))
 
     return make
@@ -50,6 +51,59 @@ def test_defaults(settings, tmp_path):
     assert made.batches(made.tasks[0]) == (1, 3)
     assert made.batch(made.tasks[0]) == 3
     assert [made.draws(name) for name in ("random", "even", "taylor")] == [20, 5, 1]
+    assert (made.preset, made.process, made.lengths, made.head_dims) == ("default", 0, None, None)
+    assert (made.dtypes, made.modes, made.left_out) == (("float32",), ("eager",), {})
+
+
+@pytest.fixture
+def abilities_of(monkeypatch):
+    """As if the machine could not do these, each for a reason."""
+
+    def pretend(**unable):
+        for name, reasons in unable.items():
+            monkeypatch.setattr(abilities, name, lambda *pair, reasons=reasons: reasons.get(pair))
+
+    return pretend
+
+
+def test_full_is_every_dtype_and_mode_that_works(settings, accelerators, abilities_of):
+    accelerators(1)
+    abilities_of(why_no_dtype={("cuda", "bfloat16"): "too old"}, why_no_mode={("cpu", "compile"): "no compiler"})
+    full = settings(full=True)
+    assert (full.preset, full.quick, full.keep) == ("full", False, (0.75, 0.5, 0.25))
+    assert full.limits["seconds"] > settings().limits["seconds"]
+    assert (full.dtypes, full.modes) == (("float32", "bfloat16", "float16"), ("eager", "compile"))
+    assert [full.dtypes_on(device) for device in full.devices] == [("float32", "bfloat16"), ("float32", "float16")]
+    assert [full.modes_on(device) for device in full.devices] == [("eager",), ("eager", "compile")]
+    reasons = {("cuda", "bfloat16"): "too old", ("cpu", "compile"): "no compiler"}
+    assert dict(full.left_out) == {("cpu", "float16"): abilities.HALF, **reasons}
+
+
+def test_what_is_asked_for_and_can_not_be_done_is_refused(settings, abilities_of):
+    abilities_of(why_no_dtype={("cpu", "bfloat16"): "too old"}, why_no_mode={("cpu", "compile"): "no compiler"})
+    with pytest.raises(pytest.UsageError, match=r"--dtypes: cpu can't do bfloat16 \(too old\); leave out one or the"):
+        settings(dtypes="float32,bfloat16")
+    with pytest.raises(pytest.UsageError, match=r"--modes: cpu can't do compile \(no compiler\); leave out one"):
+        settings(modes="compile", quick=True)
+    asked = settings(dtypes="float16", modes="eager", full=True)
+    assert (asked.dtypes_on("cpu"), asked.modes_on("cpu"), asked.left_out) == (("float16",), ("eager",), {})
+
+
+def test_a_dtype_is_tried():
+    assert abilities.why_no_dtype("cpu", "float32") is None
+    assert "NotImplementedError" in abilities.why_no_dtype("cpu", "float8_e4m3fn")
+    assert abilities.why_no_dtype("nowhere", "float32").startswith("RuntimeError: Expected one of cpu")
+
+
+def test_compiling_is_tried(monkeypatch):
+    def broken(_):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    abilities.why_no_mode.cache_clear()
+    assert abilities.why_no_mode("cpu", "compile") == "RuntimeError: no C++ compiler"
+    assert abilities.why_no_mode("cpu", "eager") is None
+    abilities.why_no_mode.cache_clear()
 
 
 def test_quick_is_less_of_everything_unless_asked_for(settings):
@@ -63,18 +117,25 @@ def test_quick_is_less_of_everything_unless_asked_for(settings):
 
 
 def test_values_are_separated_by_commas_and_each_counts_once(settings):
-    made = settings(criteria="taylor, even,taylor", keep="1,0.25", batch_sizes="64,2,2", devices="cpu,cpu")
+    made = settings(
+        criteria="taylor, even,taylor",
+        keep="1,0.25",
+        batch_sizes="64,2,2",
+        devices="cpu,cpu",
+        lengths="64,16",
+        head_dims="32",
+    )
     assert made.criteria == ("taylor", "even")
     assert made.keep == (1.0, 0.25)
     assert made.batch_sizes == (2, 64)
     assert made.devices == ("cpu",)
     assert made.batch(made.tasks[0]) == 64
+    assert [made.batch(made.tasks[0], other) for other in (3, 17, 128)] == [3, 64, 128]
+    assert (made.lengths, made.head_dims) == ((64, 16), (32,))
 
 
 def test_the_settings_are_made_once():
-    option = SimpleNamespace(
-        task=[TINY], criteria=None, keep=None, batch_sizes=None, devices=None, quick=True, run=None
-    )
+    option = SimpleNamespace(**BLANK | {"task": [TINY], "quick": True})
     config = SimpleNamespace(option=option, stash=pytest.Stash())
     assert settings_of(config) is settings_of(config)
     assert settings_of(config).directory.parent.name == "runs"
@@ -112,6 +173,12 @@ WRONG = [
     ({"keep": "nan"}, r"--keep: nan is not in \(0, 1\]"),
     ({"batch_sizes": "0"}, r"--batch-sizes: '0' is not a whole number from 1 up"),
     ({"batch_sizes": "1,x"}, r"--batch-sizes: 'x' is not a whole number from 1 up"),
+    ({"lengths": "1.5"}, r"--lengths: '1.5' is not a whole number from 1 up; give lengths, as 64,256"),
+    ({"head_dims": "-1"}, r"--head-dims: '-1' is not a whole number from 1 up; give widths, as 32,64"),
+    ({"dtypes": "int8"}, r"--dtypes: unknown 'int8'; choose from float32, bfloat16, float16"),
+    ({"modes": "fast"}, r"--modes: unknown 'fast'; choose from eager, compile"),
+    ({"process": -1}, r"--process: -1 is below 0; processes are counted from 0"),
+    ({"quick": True, "full": True}, r"--quick and --full ask for opposite things; give one of them, or neither"),
     ({"devices": "tpu"}, r"--devices: 'tpu' is not here; this machine has cpu"),
     ({"devices": "cpu:0"}, r"--devices: 'cpu:0' is not here; this machine has cpu"),
     ({"task": ["nope"]}, r"--task: unknown 'nope'; choose from .*or give an object of your own as path.py:name"),
@@ -158,15 +225,16 @@ def test_two_tasks_of_one_name(settings, tmp_path):
         settings(task=[TINY, f"{tmp_path}/mine.py:task"])
 
 
-def test_a_run_directory_must_be_free(settings, tmp_path):
+def test_a_run_directory_holds_a_run_or_nothing(settings, tmp_path):
     (tmp_path / "empty").mkdir()
+    for name in (".lock", ".environment.json.17-abcd.partial"):
+        (tmp_path / "empty" / name).touch()
     assert settings(run=str(tmp_path / "empty")).directory == tmp_path / "empty"
     (tmp_path / "empty" / "notes.txt").touch()
-    with pytest.raises(pytest.UsageError, match="holds other files; give a directory that is empty or does not exist"):
+    with pytest.raises(pytest.UsageError, match=r"holds other files; give a run to go on with, or a directory that is"):
         settings(run=str(tmp_path / "empty"))
     (tmp_path / "empty" / "environment.json").touch()
-    with pytest.raises(pytest.UsageError, match="holds a run already"):
-        settings(run=str(tmp_path / "empty"))
+    assert settings(run=str(tmp_path / "empty")).directory == tmp_path / "empty"
     with pytest.raises(pytest.UsageError, match=r"notes.txt is a file; give a directory"):
         settings(run=str(tmp_path / "empty" / "notes.txt"))
 

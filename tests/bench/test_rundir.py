@@ -6,8 +6,11 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from bench.rundir import RunDirectory, read_records, unfinished
+from bench.files import unfinished
+from bench.records import read_records
+from bench.rundir import RunDirectory
 
 TASKS = {"tiny": {"metric": "accuracy"}}
 SIZES = {"heads_kept": 3, "heads_total": 3, "parameters": 17, "shape": [2, 1], "keep": {"a": [0, 1], "b": [0]}}
@@ -27,7 +30,7 @@ def environment(run):
 
 
 def names(run):
-    return sorted(path.name for path in run.path.iterdir())
+    return sorted(path.name for path in run.path.iterdir() if path.name != ".lock")
 
 
 def test_the_environment_is_written_first_and_last(run):
@@ -43,15 +46,17 @@ def test_the_environment_is_written_first_and_last(run):
 
 
 def test_a_case_is_recorded_when_it_ends(run):
-    known = {"case": "tiny-none", "kind": "pruning", "batch": 3}
+    known = {"case": "tiny-none", "kind": "pruning", "batch": 3, "seq_len": 5, "mode": "compile"}
     found = {"shape": [0, 0], "samples": [{"arm": "dense", "round": 0, "seconds": 0.125}]}
     with run.case(**known) as record:
         assert read_records(run.path / "cases") == []
         record |= found
     (written,) = read_records(run.path / "cases")
-    unknown = ("task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "seq_len", "device")
-    head = {"schema": 1, "status": "ok", "error": None}
-    assert written == head | known | found | dict.fromkeys((*unknown, "dtype", "timed_by"))
+    unknown = ("task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "device", "dtype")
+    head = {"schema": 1, "status": "ok", "error": None, "process": 0, "counts": {}, "skipped_arms": {}}
+    axes = {"cache": "warm", "phase": "forward", "mask": "none", "tokens": 15}
+    open_fields = dict.fromkeys((*unknown, "timed_by", "ended", "warm_up", "width", "head_dim"))
+    assert written == head | known | found | axes | open_fields
 
 
 @pytest.mark.parametrize("kind", ["case", "plan"])
@@ -67,6 +72,60 @@ def test_an_interrupted_case_leaves_nothing(run):
     with pytest.raises(KeyboardInterrupt), run.case(case="tiny-none"):
         raise KeyboardInterrupt
     assert list((run.path / "cases").iterdir()) == []
+
+
+def test_a_run_that_is_told_to_stop_says_nothing_of_the_case(run):
+    with pytest.raises(pytest.exit.Exception), run.case(case="tiny-none"):
+        pytest.exit("enough")
+    assert list((run.path / "cases").iterdir()) == []
+
+
+def test_a_case_that_is_skipped_says_why(run):
+    with pytest.raises(pytest.skip.Exception), run.case(case="tiny-none"):
+        pytest.skip("tiny has no cache.")
+    (written,) = read_records(run.path / "cases")
+    assert (written["status"], written["error"]) == ("skipped", "tiny has no cache.")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: error code 12"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 7 bytes."), "out of memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "failed"),
+        (ValueError("out of memory"), "failed"),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(run, error, status):
+    with pytest.raises(type(error)), run.case(case="tiny-none"):
+        raise error
+    (written,) = read_records(run.path / "cases")
+    assert written["status"] == status
+    assert str(error) in written["error"]
+
+
+def test_what_the_cpu_really_raises_is_out_of_memory(run):
+    with pytest.raises(RuntimeError), run.case(case="tiny-none"):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert read_records(run.path / "cases")[0]["status"] == "out of memory"
+
+
+def test_each_process_has_files_of_its_own(tmp_path):
+    for process in (0, 2):
+        run = RunDirectory.create(tmp_path, {}, TASKS, process)
+        assert not run.has_case("tiny-none")
+        with run.case(case="tiny-none"):
+            pass
+        run.add_ceiling(("cpu", "float32", "matmul", 1e11, 9e10, 2e11, 17))
+        assert run.has_case("tiny-none")
+        run.close()
+    assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == ["tiny-none+2.json", "tiny-none.json"]
+    assert [(record["case"], record["process"]) for record in read_records(tmp_path / "cases")] == [
+        *(("tiny-none", 2), ("tiny-none", 0)),
+    ]
+    assert pd.read_csv(tmp_path / "ceilings.csv")["process"].tolist() == [0, 2]
 
 
 def test_tables_are_assembled_from_plans(run):
@@ -108,7 +167,8 @@ def test_a_run_of_nothing_has_all_tables(run):
     run.assemble()
     run.finish(run.path / "missing.json", interrupted=False)
     expected = ["attention.npz", "cases", "environment.json", "examples.parquet", "plans", "plans.csv"]
-    assert names(run) == sorted([*expected, "operators.csv", "predictions.csv", "promises.csv", "scores.csv"])
+    tables = ["ceilings.csv", "memory.csv", "operators.csv", "predictions.csv", "promises.csv", "scores.csv"]
+    assert names(run) == sorted([*expected, *tables])
     assert pd.read_csv(run.path / "plans.csv").empty
     assert list(pd.read_parquet(run.path / "examples.parquet")) == ["task", "plan", "example", "value_0"]
     assert ",".join(pd.read_csv(run.path / "scores.csv")) == "task,criterion,layer,head,score,seconds"
@@ -130,9 +190,10 @@ def test_tables_grow(run):
 @pytest.mark.parametrize("staged", [True, False])
 def test_what_pytest_benchmark_wrote_is_taken_over(run, tmp_path, staged):
     written = unfinished(run.path / "benchmarks.json") if staged else tmp_path / "elsewhere.json"
-    written.write_text("{}")
+    document = {"version": "5.3.1", "benchmarks": [{"fullname": "a", "stats": {"median": 0.5}}]}
+    written.write_text(json.dumps(document))
     run.finish(written, interrupted=False)
-    assert (run.path / "benchmarks.json").read_text() == "{}"
+    assert json.loads((run.path / "benchmarks.json").read_text()) == document
     assert written.exists() is not staged
 
 
@@ -146,7 +207,9 @@ def test_a_file_that_breaks_off_leaves_the_old_one(run, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(
+        pytest.exit.Exception, match=r"scores.csv can't be written \(no space left\); what was finished"
+    ):
         run.add_scores([])
     assert names(run) == ["cases", "environment.json", "plans"]
 

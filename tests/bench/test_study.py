@@ -193,4 +193,13 @@ def test_attention_maps_of_a_pruned_model(study):
 
 def test_a_task_without_an_example_has_no_maps(study, monkeypatch):
     monkeypatch.setattr(study.task, "attention_example", lambda: None)
-    assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {}
+    assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {"tiny/plan": "tiny-dense"}
+
+
+def test_a_plan_that_was_made_before_is_not_made_again(study, monkeypatch):
+    keep = {"layers.0": [2], "layers.1": [0, 1]}
+    made = {("gate", 0.5, 0): keep}
+    again = Study(study.task, made=lambda *asked: made.get(asked))
+    monkeypatch.setattr(again, "scores", None)  # would be called
+    assert again.plan("gate", 0.5) == mha.HeadPlan(keep)
+    assert again.plan("none", 0.0) == mha.HeadPlan({"layers.0": (), "layers.1": ()})

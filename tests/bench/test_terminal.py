@@ -80,6 +80,85 @@ def test_the_bare_layer(run):
     assert rows(run, "pruned / dense")[0][1:6] == ["12", "6", "1", "64", "cpu"]
 
 
+def test_the_bare_layer_stands_beside_the_fastest_peer(run):
+    sizes = {"kind": "attention", "task": "attention", "heads_total": 12, "batch": 1, "seq_len": 64, "device": "cpu"}
+    seconds = {"mha": 0.004, "torch": 0.006, "textbook": 0.005, "linears": 0.003, "products": 0.001}
+    with run.case(case="x", kept_fraction=1.0, heads_kept=12, timed_by="x", dtype="bfloat16", **sizes) as record:
+        record["samples"] = [
+            {"arm": arm, "round": r, "seconds": took} for r in range(4) for arm, took in seconds.items()
+        ]
+        record["mask"] = "padded"
+    run.assemble()
+    timing = ["4.00", "5.00", "1.25 [1.25, 1.25]"]
+    assert rows(run, "mha /") == [
+        ["mha / textbook", "12", "12", "1", "64", "cpu, bfloat16, padded", *timing],
+    ]
+
+
+def test_generation(run):
+    where = {
+        **WHERE,
+        "kind": "generation",
+        "criterion": "gate",
+        "kept_fraction": 0.5,
+        "seq_len": 64,
+        "dtype": "float32",
+    }
+    for name, phase, tokens in (("a", "prefill", 192), ("b", "decode", 3)):
+        with run.case(case=name, timed_by=name, **where) as record:
+            record |= {"phase": phase, "tokens": tokens, "samples": samples(0.002, 0.003, "pruned", "dense")}
+    run.assemble()
+    timing = ["2.00", "3.00", "1.50 [1.50, 1.50]"]
+    assert rows(run, "dates, gate") == [
+        ["dates, gate", "0.5", "3", "64", "cpu, float32, decode", "1500", *timing],
+        ["dates, gate", "0.5", "3", "64", "cpu, float32, prefill", "96000", *timing],
+    ]
+
+
+def test_each_dtype_and_mode_is_a_table_of_its_own(run):
+    plan(run, "gate", 0.5, 0.5)
+    for name, dtype, mode in (("a", "float32", "eager"), ("b", "float32", "compile"), ("c", "bfloat16", "eager")):
+        known = {"case": name, "criterion": "gate", "kept_fraction": 0.5, "timed_by": name, "dtype": dtype}
+        with run.case(**known, **WHERE) as record:
+            record |= {"mode": mode, "samples": samples(0.001, 0.003 if mode == "eager" else 0.002, "pruned", "dense")}
+    run.assemble()
+    assert [row[-1] for row in rows(run, "gate")] == ["3.00 [3.00, 3.00]", "2.00 [2.00, 2.00]", "3.00 [3.00, 3.00]"]
+    titles = [line for line in summary(run.path) if line.startswith("dates:")]
+    assert [title.partition(" on ")[2] for title in titles] == [
+        "cpu, float32",
+        "cpu, float32, compile",
+        "cpu, bfloat16",
+    ]
+
+
+def test_what_ended_the_timing_and_what_was_left_out(run):
+    for name, ended in (("a", "steady"), ("b", "time spent"), ("c", "steady"), ("d", None)):
+        with run.case(case=name, timed_by=name, **WHERE) as record:
+            record |= {"ended": ended, "samples": samples(1.0, 1.0, "pruned", "dense"), "criterion": "gate"}
+            record["kept_fraction"] = 0.5
+    with pytest.raises(MemoryError), run.case(case="e", **WHERE):
+        raise MemoryError
+    with pytest.raises(pytest.skip.Exception), run.case(case="f", **WHERE):
+        pytest.skip("dates has no cache.")
+    run.note({"machine": {"checks": [], "noisy": ["Other programs used 0.20 cores on average."]}})
+    run.assemble()
+    assert list(summary(run.path))[-5:] == [
+        "timing ended: 2 × steady, 1 × time spent",
+        "out of memory: e: MemoryError",
+        "skipped: f: dates has no cache.",
+        "noisy: Other programs used 0.20 cores on average.",
+        f"run directory: {run.path}",
+    ]
+
+
+def test_each_process_shows_its_own_timings(run):
+    with run.case(case="x", timed_by="x", kept_fraction=0.5, criterion="gate", **WHERE) as record:
+        record["samples"] = samples(0.002, 0.003, "pruned", "dense")
+    run.assemble()
+    assert any("2.00" in line for line in summary(run.path))
+    assert list(summary(run.path, process=1)) == [f"run directory: {run.path}"]
+
+
 def test_failures_and_broken_promises_are_said(run):
     with pytest.raises(ValueError, match="too big"), run.case(case="dates-none", **WHERE):
         raise ValueError("too big")
