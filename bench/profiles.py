@@ -6,6 +6,7 @@ Not collected among the benchmarks: a profiler takes time of its own, so nothing
 Every trace opens in Perfetto; TensorBoard's profiler plugin finds one run for each kept fraction.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from bench.calls import forward
@@ -24,6 +26,7 @@ from mha.timing import synchronize
 WARM_UP, PASSES = 3, 5
 PREFERRED = "leave_one_out"  # chooses the heads, unless --criteria leaves it out
 STEP = "ProfilerStep"  # how the profiler names its own marks
+CPU = DeviceType.CPU.value
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,15 +56,19 @@ def test_profile(
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         rows = list(profiled(call, device, trace))
+        memory = list(memory_timeline(json.loads(trace.read_text(encoding="utf-8")), device))
         run.add_trace(case_name(subject, device, keep), trace)
-    run.add_operators((subject, device, criterion, keep, batch, *row) for row in rows)
+    about = subject, device, criterion, keep, batch
+    run.add_operators((*about, *row) for row in rows)
+    run.add_memory((*about, *row) for row in memory)
     assert rows, "the profiler has seen no operator"
 
 
 def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
     """Run and write the trace; operator, calls, seconds, device_seconds and bytes, each of one pass.
 
-    Seconds are an operator's own, without those of the operators that it calls.
+    Seconds are an operator's own, without those of the operators that it calls; device_seconds are those of the kernels
+    that it started.
     """
     activities = [ProfilerActivity.CPU]
     if device != "cpu":
@@ -79,8 +86,49 @@ def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
             call()
             synchronize(device)
             profiler.step()
+    for_tensorboard(trace)
     for event in profiler.key_averages():
-        if not event.key.startswith(STEP):
+        # kernels stand in the list, too, but their time is that of the operators that started them
+        if event.device_type == DeviceType.CPU and not event.key.startswith(STEP):
             calls, own, there = event.count, event.self_cpu_time_total, event.self_device_time_total
             memory = event.self_cpu_memory_usage + event.self_device_memory_usage
             yield event.key, calls / PASSES, own / PASSES / 1e6, there / PASSES / 1e6, memory / PASSES
+
+
+def for_tensorboard(trace: Path) -> None:
+    """Rename the categories that torch-tb-profiler, written for torch 1.8, would overlook or count twice.
+
+    Else it finds no runtime calls, without which no kernel belongs to an operator, and twice as many steps. Perfetto
+    shows any category under the name that it has.
+    """
+    document = json.loads(trace.read_text(encoding="utf-8"))
+    renamed = [{**event, "cat": _known(event["cat"])} if "cat" in event else event for event in document["traceEvents"]]
+    if renamed != document["traceEvents"]:
+        trace.write_text(json.dumps({**document, "traceEvents": renamed}), encoding="utf-8")
+
+
+def _known(category: str) -> str:
+    """cuda_runtime, xpu_driver and the like are its "runtime"; marks of steps on the device are not the steps."""
+    if category.endswith(("_runtime", "_driver")):
+        return "runtime"
+    return "device_annotation" if category == "gpu_user_annotation" else category
+
+
+def memory_timeline(document: Mapping[str, Any], device: str) -> Iterator[tuple[float, int]]:
+    """Seconds since the last profiled pass began, and what has been allocated on the device since then, in bytes.
+
+    Args:
+        document: a trace with its "[memory]" events; times in it are microseconds.
+    """
+    events = document["traceEvents"]
+    steps = [
+        event for event in events if event["name"].startswith(f"{STEP}#") and event.get("cat") == "user_annotation"
+    ]
+    last = max(steps, key=lambda event: event["ts"])
+    yield 0.0, 0
+    allocated = 0
+    for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
+        since, about = event["ts"] - last["ts"], event["args"]
+        if 0 <= since <= last["dur"] and (about["Device Type"] == CPU) == (device == "cpu"):
+            allocated += about["Bytes"]
+            yield since / 1e6, allocated

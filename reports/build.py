@@ -16,7 +16,7 @@ from reports.run import Run
 
 SAMPLES = [
     "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
-    "seconds",
+    "seconds", "process", "cache", "mode", "phase", "mask",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from reports.errors import ReportError
 
+SCHEMA = 1
 REMEDY = "copy the run directory again, or run the benchmark again"
 Types = type | tuple[type, ...]
 
@@ -30,6 +31,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def check_schema(path: Path, document: Mapping[str, Any]) -> None:
+    """The document is of the schema that is read here."""
+    if document.get("schema") != SCHEMA:
+        raise ReportError(
+            f"{path}: expected schema {SCHEMA}, got {document.get('schema')!r}; use the reports that came with "
+            "the benchmark which wrote this run, or run the benchmark again"
+        )
+
+
 def check_fields(path: Path, document: Mapping[str, Any], fields: Mapping[str, Types], where: str = "") -> None:
     """Every field is there and of its type; `where` names the object inside the file."""
     inside = f" in {where}" if where else ""
@@ -43,7 +53,7 @@ def check_fields(path: Path, document: Mapping[str, Any], fields: Mapping[str, T
 
 
 def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The table in `path`, `columns` (name -> "text" or "number") checked and in their order.
+    """The table in `path`, `columns` (name -> "text", or some kind of number) checked and in their order.
 
     Numbers may be NaN; text may not be missing.
     """
@@ -57,7 +67,7 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     check_columns(path, frame.columns, columns)
     frame = frame[list(columns)].copy()
     for name, kind in columns.items():
-        if kind == "number":
+        if kind != "text":
             frame[name] = _numbers(path, frame[name])
         elif (frame[name].isna() | (frame[name] == "")).any():
             raise ReportError(f"{path}: column '{name}' has empty cells, the file may be cut off; {REMEDY}")

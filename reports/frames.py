@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from reports import stats
-from reports.run import LAYER, Metric, Run
+from reports.run import GENERATION, LAYER, Metric, Run
 
-SETTING = ["device", "dtype", "seq_len"]
+CONDITIONS = ["device", "dtype", "mode", "cache", "mask"]
+SETTING = [*CONDITIONS, "seq_len"]
 ARMS = ("dense", "pruned")
 
 
@@ -21,16 +22,29 @@ class Setting:
 
     device: str
     dtype: str
-    seq_len: int | None
+    mode: str = "eager"
+    cache: str = "warm"
+    mask: str = "none"
+    seq_len: int | None = None
 
     @property
     def text(self) -> str:
-        tokens = "" if self.seq_len is None else f", {self.seq_len} tokens"
-        return f"{self.device}, {self.dtype}{tokens}"
+        return ", ".join([self.device, self.dtype, *self._unusual.values()])
 
     @property
     def slug(self) -> str:
-        return f"{self.device}-{self.dtype}" + ("" if self.seq_len is None else f"-s{self.seq_len}")
+        return "-".join([self.device, self.dtype, *self._unusual])
+
+    @property
+    def _unusual(self) -> dict[str, str]:
+        """Short and in words, what is not as it mostly is."""
+        said = {
+            self.mode: "compiled" if self.mode == "compile" else self.mode,
+            self.cache: f"{self.cache} cache",
+            self.mask: "padded batches" if self.mask == "padded" else f"{self.mask} mask",
+            f"s{self.seq_len}": f"{self.seq_len} tokens",
+        }
+        return {short: text for short, text in said.items() if short not in ("eager", "warm", "none", "sNone")}
 
 
 @dataclass(frozen=True)
@@ -54,23 +68,31 @@ class Tradeoff:
 
 
 def cases_of(run: Run, task: str) -> pd.DataFrame:
-    """The task's cases whose shape has been timed."""
-    of_task = (run.cases["task"] == task) & ((run.cases["kind"] == "attention") == (task == LAYER))
-    return run.cases[of_task & run.cases["timed_by"].isin(run.samples["case"])]
+    """The cases whose shape has been timed: of a task, of the bare layer, or of all in which a model generates."""
+    kind = task if task in (LAYER, GENERATION) else "pruning"
+    mine = (run.cases["kind"] == kind) & ((run.cases["task"] == task) | (kind == GENERATION))
+    return run.cases[mine & run.cases["timed_by"].isin(run.samples["case"])]
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Cases that can be shown in one figure."""
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
-        device, dtype, seq_len = cast(tuple[Any, ...], key)
-        yield Setting(device, dtype, None if pd.isna(seq_len) else int(seq_len)), rows
+        same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
+        tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
+        yield Setting(**same | {"seq_len": tokens}), rows
+
+
+def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """Cases that can be shown in one figure which has the sequence length as an axis."""
+    for key, rows in cases.groupby(CONDITIONS, sort=True):
+        yield Setting(*cast(tuple[Any, ...], key)), rows
 
 
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Seconds of both arms and the paired speedup (dense / pruned), one row for each group of cases.
 
-    A shape that several cases share counts once. Adds to the columns `by`: shapes, rounds, and with `_low` and
-    `_high` dense, pruned (seconds) and speedup.
+    A shape that several cases share counts once. Adds to the columns `by`: shapes, rounds, processes (the fewest
+    of a shape), and with `_low` and `_high` dense, pruned (seconds) and speedup.
     """
     rows = []
     for key, group in cases.groupby(by, sort=True, dropna=False):
@@ -78,7 +100,11 @@ def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         if not timed:
             continue
         ratios = [run.log_ratios[(case, *ARMS)] for case in timed]
-        row = dict(zip(by, key, strict=True)) | {"shapes": len(timed), "rounds": sum(map(len, ratios))}
+        row = dict(zip(by, key, strict=True)) | {
+            "shapes": len(timed),
+            "rounds": sum(len(rounds) for processes in ratios for rounds in processes),
+            "processes": min(map(len, ratios)),
+        }
         for arm in ARMS:
             row |= columns(arm, stats.median_estimate(*(run.seconds[case, arm] for case in timed)))
         rows.append(row | columns("speedup", stats.ratio_estimate(*ratios)))

@@ -10,11 +10,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports import figures, tables
+from reports.cases import FAILED
+from reports.cells import Summary
 from reports.figures import FigureModule, Panel
-from reports.run import LAYER, Run
+from reports.run import GENERATION, LAYER, Run
 from reports.style import theme
 
-EMBED_LIMIT = 4_500_000  # characters of figures inside the page; it stays below 5 MB
+EMBED_LIMIT = 4_000_000  # characters of figures inside the page; with its tables it stays below 5 MB
+TITLES = {LAYER: "The bare attention layer", GENERATION: "Generation"}
+ABOUT = {
+    LAYER: "The layer alone, outside any model; every ratio is of times measured in the same rounds.",
+    GENERATION: "Causal models that read a prompt and then write, token by token, with a key/value cache.",
+}
 COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
 
 
@@ -32,6 +39,7 @@ class Picture:
     file: str
     source: str | None
     width: int
+    tables: tuple[Summary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A task, or the bare layer."""
+    """A task, the bare layer, or generation. The appendix is for looking things up."""
 
     title: str
     anchor: str
     about: str
-    tables: tuple[tables.Summary, ...]
+    tables: tuple[Summary, ...]
     parts: tuple[Part, ...]
+    appendix: tuple[Summary, ...]
 
     @property
     def headline(self) -> str:
@@ -77,7 +86,8 @@ class Gallery:
         source = "data:image/png;base64," + base64.b64encode((self.directory / file).read_bytes()).decode()
         fits = len(source) <= self.room
         self.room -= len(source) if fits else 0
-        return Picture(panel.title, module.caption(panel.frame), f"figures/{file}", source if fits else None, width)
+        caption = module.caption(panel.frame)
+        return Picture(panel.title, caption, f"figures/{file}", source if fits else None, width, panel.tables)
 
     def _unique(self, name: str) -> str:
         """A file name out of any text."""
@@ -97,7 +107,9 @@ def write(runs: Sequence[Run], directory: Path) -> None:
                 "anchor": f"run-{number}",
                 "path": run.path,
                 "notes": [*run.notes, *_failures(run)],
-                "failed": run.failed.to_dict("records"),
+                "noisy": run.noisy,
+                "failed": run.unfinished[run.unfinished["status"] == FAILED].to_dict("records"),
+                "closing": [*tables.left_out(run), *tables.ceilings(run)],
                 "environment": tables.environment(run),
                 "sections": list(_sections(run, gallery, number if len(runs) > 1 else None)),
             }
@@ -116,32 +128,32 @@ def write(runs: Sequence[Run], directory: Path) -> None:
 
 def _sections(run: Run, gallery: Gallery, number: int | None) -> Iterator[Section]:
     prefix = "" if number is None else f"run{number}-"
-    for task in (*run.tasks, LAYER):
-        kind = "layer" if task == LAYER else "task"
-        parts = tuple(
-            Part(
-                module.TITLE,
-                tuple(
-                    gallery.add(module, panel, f"{prefix}{task}-{name}-{panel.slug}")
-                    for panel in module.panels(run, task)
-                ),
-                module.ABSENT,
-            )
-            for name, module in figures.registry().items()
-            if kind == module.ABOUT
-        )
+    generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
+    for place, task in enumerate((*run.tasks, LAYER, *generates)):
+        of_task = task in run.tasks
         yield Section(
-            title="The bare attention layer" if kind == "layer" else task,
-            anchor=f"{prefix}{kind}-{(*run.tasks, LAYER).index(task)}",
+            title=TITLES.get(task, task),
+            anchor=f"{prefix}{'task' if of_task else task}-{place}",
             about=_about(run, task),
-            tables=() if kind == "layer" else (*tables.summaries(run, task), *tables.promises(run, task)),
-            parts=parts,
+            tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
+            parts=tuple(
+                Part(
+                    module.TITLE,
+                    tuple(
+                        gallery.add(module, panel, f"{prefix}{task}-{name}-{panel.slug}")
+                        for panel in module.panels(run, task)
+                    ),
+                    module.ABSENT,
+                )
+                for name, module in figures.about(task).items()
+            ),
+            appendix=tuple(tables.percentiles(run, task)),
         )
 
 
 def _about(run: Run, task: str) -> str:
-    if task == LAYER:
-        return "The layer alone, outside any model; every ratio is of times measured in the same rounds."
+    if task in ABOUT:
+        return ABOUT[task]
     about: dict[str, Any] = run.environment["tasks"][task]
     sentence = f"{about['description'].rstrip('.')}. " if about.get("description") else ""
     layers, metric = about.get("layers"), run.metric(task)
@@ -152,8 +164,9 @@ def _about(run: Run, task: str) -> str:
 
 
 def _failures(run: Run) -> Iterator[str]:
-    if len(run.failed):
-        count = "One measurement" if len(run.failed) == 1 else f"{len(run.failed)} measurements"
+    failed = int((run.unfinished["status"] == FAILED).sum())
+    if failed:
+        count = "One measurement" if failed == 1 else f"{failed} measurements"
         yield f"{count} failed; the errors are below, under What failed."
     if run.environment.get("dirty"):
         yield "The working tree had uncommitted changes when the run was made."

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from reports import stats
+from reports.stats import Processes
 
 BASELINES = ("even", "random")
 REFERENCES = ("dense", "none")
 MINUS = "−"
 LAYER = "attention"  # what the run directory calls the task of the bare layer
+GENERATION = "generation"  # and the kind of cases in which a causal model generates
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,16 @@ class Run:
 
     Attributes:
         cases: finished latency cases, one row each: the fields of `cases/CASE.json`, `shape` a tuple.
-        samples: case, arm, round, seconds; each sample once, under the case that timed it.
-        failed: name, error: cases and plans that failed.
-        plans: the rows of plans.csv. Empty where the file is missing; so are the next two.
+        samples: case, arm, round, seconds, process; each sample once, under the case that timed it.
+        counts: case, arm, flops, attention_flops, bytes, parameters, peak_bytes, cache_bytes of one call.
+        skipped_arms: case, arm, reason.
+        unfinished: kind, name, status, error: cases and plans that failed or were left out.
+        plans: the rows of plans.csv. Empty where the file is missing; so are the other tables.
         scores: task, criterion, layer, head, score, seconds.
         promises: what tasks state about themselves: task, promise, value, low, high, bound, kept ("True", "False").
+        ceilings: device, dtype, ceiling ("matmul" in FLOP/s, "copy" in bytes/s), value, low, high, samples, process.
+        predictions: shares of dense latency, predicted from measured costs, and measured.
+        operators, memory: where a profiled pass spent its time, and what it had allocated when.
         attention: in the order of the tasks and of their layers.
         notes: sentences about what is missing.
     """
@@ -76,10 +83,16 @@ class Run:
     environment: Mapping[str, Any]
     cases: pd.DataFrame
     samples: pd.DataFrame
-    failed: pd.DataFrame
+    counts: pd.DataFrame
+    skipped_arms: pd.DataFrame
+    unfinished: pd.DataFrame
     plans: pd.DataFrame
     scores: pd.DataFrame
     promises: pd.DataFrame
+    ceilings: pd.DataFrame
+    predictions: pd.DataFrame
+    operators: pd.DataFrame
+    memory: pd.DataFrame
     attention: tuple[AttentionExample, ...]
     notes: tuple[str, ...]
 
@@ -104,19 +117,28 @@ class Run:
         chosen = sorted(found - {*BASELINES, *REFERENCES})
         return (*chosen, *(name for name in BASELINES if name in found))
 
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """What the check of the machine found against it, as sentences; none for a quiet one."""
+        return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
+
     @cached_property
-    def seconds(self) -> Mapping[tuple[str, str], np.ndarray]:
-        """(case, arm) -> seconds of its rounds."""
+    def seconds(self) -> Mapping[tuple[str, str], Processes]:
+        """(case, arm) -> seconds of its rounds, by process."""
         return {
-            (str(case), str(arm)): rows.to_numpy()
-            for (case, arm), rows in self.samples.groupby(["case", "arm"])["seconds"]
+            (str(case), str(arm)): stats.by_process(rows.set_index("process")["seconds"])
+            for (case, arm), rows in self.samples.groupby(["case", "arm"])
         }
 
     @cached_property
-    def log_ratios(self) -> Mapping[tuple[str, str, str], np.ndarray]:
-        """(case, arm over, arm under) -> log of the ratio of their seconds, round by round."""
+    def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:
+        """(case, arm over, arm under) -> log of the ratio of their seconds, round by round, by process.
+
+        Of ("dense", "pruned"), and of every other arm over "mha".
+        """
+        others = sorted({*self.samples["arm"]} - {"mha", "dense", "pruned"})
         return {
             (case, over, under): ratios
-            for over, under in (("dense", "pruned"), ("torch", "mha"))
+            for over, under in (("dense", "pruned"), *((arm, "mha") for arm in others))
             for case, ratios in stats.paired_log_ratios(self.samples, over, under).items()
         }

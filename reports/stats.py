@@ -1,14 +1,21 @@
 """Medians, paired ratios, their intervals, and the Pareto front. Arrays in, numbers out."""
 
 import warnings
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom
 
 RESAMPLES = 2000
 SEED = 0
+LEVEL = 0.95
 ENOUGH_ROUNDS = 6  # below that no 95 % interval of a median exists: even the range covers less
+
+Processes = Sequence[np.ndarray]  # samples of the same thing, an array (rounds,) for each process
 
 
 class Estimate(NamedTuple):
@@ -23,33 +30,58 @@ class Estimate(NamedTuple):
         return Estimate(*(float(function(number)) for number in self))
 
 
-def median_estimate(*samples: np.ndarray) -> Estimate:
-    """The median of `samples` (n,), its interval from a percentile bootstrap over the samples.
+def median_of(processes: Processes) -> float:
+    """The median over processes of the medians of their rounds."""
+    return float(np.median([np.median(rounds) for rounds in processes]))
 
-    Of several arrays, say one for each shape that was timed: the median of their medians, each
-    resampled within itself. A single sample has a value and no interval.
+
+def median_estimate(*samples: Processes) -> Estimate:
+    """The median, of the rounds of each process, then over processes; its interval from a percentile bootstrap.
+
+    Rounds within one process share its luck: with several, processes are drawn first, and rounds within those.
+    Of several samples, say one for each shape that was timed: the median of their medians, each resampled within
+    itself. A single round has a value and no interval.
     """
-    value = float(np.median([np.median(array) for array in samples]))
-    if min(len(array) for array in samples) < 2:
+    value = float(np.median([median_of(processes) for processes in samples]))
+    if min(sum(map(len, processes)) for processes in samples) < 2:
         return Estimate(value, np.nan, np.nan)
-    generator = np.random.default_rng(SEED)
-    medians = [_resampled_medians(array, generator) for array in samples]
+    medians = [_replicates(processes) for processes in samples]
     low, high = np.percentile(np.median(medians, axis=0), [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
 
-def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, np.ndarray]:
-    """Case -> log(seconds of arm `over` / seconds of arm `under`), (rounds,).
+def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
+    """The quantile of `values` (n,) at `share`, between the two order statistics that hold it 95 times of 100.
 
-    `samples` has the columns case, arm, round, seconds. Rounds that have only one of the two are left out, and
-    so are cases that have no other.
+    None where n is too few for both to lie inside the sample: below 6 for the median, 36 for p90, 368 for p99.
+    The number of values below a quantile is binomial, whatever the distribution (David and Nagaraja 2003, 7.1).
     """
-    arms = samples.pivot(index=["case", "round"], columns="arm", values="seconds").reindex(columns=[over, under])
-    ratios = (arms[over] / arms[under]).dropna()
-    return {str(case): np.log(rows.to_numpy()) for case, rows in ratios.groupby(level="case")}
+    tail = (1 - LEVEL) / 2
+    low, high = (int(binom.ppf(level, len(values), share)) for level in (tail, 1 - tail))
+    if not 1 <= low <= high < len(values):
+        return None
+    ordered = np.sort(values)
+    return Estimate(float(np.quantile(ordered, share)), float(ordered[low - 1]), float(ordered[high]))
 
 
-def ratio_estimate(*log_ratios: np.ndarray) -> Estimate:
+def by_process(values: pd.Series) -> Processes:
+    """The values, indexed by process, as one array for each."""
+    return tuple(rows.to_numpy() for _, rows in values.groupby(level="process"))
+
+
+def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, Processes]:
+    """Case -> log(seconds of arm `over` / seconds of arm `under`), (rounds,) for each process.
+
+    `samples` has the columns case, arm, round, seconds, process. Rounds that have only one of the two are left
+    out, and so are cases that have no other.
+    """
+    rounds = ["case", "process", "round"]
+    arms = samples.pivot(index=rounds, columns="arm", values="seconds").reindex(columns=[over, under])
+    ratios = (arms[over] / arms[under]).dropna().map(np.log)
+    return {str(case): by_process(rows) for case, rows in ratios.groupby(level="case")}
+
+
+def ratio_estimate(*log_ratios: Processes) -> Estimate:
     """The median ratio with its interval, from logs of ratios."""
     return median_estimate(*log_ratios).map(np.exp)
 
@@ -83,14 +115,31 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
         return columns.rank().corr()
 
 
-def _resampled_medians(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(RESAMPLES,) medians of `values` (n,) drawn with replacement.
+def _replicates(processes: Processes) -> np.ndarray:
+    """(RESAMPLES,) medians over processes drawn with replacement, each of its own rounds drawn likewise."""
+    medians = np.stack([_resampled_medians(np.asarray(rounds, dtype=float).tobytes()) for rounds in processes])
+    count = len(processes)
+    if count == 1:
+        return np.asarray(medians[0])
+    generator = _generator(medians.tobytes())
+    drawn, replicate = (generator.integers(0, size, (RESAMPLES, count)) for size in (count, RESAMPLES))
+    return np.asarray(np.median(medians[drawn, replicate], axis=1))
+
+
+@lru_cache(maxsize=4096)  # several figures and tables ask for the same
+def _resampled_medians(values: bytes) -> np.ndarray:
+    """(RESAMPLES,) medians of `values`, the bytes of float64 (n,), drawn with replacement.
 
     Ranks are drawn rather than values: partitioning small integers is several times as fast.
     """
-    count = len(values)
-    ranks = generator.integers(0, count, (RESAMPLES, count), dtype=np.int16 if count < 2**15 else np.int32)
+    ordered = np.sort(np.frombuffer(values))
+    count = len(ordered)
+    ranks = _generator(values).integers(0, count, (RESAMPLES, count), dtype=np.int16 if count < 2**15 else np.int32)
     ranks.partition([(count - 1) // 2, count // 2], axis=1)
-    ordered = np.sort(values)
     below, above = ordered[ranks[:, (count - 1) // 2]], ordered[ranks[:, count // 2]]
     return np.asarray((below + above) / 2)
+
+
+def _generator(data: bytes) -> np.random.Generator:
+    """The same every time for the same data, and another for others, so that resamples are independent."""
+    return np.random.default_rng([SEED, crc32(data)])

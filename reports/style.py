@@ -27,6 +27,14 @@ class Look(NamedTuple):
     marker: str
 
 
+BOUND_LOOKS = {  # what holds a point back
+    "compute": Look(sns.color_palette("colorblind")[0], "o"),
+    "memory": Look(sns.color_palette("colorblind")[1], "s"),
+    "overhead": Look(sns.color_palette("colorblind")[3], "^"),
+    "unknown": Look(sns.color_palette("colorblind")[0], "o"),
+}
+
+
 @contextmanager
 def theme() -> Iterator[None]:
     """Draw inside this."""
@@ -83,6 +91,12 @@ def reach(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     """How far an interval reaches down and up from its value, (2, n); nowhere where there is none."""
     distances = np.array([value - low, high - value], dtype=float)
     return np.where(distances > 0, distances, 0.0)
+
+
+def extent(frame: pd.DataFrame, *columns: str) -> tuple[float, float]:
+    """The least and the largest number in these columns."""
+    values = frame[list(columns)].to_numpy(dtype=float)
+    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def legend_right(axes: Axes, **options: Any) -> None:

@@ -1,38 +1,26 @@
 """The tables of a page, as text that only needs to be set."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports import frames, stats
+from reports.cases import LEFT_OUT, last_line
+from reports.cells import NONE, Cell, Summary, interval, number, word
 from reports.frames import Tradeoff
 from reports.run import Metric, Run
-from reports.words import count, digits, per_cent, times
+from reports.words import count, digits, per_cent, rate, size, times
 
 UNKNOWN = "unknown"
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value, its interval where it has one, and the number it sorts by."""
-
-    text: str
-    interval: str = ""
-    order: float | str = ""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A table with a title above it, and a note where it needs one."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+CEILINGS = {
+    "matmul": ("matrix multiplication", "FLOP/s"),
+    "copy": ("copy from memory, read plus written", "B/s"),
+    "cached copy": ("copy within the caches, read plus written", "B/s"),
+}
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:
@@ -77,6 +65,56 @@ def promises(run: Run, task: str) -> Iterator[Summary]:
         )
 
 
+def percentiles(run: Run, task: str) -> Iterator[Summary]:
+    """Of every case that was timed, and each of its arms: how long, how many a second, how much memory."""
+    cases = frames.cases_of(run, task)
+    timed = cases[cases["case"] == cases["timed_by"]]
+    counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
+    rows = [
+        _percentiles(case, arm, np.concatenate(processes), counts.get((name, arm)))
+        for case in timed.to_dict("records")
+        for (name, arm), processes in run.seconds.items()
+        if name == case["case"]
+    ]
+    if rows:
+        yield Summary(
+            title=f"Percentiles, throughput and memory of all {count(len(timed), 'case')}",
+            note="In brackets: 95 % intervals from order statistics, over all rounds of all processes; a dash where "
+            "there are too few (6 for p50, 36 for p90, 368 for p99). Throughput is that of the median. The last "
+            "column says what ended the sampling: that the interval was narrow enough, or that time was up.",
+            columns=(
+                *("case", "arm", "p50 (ms)", "p90 (ms)", "p99 (ms)", "n", "examples/s", "tokens/s", "peak memory"),
+                "ended",
+            ),
+            rows=tuple(rows),
+            folded=True,
+        )
+
+
+def ceilings(run: Run) -> Iterator[Summary]:
+    """What the machine can do at most, as measured in the same run."""
+    rows = []
+    for (device, dtype, ceiling), found in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
+        name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
+        measured = stats.Estimate(found["value"].median(), found["low"].min(), found["high"].max())
+        value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
+        rows.append((word(device), word(dtype), word(name), value))
+    if rows:
+        note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
+        columns = ("device", "dtype", "ceiling", "measured")
+        yield Summary("Ceilings of this machine, measured in the same run", note, columns, tuple(rows))
+
+
+def left_out(run: Run) -> Iterator[Summary]:
+    """What has no result without having failed, and why."""
+    found = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
+    rows = [(word(row.name), word(row.status), word(last_line(row.error))) for row in found.itertuples(index=False)]
+    for (arm, reason), cases in run.skipped_arms.groupby(["arm", "reason"]):
+        rows.append((word(f"arm {arm} of {count(len(cases), 'case')}"), word("skipped"), word(reason)))
+    if rows:
+        yield Summary("What was left out, and why", "", ("what", "outcome", "reason"), tuple(rows))
+
+
 def environment(run: Run) -> list[tuple[str, str]]:
     """What the numbers were measured on: name, value."""
     about = run.environment
@@ -92,6 +130,7 @@ def environment(run: Run) -> list[tuple[str, str]]:
         ("platform", _text(about, "platform")),
         ("Python", _text(about, "python")),
         ("packages", _pairs(about.get("packages")) or UNKNOWN),
+        ("preset", _text(about, "preset")),
         ("revision", revision + dirty),
         ("command", _text(about, "command")),
         ("started", _text(about, "created")),
@@ -107,32 +146,51 @@ def _row(row: pd.Series, metric: Metric) -> tuple[Cell, ...]:
         Cell(f"{row['heads_kept']:.0f} of {row['heads_total']:.0f}", order=row["heads_kept"]),
         Cell(metric.text(row["value"]), metric.interval(row["low"], row["high"]), row["value"]),
         _difference(row, metric),
-        _number(row, "pruned", lambda seconds: digits(1e3 * seconds)),
-        Cell("–" if np.isnan(row["dense"]) else digits(1e3 * row["dense"]), order=row["dense"]),
-        _number(row, "speedup", times),
+        interval(row, "pruned", _thousandths),
+        number(row["dense"], _thousandths),
+        interval(row, "speedup", times),
     )
+
+
+def _percentiles(case: Mapping[Hashable, Any], arm: str, seconds: np.ndarray, peak: float | None) -> tuple[Cell, ...]:
+    median = float(np.median(seconds))
+    return (
+        word(case["case"]),
+        word(arm),
+        *(_quantile(seconds, share) for share in (0.5, 0.9, 0.99)),
+        number(len(seconds), "{:.0f}".format),
+        number(case["batch"] / median, digits),
+        number(case["tokens"] / median, digits),
+        number(peak, size),
+        word(case["ended"] or NONE),
+    )
+
+
+def _quantile(seconds: np.ndarray, share: float) -> Cell:
+    found = stats.quantile_estimate(seconds, share)
+    if found is None:
+        return Cell(NONE)
+    return Cell(_thousandths(found.value), f"{_thousandths(found.low)} to {_thousandths(found.high)}", found.value)
+
+
+def _thousandths(seconds: float) -> str:
+    return digits(1e3 * seconds)
 
 
 def _difference(row: pd.Series, metric: Metric) -> Cell:
     if row["criterion"] == "dense" or np.isnan(row["difference"]):
         return Cell("–")
-    interval = metric.interval(row["difference_low"], row["difference_high"])
-    return Cell(metric.change(row["difference"]), interval, row["difference"])
-
-
-def _number(row: pd.Series, name: str, text: Any) -> Cell:
-    if np.isnan(row[name]):
-        return Cell("–")
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    by_definition = low == high
-    return Cell(text(row[name]), "" if np.isnan(low) or by_definition else f"{text(low)} to {text(high)}", row[name])
+    bounds = metric.interval(row["difference_low"], row["difference_high"])
+    return Cell(metric.change(row["difference"]), bounds, row["difference"])
 
 
 def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
     default = run.environment["tasks"][tradeoff.task]["batch_size"]
     if tradeoff.batch is not None and tradeoff.batch != default:
         yield f"The task's own batch size, {default}, was not timed; {tradeoff.batch} is the nearest that was."
-    yield "In brackets: 95 % intervals, for accuracy over held-out examples, for times over rounds."
+    processes = tradeoff.table.get("processes", pd.Series(dtype=float)).min()
+    over = f"at least {processes:.0f} processes and the rounds within each" if processes > 1 else "rounds"
+    yield f"In brackets: 95 % intervals, for accuracy over held-out examples, for times over {over}."
     yield "Dense is timed in the same rounds; speedup is the median of the rounds' ratios, not the ratio of medians."
     draws = tradeoff.table.loc[tradeoff.table["draws"] > 1, "draws"]
     if len(draws):

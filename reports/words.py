@@ -41,3 +41,17 @@ def count(number: float, noun: str) -> str:
 def listed(names: list[str]) -> str:
     """a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def size(count: float) -> str:
+    """Bytes: 512 B, 1.50 KiB, 12.0 MiB."""
+    power = min(4, max(0, int(math.log2(abs(count)) // 10))) if count else 0
+    return (
+        f"{digits(count / 2 ** (10 * power)) if power else f'{count:.0f}'} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    )
+
+
+def rate(value: float, unit: str) -> str:
+    """A rate with its decimal prefix: 123 GFLOP/s, 45.6 GB/s, 789 tokens/s."""
+    power = min(5, max(0, int(math.log10(abs(value)) // 3))) if value else 0
+    return f"{digits(value / 1000**power)} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}"

@@ -16,7 +16,7 @@ from reports.style import INK, new_figure
 from reports.words import listed
 
 TITLE = "Attention before and after pruning"
-ORDER = 6
+ORDER = 11
 ABOUT = "task"
 ABSENT = "Attention before and after pruning needs attention.npz with weights of the task."
 WIDE = 14  # more keys than that, and only half as many heads fit beside one another

@@ -14,7 +14,7 @@ from reports.style import new_figure
 from reports.words import duration, listed
 
 TITLE = "Head importance"
-ORDER = 5
+ORDER = 10
 ABOUT = "task"
 ABSENT = "The map of importance needs scores.csv with scores of the task."
 COLUMNS = 2

@@ -4,58 +4,66 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports import frames
 from reports.figures import Panel
 from reports.run import Run
-from reports.style import INK, kept_axis, legend_right, new_figure, reach
+from reports.style import INK, looks, new_figure, reach
 from reports.words import between, milliseconds, per_cent
 
 TITLE = "The bare layer, pruned against dense"
-ORDER = 8
+ORDER = 2
 ABOUT = "layer"
 ABSENT = "The pruned bare layer was not measured in this run."
-SIZE = ["heads_total", "batch", "seq_len"]
+TARGETS = ((2, 10, 1.25), (10, 1e5, 1.05))  # where dense takes over (ms), up to, at most: what the project wants
+SIZE = ["heads_total", "head_dim", "batch", "seq_len"]
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """Frames: SIZE, kept_fraction, dense and pruned (seconds), and share (pruned / dense), with intervals."""
-    cases = frames.cases_of(run, task)
-    for (device, dtype), group in cases.groupby(["device", "dtype"]):
-        frame = frames.latencies(run, group, [*SIZE, "kept_fraction"])
+    for setting, cases in frames.conditions(frames.cases_of(run, task)):
+        frame = frames.latencies(run, cases, [*SIZE, "kept_fraction"])
         if len(frame):
             share = {"share": "speedup", "share_low": "speedup_high", "share_high": "speedup_low"}
             frame = frame.assign(**{name: 1 / frame[column] for name, column in share.items()})
-            yield Panel(f"{device}-{dtype}", f"{device}, {dtype}", frame)
+            yield Panel(setting.slug, setting.text, frame)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
     figure = new_figure(8.6, 5.0)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=INK, linestyle=":", label="ideal: time = heads kept")
-    sizes = sorted(frame.groupby(SIZE, dropna=False), key=lambda item: item[1]["dense"].median())
-    colors = sns.color_palette("viridis_r", len(sizes) + 1)[1:]
-    for place, ((_, rows), color) in enumerate(zip(sizes, colors, strict=True)):
-        rows = rows.sort_values("kept_fraction")
-        along = reach(rows["share"], rows["share_low"], rows["share_high"])
+    kept = sorted({fraction for fraction in frame["kept_fraction"] if fraction > 0}, reverse=True)
+    look = looks([per_cent(fraction) for fraction in kept])
+    for fraction in kept:
+        rows = frame[frame["kept_fraction"] == fraction].sort_values("dense")
+        excess = [rows[name] / fraction for name in ("share", "share_low", "share_high")]
         axes.errorbar(
-            rows["kept_fraction"] + 0.004 * (place - (len(sizes) - 1) / 2), rows["share"],
-            yerr=along, label=f"{_size(rows.iloc[0])}: dense {milliseconds(rows['dense'].median())}",
-            color=color, marker="o", markersize=5, linewidth=1.4, elinewidth=1.1,
+            1e3 * rows["dense"], excess[0], yerr=reach(*excess), linestyle="", elinewidth=1.1, markersize=6,
+            label=f"{per_cent(fraction)} of the heads", color=look[per_cent(fraction)].color,
+            marker=look[per_cent(fraction)].marker,
         )  # fmt: skip
-    axes.set_xlim(0, 1.03)
-    kept_axis(axes)
-    axes.set_ylabel("time of pruned / time of dense (paired)")
-    axes.set_ylim(bottom=0)
-    legend_right(axes, title="sizes, quickest first")
+    axes.axhline(1, color=INK, linewidth=1, label="ideal: time = heads kept")
+    for start, end, target in TARGETS:
+        label = f"target: at most {target} where dense takes over {start} ms"
+        axes.plot([start, end], [target, target], color=INK, linewidth=0.9, linestyle=":", zorder=1)
+        axes.annotate(label, (start, target), xytext=(2, 3), textcoords="offset points", color=INK, fontsize="x-small")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = 1e3 * frame["dense"].min(), 1e3 * frame["dense"].max()
+    axes.set_xlim(min(low, 2) / 1.5, max(high, 30) * 1.5)
+    axes.set_xlabel("time of the dense layer (ms), one mark for each size")
+    axes.set_ylabel("time of pruned / (heads kept × time of dense)")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
     largest = frame.iloc[frame.groupby(SIZE, dropna=False)["dense"].transform("median").argmax()]
-    same = frame[(frame[SIZE] == largest[SIZE]).all(axis=1)]
+    same = frame[(frame[SIZE].astype(float).fillna(-1) == largest[SIZE].astype(float).fillna(-1)).all(axis=1)]
     half = same.iloc[(same["kept_fraction"] - 0.5).abs().argmin()]
     at_half = frame[np.isclose(frame["kept_fraction"], half["kept_fraction"])]
     spread = (
@@ -72,4 +80,5 @@ def caption(frame: pd.DataFrame) -> str:
 
 def _size(row: pd.Series) -> str:
     tokens = "" if pd.isna(row["seq_len"]) else f", {int(row['seq_len'])} tokens"
-    return f"{int(row['heads_total'])} heads, batch {int(row['batch'])}{tokens}"
+    width = "" if pd.isna(row["head_dim"]) else f" × {int(row['head_dim'])}"
+    return f"{int(row['heads_total'])} heads{width}, batch {int(row['batch'])}{tokens}"

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from reports import page
 from tests.reports.synthetic import RunWriter, fill, fill_minimal
 
 Write = Callable[..., Path]
@@ -40,3 +42,19 @@ def minimal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunWriter(tmp_path_factory.mktemp("runs") / "minimal")
     fill_minimal(run)
     return run.finish()
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Figures are drawn, which is quick, and not rendered, which is not."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: Path(path).write_bytes(bytes(1000)))  # noqa: ARG005
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Figures are not drawn at all; only what is said of them is on the page."""
+    monkeypatch.setattr(page.Gallery, "add", tell)
+
+
+def tell(gallery, module, panel, name):  # noqa: ARG001
+    return page.Picture(panel.title, module.caption(panel.frame), "figures/none.png", "data:,", 100)

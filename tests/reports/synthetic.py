@@ -14,6 +14,13 @@ PLAN_COLUMNS = [
     "value", "low", "high", "difference", "difference_low", "difference_high", "examples",
 ]  # fmt: skip
 SCORE_COLUMNS = ["task", "criterion", "layer", "head", "score", "seconds"]
+MEMORY_COLUMNS = ["task", "device", "criterion", "kept_fraction", "batch", "seconds", "bytes"]
+OPERATOR_COLUMNS = [*MEMORY_COLUMNS[:5], "operator", "calls", "seconds", "device_seconds", "bytes"]
+PREDICTION_COLUMNS = [
+    "task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"
+]  # fmt: skip
+CEILING_COLUMNS = ["device", "dtype", "ceiling", "value", "low", "high", "samples", "process"]
+MATMUL, COPY = 1e12, 1e11  # FLOP/s, bytes/s
 DENSE_SECONDS = 0.012  # at batch 1; twice that at 2
 
 
@@ -25,6 +32,7 @@ class RunWriter:
         self.plans: list[dict[str, Any]] = []
         self.scores: list[Sequence[Any]] = []
         self.attention: dict[str, np.ndarray] = {}
+        self.tables: dict[str, tuple[Sequence[str], list[Sequence[Any]]]] = {}
         self.environment: dict[str, Any] = {
             "schema": 1, "created": "2026-11-23T05:00:00+00:00", "finished": "2026-11-23T05:09:00+00:00",
             "interrupted": False, "command": "pytest bench --quick", "cpu": "AMD EPYC", "cores": 2, "threads": 2,
@@ -65,15 +73,23 @@ class RunWriter:
             "heads_kept": round(kept * total), "heads_total": total, "shape": [round(kept * total)], "batch": batch,
             "seq_len": 7, "device": "cpu", "dtype": "float32", "timed_by": name, "samples": list(samples),
         }  # fmt: skip
-        self.json(f"cases/{name}.json", document | changes)
+        process = changes.get("process", 0)
+        self.json(f"cases/{name}{f'+{process}' if process else ''}.json", document | changes)
         return name
 
-    def layer_case(self, heads: int, batch: int, seq_len: int, kept: float, samples: Iterable[Any]) -> None:
-        name = f"attention-h{heads}-keep{kept}-b{batch}-s{seq_len}-cpu"
-        self.case(
-            "attention", None, kept, batch, samples, case=name, kind="attention", plan=None, seq_len=seq_len,
-            heads_total=heads, heads_kept=round(kept * heads), shape=[round(kept * heads)],
-        )  # fmt: skip
+    def layer_case(
+        self, heads: int, batch: int, seq_len: int, kept: float, samples: Iterable[Any], **changes: Any
+    ) -> str:
+        name = changes.pop("case", f"attention-h{heads}-keep{kept}-b{batch}-s{seq_len}-cpu")
+        about = {
+            "kind": "attention", "plan": None, "seq_len": seq_len, "heads_total": heads,
+            "heads_kept": round(kept * heads), "shape": [round(kept * heads)],
+        }  # fmt: skip
+        return self.case("attention", None, kept, batch, samples, case=name, **about | changes)
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows to a CSV table that stands as it is in the run."""
+        self.tables.setdefault(name, (columns, []))[1].extend(rows)
 
     def json(self, name: str, document: Any) -> None:
         file = self.path / name
@@ -88,6 +104,8 @@ class RunWriter:
             pd.DataFrame(values).to_parquet(self.path / "examples.parquet")
         if self.scores:
             self._csv("scores.csv", SCORE_COLUMNS, self.scores)
+        for name, (columns, rows) in self.tables.items():
+            self._csv(name, columns, rows)
         if self.attention:
             np.savez_compressed(self.path / "attention.npz", allow_pickle=False, **self.attention)
         return self.path
@@ -102,6 +120,19 @@ def paired(dense: float, speedup: float, rounds: int = 11, arms: tuple[str, str]
     drift = 1 + 2 * np.arange(rounds) / max(1, rounds - 1)
     times = {arms[0]: dense * drift, arms[1]: dense * drift / speedup}
     return [{"arm": arm, "round": turn, "seconds": float(times[arm][turn])} for turn in range(rounds) for arm in arms]
+
+
+def counted(
+    dense: tuple[float, float], pruned: tuple[float, float], arms: tuple[str, str] = ("dense", "pruned"), **more: Any
+) -> dict:
+    """Counts of both arms whose ceiling times are those seconds: (of the matrix products, of what must move)."""
+    return {
+        arm: {
+            "flops": int(compute * MATMUL), "attention_flops": int(compute * MATMUL / 7), "bytes": int(move * COPY),
+            "parameters": 1009, "peak_bytes": 3 * 2**20, "cache_bytes": None,
+        } | more
+        for arm, (compute, move) in zip(arms, (dense, pruned), strict=True)
+    }  # fmt: skip
 
 
 def attention_arrays(task: str, layer: str, heads: int, kept: Sequence[int], queries: int, keys: int) -> dict[str, Any]:
@@ -120,7 +151,9 @@ def fill(run: RunWriter) -> None:
     """One task with everything a run can have.
 
     Planted: speedup 2 at half of the heads and 4 at a quarter, at batch 2; 1 at batch 1. `magnitude` shares taylor's
-    shape at a half. Random accuracies are 0.50, 0.51 … 0.70 at a half.
+    shape at a half. Random accuracies are 0.50, 0.51 … 0.70 at a half. Without any head, speedup 8 at batch 2 and 1.25
+    at batch 1. At batch 2 the dense model is at 0.8 of its ceiling, bound by its products, taylor at a half at 0.75 and
+    bound by memory, at a quarter at 0.1.
     """
     run.task("digits", {"blocks.0.attention": 8, "blocks.1.attention": 8})
     run.plan("digits", "dense", 1.0, 0.97)
@@ -133,11 +166,15 @@ def fill(run: RunWriter) -> None:
     for batch in (1, 2):
         for kept, speedup in ((0.5, 2.0), (0.25, 4.0)):
             samples = paired(DENSE_SECONDS * batch, speedup if batch == 2 else 1.0)
-            name = run.case("digits", "taylor", kept, batch, samples)
+            ceiling = (0.001, 0.018) if kept == 0.5 else (0.0012, 0.0007)
+            counts = counted((0.0384, 0.001), ceiling) if batch == 2 else {}
+            name = run.case("digits", "taylor", kept, batch, samples, counts=counts)
             run.case("digits", "magnitude", kept, batch, [], timed_by=name)
         run.case(
             "digits", "random", 0.5, batch, paired(DENSE_SECONDS * batch, 1.6 if batch == 2 else 1.0), shape=[3, 5]
         )
+        whole = paired(DENSE_SECONDS * batch, 8.0 if batch == 2 else 1.25)
+        run.case("digits", "none", 0.0, batch, whole, case=f"digits-none-b{batch}-cpu", plan="digits-none")
     for criterion, sign in (("taylor", 1), ("magnitude", -1)):
         for layer in ("blocks.0.attention", "blocks.1.attention"):
             run.scores += [
@@ -160,6 +197,41 @@ def fill(run: RunWriter) -> None:
     )
     run.json("plans/digits-gate-keep0.5-0.json", {"schema": 1, "status": "failed", "error": "gate would not train"})
 
+    fill_profile(run)
+    fill_generation(run)
+    run.table("ceilings.csv", CEILING_COLUMNS, [
+        ("cpu", "float32", ceiling, value * turn, 0.9 * value, 1.1 * value, 31, process)
+        for ceiling, value in (("matmul", MATMUL), ("copy", COPY)) for process, turn in enumerate((0.5, 1.0, 1.5))
+    ])  # fmt: skip
+    run.table("predictions.csv", PREDICTION_COLUMNS, [
+        ("digits", "cpu", f"plan-{place}", "[3, 5]", predicted, measured, measured - 0.01, measured + 0.01,
+         predicted / measured - 1, "steady", 12)
+        for place, (predicted, measured) in enumerate([(0.5, 0.5), (0.618, 0.6), (0.77, 0.7)])
+    ])  # fmt: skip
+
+
+def fill_profile(run: RunWriter) -> None:
+    """What nox -s profile adds: 5 ms of operators dense, 3 at a half; 6 and 4 MiB at the most."""
+    for kept, products, memory in ((1.0, 4.0, 6), (0.5, 2.0, 4)):
+        about = ("digits", "cpu", "dense" if kept == 1 else "taylor", kept, 2)
+        operators = {"aten::addmm": products, "aten::softmax": 0.75, "aten::view": 0.25}
+        run.table("operators.csv", OPERATOR_COLUMNS, [
+            (*about, name, 3, ms / 1e3, 0.0, 17) for name, ms in operators.items()
+        ])  # fmt: skip
+        steps = ((0.0, 0), (0.001, memory * 2**20), (0.003, 2**20), (0.004, 0))
+        run.table("memory.csv", MEMORY_COLUMNS, [(*about, *step) for step in steps])
+
+
+def fill_generation(run: RunWriter) -> None:
+    """A causal model: at a half of the heads prefill is twice as fast and decode 1.25 times."""
+    for phase, seconds, speedup, tokens in (("prefill", 0.01, 2.0, 3 * 19), ("decode", 0.005, 1.25, 3)):
+        counts = counted((0.001, 0.001), (0.001, 0.001))
+        counts["dense"]["cache_bytes"], counts["pruned"]["cache_bytes"] = 2**21, 2**20
+        run.case(
+            "llama", None, 0.5, 3, paired(seconds, speedup), case=f"generation-llama-keep0.5-{phase}-cpu",
+            kind="generation", plan=None, phase=phase, seq_len=19, tokens=tokens, counts=counts, mask="causal",
+        )  # fmt: skip
+
 
 def fill_minimal(run: RunWriter) -> None:
     """One case, one criterion, one round, and the accuracy of two plans."""
@@ -171,3 +243,18 @@ def fill_minimal(run: RunWriter) -> None:
     run.attention = attention_arrays("digits", "attention", 2, [0], 1, 1)
     run.layer_case(4, 3, 16, 1.0, paired(0.002, 1.25, rounds=1, arms=("torch", "mha")))
     run.layer_case(4, 3, 16, 0.5, paired(0.002, 1.8, rounds=1))
+    counts = counted((0.001, 0.001), (0.001, 0.001))
+    run.case("digits", "even", 0.5, 1, paired(0.01, 2.0, rounds=1), counts=counts)
+    run.case("digits", "none", 0.0, 1, paired(0.01, 4.0, rounds=1), case="digits-none-b1-cpu")
+    run.case(
+        "llama", None, 0.5, 1, paired(0.01, 2.0, rounds=1), case="generation-cpu", kind="generation", plan=None,
+        phase="decode", tokens=1,
+    )  # fmt: skip
+    run.table("ceilings.csv", CEILING_COLUMNS, [
+        ("cpu", "float32", ceiling, 1e12, "", "", 1, 0) for ceiling in ("matmul", "copy")
+    ])  # fmt: skip
+    run.table("operators.csv", OPERATOR_COLUMNS, [("digits", "cpu", "dense", 1.0, 2, "aten::addmm", 3, 0.1, 0, 17)])
+    run.table("memory.csv", MEMORY_COLUMNS, [("digits", "cpu", "dense", 1.0, 2, 0.0, 0)])
+    run.table("predictions.csv", PREDICTION_COLUMNS, [
+        ("digits", "cpu", "plan", "[1]", 0.5, 0.5, "", "", 0, "steady", 1)
+    ])  # fmt: skip

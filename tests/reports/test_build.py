@@ -5,53 +5,21 @@ import base64
 import os
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 import reports
 from reports import page
 from reports.__main__ import main
 from reports.build import SAMPLES, build
 from reports.errors import ReportError
+from tests.reports.browser import Page
 from tests.reports.synthetic import paired
 
 ROOT = Path(reports.__file__).parent
-VOID = {"meta", "img", "link", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """What a reader's browser would see of a page."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.texts: list[tuple[str, str]] = []  # tag, text directly inside it
-        self.feed(source)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip():
-            self.texts.append((self.open[-1] if self.open else "", data.strip()))
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def text(self) -> str:
-        return " ".join(text for tag, text in self.texts if tag not in ("style", "script"))
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +35,6 @@ def html(built):
     return Page((built / "index.html").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def sketched(monkeypatch):
-    """Figures are drawn, which is quick, and not rendered, which is not."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: Path(path).write_bytes(bytes(1000)))  # noqa: ARG005
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """Figures are not drawn at all; only what is said of them is on the page."""
-    monkeypatch.setattr(page.Gallery, "add", tell)
-
-
-def tell(gallery, module, panel, name):  # noqa: ARG001
-    return page.Picture(panel.title, module.caption(panel.frame), "figures/none.png", "data:,", 100)
-
-
 @pytest.mark.usefixtures("sketched")
 def test_the_command_prints_the_page_and_leaves_nothing_else(minimal_run, tmp_path, capsys):
     main([str(minimal_run), "-o", str(tmp_path / "out")])
@@ -94,23 +46,24 @@ def test_samples_are_tidy_and_there_once(built):
     frame = pd.read_parquet(built / "samples.parquet")
     assert frame.columns.tolist() == SAMPLES == [
         "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm",
-        "round", "seconds",
+        "round", "seconds", "process", "cache", "mode", "phase", "mask",
     ]  # fmt: skip
-    assert len(frame) == 14 * 2 * 11
-    assert not frame.duplicated(["case", "arm", "round"]).any()
+    assert len(frame) == 18 * 2 * 11
+    assert not frame.duplicated(["case", "arm", "process", "round"]).any()
     one = frame[(frame["case"] == "digits-taylor-keep0.25-b2-cpu") & (frame["arm"] == "pruned")].sort_values("round")
     assert one["seconds"].tolist() == [sample["seconds"] for sample in paired(0.024, 4.0) if sample["arm"] == "pruned"]
     about = one.drop(columns=["round", "seconds"]).drop_duplicates()
     assert about.values.tolist() == [
-        ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned"]
-    ]
+        ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned",
+         0, "warm", "eager", "forward", "none"]
+    ]  # fmt: skip
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 
 
 def test_every_figure_is_embedded_and_a_file(built, html):
     files = sorted(path.name for path in (built / "figures").iterdir())
     embedded = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in html.all("img")}
-    assert len(files) == len(embedded) == 9
+    assert len(files) == len(embedded) == 15
     assert embedded == {(built / "figures" / name).read_bytes() for name in files}
     assert "digits-attention_maps-0-blocks.0.attention.png" in files
     assert all(image["alt"].endswith(".") for image in html.all("img"))
@@ -174,47 +127,6 @@ def test_text_from_results_cannot_become_markup(write_run, tmp_path):
     assert all(".." not in path.name for path in (tmp_path / "out" / "figures").iterdir())
 
 
-@pytest.mark.usefixtures("told")
-def test_what_a_run_lacks_is_said(write_run, tmp_path):
-    def change(run):
-        run.attention, run.scores = {}, []
-        for file in (run.path / "cases").glob("attention-*"):
-            file.unlink()
-
-    text = Page(build([write_run(change=change)], tmp_path / "out").read_text(encoding="utf-8")).text()
-    assert "The run has no attention.npz" in text
-    assert "Attention before and after pruning needs attention.npz" in text
-    assert "The map of importance needs scores.csv" in text
-    assert "The pruned bare layer was not measured in this run." in text
-
-
-@pytest.mark.usefixtures("told")
-def test_few_rounds_and_few_draws_are_called_so(write_run, tmp_path):
-    def change(run):
-        run.plans = [plan for plan in run.plans if plan["draw"] < 3]
-        run.case("digits", "taylor", 0.5, 2, paired(0.01, 2.0, rounds=4))
-        run.environment["tasks"]["digits"]["batch_size"] = 16
-        run.environment["dirty"] = True
-
-    text = Page(build([write_run(change=change)], tmp_path / "out").read_text(encoding="utf-8")).text()
-    assert "Random choices have only 3 draws; 20 are wanted." in text
-    assert "rest on only 4 rounds" in text
-    assert "The task's own batch size, 16, was not timed; 2 is the nearest that was." in text
-    assert "0f3c2aa with uncommitted changes" in text
-
-
-@pytest.mark.usefixtures("told")
-def test_promises_are_shown_kept_or_not(write_run, tmp_path):
-    path = write_run()
-    (path / "promises.csv").write_text(
-        "task,promise,value,low,high,bound,kept\ndigits,dense_at_least,0.9701,0.95,0.99,0.95,True\n"
-        "digits,random_half_loses,0.013,0.01,0.02,0.03,False\n"
-    )
-    text = Page(build([path], tmp_path / "out").read_text(encoding="utf-8")).text()
-    assert "dense at least 0.95 0.97 [0.95 to 0.99] yes" in text
-    assert "random half loses 0.03 0.013 [0.01 to 0.02] no" in text
-
-
 @pytest.mark.usefixtures("sketched")
 def test_several_runs_have_sections_of_their_own(full_run, minimal_run, tmp_path):
     html = Page(build([full_run, minimal_run], tmp_path / "out").read_text(encoding="utf-8"))
@@ -222,9 +134,9 @@ def test_several_runs_have_sections_of_their_own(full_run, minimal_run, tmp_path
     ids = [attributes["id"] for _, attributes in html.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
     samples = pd.read_parquet(tmp_path / "out" / "samples.parquet")
-    assert not samples.duplicated(["case", "arm", "round"]).any()
+    assert not samples.duplicated(["case", "arm", "process", "round"]).any()
     assert {case.split("/")[0] for case in samples["case"]} == {"full", "minimal"}
-    assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 9 + 8
+    assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 15 + 14
 
 
 @pytest.mark.usefixtures("sketched")
@@ -233,7 +145,7 @@ def test_a_page_that_grows_too_large_links_to_its_figures(minimal_run, tmp_path,
     html = Page(build([minimal_run], tmp_path / "out").read_text(encoding="utf-8"))
     links = [link["href"] for link in html.all("a") if link["href"].startswith("figures/")]
     assert sum(len(image["src"]) for image in html.all("img")) <= 4_000
-    assert len(links) + len(html.all("img")) == 8
+    assert len(links) + len(html.all("img")) == 14
     assert links
     assert all((tmp_path / "out" / link).is_file() for link in links)
 

@@ -25,7 +25,7 @@ def run(full_run):
 @pytest.fixture(scope="module")
 def table(run):
     (tradeoff,) = frames.tradeoffs(run, "digits")
-    assert (tradeoff.batch, tradeoff.setting) == (2, frames.Setting("cpu", "float32", 7))
+    assert (tradeoff.batch, tradeoff.setting) == (2, frames.Setting("cpu", "float32", seq_len=7))
     return tradeoff.table
 
 

@@ -29,10 +29,10 @@ def test_a_run_is_read_as_written(full_run):
     assert run.name == "full"
     assert run.tasks == ("digits",)
     assert run.criteria == ("magnitude", "taylor", "random")
-    assert len(run.cases) == 18
-    assert len(run.samples) == 14 * 2 * 11
+    assert len(run.cases) == 22
+    assert len(run.samples) == 18 * 2 * 11
     assert not run.samples["case"].str.contains("magnitude").any()
-    assert run.failed["name"].tolist() == ["digits-gate-keep0.5-b2-cpu", "digits-gate-keep0.5-0"]
+    assert run.unfinished["name"].tolist() == ["digits-gate-keep0.5-b2-cpu", "digits-gate-keep0.5-0"]
     assert run.plans["value"].iloc[0] == 0.97
     assert run.notes == ()
     first, second = run.attention
@@ -94,7 +94,7 @@ def test_no_environment(tmp_path):
 
 def test_cut_off_in_the_middle(write_run):
     path = write_run(change=lambda run: run.environment.update(finished=None))
-    with pytest.raises(ReportError, match=r"cut off in the middle: .*null, and 19 cases .*run the benchmark again"):
+    with pytest.raises(ReportError, match=r"cut off in the middle: .*null, and 23 cases .*run the benchmark again"):
         load(path)
 
 
@@ -113,11 +113,15 @@ def test_unknown_schema(write_run):
         ({"samples": [{"arm": "dense", "seconds": 1}]}, r"missing 'round' in sample 0, found 'arm', 'seconds'"),
         ({"samples": []}, r"says it timed itself, and there are none"),
         ({"batch": "two"}, r"expected int for 'batch', got 'two'"),
+        ({"process": "one"}, r"expected int for 'process', got 'one'"),
+        ({"mask": 3}, r"expected str for 'mask', got 3"),
+        ({"counts": {"dense": 3}}, r"expected an object for the counts of arm 'dense', got 3"),
+        ({"counts": {"dense": {"flops": "x"}}}, r"or null for 'flops' in counts of arm 'dense', got 'x'"),
         ({"batch": True}, r"expected int for 'batch', got True"),
         ({"seq_len": 1.5}, r"expected int or null for 'seq_len', got 1\.5"),
         ({"task": "letters"}, r"expected tasks that environment\.json describes .*digits.*, got letters"),
-        ({"timed_by": "nobody"}, r"'timed_by' names the case 'nobody', which is not among the 19"),
-        ({"status": "fine"}, r"expected status 'ok' or 'failed', got 'fine'"),
+        ({"timed_by": "nobody"}, r"'timed_by' names the case 'nobody', which is not among the 23"),
+        ({"status": "fine"}, r"expected one of the statuses 'ok', 'failed', 'out of memory', 'skipped', got 'fine'"),
         ({"schema": 7}, r"expected schema 1, got 7"),
         ({"case": "digits-random-keep0.5-b2-cpu"}, r"\['digits-random-keep0\.5-b2-cpu'\] are there more than once"),
     ],
@@ -140,10 +144,10 @@ def test_a_case_that_lacks_a_field(write_run):
 
 
 def test_no_finished_case(write_run):
-    path = write_run()
+    path = write_run(change=lambda run: run.tables.pop("operators.csv"))
     for file in (path / "cases").glob("*.json"):
         edit(file, status="failed", error="Traceback\nMemoryError: too big")
-    with pytest.raises(ReportError, match=r"found none \(19 failed, the first with: MemoryError: too big\)"):
+    with pytest.raises(ReportError, match=r"found none \(23 failed, the first with: MemoryError: too big\)"):
         load(path)
 
 
@@ -196,6 +200,11 @@ def rewrite(path: Path, change) -> None:
         ("plans.csv", lambda frame: frame.assign(task=""), r"column 'task' has empty cells"),
         ("plans.csv", lambda frame: frame.assign(task="letters"), r"json describes \(digits\), got letters"),
         ("scores.csv", lambda frame: frame.assign(head=3), r"one score for each head, got several for"),
+        ("ceilings.csv", lambda frame: frame.assign(value=np.nan), r"finite number in column 'value', got nan in line"),
+        ("ceilings.csv", lambda frame: frame.drop(columns="ceiling"), r"ceilings\.csv: missing columns 'ceiling'"),
+        ("operators.csv", lambda frame: frame.assign(task="letters"), r"json describes \(digits\), got letters"),
+        ("memory.csv", lambda frame: frame.drop(columns="bytes"), r"memory\.csv: missing columns 'bytes', found"),
+        ("predictions.csv", lambda frame: frame.assign(task="letters"), r"\(attention, digits\), got letters"),
         ("scores.csv", lambda frame: frame.assign(score=np.inf), r"finite number in column 'score', got inf in line 2"),
     ],
 )  # fmt: skip

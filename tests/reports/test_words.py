@@ -27,6 +27,16 @@ def test_units():
     assert words.listed(["a", "b", "c"]) == "a, b and c"
 
 
+def test_sizes_and_rates_have_prefixes():
+    assert [words.size(count) for count in (0, 512, 1536, 12 * 2**20, 3 * 2**30)] == [
+        "0 B", "512 B", "1.50 KiB", "12.0 MiB", "3.00 GiB"
+    ]  # fmt: skip
+    assert words.size(-1536) == "-1.50 KiB"
+    assert words.rate(1.434e11, "FLOP/s") == "143 GFLOP/s"
+    assert words.rate(999.0, "B/s") == "999 B/s"
+    assert words.rate(1000.0, "B/s") == "1.00 kB/s"
+
+
 def test_shares_are_written_in_per_cent_and_other_metrics_are_not():
     accuracy = Metric("accuracy", higher_is_better=True, chance=0.1, is_share=True)
     assert (accuracy.text(0.9712), accuracy.change(-0.0051)) == ("97.1 %", "−0.5 points")

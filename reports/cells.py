@@ -1,0 +1,48 @@
+"""What a table on a page is made of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, its interval where it has one, and the number it sorts by."""
+
+    text: str
+    interval: str = ""
+    order: float | str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table with a title above it, and a note where it needs one; `folded` opens with a click."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    folded: bool = False
+
+
+def word(text: Any) -> Cell:
+    return Cell(str(text), order=str(text))
+
+
+def number(value: float | None, text: Callable[[float], str]) -> Cell:
+    """A number as `text` writes it; a dash where it is not known."""
+    return Cell(NONE) if value is None or pd.isna(value) else Cell(text(float(value)), order=float(value))
+
+
+def interval(row: Mapping[Any, Any] | pd.Series, name: str, text: Callable[[float], str]) -> Cell:
+    """The column `name` of a row with its `_low` and `_high`; a value that is so by definition has no interval."""
+    if np.isnan(row[name]):
+        return Cell(NONE)
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    by_definition = low == high
+    return Cell(text(row[name]), "" if np.isnan(low) or by_definition else f"{text(low)} to {text(high)}", row[name])

@@ -1,0 +1,53 @@
+"""What a pass has allocated at each moment, in the dense model and in pruned ones."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from reports.figures import Panel
+from reports.run import Run
+from reports.style import INK, extent, new_figure
+from reports.words import listed, per_cent, size
+
+TITLE = "Memory over one pass"
+ORDER = 9
+ABOUT = "task"
+ABSENT = "The memory of a pass is measured apart, under the profiler: nox -s profile."
+MIB = 2**20
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: kept_fraction, seconds, bytes, as memory.csv has them."""
+    rows = run.memory[run.memory["task"] == task]
+    for (device, batch), found in rows.groupby(["device", "batch"]):
+        frame = found.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
+        columns = ["kept_fraction", "seconds", "bytes"]
+        yield Panel(f"{device}-b{batch:.0f}", f"{task}, {device}, batch {batch:.0f}", frame[columns])
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    groups = [(kept, frame[frame["kept_fraction"] == kept]) for kept in frame["kept_fraction"].unique()]
+    figure = new_figure(8.6, 0.9 + 1.5 * len(groups))
+    grid = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    color = sns.color_palette("colorblind")[0]
+    for axes, (kept, rows) in zip(grid, groups, strict=True):
+        axes.fill_between(1e3 * rows["seconds"], rows["bytes"] / MIB, step="post", color=color, alpha=0.35, linewidth=0)
+        axes.plot(1e3 * rows["seconds"], rows["bytes"] / MIB, drawstyle="steps-post", color=color, linewidth=1.2)
+        peak = rows["bytes"].max()
+        axes.axhline(peak / MIB, color=INK, linestyle=":", linewidth=0.9)
+        name = "dense" if kept == 1 else f"{per_cent(kept)} of the heads"
+        axes.set_title(f"{name}: at most {size(peak)}", fontsize="medium")
+        axes.set_ylabel("MiB")
+    grid[0].set_ylim(bottom=min(0.0, extent(frame, "bytes")[0] / MIB))
+    grid[-1].set_xlabel("time since the pass began, under the profiler (ms)")
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    parts = []
+    for kept in frame["kept_fraction"].unique():
+        peak = frame.loc[frame["kept_fraction"] == kept, "bytes"].max()
+        parts.append(f"{size(peak)} " + ("in the dense model" if kept == 1 else f"with {per_cent(kept)} of the heads"))
+    return f"On top of what was there when it began a pass allocates at most {listed(parts)}."

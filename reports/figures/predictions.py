@@ -1,0 +1,66 @@
+"""Predicted against measured latency: how far a table of measured costs can be trusted."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures import Panel
+from reports.run import Run
+from reports.style import GREY, INK, extent, looks, new_figure, reach
+from reports.words import between
+
+TITLE = "Predicted against measured latency"
+ORDER = 7
+ABOUT = "any"
+ABSENT = "The run has no predictions.csv with latencies that were predicted and then measured."
+BAND = 0.05
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: the rows of predictions.csv of one task and device."""
+    for device, rows in run.predictions[run.predictions["task"] == task].groupby("device"):
+        yield Panel(str(device), f"{task}, {device}", rows.reset_index(drop=True))
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    figure = new_figure(6.4, 5.6)
+    axes = figure.subplots()
+    least, most = extent(frame, "predicted", "measured", "low", "high")
+    low, high = 0.95 * least, 1.05 * most
+    ends = [low, high]
+    axes.fill_between(
+        ends, [(1 - BAND) * end for end in ends], [(1 + BAND) * end for end in ends], color=GREY, alpha=0.2,
+        linewidth=0, label=f"within {100 * BAND:.0f} %",
+    )  # fmt: skip
+    axes.plot(ends, ends, color=INK, linewidth=1, label="as predicted")
+    axes.errorbar(
+        frame["predicted"], frame["measured"], yerr=reach(frame["measured"], frame["low"], frame["high"]),
+        linestyle="", marker="o", markersize=5, elinewidth=1.1, color=looks(["plan"])["plan"].color, label="a plan",
+    )  # fmt: skip
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.set_xlabel("predicted share of the dense latency")
+    axes.set_ylabel("measured share of the dense latency")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def caption(frame: pd.DataFrame) -> str:
+    errors = (frame["predicted"] / frame["measured"] - 1).abs()
+    worst = frame.iloc[errors.argmax()]
+    inside = int((errors <= BAND).sum())
+    if len(frame) == 1:
+        return (
+            f"The one plan was predicted at {worst['predicted']:.3f} of the dense latency and measured at {_at(worst)}."
+        )
+    return (
+        f"Of {len(frame)} plans {inside} lie within {100 * BAND:.0f} % of their prediction; the median error is "
+        f"{100 * errors.median():.1f} %, the largest {100 * errors.max():.1f} % ({worst['plan']}: predicted "
+        f"{worst['predicted']:.3f}, measured {_at(worst)})."
+    )
+
+
+def _at(row: pd.Series) -> str:
+    return f"{row['measured']:.3f} ({between(row['low'], row['high'], '{:.3f}'.format)})"
