@@ -21,7 +21,7 @@ class Cell:
 
     Attributes:
         keep: share of the heads that stays, the first ones.
-        mask: "none", "causal", or "padded": lengths drawn evenly from 1 to `length`, one of them the longest.
+        mask: "none", "causal", or "padded", where half of all positions are padding.
     """
 
     heads: int
@@ -77,13 +77,11 @@ class Cell:
 
     @property
     def lengths(self) -> torch.Tensor | None:
-        """(b,), of a padded batch."""
+        """(b,), of a padded batch: evenly from the shortest possible to the longest, in mixed order."""
         if self.mask != "padded":
             return None
-        generator = torch.Generator().manual_seed(2)
-        drawn = torch.randint(1, self.length + 1, (self.batch,), generator=generator)
-        drawn[0] = self.length
-        return drawn
+        evenly = torch.linspace(self.length, 0, self.batch).round().long().clamp(min=1)
+        return evenly[torch.randperm(self.batch, generator=torch.Generator().manual_seed(2))]
 
     @property
     def tokens(self) -> int:

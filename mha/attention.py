@@ -129,9 +129,13 @@ class MultiHeadAttention(nn.Module):
             output = self._output_without_heads(batch, num_queries)
             return output, output.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
 
-        q = self._split(self.W_q(queries), self.num_heads)
-        k = self._split(self.W_k(keys), self.num_kv_heads)
-        v = self._split(self.W_v(values), self.num_kv_heads)
+        by_query, by_key = (
+            (batch, num_queries, self.num_heads, self.head_dim),
+            (batch, num_keys, self.num_kv_heads, self.head_dim),
+        )
+        q = self.W_q(queries).reshape(by_query).transpose(1, 2)  # not by einops, whose lookups took 12 µs of 600
+        k = self.W_k(keys).reshape(by_key).transpose(1, 2)
+        v = self.W_v(values).reshape(by_key).transpose(1, 2)
         fused_causal = is_causal and valid_lens is None and attn_mask is None and not need_weights
         mask = None if fused_causal else self._mask(q, num_keys, valid_lens, attn_mask, is_causal)
         dropout = self.dropout if self.training else 0.0
@@ -163,11 +167,6 @@ class MultiHeadAttention(nn.Module):
         v = self.W_v(content).unflatten(-1, (self.num_kv_heads, self.head_dim))
         dropout = self.dropout if self.training else 0.0
         return self.W_o(attend_packed(q, k, v, real.lengths, seen.lengths, is_causal=is_causal, dropout=dropout))
-
-    def _split(self, projected: Tensor, heads: int) -> Tensor:
-        """(b, q, h·d) -> (b, h, q, d). Not by einops: its lookups took 12 µs of a call of 0.6 ms."""
-        batch, length, _ = projected.shape
-        return projected.reshape(batch, length, heads, self.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"
@@ -222,17 +221,15 @@ class MultiHeadAttention(nn.Module):
 
     def _check_inputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> None:
         widths = self.W_q.in_features, self.W_k.in_features, self.W_v.in_features
-        shapes = queries.shape, keys.shape, values.shape
-        fits = (
-            queries.dim() == keys.dim() == values.dim() == 3
-            and (shapes[0][2], shapes[1][2], shapes[2][2]) == widths
-            and shapes[0][0] == shapes[1][0] == shapes[2][0]
-            and shapes[1][1] == shapes[2][1]
-        )
+        try:
+            (b, _, query_size), (b_k, k, key_size), (b_v, v, value_size) = queries.shape, keys.shape, values.shape
+            fits = (query_size, key_size, value_size) == widths and b == b_k == b_v and k == v
+        except ValueError:  # not three dimensions
+            fits = False
         if not fits:
             raise ShapeError(
                 "expected queries (b, q, {}), keys (b, k, {}), values (b, k, {}); got {}, {}, {}".format(
-                    *widths, *map(tuple, shapes)
+                    *widths, *(tuple(one.shape) for one in (queries, keys, values))
                 )
             )
 

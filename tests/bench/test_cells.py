@@ -59,12 +59,14 @@ def test_a_cell_keeps_whole_heads_and_at_least_one():
     assert [len(Cell(12, 1, 16, "cpu", keep=keep).kept) for keep in (1.0, 0.75, 0.5, 0.25, 0.01)] == [12, 9, 6, 3, 1]
 
 
-def test_a_padded_batch_is_half_padding_and_one_example_is_the_longest():
-    cell = Cell(12, 256, 128, "cpu", mask="padded")
-    assert cell.lengths[0] == cell.lengths.max() == 128
-    assert cell.lengths.min() >= 1
-    assert 0.45 < cell.tokens / (256 * 128) < 0.55
+@pytest.mark.parametrize(("batch", "length"), [(32, 128), (64, 16), (8, 512)])
+def test_a_padded_batch_is_half_padding_and_one_example_is_the_longest(batch, length):
+    cell = Cell(12, batch, length, "cpu", mask="padded")
+    assert cell.lengths.max() == length
+    assert cell.lengths.min() == 1
+    assert cell.tokens / (batch * length) == pytest.approx(0.5, abs=0.01)
     assert cell.tokens == int(cell.lengths.sum())
+    assert not cell.lengths.equal(cell.lengths.sort().values)
 
 
 def test_inputs_differ_and_weights_do_not():
