@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mha.errors import ShapeError
 from mha.heads import lineage_of
-from mha.packing import Ragged, attend_packed
+from mha.packing import Packing, attend_packed, clear
 
 
 class MultiHeadAttention(nn.Module):
@@ -95,23 +95,17 @@ class MultiHeadAttention(nn.Module):
             (b, q, num_hiddens), or that and the weights (b, h, q, k).
         """
         self._check_inputs(queries, keys, values)
-        real = None if query_lens is None else self._real(query_lens, queries)
-        per_example = valid_lens is None or valid_lens.shape == (len(queries),)
-        if real is not None and self.packs and per_example and attn_mask is None and not need_weights:
-            lengths = torch.full((len(keys),), keys.shape[1]) if valid_lens is None else valid_lens
-            seen = Ragged(lengths, keys.shape[1], keys.device)
-            return real.unpack(self._forward_packed(real, seen, queries, keys, values, is_causal))
-        output, weights = self._forward_padded(queries, keys, values, valid_lens, attn_mask, is_causal, need_weights)
-        if real is not None:
-            output, weights = real.clear(output), None if weights is None else real.clear(weights, dim=2)
-        return output if weights is None else (output, weights)
-
-    def _real(self, query_lens: Tensor, queries: Tensor) -> Ragged:
-        if query_lens.shape != (len(queries),):
+        if query_lens is not None and query_lens.shape != (len(queries),):
             raise ShapeError(
                 f"query_lens: expected shape ({len(queries)},), that is (batch,), got {tuple(query_lens.shape)}"
             )
-        return Ragged(query_lens, queries.shape[1], queries.device)
+        per_example = valid_lens is None or valid_lens.shape == (len(queries),)
+        if query_lens is not None and self.packs and per_example and attn_mask is None and not need_weights:
+            return self._forward_packed(queries, keys, values, query_lens, valid_lens, is_causal)
+        output, weights = self._forward_padded(queries, keys, values, valid_lens, attn_mask, is_causal, need_weights)
+        if query_lens is not None:
+            output, weights = clear(output, query_lens), None if weights is None else clear(weights, query_lens, dim=2)
+        return output if weights is None else (output, weights)
 
     def _forward_padded(
         self,
@@ -154,19 +148,30 @@ class MultiHeadAttention(nn.Module):
         return self.W_o(context.transpose(1, 2).flatten(2)), weights
 
     def _forward_packed(
-        self, real: Ragged, seen: Ragged, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        query_lens: Tensor,
+        valid_lens: Tensor | None,
+        is_causal: bool,
     ) -> Tensor:
-        """The output (sum of the query lengths, e) without anything that is padding."""
-        packed = real.pack(queries)
+        """The output, computed without anything that is padding."""
+        num_queries, num_keys = queries.shape[1], keys.shape[1]
+        key_lens = torch.full((len(keys),), num_keys) if valid_lens is None else valid_lens
+        packing = Packing(query_lens, key_lens, num_queries, num_keys, queries.device)
+        packed = packing.queries.pack(queries)
         if self.num_heads == 0:
-            return self._output_without_heads(1, len(packed)).squeeze(0)
-        memory = packed if keys is queries and real.lengths == seen.lengths else seen.pack(keys)
-        content = memory if values is keys else seen.pack(values)
+            return packing.queries.unpack(self._output_without_heads(1, len(packed)).squeeze(0))
+        same = keys is queries and packing.keys is packing.queries
+        memory = packed if same else packing.keys.pack(keys)
+        content = memory if values is keys else packing.keys.pack(values)
         q = self.W_q(packed).unflatten(-1, (self.num_heads, self.head_dim))
         k = self.W_k(memory).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.W_v(content).unflatten(-1, (self.num_kv_heads, self.head_dim))
         dropout = self.dropout if self.training else 0.0
-        return self.W_o(attend_packed(q, k, v, real.lengths, seen.lengths, is_causal=is_causal, dropout=dropout))
+        context = attend_packed(q, k, v, packing.groups, is_causal=is_causal, dropout=dropout)
+        return packing.queries.unpack(self.W_o(context))
 
     def extra_repr(self) -> str:
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"

@@ -1,26 +1,37 @@
 """Sequences of unequal lengths, laid end to end so that what is padding is not computed."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+class Group(NamedTuple):
+    """So many examples with as many queries, and as many keys, each."""
+
+    examples: int
+    queries: int
+    keys: int
+
+
 class Ragged:
     """Which positions of a padded batch are real: of every example the first few.
 
     Args:
-        lengths: (b,), how many; more than there are counts as all. Reading them waits for the device.
+        lengths: how many of each example.
+        order: the examples in the order in which they are laid down.
         longest: positions of each example, real or not.
         device: where what is packed lies.
     """
 
-    def __init__(self, lengths: Tensor, longest: int, device: torch.device) -> None:
-        lengths = lengths.to(device).clamp(0, longest)
-        self.lengths: list[int] = lengths.tolist()
-        self._inside = torch.arange(longest, device=device) < lengths[:, None]
-        self._rows = self._inside.flatten().nonzero().squeeze(1)
+    def __init__(self, lengths: Sequence[int], order: Sequence[int], longest: int, device: torch.device) -> None:
+        starts, counts = torch.tensor(order) * longest, torch.tensor([lengths[example] for example in order])
+        before = counts.cumsum(0) - counts
+        self._rows = ((starts - before).repeat_interleave(counts) + torch.arange(sum(lengths))).to(device)
+        self._shape = len(lengths), longest
 
     def pack(self, padded: Tensor) -> Tensor:
         """(b, longest, e) -> (sum of the lengths, e)."""
@@ -28,48 +39,63 @@ class Ragged:
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(sum of the lengths, e) -> (b, longest, e), zero where nothing is real."""
-        padded = packed.new_zeros(self._inside.numel(), packed.shape[-1])
-        return padded.index_copy(0, self._rows, packed).unflatten(0, self._inside.shape)
+        examples, longest = self._shape
+        padded = packed.new_zeros(examples * longest, packed.shape[-1])
+        return padded.index_copy_(0, self._rows, packed).unflatten(0, self._shape)
 
-    def clear(self, padded: Tensor, dim: int = 1) -> Tensor:
-        """The same with zeros where nothing is real; `dim` counts the positions, examples come first."""
-        shape = [
-            len(self.lengths) if axis == 0 else padded.shape[axis] if axis == dim else 1 for axis in range(padded.dim())
-        ]
-        return padded.masked_fill(~self._inside.reshape(shape), 0.0)
+
+class Packing:
+    """How a batch's real queries, and the keys they may see, are laid down: examples of equal lengths together.
+
+    Args:
+        query_lens, key_lens: (b,), how many are real; more than there are count as all. Reading them waits for the
+            device.
+        queries, keys: positions of each example, real or not.
+    """
+
+    def __init__(self, query_lens: Tensor, key_lens: Tensor, queries: int, keys: int, device: torch.device) -> None:
+        lengths = query_lens.clamp(0, queries).tolist(), key_lens.clamp(0, keys).tolist()
+        pairs = list(zip(*lengths, strict=True))
+        order = sorted(range(len(pairs)), key=pairs.__getitem__)
+        self.groups = [Group(len(list(equal)), *pair) for pair, equal in groupby(pairs[example] for example in order)]
+        self.queries = Ragged(lengths[0], order, queries, device)
+        self.keys = (
+            self.queries if lengths[0] == lengths[1] and queries == keys else Ragged(lengths[1], order, keys, device)
+        )
 
 
 def attend_packed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    query_lens: Sequence[int],
-    key_lens: Sequence[int],
-    *,
-    is_causal: bool = False,
-    dropout: float = 0.0,
+    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], *, is_causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """Attention within each example, one fused kernel per example: none is masked, and none sees padding.
+    """Attention within each example, one fused kernel for all examples of equal lengths: nothing is masked.
 
     Args:
-        q: (sum of `query_lens`, h, d).
-        k, v: (sum of `key_lens`, h or a divisor of it, d).
+        q: (all queries, h, d).
+        k, v: (all keys, h or a divisor of it, d).
         is_causal: query `i` sees keys `0..i` of its example, aligned top-left.
 
     Returns:
-        (sum of `query_lens`, h·d). A query without any key has zero context.
+        (all queries, h·d). A query without any key has zero context.
     """
-    parts = zip(q.split(list(query_lens)), k.split(list(key_lens)), v.split(list(key_lens)), strict=True)
-    contexts = [_attend(*part, is_causal, dropout) for part in parts if len(part[0])]
-    return torch.cat(contexts).flatten(1) if contexts else q.flatten(1)
+    queries, keys = ([group.examples * group[axis] for group in groups] for axis in (1, 2))
+    parts = zip(groups, q.split(queries), k.split(keys), v.split(keys), strict=True)
+    contexts = [_attend(*part, is_causal, dropout) for part in parts if part[0].queries]
+    return torch.cat(contexts) if contexts else q.flatten(1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout: float) -> Tensor:
-    """(q, h, d) and (k, h, d) -> (q, h, d)."""
-    if not len(k):
-        return torch.zeros_like(q)
-    q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))
+def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout: float) -> Tensor:
+    """(examples · queries, h, d) and (examples · keys, h, d) -> (examples · queries, h·d)."""
+    if not group.keys:
+        return torch.zeros_like(q).flatten(1)
+    q, k, v = (part.unflatten(0, (group.examples, -1)).transpose(1, 2) for part in (q, k, v))
     context = F.scaled_dot_product_attention(
         q, k, v, dropout_p=dropout, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return context.squeeze(0).transpose(0, 1)
+    return context.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def clear(padded: Tensor, lengths: Tensor, dim: int = 1) -> Tensor:
+    """The same with zeros beyond each example's length; `dim` counts the positions, examples come first."""
+    inside = torch.arange(padded.shape[dim], device=padded.device) < lengths.to(padded.device)[:, None]
+    shape = [len(inside), *(padded.shape[axis] if axis == dim else 1 for axis in range(1, padded.dim()))]
+    return padded.masked_fill(~inside.reshape(shape), 0.0)

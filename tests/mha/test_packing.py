@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mha
 from mha.errors import ShapeError
-from mha.packing import Ragged, attend_packed
+from mha.packing import Group, Packing, Ragged, attend_packed, clear
 
 B, Q, K, H, D, E = 5, 7, 11, 3, 13, 17
 QUERY_LENS, KEY_LENS = torch.tensor([7, 2, 0, 5, 1]), torch.tensor([3, 11, 4, 0, 1])
@@ -33,30 +33,39 @@ def only_real(output, lengths, dim=1):
 
 
 def test_packing_lays_real_positions_end_to_end_and_back():
-    x = make_input()
-    ragged = Ragged(QUERY_LENS, Q, x.device)
+    x, lengths, order = make_input(), QUERY_LENS.tolist(), [2, 4, 1, 3, 0]
+    ragged = Ragged(lengths, order, Q, x.device)
     packed = ragged.pack(x)
-    expected = torch.cat([row[:length] for row, length in zip(x, QUERY_LENS.tolist(), strict=True)])
-    assert ragged.lengths == QUERY_LENS.tolist()
-    assert packed.equal(expected)
+    assert packed.equal(torch.cat([x[example, : lengths[example]] for example in order]))
     assert ragged.unpack(packed).equal(only_real(x, QUERY_LENS))
-    assert ragged.clear(x).equal(only_real(x, QUERY_LENS))
-    weights = torch.rand(B, H, Q, K)
-    assert ragged.clear(weights, dim=2).equal(only_real(weights, QUERY_LENS, dim=2))
 
 
-def test_lengths_beyond_the_batch_count_as_all():
-    assert Ragged(torch.tensor([9, -1, 7]), Q, torch.device("cpu")).lengths == [7, 0, 7]
+def test_clearing_is_by_position_along_any_dimension():
+    x, weights = make_input(), torch.rand(B, H, Q, K)
+    assert clear(x, QUERY_LENS).equal(only_real(x, QUERY_LENS))
+    assert clear(weights, QUERY_LENS, dim=2).equal(only_real(weights, QUERY_LENS, dim=2))
+
+
+def test_examples_of_equal_lengths_stand_together():
+    query_lens, key_lens = torch.tensor([3, 9, -1, 3, 7]), torch.tensor([2, 5, 2, 2, 99])
+    packing = Packing(query_lens, key_lens, Q, K, torch.device("cpu"))
+    assert packing.groups == [(1, 0, 2), (2, 3, 2), (1, 7, 5), (1, 7, 11)]
+    x, y = make_input(), make_input(K)
+    assert packing.queries.pack(x).equal(torch.cat([x[0, :3], x[3, :3], x[1], x[4]]))
+    assert packing.keys.pack(y).equal(torch.cat([y[2, :2], y[0, :2], y[3, :2], y[1, :5], y[4]]))
 
 
 def test_packed_attention_is_that_of_each_example_alone():
-    q, k, v = (torch.randn(n, H, D, dtype=torch.float64) for n in (6, 9, 9))
-    found = attend_packed(q, k, v, [4, 0, 2], [3, 1, 5])
-    for rows, keys in (((0, 4), (0, 3)), ((4, 6), (4, 9))):
+    groups = [Group(2, 3, 2), Group(1, 4, 5), Group(1, 0, 1), Group(1, 2, 0)]
+    q, k, v = (torch.randn(n, H, D, dtype=torch.float64) for n in (12, 10, 10))
+    found = attend_packed(q, k, v, groups)
+    spans = [((0, 3), (0, 2)), ((3, 6), (2, 4)), ((6, 10), (4, 9))]
+    for rows, keys in spans:
         for head in range(H):
             a, b, c = q[slice(*rows), head], k[slice(*keys), head], v[slice(*keys), head]
             alone = (a @ b.T / D**0.5).softmax(-1) @ c
             torch.testing.assert_close(found[slice(*rows), head * D : (head + 1) * D], alone, **EXACT)
+    assert found[10:].eq(0).all()
 
 
 @pytest.mark.parametrize("heads", [{}, {"num_heads": 6, "num_kv_heads": 2}], ids=["plain", "grouped"])
