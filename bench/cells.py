@@ -1,6 +1,6 @@
 """The bare attention layer: which sizes, plans and conditions it is timed at, by preset."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -110,23 +110,34 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The sizes of a preset: (batch, length) pairs unless the command line gives others."""
+    """The (batch, length) pairs of a preset, unless the command line gives others.
 
-    heads: tuple[int, ...]
+    Attributes:
+        few: where widths of heads, modes and caches other than the usual are measured: not everywhere, or a run
+            would take days.
+    """
+
+    heads: int
     whole: tuple[tuple[int, int], ...]  # beside the peers
     padded: tuple[tuple[int, int], ...]
     sliced: tuple[tuple[int, int], ...]
     causal: tuple[tuple[int, int], ...] = ()
+    few: tuple[tuple[int, int], ...] = ()
+    head_dims: tuple[int, ...] = (64,)
+    caches: tuple[str, ...] = ("warm",)
 
 
-QUICK = Grid((8,), ((1, 64),), ((8, 32),), ((1, 64),))
-DEFAULT = Grid((12,), tuple(product((1, 4), (16, 128, 512))), ((32, 128),), ((1, 256), (4, 256)))
+QUICK = Grid(8, ((1, 64),), ((8, 32),), ((1, 64),), few=((1, 64),))
+DEFAULT = Grid(12, tuple(product((1, 4), (16, 128, 512))), ((32, 128),), ((1, 256), (4, 256)), few=((1, 16), (4, 128)))
 FULL = Grid(
-    (12,),
+    12,
     tuple(product((1, 4, 16, 64), (16, 128, 1024))),
     ((64, 16), (8, 128), (32, 128), (8, 512)),
     ((1, 16), (1, 128), (1, 512), (8, 128), (8, 512)),
     ((4, 128), (4, 512)),
+    ((1, 16), (4, 128)),
+    (32, 64, 128),
+    ("warm", "cold"),
 )
 GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
 
@@ -135,24 +146,37 @@ def whole(settings: Settings) -> Iterator[Cell]:
     """Ours beside other implementations, all heads in place; with --full also causal."""
     grid = GRIDS[settings.preset]
     for mask, sizes in (("none", grid.whole), ("padded", grid.padded), ("causal", grid.causal)):
-        yield from _cells(settings, sizes, mask=mask)
+        few = grid.few if mask == "none" else ()
+        yield from (replace(cell, mask=mask) for cell in _cells(settings, sizes, few))
 
 
 def sliced(settings: Settings) -> Iterator[Cell]:
     """The run's kept fractions; with --full also from cold caches."""
-    caches = ("warm", "cold") if settings.preset == "full" else ("warm",)
-    kept = [keep for keep in settings.keep if keep < 1]
-    for cell in _cells(settings, GRIDS[settings.preset].sliced):
-        yield from (replace(cell, keep=keep, cache=cache) for keep, cache in product(kept, caches))
+    grid, kept = GRIDS[settings.preset], [keep for keep in settings.keep if keep < 1]
+    for cell, keep in product([*_cells(settings, grid.sliced, grid.few, grid.caches)], kept):
+        yield replace(cell, keep=keep)
 
 
-def _cells(settings: Settings, sizes: tuple[tuple[int, int], ...], **fixed: Any) -> Iterator[Cell]:
-    """Every size on every device in every dtype and mode, of heads of every width."""
-    if settings.batch_sizes or settings.lengths:
+def _cells(
+    settings: Settings,
+    sizes: tuple[tuple[int, int], ...],
+    few: tuple[tuple[int, int], ...],
+    caches: tuple[str, ...] = ("warm",),
+) -> Iterator[Cell]:
+    """Every size on every device in every dtype as usual; a few of them otherwise."""
+    grid = GRIDS[settings.preset]
+    if sizes and (settings.batch_sizes or settings.lengths):
         batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})
-        sizes = tuple(product(batches, settings.lengths or sorted({length for _, length in sizes}))) if sizes else ()
-    heads = GRIDS[settings.preset].heads
+        sizes = few = tuple(product(batches, settings.lengths or sorted({length for _, length in sizes})))
     for device in settings.devices:
-        axes = product(settings.dtypes_on(device), settings.modes_on(device), settings.head_dims or (64,), heads, sizes)
-        for dtype, mode, head_dim, count, (batch, length) in axes:
-            yield Cell(count, batch, length, device, dtype, head_dim, mode=mode, **fixed)
+        axes = settings.modes_on(device), settings.head_dims or grid.head_dims, caches
+        for dtype, way in product(settings.dtypes_on(device), product(*axes)):
+            unusual = sum(value != usual for value, usual in zip(way, map(_usual, axes), strict=True))
+            mode, head_dim, cache = way
+            for batch, length in {0: sizes, 1: few}.get(unusual, ()):
+                yield Cell(grid.heads, batch, length, device, dtype, head_dim, mode=mode, cache=cache)
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """Of what is asked for, what everything is measured at."""
+    return 64 if 64 in values else values[0]

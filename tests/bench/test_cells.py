@@ -36,7 +36,7 @@ def test_a_name_says_what_is_unusual():
 
 
 def test_the_full_preset_has_the_twelve_cells_that_peers_were_measured_in():
-    cells = [cell for cell in whole(settings(preset="full")) if cell.mask == "none"]
+    cells = [cell for cell in whole(settings(preset="full")) if (cell.mask, cell.head_dim) == ("none", 64)]
     sizes = {(cell.batch, cell.length) for cell in cells}
     assert sizes == {(batch, length) for batch in (1, 4, 16, 64) for length in (16, 128, 1024)}
     assert {(cell.heads, cell.width) for cell in cells} == {(12, 768)}
@@ -48,6 +48,21 @@ def test_sizes_of_the_command_line_take_the_place_of_the_presets():
         assert {(cell.batch, cell.length) for cell in cells(asked)} == {(3, 5), (3, 7)}
         assert {cell.head_dim for cell in cells(asked)} == {32, 128}
     assert [cell.mask for cell in whole(asked)].count("causal") == 0  # the default preset has none
+
+
+def test_few_sizes_have_another_mode_width_or_cache_and_none_has_two():
+    asked = settings(preset="full", modes=("eager", "compile"), dtypes=("float32", "bfloat16"))
+    for cells in (whole, sliced):
+        for cell in cells(asked):
+            unusual = [cell.mode != "eager", cell.head_dim != 64, cell.cache != "warm"].count(True)
+            assert unusual <= 1
+            assert not unusual or (cell.batch, cell.length) in GRIDS["full"].few
+    assert {cell.cache for cell in sliced(asked)} == {"warm", "cold"}
+
+
+def test_what_is_asked_for_together_is_measured_together():
+    (way,) = {(cell.mode, cell.head_dim) for cell in whole(settings(modes=("compile",), head_dims=(32,)))}
+    assert way == ("compile", 32)
 
 
 def test_what_is_left_out_on_a_device_has_no_cell():
