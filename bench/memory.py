@@ -22,7 +22,7 @@ from mha.timing import synchronize
 
 PROCESS = Path("/proc/self")
 M_MMAP_THRESHOLD, LARGE = -3, 64 << 10  # for glibc: blocks from so many bytes go back to the system when they are freed
-HEAVY = ("transformers.modeling_utils",)  # takes seconds to import, so once for all processes if it is in use
+HEAVY = ("transformers.modeling_utils",)  # take seconds to import
 RESET_PEAK = "5"  # for clear_refs, as proc(5) has it
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -138,9 +138,10 @@ def _name(call: Call) -> str:
 
 
 def _context(sources: Iterable[str]) -> Any:
-    """Processes forked from one that has imported torch, and what the first model is made of, and computed nothing."""
+    """Processes forked from one that has imported torch, what the first model is made of, and what is heavy and in use,
+    and that has computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", __name__, *sources])
+    context.set_forkserver_preload(["torch", __name__, *sources, *(name for name in HEAVY if name in sys.modules)])
     return context
 
 

@@ -190,7 +190,7 @@ class Study:
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs for timing."""
-        args, kwargs = self.task.example(batch, length)
+        args, kwargs = self.task.example(batch) if length is None else self.task.example(batch, length)
         move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
         return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
 
