@@ -33,10 +33,10 @@ def bench(session: nox.Session) -> None:
 
     --processes N times everything in N processes, one after the other, as published figures want it.
     """
-    install(session, "-e", ".")
+    install(session, "-e", ".[peers]")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, choices=range(1, 100), default=1, metavar="N")
     given, arguments = parser.parse_known_args(session.posargs)
     try:
         for process in range(given.processes):
@@ -114,12 +114,10 @@ def families(session: nox.Session) -> None:
 @nox.parametrize("peer", ["prune_heads", "torch_pruning"])
 def peers(session: nox.Session, peer: str) -> None:
     """Try a peer on the same tiny models; write docs/families-peers.csv. Goes on where it stopped."""
-    release = {"prune_heads": "transformers==4.57.6", "torch_pruning": "torch-pruning==1.6.1"}[peer]
     if peer == "torch_pruning":
         install(session, "-e", ".[test]")
-        session.install("--no-deps", release)
     else:  # the pins are those of transformers 5
-        session.install("--no-compile", "torch==2.13.0", release, "-e", ".")
+        session.install("--no-compile", "torch==2.13.0", "transformers==4.57.6", "-e", ".")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     session.run("python", "-m", "tests.families.peers", peer, *session.posargs, env=one_thread)
 
