@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+
 from mha.caches import cache_bytes
 
 SIDES = {"cpu": 2048}  # of square matrices, large enough for the highest rate

@@ -46,7 +46,7 @@ def test_a_clock_that_changed():
 
 def test_the_control_is_work():
     times = control()
-    assert len(times) == 5
+    assert len(times) == machine.REPETITIONS
     assert min(times) > 0
 
 
@@ -69,11 +69,28 @@ def test_a_watch_looks_once_a_minute_and_goes_on_from_earlier_checks(clock):
     assert [seen["process"] for seen in checks] == [0, 2, 2]
 
 
+def test_what_we_use_includes_all_that_we_started_and_what_they_outlived(monkeypatch, tmp_path):
+    def process(pid, parent, *ticks):
+        (tmp_path / str(pid)).mkdir()
+        text = f"{pid} (a) b) R {parent} 1 1 0 -1 0 0 0 0 0 {' '.join(map(str, ticks))} 20 0 1"
+        (tmp_path / str(pid) / "stat").write_text(text)
+
+    me = machine.os.getpid()
+    process(me, 1, 100, 20, 3, 0)
+    process(me + 1, me, 0, 0, 400, 50)  # has outlived children of its own
+    process(me + 2, me + 1, 7000, 0, 0, 0)
+    process(1, 0, 90000, 0, 0, 0)
+    (tmp_path / "self").mkdir()
+    monkeypatch.setattr(machine, "PROCESSES", tmp_path)
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: {"SC_CLK_TCK": 100}[name])
+    assert machine._our_seconds() == pytest.approx((123 + 450 + 7000) / 100)
+
+
 def test_load_is_what_others_use(clock, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "STAT", tmp_path / "stat")
     monkeypatch.setattr(machine.os, "sysconf", lambda name: {"SC_CLK_TCK": 100}[name])
-    ours = iter([(1.0, 0.5, 0.0, 0.0, 0.0), (4.0, 1.5, 0.0, 1.0, 0.0)])
-    monkeypatch.setattr(machine.os, "times", lambda: next(ours))
+    ours = iter([1.5, 6.5])
+    monkeypatch.setattr(machine, "_our_seconds", lambda: next(ours))
     noted = []
     watch = Watch(0, [], noted.append)
     (tmp_path / "stat").write_text("cpu  100 20 30 9000 400 5 6 7 99 99\ncpu0 1 2 3\n")
@@ -81,7 +98,7 @@ def test_load_is_what_others_use(clock, monkeypatch, tmp_path):
     clock["seconds"] = 110.0
     (tmp_path / "stat").write_text("cpu  500 120 130 9900 999 55 56 57 99 99\ncpu0 1 2 3\n")
     watch.check()
-    # Others and we: 4 + 1 + 1 + 0.5 + 0.5 + 0.5 = 7.5 seconds of which 3 + 1 + 1 are ours, in 10 seconds.
+    # Others and we: 4 + 1 + 1 + 0.5 + 0.5 + 0.5 = 7.5 seconds of which 5 are ours, in 10 seconds.
     assert [seen["load"] for seen in noted[-1]["machine"]["checks"]] == [None, 0.25]
 
 
