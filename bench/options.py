@@ -50,7 +50,7 @@ PRESETS = MappingProxyType(
             limits={"seconds": 0.1, "rounds": (4, 20)}, random_draws=5, even_draws=2, cost_seconds=0.2, keep=(0.5,)
         ),
         "default": Preset(limits={"seconds": 0.8, "rounds": (10, 200)}),
-        "full": Preset(limits={"seconds": 3.0, "rounds": (10, 1000)}, cost_seconds=30.0, dtypes=DTYPES, modes=MODES),
+        "full": Preset(limits={"seconds": 3.0, "rounds": (6, 1000)}, cost_seconds=30.0, dtypes=DTYPES, modes=MODES),
     }
 )
 

@@ -135,13 +135,12 @@ def _generation_table(cases: Sequence[Case]) -> Table:
     """One row for each phase and plan of a causal model."""
     samples = {case["case"]: case["samples"] for case in cases}
     names = ("kept", "batch", "length", "on", "tokens/s", "ms", "dense beside it", "speedup")
-    table = _table("generation: pruned beside dense", "task, heads chosen by", *names)
+    table = _table("generation: pruned beside dense, the same share of every layer", "model", *names)
     for case in sorted(cases, key=lambda case: (case["task"], case["batch"], _place(case), -case["kept_fraction"])):
         timing = _speedup(samples.get(case["timed_by"], []))
         rate = f"{1e3 * case['tokens'] / float(timing[0]):.0f}" if timing[0] and case["tokens"] else ""
         sizes = [str(case[name]) for name in ("batch", "seq_len")]
-        first = f"{case['task']}, {case['criterion']}"
-        table.add_row(first, f"{case['kept_fraction']:g}", *sizes, _place(case), rate, *timing)
+        table.add_row(case["task"], f"{case['kept_fraction']:g}", *sizes, _place(case), rate, *timing)
     return table
 
 
