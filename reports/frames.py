@@ -36,6 +36,12 @@ class Setting:
         return "-".join([self.device, self.dtype, *self._unusual])
 
     @property
+    def unusual(self) -> int:
+        """In how many ways it is not as it mostly is."""
+        usual = ((self.dtype, "float32"), (self.mode, "eager"), (self.cache, "warm"), (self.mask, "none"))
+        return sum(one != other for one, other in usual)
+
+    @property
     def _unusual(self) -> dict[str, str]:
         """Short and in words, what is not as it mostly is."""
         said = {
@@ -75,17 +81,20 @@ def cases_of(run: Run, task: str) -> pd.DataFrame:
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Cases that can be shown in one figure."""
+    """Cases that can be shown in one figure, those measured as usual first."""
+    found = []
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
         same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
         tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
-        yield Setting(**same | {"seq_len": tokens}), rows
+        found.append((Setting(**same | {"seq_len": tokens}), rows))
+    yield from sorted(found, key=lambda pair: pair[0].unusual)
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Cases that can be shown in one figure which has the sequence length as an axis."""
-    for key, rows in cases.groupby(CONDITIONS, sort=True):
-        yield Setting(*cast(tuple[Any, ...], key)), rows
+    """Cases that can be shown in one figure which has the sequence length as an axis, the usual ones first."""
+    groups = cases.groupby(CONDITIONS, sort=True)
+    found = [(Setting(*cast(tuple[Any, ...], key)), rows) for key, rows in groups]
+    yield from sorted(found, key=lambda pair: pair[0].unusual)
 
 
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -63,6 +63,10 @@ class Section:
     appendix: tuple[Summary, ...]
 
     @property
+    def is_empty(self) -> bool:
+        return not self.tables and not any(part.pictures for part in self.parts)
+
+    @property
     def headline(self) -> str:
         """The first figure's sentence."""
         return next((part.pictures[0].caption for part in self.parts if part.pictures), "")
@@ -160,7 +164,8 @@ def _about(run: Run, task: str) -> str:
     facts = [f"{sum(layers.values())} heads in {len(layers)} layers"] if layers else []
     facts += [f"{about[key]:,} {text}" for key, text in COUNTS.items() if key in about]
     facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
-    return f"{sentence}{', '.join(facts)}."
+    listed = ", ".join(facts)
+    return f"{sentence}{listed[0].upper()}{listed[1:]}."
 
 
 def _failures(run: Run) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports import frames
 from reports.cells import Summary, interval, number, word
@@ -100,7 +101,11 @@ def _one_phase(axes: Axes, frame: pd.DataFrame) -> None:
         whole = rows[rows["kept_fraction"] == 1]
         axes.plot(whole["kept_fraction"], whole["rate"], linestyle="", marker="*", color=INK, markersize=10, zorder=5)
     axes.set_yscale("log" if frame["rate"].max() > 8 * frame["rate"].min() else "linear")
-    if axes.get_yscale() == "linear":
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
         axes.set_ylim(0, 1.08 * extent(frame, "rate", "rate_high")[1])
     kept_axis(axes)
     axes.set_xlim(-0.03, 1.06)

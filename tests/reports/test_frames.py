@@ -1,6 +1,7 @@
 """Frames hold the planted numbers: joins by shape, paired speedups, draws."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reports import frames
@@ -135,3 +136,18 @@ def test_a_machine_that_slows_down_between_cases_does_not_set_latencies_apart(wr
     plan = row(tradeoff.table, criterion="taylor", kept_fraction=0.25)
     assert plan["dense"] == pytest.approx(5 * dense)  # the table has what was measured
     assert plan["pruned"] == pytest.approx(5 * dense / 4)
+
+
+def test_what_is_measured_as_usual_comes_first():
+    ways = [
+        ("cpu", "bfloat16", "eager", "warm", "causal"),
+        ("cpu", "bfloat16", "eager", "warm", "none"),
+        ("cpu", "float32", "compile", "cold", "none"),
+        ("cpu", "float32", "eager", "warm", "none"),
+    ]
+    cases = pd.DataFrame(ways, columns=["device", "dtype", "mode", "cache", "mask"]).assign(seq_len=7)
+    for grouped in (frames.settings, frames.conditions):
+        found = [setting.text.removesuffix(", 7 tokens") for setting, _ in grouped(cases)]
+        assert found == [
+            "cpu, float32", "cpu, bfloat16", "cpu, bfloat16, causal mask", "cpu, float32, compiled, cold cache",
+        ]  # fmt: skip
