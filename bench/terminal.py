@@ -19,7 +19,7 @@ from bench.rundir import AXES, TRACES
 Case = Mapping[str, Any]
 
 OPERATORS = 10  # that have a row of their own
-NO_PEERS = ("mha", "linears", "products", "masked", "pruned", "dense")
+NO_PEERS = ("mha", "products", "eager", "float32")  # beside ours, and nothing that another would use in its place
 ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
 
 
