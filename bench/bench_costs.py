@@ -10,18 +10,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 import mha
 from bench.calls import forward
+from bench.cells import Cell
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
-from bench.study import Study
+from bench.study import Study, first_groups
 from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself
-WIDTH, HEADS, HEAD_DIM, BATCH, LENGTH = 768, 12, 64, 1, 256
+HEADS, BATCH, LENGTH = 12, 1, 256
 MOST_ROUNDS = 1000
 
 
@@ -62,11 +62,8 @@ def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple
 
 
 def _bare(device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layer = mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, bias=True, head_dim=HEAD_DIM)
-        x = torch.randn(BATCH, LENGTH, WIDTH)
-    return layer.eval().to(device), (x.to(device),) * 3, {}
+    cell = Cell(HEADS, BATCH, LENGTH, device)
+    return cell.layer(), (cell.inputs()[0].x,) * 3, {}
 
 
 def _plans(layers: mha.AttentionMap) -> Iterator[tuple[str, mha.HeadPlan]]:
@@ -82,9 +79,5 @@ def _plans(layers: mha.AttentionMap) -> Iterator[tuple[str, mha.HeadPlan]]:
         "drawn": [rng.random() for _ in range(count)],
     }
     for name, kept in shares.items():
-        plan = {}
-        for layer, share in zip(layers.values(), kept, strict=True):
-            per_group = layer.num_heads // layer.num_kv_heads
-            groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
-            plan[layer.name] = layer.heads[: groups * per_group]
-        yield name, mha.HeadPlan(plan)
+        pairs = zip(layers.values(), kept, strict=True)
+        yield name, mha.HeadPlan({layer.name: first_groups(layer, share) for layer, share in pairs})

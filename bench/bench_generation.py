@@ -20,7 +20,7 @@ from bench.latency import cast
 from bench.options import Settings, settings_of
 from bench.rundir import RunDirectory
 from bench.sampling import sampled
-from bench.study import Study
+from bench.study import Study, first_groups
 from mha.timing import rotated
 
 LLAMA = "llama"  # the name of the random model in the run directory
@@ -69,7 +69,7 @@ def test_generation(
     with run.case(**case.record()) as record:
         model = _model(case, studies)
         layers = mha.find_attention(model)
-        plan = mha.HeadPlan({name: _even(layer, case.keep) for name, layer in layers.items()})
+        plan = mha.HeadPlan({name: first_groups(layer, case.keep) for name, layer in layers.items()})
         models = {"pruned": mha.prune(model, plan), "dense": model}
         shape = [len(heads) for heads in plan.keep.values()]
         total = sum(layer.num_heads for layer in layers.values())
@@ -148,13 +148,6 @@ def llama() -> nn.Module:
         torch.manual_seed(0)
         model: nn.Module = transformers.LlamaForCausalLM(config).eval()
     return model
-
-
-def _even(layer: Any, keep: float) -> tuple[int, ...]:
-    """The first groups of a layer, at least one."""
-    groups = max(round(keep * layer.num_kv_heads), 1)
-    heads: tuple[int, ...] = layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]
-    return heads
 
 
 def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:

@@ -1,7 +1,7 @@
 """The bare attention layer: which sizes, plans and conditions it is timed at, by preset."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        usual = replace(self, dtype="float32", head_dim=64, keep=1.0, mask="none", mode="eager", cache="warm")
+        usual = {field.name: field.default for field in fields(self)}
         texts = {
             "head_dim": f"d{self.head_dim}",
             "keep": f"keep{self.keep:g}",
@@ -54,7 +54,7 @@ class Cell:
             "mode": self.mode,
             "cache": self.cache,
         }
-        unusual = [text for name, text in texts.items() if getattr(self, name) != getattr(usual, name)]
+        unusual = [text for name, text in texts.items() if getattr(self, name) != usual[name]]
         parts = [f"attention-h{self.heads}", f"b{self.batch}-s{self.length}", *unusual, self.device.replace(":", "")]
         return "-".join(parts)
 

@@ -1,12 +1,13 @@
 """What one call does, moves at least and needs: counted once per case, never while anything is timed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.memory import UnsendableError, peak_bytes
+from bench.study import map_tensors
 from mha.costs import count_flops, parameters_of
 
 Counts = dict[str, int | None]
@@ -31,7 +32,9 @@ def counts(
     with torch.inference_mode():
         output = way(*args, **kwargs)
     flops = count_flops(lambda: way(*args, **kwargs))
-    moved = {id(tensor): _bytes(tensor) for tensor in _tensors([args, kwargs, output, *weights.parameters()])}
+    tensors: list[Tensor] = [*weights.parameters()]
+    map_tensors([args, kwargs, output], tensors.append)
+    moved = {id(tensor): tensor.nbytes for tensor in tensors}
     return {
         "flops": flops.total,
         "attention_flops": flops.attention,
@@ -48,18 +51,3 @@ def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
     except UnsendableError:
         return None
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in a nest of sequences and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)

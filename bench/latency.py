@@ -122,9 +122,9 @@ class Latencies:
         models = {"pruned": cast(study.pruned(plan, place.device), place.dtype), "dense": dense}
         inputs = rotation(study.inputs(place.batch, place.device, place.length), place.dtype)
         seq_len = sequence_length(dense, *inputs[0])
-        if (study, place) not in self._dense:
+        if (study, place) not in self._dense:  # the same for every plan
             self._dense[study, place] = counts(dense, dense, *inputs[0], place.device)
-        counted = {"pruned": counts(models["pruned"], models["pruned"], *inputs[0], place.device)}
+        pruned = counts(models["pruned"], models["pruned"], *inputs[0], place.device)
         arms = {name: rotated(calls) for name, calls in MODES[place.mode](models, inputs).items()}
         found = sampled(
             request,
@@ -136,7 +136,7 @@ class Latencies:
             facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
             seed=self._seed,
         )
-        counted["dense"] = self._dense[study, place]
+        counted = {"pruned": pruned, "dense": self._dense[study, place]}
         return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import mha
 from bench.intervals import Bootstrap, Estimate
 from bench.threads import one_thread
+from mha.costs import parameters_of
 from mha.tasks import Task
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -91,7 +92,7 @@ class Study:
                 + (f" ({reasons})" if reasons else "")
             )
         heads = {name: layer.num_heads for name, layer in layers.items()}
-        self._note({"layers": heads, "heads": sum(heads.values()), "parameters": _parameters(self.model())})
+        self._note({"layers": heads, "heads": sum(heads.values()), "parameters": parameters_of(self.model())})
         return layers
 
     @once
@@ -181,7 +182,7 @@ class Study:
         return {
             **self.describe(plan),
             "keep": {name: list(heads) for name, heads in plan.keep.items()},
-            "parameters": _parameters(self.pruned(plan)),
+            "parameters": parameters_of(self.pruned(plan)),
             **metric.interval()._asdict(),
             **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
             "examples": len(values),
@@ -208,8 +209,10 @@ def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
     return mha.HeadPlan(kept)
 
 
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
+    """The heads of so large a share of a layer's key/value groups, the first ones; at least one, unless it is 0."""
+    groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
+    return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

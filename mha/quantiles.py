@@ -1,10 +1,8 @@
 """Medians and other quantiles, with 95 % intervals that suppose nothing of how the values are distributed."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 from typing import NamedTuple
 
 NORMAL = 1.96  # standard deviations that 95 % lie within
@@ -73,13 +71,10 @@ def quantile(values: Sequence[float], share: float) -> Quantile | None:
 @lru_cache
 def _ranks(n: int, share: float) -> tuple[int, int]:
     """Ranks from 1 of the bounds; 0 or n + 1 where a bound would lie outside the values."""
-    at_most = list(accumulate(_binomial(count, n, share) for count in range(n + 1)))  # values below the true quantile
-    return bisect_left(at_most, TAIL), bisect_left(at_most, 1 - TAIL) + 1
+    from scipy.stats import binom  # takes a second to import
 
-
-def _binomial(count: int, n: int, share: float) -> float:
-    ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
-    return math.exp(ways + count * math.log(share) + (n - count) * math.log1p(-share))
+    low, high = (int(binom.ppf(level, n, share)) for level in (TAIL, 1 - TAIL))  # values below the true quantile
+    return low, high + 1
 
 
 def _at(ordered: Sequence[float], rank: float) -> float:

@@ -16,6 +16,7 @@ from bench.importance.records import pack
 from bench.importance.settings import Settings
 from bench.importance.subjects import Subject, section_of, subject
 from bench.importance.variants import FLOOR, Variant, variants
+from mha.costs import parameters_of
 
 Record = dict[str, Any]
 
@@ -108,7 +109,7 @@ def _model(it: Subject, _case: Case, _settings: Settings) -> Record:
     loss, values = it.evaluate(it.model)
     return {
         "heads": [list(head) for head in it.heads],
-        "parameters": _parameters(it.model),
+        "parameters": parameters_of(it.model),
         "loss": loss,
         "value": values.double().mean().item(),
     }
@@ -118,7 +119,7 @@ def _rival(it: Subject, case: Case, _settings: Settings) -> Record:
     model = it.rivals[int(case.detail)]()
     loss, values = it.evaluate(model)
     heads = sum(layer.num_heads for layer in mha.find_attention(model).values())
-    return {"heads_kept": heads, "parameters": _parameters(model), "loss": loss, "values": pack(values)}
+    return {"heads_kept": heads, "parameters": parameters_of(model), "loss": loss, "values": pack(values)}
 
 
 def _subsets(it: Subject, case: Case, settings: Settings) -> Record:
@@ -240,10 +241,6 @@ def _kinds(it: Subject) -> dict[str, list[int]]:
 def _judged(it: Subject, model: nn.Module) -> Record:
     loss, values = it.evaluate(model)
     return {"loss": loss, "values": pack(values)}
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 _RUN: Mapping[str, Callable[[Subject, Case, Settings], Record]] = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import mha
-from bench.bench_generation import Case, _cache_bytes, _cases, _counts, _even, decode, llama, prefill
+from bench.bench_generation import Case, _cache_bytes, _cases, _counts, decode, llama, prefill
 from bench.options import Settings
+from bench.study import first_groups
 from tests.bench.tiny_task import TinyTask
 
 B, S = 2, 13
@@ -72,7 +73,7 @@ def test_a_pruned_cache_holds_the_kept_groups_only(model):
 
 def test_plans_keep_whole_groups_and_at_least_one(model):
     layer = next(iter(mha.find_attention(model).values()))
-    assert [_even(layer, keep) for keep in (1.0, 0.5, 0.01)] == [tuple(range(8)), (0, 1, 2, 3), (0, 1)]
+    assert [first_groups(layer, keep) for keep in (1.0, 0.5, 0.01)] == [tuple(range(8)), (0, 1, 2, 3), (0, 1)]
 
 
 def test_cases_and_their_names():
