@@ -1,0 +1,26 @@
+"""The gate's control: work that no change to `mha` can touch, so that its time tells what the machine did."""
+
+from typing import Any
+
+import torch
+
+SIZE, PRODUCTS, STEPS = 256, 4, 20_000
+WARM_UP = 3
+
+
+def test_control(benchmark: Any) -> None:
+    """Products of matrices that fit in a core's cache, and steps of the interpreter: some two milliseconds."""
+    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+    def work() -> int:
+        product, count = matrix, 0
+        for _ in range(PRODUCTS):
+            product = (product @ matrix).softmax(-1)
+        for step in range(STEPS):
+            count += step
+        return count
+
+    with torch.inference_mode():
+        for _ in range(WARM_UP):
+            work()
+        benchmark(work)

@@ -1,0 +1,155 @@
+"""One round: fresh processes of each arm, and every benchmark sampled in turns among them."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.regress.errors import GateError
+from bench.regress.workers import Arm, Worker
+
+CONTROL = "bench/regress/bench_control.py"
+CONTROL_NAME = f"{CONTROL}::test_control"
+PROCESSES = 2  # of each arm
+SAMPLE_SECONDS = 0.002  # that the calls of one sample take together, about
+FEWEST = 8  # samples of a process, however long they take
+MOST = 200
+
+
+class Round(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        seconds: benchmark -> process (arm-number) -> seconds of a call in each turn; the same turns in all processes.
+        errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
+        python: arm -> what its processes ran on.
+    """
+
+    seconds: dict[str, dict[str, list[float]]]
+    errors: dict[str, dict[str, str]]
+    spent: dict[str, float]
+    python: dict[str, dict[str, str]]
+
+
+def measure_round(
+    arms: Sequence[Arm],
+    files: Sequence[str],
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    threads: int = 1,
+    only: Iterable[str] | None = None,
+) -> Round:
+    """Two fresh processes of each arm, started together; then the benchmarks, in an order that is another each time.
+
+    The order of the processes within a benchmark is balanced (a, b, b, a: one of an arm's two is as far from the middle
+    as the other), drawn anew for every other turn, and reversed in between.
+
+    Args:
+        folder: where pytest-benchmark's JSON files go, ARM-K.json.
+        seconds: of sampling for each benchmark, all processes together.
+        seed: of the orders.
+        threads: of torch. With one, all processes run on the same core, since cores differ.
+        only: the benchmarks to time; the control always is. By default all.
+
+    Raises:
+        GateError: a process ended early, or says nothing any more.
+    """
+    chance, began = random.Random(seed), time.perf_counter()
+    core = random.Random(seed).choice(_cores()) if threads == 1 and _cores() else None
+    spent: dict[str, float] = {}
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                Worker(arm, number, [*files, CONTROL], folder / f"{arm.name}-{number}.json", threads, core)
+            )
+            for number in range(PROCESSES)
+            for arm in chance.sample(arms, len(arms))
+        ]
+        for worker in workers:
+            worker.wait_until_collected()
+        names = sorted({name for worker in workers for name in worker.collected})
+        if only is not None:
+            wanted = {*only, CONTROL_NAME}
+            names = [name for name in names if name in wanted]
+        chance.shuffle(names)
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            start = time.perf_counter()
+            _take_turns(workers, name, following, seconds, chance)
+            spent[name] = time.perf_counter() - start
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.wait()
+    documents = {worker: _document(folder / f"{worker.arm.name}-{worker.number}.json") for worker in workers}
+    errors: dict[str, dict[str, str]] = {arm.name: {} for arm in arms}
+    for worker in workers:
+        errors[worker.arm.name] |= worker.errors
+    spent[""] = time.perf_counter() - began - sum(spent.values())
+    python = {worker.arm.name: documents[worker]["machine_info"] for worker in workers}
+    return Round(_by_benchmark(documents), errors, spent, python)
+
+
+def _take_turns(
+    workers: Sequence[Worker], name: str, following: str | None, seconds: float, chance: random.Random
+) -> None:
+    """One benchmark in all processes that have it, until the time is spent."""
+    there = [worker for worker in workers if name in worker.collected]
+    nexts = {worker: following if following in worker.collected else None for worker in there}
+    lasts = {worker: worker.begin(name, nexts[worker]) for worker in there}
+    ready = [worker for worker in there if lasts[worker] is not None]
+    if not ready:
+        return
+    calls = max(1, round(SAMPLE_SECONDS / max(last for last in lasts.values() if last is not None)))
+    end, taken = time.perf_counter() + seconds, 0
+    while taken < FEWEST or (time.perf_counter() < end and taken < MOST) or taken % 2:
+        order = balanced(ready, chance) if taken % 2 == 0 else order[::-1]
+        failed = [worker for worker in order if not worker.sample(calls)]
+        taken += 1
+        if failed:
+            ready = [worker for worker in ready if worker not in failed]
+            break
+    for worker in ready:
+        worker.end()
+
+
+def balanced(workers: Sequence[Worker], chance: random.Random) -> list[Worker]:
+    """An order in which no arm comes earlier, on average: a, b, b, a."""
+    arms: dict[str, list[Worker]] = {}
+    for worker in workers:
+        arms.setdefault(worker.arm.name, []).append(worker)
+    for two in arms.values():
+        chance.shuffle(two)
+    names = chance.sample(sorted(arms), len(arms))
+    return [*(arms[name][0] for name in names), *(worker for name in reversed(names) for worker in arms[name][1:])]
+
+
+def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Without benchmarks that failed in a process of an arm which has them."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for worker, document in documents.items():
+        for entry in document["benchmarks"]:
+            name = entry["fullname"]
+            if name not in worker.errors:
+                found.setdefault(name, {})[f"{worker.arm.name}-{worker.number}"] = entry["stats"]["data"]
+    return found
+
+
+def _cores() -> list[int]:
+    """Those that processes may be bound to; none where the system can't bind them."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # nothing was timed in it
+        return {"benchmarks": [], "machine_info": {}}
+    except ValueError as error:
+        raise GateError(f"{path} is cut off ({error}); is the disk full? Run again with the same --run") from error

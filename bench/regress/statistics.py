@@ -1,0 +1,105 @@
+"""What rounds say about a benchmark: an effect, how well it is known, and how likely chance alone would have it.
+
+A round has two processes of each arm. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make two contrasts:
+
+    d = (h₀ + h₁ − b₀ − b₁) / 2      the effect of the change
+    n = (h₀ − h₁ + b₀ − b₁) / 2      nothing: each arm against itself
+
+With no change both have the same distribution, symmetric about 0 since the order of the processes is. So the estimate is
+the median of Walsh averages (Hodges and Lehmann 1963, eq. 4.2), the interval that of Wilcoxon's signed ranks (Lehmann 1975,
+section 4.4), and p the share of all flips of signs whose rank sum is as large: all exact, and moved little by a
+round that was disturbed. What n makes of the same rounds is the noise floor of this very run.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.975  # of each end of an interval
+FEWEST = 6  # rounds for an interval at that level
+
+
+class Contrasts(NamedTuple):
+    """Of each round, in logarithms."""
+
+    effects: tuple[float, ...]
+    nothing: tuple[float, ...]
+
+
+class Effect(NamedTuple):
+    """A relative change, head / base − 1, positive where the head is slower.
+
+    Attributes:
+        low, high: bounds of the change, each at `LEVEL`.
+        floor: size of the change that the same rounds show between two runs of the same code.
+        p: of the hypothesis that the head is not slower; `p_faster` that it is not faster.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    floor: float
+    p: float
+    p_faster: float
+    rounds: int
+
+
+def effect(contrasts: Contrasts) -> Effect:
+    """What the rounds say together.
+
+    Raises:
+        ValueError: fewer than `FEWEST` rounds, which have no interval at that level.
+    """
+    d = np.asarray(contrasts.effects, dtype=float)
+    if len(d) < FEWEST:
+        raise ValueError(f"{len(d)} rounds; an interval at {LEVEL:.1%} takes {FEWEST}")
+    walsh = walsh_averages(d)
+    outside = rank_sums_outside(len(d))
+    floor = abs(float(np.median(walsh_averages(np.asarray(contrasts.nothing, dtype=float)))))
+    return Effect(
+        *(math.expm1(float(value)) for value in (np.median(walsh), walsh[outside], walsh[-1 - outside], floor)),
+        signed_rank_p(d),
+        signed_rank_p(-d),
+        len(d),
+    )
+
+
+def walsh_averages(d: np.ndarray) -> np.ndarray:
+    """(r,) -> (r (r + 1) / 2,): the mean of every two, each with itself too, in ascending order."""
+    first, second = np.triu_indices(len(d))
+    return np.sort((d[first] + d[second]) / 2)
+
+
+@cache
+def rank_sums_outside(rounds: int) -> int:
+    """How many Walsh averages lie beyond each end of the interval: the most for which its level holds."""
+    chances = np.cumsum(rank_sum_chances(rounds))
+    return int(np.searchsorted(chances, 1 - LEVEL, side="right")) - 1
+
+
+@cache
+def rank_sum_chances(rounds: int) -> np.ndarray:
+    """(r (r + 1) / 2 + 1,): how likely each sum of the ranks with a plus is, if every sign is as likely as the other."""
+    chances = np.zeros(rounds * (rounds + 1) // 2 + 1)
+    chances[0] = 1.0
+    for rank in range(1, rounds + 1):
+        with_plus = np.zeros_like(chances)
+        with_plus[rank:] = chances[:-rank]
+        chances = (chances + with_plus) / 2
+    return chances
+
+
+def signed_rank_p(d: np.ndarray) -> float:
+    """One-sided, exact: how many flips of signs give as large a sum of the ranks with a plus."""
+    if not d.any():
+        return 1.0
+    return float(stats.wilcoxon(d[d != 0], alternative="greater", method="exact").pvalue)
+
+
+def adjusted(p: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's (1995), for the expected share of false ones among those found."""
+    return [float(value) for value in stats.false_discovery_control(p)] if len(p) else []

@@ -1,0 +1,108 @@
+"""What the gate times: attention dense and pruned, made with the `mha` of the checkout that the process runs in.
+
+An older `mha` must do, too: only its stable public names are used here. A subject that it can't make is new.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import mha
+
+HEADS, HEAD_DIM = 8, 64
+WIDTH = HEADS * HEAD_DIM
+HALF = HEADS // 2
+LENGTHS = (64, 3, 40, 17, 60, 8, 33, 25)  # of a padded batch
+
+
+class Subject(NamedTuple):
+    """A model in evaluation mode, and one call of it."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        return self.model(*self.args, **self.kwargs)
+
+
+class Masked(nn.Module):
+    """A layer some heads of which are switched off, as criteria do it that try heads out."""
+
+    def __init__(self, layer: nn.Module, plan: mha.HeadPlan) -> None:
+        super().__init__()
+        self.layer, self.plan = layer, plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        with mha.masked(self.layer, self.plan):
+            return self.layer(x, x, x)
+
+
+def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Subject:
+    """Self-attention of eight heads, or of the first few of them."""
+    with seeded():
+        whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval()
+    model = whole if kept == HEADS else mha.prune(whole, mha.HeadPlan({"": range(kept)}))
+    x = inputs(batch, length, WIDTH)
+    return Subject(model, (x, x, x), how)
+
+
+def padded() -> Subject:
+    """Half of a batch is padding that is not computed."""
+    lengths = torch.tensor(LENGTHS)
+    return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
+
+
+def masked() -> Subject:
+    whole = layer(4, 64)
+    return Subject(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
+
+
+def torch_layer() -> Subject:
+    """`torch.nn.MultiheadAttention` with half of its heads."""
+    with seeded():
+        whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval()
+    x = inputs(4, 64, WIDTH)
+    return Subject(mha.prune(whole, mha.HeadPlan({"": range(HALF)})), (x, x, x), {"need_weights": False})
+
+
+def encoder() -> Subject:
+    """Three layers of `torch.nn.TransformerEncoder`, unevenly pruned: five heads, none, two."""
+    with seeded():
+        block = nn.TransformerEncoderLayer(256, HEADS, 512, batch_first=True, norm_first=True)
+        whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval()
+    keep = {"layers.0.self_attn": range(5), "layers.1.self_attn": (), "layers.2.self_attn": (0, 7)}
+    return Subject(mha.prune(whole, mha.HeadPlan(keep)), (inputs(4, 64, 256),), {})
+
+
+def inputs(batch: int, length: int, width: int) -> Tensor:
+    """Standard normal (b, s, e), the same every time."""
+    return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(1))
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Within the context random numbers are the same every time; outside nothing changes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+SUBJECTS: Mapping[str, Callable[[], Subject]] = {
+    "dense-1x16": lambda: layer(1, 16),
+    "half-1x16": lambda: layer(1, 16, HALF),
+    "dense-4x64": lambda: layer(4, 64),
+    "half-4x64": lambda: layer(4, 64, HALF),
+    "dense-1x256": lambda: layer(1, 256),
+    "half-1x256": lambda: layer(1, 256, HALF),
+    "causal-1x256": lambda: layer(1, 256, is_causal=True),
+    "weights-4x64": lambda: layer(4, 64, need_weights=True),
+    "grouped-4x64": lambda: layer(4, 64, num_kv_heads=2),
+    "padded-8x64": padded,
+    "masked-4x64": masked,
+    "torch-half-4x64": torch_layer,
+    "encoder-pruned-4x64": encoder,
+}

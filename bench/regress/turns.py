@@ -1,0 +1,184 @@
+"""A pytest plugin with which several processes take turns, sample by sample.
+
+A shared machine changes its speed by ten percent from one tenth of a second to the next. So the processes that are
+compared all stand at the same benchmark, one of them runs at a time, and it passes the turn on after a sample of some
+milliseconds. Files of benchmarks need not know of it: pytest-benchmark's fixture is wrapped, and is handed the samples
+by its public `timer` marker, so that its report holds them.
+"""
+
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from importlib import metadata
+from itertools import chain
+from typing import Any, TextIO
+
+import pytest
+
+WARM_UP = 3  # calls before the first that counts; the last of them says how long one takes
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("turns", "taking turns with other processes")
+    group.addoption("--baton", metavar="R,W", help="file descriptors: what to do comes from R, what was done goes to W")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.baton and not config.option.collectonly:
+        read, write = map(int, config.option.baton.split(","))
+        config.pluginmanager.register(Turns(os.fdopen(read), os.fdopen(write, "w")))  # late: its fixture comes first
+
+
+class Turns:
+    """Runs items and takes samples when told to. Everything said is a line of JSON.
+
+    First goes out `{"collected": [node id, …], "error": null or why a file could not be}`. Then for each
+    `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up; for each
+    number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
+    `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is the end
+    of the run.
+    """
+
+    def __init__(self, incoming: TextIO, outgoing: TextIO) -> None:
+        self._in, self._out = incoming, outgoing
+        self._error: str | None = None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._error = str(report.longrepr).strip().splitlines()[-1]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = {item.nodeid: item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())}
+        for item in items.values():
+            item.add_marker(pytest.mark.benchmark(timer=Clock()))
+        self._say({"collected": list(items), "error": self._error})
+        for line in self._in:
+            name, following = json.loads(line)
+            self._error = None
+            hook = session.config.hook
+            hook.pytest_runtest_protocol(item=items[name], nextitem=items[following] if following else None)
+            self._say({"error": self._error})
+        return True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Keep what a failure or a skip says, in one line."""
+        if call.excinfo is not None and self._error is None:
+            said = str(call.excinfo.value).strip().splitlines()
+            self._error = ": ".join([call.excinfo.typename, *said[:1]])
+        return (yield)
+
+    def pytest_benchmark_generate_machine_info(self) -> dict[str, str]:
+        """In place of pytest-benchmark's own, which asks about the processor for two seconds in every process."""
+        versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+        return {"python": platform.python_version(), "implementation": platform.python_implementation(), **versions}
+
+    def pytest_benchmark_generate_commit_info(self) -> dict[str, str]:
+        return {}  # the gate knows
+
+    @pytest.fixture
+    def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "Shared":
+        """pytest-benchmark's fixture, as far as calls, `pedantic` and attributes go; samples are taken in turns."""
+        (clock, *_) = (
+            mark.kwargs["timer"]
+            for mark in request.node.iter_markers("benchmark")
+            if isinstance(mark.kwargs.get("timer"), Clock)
+        )
+        return Shared(benchmark, clock, self._sizes)
+
+    def _sizes(self, seconds: float) -> Iterator[int]:
+        """How many calls make the next sample; it has been taken when the next one is asked for."""
+        self._say({"seconds": seconds})
+        while size := json.loads(self._in.readline() or "0"):
+            yield size
+            self._say({})
+
+    def _say(self, what: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(what) + "\n")
+        self._out.flush()
+
+
+class Clock:
+    """Shows, one after the other, the readings it is given."""
+
+    def __init__(self) -> None:
+        self._readings: Iterator[float] = iter(())
+
+    def show(self, samples: Sequence[float]) -> None:
+        """The beginning and the end of each sample, which began at 0."""
+        self._readings = chain.from_iterable((0.0, seconds) for seconds in samples)
+
+    def __call__(self) -> float:
+        return next(self._readings)
+
+
+class Shared:
+    """pytest-benchmark's fixture in a process that has turns."""
+
+    def __init__(self, benchmark: Any, clock: Clock, sizes: Callable[[float], Iterator[int]]) -> None:
+        self._benchmark, self._clock, self._sizes = benchmark, clock, sizes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._benchmark, name)
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._sample(lambda: (function, args, kwargs))
+
+    def pedantic(
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        setup: Callable[[], Any] | None = None,
+        teardown: Callable[..., Any] | None = None,
+        **counts: int,
+    ) -> Any:
+        """As pytest-benchmark's; its `rounds`, `iterations` and `warmup_rounds` are chosen by the gate."""
+
+        def prepared() -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+            given = setup() if setup else None
+            return target, *(given or (args, kwargs or {}))
+
+        return self._sample(prepared, teardown, several=setup is None and teardown is None)
+
+    def _sample(self, prepare: Callable[[], Any], teardown: Any = None, *, several: bool = True) -> Any:
+        """Warm up, take samples for as long as they are asked for, and hand them to pytest-benchmark.
+
+        Args:
+            several: calls may make one sample.
+        """
+        for _ in range(WARM_UP):
+            seconds, result = _timed(*prepare(), teardown, 1)
+        samples, sizes = [], []
+        for asked in self._sizes(seconds):
+            size = asked if several else 1
+            sizes.append(size)
+            samples.append(_timed(*prepare(), teardown, size)[0])
+        if samples:
+            size = max(sizes)
+            self._clock.show([sample * size for sample in samples])
+            self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=size)
+        return result
+
+
+def _timed(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], teardown: Any, size: int
+) -> tuple[float, Any]:
+    """Seconds of one of so many calls, and what the last one returned; the garbage collector waits."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for _ in range(size):
+            result = function(*args, **kwargs)
+        seconds = (time.perf_counter() - start) / size
+    finally:
+        if collecting:
+            gc.enable()
+    if teardown:
+        teardown(*args, **kwargs)
+    return seconds, result

@@ -1,0 +1,162 @@
+"""A fresh process of pytest that runs benchmarks when it is its turn (bench/regress/turns.py)."""
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Self
+
+from bench.regress.errors import GateError
+
+PLUGIN = "bench.regress.turns"
+SILENCE = 300.0  # seconds without a word before a process is given up
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Where a side's processes run: its checkout, the interpreter of its environment, and what is set for them."""
+
+    name: str
+    root: Path
+    python: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """A process of pytest that waits for its turns.
+
+    Args:
+        files: of benchmarks, relative to the arm's root.
+        report: where pytest-benchmark's JSON goes.
+        threads: of torch.
+        core: the only one that it may run on; None for any.
+    """
+
+    def __init__(
+        self, arm: Arm, number: int, files: Sequence[str], report: Path, threads: int, core: int | None
+    ) -> None:
+        self.arm, self.number = arm, number
+        self.errors: dict[str, str] = {}  # benchmark -> the first thing that went wrong with it
+        self.collected: list[str] = []
+        self._item = ""
+        self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._buffer = b""
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        command = [
+            *(os.fspath(arm.python), "-m", "pytest", *files, "-q", "-p", PLUGIN, "-p", "no:cacheprovider"),
+            *("--confcutdir=bench/regress", "--rootdir=.", "-W", "default"),
+            *(f"--baton={theirs_in},{theirs_out}", "--benchmark-quiet", f"--benchmark-json={report}"),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=arm.root,
+                env=_variables(arm, threads),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs_in, theirs_out),
+                preexec_fn=None if core is None else partial(os.sched_setaffinity, 0, {core}),
+                start_new_session=True,  # Ctrl-C is for the gate alone, which then ends them
+            )
+        except OSError as error:
+            raise GateError(f"{arm.name}: can't start {arm.python} ({error}); is it still installed?") from error
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whatever state it is in."""
+        for descriptor in (self._out, self._in):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._out = self._in = -1
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def wait_until_collected(self) -> None:
+        said = self._hear()
+        self.collected = said["collected"]
+        if said["error"]:
+            self.errors[""] = said["error"]
+
+    def begin(self, item: str, following: str | None) -> float | None:
+        """Set up a benchmark and warm it up.
+
+        Returns:
+            Seconds of a call; None where the benchmark has ended, without a sample.
+        """
+        self._item = item
+        said = self._ask([item, following])
+        if said.get("error"):
+            self.errors[item] = said["error"]
+        return said.get("seconds")
+
+    def sample(self, calls: int) -> bool:
+        """One sample of the benchmark begun; False where it has failed, and so ended."""
+        said = self._ask(calls)
+        if "error" in said:
+            self.errors[self._item] = said["error"] or "it has ended by itself"
+        return "error" not in said
+
+    def end(self) -> None:
+        """No more samples of the benchmark begun."""
+        if error := self._ask(0)["error"]:
+            self.errors[self._item] = error
+
+    def _ask(self, what: object) -> dict[str, Any]:
+        try:
+            os.write(self._out, f"{json.dumps(what)}\n".encode())
+        except BrokenPipeError:
+            raise self._gone("ended early") from None
+        return self._hear()
+
+    def stop(self) -> None:
+        """No more turns: it writes its report and ends."""
+        os.close(self._out)
+        self._out = -1
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        try:
+            self._process.wait(SILENCE)
+        except subprocess.TimeoutExpired:
+            raise self._gone(f"has not ended within {SILENCE:g} s of its last benchmark") from None
+
+    def _hear(self) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], SILENCE)
+            if not ready:
+                raise self._gone(f"has said nothing for {SILENCE:g} s")
+            chunk = os.read(self._in, 1 << 16)
+            if not chunk:
+                raise self._gone("ended early")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+    def _gone(self, what: str) -> GateError:
+        if self._process.poll() is None:
+            self._process.kill()
+        code = self._process.wait()
+        self._log.seek(0)
+        last = "\n".join(self._log.read().strip().splitlines()[-15:])
+        return GateError(f"{self.arm.name}: a process of pytest {what} (exit code {code}). Its last words:\n{last}")
+
+
+def _variables(arm: Arm, threads: int) -> dict[str, str]:
+    """The environment: equally large for both arms, since its size moves the stack."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH", "GIT_"))}
+    threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return kept | {"PWD": os.fspath(arm.root)} | threads_of | dict(arm.variables)
