@@ -67,13 +67,16 @@ def measure_round(
     with ExitStack() as stack:
         workers = [
             stack.enter_context(
-                Worker(arm, number, [*files, CONTROL], folder / f"{arm.name}-{number}.json", threads, core)
+                Worker(arm, number, [*files, CONTROL], folder / f"{arm.name}-{number}.json", threads)
             )
             for number in range(PROCESSES)
             for arm in chance.sample(arms, len(arms))
         ]
         for worker in workers:
             worker.wait_until_collected()
+        if core is not None:
+            for worker in workers:
+                worker.bind(core)
         names = sorted({name for worker in workers for name in worker.collected})
         if only is not None:
             wanted = {*only, CONTROL_NAME}

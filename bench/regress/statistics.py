@@ -1,6 +1,7 @@
 """What rounds say about a benchmark: an effect, how well it is known, and how likely chance alone would have it.
 
-A round has two processes of each arm. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make two contrasts:
+A round has two processes of each arm, which take turns. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make two
+contrasts, each the median over the turns:
 
     d = (h₀ + h₁ − b₀ − b₁) / 2      the effect of the change
     n = (h₀ − h₁ + b₀ − b₁) / 2      nothing: each arm against itself
@@ -12,7 +13,7 @@ round that was disturbed. What n makes of the same rounds is the noise floor of 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -46,6 +47,16 @@ class Effect(NamedTuple):
     p: float
     p_faster: float
     rounds: int
+
+
+def contrasts(rounds: Iterable[Mapping[str, Sequence[float]]]) -> Contrasts:
+    """Of each round from the seconds of its processes ("head-0", "head-1", "base-0", "base-1") in each turn."""
+    effects, nothing = [], []
+    for seconds in rounds:
+        h0, h1, b0, b1 = (np.log(seconds[process]) for process in ("head-0", "head-1", "base-0", "base-1"))
+        effects.append(float(np.median((h0 + h1 - b0 - b1) / 2)))
+        nothing.append(float(np.median((h0 - h1 + b0 - b1) / 2)))
+    return Contrasts(tuple(effects), tuple(nothing))
 
 
 def effect(contrasts: Contrasts) -> Effect:

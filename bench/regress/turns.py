@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any, TextIO
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 WARM_UP = 3  # calls before the first that counts; the last of them says how long one takes
 
@@ -82,7 +83,7 @@ class Turns:
 
     @pytest.fixture
     def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "Shared":
-        """pytest-benchmark's fixture, as far as calls, `pedantic` and attributes go; samples are taken in turns."""
+        """pytest-benchmark's fixture; samples are taken in turns."""
         (clock, *_) = (
             mark.kwargs["timer"]
             for mark in request.node.iter_markers("benchmark")
@@ -116,14 +117,12 @@ class Clock:
         return next(self._readings)
 
 
-class Shared:
-    """pytest-benchmark's fixture in a process that has turns."""
+class Shared(BenchmarkFixture):
+    """pytest-benchmark's fixture in a process that has turns: the same one, but for how it samples."""
 
-    def __init__(self, benchmark: Any, clock: Clock, sizes: Callable[[float], Iterator[int]]) -> None:
-        self._benchmark, self._clock, self._sizes = benchmark, clock, sizes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._benchmark, name)
+    def __init__(self, benchmark: BenchmarkFixture, clock: Clock, sizes: Callable[[float], Iterator[int]]) -> None:
+        self.__dict__ = benchmark.__dict__
+        self._clock, self._sizes = clock, sizes
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._sample(lambda: (function, args, kwargs))
@@ -161,7 +160,7 @@ class Shared:
         if samples:
             size = max(sizes)
             self._clock.show([sample * size for sample in samples])
-            self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=size)
+            super().pedantic(lambda: None, rounds=len(samples), iterations=size)
         return result
 
 

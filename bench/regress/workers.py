@@ -7,13 +7,17 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
 from bench.regress.errors import GateError
 
 PLUGIN = "bench.regress.turns"
+STEADY_MEMORY = {  # for glibc: freed memory is kept, not given back and faulted in again, which takes another time in every process
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
 SILENCE = 300.0  # seconds without a word before a process is given up
 
 
@@ -34,12 +38,9 @@ class Worker:
         files: of benchmarks, relative to the arm's root.
         report: where pytest-benchmark's JSON goes.
         threads: of torch.
-        core: the only one that it may run on; None for any.
     """
 
-    def __init__(
-        self, arm: Arm, number: int, files: Sequence[str], report: Path, threads: int, core: int | None
-    ) -> None:
+    def __init__(self, arm: Arm, number: int, files: Sequence[str], report: Path, threads: int) -> None:
         self.arm, self.number = arm, number
         self.errors: dict[str, str] = {}  # benchmark -> the first thing that went wrong with it
         self.collected: list[str] = []
@@ -62,7 +63,6 @@ class Worker:
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs_in, theirs_out),
-                preexec_fn=None if core is None else partial(os.sched_setaffinity, 0, {core}),
                 start_new_session=True,  # Ctrl-C is for the gate alone, which then ends them
             )
         except OSError as error:
@@ -90,6 +90,10 @@ class Worker:
         self.collected = said["collected"]
         if said["error"]:
             self.errors[""] = said["error"]
+
+    def bind(self, core: int) -> None:
+        """Let it run on that core only."""
+        os.sched_setaffinity(self._process.pid, {core})
 
     def begin(self, item: str, following: str | None) -> float | None:
         """Set up a benchmark and warm it up.
@@ -159,4 +163,4 @@ def _variables(arm: Arm, threads: int) -> dict[str, str]:
     """The environment: equally large for both arms, since its size moves the stack."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH", "GIT_"))}
     threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return kept | {"PWD": os.fspath(arm.root)} | threads_of | dict(arm.variables)
+    return kept | {"PWD": os.fspath(arm.root)} | STEADY_MEMORY | threads_of | dict(arm.variables)

@@ -1,0 +1,111 @@
+"""From effects to verdicts: what is measured again, and what is said in the end."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.regress.statistics import Effect, adjusted
+
+PASS, REGRESSED, IMPROVED, INCONCLUSIVE, NEW, ERROR = (
+    "PASS",
+    "REGRESSED",
+    "IMPROVED",
+    "INCONCLUSIVE",
+    "NEW",
+    "ERROR",
+)
+EXIT_CODES = {PASS: 0, REGRESSED: 1, INCONCLUSIVE: 3, ERROR: 4, IMPROVED: 10, NEW: 11}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Relative changes, unless said otherwise.
+
+    Attributes:
+        threshold: the lower bound of a regression is above it, and above the noise floor.
+        least: a regression is estimated at this or more.
+        blind: a benchmark passes only if it can't have become slower by this much.
+        fdr: the expected share of false ones among the regressions of a run, at most.
+    """
+
+    threshold: float = 0.015
+    least: float = 0.03
+    blind: float = 0.10
+    fdr: float = 0.05
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is known of a benchmark: the first look, the second where there was one, and both together."""
+
+    screen: Effect
+    again: Effect | None = None
+    together: Effect | None = None
+
+
+def undecided(effects: Mapping[str, Effect], rules: Rules) -> list[str]:
+    """The benchmarks to be measured again: what looks like a change, and what can't be told from one."""
+    return [
+        name for name, seen in effects.items() if abs(seen.estimate) >= rules.least or seen.high >= rules.blind
+    ]
+
+
+def judge(looks: Mapping[str, Looks], rules: Rules) -> dict[str, tuple[str, str | None, float | None]]:
+    """For each benchmark its verdict, why, and the p it was judged by, adjusted for all benchmarks.
+
+    A change must show in the first look by its size, and in the second, on rounds of its own, by everything; so only
+    what was measured again can have changed, and the others count in the adjustment as p = 1.
+    """
+    slower = _adjusted({name: seen.again.p if seen.again else 1.0 for name, seen in looks.items()})
+    faster = _adjusted({name: seen.again.p_faster if seen.again else 1.0 for name, seen in looks.items()})
+    return {name: _verdict(seen, slower[name], faster[name], rules) for name, seen in looks.items()}
+
+
+def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(p, adjusted(list(p.values())), strict=True))
+
+
+def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[str, str | None, float]:
+    if is_regression(seen.again, slower, rules) and seen.screen.estimate >= rules.least:
+        return REGRESSED, None, slower
+    if is_regression(mirrored(seen.again), faster, rules) and seen.screen.estimate <= -rules.least:
+        return IMPROVED, None, faster
+    best = seen.together or seen.screen
+    if best.high >= rules.blind:
+        return INCONCLUSIVE, f"a slowdown of {rules.blind:.0%} can't be excluded: at most {best.high:+.1%}", slower
+    return PASS, None, slower
+
+
+def is_regression(seen: Effect | None, p: float, rules: Rules) -> bool:
+    """Whether one look alone would say so."""
+    if seen is None:
+        return False
+    return seen.low > max(rules.threshold, seen.floor) and seen.estimate >= rules.least and p <= rules.fdr
+
+
+def mirrored(seen: Effect | None) -> Effect | None:
+    """The effect seen from the other side: base / head - 1."""
+    if seen is None:
+        return None
+    estimate, low, high = (1 / (1 + value) - 1 for value in (seen.estimate, seen.high, seen.low))
+    return seen._replace(estimate=estimate, low=low, high=high, p=seen.p_faster, p_faster=seen.p)
+
+
+def has_moved(control: Effect, rules: Rules) -> bool:
+    """Whether work that no change can touch has become slower or faster by more than the threshold."""
+    other = mirrored(control)
+    assert other is not None
+    return max(control.low, other.low) > rules.threshold
+
+
+def overall(rows: Iterable[Mapping[str, Any]], doubts: Sequence[str]) -> str:
+    """The verdict of the run: an error first of all, then doubts about the whole run, then the worst of its rows."""
+    verdicts = {row["verdict"] for row in rows}
+    if ERROR in verdicts:
+        return ERROR
+    if doubts:
+        return INCONCLUSIVE
+    for verdict in (REGRESSED, INCONCLUSIVE, IMPROVED, PASS):
+        if verdict in verdicts:
+            return verdict
+    return NEW
