@@ -61,7 +61,8 @@ class Watch:
 
     def check(self) -> None:
         """Look, and note what is seen."""
-        load, self._usage = _load(self._usage, usage := _usage()), usage
+        usage = usage_so_far()
+        load, self._usage = load_between(self._usage, usage), usage
         times = control()
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         check = Check(when=when, process=self._process, control=times, load=load, mhz=_mhz())
@@ -129,7 +130,7 @@ def _time(check: Check) -> datetime:
 Usage = tuple[float, float, float]  # seconds on the clock, of all cores' time in use, of it our own
 
 
-def _usage() -> Usage | None:
+def usage_so_far() -> Usage | None:
     """None where the system does not tell."""
     if not STAT.exists():
         return None
@@ -155,7 +156,8 @@ def _our_seconds() -> float:
     return sum(used.get(pid, 0.0) for pid in ours)
 
 
-def _load(before: Usage | None, now: Usage | None) -> float | None:
+def load_between(before: Usage | None, now: Usage | None) -> float | None:
+    """Cores that others used; None where the system does not tell."""
     if before is None or now is None or now[0] <= before[0]:
         return None
     seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))

@@ -1,0 +1,188 @@
+"""What is measured next, and the rounds that have been: each on disk the moment it ends."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from bench.machine import load_between, usage_so_far
+from bench.regress.files import read_json, write_json
+from bench.regress.rounds import CONTROL_NAME, Round, measure_round
+from bench.regress.statistics import Effect, contrasts, effect
+from bench.regress.verdict import Looks, Rules, undecided
+from bench.regress.workers import Arm
+
+SCREEN, AGAIN = "screen", "again"
+FEWEST = 8  # rounds of a first look
+TIMES = 2  # as many rounds in the second look
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run measures.
+
+    Attributes:
+        files: of benchmarks, relative to the checkout.
+        budget: seconds for all rounds, second looks included.
+        seconds: of sampling for each benchmark in a round.
+        threads: of torch.
+    """
+
+    files: tuple[str, ...] = ("bench/regress/bench_gate.py",)
+    budget: float = 600.0
+    seconds: float = 0.4
+    threads: int = 1
+    rules: Rules = field(default_factory=Rules)
+
+
+class Next(NamedTuple):
+    """The round to measure; of all benchmarks, or only of some."""
+
+    phase: str
+    only: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds so far.
+
+    Attributes:
+        records: of each round the fields of `Round`, and `phase`, `took` (seconds) and `load` (cores that others used).
+    """
+
+    records: tuple[Mapping[str, Any], ...]
+
+    def of(self, phase: str) -> list[Mapping[str, Any]]:
+        return [record for record in self.records if record["phase"] == phase]
+
+    @property
+    def took(self) -> float:
+        """Seconds."""
+        return sum(record["took"] for record in self.records)
+
+    @property
+    def load(self) -> float | None:
+        """Cores that others used meanwhile; None where the system does not tell."""
+        told = [(record["load"], record["took"]) for record in self.records if record["load"] is not None]
+        total = sum(took for _, took in told)
+        return sum(cores * took for cores, took in told) / total if total else None
+
+    def compared(self, processes: int = 4) -> list[str]:
+        """The benchmarks that every process of every screening round has; the control is none."""
+        screened = self.of(SCREEN)
+        names = set(screened[0]["seconds"]) if screened else set()
+        for record in screened:
+            names &= {name for name, seconds in record["seconds"].items() if len(seconds) == processes}
+        return sorted(names - {CONTROL_NAME})
+
+    def effect(self, name: str, *phases: str) -> Effect | None:
+        """Of a benchmark in the rounds of these phases; None where they are too few."""
+        seconds = [r["seconds"][name] for r in self.records if r["phase"] in phases and name in r["seconds"]]
+        return effect(contrasts(seconds)) if len(seconds) >= FEWEST else None
+
+    def looks(self, name: str) -> Looks | None:
+        screen = self.effect(name, SCREEN)
+        again = self.effect(name, AGAIN)
+        return screen and Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
+
+    def cost(self, names: Iterable[str] | None) -> float:
+        """Seconds that a round of these benchmarks will take, or one of all; 0 where none has been measured."""
+        spent: dict[str, list[float]] = {}
+        for record in self.records:
+            for name, seconds in record["spent"].items():
+                spent.setdefault(name, []).append(seconds)
+        wanted = spent if names is None else {"", CONTROL_NAME, *names}
+        return sum(fmean(spent[name]) for name in wanted if name in spent)
+
+
+def wanted_rounds(benchmarks: int, fdr: float) -> int:
+    """Of a first look: so many that the least p that there can be, 2^-rounds, passes the adjustment for all benchmarks."""
+    return max(FEWEST, math.ceil(math.log2(max(benchmarks, 1) / fdr)))
+
+
+def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | None:
+    """What to measure, from nothing but what has been; None where all is decided, or the time is spent.
+
+    A first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves undecided; then, as long as
+    there is time, more of it at those of which too little is known still.
+
+    Args:
+        spent: seconds of the budget that went elsewhere.
+    """
+    left = options.budget - spent - rounds.took
+    compared = rounds.compared()
+    screened, again = len(rounds.of(SCREEN)), len(rounds.of(AGAIN))
+    if not screened:
+        return Next(SCREEN, None)
+    wanted = wanted_rounds(len(compared), options.rules.fdr)
+    if not compared:
+        return None
+    if screened < wanted and not again:
+        return Next(SCREEN, None) if rounds.cost(None) <= left else None
+    effects = {name: seen for name in compared if (seen := rounds.effect(name, SCREEN))}
+    doubtful = undecided(effects, options.rules)
+    if again >= TIMES * wanted:
+        looks = {name: seen for name in doubtful if (seen := rounds.looks(name))}
+        doubtful = [name for name, seen in looks.items() if (seen.together or seen.screen).high >= options.rules.blind]
+    fits = bool(doubtful) and rounds.cost(doubtful) <= left
+    return Next(AGAIN, tuple(doubtful)) if fits else None
+
+
+class Store:
+    """The folder of a run's rounds, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> Rounds:
+        return Rounds(tuple(read_json(path) for path in sorted(self._folder.glob("*.json"))))
+
+    def add(self, number: int, record: Mapping[str, Any]) -> None:
+        write_json(self._folder / f"{number:04d}.json", dict(record))
+
+
+def measure(
+    arms: Sequence[Arm], options: Options, store: Store, say: Callable[[str], None], *, spent: float = 0.0
+) -> Rounds:
+    """All rounds that there are to be, going on after those that are in the store.
+
+    Raises:
+        GateError: a process broke.
+    """
+    rounds = store.read()
+    while step := next_round(rounds, options, spent):
+        number = len(rounds.records)
+        say(f"{_what(rounds, step, options)}, {rounds.took + spent:.0f} of {options.budget:.0f} s spent")
+        before = usage_so_far()
+        with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+            found: Round = measure_round(
+                arms,
+                options.files,
+                Path(folder),
+                seconds=options.seconds,
+                seed=number,
+                threads=options.threads,
+                only=step.only,
+            )
+        record = {
+            **found._asdict(),
+            "phase": step.phase,
+            "took": sum(found.spent.values()),
+            "load": load_between(before, usage_so_far()),
+        }
+        store.add(number, record)
+        rounds = Rounds((*rounds.records, record))
+    return rounds
+
+
+def _what(rounds: Rounds, step: Next, options: Options) -> str:
+    done = len(rounds.of(step.phase))
+    wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr) if rounds.records else FEWEST
+    if step.phase == SCREEN:
+        return f"round {done + 1} of {wanted}"
+    names = ", ".join((step.only or ())[:3]) + (" …" if len(step.only or ()) > 3 else "")
+    return f"second look, round {done + 1} of {TIMES * wanted}: {names}"
