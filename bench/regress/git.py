@@ -39,10 +39,9 @@ def repository(where: Path) -> Path:
 
 def resolved(where: Path, label: str) -> str | None:
     """The commit that a label means; None where it means none."""
-    if not label or label.startswith("-"):  # git would take it for an option
-        return None
     done = run(where, "rev-parse", "--verify", "--quiet", f"{label}^{{commit}}")
-    return done.stdout.strip() if done.returncode == 0 else None
+    found = done.stdout.strip()
+    return found if done.returncode == 0 and found.isalnum() else None  # ^HEAD means all but HEAD
 
 
 def new_commit(root: Path, tree: str, message: str) -> str:

@@ -173,7 +173,7 @@ def _commit(root: Path, label: str) -> str:
 def _as_it_is(root: Path, revision: str, ours: Path) -> str:
     """The commit of the files as they are: HEAD where nothing has changed, else a commit on no branch.
 
-    Repositories within this one are left out, and so are the new files of the run in the folder `ours`.
+    New files in the folder `ours` are the run's and left out, as are repositories within this one (by update-index).
     """
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary, "index")
@@ -184,7 +184,7 @@ def _as_it_is(root: Path, revision: str, ours: Path) -> str:
             git(root, "read-tree", revision, index=index)
         git(root, "add", "--update", index=index)
         others = git(root, "ls-files", "--others", "--exclude-standard", "-z", index=index).split("\0")[:-1]
-        new = [name for name in others if not name.endswith("/") and not (root / name).is_relative_to(ours)]
+        new = [name for name in others if not (root / name).is_relative_to(ours)]
         git(root, "update-index", "--add", "--remove", "-z", "--stdin", index=index, given="\0".join([*new, ""]))
         tree = git(root, "write-tree", index=index).strip()
     if tree == git(root, "rev-parse", f"{revision}^{{tree}}").strip():
@@ -242,8 +242,7 @@ def _check_out(root: Path, path: Path, commit: str) -> None:
             "Results of different code are never mixed: give another --run, or go back to what it was begun with"
         )
     _take_away(root, path)
-    # twice: also over what git still lists there, and has locked while it was being made
-    done = run(root, "worktree", "add", "--force", "--force", "--detach", str(path), commit)
+    done = run(root, "worktree", "add", "--detach", str(path), commit)
     if done.returncode:
         raise GateError(
             f"{commit[:12]} can't be checked out at {path}: {said(done)}. Mend that (is there room left on the disk?), "
@@ -262,4 +261,4 @@ def _is_whole(path: Path) -> bool:
 
 def _take_away(root: Path, path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)  # first: git removes the entry of what is gone, but not of what is broken
-    run(root, "worktree", "remove", "--force", "--force", str(path))
+    run(root, "worktree", "remove", "--force", "--force", str(path))  # twice: git locks what it is still making

@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,12 +31,13 @@ FILES = {
     ".gitignore": "*.log\n/runs/\n",
     "pyproject.toml": "[project]\n",
 }
+NOBODYS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # configuration
 
 
-def git(where, *arguments, **options):
+def git(where, *arguments):
     identity = ["-c", "user.name=a", "-c", "user.email=a@localhost", "-c", "protocol.file.allow=always"]
     command = ["git", "-C", str(where), *identity, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | NOBODYS)
     return done.stdout.strip()
 
 
@@ -56,18 +58,21 @@ def commit(root, files, *, without=()):
 
 
 @pytest.fixture(autouse=True)
-def _nobodys_configuration(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+def _nobodys_configuration(monkeypatch):
+    for name, value in NOBODYS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
-def repo(tmp_path):
+def repo(tmp_path, template):
     """Two commits, the first tagged `before`; the second changes mha/ and bench/."""
-    root = tmp_path / "our räpo"
-    root.mkdir()
-    git(root, "init", "-q", "-b", "main")
+    return shutil.copytree(template, tmp_path / "our räpo")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    root = tmp_path_factory.mktemp("template")
+    git(root, "init", "-q", "-b", "main", "--template=")
     git(root, "config", "user.useConfigOnly", "true")
     commit(root, FILES)
     git(root, "tag", "before")
@@ -156,11 +161,14 @@ def test_a_dirty_tree_is_measured_as_it_is(repo, folder):
 
 
 def test_a_change_of_equal_size_is_seen_even_right_after_a_commit(repo, folder):
-    index = repo / ".git" / "index"
-    path = repo / "mha" / "__init__.py"
-    now = index.stat().st_mtime_ns
-    path.write_text("VERSION = 9\n")  # 12 bytes, as before
-    os.utime(path, ns=(now, now))
+    index, path = repo / ".git" / "index", repo / "mha" / "__init__.py"
+    git(repo, "config", "core.trustctime", "false")
+    path.write_text("VERSION = 8\n")
+    os.utime(path, (1e9, 1e9))
+    commit(repo, {})
+    os.utime(index, (1e9, 1e9))
+    path.write_text("VERSION = 9\n")
+    os.utime(path, (1e9, 1e9))
     assert files(make_sides(repo, "before", folder).head.root)["mha/__init__.py"] == "VERSION = 9\n"
 
 
@@ -172,13 +180,20 @@ def test_what_was_staged_and_undone_is_not_dirty(repo, folder):
 
 
 def test_the_runs_own_files_and_repositories_within_are_not_part_of_the_head(repo):
-    (repo / "inner").mkdir()
-    git(repo / "inner", "init", "-q")
-    write(repo, {"inner/file.py": "", "here/gate.json": "{}"})
+    for name in ("inner", "unborn"):
+        (repo / name).mkdir()
+        git(repo / name, "init", "-q")
+        write(repo, {f"{name}/file.py": ""})
+    commit(repo / "inner", {})
+    write(repo, {"here/gate.json": "{}"})
     sides = make_sides(repo, "before", repo / "here")
     assert not sides.head.dirty
     assert make_sides(repo, "before", repo / "here") == sides
-    assert git(repo, "status", "--porcelain", "--untracked-files=all").split("\n") == ["?? here/gate.json", "?? inner/"]
+    assert git(repo, "status", "--porcelain", "--untracked-files=all").split("\n") == [
+        "?? here/gate.json",
+        "?? inner/",
+        "?? unborn/",
+    ]
 
 
 def test_changes_to_tracked_files_in_the_runs_folder_count(repo):
@@ -394,7 +409,7 @@ def test_without_a_commit(tmp_path, folder):
         make_sides(tmp_path, "HEAD", folder)
 
 
-@pytest.mark.parametrize("label", ["nothing", "", "--all", "0" * 40, "HEAD:mha"])
+@pytest.mark.parametrize("label", ["nothing", "", "--all", "^HEAD", "0" * 40, "HEAD:mha"])
 def test_a_base_that_is_not_there(repo, folder, label):
     with pytest.raises(GateError, match=rf"^--base {re.escape(label)}: .* no such commit.*\nThis clone has no remote"):
         make_sides(repo, label, folder)
@@ -657,6 +672,15 @@ def wheel(path, name, version, *needs):
         archive.writestr(f"{record}/RECORD", "")
 
 
+def venv_with_our_pip(folder, executable, requirements, lock):
+    """As `venv_with_pip`, but pip is that of the tests: installing it anew would take most of the time."""
+    pip = Path(pytest.importorskip("pip").__file__).parent
+    subprocess.run([executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.rglob("site-packages")
+    (packages / "pip").symlink_to(pip)
+    environments.pip(folder / "bin" / "python", requirements, lock)
+
+
 def test_pip_installs_at_the_pins_and_says_what_fails(tmp_path, monkeypatch):
     for version in ("1.0", "2.0"):
         wheel(tmp_path, "planted", version)
@@ -665,8 +689,9 @@ def test_pip_installs_at_the_pins_and_says_what_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
     lock = tmp_path / "constraints.txt"
     lock.write_text("planted==1.0\n")
-    python = environment('[project]\ndependencies = ["planted"]\n', lock, cache=tmp_path / "a räal cache")
-    assert facts(python)["packages"]["planted"] == "1.0"
+    options = {"cache": tmp_path / "a räal cache", "build": venv_with_our_pip}
+    python = environment('[project]\ndependencies = ["planted"]\n', lock, **options)
+    assert facts(python)["packages"] == {"planted": "1.0"}
     assert not list(python.parent.parent.rglob("planted*.pyc"))
-    with pytest.raises(GateError, match=r"requested planted>=2\n +The user requested \(constraint\) planted==1.0"):
-        environments.pip(python, ["planted>=2"], lock)
+    with pytest.raises(GateError, match=r"(?s)^The base can't be built: .*requested \(constraint\) planted==1.0"):
+        environment('[project]\ndependencies = ["planted>=2"]\n', lock, **options)
