@@ -1,0 +1,227 @@
+"""The Python environment of a side: what it declares to need, at the versions that the head's constraints pin.
+
+An environment is kept, named by all that it depends on, so that two sides which declare the same share one: the same
+files on disk are one difference less between the arms. `mha` itself is not in it; a checkout brings its own.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from platformdirs import user_cache_path
+
+from bench.regress.errors import GateError
+
+CACHE = "MHA_BENCH_CACHE"  # as in bench/training.py, which can't be asked without importing torch
+OLDEST = (3, 11)
+MARK = "complete"  # the last file of an environment
+LAST_WORDS = 12  # lines
+OF_ANOTHER = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+ASK = """
+import json, os, platform, sys
+print(json.dumps({
+    "version": list(sys.version_info[:3]),
+    "build": sys.version,
+    "python": platform.python_version(),
+    "implementation": platform.python_implementation(),
+    "executable": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
+}))
+"""
+LIST = """
+import json
+from importlib.metadata import distributions
+print(json.dumps([[found.name, found.version] for found in distributions()]))
+"""
+Build = Callable[[Path, str, Sequence[str], Path], None]  # folder, interpreter, requirements, lock
+
+
+def environment(
+    pyproject: str,
+    lock: Path,
+    *,
+    name: str = "base",
+    python: str | Path = sys.executable,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda sentence: None,  # noqa: ARG005
+    build: Build | None = None,
+) -> Path:
+    """The interpreter of an environment with a side's dependencies, built at the first time.
+
+    Args:
+        pyproject: the text of the side's `pyproject.toml`.
+        lock: the head's constraints, as pip takes them.
+        name: of the side, for messages.
+        python: the interpreter to build it from.
+        cache: where environments are kept; default `cache_directory()`.
+        say: told when something begins that takes minutes.
+        build: instead of `venv_with_pip`.
+
+    Raises:
+        GateError: the side does not say what it needs or wants another interpreter, the interpreter is none, or the
+            environment can't be built.
+    """
+    needed, range_ = _declared(pyproject, name)
+    interpreter = _asked(python)
+    _check(interpreter, range_, name)
+    pins = _text(lock)
+    identity = json.dumps([interpreter["executable"], interpreter["build"], sorted(needed), pins])
+    folder = (cache or cache_directory()).absolute() / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not (folder / MARK).exists() or not _python_of(folder).exists():
+                say(f"building the environment of the {name} in {folder}: some minutes, once")
+                _build(folder, interpreter["executable"], needed, lock, name, build or venv_with_pip)
+    except OSError as error:
+        raise GateError(
+            f"The environment of the {name} can't be kept in {folder}: {error.strerror or error}. "
+            f"Mend that, or set {CACHE} to a folder with room"
+        ) from error
+    return _python_of(folder)
+
+
+def cache_directory() -> Path:
+    """Where environments are kept: `gate` in $MHA_BENCH_CACHE, or in the user's cache directory."""
+    return Path(os.environ[CACHE] if os.environ.get(CACHE) else user_cache_path("mha")) / "gate"
+
+
+def facts(python: str | Path) -> dict[str, Any]:
+    """`python` (its version), `implementation`, and `packages`: name -> version, of all that it has installed.
+
+    Raises:
+        GateError: it is no Python.
+    """
+    asked = _asked(python)
+    listed = json.loads(_called(str(python), "-I", "-c", LIST))
+    packages = {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in listed if package}
+    return {
+        "python": asked["python"],
+        "implementation": asked["implementation"],
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def compared(base: Mapping[str, Any], head: Mapping[str, Any]) -> str | None:
+    """What a reader of the verdict should know about how two sides' facts differ; None where they don't.
+
+    Raises:
+        GateError: the interpreters differ, so that times would differ by them.
+    """
+    one, other = (f"{side['implementation']} {side['python']}" for side in (base, head))
+    if one != other:
+        raise GateError(
+            f"The base runs on {one}, the head on {other}: times would differ by the interpreter. "
+            "Give both the same by --python"
+        )
+    found = [
+        f"{package} {before or 'missing'} in the base, {after or 'missing'} in the head"
+        for package in sorted({**base["packages"], **head["packages"]})
+        if (before := base["packages"].get(package)) != (after := head["packages"].get(package))
+    ]
+    return f"The two sides ask for different packages, which may move times too: {'; '.join(found)}." if found else None
+
+
+def venv_with_pip(folder: Path, executable: str, requirements: Sequence[str], lock: Path) -> None:
+    """Make a virtual environment with the requirements at the lock's versions.
+
+    Raises:
+        GateError: venv or pip fails; the message is their last lines.
+    """
+    _called(executable, "-I", "-m", "venv", str(folder))
+    pip(_python_of(folder), requirements, lock)
+
+
+def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
+    """Install; likewise."""
+    options = ("--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
+    if requirements:
+        _called(str(python), "-I", "-m", "pip", "install", *options, "-c", str(lock.absolute()), *requirements)
+
+
+def _declared(pyproject: str, name: str) -> tuple[list[str], str]:
+    """The dependencies of a project, and the Pythons it is made for."""
+    try:
+        project = tomllib.loads(pyproject).get("project", {})
+        needed, range_ = project["dependencies"], project.get("requires-python", "")
+        SpecifierSet(range_)
+    except tomllib.TOMLDecodeError as error:
+        raise GateError(
+            f"pyproject.toml of the {name} is no TOML: {error}. Mend it, or choose another commit"
+        ) from None
+    except KeyError:
+        raise GateError(
+            f"pyproject.toml of the {name} has no `dependencies` under [project], so its environment can't be built; "
+            "the gate compares commits that declare them there"
+        ) from None
+    except InvalidSpecifier as error:
+        raise GateError(f"`requires-python` of the {name} can't be read: {error}. Mend it") from None
+    return list(needed), range_
+
+
+def _asked(python: str | Path) -> dict[str, Any]:
+    """What an interpreter says about itself."""
+    want = f"give --python the path of a Python ≥ {'.'.join(map(str, OLDEST))}"
+    try:
+        answer = json.loads(_called(str(python), "-I", "-c", ASK))
+    except FileNotFoundError:
+        raise GateError(f"There is no interpreter {python}; {want}") from None
+    except (OSError, ValueError, GateError) as error:
+        raise GateError(f"{python} is no Python that the gate can use ({error}); {want}") from None
+    if tuple(answer["version"]) < OLDEST:
+        raise GateError(f"{python} is Python {answer['python']}; {want}")
+    return answer
+
+
+def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
+    if not SpecifierSet(range_).contains(".".join(map(str, interpreter["version"]))):
+        raise GateError(
+            f"The {name} is made for Python {range_} (`requires-python`), but {interpreter['executable']} is "
+            f"{interpreter['python']}; give --python an interpreter that both sides allow"
+        )
+
+
+def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, name: str, build: Build) -> None:
+    """An environment at the folder, marked at the end: it can't be built elsewhere and moved."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted build
+    try:
+        build(folder, executable, needed, lock)
+    except GateError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise GateError(
+            f"The {name} can't be built: its dependencies don't install on {executable} at the versions of {lock}.\n"
+            f"{error}\nMend what these lines say, or compare with another commit"
+        ) from error
+    (folder / MARK).touch()
+
+
+def _called(*command: str) -> str:
+    """What a command prints; a GateError of its last lines where it fails."""
+    outside = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
+    done = subprocess.run(command, env=outside, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise GateError("\n".join(lines[-LAST_WORDS:]) or f"exit code {done.returncode}")
+    return done.stdout
+
+
+def _python_of(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _text(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GateError(
+            f"{lock} can't be read ({error.strerror}); the gate builds both sides at the versions that it pins"
+        ) from error

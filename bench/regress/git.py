@@ -1,0 +1,100 @@
+"""Git as the gate runs it: whatever the user's configuration, hooks and environment say."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.regress.errors import GateError
+
+SETTINGS = {
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "core.splitIndex": "false",
+    "commit.gpgsign": "false",
+    "advice.detachedHead": "false",
+    "gc.auto": "0",
+}
+COMMITTER = {  # the same tree gives the same commit, whoever asks and whenever
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "gate"), ("EMAIL", "gate@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
+}
+KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH")
+
+
+def repository(where: Path) -> Path:
+    """The top of the checkout that a folder is in.
+
+    Raises:
+        GateError: it is in none, or git is not installed.
+    """
+    done = run(where, "rev-parse", "--show-toplevel")
+    if done.returncode:
+        raise GateError(
+            f"{where} is not in a git checkout: {said(done)}\nThe gate compares two commits: run it in a clone"
+        )
+    return Path(done.stdout.removesuffix("\n")).resolve()
+
+
+def resolved(where: Path, label: str) -> str | None:
+    """The commit that a label means; None where it means none."""
+    done = run(where, "rev-parse", "--verify", "--quiet", f"{label}^{{commit}}")
+    found = done.stdout.strip()
+    return found if done.returncode == 0 and found.isalnum() else None  # ^HEAD means all but HEAD
+
+
+def new_commit(root: Path, tree: str, message: str) -> str:
+    """A commit of a tree, without parents and on no branch."""
+    return git(root, "commit-tree", tree, "-m", message).strip()
+
+
+def git(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> str:
+    """What git answers.
+
+    Args:
+        index: instead of the user's.
+        given: on its standard input.
+
+    Raises:
+        GateError: it fails.
+    """
+    done = run(where, *arguments, index=index, given=given)
+    if done.returncode:
+        raise GateError(
+            f"`git {' '.join(arguments)}` failed in {where}: {said(done)}\nMend that, then run the gate again"
+        )
+    return done.stdout
+
+
+def run(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> subprocess.CompletedProcess[str]:
+    """The same where a failure says something too."""
+    settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    command = ["git", "-C", str(where), "--literal-pathspecs", *settings, *arguments]
+    try:
+        return subprocess.run(
+            command,
+            env=without_git(os.environ) | COMMITTER | _wishes(index),
+            input=given,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # names of files may be any bytes
+        )
+    except FileNotFoundError as error:
+        raise GateError("git is not installed, or not on PATH; the gate needs it to check out both sides") from error
+
+
+def without_git(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what tells git of another repository or index, as a hook finds it set."""
+    return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(KEPT)}
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """Git's last words, printable."""
+    words = done.stderr.strip().encode("utf-8", "replace").decode()
+    return words.removeprefix("fatal: ") or f"exit code {done.returncode}"
+
+
+def _wishes(index: Path | None) -> dict[str, str]:
+    chosen = {"GIT_INDEX_FILE": str(index)} if index else {}
+    return {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **chosen}

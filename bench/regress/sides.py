@@ -1,0 +1,264 @@
+"""The two checkouts that are compared: the base's `mha/` and the head's, each under everything else of the head.
+
+Both are made of git's objects alone: the user's files, index and branches stay as they are. All that is
+added are entries in `.git/worktrees`, which `remove` takes away, and objects that git collects once nothing names them.
+"""
+
+import difflib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.regress.errors import GateError
+from bench.regress.git import git, new_commit, repository, resolved, run, said
+
+LIBRARY = "mha"
+FOLDER = "sides"
+BASE, HEAD, WHOLE = "base", "head", "whole"  # equally long: the length of a path moves memory, and so times
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two checkouts.
+
+    Attributes:
+        label: as the user calls it.
+        revision: the commit that a person knows: the base's, or that of HEAD.
+        dirty: whether the files differ from that revision, and are measured as they are.
+        commit: what is checked out, a commit on no branch.
+        root: where.
+    """
+
+    name: Literal["base", "head"]
+    label: str
+    revision: str
+    dirty: bool
+    commit: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both; `identical` where they have the same `mha/`."""
+
+    base: Side
+    head: Side
+    identical: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the verdict should know about them, in sentences."""
+        dirty = f"The tree is dirty: measured as it is, with changes since {self.head.revision[:12]}."
+        identical = f"The base and the head have the same {LIBRARY}/: what differs in times is noise."
+        return tuple(note for note, holds in ((dirty, self.head.dirty), (identical, self.identical)) if holds)
+
+
+def make_sides(where: Path, base: str, folder: Path) -> Sides:
+    """Check out both sides at `folder/sides/base` and `folder/sides/head`, or find them there.
+
+    Args:
+        where: the repository, or any folder in it.
+        base: what to compare with: a branch, a tag, a commit.
+        folder: of the gate's run; its own files are not part of the head.
+
+    Raises:
+        GateError: there is no such base, it or HEAD has no `mha/`, the index has conflicts, the folder holds checkouts
+            of other code, or git can't write.
+    """
+    root = repository(where)
+    folder = folder.resolve()
+    if root.is_relative_to(folder):
+        raise GateError(f"--run {folder} holds the repository itself; give a folder of its own")
+    revision = _head(root)
+    before = _commit(root, base)
+    head = _as_it_is(root, revision, folder)
+    old, new = _library(root, before, base), _library(root, head, "HEAD")
+    mixed = _with_library(root, head, old, f"{head} with the {LIBRARY}/ of {before}, for the gate")
+    sides = _folder(folder)
+    _check_out(root, sides / BASE, mixed)
+    _check_out(root, sides / HEAD, head)
+    return Sides(
+        Side("base", base, before, False, mixed, sides / BASE),
+        Side("head", "HEAD", revision, head != revision, head, sides / HEAD),
+        identical=old == new,
+    )
+
+
+def remove(where: Path, folder: Path) -> None:
+    """Take away what `make_sides` made in the folder, as far as that can be done; nothing is raised."""
+    sides = folder.resolve() / FOLDER
+    with suppress(GateError, OSError):
+        root = repository(where)
+        if (sides / ".gitignore").exists():
+            for name in (BASE, HEAD, WHOLE):
+                _take_away(root, sides / name)
+            shutil.rmtree(sides, ignore_errors=True)
+
+
+@contextmanager
+def whole_base(where: Path, base: Side, folder: Path) -> Iterator[Path]:
+    """The base commit itself, checked out for as long as the body runs.
+
+    Raises:
+        GateError: git can't write.
+    """
+    root = repository(where)
+    path = _folder(folder.resolve()) / WHOLE
+    _take_away(root, path)
+    try:
+        _check_out(root, path, base.revision)
+        yield path
+    finally:
+        with suppress(GateError, OSError):
+            _take_away(root, path)
+
+
+def differs(where: Path, before: str, after: str, *paths: str) -> bool:
+    """Whether two commits differ in any of these paths, written from the top of the repository."""
+    done = run(repository(where), "diff-tree", "-r", "--quiet", before, after, "--", *paths)
+    if done.returncode > 1:
+        raise GateError(f"git can't compare {before} with {after}: {said(done)}")
+    return done.returncode == 1
+
+
+def text_at(where: Path, commit: str, path: str) -> str:
+    """The text of a file at a commit.
+
+    Raises:
+        GateError: there is none.
+    """
+    done = run(repository(where), "cat-file", "blob", f"{commit}:{path}")
+    if done.returncode:
+        raise GateError(f"{commit[:12]} has no {path}, which the gate needs; compare with a commit that has it")
+    return done.stdout
+
+
+def _head(root: Path) -> str:
+    if not (found := resolved(root, "HEAD")):
+        raise GateError(f"{root} has no commit yet, so there is nothing to compare: commit first")
+    if unmerged := git(root, "ls-files", "--unmerged", "-z").split("\0")[:-1]:
+        names = dict.fromkeys(line.partition("\t")[2] for line in unmerged)
+        raise GateError(
+            f"{root} has conflicts in {', '.join(names)}: resolve them and `git add` the files, or `git merge --abort`"
+        )
+    return found
+
+
+def _commit(root: Path, label: str) -> str:
+    """The commit that a base's label means."""
+    if found := resolved(root, label):
+        return found
+    remote, _, branch = label.partition("/")
+    remotes = git(root, "remote").split()
+    remote, branch = (remote, branch) if remote in remotes and branch else (next(iter(remotes), ""), "")
+    # a clone of one branch fetches another to FETCH_HEAD only, unless it is told where to keep it
+    fetch = f"{remote} {branch}:refs/remotes/{remote}/{branch}" if branch else f"--tags {remote} {label}"
+    names = git(root, "for-each-ref", "--format=%(refname:short)").split()
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        advice = (
+            "This is a shallow clone, which holds only the newest commits: "
+            f"`git fetch --unshallow {fetch}`, or, in a GitHub workflow, `fetch-depth: 0` for actions/checkout"
+        )
+    else:
+        advice = f"Fetch it first: `git fetch {fetch}`" if remote else "This clone has no remote to fetch it from"
+    near = difflib.get_close_matches(label, names)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise GateError(f"--base {label}: {root} has no such commit, branch or tag{meant}\n{advice}")
+
+
+def _as_it_is(root: Path, revision: str, ours: Path) -> str:
+    """The commit of the files as they are: HEAD where nothing has changed, else a commit on no branch.
+
+    New files in the folder `ours` are the run's and left out, as are repositories within this one (by update-index).
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        index = Path(temporary, "index")
+        current = root / git(root, "rev-parse", "--git-path", "index").removesuffix("\n")
+        if current.exists():
+            shutil.copy2(current, index)  # with its time, by which git tells which files it has to read
+        else:
+            git(root, "read-tree", revision, index=index)
+        git(root, "add", "--update", index=index)
+        others = git(root, "ls-files", "--others", "--exclude-standard", "-z", index=index).split("\0")[:-1]
+        new = [name for name in others if not (root / name).is_relative_to(ours)]
+        git(root, "update-index", "--add", "--remove", "-z", "--stdin", index=index, given="\0".join([*new, ""]))
+        tree = git(root, "write-tree", index=index).strip()
+    if tree == git(root, "rev-parse", f"{revision}^{{tree}}").strip():
+        return revision
+    return new_commit(root, tree, f"The files on top of {revision}, as the gate found them")
+
+
+def _with_library(root: Path, commit: str, library: str, message: str) -> str:
+    """A commit with another library in it."""
+    listing = "".join(f"{entry}\t{name}\0" for name, entry in {**_entries(root, commit), LIBRARY: library}.items())
+    tree = git(root, "mktree", "-z", given=listing).strip()
+    return new_commit(root, tree, message)
+
+
+def _library(root: Path, commit: str, label: str) -> str:
+    """Mode, type and object of the library at a commit."""
+    found = _entries(root, commit, LIBRARY).get(LIBRARY, "")
+    if not found.startswith("040000 tree"):
+        raise GateError(
+            f"{label} ({commit[:12]}) has no folder {LIBRARY}/, so nothing can be compared: choose one that has"
+        )
+    return found
+
+
+def _entries(root: Path, commit: str, *names: str) -> dict[str, str]:
+    """Name -> mode, type and object, of what stands at the top of a commit, or of these names alone."""
+    lines = git(root, "ls-tree", "--full-tree", "-z", commit, *names).split("\0")[:-1]
+    return {name: entry for entry, _, name in (line.partition("\t") for line in lines)}
+
+
+def _folder(folder: Path) -> Path:
+    """Where the checkouts stand: a folder that git does not see, marked as ours."""
+    sides = folder / FOLDER
+    mark = sides / ".gitignore"
+    try:
+        if sides.exists() and not mark.exists() and any(sides.iterdir()):
+            raise GateError(f"{sides} is there, but no gate made it; give another --run")
+        sides.mkdir(parents=True, exist_ok=True)
+        mark.write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise GateError(
+            f"{sides} can't be made ({error.strerror or error}); mend that, or give another --run"
+        ) from error
+    return sides
+
+
+def _check_out(root: Path, path: Path, commit: str) -> None:
+    """Have the commit checked out at the path; what an interrupted run left half done is made anew."""
+    found = _checked_out(path)
+    if found == commit and _is_whole(path):
+        return
+    if found and found != commit:
+        raise GateError(
+            f"{path} holds {found[:12]}, but {commit[:12]} is wanted: the run was begun with other code. "
+            "Results of different code are never mixed: give another --run, or go back to what it was begun with"
+        )
+    _take_away(root, path)
+    done = run(root, "worktree", "add", "--detach", str(path), commit)
+    if done.returncode:
+        raise GateError(
+            f"{commit[:12]} can't be checked out at {path}: {said(done)}. Mend that (is there room left on the disk?), "
+            "then go on by the same command with the same --run, or give a --run elsewhere"
+        )
+
+
+def _checked_out(path: Path) -> str | None:
+    return resolved(path, "HEAD") if (path / ".git").is_file() else None
+
+
+def _is_whole(path: Path) -> bool:
+    done = run(path, "status", "--porcelain", "--untracked-files=no")
+    return done.returncode == 0 and not done.stdout
+
+
+def _take_away(root: Path, path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)  # first: git removes the entry of what is gone, but not of what is broken
+    run(root, "worktree", "remove", "--force", "--force", str(path))  # twice: git locks what it is still making
