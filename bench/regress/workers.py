@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from bench.regress.errors import GateError
+from bench.regress.git import without_git
 
 PLUGIN = "bench.regress.turns"
 STEADY_MEMORY = {  # for glibc: freed memory is kept, not given back and faulted in again, which takes another time in every process
@@ -161,6 +162,6 @@ class Worker:
 
 def _variables(arm: Arm, threads: int) -> dict[str, str]:
     """The environment: equally large for both arms, since its size moves the stack."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH", "GIT_"))}
+    kept = {name: value for name, value in without_git(os.environ).items() if not name.startswith(("PYTEST", "PYTHON"))}
     threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return kept | {"PWD": os.fspath(arm.root)} | STEADY_MEMORY | threads_of | dict(arm.variables)

@@ -1,0 +1,108 @@
+"""One run of the gate, from two checkouts to a verdict."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.regress import exact
+from bench.regress.errors import GateError
+from bench.regress.files import read_json, write_json
+from bench.regress.measuring import Options, Rounds, Store, measure
+from bench.regress.rows import control_row, doubts, rows_of, short
+from bench.regress.statistics import LEVEL
+from bench.regress.verdict import overall
+from bench.regress.workers import Arm, Worker
+
+FIGURES = "bench/regress/bench_figures.py"
+SCHEMA = 1
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A run, in its directory; what has been measured there already is not measured again.
+
+    Attributes:
+        arms: base and head.
+        about: what the verdict says of both, of the machine and the command, as docs/run-directory.md has it.
+        notes: what a reader should know, in sentences.
+        only_base: benchmarks that the base has and the head has no more.
+    """
+
+    directory: Path
+    arms: tuple[Arm, Arm]
+    options: Options
+    about: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    only_base: tuple[str, ...] = ()
+    say: Say = print
+
+    def run(self) -> dict[str, Any]:
+        """Measure what is not there yet, and judge.
+
+        Raises:
+            GateError: it can't be measured.
+        """
+        figures, spent = self._figures()
+        rounds = measure(self.arms, self.options, Store(self.directory / "rounds"), self.say, spent=spent)
+        verdict = {**self._verdict(rounds, figures), "seconds": round(rounds.took + spent, 1)}
+        write_json(self.directory / "verdict.json", verdict)
+        return verdict
+
+    def _figures(self) -> tuple[list[dict[str, Any]], float]:
+        """The rows of exact figures, and the seconds they took."""
+        read = {arm.name: self._counted(arm) for arm in self.arms}
+        base, head = read["base"], read["head"]
+        return exact.compare(base["figures"], head["figures"], head["errors"]), base["took"] + head["took"]
+
+    def _counted(self, arm: Arm) -> dict[str, Any]:
+        kept = self.directory / f"figures-{arm.name}.json"
+        if not kept.exists():
+            self.say(f"exact figures of the {arm.name}")
+            write_json(kept, count_figures(arm, self.options.threads))
+        return read_json(kept)
+
+    def _verdict(self, rounds: Rounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = rows_of(rounds, self.options, self.only_base)
+        found = doubts(rounds, self.options, self.about["machine"]["cores"])
+        return {
+            "schema": SCHEMA,
+            "kind": "gate",
+            "verdict": overall([*rows, *figures], found),
+            "why": [*found, *self.notes],
+            **self.about,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "budget": self.options.budget,
+            "rules": {**asdict(self.options.rules), "level": LEVEL},
+            "control": control_row(rounds),
+            "load": rounds.load,
+            "benchmarks": rows,
+            "figures": figures,
+        }
+
+
+def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
+    """`figures`, `errors` and `took` of one side, counted in a process of its own.
+
+    Raises:
+        GateError: it breaks.
+    """
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+        report = Path(folder, "figures.json")
+        began = datetime.now(UTC)
+        with Worker(arm, 0, [FIGURES], report, threads) as worker:
+            worker.wait_until_collected()
+            names = worker.collected
+            for name, following in zip(names, [*names[1:], None], strict=False):
+                if worker.begin(name, following) is not None:
+                    worker.end()
+            worker.stop()
+            worker.wait()
+        document = read_json(report) if report.exists() else {"benchmarks": []}
+    errors = {short(name) or "any": error for name, error in worker.errors.items()}
+    took = (datetime.now(UTC) - began).total_seconds()
+    return {"figures": exact.read(document), "errors": errors, "took": took}

@@ -1,0 +1,126 @@
+"""From what the command line asks for to a gate that can run: checkouts, environments, and what both have in common."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+
+from bench.regress import environments
+from bench.regress.errors import GateError
+from bench.regress.files import read_json, write_json
+from bench.regress.gate import Gate, Say
+from bench.regress.measuring import Options
+from bench.regress.sides import Sides, differs, make_sides, text_at, whole_base
+from bench.regress.workers import Arm, Worker
+
+LOCK, PROJECT = "constraints.txt", "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        where: the repository, or a folder in it.
+        base: what to compare with, as git knows it.
+        directory: of the run.
+        python: the interpreter that environments are built from.
+        here: use that interpreter's own environment for both sides, and build none.
+        without: benchmarks that the head has no more, on purpose.
+    """
+
+    where: Path
+    base: str
+    directory: Path
+    options: Options
+    command: str
+    python: Path
+    here: bool = False
+    without: tuple[str, ...] = ()
+
+
+def prepared(wish: Wish, say: Say) -> tuple[Gate, Sides]:
+    """Check out both sides, find their environments, and see that they can be compared.
+
+    Raises:
+        GateError: they can't, or the directory holds a run of something else.
+    """
+    begun = _begun(wish)
+    sides = make_sides(wish.where, begun["base"] if begun else wish.base, wish.directory)
+    pythons = {side.name: _python(wish, sides, side.name, say) for side in (sides.base, sides.head)}
+    facts = {name: environments.facts(python) for name, python in pythons.items()}
+    notes = [*sides.notes, *filter(None, [environments.compared(facts["base"], facts["head"])])]
+    arms = Arm("base", sides.base.root, pythons["base"]), Arm("head", sides.head.root, pythons["head"])
+    about = {
+        "command": wish.command,
+        "mode": "base",
+        "base": _side(sides.base, wish.base, facts["base"]),
+        "head": _side(sides.head, "HEAD", facts["head"]),
+        "machine": machine(wish.options.threads, facts["head"]),
+    }
+    identity = {"base": sides.base.revision, "commits": [sides.base.commit, sides.head.commit], **_identity(wish, about)}
+    if begun and begun != identity:
+        changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
+        raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
+    write_json(wish.directory / "gate.json", identity)
+    gone = _only_base(wish, sides, arms[0], say)
+    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say), sides
+
+
+def machine(threads: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """What times depend on beside the code."""
+    packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pytest-benchmark")}
+    cpu = cpuinfo.get_cpu_info().get("brand_raw")
+    return {"cpu": cpu, "cores": os.cpu_count() or 1, "threads": threads, "packages": packages}
+
+
+def _begun(wish: Wish) -> dict[str, Any] | None:
+    """What the run in the directory was begun with; None where there is none yet."""
+    path = wish.directory / "gate.json"
+    if path.exists():
+        return read_json(path)
+    found = [each.name for each in wish.directory.iterdir() if each.name != "sides"] if wish.directory.is_dir() else []
+    if found or wish.directory.is_file():
+        raise GateError(f"--run {wish.directory} holds other files; give a directory that is empty or does not exist")
+    return None
+
+
+def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in asdict(wish.options).items() if name != "budget"}  # may be raised
+    return {"options": {**options, "files": list(wish.options.files)}, "machine": about["machine"]}
+
+
+def _python(wish: Wish, sides: Sides, name: str, say: Say) -> Path:
+    if wish.here:
+        return wish.python
+    commit = sides.base.revision if name == "base" else sides.head.commit
+    project = text_at(wish.where, commit, PROJECT)
+    return environments.environment(project, sides.head.root / LOCK, name=name, python=wish.python, say=say)
+
+
+def _side(side: Any, label: str, facts: dict[str, Any]) -> dict[str, Any]:
+    return {"label": label, "revision": side.revision, "dirty": side.dirty, "python": facts["python"]}
+
+
+def _only_base(wish: Wish, sides: Sides, base: Arm, say: Say) -> tuple[str, ...]:
+    """The benchmarks that the base's own files have, and the head's have not."""
+    if not differs(wish.where, sides.base.revision, sides.head.commit, "bench/regress", *wish.options.files):
+        return ()
+    with whole_base(wish.where, sides.base, wish.directory) as root:
+        files = [file for file in wish.options.files if (root / file).exists()]
+        if not files or not (root / "bench/regress/turns.py").exists():
+            return ()
+        say("which benchmarks has the base?")
+        before = _collected(Arm("base", root, base.python), files)
+    after = set(_collected(base, wish.options.files))
+    return tuple(name for name in before if name not in after and name not in wish.without)
+
+
+def _collected(arm: Arm, files: Sequence[str]) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder, Worker(arm, 0, files, Path(folder, "none.json"), 1) as worker:
+        worker.wait_until_collected()
+        return worker.collected

@@ -1,0 +1,156 @@
+"""The verdict's rows, from the rounds: a verdict, an effect and the reasons for each benchmark."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from bench.regress.measuring import AGAIN, SCREEN, TIMES, Options, Rounds, wanted_rounds
+from bench.regress.rounds import CONTROL_NAME, PROCESSES
+from bench.regress.statistics import Effect
+from bench.regress.verdict import ERROR, INCONCLUSIVE, NEW, Looks, has_moved, is_regression, judge, mirrored
+
+BUSY = 0.5  # the share that others may use of the cores which the benchmarks leave idle
+LEAST_IDLE = 0.25  # cores; where the benchmarks leave none, others may use half of so many
+
+
+Row = dict[str, Any]
+EMPTY = dict.fromkeys(("base", "head", "effect", "low", "high", "floor", "p", "adjusted", "screen"))
+
+
+def rows_of(rounds: Rounds, options: Options, only_base: Sequence[str] = ()) -> list[Row]:
+    """One row for each benchmark that either side has.
+
+    Args:
+        only_base: what the base's own files have and the head's have no more.
+    """
+    compared = {name: looks for name in rounds.compared() if (looks := rounds.looks(name))}
+    judged = judge(compared, options.rules)
+    names = _named([*compared, *(name for name, _, _ in _others(rounds)), *only_base])
+    rows = []
+    for name, looks in compared.items():
+        verdict, why, p = judged[name]
+        if unconfirmed := _unconfirmed(rounds, looks, options):
+            verdict, why = INCONCLUSIVE, unconfirmed
+        rows.append(_row(names[name], rounds, name, looks, verdict, why, p))
+    for name, verdict, why in _others(rounds):
+        rows.append({"name": names[name], "kind": "seconds", "verdict": verdict, "why": why, **EMPTY, "rounds": 0})
+    for name in only_base:
+        why = "only the base has it: give it back to the head's benchmarks, or drop it by --without"
+        rows.append({"name": names[name], "kind": "seconds", "verdict": ERROR, "why": why, **EMPTY, "rounds": 0})
+    return rows
+
+
+def control_row(rounds: Rounds) -> Row | None:
+    """The control's, over all rounds; None where they are too few."""
+    seen = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
+    return seen and _row("control", rounds, CONTROL_NAME, Looks(seen), "PASS", None, seen.p)
+
+
+def doubts(rounds: Rounds, options: Options, cores: int) -> list[str]:
+    """Why nothing in this run can be trusted, in sentences; none usually."""
+    return list(_doubts(rounds, options, cores))
+
+
+def _doubts(rounds: Rounds, options: Options, cores: int) -> Iterator[str]:
+    compared = rounds.compared()
+    wanted, screened = wanted_rounds(len(compared), options.rules.fdr), len(rounds.of(SCREEN))
+    if compared and screened < wanted:
+        yield (
+            f"The time budget of {options.budget:g} s ended after {screened} of {wanted} rounds; a round of all "
+            f"{len(compared)} benchmarks takes {rounds.cost(None):.0f} s: give more by --budget, or fewer benchmarks"
+        )
+    control = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
+    if control and has_moved(control, options.rules):
+        yield (
+            f"The control workload, which no change to mha can touch, moved by {control.estimate:+.1%} "
+            f"[{control.low:+.1%}, {control.high:+.1%}]: the machine treated the two sides differently. Run again"
+        )
+    allowed = BUSY * max(cores - options.threads, LEAST_IDLE)
+    if rounds.load is not None and rounds.load > allowed:
+        yield (
+            f"Other work used {rounds.load:.2f} cores on average; up to {allowed:.2f} is quiet enough here. "
+            "End it, and run again"
+        )
+
+
+def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
+    """What a first look alone would call a change, and the budget has ended before the second was complete."""
+    rules = options.rules
+    wanted = TIMES * wanted_rounds(len(rounds.compared()), rules.fdr)
+    done = looks.again.rounds if looks.again else 0
+    if done >= wanted or not any(
+        is_regression(seen, 0.0, rules) for seen in (looks.screen, mirrored(looks.screen))
+    ):
+        return None
+    return (
+        f"{looks.screen.estimate:+.1%} in the first look, but the time budget ended after {done} of the {wanted} rounds that "
+        "confirm it: give more by --budget"
+    )
+
+
+def _others(rounds: Rounds) -> Iterator[tuple[str, str, str]]:
+    """Benchmarks that can't be compared: name, verdict and why."""
+    screened = rounds.of(SCREEN)
+    if not screened:
+        return
+    compared, errors = set(rounds.compared()), screened[0]["errors"]
+    for arm in ("base", "head"):
+        for record in screened[1:]:
+            errors[arm] = {**record["errors"][arm], **errors[arm]}
+    names = {name for record in screened for name in record["seconds"]} | {*errors["base"], *errors["head"]}
+    for name in sorted(names - compared - {CONTROL_NAME}):
+        base, head = errors["base"].get(name), errors["head"].get(name)
+        if head:
+            where = "on both sides" if base else "on the head alone"
+            yield name, ERROR, f"it fails {where}: {head}"
+        elif _times(screened, name, "head") == PROCESSES * len(screened):
+            yield name, NEW, f"the base can't run it: {base or 'it is not there'}"
+        else:
+            yield name, ERROR, f"it was not measured in every round ({base or 'no error was said'}); is it flaky?"
+
+
+def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
+    return sum(process.startswith(arm) for record in records for process in record["seconds"].get(name, {}))
+
+
+def _row(name: str, rounds: Rounds, key: str, looks: Looks, verdict: str, why: str | None, p: float | None) -> Row:
+    phases = (AGAIN,) if looks.again else (SCREEN,)
+    seconds = [record["seconds"][key] for record in rounds.records if record["phase"] in phases and key in record["seconds"]]
+    return {
+        "name": name,
+        "kind": "seconds",
+        "verdict": verdict,
+        "why": why,
+        "base": _median(seconds, "base"),
+        "head": _median(seconds, "head"),
+        **_fields(looks.again or looks.screen),
+        "adjusted": p,
+        "screen": _fields(looks.screen) if looks.again else None,
+    }
+
+
+def _fields(seen: Effect) -> Row:
+    fields = seen._asdict()
+    return {"effect": fields.pop("estimate"), **{name: fields[name] for name in ("low", "high", "floor", "p", "rounds")}}
+
+
+def _median(rounds: Sequence[Mapping[str, Sequence[float]]], arm: str) -> float:
+    return median(median(samples) for one in rounds for process, samples in one.items() if process.startswith(arm))
+
+
+def short(name: str) -> str:
+    """The parameters of a benchmark, or its function, or its file.
+
+    >>> short("bench/regress/bench_gate.py::test_forward[dense-4x64]"), short("bench_mine.py::test_mine")
+    ('dense-4x64', 'test_mine')
+    """
+    found = re.search(r"\[(.+)\]$", name)
+    return found[1] if found else name.rpartition("::")[2]
+
+
+def _named(names: Sequence[str]) -> dict[str, str]:
+    """Short names, or whole ones where several would be the same."""
+    counts = Counter(short(name) for name in set(names))
+    return {name: short(name) if short(name) and counts[short(name)] == 1 else name or "(all)" for name in names}
