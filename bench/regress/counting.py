@@ -1,7 +1,7 @@
-"""Parameters, FLOPs and peak bytes of one call: counted by torch alone, so that no change of mha can miscount its own.
+"""Parameters, FLOPs and peak bytes of one call: counted by torch alone, so no change of mha can miscount its own.
 
-On one machine the numbers are the same in every process. Peak bytes belong to a version of torch and a kind of processor,
-whose kernels take working memory of different sizes.
+On one machine the numbers are the same in every process. Peak bytes belong to a version of torch and a kind of
+processor, whose kernels take working memory of different sizes.
 """
 
 import gc
@@ -57,8 +57,8 @@ def flops(call: Callable[[], Any]) -> int:
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
     """Bytes that a warm call has allocated where it has most, above what there was when it began.
 
-    On a CPU the sum of what the call has asked torch's allocator for and not yet given back, on one thread: some kernels
-    take working memory for each. On CUDA what the allocator counts, which rounds every block up to 512 bytes.
+    On a CPU the sum of what the call has asked torch's allocator for and not yet given back. On one thread, since some
+    kernels take working memory for each. On CUDA what the allocator counts, which rounds every block up to 512 bytes.
     """
     with torch.inference_mode(), one_thread():
         call()  # what libraries keep for good they have afterwards
@@ -67,9 +67,12 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
 
 
 def highest(events: Iterable[tuple[int, int]]) -> int:
-    """The most bytes held at once, from (address, bytes) of what is allocated, bytes > 0, and freed, bytes < 0, in turn.
+    """The most bytes held at once.
 
     What is freed and was not allocated here does not count: it was there before.
+
+    Args:
+        events: address and bytes of what is allocated, bytes > 0, and freed, bytes < 0, in turn.
     """
     held: dict[int, int] = {}
     now = most = 0
@@ -114,7 +117,6 @@ def _on_accelerator(call: Callable[[], Any], device: torch.device | str) -> int:
 def _no_collection() -> Iterator[None]:
     """Within the context nothing frees tensors at a moment of its own choice."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
