@@ -129,4 +129,4 @@ def _fit(recall: nn.Module) -> None:
                 first.lerp_(gradient, 1 - first_decay)
                 second.lerp_(gradient.square(), 1 - second_decay)
                 scale = (second / (1 - second_decay**step)).sqrt() + epsilon
-                parameter -= rate / (1 - first_decay**step) * first / scale
+                parameter.sub_(rate / (1 - first_decay**step) * first / scale)
