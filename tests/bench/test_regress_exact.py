@@ -1,6 +1,7 @@
 """The gate's exact figures: counts against arithmetic by hand, every verdict, and that a worse mha is noticed."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -279,7 +280,7 @@ def test_a_users_own_benchmark(tmp_path):
     )
     written = tmp_path / "own.json"
     command = [sys.executable, "-m", "pytest", "bench_own.py", "-p", "no:cacheprovider", f"--benchmark-json={written}"]
-    done = subprocess.run([*command, "-c", "/dev/null"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "-c", os.devnull], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     document = json.loads(written.read_text())
     assert {each["name"] for each in document["benchmarks"]} == {"own", "test_timed"}
