@@ -1,0 +1,185 @@
+"""Compares what is counted, not timed: parameters, FLOPs, peak bytes, and accuracy example by example.
+
+Any benchmark under pytest-benchmark takes part that fills `extra_info`, those of `bench_figures.py` and a user's own:
+
+    benchmark.extra_info["exact"] = {"parameters": 263168, "flops": 150994944, "peak_bytes": 1310720}  # or some of them
+    benchmark.extra_info["examples"] = {"dense": [1, 0, 1, 1], "half": [1, 0, 0, 1]}  # 1: answered right
+
+The first are whole numbers that must be equal to the last unit; `bench.regress.counting.counted` has them for a module.
+The second are compared on the same examples, in the same order; rows call them "NAME-dense" and "NAME-half".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+from bench.regress.errors import GateError
+
+EXACT = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "bytes at the peak"}  # figure -> in a sentence
+ACCURACY = "accuracy"
+ANY = "any"  # stands for the figure where it isn't known which
+LEVEL = 0.95
+
+Figures = Mapping[str, Mapping[str, Any]]  # benchmark -> its "exact" and its "examples"
+Row = dict[str, Any]
+
+
+class Difference(NamedTuple):
+    """Of two accuracies on the same examples, head − base, and where its interval ends."""
+
+    value: float
+    low: float
+    high: float
+    lost: int  # examples right on the base alone
+    won: int  # on the head alone
+
+
+def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Benchmark -> the fields to compare, from pytest-benchmark's JSON; a benchmark without them is left out.
+
+    Plain mappings and lists: written as JSON, they are a baseline to compare with later.
+
+    Raises:
+        GateError: it is no such document, or two benchmarks that have these fields share a name.
+    """
+    try:
+        found = [(each["name"], each.get("extra_info") or {}) for each in document["benchmarks"]]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise GateError(
+            'expected the JSON of pytest-benchmark, an object with "benchmarks" that each have a "name"; got '
+            f"{document!r:.60}; write it with --benchmark-json=FILE"
+        ) from error
+    figures: dict[str, dict[str, Any]] = {}
+    for name, extra in found:
+        fields = {key: extra[key] for key in ("exact", "examples") if key in extra}
+        if fields and name in figures:
+            raise GateError(f"two benchmarks with exact figures are called {name!r}; give one of them another name")
+        if fields:
+            figures[name] = fields
+    return figures
+
+
+def compare(base: Figures, head: Figures, errors: Mapping[str, str] | None = None) -> list[Row]:
+    """A row of verdict.json for each figure of each benchmark, the head's first.
+
+    More parameters, FLOPs or bytes are REGRESSED, fewer IMPROVED. Accuracy is either only where the interval of the
+    difference, from `low` to `high`, leaves 0 out (see `difference`). What the head alone has is NEW; what the base
+    alone has is an ERROR, and so is what isn't a figure.
+
+    Args:
+        errors: benchmark -> first line of what it raised on the head, for those that failed there.
+
+    Raises:
+        GateError: the fields of a benchmark are no mappings.
+    """
+    failed = errors or {}
+    rows = []
+    for name in dict.fromkeys([*head, *base, *failed]):
+        before, after = _values(name, base), _values(name, head)
+        if name in failed:
+            why = f"it fails on the head: {failed[name]}"
+            rows += [_row(key, "ERROR", _shown(value), None, why) for key, value in before.items()]
+            rows += [] if before else [_row((name, ANY), "ERROR", None, None, why)]
+        else:
+            rows += [_judged(key, before, after) for key in dict.fromkeys([*after, *before])]
+    return rows
+
+
+def difference(base: Sequence[int], head: Sequence[int]) -> Difference:
+    """Of the accuracies on the same examples, 0 or 1 each, with its 95 % interval.
+
+    The interval is Wald's with one example added to each of the two kinds that differ (Bonett and Price 2012, "Adjusted
+    Wald confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat.
+    37:479), which Fagerland, Lydersen and Laake recommend (2014, Stat. Med. 33:2850). If none is won, six examples must
+    be lost for it to leave 0 out, as many as McNemar's exact test wants.
+    """
+    pairs = list(zip(base, head, strict=True))
+    count, lost, won = len(pairs), pairs.count((1, 0)), pairs.count((0, 1))
+    less, more = (lost + 1) / (count + 2), (won + 1) / (count + 2)
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * math.sqrt((less + more - (more - less) ** 2) / (count + 2))
+    low, high = max(more - less - half, -1.0), min(more - less + half, 1.0)
+    return Difference((won - lost) / count, low, high, lost, won)
+
+
+Key = tuple[str, str]  # benchmark and figure, as a row names them
+
+
+def _values(name: str, figures: Figures) -> dict[Key, Any]:
+    """The value of every figure that a benchmark has."""
+    fields = figures.get(name, {})
+    exact, examples = (
+        fields.get(field, {}) if isinstance(fields, Mapping) else None for field in ("exact", "examples")
+    )
+    if not (isinstance(exact, Mapping) and isinstance(examples, Mapping)):
+        raise GateError(
+            f'{name}: expected {{"exact": {{figure: number}}, "examples": {{model: [0 or 1, …]}}}}, got '
+            f"{fields!r:.100}; fill extra_info so (bench/regress/exact.py), or store the baseline again"
+        )
+    values = {(name, figure): value for figure, value in exact.items()}
+    return values | {(f"{name}-{model}", ACCURACY): right for model, right in examples.items()}
+
+
+def _judged(key: Key, before: Mapping[Key, Any], after: Mapping[Key, Any]) -> Row:
+    base, head = (_shown(values.get(key)) for values in (before, after))
+    for side, values in (("base", before), ("head", after)):
+        if key in values and (wrong := _wrong(key[1], values[key])):
+            return _row(key, "ERROR", base, head, f"on the {side}: {wrong}")
+    if key not in before:
+        return _row(key, "NEW", base, head, "only the head has it")
+    if key not in after:
+        return _row(key, "ERROR", base, head, "only the base has it: the head must give it, too, to be compared")
+    judge = _accuracy if key[1] == ACCURACY else _exact
+    return judge(key, before[key], after[key])
+
+
+def _exact(key: Key, base: int, head: int) -> Row:
+    if base == head:
+        return _row(key, "PASS", base, head)
+    way = "more" if head > base else "fewer"
+    share = f", {(head / base - 1) * 100:+.3g} %" if base else ""
+    why = f"{head:,} {EXACT[key[1]]} instead of {base:,}: {abs(head - base):,} {way}{share}"
+    return _row(key, "REGRESSED" if head > base else "IMPROVED", base, head, why)
+
+
+def _accuracy(key: Key, base: Sequence[int], head: Sequence[int]) -> Row:
+    shown = _shown(base), _shown(head)
+    if len(base) != len(head):
+        why = f"{len(base):,} examples on the base and {len(head):,} on the head; only the same ones can be compared"
+        return _row(key, "ERROR", *shown, why)
+    found = difference(base, head)
+    verdict = "REGRESSED" if found.high < 0 else "IMPROVED" if found.low > 0 else "PASS"
+    changed = f"of {len(base):,} examples {found.lost:,} are no longer answered right, and {found.won:,} newly are"
+    return _row(key, verdict, *shown, changed if found.lost or found.won else None, found.low, found.high)
+
+
+def _wrong(figure: str, value: Any) -> str | None:
+    """What is wrong with a value, as a sentence; None if it is what the figure takes."""
+    if figure == ACCURACY:
+        fits = isinstance(value, Sequence) and len(value) > 0 and all(each in (0, 1) for each in value)
+        return None if fits else f"expected one 0 or 1 for each example, got {value!r:.60}"
+    if figure not in EXACT:
+        return f"expected one of {', '.join(EXACT)}, got {figure!r}; exact figures have these names only"
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return None if fits else f"{figure}: expected a whole number, got {value!r:.60}"
+
+
+def _shown(value: Any) -> float | int | None:
+    """A figure as a number that JSON can hold: of examples, the share that is right. None where it is no such thing."""
+    if isinstance(value, Sequence) and value and all(each in (0, 1) for each in value):
+        return sum(value) / len(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _row(
+    key: Key,
+    verdict: str,
+    base: float | None,
+    head: float | None,
+    why: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Row:
+    benchmark, figure = key
+    about = {"benchmark": benchmark, "figure": figure, "verdict": verdict, "base": base, "head": head}
+    return about | {"low": low, "high": high, "why": why}
