@@ -30,6 +30,8 @@ WATCH = pytest.StashKey[Watch]()
 PROGRESS = pytest.StashKey[Progress]()
 DONE = pytest.StashKey[int]()
 
+collect_ignore = ["regress"]  # the gate has its own way to run (bench/regress/__main__.py)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest-benchmark reads its options: one table is enough, and its JSON belongs to the run."""
