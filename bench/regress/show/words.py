@@ -77,7 +77,9 @@ def time(row: Row, side: str) -> str:
         return NONE
     if row.get("kind") == "ratio":
         return f"{value:.3f}"
-    unit, factor = next(((unit, factor) for unit, factor in (("s", 1.0), ("ms", 1e3)) if value * factor >= 1), ("µs", 1e6))
+    unit, factor = next(
+        ((unit, factor) for unit, factor in (("s", 1.0), ("ms", 1e3)) if value * factor >= 1), ("µs", 1e6)
+    )
     shown = value * factor
     places = max(0, 3 - math.floor(math.log10(shown))) if shown > 0 else 0
     return f"{shown:.{min(places, 3)}f} {unit}"
@@ -224,9 +226,9 @@ def rules(verdict: Row) -> str:
     threshold, least, blind = (percent(given.get(key), ".3g") for key in ("threshold", "least", "blind"))
     level, fdr = percent(given.get("level"), ".4g"), percent(given.get("fdr"), ".3g")
     return (
-        f"REGRESSED: the one-sided {level} % lower bound of the slowdown is above {threshold} % and above the noise "
+        f"REGRESSED if the one-sided {level} % lower bound of a slowdown is above {threshold} % and above the noise "
         f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, {fdr} %), "
-        f"and a second measurement agrees; PASS: a slowdown of {blind} % would have been seen; exact figures may not get worse."
+        f"and a second measurement agrees; PASS only if a slowdown of {blind} % would have been seen; exact figures may not get worse."
     )
 
 
