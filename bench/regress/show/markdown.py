@@ -111,10 +111,15 @@ def _foot(verdict: Row) -> str:
 
 def _time(row: Row) -> list[str]:
     return [
-        escape(words.name(row)), words.time(row, "base"), words.time(row, "head"), words.percent(row.get("effect")),
-        words.interval(row), words.percent(row.get("floor"), ".1f"), words.chance(row.get("adjusted")).replace("<", "&lt;"),
+        escape(words.name(row)),
+        words.time(row, "base"),
+        words.time(row, "head"),
+        words.percent(row.get("effect")),
+        words.interval(row),
+        words.percent(row.get("floor"), ".1f"),
+        words.chance(row.get("adjusted")).replace("<", "&lt;"),
         escape(words.outcome(row)),
-    ]  # fmt: skip
+    ]
 
 
 def _figure(row: Row) -> list[str]:

@@ -109,6 +109,6 @@ def _footer(verdict: Row) -> Iterator[str]:
     if words.mapping(verdict.get("head")).get("dirty") is True:
         yield "the head has uncommitted changes and was measured with them"
     if verdict.get("mode") == "baseline":
-        yield "a stored run is compared by ratios (pruned/dense) and exact figures only: times of another run don't count"
+        yield "a stored run is compared by ratios (pruned/dense) and exact figures only: times of it don't count"
     yield words.machine(verdict)
     yield ", ".join(filter(None, (words.python(verdict), words.spent(verdict))))

@@ -1,6 +1,6 @@
 """What a verdict says, in words and in order: shared by all that shows one. Needs nothing but Python.
 
-A verdict may come from a file that somebody else wrote: whatever is not of the type that belongs there counts as absent.
+A verdict may come from a file that somebody else wrote: what is not of the type that belongs there counts as absent.
 """
 
 import math
@@ -77,12 +77,10 @@ def time(row: Row, side: str) -> str:
         return NONE
     if row.get("kind") == "ratio":
         return f"{value:.3f}"
-    unit, factor = next(
-        ((unit, factor) for unit, factor in (("s", 1.0), ("ms", 1e3)) if value * factor >= 1), ("µs", 1e6)
-    )
+    unit, factor = ("s", 1.0) if value >= 1 else ("ms", 1e3) if value >= 1e-3 else ("µs", 1e6)
     shown = value * factor
-    places = max(0, 3 - math.floor(math.log10(shown))) if shown > 0 else 0
-    return f"{shown:.{min(places, 3)}f} {unit}"
+    places = 3 - math.floor(math.log10(shown)) if shown > 0 else 0
+    return f"{shown:.{min(max(places, 0), 3)}f} {unit}"
 
 
 def percent(share: Any, style: str = "+.1f") -> str:
@@ -227,8 +225,9 @@ def rules(verdict: Row) -> str:
     level, fdr = percent(given.get("level"), ".4g"), percent(given.get("fdr"), ".3g")
     return (
         f"REGRESSED if the one-sided {level} % lower bound of a slowdown is above {threshold} % and above the noise "
-        f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, {fdr} %), "
-        f"and a second measurement agrees; PASS only if a slowdown of {blind} % would have been seen; exact figures may not get worse."
+        f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, "
+        f"{fdr} %), and a second measurement agrees; PASS only if a slowdown of {blind} % would have been seen; "
+        "exact figures may not get worse."
     )
 
 
