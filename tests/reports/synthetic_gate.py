@@ -41,8 +41,8 @@ def verdict(overall: str = "PASS", benchmarks: Any = None, **more: Any) -> dict[
         ]
     values = {"parameters": 1050624, "flops": 268435456, "peak_bytes": 4325376, "accuracy": 0.9512}
     found = {
-        "schema": 1, "kind": "gate", "verdict": overall, "why": [], "command": "python -m bench.regress --base origin/main",
-        "mode": "base",
+        "schema": 1, "kind": "gate", "verdict": overall, "why": [], "mode": "base",
+        "command": "python -m bench.regress --base origin/main",
         "base": {"label": "origin/main", "revision": "0123456789" * 4, "dirty": False, "python": "3.11.7"},
         "head": {"label": "HEAD", "revision": "abcdef0123" * 4, "dirty": False, "python": "3.11.7"},
         "machine": {"cpu": "AMD EPYC 7B13", "cores": 2, "threads": 1, "packages": {"torch": "2.13.0"}},

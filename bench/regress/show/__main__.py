@@ -1,4 +1,4 @@
-"""python -m bench.regress.show FORMAT verdict.json: show a verdict again. Needs nothing but Python, but for the table."""
+"""python -m bench.regress.show FORMAT verdict.json: show a verdict again. Only the table needs more than Python."""
 
 import argparse
 import json

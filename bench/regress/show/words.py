@@ -113,12 +113,13 @@ def exact(row: Row, side: str) -> str:
 
 
 def change(row: Row) -> str:
-    """How far an exact figure went: +1.2 % of a count, +0.0012 of an accuracy."""
+    """How far an exact figure went: +1.2 % of a count, +0.0012 of an accuracy, with its interval."""
     base, head = number(row.get("base")), number(row.get("head"))
     if base is None or head is None:
         return NONE
     if row.get("figure") not in COUNTS:
-        return f"{head - base:+.4g}"
+        low, high = number(row.get("low")), number(row.get("high"))
+        return f"{head - base:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")
     return f"{100 * (head / base - 1):+.3g} %" if base else f"{head - base:+,.0f}"
 
 
