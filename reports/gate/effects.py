@@ -48,7 +48,7 @@ def draw(gate: Gate) -> Figure:
         axes.set(xlabel="effect (%)", ylabel="benchmark", xticks=[], yticks=[])
         return figure
     gate_effects(frame, axes, threshold=gate.threshold, least=gate.least)
-    figure.legend(handles=_legend(frame), loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(handles=_legend(frame), loc="outside lower center", ncols=5, fontsize="small")
     return figure
 
 
@@ -84,8 +84,8 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
     _effect_axis(axes, frame, max(threshold, least))
     for row in np.flatnonzero(frame["effect"].isna()):
         text = WITHOUT.get(frame["verdict"].iloc[row], "no effect was measured")
-        axes.text(0.01, place[row], text, transform=axes.get_yaxis_transform(), va="center", style="italic", color="0.35",
-                  fontsize="small")  # fmt: skip
+        across = axes.get_yaxis_transform()
+        axes.text(0.01, place[row], text, transform=across, va="center", style="italic", color="0.35", fontsize="small")
 
 
 def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

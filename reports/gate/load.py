@@ -71,7 +71,7 @@ def load(path: Path) -> Gate:
     rows = [_row(path, row, f"benchmarks[{place}]") for place, row in enumerate(document["benchmarks"])]
     if document["control"] is not None:
         rows.append(_row(path, document["control"], "control") | {"is_control": True})
-    numbers = {name: float for name in (*NUMBERS, "screen")}
+    numbers = dict.fromkeys((*NUMBERS, "screen"), float)
     return Gate(
         pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers | {"is_control": bool}),
         float(document["rules"]["threshold"]),
