@@ -1,0 +1,51 @@
+"""python -m bench.regress.show FORMAT verdict.json: show a verdict again. Only the table needs more than Python."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.regress.show.junit import junit
+from bench.regress.show.markdown import markdown
+
+SCHEMA = 1
+LARGEST = 20_000_000  # bytes; a verdict of a thousand benchmarks has one million
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print it; a file that isn't a verdict is a usage error (exit code 2)."""
+    parser = argparse.ArgumentParser(prog="python -m bench.regress.show", allow_abbrev=False)
+    parser.add_argument("format", choices=("table", "markdown", "junit"))
+    parser.add_argument("file", metavar="verdict.json", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        verdict = read(given.file)
+    except (OSError, ValueError, RecursionError) as error:
+        parser.error(f"{given.file}: expected a verdict of the gate (schema {SCHEMA}): {error}")
+    if given.format == "table":
+        from bench.regress.show.terminal import show  # rich isn't there where only files are written
+
+        show(verdict)
+    else:
+        sys.stdout.write(markdown(verdict) if given.format == "markdown" else junit(verdict))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The verdict in `path`.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it isn't one.
+    """
+    if (size := path.stat().st_size) > LARGEST:
+        raise ValueError(f"it has {size:,} bytes, and a verdict at most {LARGEST:,}")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.get("kind") != "gate" or found.get("schema") != SCHEMA:
+        raise ValueError("it is another document, or one of another schema")
+    return found
+
+
+if __name__ == "__main__":
+    main()

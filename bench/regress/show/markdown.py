@@ -1,0 +1,133 @@
+"""The verdict as Markdown, for a job's summary or a comment on a pull request. Needs nothing but Python."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from bench.regress.show import words
+from bench.regress.show.words import Row
+
+MARKER = "<!-- mha-gate -->"  # by which the one comment is found again
+LIMIT = 65_000  # bytes, all in all; GitHub refuses a comment of more than 65,536 characters
+LONGEST = 300  # characters of a sentence from a result
+APART = "&#8203;"  # a space of no width: GitHub links a name or a number only to what stands right before it
+TIMES = ("benchmark", "base", "head", "effect (%)", "95 % interval", "noise floor (%)", "adjusted p", "verdict")
+FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")
+
+
+def markdown(verdict: Row) -> str:
+    """One page that begins with MARKER, at most LIMIT bytes of UTF-8: rows beyond that are counted, not shown."""
+    page = _Page(f"{MARKER}\n{_headline(verdict)}\n", _foot(verdict))
+    page.items(words.others(verdict))
+    timed, control = words.ordered(words.rows(verdict)), words.mapping(verdict.get("control"))
+    if control:
+        timed.append({**control, "name": "control"})
+    passed = [row for row in timed if words.outcome(row) == words.PASS]
+    flagged = [row for row in timed if words.outcome(row) != words.PASS]
+    changed = words.ordered(filter(words.has_changed, words.rows(verdict, "figures")))
+    page.table(TIMES, map(_time, flagged), texts=1)
+    page.table(FIGURES, map(_figure, changed), texts=2)
+    page.items(words.notes([*flagged, *changed, *passed]))
+    if same := words.unchanged(verdict):
+        page.text(f"{same}.\n")
+    if passed:
+        page.text(f"<details><summary>{words.count(len(passed), 'row')} without a finding</summary>\n")
+        page.table(TIMES, map(_time, passed), texts=1)
+        page.text("</details>\n")
+    return page.whole()
+
+
+def escape(text: str, longest: int = LONGEST) -> str:
+    """The text as it is, on one line: nothing in it is markup, ends a cell, or calls upon anyone."""
+    line = re.sub(r"([\\`*_\[\]~|#])", r"\\\1", words.clean(text, longest))
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = line.replace("$", "<span>$</span>")  # or two of them would enclose a formula
+    line = re.sub(r"(@|#|:(?=//)|\bwww(?=\.)|\bgh(?=-\d))", rf"\1{APART}", line, flags=re.IGNORECASE)
+    return re.sub(r"^(\d*)([-+=]|(?<=\d)[.)])", r"\1\\\2", line)  # no list, no heading in a list
+
+
+class _Page:
+    """What is written so far, what will stand below it, and how much there is room for between."""
+
+    def __init__(self, head: str, foot: str) -> None:
+        self._parts, self._foot, self._left_out = [head], foot, 0
+        self._room = LIMIT - _size(head) - _size(foot) - _size(self._cut(10**9))
+
+    def text(self, text: str) -> None:
+        """A short line of our own."""
+        self._parts.append(text)
+        self._room -= _size(text) + 1
+
+    def items(self, sentences: Iterable[str]) -> None:
+        self._add([f"- {escape(sentence)}" for sentence in sentences])
+
+    def table(self, names: Sequence[str], cells: Iterable[Sequence[str]], texts: int) -> None:
+        """The first `texts` columns and the last are words, the others numbers."""
+        lines = [f"| {' | '.join(row)} |" for row in cells]
+        rule = ["---" if place < texts or place == len(names) - 1 else "---:" for place in range(len(names))]
+        self._add(lines, f"| {' | '.join(names)} |\n| {' | '.join(rule)} |")
+
+    def whole(self) -> str:
+        cut = self._cut(self._left_out) if self._left_out else ""
+        return "\n".join(filter(None, [*self._parts, cut, self._foot]))
+
+    def _add(self, lines: Sequence[str], above: str = "") -> None:
+        kept = [above] if above else []
+        room = self._room - _size(above) - 300  # what closes a page is never cut
+        for line in lines:
+            room -= _size(line) + 1
+            if room < 0:
+                break
+            kept.append(line)
+        shown = len(kept) - bool(above)
+        self._left_out += len(lines) - shown
+        if shown:
+            self.text("\n".join(kept) + "\n")
+
+    @staticmethod
+    def _cut(lines: int) -> str:
+        return (
+            f"{words.count(lines, 'line')} left out: GitHub takes comments of at most 65,536 characters; "
+            "all is in verdict.json.\n"
+        )
+
+
+def _headline(verdict: Row) -> str:
+    return f"**{escape(words.outcome(verdict))}**: {escape(words.headline(verdict))}"
+
+
+def _foot(verdict: Row) -> str:
+    """The rules, what was compared, and how to repeat it."""
+    lines = [f"- compared: base {escape(words.side(verdict, 'base'))}, head {escape(words.side(verdict, 'head'))}"]
+    if verdict.get("mode") == "baseline":
+        lines.append("- a stored run is compared by ratios (pruned/dense) and exact figures only")
+    about = [words.machine(verdict), words.python(verdict), words.spent(verdict)]
+    lines.append(f"- measured: {escape(', '.join(filter(None, about)))}")
+    lines.append(f"- rules: {escape(words.rules(verdict), 1000)}")
+    lines.append("- to repeat it:\n")
+    command = words.clean(verdict.get("command", "python -m bench.regress"))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return "\n".join([*lines, f"  {fence}shell\n  {command}\n  {fence}\n"])
+
+
+def _time(row: Row) -> list[str]:
+    return [
+        escape(words.name(row)),
+        words.time(row, "base"),
+        words.time(row, "head"),
+        words.percent(row.get("effect")),
+        words.interval(row),
+        words.percent(row.get("floor"), ".1f"),
+        words.chance(row.get("adjusted")).replace("<", "&lt;"),
+        escape(words.outcome(row)),
+    ]
+
+
+def _figure(row: Row) -> list[str]:
+    return [
+        escape(words.name(row)), escape(words.figure(row)), words.exact(row, "base"), words.exact(row, "head"),
+        words.change(row), escape(words.outcome(row)),
+    ]  # fmt: skip
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8"))

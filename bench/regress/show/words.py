@@ -1,0 +1,262 @@
+"""What a verdict says, in words and in order: shared by all that shows one. Needs nothing but Python.
+
+A verdict may come from a file that somebody else wrote: what is not of the type that belongs there counts as absent.
+"""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+PASS, REGRESSED, IMPROVED, INCONCLUSIVE, NEW, ERROR = "PASS", "REGRESSED", "IMPROVED", "INCONCLUSIVE", "NEW", "ERROR"
+ORDER = (REGRESSED, ERROR, INCONCLUSIVE, IMPROVED, NEW, PASS)  # as rows stand: what must be looked at first
+NONE = "–"
+NAMED = 3  # rows that a headline names
+LONGEST = 160  # characters of a name
+COUNTS = ("parameters", "flops", "peak_bytes")  # exact figures that are whole numbers; accuracy is not
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond any float
+        return None
+
+
+def clean(text: Any, longest: int = 2000) -> str:
+    """The text on one line, without what could move a cursor, turn the direction of writing, or not be printed."""
+    visible = "".join(" " if letter.isspace() else letter for letter in str(text))
+    kept = "".join(letter for letter in visible if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    line = " ".join(kept.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def name(row: Row) -> str:
+    return clean(row.get("name", row.get("benchmark", "?")), LONGEST)
+
+
+def mapping(value: Any) -> Row:
+    return value if isinstance(value, Mapping) else {}
+
+
+def rows(verdict: Row, key: str = "benchmarks") -> list[Row]:
+    """The benchmarks, or with key "figures" the exact figures."""
+    value = verdict.get(key)
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, Sequence) else []
+
+
+def ordered(found: Iterable[Row]) -> list[Row]:
+    """Rows that need a look first, the slowest of each kind on top; those without an effect below."""
+    return sorted(found, key=lambda row: (_rank(row), -_or(number(row.get("effect")), -math.inf), name(row)))
+
+
+def reasons(verdict: Row) -> list[str]:
+    why = verdict.get("why")
+    return [clean(sentence) for sentence in why] if isinstance(why, list | tuple) else []
+
+
+def others(verdict: Row) -> list[str]:
+    """The reasons, less the one that is the headline already."""
+    return [sentence for sentence in reasons(verdict) if sentence != headline(verdict)]
+
+
+def outcome(verdict: Row) -> str:
+    """The verdict of the whole, or of a row."""
+    return clean(verdict.get("verdict", "?"), 40)
+
+
+def time(row: Row, side: str) -> str:
+    """The row's "base" or "head" as a reader would write it: 6.370 ms, 980.0 µs, or a bare ratio."""
+    value = number(row.get(side))
+    if value is None:
+        return NONE
+    if row.get("kind") == "ratio":
+        return f"{value:.3f}"
+    unit, factor = ("s", 1.0) if value >= 1 else ("ms", 1e3) if value >= 1e-3 else ("µs", 1e6)
+    shown = value * factor
+    places = 3 - math.floor(math.log10(shown)) if shown > 0 else 0
+    return f"{shown:.{min(max(places, 0), 3)}f} {unit}"
+
+
+def percent(share: Any, style: str = "+.1f") -> str:
+    """A share as a number of per cent, without the sign of per cent."""
+    value = number(share)
+    return NONE if value is None else f"{100 * value:{style}}"
+
+
+def interval(row: Row, style: str = "+.1f") -> str:
+    low, high = number(row.get("low")), number(row.get("high"))
+    return NONE if low is None or high is None else f"[{percent(low, style)}, {percent(high, style)}]"
+
+
+def chance(value: Any) -> str:
+    """A p value: 0.60, 0.0039, < 0.0001."""
+    p = number(value)
+    if p is None:
+        return NONE
+    return "< 0.0001" if p < 1e-4 else f"{p:.2f}" if p >= 0.1 else f"{p:.4f}"
+
+
+def exact(row: Row, side: str) -> str:
+    """An exact figure, every digit of it: 1,050,624 or 0.9512."""
+    value = number(row.get(side))
+    if value is None:
+        return NONE
+    if row.get("figure") in COUNTS and value == math.floor(value):
+        return f"{int(row[side]):,}"
+    return f"{value:.6g}"
+
+
+def change(row: Row) -> str:
+    """How far an exact figure went: +1.2 % of a count, +0.0012 of an accuracy, with its interval."""
+    base, head = number(row.get("base")), number(row.get("head"))
+    if base is None or head is None:
+        return NONE
+    if row.get("figure") not in COUNTS:
+        low, high = number(row.get("low")), number(row.get("high"))
+        return f"{head - base:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")
+    return f"{100 * (head / base - 1):+.3g} %" if base else f"{head - base:+,.0f}"
+
+
+def has_changed(row: Row) -> bool:
+    """Whether an exact figure is worth a line."""
+    return outcome(row) != PASS or number(row.get("base")) != number(row.get("head"))
+
+
+def unchanged(verdict: Row) -> str:
+    """One sentence on the exact figures that stayed what they were; empty where there are none."""
+    same = sum(not has_changed(row) for row in rows(verdict, "figures"))
+    return f"{count(same, 'exact figure')} unchanged" if same else ""
+
+
+def figure(row: Row) -> str:
+    return clean(row.get("figure", "?"), 40).replace("_", " ")
+
+
+def moved(row: Row) -> str:
+    """What a benchmark did, as "dense-4x64 is 6.1 % slower [4.8, 7.5]"."""
+    effect = number(row.get("effect"))
+    if effect is None:
+        return name(row)
+    relative = ", relative to dense" if row.get("kind") == "ratio" else ""
+    if effect >= 0:
+        return f"{name(row)} is {percent(effect, '.1f')} % slower{relative} {interval(row, '.1f')}"
+    low, high = number(row.get("low")), number(row.get("high"))
+    flipped = {"low": None if high is None else -high, "high": None if low is None else -low}
+    return f"{name(row)} is {percent(-effect, '.1f')} % faster{relative} {interval(flipped, '.1f')}"
+
+
+def headline(verdict: Row) -> str:
+    """What came out, without the verdict's own word."""
+    overall, timed, counted = outcome(verdict), ordered(rows(verdict)), rows(verdict, "figures")
+    same = [row for row in timed if outcome(row) == overall]
+    figures = [row for row in counted if outcome(row) == overall]
+    if overall in (REGRESSED, IMPROVED):
+        found = [*map(moved, same if overall == REGRESSED else same[::-1]), *map(_went, figures)]
+        if found:
+            more = f"; {len(found) - NAMED} more" if len(found) > NAMED else ""
+            return "; ".join(found[:NAMED]) + more
+    if overall == PASS:
+        return f"no regression in {count(len(timed), 'benchmark')} and {count(len(counted), 'exact figure')}"
+    what = {NEW: "new, with no base to compare with", ERROR: "ended in an error", INCONCLUSIVE: "can't be judged"}
+    if overall in what and (same or figures):
+        names = [*map(name, same), *(f"{figure(row)} of {name(row)}" for row in figures)]
+        return f"{_several(names)}: {what[overall]}"
+    return next(iter(reasons(verdict)), "no reason is given")
+
+
+def judged(row: Row) -> str:
+    """Why a row has its verdict, and what the first look saw where the row was measured again."""
+    parts = [clean(row["why"])] if row.get("why") else []
+    screen, rounds = mapping(row.get("screen")), number(row.get("rounds"))
+    if screen:
+        again = "" if rounds is None else f" ({rounds:.0f} rounds)"
+        seen = f"{percent(screen.get('effect'))} % {interval(screen)}"
+        parts.append(f"measured again{again}; the first look saw {seen}")
+    return "; ".join(parts)
+
+
+def notes(found: Iterable[Row]) -> list[str]:
+    """What there is to say of these rows, those together of which the same is said."""
+    about: dict[str, list[str]] = {}
+    for row in found:
+        if said := judged(row):
+            about.setdefault(said, []).append(f"{figure(row)} of {name(row)}" if "figure" in row else name(row))
+    return [f"{_several(names)}: {said}" for said, names in about.items()]
+
+
+def side(verdict: Row, which: str) -> str:
+    """A side: origin/main (1234567890), with uncommitted changes."""
+    about = mapping(verdict.get(which))
+    revision = clean(about["revision"], 40)[:10] if about.get("revision") else "no revision"
+    dirty = ", with uncommitted changes" if about.get("dirty") is True else ""
+    return f"{clean(about.get('label', which), 100)} ({revision}{dirty})"
+
+
+def machine(verdict: Row) -> str:
+    about = mapping(verdict.get("machine"))
+    parts = [clean(about["cpu"], 100)] if about.get("cpu") else []
+    parts += [
+        f"{value:.0f} {noun if value == 1 else noun + 's'}"
+        for key, noun in (("cores", "core"), ("threads", "thread"))
+        if (value := number(about.get(key))) is not None
+    ]
+    if (load := number(verdict.get("load"))) is not None:
+        parts.append(f"{load:.2f} cores used by others meanwhile")
+    return ", ".join(parts)
+
+
+def python(verdict: Row) -> str:
+    """Versions of what ran: Python of both sides, torch."""
+    found = [clean(mapping(verdict.get(which)).get("python") or "?", 20) for which in ("base", "head")]
+    torch = mapping(mapping(verdict.get("machine")).get("packages")).get("torch")
+    text = f"Python {found[0]}" if found[0] == found[1] else f"Python {found[0]} against {found[1]}"
+    return f"{text}, torch {clean(torch, 40)}" if torch else text
+
+
+def rules(verdict: Row) -> str:
+    """The rules in one sentence."""
+    given = mapping(verdict.get("rules"))
+    threshold, least, blind = (percent(given.get(key), ".3g") for key in ("threshold", "least", "blind"))
+    level, fdr = percent(given.get("level"), ".4g"), percent(given.get("fdr"), ".3g")
+    return (
+        f"REGRESSED if the one-sided {level} % lower bound of a slowdown is above {threshold} % and above the noise "
+        f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, "
+        f"{fdr} %), and a second measurement agrees; PASS only if a slowdown of {blind} % would have been seen; "
+        "exact figures may not get worse."
+    )
+
+
+def spent(verdict: Row) -> str:
+    """How long it took, of how much."""
+    seconds, budget = number(verdict.get("seconds")), number(verdict.get("budget"))
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if budget is None else f"{seconds:.0f} s of at most {budget:.0f} s"
+
+
+def count(number_of: int, noun: str) -> str:
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def _went(row: Row) -> str:
+    return f"{figure(row)} of {name(row)} went from {exact(row, 'base')} to {exact(row, 'head')} ({change(row)})"
+
+
+def _several(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _rank(row: Row) -> int:
+    verdict = outcome(row)
+    return ORDER.index(verdict) if verdict in ORDER else 0
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
