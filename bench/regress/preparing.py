@@ -43,7 +43,7 @@ class Wish:
     without: tuple[str, ...] = ()
 
 
-def prepared(wish: Wish, say: Say) -> tuple[Gate, Sides]:
+def prepared(wish: Wish, say: Say) -> Gate:
     """Check out both sides, find their environments, and see that they can be compared.
 
     Raises:
@@ -62,13 +62,17 @@ def prepared(wish: Wish, say: Say) -> tuple[Gate, Sides]:
         "head": _side(sides.head, "HEAD", facts["head"]),
         "machine": machine(wish.options.threads, facts["head"]),
     }
-    identity = {"base": sides.base.revision, "commits": [sides.base.commit, sides.head.commit], **_identity(wish, about)}
+    identity = {
+        "base": sides.base.revision,
+        "commits": [sides.base.commit, sides.head.commit],
+        **_identity(wish, about),
+    }
     if begun and begun != identity:
         changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
         raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
     write_json(wish.directory / "gate.json", identity)
     gone = _only_base(wish, sides, arms[0], say)
-    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say), sides
+    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say)
 
 
 def machine(threads: int, facts: dict[str, Any]) -> dict[str, Any]:

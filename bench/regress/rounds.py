@@ -66,9 +66,7 @@ def measure_round(
     spent: dict[str, float] = {}
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(
-                Worker(arm, number, [*files, CONTROL], folder / f"{arm.name}-{number}.json", threads)
-            )
+            stack.enter_context(Worker(arm, number, [*files, CONTROL], folder / f"{arm.name}-{number}.json", threads))
             for number in range(PROCESSES)
             for arm in chance.sample(arms, len(arms))
         ]

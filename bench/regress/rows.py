@@ -80,9 +80,7 @@ def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
     rules = options.rules
     wanted = TIMES * wanted_rounds(len(rounds.compared()), rules.fdr)
     done = looks.again.rounds if looks.again else 0
-    if done >= wanted or not any(
-        is_regression(seen, 0.0, rules) for seen in (looks.screen, mirrored(looks.screen))
-    ):
+    if done >= wanted or not any(is_regression(seen, 0.0, rules) for seen in (looks.screen, mirrored(looks.screen))):
         return None
     return (
         f"{looks.screen.estimate:+.1%} in the first look, but the time budget ended after {done} of the {wanted} rounds that "
@@ -117,7 +115,9 @@ def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
 
 def _row(name: str, rounds: Rounds, key: str, looks: Looks, verdict: str, why: str | None, p: float | None) -> Row:
     phases = (AGAIN,) if looks.again else (SCREEN,)
-    seconds = [record["seconds"][key] for record in rounds.records if record["phase"] in phases and key in record["seconds"]]
+    seconds = [
+        record["seconds"][key] for record in rounds.records if record["phase"] in phases and key in record["seconds"]
+    ]
     return {
         "name": name,
         "kind": "seconds",
@@ -133,7 +133,10 @@ def _row(name: str, rounds: Rounds, key: str, looks: Looks, verdict: str, why: s
 
 def _fields(seen: Effect) -> Row:
     fields = seen._asdict()
-    return {"effect": fields.pop("estimate"), **{name: fields[name] for name in ("low", "high", "floor", "p", "rounds")}}
+    return {
+        "effect": fields.pop("estimate"),
+        **{name: fields[name] for name in ("low", "high", "floor", "p", "rounds")},
+    }
 
 
 def _median(rounds: Sequence[Mapping[str, Sequence[float]]], arm: str) -> float:

@@ -45,9 +45,7 @@ class Looks:
 
 def undecided(effects: Mapping[str, Effect], rules: Rules) -> list[str]:
     """The benchmarks to be measured again: what looks like a change, and what can't be told from one."""
-    return [
-        name for name, seen in effects.items() if abs(seen.estimate) >= rules.least or seen.high >= rules.blind
-    ]
+    return [name for name, seen in effects.items() if abs(seen.estimate) >= rules.least or seen.high >= rules.blind]
 
 
 def judge(looks: Mapping[str, Looks], rules: Rules) -> dict[str, tuple[str, str | None, float | None]]:

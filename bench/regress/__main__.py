@@ -1,0 +1,127 @@
+"""python -m bench.regress --base origin/main: did this change make attention slower, larger or less accurate?
+
+Exit codes: PASS 0, REGRESSED 1, wrong options 2, INCONCLUSIVE 3, ERROR 4, IMPROVED 10, NEW 11.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.regress.errors import GateError
+from bench.regress.files import write_text
+from bench.regress.measuring import Options
+from bench.regress.preparing import Wish, prepared
+from bench.regress.show.junit import junit
+from bench.regress.show.markdown import markdown
+from bench.regress.show.terminal import show
+from bench.regress.sides import remove
+from bench.regress.verdict import ERROR, EXIT_CODES
+
+INTERRUPTED = 130  # as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gate; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser().parse_args(words)
+    directory = given.run or Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ"))
+    wish = Wish(
+        where=Path.cwd(),
+        base=given.base,
+        directory=directory.absolute(),
+        options=Options(files=tuple(given.benchmarks or Options().files), budget=given.budget, threads=given.threads),
+        command=shlex.join(["python", "-m", "bench.regress", *words]),
+        python=given.python,
+        here=given.here,
+        without=tuple(given.without or ()),
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock", timeout=0):
+            return _run(wish, keep=given.keep_checkouts)
+    except GateError as error:
+        say(f"error: {error}")
+    except Timeout:
+        say(f"error: another process writes to {directory}; wait for it, or give another --run")
+    except OSError as error:
+        say(f"error: --run: {directory} can't be written ({error.strerror or error}); give another")
+    except KeyboardInterrupt:
+        say(f"interrupted; go on by the same command with --run {directory}")
+        return INTERRUPTED
+    return EXIT_CODES[ERROR]
+
+
+def _run(wish: Wish, *, keep: bool) -> int:
+    gate = prepared(wish, say)
+    verdict = gate.run()
+    write_text(wish.directory / "summary.md", markdown(verdict))
+    write_text(wish.directory / "junit.xml", junit(verdict))
+    show(verdict)
+    if not keep:
+        remove(wish.where, wish.directory)
+    return EXIT_CODES[verdict["verdict"]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's."""
+    found = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
+    found.add_argument("--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with")
+    found.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
+    found.add_argument(
+        "--budget",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="for all measuring, second looks included (600)",
+    )
+    found.add_argument(
+        "--benchmarks", action="append", metavar="FILE", help="of the head, with pytest-benchmark's fixture; repeatable"
+    )
+    found.add_argument("--threads", type=_whole, default=1, metavar="N", help="of torch, in each process (1)")
+    found.add_argument(
+        "--python", type=Path, default=Path(sys.executable), metavar="FILE", help="that environments are built from"
+    )
+    found.add_argument(
+        "--here",
+        action="store_true",
+        help="use that interpreter as it is for both sides, without building environments",
+    )
+    found.add_argument(
+        "--without",
+        action="append",
+        metavar="NAME",
+        help="a benchmark that the head has no more, on purpose; repeatable",
+    )
+    found.add_argument("--keep-checkouts", action="store_true", help="leave DIR/sides there at the end")
+    return found
+
+
+def say(sentence: str) -> None:
+    """On the terminal, apart from the verdict."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
+
+
+def _seconds(word: str) -> float:
+    value = float(word)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")
+    return value
+
+
+def _whole(word: str) -> int:
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number from 1 up")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
