@@ -47,13 +47,13 @@ class Gate:
         Raises:
             GateError: it can't be measured.
         """
-        figures, spent = self._figures()
+        figures, spent = self.count()
         rounds = measure(self.arms, self.options, Store(self.directory / "rounds"), self.say, spent=spent)
         verdict = {**self._verdict(rounds, figures), "seconds": round(rounds.took + spent, 1)}
         write_json(self.directory / "verdict.json", verdict)
         return verdict
 
-    def _figures(self) -> tuple[list[dict[str, Any]], float]:
+    def count(self) -> tuple[list[dict[str, Any]], float]:
         """The rows of exact figures, and the seconds they took."""
         read = {arm.name: self._counted(arm) for arm in self.arms}
         base, head = read["base"], read["head"]

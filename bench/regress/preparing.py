@@ -18,6 +18,7 @@ from bench.regress.sides import Sides, differs, make_sides, text_at, whole_base
 from bench.regress.workers import Arm, Worker
 
 LOCK, PROJECT = "constraints.txt", "pyproject.toml"
+OWN = ("sides", ".lock")  # that may be there before the first round
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _begun(wish: Wish) -> dict[str, Any] | None:
     path = wish.directory / "gate.json"
     if path.exists():
         return read_json(path)
-    found = [each.name for each in wish.directory.iterdir() if each.name != "sides"] if wish.directory.is_dir() else []
+    found = [each.name for each in wish.directory.iterdir() if each.name not in OWN] if wish.directory.is_dir() else []
     if found or wish.directory.is_file():
         raise GateError(f"--run {wish.directory} holds other files; give a directory that is empty or does not exist")
     return None

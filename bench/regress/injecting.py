@@ -1,0 +1,51 @@
+"""A pytest plugin that makes attention slower on purpose, for bench/regress/calibrate.py.
+
+What it does is in $MHA_GATE_INJECTED, as "layer:0.1": a kind and a share of the time of a call.
+
+- layer: every call of a layer with key/value groups takes so much longer; there is one such benchmark
+- constant: every call of any layer takes longer by the same time, that share of `TYPICAL` seconds
+- noise: every call of any layer takes longer by a random time, exponential, of that mean share
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import mha
+
+VARIABLE = "MHA_GATE_INJECTED"
+NOTHING = "nothing:0.00"
+TYPICAL = 0.004  # seconds of a call
+
+KINDS: Mapping[str, Callable[[mha.MultiHeadAttention, float], float]] = {  # layer, seconds -> seconds for a share of one
+    "nothing": lambda layer, seconds: 0.0,  # noqa: ARG005
+    "layer": lambda layer, seconds: seconds if layer.num_kv_heads != layer.num_heads else 0.0,
+    "constant": lambda layer, seconds: TYPICAL,  # noqa: ARG005
+    "noise": lambda layer, seconds: seconds * random.expovariate(1.0),  # noqa: ARG005
+}
+
+
+def pytest_configure() -> None:
+    kind, _, share = os.environ.get(VARIABLE, NOTHING).partition(":")
+    mha.MultiHeadAttention.forward = slowed(mha.MultiHeadAttention.forward, KINDS[kind], float(share))  # type: ignore[method-assign]
+
+
+def slowed(
+    forward: Callable[..., Any], kind: Callable[[mha.MultiHeadAttention, float], float], share: float
+) -> Callable[..., Any]:
+    """The same, but busy for a while longer."""
+
+    @wraps(forward)
+    def later(layer: mha.MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        output = forward(layer, *args, **kwargs)
+        end = time.perf_counter()
+        end += share * kind(layer, end - start)
+        while time.perf_counter() < end:
+            pass
+        return output
+
+    return later
