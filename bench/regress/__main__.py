@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
     found.add_argument(
         "--budget",
-        type=_seconds,
+        type=seconds_above_0,
         default=600.0,
         metavar="SECONDS",
         help="for all measuring, second looks included (600)",
@@ -109,7 +109,7 @@ def say(sentence: str) -> None:
         sys.stderr.flush()
 
 
-def _seconds(word: str) -> float:
+def seconds_above_0(word: str) -> float:
     value = float(word)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")

@@ -1,88 +1,131 @@
 """python -m bench.regress.calibrate --run DIR: how often the gate is wrong, and what it finds.
 
-Whole real runs over two checkouts of the same code, some with a slowdown put into one of them, then many simulated runs
-that draw their rounds from those of the real ones. Goes on where it was cut off.
+Whole real runs over two checkouts of the same code, some with a slowdown put into one of them; then many simulated runs
+that draw their rounds from the real ones (bench/regress/simulating.py). Goes on where it was cut off.
 """
 
 import argparse
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.regress import environments
-from bench.regress.__main__ import say
+from bench.regress.__main__ import say, seconds_above_0
 from bench.regress.errors import GateError
-from bench.regress.files import write_json
 from bench.regress.gate import Gate
 from bench.regress.injecting import NOTHING, VARIABLE
 from bench.regress.measuring import Options
 from bench.regress.preparing import machine
-from bench.regress.sides import make_sides, remove
+from bench.regress.sides import Sides, make_sides, remove
+from bench.regress.simulating import published
 from bench.regress.workers import Arm
 
-NO_CHANGE = "nothing"
-REAL = ("layer:0.10", "constant:0.10", "noise:0.10", "layer:0.05", "constant:0.05", "noise:0.05")
+NO_CHANGE = "no-change"
+LOADED = "loaded"  # beside as many busy processes as there are cores
+REAL = ("layer:0.10", "constant:0.10", "noise:0.10", "layer:0.05", "noise:0.05", "layer:0.20", "layer:0.02")
+LENGTH = 16  # of what is put in, in every arm: the size of the environment moves the stack, and so times
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is not there yet; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.regress.calibrate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="where results go, and are read from")
-    parser.add_argument("--no-change", type=int, default=20, metavar="N", help="real runs without a change (20)")
-    parser.add_argument("--budget", type=float, default=Options().budget, metavar="SECONDS", help="of each (600)")
-    parser.add_argument("--injected", default=",".join(REAL), metavar="KINDS", help="real runs with a slowdown, as layer:0.10")
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
     folder = given.run.absolute()
     try:
-        for name, injected in wanted(given.no_change, [word for word in given.injected.split(",") if word]):
+        calibration = Calibration(folder, make_sides(Path.cwd(), "HEAD", folder), Options(budget=given.budget))
+        injected = [word for word in given.injected.split(",") if word]
+        for name, what in wanted(given.no_change, injected, given.loaded):
             if not (folder / name / "verdict.json").exists():
-                verdict = real_run(folder, name, injected, Options(budget=given.budget))
+                with busy(os.cpu_count() or 1) if name.startswith(LOADED) else nullcontext():
+                    verdict = calibration.run(name, what)
                 say(f"{name}: {verdict['verdict']} in {verdict['seconds']:.0f} s")
-        remove(Path.cwd(), folder)
+        say(published(folder, given.simulated))
     except GateError as error:
         say(f"error: {error}")
         return 1
+    remove(Path.cwd(), folder)
     return 0
 
 
-def wanted(no_change: int, injected: Sequence[str]) -> Iterator[tuple[str, str]]:
+def parser() -> argparse.ArgumentParser:
+    """The command line's."""
+    found = argparse.ArgumentParser(prog="python -m bench.regress.calibrate", description=__doc__, allow_abbrev=False)
+    found.add_argument("--run", type=Path, required=True, metavar="DIR", help="where results go, and are read from")
+    found.add_argument("--no-change", type=int, default=20, metavar="N", help="real runs without a change (20)")
+    found.add_argument(
+        "--injected", default=",".join(REAL), metavar="KINDS", help=f"real runs slowed ({','.join(REAL)})"
+    )
+    found.add_argument("--loaded", type=int, default=2, metavar="N", help="real runs beside other work (2)")
+    found.add_argument("--simulated", type=int, default=1000, metavar="N", help="simulated runs of each kind (1000)")
+    found.add_argument("--budget", type=seconds_above_0, default=Options().budget, metavar="SECONDS", help="each (600)")
+    return found
+
+
+def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tuple[str, str]]:
     """Name and slowdown of each real run."""
     for number in range(no_change):
         yield f"{NO_CHANGE}-{number:02d}", NOTHING
     for number, what in enumerate(injected):
         yield f"{what.replace(':', '-')}-{number:02d}", what
+    for number in range(loaded):
+        yield f"{LOADED}-{number:02d}", NOTHING
 
 
-def real_run(folder: Path, name: str, injected: str, options: Options) -> dict[str, Any]:
-    """A whole run over the same code twice, the head slowed as said. Exact figures, the same every time, are counted once."""
-    sides = make_sides(Path.cwd(), "HEAD", folder)
-    python = Path(sys.executable)
-    plugin = {"PYTEST_PLUGINS": "bench.regress.injecting"}
-    arms = (
-        Arm("base", sides.base.root, python, {**plugin, VARIABLE: NOTHING.ljust(16)}),
-        Arm("head", sides.head.root, python, {**plugin, VARIABLE: injected.ljust(16)}),
-    )
-    facts = environments.facts(python)
-    side = {"label": "HEAD", "revision": sides.head.revision, "dirty": sides.head.dirty, "python": facts["python"]}
-    about = {
-        "command": f"python -m bench.regress.calibrate --run {folder.name}",
-        "mode": "base",
-        "base": side,
-        "head": side,
-        "machine": machine(options.threads, facts),
-    }
-    gate = Gate(folder / name, arms, options, about, say=say)
-    for arm in ("base", "head"):
-        counted, here = folder / f"figures-{arm}.json", folder / name / f"figures-{arm}.json"
-        if not counted.exists():
-            plain = tuple(replace(one, variables={}) for one in arms)
-            Gate(folder, plain, options, about, say=say).count()
-        here.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(counted, here)
-    return gate.run()
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Within the context so many processes do nothing but keep a core busy."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        yield
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whole real runs in one folder, over the same two checkouts."""
+
+    folder: Path
+    sides: Sides
+    options: Options
+
+    def run(self, name: str, injected: str) -> dict[str, Any]:
+        """The verdict of one run, the head slowed as said.
+
+        Exact figures are the same every time, and so counted once.
+        """
+        here = self.folder / name
+        here.mkdir(parents=True, exist_ok=True)
+        for arm in ("base", "head"):
+            counted = self.folder / f"figures-{arm}.json"
+            if not counted.exists():
+                self._gate(self.folder, NOTHING).count()
+            shutil.copy(counted, here)
+        return self._gate(here, injected).run()
+
+    def _gate(self, directory: Path, injected: str) -> Gate:
+        python = Path(sys.executable)
+        facts = environments.facts(python)
+        head = self.sides.head
+        side = {"label": "HEAD", "revision": head.revision, "dirty": head.dirty, "python": facts["python"]}
+        about = {
+            "command": f"python -m bench.regress.calibrate --run {self.folder.name}",
+            "mode": "base",
+            "base": side,
+            "head": side,
+            "machine": machine(self.options.threads, facts),
+        }
+        arms = self._arm("base", python, NOTHING), self._arm("head", python, injected)
+        return Gate(directory, arms, self.options, about, say=say)
+
+    def _arm(self, name: str, python: Path, injected: str) -> Arm:
+        variables = {"PYTEST_PLUGINS": "bench.regress.injecting", VARIABLE: injected.ljust(LENGTH)}
+        return Arm(name, getattr(self.sides, name).root, python, variables)
 
 
 if __name__ == "__main__":

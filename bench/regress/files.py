@@ -24,7 +24,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    write_text(path, json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(document, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,8 @@ VARIABLE = "MHA_GATE_INJECTED"
 NOTHING = "nothing:0.00"
 TYPICAL = 0.004  # seconds of a call
 
-KINDS: Mapping[str, Callable[[mha.MultiHeadAttention, float], float]] = {  # layer, seconds -> seconds for a share of one
+Kind = Callable[[mha.MultiHeadAttention, float], float]  # layer, seconds of a call -> seconds that a share of 1 adds
+KINDS: Mapping[str, Kind] = {
     "nothing": lambda layer, seconds: 0.0,  # noqa: ARG005
     "layer": lambda layer, seconds: seconds if layer.num_kv_heads != layer.num_heads else 0.0,
     "constant": lambda layer, seconds: TYPICAL,  # noqa: ARG005
@@ -33,9 +34,7 @@ def pytest_configure() -> None:
     mha.MultiHeadAttention.forward = slowed(mha.MultiHeadAttention.forward, KINDS[kind], float(share))  # type: ignore[method-assign]
 
 
-def slowed(
-    forward: Callable[..., Any], kind: Callable[[mha.MultiHeadAttention, float], float], share: float
-) -> Callable[..., Any]:
+def slowed(forward: Callable[..., Any], kind: Kind, share: float) -> Callable[..., Any]:
     """The same, but busy for a while longer."""
 
     @wraps(forward)

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from bench.machine import load_between, usage_so_far
 from bench.regress.files import read_json, write_json
-from bench.regress.rounds import CONTROL_NAME, Round, measure_round
-from bench.regress.statistics import Effect, contrasts, effect
+from bench.regress.rounds import CONTROL_NAME, PROCESSES, Round, measure_round
+from bench.regress.statistics import Effect, contrast, effect
 from bench.regress.verdict import Looks, Rules, undecided
 from bench.regress.workers import Arm
 
+ARMS = 2
 SCREEN, AGAIN = "screen", "again"
 FEWEST = 8  # rounds of a first look
 TIMES = 2  # as many rounds in the second look
@@ -50,7 +51,8 @@ class Rounds:
     """The rounds so far.
 
     Attributes:
-        records: of each round the fields of `Round`, and `phase`, `took` (seconds) and `load` (cores that others used).
+        records: of each round the fields of `Round`, and `phase`, `took` (seconds), `load` (cores that others used), and
+            `contrasts`: benchmark -> `Contrast`, of those that both arms have.
     """
 
     records: tuple[Mapping[str, Any], ...]
@@ -70,23 +72,20 @@ class Rounds:
         total = sum(took for _, took in told)
         return sum(cores * took for cores, took in told) / total if total else None
 
-    def compared(self, processes: int = 4) -> list[str]:
+    def compared(self) -> list[str]:
         """The benchmarks that every process of every screening round has; the control is none."""
-        screened = self.of(SCREEN)
-        names = set(screened[0]["seconds"]) if screened else set()
-        for record in screened:
-            names &= {name for name, seconds in record["seconds"].items() if len(seconds) == processes}
-        return sorted(names - {CONTROL_NAME})
+        screened = [set(record["contrasts"]) for record in self.of(SCREEN)]
+        return sorted(set.intersection(*screened) - {CONTROL_NAME}) if screened else []
 
     def effect(self, name: str, *phases: str) -> Effect | None:
         """Of a benchmark in the rounds of these phases; None where they are too few."""
-        seconds = [r["seconds"][name] for r in self.records if r["phase"] in phases and name in r["seconds"]]
-        return effect(contrasts(seconds)) if len(seconds) >= FEWEST else None
+        told = [each["contrasts"] for each in self.records if each["phase"] in phases]
+        found = tuple(contrasts[name] for contrasts in told if name in contrasts)
+        return effect(found) if len(found) >= FEWEST else None
 
     def looks(self, name: str) -> Looks | None:
-        screen = self.effect(name, SCREEN)
-        again = self.effect(name, AGAIN)
-        return screen and Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
+        screen, again = self.effect(name, SCREEN), self.effect(name, AGAIN)
+        return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
 
     def cost(self, names: Iterable[str] | None) -> float:
         """Seconds that a round of these benchmarks will take, or one of all; 0 where none has been measured."""
@@ -99,15 +98,15 @@ class Rounds:
 
 
 def wanted_rounds(benchmarks: int, fdr: float) -> int:
-    """Of a first look: so many that the least p that there can be, 2^-rounds, passes the adjustment for all benchmarks."""
+    """Of a first look: so many that the least p there can be, 2^-rounds, passes the adjustment for all benchmarks."""
     return max(FEWEST, math.ceil(math.log2(max(benchmarks, 1) / fdr)))
 
 
 def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | None:
     """What to measure, from nothing but what has been; None where all is decided, or the time is spent.
 
-    A first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves undecided; then, as long as
-    there is time, more of it at those of which too little is known still.
+    A first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves undecided; then, as
+    long as there is time, more of it at those of which too little is known still.
 
     Args:
         spent: seconds of the budget that went elsewhere.
@@ -125,8 +124,10 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
     effects = {name: seen for name in compared if (seen := rounds.effect(name, SCREEN))}
     doubtful = undecided(effects, options.rules)
     if again >= TIMES * wanted:
-        looks = {name: seen for name in doubtful if (seen := rounds.looks(name))}
-        doubtful = [name for name, seen in looks.items() if (seen.together or seen.screen).high >= options.rules.blind]
+        looks = {name: found for name in doubtful if (found := rounds.looks(name))}
+        doubtful = [
+            name for name, found in looks.items() if (found.together or found.screen).high >= options.rules.blind
+        ]
     fits = bool(doubtful) and rounds.cost(doubtful) <= left
     return Next(AGAIN, tuple(doubtful)) if fits else None
 
@@ -139,7 +140,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> Rounds:
-        return Rounds(tuple(read_json(path) for path in sorted(self._folder.glob("*.json"))))
+        return Rounds(tuple(with_contrasts(read_json(path)) for path in sorted(self._folder.glob("*.json"))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         write_json(self._folder / f"{number:04d}.json", dict(record))
@@ -175,8 +176,14 @@ def measure(
             "load": load_between(before, usage_so_far()),
         }
         store.add(number, record)
-        rounds = Rounds((*rounds.records, record))
+        rounds = Rounds((*rounds.records, with_contrasts(record)))
     return rounds
+
+
+def with_contrasts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A round as `Rounds` has it, from what is on disk."""
+    whole = {name: each for name, each in record["seconds"].items() if len(each) == ARMS * PROCESSES}
+    return {**record, "contrasts": {name: contrast(seconds) for name, seconds in whole.items()}}
 
 
 def _what(rounds: Rounds, step: Next, options: Options) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,15 +109,15 @@ def _take_turns(
         return
     calls = max(1, round(SAMPLE_SECONDS / max(last for last in lasts.values() if last is not None)))
     end, taken = time.perf_counter() + seconds, 0
-    while taken < FEWEST or (time.perf_counter() < end and taken < MOST) or taken % 2:
-        order = balanced(ready, chance) if taken % 2 == 0 else order[::-1]
-        failed = [worker for worker in order if not worker.sample(calls)]
-        taken += 1
-        if failed:
-            ready = [worker for worker in ready if worker not in failed]
-            break
+    failed: list[Worker] = []
+    while not failed and (taken < FEWEST or (time.perf_counter() < end and taken < MOST)):
+        order = balanced(ready, chance)
+        for turn in (order, order[::-1]):
+            failed = failed or [worker for worker in turn if not worker.sample(calls)]
+            taken += 1
     for worker in ready:
-        worker.end()
+        if worker not in failed:
+            worker.end()
 
 
 def balanced(workers: Sequence[Worker], chance: random.Random) -> list[Worker]:

@@ -83,8 +83,8 @@ def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
     if done >= wanted or not any(is_regression(seen, 0.0, rules) for seen in (looks.screen, mirrored(looks.screen))):
         return None
     return (
-        f"{looks.screen.estimate:+.1%} in the first look, but the time budget ended after {done} of the {wanted} rounds that "
-        "confirm it: give more by --budget"
+        f"{looks.screen.estimate:+.1%} in the first look, but the time budget ended after {done} of the {wanted} rounds "
+        "that confirm it: give more by --budget"
     )
 
 

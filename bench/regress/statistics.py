@@ -1,19 +1,19 @@
 """What rounds say about a benchmark: an effect, how well it is known, and how likely chance alone would have it.
 
-A round has two processes of each arm, which take turns. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make two
-contrasts, each the median over the turns:
+A round has two processes of each arm, which take turns. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make
+two contrasts, each the median over the turns:
 
     d = (h₀ + h₁ − b₀ − b₁) / 2      the effect of the change
     n = (h₀ − h₁ + b₀ − b₁) / 2      nothing: each arm against itself
 
-With no change both have the same distribution, symmetric about 0 since the order of the processes is. So the estimate is
-the median of Walsh averages (Hodges and Lehmann 1963, eq. 4.2), the interval that of Wilcoxon's signed ranks (Lehmann 1975,
-section 4.4), and p the share of all flips of signs whose rank sum is as large: all exact, and moved little by a
-round that was disturbed. What n makes of the same rounds is the noise floor of this very run.
+With no change both have the same distribution, symmetric about 0 since the order of the processes is. So the estimate
+is the median of Walsh averages (Hodges and Lehmann 1963), the interval that of Wilcoxon's signed ranks (Lehmann 1975,
+Nonparametrics, chapter 4), and p the share of all flips of signs whose rank sum is as large: exact, and moved little by
+a round that was disturbed. What n makes of the same rounds is the noise floor of this very run.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -24,11 +24,11 @@ LEVEL = 0.975  # of each end of an interval
 FEWEST = 6  # rounds for an interval at that level
 
 
-class Contrasts(NamedTuple):
-    """Of each round, in logarithms."""
+class Contrast(NamedTuple):
+    """Of one round: of the arms, and of each arm with itself; in logarithms."""
 
-    effects: tuple[float, ...]
-    nothing: tuple[float, ...]
+    effect: float
+    nothing: float
 
 
 class Effect(NamedTuple):
@@ -49,28 +49,25 @@ class Effect(NamedTuple):
     rounds: int
 
 
-def contrasts(rounds: Iterable[Mapping[str, Sequence[float]]]) -> Contrasts:
-    """Of each round from the seconds of its processes ("head-0", "head-1", "base-0", "base-1") in each turn."""
-    effects, nothing = [], []
-    for seconds in rounds:
-        h0, h1, b0, b1 = (np.log(seconds[process]) for process in ("head-0", "head-1", "base-0", "base-1"))
-        effects.append(float(np.median((h0 + h1 - b0 - b1) / 2)))
-        nothing.append(float(np.median((h0 - h1 + b0 - b1) / 2)))
-    return Contrasts(tuple(effects), tuple(nothing))
+def contrast(seconds: Mapping[str, Sequence[float]]) -> Contrast:
+    """Of one round, from what a call took in each turn of its processes "head-0", "head-1", "base-0" and "base-1"."""
+    h0, h1, b0, b1 = (np.log(seconds[process]) for process in ("head-0", "head-1", "base-0", "base-1"))
+    return Contrast(float(np.median((h0 + h1 - b0 - b1) / 2)), float(np.median((h0 - h1 + b0 - b1) / 2)))
 
 
-def effect(contrasts: Contrasts) -> Effect:
+@cache
+def effect(contrasts: tuple[Contrast, ...]) -> Effect:
     """What the rounds say together.
 
     Raises:
         ValueError: fewer than `FEWEST` rounds, which have no interval at that level.
     """
-    d = np.asarray(contrasts.effects, dtype=float)
+    d = np.array([each.effect for each in contrasts], dtype=float)
     if len(d) < FEWEST:
         raise ValueError(f"{len(d)} rounds; an interval at {LEVEL:.1%} takes {FEWEST}")
     walsh = walsh_averages(d)
     outside = rank_sums_outside(len(d))
-    floor = abs(float(np.median(walsh_averages(np.asarray(contrasts.nothing, dtype=float)))))
+    floor = abs(float(np.median(walsh_averages(np.array([each.nothing for each in contrasts], dtype=float)))))
     return Effect(
         *(math.expm1(float(value)) for value in (np.median(walsh), walsh[outside], walsh[-1 - outside], floor)),
         signed_rank_p(d),
@@ -94,7 +91,7 @@ def rank_sums_outside(rounds: int) -> int:
 
 @cache
 def rank_sum_chances(rounds: int) -> np.ndarray:
-    """(r (r + 1) / 2 + 1,): how likely each sum of the ranks with a plus is, if every sign is as likely as the other."""
+    """(r (r + 1) / 2 + 1,): how likely each sum of ranks with a plus is, by the toss of a coin."""
     chances = np.zeros(rounds * (rounds + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, rounds + 1):

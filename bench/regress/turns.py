@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib import metadata
 from itertools import chain
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -37,10 +37,10 @@ class Turns:
     """Runs items and takes samples when told to. Everything said is a line of JSON.
 
     First goes out `{"collected": [node id, …], "error": null or why a file could not be}`. Then for each
-    `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up; for each
-    number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
-    `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is the end
-    of the run.
+    `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up;
+    for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
+    `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is
+    the end of the run.
     """
 
     def __init__(self, incoming: TextIO, outgoing: TextIO) -> None:
@@ -125,7 +125,7 @@ class Shared(BenchmarkFixture):
         self._clock, self._sizes = clock, sizes
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._sample(lambda: (function, args, kwargs))
+        return self._sample(lambda: Call(function, args, kwargs))
 
     def pedantic(
         self,
@@ -134,50 +134,56 @@ class Shared(BenchmarkFixture):
         kwargs: Mapping[str, Any] | None = None,
         setup: Callable[[], Any] | None = None,
         teardown: Callable[..., Any] | None = None,
-        **counts: int,
+        rounds: int = 1,  # noqa: ARG002
+        warmup_rounds: int = 0,  # noqa: ARG002
+        iterations: int = 1,  # noqa: ARG002
     ) -> Any:
-        """As pytest-benchmark's; its `rounds`, `iterations` and `warmup_rounds` are chosen by the gate."""
+        """As pytest-benchmark's, but the gate chooses how often; with a `setup` or a `teardown` a call is a sample."""
 
-        def prepared() -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+        def prepared() -> Call:
             given = setup() if setup else None
-            return target, *(given or (args, kwargs or {}))
+            return Call(target, *(given or (args, kwargs or {})), teardown)
 
-        return self._sample(prepared, teardown, several=setup is None and teardown is None)
+        return self._sample(prepared, several=setup is None and teardown is None)
 
-    def _sample(self, prepare: Callable[[], Any], teardown: Any = None, *, several: bool = True) -> Any:
+    def _sample(self, prepare: Callable[[], "Call"], *, several: bool = True) -> Any:
         """Warm up, take samples for as long as they are asked for, and hand them to pytest-benchmark.
 
         Args:
             several: calls may make one sample.
         """
         for _ in range(WARM_UP):
-            seconds, result = _timed(*prepare(), teardown, 1)
-        samples, sizes = [], []
+            seconds, result = prepare().timed(1)
+        samples, size = [], 1
         for asked in self._sizes(seconds):
             size = asked if several else 1
-            sizes.append(size)
-            samples.append(_timed(*prepare(), teardown, size)[0])
+            samples.append(prepare().timed(size)[0])
         if samples:
-            size = max(sizes)
             self._clock.show([sample * size for sample in samples])
             super().pedantic(lambda: None, rounds=len(samples), iterations=size)
         return result
 
 
-def _timed(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], teardown: Any, size: int
-) -> tuple[float, Any]:
-    """Seconds of one of so many calls, and what the last one returned; the garbage collector waits."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        start = time.perf_counter()
-        for _ in range(size):
-            result = function(*args, **kwargs)
-        seconds = (time.perf_counter() - start) / size
-    finally:
-        if collecting:
-            gc.enable()
-    if teardown:
-        teardown(*args, **kwargs)
-    return seconds, result
+class Call(NamedTuple):
+    """What is timed, and what is done afterwards."""
+
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    teardown: Callable[..., Any] | None = None
+
+    def timed(self, size: int) -> tuple[float, Any]:
+        """Seconds of one of so many calls, and what the last one returned; the garbage collector waits."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            start = time.perf_counter()
+            for _ in range(size):
+                result = self.function(*self.args, **self.kwargs)
+            seconds = (time.perf_counter() - start) / size
+        finally:
+            if collecting:
+                gc.enable()
+        if self.teardown:
+            self.teardown(*self.args, **self.kwargs)
+        return seconds, result

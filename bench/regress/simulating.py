@@ -1,0 +1,164 @@
+"""Simulated runs of the gate over recorded rounds: how often it raises a false alarm, and what it finds.
+
+A simulated run asks `next_round` what to measure, as a real one does, and is given a round of a real run without a change,
+drawn at random, with the arms exchanged in every other one. A slowdown is put into the head's samples.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from bench.regress.errors import GateError
+from bench.regress.files import read_json, write_json, write_text
+from bench.regress.injecting import TYPICAL
+from bench.regress.measuring import SCREEN, Options, Rounds, next_round, with_contrasts
+from bench.regress.rows import doubts, rows_of
+from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSED, overall
+
+SHARES = (0.02, 0.05, 0.10, 0.20)
+KINDS = ("layer", "constant", "noise")
+GROUPED = "[grouped-"  # the benchmarks of layers with key/value groups
+OTHER = {"head": "base", "base": "head"}
+CORES = 2
+Record = Mapping[str, Any]
+
+
+class Rate(NamedTuple):
+    """How often something came out, with the exact (Clopper-Pearson) 95 % interval."""
+
+    count: int
+    runs: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.count / self.runs:.1%} [{self.low:.1%}, {self.high:.1%}] ({self.count} of {self.runs})"
+
+
+def rate(count: int, runs: int) -> Rate:
+    """Of so many runs."""
+    ends = stats.binomtest(count, runs).proportion_ci(method="exact")
+    return Rate(count, runs, float(ends.low), float(ends.high))
+
+
+def published(folder: Path, runs: int) -> str:
+    """Simulate, and write `calibration.json` and `calibration.md` beside the real runs; returns where they are."""
+    real = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/verdict.json"))}
+    pool = recorded(folder)
+    simulated = {"no-change": tally(pool, runs)}
+    for kind in KINDS:
+        for share in SHARES:
+            changed = [slowed(record, kind, share, seed) for seed, record in enumerate(pool)]
+            simulated[f"{kind}-{share:.2f}"] = tally(changed, runs)
+    document = {
+        "schema": 1,
+        "kind": "gate-calibration",
+        "machine": next(iter(real.values()))["machine"] if real else None,
+        "rounds": len(pool),
+        "simulated": simulated,
+        "real": {
+            name: {key: each[key] for key in ("verdict", "why", "seconds", "load")} for name, each in real.items()
+        },
+    }
+    write_json(folder / "calibration.json", document)
+    write_text(folder / "calibration.md", table(document))
+    return f"the calibration: {folder / 'calibration.md'}"
+
+
+def recorded(folder: Path) -> list[Record]:
+    """The screening rounds of all real runs without a change, each also with its arms exchanged.
+
+    Raises:
+        GateError: there is none.
+    """
+    files = sorted(folder.glob("no-change-*/rounds/*.json"))
+    records = [record for record in map(read_json, files) if record["phase"] == SCREEN]
+    if not records:
+        raise GateError(f"{folder} has no rounds of runs without a change; run some with --no-change")
+    return [with_contrasts(each) for record in records for each in (record, exchanged(record))]
+
+
+def exchanged(record: Record) -> dict[str, Any]:
+    """The same round, had the base been the head."""
+    return {
+        **record,
+        "seconds": {
+            name: {f"{OTHER[process[:-2]]}{process[-2:]}": samples for process, samples in processes.items()}
+            for name, processes in record["seconds"].items()
+        },
+    }
+
+
+def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]:
+    """The same round, with a slowdown in the head as bench/regress/injecting.py puts it in; the control is spared."""
+    chance = random.Random(seed)
+    slower = {
+        "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
+        "constant": lambda name, each: each + share * TYPICAL if "[" in name else each,  # noqa: ARG005
+        "noise": lambda name, each: each * (1 + share * chance.expovariate(1.0)) if "[" in name else each,
+    }[kind]
+    seconds = {
+        name: {
+            process: list(map(partial(slower, name), samples)) if process.startswith("head") else samples
+            for process, samples in processes.items()
+        }
+        for name, processes in record["seconds"].items()
+    }
+    return with_contrasts({**record, "seconds": seconds})
+
+
+def tally(pool: Sequence[Record], runs: int, options: Options | None = None) -> dict[str, int]:
+    """How often each verdict came out of so many simulated runs."""
+    return dict(Counter(simulated(pool, random.Random(seed), options or Options()) for seed in range(runs)))
+
+
+def simulated(pool: Sequence[Record], chance: random.Random, options: Options) -> str:
+    """The verdict of one run that draws its rounds from the pool."""
+    rounds = Rounds(())
+    while step := next_round(rounds, options):
+        drawn = chance.choice(pool)
+        wanted = None if step.only is None else {"", *step.only}
+        kept = {
+            name: each
+            for name, each in drawn["contrasts"].items()
+            if wanted is None or name in wanted or "[" not in name
+        }
+        spent = {name: each for name, each in drawn["spent"].items() if name in kept or name == ""}
+        record = {**drawn, "phase": step.phase, "contrasts": kept, "spent": spent, "took": sum(spent.values())}
+        rounds = Rounds((*rounds.records, record))
+    return overall(rows_of(rounds, options), doubts(rounds, options, CORES))
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """Rates as Markdown."""
+    lines = [
+        f"Simulated runs over {document['rounds']} recorded rounds (arms exchanged in half of them).",
+        "",
+        "| what was changed | REGRESSED | PASS | INCONCLUSIVE |",
+        "|---|---|---|---|",
+        *(_line(name, counts) for name, counts in document["simulated"].items()),
+        "",
+        "Whole real runs.",
+        "",
+        "| what was changed | REGRESSED | PASS | INCONCLUSIVE | median seconds |",
+        "|---|---|---|---|---|",
+    ]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, run in document["real"].items():
+        groups.setdefault(name.rpartition("-")[0], []).append(run)
+    for name, several in groups.items():
+        seconds = median(run["seconds"] for run in several)
+        lines.append(_line(name, Counter(run["verdict"] for run in several)) + f" {seconds:.0f} |")
+    return "\n".join([*lines, ""])
+
+
+def _line(name: str, counts: Mapping[str, int]) -> str:
+    runs = sum(counts.values())
+    cells = (str(rate(counts.get(verdict, 0), runs)) for verdict in (REGRESSED, PASS, INCONCLUSIVE))
+    return f"| {name} | {' | '.join(cells)} |"
