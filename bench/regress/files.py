@@ -34,6 +34,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise GateError(
-            f"{path} is no JSON ({error}); if it was cut off, remove it, and it is measured again"
-        ) from error
+        raise GateError(f"{path} is no JSON ({error}); if it was cut off, remove it: it is measured again") from error

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.regress import exact
-from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.measuring import Options, Rounds, Store, measure
 from bench.regress.rows import control_row, doubts, rows_of, short

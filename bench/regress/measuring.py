@@ -51,7 +51,7 @@ class Rounds:
     """The rounds so far.
 
     Attributes:
-        records: of each round the fields of `Round`, and `phase`, `took` (seconds), `load` (cores that others used), and
+        records: of each round the fields of `Round`, `phase`, `took` (seconds), `load` (cores that others used) and
             `contrasts`: benchmark -> `Contrast`, of those that both arms have.
     """
 

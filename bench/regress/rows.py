@@ -83,8 +83,8 @@ def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
     if done >= wanted or not any(is_regression(seen, 0.0, rules) for seen in (looks.screen, mirrored(looks.screen))):
         return None
     return (
-        f"{looks.screen.estimate:+.1%} in the first look, but the time budget ended after {done} of the {wanted} rounds "
-        "that confirm it: give more by --budget"
+        f"{looks.screen.estimate:+.1%} in the first look, but the time ended after {done} of the {wanted} rounds that "
+        "confirm it: give more by --budget"
     )
 
 
@@ -93,10 +93,11 @@ def _others(rounds: Rounds) -> Iterator[tuple[str, str, str]]:
     screened = rounds.of(SCREEN)
     if not screened:
         return
-    compared, errors = set(rounds.compared()), screened[0]["errors"]
-    for arm in ("base", "head"):
-        for record in screened[1:]:
-            errors[arm] = {**record["errors"][arm], **errors[arm]}
+    compared = set(rounds.compared())
+    errors = {
+        arm: {name: error for record in reversed(screened) for name, error in record["errors"][arm].items()}
+        for arm in ("base", "head")
+    }
     names = {name for record in screened for name in record["seconds"]} | {*errors["base"], *errors["head"]}
     for name in sorted(names - compared - {CONTROL_NAME}):
         base, head = errors["base"].get(name), errors["head"].get(name)

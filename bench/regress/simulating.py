@@ -1,7 +1,7 @@
 """Simulated runs of the gate over recorded rounds: how often it raises a false alarm, and what it finds.
 
-A simulated run asks `next_round` what to measure, as a real one does, and is given a round of a real run without a change,
-drawn at random, with the arms exchanged in every other one. A slowdown is put into the head's samples.
+A simulated run asks `next_round` what to measure, as a real one does, and is given a round of a real run without a
+change, drawn at random, with the arms exchanged in every other one. A slowdown is put into the head's samples.
 """
 
 import random
@@ -32,13 +32,13 @@ Record = Mapping[str, Any]
 class Rate(NamedTuple):
     """How often something came out, with the exact (Clopper-Pearson) 95 % interval."""
 
-    count: int
+    times: int
     runs: int
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.count / self.runs:.1%} [{self.low:.1%}, {self.high:.1%}] ({self.count} of {self.runs})"
+        return f"{self.times / self.runs:.1%} [{self.low:.1%}, {self.high:.1%}] ({self.times} of {self.runs})"
 
 
 def rate(count: int, runs: int) -> Rate:
@@ -100,7 +100,7 @@ def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]
     chance = random.Random(seed)
     slower = {
         "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
-        "constant": lambda name, each: each + share * TYPICAL if "[" in name else each,  # noqa: ARG005
+        "constant": lambda name, each: each + share * TYPICAL if "[" in name else each,
         "noise": lambda name, each: each * (1 + share * chance.expovariate(1.0)) if "[" in name else each,
     }[kind]
     seconds = {

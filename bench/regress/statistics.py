@@ -68,12 +68,10 @@ def effect(contrasts: tuple[Contrast, ...]) -> Effect:
     walsh = walsh_averages(d)
     outside = rank_sums_outside(len(d))
     floor = abs(float(np.median(walsh_averages(np.array([each.nothing for each in contrasts], dtype=float)))))
-    return Effect(
-        *(math.expm1(float(value)) for value in (np.median(walsh), walsh[outside], walsh[-1 - outside], floor)),
-        signed_rank_p(d),
-        signed_rank_p(-d),
-        len(d),
+    estimate, low, high, floor = (
+        math.expm1(float(value)) for value in (np.median(walsh), walsh[outside], walsh[-1 - outside], floor)
     )
+    return Effect(estimate, low, high, floor, signed_rank_p(d), signed_rank_p(-d), len(d))
 
 
 def walsh_averages(d: np.ndarray) -> np.ndarray:

@@ -124,8 +124,8 @@ class Shared(BenchmarkFixture):
         self.__dict__ = benchmark.__dict__
         self._clock, self._sizes = clock, sizes
 
-    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._sample(lambda: Call(function, args, kwargs))
+    def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._sample(lambda: Call(function_to_benchmark, args, kwargs))
 
     def pedantic(
         self,
@@ -142,7 +142,8 @@ class Shared(BenchmarkFixture):
 
         def prepared() -> Call:
             given = setup() if setup else None
-            return Call(target, *(given or (args, kwargs or {})), teardown)
+            called_with, named = given or (args, kwargs or {})
+            return Call(target, called_with, named, teardown)
 
         return self._sample(prepared, several=setup is None and teardown is None)
 

@@ -14,7 +14,7 @@ from bench.regress.errors import GateError
 from bench.regress.git import without_git
 
 PLUGIN = "bench.regress.turns"
-STEADY_MEMORY = {  # for glibc: keep what is freed; to give it back and fault it in again takes every process another time
+STEADY_MEMORY = {  # for glibc: keep what is freed, since to fault it in anew takes each process another time
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(1 << 26),
