@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ LOOKS: Mapping[str, Look] = {
 }
 WITHOUT = {"NEW": "new: no base to compare with", "ERROR": "error: not measured on both sides"}
 BAND = "0.87"
+EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.8}  # or red is paler than grey
 
 
 def draw(gate: Gate) -> Figure:
@@ -76,7 +78,7 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
         rows = 100 * frame.loc[of, ["effect", "low", "high"]]
         axes.errorbar(
             rows["effect"], place[of], xerr=reach(rows["effect"], rows["low"], rows["high"]), linestyle="",
-            color=look.color, marker=look.marker, markersize=6.5, elinewidth=1.5, zorder=3,
+            color=look.color, marker=look.marker, elinewidth=1.5, zorder=3, **EDGE,
         )  # fmt: skip
     again = frame["screen"].notna()
     axes.plot(100 * frame.loc[again, "screen"], place[again] + 0.28, "o", markersize=4, zorder=4, **_hollow())
@@ -106,7 +108,7 @@ def caption(gate: Gate) -> str:
     text = f"{gate.verdict}: of {count(len(frame), 'benchmark')} {', '.join(counts)}"
     if frame["effect"].isna().all():
         return f"{text}."
-    row = frame.loc[frame["effect"].idxmax()]
+    row = frame.iloc[int(frame["effect"].argmax())]
     within = "" if np.isnan([row["low"], row["high"]]).any() else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     return f"{text}; the largest effect is {100 * row['effect']:+.1f} %{within}, of {_short(row['name'])}."
 
@@ -142,7 +144,7 @@ def _legend(frame: pd.DataFrame) -> list[Line2D | Patch]:
     """What is in the figure, and nothing else."""
     there = frame.loc[frame["effect"].notna(), "verdict"]
     found: list[Line2D | Patch] = [
-        Line2D([], [], color=LOOKS[verdict].color, marker=LOOKS[verdict].marker, markersize=6.5, label=verdict)
+        Line2D([], [], color=LOOKS[verdict].color, marker=LOOKS[verdict].marker, label=verdict, **EDGE)
         for verdict in VERDICTS
         if (there == verdict).any()
     ]
@@ -155,7 +157,7 @@ def _legend(frame: pd.DataFrame) -> list[Line2D | Patch]:
     ]
 
 
-def _hollow() -> dict[str, object]:
+def _hollow() -> dict[str, Any]:
     return {"markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1.0}
 
 

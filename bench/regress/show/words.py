@@ -30,7 +30,8 @@ def number(value: Any) -> float | None:
 
 def clean(text: Any, longest: int = 2000) -> str:
     """The text on one line, without what could move a cursor, turn the direction of writing, or not be printed."""
-    visible = "".join(" " if letter.isspace() else letter for letter in str(text))
+    # of a text without end only the start is looked at
+    visible = "".join(" " if letter.isspace() else letter for letter in str(text)[: 10 * longest])
     kept = "".join(letter for letter in visible if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
     line = " ".join(kept.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
@@ -62,7 +63,8 @@ def reasons(verdict: Row) -> list[str]:
 
 def others(verdict: Row) -> list[str]:
     """The reasons, less the one that is the headline already."""
-    return [sentence for sentence in reasons(verdict) if sentence != headline(verdict)]
+    said = headline(verdict)
+    return [sentence for sentence in reasons(verdict) if sentence != said]
 
 
 def outcome(verdict: Row) -> str:
