@@ -4,10 +4,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.regress import exact
+from bench.regress.baseline import Baseline, against, comparable, kept
 from bench.regress.files import read_json, write_json
 from bench.regress.measuring import Options, Rounds, Store, measure
 from bench.regress.rows import control_row, doubts, rows_of, short
@@ -26,18 +28,20 @@ class Gate:
     """A run, in its directory; what has been measured there already is not measured again.
 
     Attributes:
-        arms: base and head.
+        arms: base and head; the head alone where there is a baseline.
+        baseline: a stored run in place of the base.
         about: what the verdict says of both, of the machine and the command, as docs/run-directory.md has it.
         notes: what a reader should know, in sentences.
         only_base: benchmarks that the base has and the head has no more.
     """
 
     directory: Path
-    arms: tuple[Arm, Arm]
+    arms: tuple[Arm, ...]
     options: Options
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     only_base: tuple[str, ...] = ()
+    baseline: Baseline | None = None
     say: Say = print
 
     def run(self) -> dict[str, Any]:
@@ -47,7 +51,10 @@ class Gate:
             GateError: it can't be measured.
         """
         figures, spent = self.count()
-        rounds = measure(self.arms, self.options, Store(self.directory / "rounds"), self.say, spent=spent)
+        store = Store(self.directory / "rounds", partial(against, self.baseline) if self.baseline else None)
+        rounds = measure(self.arms, self.options, store, self.say, spent=spent)
+        head = {name: self.about["head"][name] for name in ("revision", "python")} | {"machine": self.about["machine"]}
+        write_json(self.directory / "baseline.json", kept(rounds, self._counted(self.arms[-1])["figures"], head))
         verdict = {**self._verdict(rounds, figures), "seconds": round(rounds.took + spent, 1)}
         write_json(self.directory / "verdict.json", verdict)
         return verdict
@@ -55,8 +62,9 @@ class Gate:
     def count(self) -> tuple[list[dict[str, Any]], float]:
         """The rows of exact figures, and the seconds they took."""
         read = {arm.name: self._counted(arm) for arm in self.arms}
-        base, head = read["base"], read["head"]
-        return exact.compare(base["figures"], head["figures"], head["errors"]), base["took"] + head["took"]
+        before = comparable(self.baseline, self.about["machine"])[0] if self.baseline else read["base"]["figures"]
+        head = read["head"]
+        return exact.compare(before, head["figures"], head["errors"]), sum(each["took"] for each in read.values())
 
     def _counted(self, arm: Arm) -> dict[str, Any]:
         kept = self.directory / f"figures-{arm.name}.json"

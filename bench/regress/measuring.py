@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bench.machine import load_between, usage_so_far
 from bench.regress.files import read_json, write_json
 from bench.regress.rounds import CONTROL_NAME, PROCESSES, Round, measure_round
-from bench.regress.statistics import Effect, contrast, effect
+from bench.regress.statistics import Contrast, Effect, contrast, effect
 from bench.regress.verdict import Looks, Rules, undecided
 from bench.regress.workers import Arm
 
@@ -37,6 +37,9 @@ class Options:
     seconds: float = 0.4
     threads: int = 1
     rules: Rules = field(default_factory=Rules)
+
+
+Contrasts = Callable[[Mapping[str, Any], int], Mapping[str, Contrast]]
 
 
 class Next(NamedTuple):
@@ -133,17 +136,25 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
 
 
 class Store:
-    """The folder of a run's rounds, one file each."""
+    """The folder of a run's rounds, one file each.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        contrasts: what a round says about each benchmark, from its record and its number; by default, of both arms.
+    """
+
+    def __init__(self, folder: Path, contrasts: Contrasts | None = None) -> None:
+        self._folder, self._contrasts = folder, contrasts or of_both_arms
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> Rounds:
-        return Rounds(tuple(with_contrasts(read_json(path)) for path in sorted(self._folder.glob("*.json"))))
+        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         write_json(self._folder / f"{number:04d}.json", dict(record))
+
+    def _whole(self, path: Path) -> dict[str, Any]:
+        record = read_json(path)
+        return {**record, "contrasts": self._contrasts(record, int(path.stem))}
 
 
 def measure(
@@ -176,14 +187,14 @@ def measure(
             "load": load_between(before, usage_so_far()),
         }
         store.add(number, record)
-        rounds = Rounds((*rounds.records, with_contrasts(record)))
+        rounds = store.read()
     return rounds
 
 
-def with_contrasts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A round as `Rounds` has it, from what is on disk."""
+def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contrast]:  # noqa: ARG001
+    """The contrasts of the benchmarks that all processes of a round have."""
     whole = {name: each for name, each in record["seconds"].items() if len(each) == ARMS * PROCESSES}
-    return {**record, "contrasts": {name: contrast(seconds) for name, seconds in whole.items()}}
+    return {name: contrast(seconds) for name, seconds in whole.items()}
 
 
 def _what(rounds: Rounds, step: Next, options: Options) -> str:

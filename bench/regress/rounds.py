@@ -28,12 +28,14 @@ class Round(NamedTuple):
         errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
         spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
         python: arm -> what its processes ran on.
+        beside: benchmark -> the one that it is a ratio to: what it names in `extra_info["beside"]`, by parameters.
     """
 
     seconds: dict[str, dict[str, list[float]]]
     errors: dict[str, dict[str, str]]
     spent: dict[str, float]
     python: dict[str, dict[str, str]]
+    beside: dict[str, str]
 
 
 def measure_round(
@@ -94,7 +96,7 @@ def measure_round(
         errors[worker.arm.name] |= worker.errors
     spent[""] = time.perf_counter() - began - sum(spent.values())
     python = {worker.arm.name: documents[worker]["machine_info"] for worker in workers}
-    return Round(_by_benchmark(documents), errors, spent, python)
+    return Round(_by_benchmark(documents), errors, spent, python, _beside(documents))
 
 
 def _take_turns(
@@ -140,6 +142,12 @@ def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, di
             if name not in worker.errors:
                 found.setdefault(name, {})[f"{worker.arm.name}-{worker.number}"] = entry["stats"]["data"]
     return found
+
+
+def _beside(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, str]:
+    entries = [entry for document in documents.values() for entry in document["benchmarks"]]
+    named = [(entry["fullname"], entry["extra_info"]["beside"]) for entry in entries if "beside" in entry["extra_info"]]
+    return {name: f"{name.partition('[')[0]}[{parameters}]" for name, parameters in named}
 
 
 def _cores() -> list[int]:

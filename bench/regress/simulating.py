@@ -17,7 +17,7 @@ from scipy import stats
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json, write_text
 from bench.regress.injecting import TYPICAL
-from bench.regress.measuring import SCREEN, Options, Rounds, next_round, with_contrasts
+from bench.regress.measuring import SCREEN, Options, Rounds, next_round, of_both_arms
 from bench.regress.rows import doubts, rows_of
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSED, overall
 
@@ -111,6 +111,11 @@ def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]
         for name, processes in record["seconds"].items()
     }
     return with_contrasts({**record, "seconds": seconds})
+
+
+def with_contrasts(record: Record) -> dict[str, Any]:
+    """A round as `Rounds` has it."""
+    return {**record, "contrasts": of_both_arms(record)}
 
 
 def tally(pool: Sequence[Record], runs: int, options: Options | None = None) -> dict[str, int]:
