@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from bench.regress.errors import GateError
 from bench.regress.files import write_text
 from bench.regress.measuring import Options
-from bench.regress.preparing import Wish, prepared
+from bench.regress.preparing import Wish, alone, prepared
 from bench.regress.show.junit import junit
 from bench.regress.show.markdown import markdown
 from bench.regress.show.terminal import show
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):
-            return _run(wish, keep=given.keep_checkouts)
+            return _run(wish, given.baseline, keep=given.keep_checkouts)
     except GateError as error:
         say(f"error: {error}")
     except Timeout:
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_CODES[ERROR]
 
 
-def _run(wish: Wish, *, keep: bool) -> int:
-    gate = prepared(wish, say)
+def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
+    gate = alone(wish, stored, say) if stored else prepared(wish, say)
     verdict = gate.run()
     write_text(wish.directory / "summary.md", markdown(verdict))
     write_text(wish.directory / "junit.xml", junit(verdict))
@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line's."""
     found = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
     found.add_argument("--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with")
+    found.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="compare with a stored run's baseline.json instead: exact figures and ratios only, never absolute times",
+    )
     found.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
     found.add_argument(
         "--budget",

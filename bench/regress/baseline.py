@@ -1,7 +1,7 @@
 """A stored run to compare with: what may be compared with another machine's, and no more.
 
-Exact figures may; times may not. The ratio of two times of one process, as pruned over dense, may: what slows both does not
-show in it.
+Exact figures may; times may not. The ratio of two times of one process, as pruned over dense, may: what slows both does
+not show in it.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,8 @@ def read_baseline(path: Path) -> Baseline:
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise GateError(
-            f"--baseline {path}: expected the baseline.json of a run of the gate; times of another machine, as in a report "
-            "of pytest-benchmark, are never compared"
+            f"--baseline {path}: expected the baseline.json of a run of the gate; times of another machine, as in a "
+            "report of pytest-benchmark, are never compared"
         )
     if found.get("schema") != SCHEMA:
         raise GateError(f"--baseline {path}: its schema is {found.get('schema')!r}, expected {SCHEMA}; make it again")
@@ -69,7 +69,7 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def ratios_of(record: Mapping[str, Any], name: str) -> list[float]:
-    """Of each process of the head: log of the median time over that of the benchmark beside it; [] where one is missing."""
+    """Of each process of the head, log of the median time over that of the benchmark beside it; [] where one misses."""
     over, under = record["seconds"].get(name, {}), record["seconds"].get(record["beside"].get(name), {})
     both = sorted(process for process in over if process.startswith("head") and process in under)
     return [float(np.log(median(over[process]) / median(under[process]))) for process in both]

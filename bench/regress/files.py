@@ -18,8 +18,8 @@ def write_text(path: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise GateError(
-            f"{path} can't be written ({error.strerror or error}); what was finished before stays. Mend that, then go on "
-            "by the same command with the same --run"
+            f"{path} can't be written ({error.strerror or error}); what was finished before stays. Mend that, then go "
+            "on by the same command with the same --run"
         ) from error
 
 

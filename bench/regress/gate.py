@@ -74,7 +74,7 @@ class Gate:
         return read_json(kept)
 
     def _verdict(self, rounds: Rounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = rows_of(rounds, self.options, self.only_base)
+        rows = rows_of(rounds, self.options, self.only_base, self.baseline)
         found = doubts(rounds, self.options, self.about["machine"]["cores"])
         return {
             "schema": SCHEMA,

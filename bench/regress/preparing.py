@@ -4,15 +4,18 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import cpuinfo
 
 from bench.regress import environments
+from bench.regress.baseline import NOTE, comparable, read_baseline
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.gate import Gate, Say
+from bench.regress.git import git, repository, resolved
 from bench.regress.measuring import Options
 from bench.regress.sides import Sides, differs, make_sides, text_at, whole_base
 from bench.regress.workers import Arm, Worker
@@ -68,12 +71,37 @@ def prepared(wish: Wish, say: Say) -> Gate:
         "commits": [sides.base.commit, sides.head.commit],
         **_identity(wish, about),
     }
-    if begun and begun != identity:
-        changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
-        raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
-    write_json(wish.directory / "gate.json", identity)
+    _begin(wish, begun, identity)
     gone = _only_base(wish, sides, arms[0], say)
-    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say)
+    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say=say)
+
+
+def alone(wish: Wish, stored: Path, say: Say) -> Gate:
+    """The checkout as it is, to be compared with a stored run.
+
+    Raises:
+        GateError: that is none, or the directory holds a run of something else.
+    """
+    begun = _begun(wish)
+    baseline = read_baseline(stored)
+    root = repository(wish.where)
+    facts = environments.facts(wish.python)
+    revision, dirty = resolved(root, "HEAD"), bool(git(root, "status", "--porcelain"))
+    old = {"label": str(stored), "revision": baseline.about["revision"], "dirty": False}
+    about = {
+        "command": wish.command,
+        "mode": "baseline",
+        "base": {**old, "python": baseline.about["python"]},
+        "head": {"label": "HEAD", "revision": revision, "dirty": dirty, "python": facts["python"]},
+        "machine": machine(wish.options.threads, facts),
+    }
+    digest = sha256(stored.read_bytes()).hexdigest()
+    _begin(wish, begun, {"base": digest, "commits": [revision], **_identity(wish, about)})
+    notes = [NOTE.format(label=stored), comparable(baseline, about["machine"])[1]]
+    if dirty:
+        notes.append("The tree is dirty: it is measured as it is.")
+    arm = Arm("head", root, wish.python)
+    return Gate(wish.directory, (arm,), wish.options, about, tuple(filter(None, notes)), baseline=baseline, say=say)
 
 
 def machine(threads: int, facts: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +120,14 @@ def _begun(wish: Wish) -> dict[str, Any] | None:
     if found or wish.directory.is_file():
         raise GateError(f"--run {wish.directory} holds other files; give a directory that is empty or does not exist")
     return None
+
+
+def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+    """Write what the run is of, or see that it is the same."""
+    if begun and begun != identity:
+        changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
+        raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
+    write_json(wish.directory / "gate.json", identity)
 
 
 def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:

@@ -3,49 +3,60 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
+from math import exp
+from statistics import fmean, median
 from typing import Any
 
+from bench.regress.baseline import Baseline, ratios_of
 from bench.regress.measuring import AGAIN, SCREEN, TIMES, Options, Rounds, wanted_rounds
 from bench.regress.rounds import CONTROL_NAME, PROCESSES
 from bench.regress.statistics import Effect
-from bench.regress.verdict import ERROR, INCONCLUSIVE, NEW, Looks, has_moved, is_regression, judge, mirrored
+from bench.regress.verdict import ERROR, INCONCLUSIVE, NEW, PASS, Looks, has_moved, is_regression, judge, mirrored
 
 BUSY = 0.5  # the share that others may use of the cores which the benchmarks leave idle
 LEAST_IDLE = 0.25  # cores; where the benchmarks leave none, others may use half of so many
 
 
 Row = dict[str, Any]
+GONE = "only the base has it: give it back to the head's benchmarks, or say that it may go, by --without"
 EMPTY = dict.fromkeys(("base", "head", "effect", "low", "high", "floor", "p", "adjusted", "screen"))
 
 
-def rows_of(rounds: Rounds, options: Options, only_base: Sequence[str] = ()) -> list[Row]:
-    """One row for each benchmark that either side has.
+def rows_of(
+    rounds: Rounds, options: Options, only_base: Sequence[str] = (), baseline: Baseline | None = None
+) -> list[Row]:
+    """One row for each benchmark that either side has; with a baseline, for each of its ratios.
 
     Args:
         only_base: what the base's own files have and the head's have no more.
     """
     compared = {name: looks for name in rounds.compared() if (looks := rounds.looks(name))}
     judged = judge(compared, options.rules)
-    names = _named([*compared, *(name for name, _, _ in _others(rounds)), *only_base])
+    others = list(_others(rounds) if baseline is None else _missing(rounds, baseline))
+    others += [(name, ERROR, GONE) for name in only_base]
+    names = _named([*compared, *(name for name, _, _ in others)])
+    kind = "seconds" if baseline is None else "ratio"
     rows = []
     for name, looks in compared.items():
         verdict, why, p = judged[name]
         if unconfirmed := _unconfirmed(rounds, looks, options):
             verdict, why = INCONCLUSIVE, unconfirmed
-        rows.append(_row(names[name], rounds, name, looks, verdict, why, p))
-    for name, verdict, why in _others(rounds):
-        rows.append({"name": names[name], "kind": "seconds", "verdict": verdict, "why": why, **EMPTY, "rounds": 0})
-    for name in only_base:
-        why = "only the base has it: give it back to the head's benchmarks, or drop it by --without"
-        rows.append({"name": names[name], "kind": "seconds", "verdict": ERROR, "why": why, **EMPTY, "rounds": 0})
+        before, after = _sides(rounds, name, looks, baseline)
+        rows.append(_row(names[name], kind, before, after, looks, verdict, why, p))
+    rows += [
+        {"name": names[name], "kind": kind, "verdict": verdict, "why": why, **EMPTY, "rounds": 0}
+        for name, verdict, why in others
+    ]
     return rows
 
 
 def control_row(rounds: Rounds) -> Row | None:
     """The control's, over all rounds; None where they are too few."""
     seen = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
-    return seen and _row("control", rounds, CONTROL_NAME, Looks(seen), "PASS", None, seen.p)
+    if seen is None:
+        return None
+    looks = Looks(seen)
+    return _row("control", "seconds", *_sides(rounds, CONTROL_NAME, looks), looks, PASS, None, seen.p)
 
 
 def doubts(rounds: Rounds, options: Options, cores: int) -> list[str]:
@@ -114,18 +125,43 @@ def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
     return sum(process.startswith(arm) for record in records for process in record["seconds"].get(name, {}))
 
 
-def _row(name: str, rounds: Rounds, key: str, looks: Looks, verdict: str, why: str | None, p: float | None) -> Row:
-    phases = (AGAIN,) if looks.again else (SCREEN,)
-    seconds = [
-        record["seconds"][key] for record in rounds.records if record["phase"] in phases and key in record["seconds"]
-    ]
+def _missing(rounds: Rounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
+    """Ratios of the baseline that this run has not."""
+    errors = {name: error for record in rounds.of(SCREEN) for name, error in record["errors"]["head"].items()}
+    for name in sorted(set(baseline.ratios) - set(rounds.compared())):
+        yield name, ERROR, f"only the baseline has it: {errors.get(name, 'the head has no such benchmark')}"
+
+
+def _sides(
+    rounds: Rounds, name: str, looks: Looks, baseline: Baseline | None = None
+) -> tuple[float | None, float | None]:
+    """Median times of both, or median ratios, in the rounds that count."""
+    phase = AGAIN if looks.again else SCREEN
+    records = [record for record in rounds.of(phase) if name in record["contrasts"]]
+    if baseline is None:
+        seconds = [record["seconds"][name] for record in records]
+        return _median(seconds, "base"), _median(seconds, "head")
+    logs = [fmean(ratios_of(record, name)) for record in records]
+    return exp(median(baseline.ratios[name])), exp(median(logs))
+
+
+def _row(
+    name: str,
+    kind: str,
+    base: float | None,
+    head: float | None,
+    looks: Looks,
+    verdict: str,
+    why: str | None,
+    p: float | None,
+) -> Row:
     return {
         "name": name,
-        "kind": "seconds",
+        "kind": kind,
         "verdict": verdict,
         "why": why,
-        "base": _median(seconds, "base"),
-        "head": _median(seconds, "head"),
+        "base": base,
+        "head": head,
         **_fields(looks.again or looks.screen),
         "adjusted": p,
         "screen": _fields(looks.screen) if looks.again else None,
