@@ -56,9 +56,11 @@ class Rounds:
     Attributes:
         records: of each round the fields of `Round`, `phase`, `took` (seconds), `load` (cores that others used) and
             `contrasts`: benchmark -> `Contrast`, of those that both arms have.
+        are_ratios: what is compared are ratios, which take the benchmark beside them, too.
     """
 
     records: tuple[Mapping[str, Any], ...]
+    are_ratios: bool = False
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
         return [record for record in self.records if record["phase"] == phase]
@@ -89,6 +91,11 @@ class Rounds:
     def looks(self, name: str) -> Looks | None:
         screen, again = self.effect(name, SCREEN), self.effect(name, AGAIN)
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
+
+    def with_beside(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The benchmarks, and those that they are ratios to."""
+        beside = self.records[0]["beside"] if self.are_ratios else {}
+        return tuple(sorted({each for name in names for each in (name, beside.get(name, name))}))
 
     def cost(self, names: Iterable[str] | None) -> float:
         """Seconds that a round of these benchmarks will take, or one of all; 0 where none has been measured."""
@@ -131,8 +138,8 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
         doubtful = [
             name for name, found in looks.items() if (found.together or found.screen).high >= options.rules.blind
         ]
-    fits = bool(doubtful) and rounds.cost(doubtful) <= left
-    return Next(AGAIN, tuple(doubtful)) if fits else None
+    needed = rounds.with_beside(doubtful)
+    return Next(AGAIN, needed) if needed and rounds.cost(needed) <= left else None
 
 
 class Store:
@@ -143,11 +150,11 @@ class Store:
     """
 
     def __init__(self, folder: Path, contrasts: Contrasts | None = None) -> None:
-        self._folder, self._contrasts = folder, contrasts or of_both_arms
+        self._folder, self._contrasts, self._are_ratios = folder, contrasts or of_both_arms, contrasts is not None
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> Rounds:
-        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
+        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))), self._are_ratios)
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         write_json(self._folder / f"{number:04d}.json", dict(record))

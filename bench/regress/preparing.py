@@ -88,7 +88,7 @@ def alone(wish: Wish, stored: Path, say: Say) -> Gate:
     facts = environments.facts(wish.python)
     revision, dirty = resolved(root, "HEAD"), bool(git(root, "status", "--porcelain"))
     old = {"label": str(stored), "revision": baseline.about["revision"], "dirty": False}
-    about = {
+    about: dict[str, Any] = {
         "command": wish.command,
         "mode": "baseline",
         "base": {**old, "python": baseline.about["python"]},
