@@ -6,6 +6,8 @@ nox -s report -- RUN    draw again what was measured, from one run directory or 
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
+nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
+nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox                     tests, lint and types
@@ -92,6 +94,35 @@ def repair(session: nox.Session) -> None:
     parser.add_argument("-o", "--output", type=Path, default=default)
     given, arguments = parser.parse_known_args(session.posargs)
     session.run("python", "-m", "bench.repair", "-o", given.output, *arguments)
+
+
+@nox.session
+def regress(session: nox.Session) -> None:
+    """Compare this checkout with --base (origin/main); --run DIR goes on where that one stopped."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ")))
+    given, arguments = parser.parse_known_args(session.posargs)
+    verdict = given.run / "verdict.json"
+    command = ("python", "-m", "bench.regress", "--run", given.run, "--locked", *arguments)
+    try:
+        session.run(*command, success_codes=[0, 10, 11])  # PASS, IMPROVED, NEW
+    finally:
+        if verdict.exists():
+            session.run("python", "-m", "reports.gate", verdict, silent=True)
+            session.log(f"the verdict: {given.run / 'summary.md'}, with a figure, JUnit XML and JSON beside it")
+
+
+@nox.session(name="calibrate-gate")
+def calibrate_gate(session: nox.Session) -> None:
+    """Measure the gate itself, for an hour and a half; --run DIR goes on where that one stopped."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("calibration-%Y%m%dT%H%M%SZ"))
+    )
+    given, arguments = parser.parse_known_args(session.posargs)
+    session.run("python", "-m", "bench.regress.calibrate", "--run", given.run, *arguments)
 
 
 @nox.session

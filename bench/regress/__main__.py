@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=shlex.join(["python", "-m", "bench.regress", *words]),
         python=given.python,
         here=given.here,
+        locked=given.locked,
         without=tuple(given.without or ()),
     )
     try:
@@ -97,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
         "--here",
         action="store_true",
         help="use that interpreter as it is for both sides, without building environments",
+    )
+    found.add_argument(
+        "--locked", action="store_true", help="that interpreter has what the head needs, from constraints.txt: reuse it"
     )
     found.add_argument(
         "--without",

@@ -70,7 +70,7 @@ def environment(
         GateError: the side does not say what it needs or wants another interpreter, the interpreter is none, or the
             environment can't be built.
     """
-    needed, range_ = _declared(pyproject, name)
+    needed, range_ = declared(pyproject, name)
     interpreter = _asked(python)
     _check(interpreter, range_, name)
     pins = _text(lock)
@@ -148,7 +148,7 @@ def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
         _called(str(python), "-I", "-m", "pip", "install", *options, "-c", str(lock.absolute()), *requirements)
 
 
-def _declared(pyproject: str, name: str) -> tuple[list[str], str]:
+def declared(pyproject: str, name: str) -> tuple[list[str], str]:
     """The dependencies of a project, and the Pythons it is made for."""
     try:
         project = tomllib.loads(pyproject).get("project", {})

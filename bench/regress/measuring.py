@@ -134,12 +134,15 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
     effects = {name: seen for name in compared if (seen := rounds.effect(name, SCREEN))}
     doubtful = undecided(effects, options.rules)
     if again >= TIMES * wanted:
-        looks = {name: found for name in doubtful if (found := rounds.looks(name))}
-        doubtful = [
-            name for name, found in looks.items() if (found.together or found.screen).high >= options.rules.blind
-        ]
+        doubtful = [name for name in doubtful if (found := rounds.looks(name)) and _is_open(found, options.rules)]
     needed = rounds.with_beside(doubtful)
     return Next(AGAIN, needed) if needed and rounds.cost(needed) <= left else None
+
+
+def _is_open(looks: Looks, rules: Rules) -> bool:
+    """Whether all rounds together neither show a slowdown nor exclude a large one."""
+    seen = looks.together or looks.screen
+    return seen.high >= rules.blind and seen.low <= rules.threshold
 
 
 class Store:

@@ -34,6 +34,7 @@ class Wish:
         directory: of the run.
         python: the interpreter that environments are built from.
         here: use that interpreter's own environment for both sides, and build none.
+        locked: that interpreter's environment has what the head asks for, at the pins; whoever asks for the same uses it.
         without: benchmarks that the head has no more, on purpose.
     """
 
@@ -44,6 +45,7 @@ class Wish:
     command: str
     python: Path
     here: bool = False
+    locked: bool = False
     without: tuple[str, ...] = ()
 
 
@@ -138,8 +140,10 @@ def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
 def _python(wish: Wish, sides: Sides, name: str, say: Say) -> Path:
     if wish.here:
         return wish.python
-    commit = sides.base.revision if name == "base" else sides.head.commit
-    project = text_at(wish.where, commit, PROJECT)
+    head = text_at(wish.where, sides.head.commit, PROJECT)
+    project = text_at(wish.where, sides.base.revision, PROJECT) if name == "base" else head
+    if wish.locked and environments.declared(project, name) == environments.declared(head, "head"):
+        return wish.python
     return environments.environment(project, sides.head.root / LOCK, name=name, python=wish.python, say=say)
 
 

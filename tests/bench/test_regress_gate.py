@@ -1,0 +1,221 @@
+"""The whole gate on a tiny project: git, processes that take turns, verdicts. Its `mha` is a few lines of Python."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.regress import __main__ as command
+from bench.regress import measuring
+from bench.regress.rounds import measure_round
+from bench.regress.workers import Arm, Worker
+
+ROOT = Path(__file__).parent.parent.parent
+LIBRARY = """
+def work(steps={steps}):
+    total = 0
+    for step in range(steps):
+        total += step
+    return total
+"""
+BENCHMARKS = """
+import pytest
+import mha
+
+@pytest.mark.parametrize("name", ["dense", "half"])
+def test_work(name, benchmark):
+    if name == "half":
+        benchmark.extra_info["beside"] = "dense"
+    benchmark(mha.work, *([9000] if name == "half" else []))
+
+def test_setup(benchmark):
+    made = []
+    benchmark.pedantic(lambda x: made.append(x), setup=lambda: ((1,), {}), rounds=3)
+    assert set(made) == {1}
+"""
+FIGURES = """
+import mha
+
+def test_figures(benchmark):
+    benchmark.name = "dense"
+    benchmark.extra_info["exact"] = benchmark.pedantic(lambda: {"parameters": mha.PARAMETERS}, rounds=1)
+"""
+CONTROL = """
+def test_control(benchmark):
+    benchmark(sum, range(20_000))
+"""
+FILES = ("bench/regress/bench_gate.py", "bench/regress/bench_figures.py", "bench/regress/bench_control.py")
+
+
+def git(where, *words):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", *identity, *words], cwd=where, check=True, capture_output=True)
+
+
+def write_library(where, steps=6000, parameters=12, more=""):
+    (where / "mha" / "__init__.py").write_text(f"PARAMETERS = {parameters}\n{LIBRARY.format(steps=steps)}{more}")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository with one commit, which is the working directory; what is measured is little."""
+    where = tmp_path / "project"
+    (where / "bench" / "regress").mkdir(parents=True)
+    (where / "mha").mkdir()
+    for name in ("bench/__init__.py", "bench/regress/__init__.py", "bench/regress/turns.py"):
+        shutil.copy(ROOT / name, where / name)
+    for name, text in zip(FILES, (BENCHMARKS, FIGURES, CONTROL), strict=True):
+        (where / name).write_text(text)
+    (where / "pyproject.toml").write_text('[project]\nname = "mha"\n[tool.pytest.ini_options]\npythonpath = ["."]\n')
+    (where / "constraints.txt").write_text("")
+    (where / ".gitignore").write_text("runs/\n__pycache__/\n")
+    write_library(where)
+    git(where, "init", "-q", "-b", "main")
+    git(where, "add", "-A")
+    git(where, "commit", "-q", "-m", "one")
+    monkeypatch.chdir(where)
+    monkeypatch.setattr(measuring, "FEWEST", 6)
+    monkeypatch.setattr(measuring, "wanted_rounds", lambda *_: 6)
+    monkeypatch.setattr("bench.regress.rows.wanted_rounds", lambda *_: 6)
+    monkeypatch.setattr("bench.regress.rows.BUSY", 100.0)  # tests of others may run beside
+    monkeypatch.setattr(command, "Options", partial(measuring.Options, seconds=0.02))
+    return where
+
+
+def gate(*words):
+    return command.main(["--base", "main", "--here", "--run", "runs/gate", *words])
+
+
+def verdict(where):
+    return json.loads((where / "runs/gate/verdict.json").read_text())
+
+
+def test_a_slower_library_is_found_confirmed_and_told(project, capsys):
+    write_library(project, steps=9000, parameters=13)
+    assert gate() == 1
+    found = verdict(project)
+    rows = {row["name"]: row for row in found["benchmarks"]}
+    assert found["verdict"] == "REGRESSED"
+    assert rows["dense"]["verdict"] == "REGRESSED"
+    assert rows["dense"]["effect"] == pytest.approx(0.5, abs=0.15)
+    assert (rows["dense"]["rounds"], rows["dense"]["screen"]["rounds"]) == (12, 6)
+    assert rows["half"]["verdict"] == "PASS"  # the same steps on both sides
+    assert {(row["figure"], row["verdict"], row["base"], row["head"]) for row in found["figures"]} == {
+        ("parameters", "REGRESSED", 12, 13)
+    }
+    assert found["head"]["dirty"] is True
+    shown = capsys.readouterr().out
+    assert "REGRESSED" in shown
+    assert "tree is dirty" in shown
+    assert "dense" in (project / "runs/gate/summary.md").read_text()
+    assert "<failure" in (project / "runs/gate/junit.xml").read_text()
+    assert not (project / "runs/gate/sides").exists()
+    assert subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True).stdout.count(b"\n") == 1
+
+
+def test_a_stored_run_serves_ratios_and_exact_figures_alone(project, capsys):
+    assert gate() == 0
+    stored = project / "baseline.json"
+    shutil.copy(project / "runs/gate/baseline.json", stored)
+    document = json.loads(stored.read_text())
+    (name,) = document["ratios"]
+    document["ratios"][name] = [value - 0.3 for value in document["ratios"][name]]  # there, half was much faster
+    stored.write_text(json.dumps(document))
+    assert command.main(["--baseline", str(stored), "--run", "runs/other"]) == 1
+    found = json.loads((project / "runs/other/verdict.json").read_text())
+    (row,) = found["benchmarks"]
+    assert (row["name"], row["kind"], row["verdict"]) == ("half", "ratio", "REGRESSED")
+    assert row["effect"] == pytest.approx(0.35, abs=0.1)
+    assert "Absolute times belong to the machine" in found["why"][0]
+    assert found["control"] is None
+    assert command.main(["--baseline", str(project / "pyproject.toml"), "--run", "runs/third"]) == 4
+    assert "is no JSON" in capsys.readouterr().err
+
+
+def test_new_and_lost_benchmarks(project):
+    bench = project / FILES[0]
+    bench.write_text(BENCHMARKS + "\ndef test_new(benchmark):\n    benchmark(mha.newer)\n")
+    bench.write_text(bench.read_text().replace("def test_setup", "def test_renamed"))
+    write_library(project, more="\ndef newer():\n    return 1\n")
+    assert gate() == 4
+    rows = {row["name"]: (row["verdict"], row["why"]) for row in verdict(project)["benchmarks"]}
+    assert rows["test_new"][0] == "NEW"
+    assert "has no attribute 'newer'" in rows["test_new"][1]
+    assert rows["test_setup"][0] == "ERROR"
+    assert "only the base has it" in rows["test_setup"][1]
+    assert rows["test_renamed"][0] == "PASS"
+
+
+def test_an_interrupted_run_goes_on_where_it_was(project):
+    ours = f"import sys; sys.path[0] = {str(ROOT)!r}; from bench.regress.__main__ import main; sys.exit(main())"
+    words = [sys.executable, "-c", ours, "--base", "main", "--here", "--run", "runs/gate"]
+    process = subprocess.Popen(words, cwd=project, stderr=subprocess.PIPE, text=True)
+    first = project / "runs/gate/rounds/0000.json"
+    deadline = time.monotonic() + 120
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "go on by the same command with --run runs/gate" in said
+    before = first.read_bytes()
+    assert gate() == 0
+    assert first.read_bytes() == before
+    assert len(list(first.parent.iterdir())) == 6
+    write_library(project, steps=6001)
+    assert gate() == 4  # other code
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (
+            lambda where: (where / FILES[0]).write_text("import nothing_of_this_name\n"),
+            "No module named 'nothing_of_this_name'",
+        ),
+        (lambda where: (where / FILES[0]).unlink(), "file or directory not found"),
+    ],
+)
+def test_no_common_benchmarks(project, capsys, break_it, said):
+    break_it(project)
+    assert gate() in (3, 4)
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.out + captured.err).split())
+
+
+def test_a_process_that_dies_is_told_with_its_last_words(project):
+    (project / FILES[0]).write_text(
+        "import os\n\ndef test_dies(benchmark):\n    os.write(2, b'so long')\n    os._exit(7)\n"
+    )
+    arm = Arm("head", project, Path(sys.executable))
+    with pytest.raises(command.GateError, match=r"head: a process of pytest ended early \(exit code 7\)"):
+        measure_round([arm], [FILES[0]], project, seconds=0.01, seed=0)
+
+
+def test_samples_are_those_of_pytest_benchmark(project):
+    arm = Arm("head", project, Path(sys.executable))
+    report = project / "report.json"
+    with Worker(arm, 0, [FILES[0]], report, 1) as worker:
+        worker.wait_until_collected()
+        names = worker.collected
+        assert [name.rpartition("::")[2] for name in names] == ["test_work[dense]", "test_work[half]", "test_setup"]
+        assert worker.begin(names[0], names[2]) > 0
+        assert worker.sample(3)
+        assert worker.sample(3)
+        worker.end()
+        worker.begin(names[2], None)
+        assert worker.sample(5)
+        worker.end()
+        worker.stop()
+        worker.wait()
+    entries = {entry["name"]: entry for entry in json.loads(report.read_text())["benchmarks"]}
+    assert [len(entry["stats"]["data"]) for entry in entries.values()] == [2, 1]
+    assert entries["test_work[dense]"]["stats"]["iterations"] == 3
+    assert entries["test_setup"]["stats"]["iterations"] == 1  # with a setup, a call is a sample
+    assert 1e-5 < entries["test_work[dense]"]["stats"]["median"] < 1e-1
