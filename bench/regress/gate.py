@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.regress import exact
 from bench.regress.baseline import Baseline, against, comparable, kept
+from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.measuring import Options, Rounds, Store, measure
 from bench.regress.rows import control_row, doubts, rows_of, short
@@ -75,12 +76,17 @@ class Gate:
 
     def _verdict(self, rounds: Rounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
         rows = rows_of(rounds, self.options, self.only_base, self.baseline)
+        if not rows:
+            raise GateError(
+                f"{', '.join(self.options.files)}: no benchmark takes pytest-benchmark's fixture; name others"
+            )
         found = doubts(rounds, self.options, self.about["machine"]["cores"])
+        alone = [] if rounds.compared() else ["No benchmark runs on both sides, so no time is compared."]
         return {
             "schema": SCHEMA,
             "kind": "gate",
             "verdict": overall([*rows, *figures], found),
-            "why": [*found, *self.notes],
+            "why": [*found, *alone, *self.notes],
             **self.about,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "budget": self.options.budget,

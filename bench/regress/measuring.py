@@ -209,7 +209,9 @@ def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contra
 
 def _what(rounds: Rounds, step: Next, options: Options) -> str:
     done = len(rounds.of(step.phase))
-    wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr) if rounds.records else FEWEST
+    wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr)
+    if not rounds.records:
+        return "round 1"
     if step.phase == SCREEN:
         return f"round {done + 1} of {wanted}"
     names = ", ".join((step.only or ())[:3]) + (" …" if len(step.only or ()) > 3 else "")

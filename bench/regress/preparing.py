@@ -34,7 +34,7 @@ class Wish:
         directory: of the run.
         python: the interpreter that environments are built from.
         here: use that interpreter's own environment for both sides, and build none.
-        locked: that interpreter's environment has what the head asks for, at the pins; whoever asks for the same uses it.
+        locked: that interpreter's environment has what the head asks for, at the pins; who asks for the same uses it.
         without: benchmarks that the head has no more, on purpose.
     """
 

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -36,8 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 class Turns:
     """Runs items and takes samples when told to. Everything said is a line of JSON.
 
-    First goes out `{"collected": [node id, …], "error": null or why a file could not be}`. Then for each
-    `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up;
+    First goes out `{"collected": [node id, …], "error": null or why a file could not be, "library": where mha is}`.
+    Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up;
     for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
     `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is
     the end of the run.
@@ -56,7 +57,7 @@ class Turns:
         items = {item.nodeid: item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())}
         for item in items.values():
             item.add_marker(pytest.mark.benchmark(timer=Clock()))
-        self._say({"collected": list(items), "error": self._error})
+        self._say({"collected": list(items), "error": self._error, "library": _library()})
         for line in self._in:
             name, following = json.loads(line)
             self._error = None
@@ -101,6 +102,11 @@ class Turns:
     def _say(self, what: Mapping[str, Any]) -> None:
         self._out.write(json.dumps(what) + "\n")
         self._out.flush()
+
+
+def _library() -> str | None:
+    """The file of the `mha` that the benchmarks have imported; None where they have not."""
+    return getattr(sys.modules.get("mha"), "__file__", None)
 
 
 class Clock:

@@ -87,8 +87,18 @@ class Worker:
         self._log.close()
 
     def wait_until_collected(self) -> None:
+        """Until it knows its benchmarks.
+
+        Raises:
+            GateError: they use another checkout's `mha`.
+        """
         said = self._hear()
         self.collected = said["collected"]
+        if said["library"] and not Path(said["library"]).resolve().is_relative_to(self.arm.root.resolve()):
+            raise GateError(
+                f"{self.arm.name}: the benchmarks import {said['library']}, not the mha in {self.arm.root}; does "
+                'pyproject.toml still say pythonpath = ["."] to pytest?'
+            )
         if said["error"]:
             self.errors[""] = said["error"]
 
