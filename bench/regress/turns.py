@@ -38,8 +38,8 @@ class Turns:
     """Runs items and takes samples when told to. Everything said is a line of JSON.
 
     First goes out `{"collected": [node id, …], "error": null or why a file could not be, "library": where mha is}`.
-    Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been warmed up;
-    for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
+    Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been
+    warmed up; for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
     `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is
     the end of the run.
     """

@@ -30,7 +30,7 @@ def test_a_contrast_is_the_median_over_turns_of_logarithms():
         "base-0": [1.0, 1.0, 1.0],
         "base-1": [1.0, 2.0, 1.0],
     }
-    # d by turn, in powers of two: (1 + 1) / 2, (2 + 1 - 1) / 2, (3 + 1) / 2; n: (1 - 1) / 2, (2 - 1 - 1) / 2, (3 - 1) / 2
+    # by turn, in powers of two: d = (1 + 1) / 2, (2 + 1 - 1) / 2, (3 + 1) / 2; n = 0, (2 - 1 - 1) / 2, (3 - 1) / 2
     assert contrast(seconds) == pytest.approx((1.0 * math.log(2), 0.0))
 
 
