@@ -107,12 +107,11 @@ def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
         report = Path(folder, "figures.json")
         began = datetime.now(UTC)
-        with Worker(arm, 0, [FIGURES], report, threads) as worker:
+        with Worker(arm, 0, [FIGURES], report, threads, as_they_are=True) as worker:
             worker.wait_until_collected()
             names = worker.collected
             for name, following in zip(names, [*names[1:], None], strict=False):
-                if worker.begin(name, following) is not None:
-                    worker.end()
+                worker.begin(name, following)
             worker.stop()
             worker.wait()
         document = read_json(report) if report.exists() else {"benchmarks": []}

@@ -26,12 +26,16 @@ WARM_UP = 3  # calls before the first that counts; the last of them says how lon
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("turns", "taking turns with other processes")
     group.addoption("--baton", metavar="R,W", help="file descriptors: what to do comes from R, what was done goes to W")
+    group.addoption("--as-they-are", action="store_true", help="benchmarks sample by themselves, in one turn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.baton and not config.option.collectonly:
         read, write = map(int, config.option.baton.split(","))
-        config.pluginmanager.register(Turns(os.fdopen(read), os.fdopen(write, "w")))  # late: its fixture comes first
+        turns = Turns(os.fdopen(read), os.fdopen(write, "w"))
+        config.pluginmanager.register(turns)
+        if not config.option.as_they_are:
+            config.pluginmanager.register(Sampling(turns))  # late: its fixture comes first
 
 
 class Turns:
@@ -55,8 +59,6 @@ class Turns:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())}
-        for item in items.values():
-            item.add_marker(pytest.mark.benchmark(timer=Clock()))
         self._say({"collected": list(items), "error": self._error, "library": _library()})
         for line in self._in:
             name, following = json.loads(line)
@@ -82,17 +84,7 @@ class Turns:
     def pytest_benchmark_generate_commit_info(self) -> dict[str, str]:
         return {}  # the gate knows
 
-    @pytest.fixture
-    def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "Shared":
-        """pytest-benchmark's fixture; samples are taken in turns."""
-        (clock, *_) = (
-            mark.kwargs["timer"]
-            for mark in request.node.iter_markers("benchmark")
-            if isinstance(mark.kwargs.get("timer"), Clock)
-        )
-        return Shared(benchmark, clock, self._sizes)
-
-    def _sizes(self, seconds: float) -> Iterator[int]:
+    def sizes(self, seconds: float) -> Iterator[int]:
         """How many calls make the next sample; it has been taken when the next one is asked for."""
         self._say({"seconds": seconds})
         while size := json.loads(self._in.readline() or "0"):
@@ -102,6 +94,26 @@ class Turns:
     def _say(self, what: Mapping[str, Any]) -> None:
         self._out.write(json.dumps(what) + "\n")
         self._out.flush()
+
+
+class Sampling:
+    """Wraps pytest-benchmark's fixture, so that samples are taken in turns."""
+
+    def __init__(self, turns: "Turns") -> None:
+        self._turns = turns
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        item.add_marker(pytest.mark.benchmark(timer=Clock()))
+
+    @pytest.fixture
+    def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "Shared":
+        """pytest-benchmark's fixture; samples are taken in turns."""
+        (clock, *_) = (
+            mark.kwargs["timer"]
+            for mark in request.node.iter_markers("benchmark")
+            if isinstance(mark.kwargs.get("timer"), Clock)
+        )
+        return Shared(benchmark, clock, self._turns.sizes)
 
 
 def _library() -> str | None:

@@ -39,9 +39,12 @@ class Worker:
         files: of benchmarks, relative to the arm's root.
         report: where pytest-benchmark's JSON goes.
         threads: of torch.
+        as_they_are: benchmarks sample by themselves; each ends as soon as it has begun.
     """
 
-    def __init__(self, arm: Arm, number: int, files: Sequence[str], report: Path, threads: int) -> None:
+    def __init__(
+        self, arm: Arm, number: int, files: Sequence[str], report: Path, threads: int, *, as_they_are: bool = False
+    ) -> None:
         self.arm, self.number = arm, number
         self.errors: dict[str, str] = {}  # benchmark -> the first thing that went wrong with it
         self.collected: list[str] = []
@@ -54,6 +57,7 @@ class Worker:
             *(os.fspath(arm.python), "-m", "pytest", *files, "-q", "-p", PLUGIN, "-p", "no:cacheprovider"),
             *("--confcutdir=bench/regress", "--rootdir=.", "-W", "default"),
             *(f"--baton={theirs_in},{theirs_out}", "--benchmark-quiet", f"--benchmark-json={report}"),
+            *(["--as-they-are"] if as_they_are else []),
         ]
         try:
             self._process = subprocess.Popen(

@@ -2,18 +2,17 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench.regress import __main__ as command
-from bench.regress import measuring
+from bench.regress import measuring, rows
 from bench.regress.rounds import measure_round
+from bench.regress.verdict import Rules
 from bench.regress.workers import Arm, Worker
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,12 +79,19 @@ def project(tmp_path, monkeypatch):
     git(where, "add", "-A")
     git(where, "commit", "-q", "-m", "one")
     monkeypatch.chdir(where)
-    monkeypatch.setattr(measuring, "FEWEST", 6)
-    monkeypatch.setattr(measuring, "wanted_rounds", lambda *_: 6)
-    monkeypatch.setattr("bench.regress.rows.wanted_rounds", lambda *_: 6)
-    monkeypatch.setattr("bench.regress.rows.BUSY", 100.0)  # tests of others may run beside
-    monkeypatch.setattr(command, "Options", partial(measuring.Options, seconds=0.02))
+    quickly(monkeypatch)
     return where
+
+
+def quickly(monkeypatch):
+    """Few rounds, little sampling, and nothing but the large changes of these tests counts."""
+    rules = Rules(least=0.2, blind=1.0)
+    monkeypatch.setattr(command, "Options", partial(measuring.Options, seconds=0.02, rules=rules))
+    for module in (measuring, rows):
+        monkeypatch.setattr(module, "wanted_rounds", lambda *_: 6)
+        monkeypatch.setattr(module, "TIMES", 1)
+    monkeypatch.setattr(measuring, "FEWEST", 6)
+    monkeypatch.setattr(rows, "BUSY", 100.0)  # other tests may run beside
 
 
 def gate(*words):
@@ -100,12 +106,12 @@ def test_a_slower_library_is_found_confirmed_and_told(project, capsys):
     write_library(project, steps=9000, parameters=13)
     assert gate() == 1
     found = verdict(project)
-    rows = {row["name"]: row for row in found["benchmarks"]}
+    seen = {row["name"]: row for row in found["benchmarks"]}
     assert found["verdict"] == "REGRESSED"
-    assert rows["dense"]["verdict"] == "REGRESSED"
-    assert rows["dense"]["effect"] == pytest.approx(0.5, abs=0.15)
-    assert (rows["dense"]["rounds"], rows["dense"]["screen"]["rounds"]) == (12, 6)
-    assert rows["half"]["verdict"] == "PASS"  # the same steps on both sides
+    assert seen["dense"]["verdict"] == "REGRESSED"
+    assert seen["dense"]["effect"] == pytest.approx(0.5, abs=0.15)
+    assert (seen["dense"]["rounds"], seen["dense"]["screen"]["rounds"]) == (6, 6)
+    assert seen["half"]["verdict"] == "PASS"  # the same steps on both sides
     assert {(row["figure"], row["verdict"], row["base"], row["head"]) for row in found["figures"]} == {
         ("parameters", "REGRESSED", 12, 13)
     }
@@ -144,32 +150,34 @@ def test_new_and_lost_benchmarks(project):
     bench.write_text(bench.read_text().replace("def test_setup", "def test_renamed"))
     write_library(project, more="\ndef newer():\n    return 1\n")
     assert gate() == 4
-    rows = {row["name"]: (row["verdict"], row["why"]) for row in verdict(project)["benchmarks"]}
-    assert rows["test_new"][0] == "NEW"
-    assert "has no attribute 'newer'" in rows["test_new"][1]
-    assert rows["test_setup"][0] == "ERROR"
-    assert "only the base has it" in rows["test_setup"][1]
-    assert rows["test_renamed"][0] == "PASS"
+    seen = {row["name"]: (row["verdict"], row["why"]) for row in verdict(project)["benchmarks"]}
+    assert seen["test_new"][0] == "NEW"
+    assert "has no attribute 'newer'" in seen["test_new"][1]
+    assert seen["test_setup"][0] == "ERROR"
+    assert "only the base has it" in seen["test_setup"][1]
+    assert seen["test_renamed"][0] == "PASS"
 
 
-def test_an_interrupted_run_goes_on_where_it_was(project):
-    ours = f"import sys; sys.path[0] = {str(ROOT)!r}; from bench.regress.__main__ import main; sys.exit(main())"
-    words = [sys.executable, "-c", ours, "--base", "main", "--here", "--run", "runs/gate"]
-    process = subprocess.Popen(words, cwd=project, stderr=subprocess.PIPE, text=True)
+def test_an_interrupted_run_goes_on_where_it_was(project, monkeypatch, capsys):
+    calls = iter([measuring.measure_round, interrupted])
+    monkeypatch.setattr(measuring, "measure_round", lambda *args, **kwargs: next(calls)(*args, **kwargs))
+    assert gate() == 130
+    assert "interrupted; go on by the same command with --run runs/gate" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
     first = project / "runs/gate/rounds/0000.json"
-    deadline = time.monotonic() + 120
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "go on by the same command with --run runs/gate" in said
     before = first.read_bytes()
+    quickly(monkeypatch)
     assert gate() == 0
     assert first.read_bytes() == before
     assert len(list(first.parent.iterdir())) == 6
     write_library(project, steps=6001)
-    assert gate() == 4  # other code
+    assert gate() == 4
+    assert "was begun with something else (commits); give another --run" in capsys.readouterr().err
+
+
+def interrupted(*_args, **_kwargs):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
