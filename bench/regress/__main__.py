@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.regress.errors import GateError
-from bench.regress.files import write_text
+from bench.regress.files import write_json, write_text
 from bench.regress.measuring import Options
 from bench.regress.preparing import Wish, alone, prepared
 from bench.regress.show.junit import junit
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):
+            if given.record:
+                return _record(wish, given.record)
             return _run(wish, given.baseline, keep=given.keep_checkouts)
     except GateError as error:
         say(f"error: {error}")
@@ -69,15 +71,24 @@ def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
     return EXIT_CODES[verdict["verdict"]]
 
 
+def _record(wish: Wish, file: Path) -> int:
+    write_json(file, alone(wish, None, say).record())
+    say(f"stored in {file}; compare with it by --baseline {file}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's."""
     found = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
     found.add_argument("--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with")
     found.add_argument(
+        "--record", type=Path, metavar="FILE", help="measure this checkout alone, for a later --baseline"
+    )
+    found.add_argument(
         "--baseline",
         type=Path,
         metavar="FILE",
-        help="compare with a stored run's baseline.json instead: exact figures and ratios only, never absolute times",
+        help="compare with what --record stored instead: exact figures and ratios only, never absolute times",
     )
     found.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
     found.add_argument(

@@ -4,18 +4,22 @@ Exact figures may; times may not. The ratio of two times of one process, as prun
 not show in it.
 """
 
+import tempfile
+import time
 from collections.abc import Mapping
+from math import log, sqrt
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from bench.regress.errors import GateError
 from bench.regress.files import read_json
-from bench.regress.measuring import SCREEN, Rounds
+from bench.regress.measuring import SCREEN, Next, Options, Rounds
+from bench.regress.rounds import PROCESSES, document_of
 from bench.regress.statistics import Contrast
+from bench.regress.workers import Arm, Worker
 
+RATIOS = "bench/regress/bench_ratios.py"
 SCHEMA, KIND = 1, "gate-baseline"
 SAME_MACHINE = ("cpu", "threads", "packages")  # for peak bytes: kernels take working memory as the processor has it
 NOTE = (
@@ -29,7 +33,7 @@ class Baseline(NamedTuple):
 
     Attributes:
         label: the file.
-        ratios: benchmark -> of each round the logarithm of its time over that of the one beside it.
+        ratios: benchmark -> of each round the logarithm of pruned over dense.
         figures: as `exact.read` has them.
         about: `revision`, `created`, `python` and `machine`.
     """
@@ -40,13 +44,44 @@ class Baseline(NamedTuple):
     about: Mapping[str, Any]
 
 
+def of_ratios(arm: Arm, options: Options, step: Next, number: int) -> dict[str, Any]:  # noqa: ARG001
+    """A round of two fresh processes, one after the other.
+
+    Returns:
+        `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors` and `spent`.
+    """
+    found: dict[str, list[float]] = {}
+    errors: dict[str, str] = {}
+    spent: dict[str, float] = {"": 0.0}
+    for process in range(PROCESSES):
+        began, inside = time.perf_counter(), 0.0
+        with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+            report = Path(folder, f"{process}.json")
+            with Worker(arm, process, [RATIOS], report, options.threads, as_they_are=True) as worker:
+                worker.wait_until_collected()
+                names = [name for name in worker.collected if step.only is None or name in step.only]
+                for name, following in zip(names, [*names[1:], None], strict=False):
+                    start = time.perf_counter()
+                    worker.begin(name, following)
+                    spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+                    inside += time.perf_counter() - start
+                worker.stop()
+                worker.wait()
+            document = document_of(report)
+        errors |= worker.errors
+        for entry in document["benchmarks"]:
+            if "speedups" in entry["extra_info"]:
+                found.setdefault(entry["fullname"], []).append(-log(entry["extra_info"]["speedups"]["dense"]["value"]))
+        spent[""] += time.perf_counter() - began - inside
+    return {"ratios": found, "errors": {"head": errors, "base": {}}, "spent": spent}
+
+
 def kept(rounds: Rounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of `baseline.json`: what the head of this run was like."""
+    """The document to store: what this run's head was like."""
     found: dict[str, list[float]] = {}
     for record in rounds.of(SCREEN):
-        for name in record["beside"]:
-            if logs := ratios_of(record, name):
-                found.setdefault(name, []).append(fmean(logs))
+        for name, logs in record["ratios"].items():
+            found.setdefault(name, []).append(fmean(logs))
     return {"schema": SCHEMA, "kind": KIND, **about, "ratios": found, "figures": figures}
 
 
@@ -55,12 +90,12 @@ def read_baseline(path: Path) -> Baseline:
     GateError: there is none, or it is something else.
     """
     if not path.is_file():
-        raise GateError(f"--baseline {path}: no such file. Every run of the gate leaves one: DIR/baseline.json")
+        raise GateError(f"--baseline {path}: no such file; make one with --record {path}")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise GateError(
-            f"--baseline {path}: expected the baseline.json of a run of the gate; times of another machine, as in a "
-            "report of pytest-benchmark, are never compared"
+            f"--baseline {path}: expected what --record writes; times of another machine, as in a report of "
+            "pytest-benchmark, are never compared"
         )
     if found.get("schema") != SCHEMA:
         raise GateError(f"--baseline {path}: its schema is {found.get('schema')!r}, expected {SCHEMA}; make it again")
@@ -68,25 +103,22 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(str(path), found.get("ratios") or {}, found.get("figures") or {}, about)
 
 
-def ratios_of(record: Mapping[str, Any], name: str) -> list[float]:
-    """Of each process of the head, log of the median time over that of the benchmark beside it; [] where one misses."""
-    over, under = record["seconds"].get(name, {}), record["seconds"].get(record["beside"].get(name), {})
-    both = sorted(process for process in over if process.startswith("head") and process in under)
-    return [float(np.log(median(over[process]) / median(under[process]))) for process in both]
-
-
 def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[str, Contrast]:
-    """The contrasts of a round with the stored rounds, paired as they come; those of the control, too, which are none.
+    """The contrasts of a round with the stored rounds, paired as they come.
 
     Args:
         number: of the round, from 0.
     """
-    found = {}
-    for name, stored in baseline.ratios.items():
-        logs = ratios_of(record, name)
-        if len(logs) > 1 and stored:
-            found[name] = Contrast(fmean(logs) - stored[number % len(stored)], (logs[0] - logs[1]) / 2**0.5)
-    return found
+    return {
+        name: Contrast(fmean(logs) - stored[number % len(stored)], (logs[0] - logs[1]) / sqrt(2))
+        for name, logs in record["ratios"].items()
+        if len(logs) == PROCESSES and (stored := baseline.ratios.get(name))
+    }
+
+
+def with_itself(record: Mapping[str, Any], number: int) -> dict[str, Contrast]:  # noqa: ARG001
+    """No change, for a run that is stored and compared with nothing."""
+    return {name: Contrast(0.0, 0.0) for name in record["ratios"]}
 
 
 def comparable(baseline: Baseline, machine: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.regress.subjects import BESIDE, SUBJECTS, Subject
+from bench.regress.subjects import SUBJECTS, Subject
 
 WARM_UP = 3
 
@@ -23,8 +23,6 @@ def made(name: str) -> Subject:
 @pytest.mark.parametrize("subject", list(SUBJECTS))
 def test_forward(subject: str, benchmark: Any) -> None:
     call = made(subject)
-    if subject in BESIDE:
-        benchmark.extra_info["beside"] = BESIDE[subject]
     with torch.inference_mode():
         for _ in range(WARM_UP):
             call()

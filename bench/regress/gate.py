@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.regress import exact
-from bench.regress.baseline import Baseline, against, comparable, kept
+from bench.regress.baseline import Baseline, against, comparable, kept, of_ratios, with_itself
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
-from bench.regress.measuring import Options, Rounds, Store, measure
+from bench.regress.measuring import Contrasts, Options, Rounds, Store, Take, measure, of_arms, of_both_arms
 from bench.regress.rows import control_row, doubts, rows_of, short
 from bench.regress.statistics import LEVEL
 from bench.regress.verdict import overall
@@ -52,13 +52,23 @@ class Gate:
             GateError: it can't be measured.
         """
         figures, spent = self.count()
-        store = Store(self.directory / "rounds", partial(against, self.baseline) if self.baseline else None)
-        rounds = measure(self.arms, self.options, store, self.say, spent=spent)
-        head = {name: self.about["head"][name] for name in ("revision", "python")} | {"machine": self.about["machine"]}
-        write_json(self.directory / "baseline.json", kept(rounds, self._counted(self.arms[-1])["figures"], head))
+        take: Take = partial(of_arms, self.arms, self.options)
+        contrasts: Contrasts = of_both_arms
+        if self.baseline:
+            take, contrasts = partial(of_ratios, self.arms[0], self.options), partial(against, self.baseline)
+        rounds = measure(take, self.options, Store(self.directory / "rounds", contrasts), self.say, spent=spent)
         verdict = {**self._verdict(rounds, figures), "seconds": round(rounds.took + spent, 1)}
         write_json(self.directory / "verdict.json", verdict)
         return verdict
+
+    def record(self) -> dict[str, Any]:
+        """Measure the head alone, to be compared with later: exact figures and ratios."""
+        counted = self._counted(self.arms[0])
+        take, store = partial(of_ratios, self.arms[0], self.options), Store(self.directory / "rounds", with_itself)
+        rounds = measure(take, self.options, store, self.say, spent=counted["took"])
+        head = {name: self.about["head"][name] for name in ("revision", "python")} | {"machine": self.about["machine"]}
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return kept(rounds, counted["figures"], {**head, "created": created})
 
     def count(self) -> tuple[list[dict[str, Any]], float]:
         """The rows of exact figures, and the seconds they took."""

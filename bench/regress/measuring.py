@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bench.machine import load_between, usage_so_far
 from bench.regress.files import read_json, write_json
-from bench.regress.rounds import CONTROL_NAME, PROCESSES, Round, measure_round
+from bench.regress.rounds import CONTROL_NAME, PROCESSES, measure_round
 from bench.regress.statistics import Contrast, Effect, contrast, effect
 from bench.regress.verdict import Looks, Rules, undecided
 from bench.regress.workers import Arm
@@ -54,13 +54,11 @@ class Rounds:
     """The rounds so far.
 
     Attributes:
-        records: of each round the fields of `Round`, `phase`, `took` (seconds), `load` (cores that others used) and
+        records: of each round what was measured (`seconds` and `errors` as in `Round`, or `ratios`), `spent`, `phase`, `took` (seconds), `load` (cores that others used) and
             `contrasts`: benchmark -> `Contrast`, of those that both arms have.
-        are_ratios: what is compared are ratios, which take the benchmark beside them, too.
     """
 
     records: tuple[Mapping[str, Any], ...]
-    are_ratios: bool = False
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
         return [record for record in self.records if record["phase"] == phase]
@@ -91,11 +89,6 @@ class Rounds:
     def looks(self, name: str) -> Looks | None:
         screen, again = self.effect(name, SCREEN), self.effect(name, AGAIN)
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
-
-    def with_beside(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The benchmarks, and those that they are ratios to."""
-        beside = self.records[0]["beside"] if self.are_ratios else {}
-        return tuple(sorted({each for name in names for each in (name, beside.get(name, name))}))
 
     def cost(self, names: Iterable[str] | None) -> float:
         """Seconds that a round of these benchmarks will take, or one of all; 0 where none has been measured."""
@@ -135,8 +128,8 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
     doubtful = undecided(effects, options.rules)
     if again >= TIMES * wanted:
         doubtful = [name for name in doubtful if (found := rounds.looks(name)) and _is_open(found, options.rules)]
-    needed = rounds.with_beside(doubtful)
-    return Next(AGAIN, needed) if needed and rounds.cost(needed) <= left else None
+    fits = bool(doubtful) and rounds.cost(doubtful) <= left
+    return Next(AGAIN, tuple(doubtful)) if fits else None
 
 
 def _is_open(looks: Looks, rules: Rules) -> bool:
@@ -145,19 +138,22 @@ def _is_open(looks: Looks, rules: Rules) -> bool:
     return seen.high >= rules.blind and seen.low <= rules.threshold
 
 
+Take = Callable[[Next, int], Mapping[str, Any]]
+
+
 class Store:
     """The folder of a run's rounds, one file each.
 
     Args:
-        contrasts: what a round says about each benchmark, from its record and its number; by default, of both arms.
+        contrasts: what a round says about each benchmark, from its record and its number.
     """
 
-    def __init__(self, folder: Path, contrasts: Contrasts | None = None) -> None:
-        self._folder, self._contrasts, self._are_ratios = folder, contrasts or of_both_arms, contrasts is not None
+    def __init__(self, folder: Path, contrasts: Contrasts) -> None:
+        self._folder, self._contrasts = folder, contrasts
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> Rounds:
-        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))), self._are_ratios)
+        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         write_json(self._folder / f"{number:04d}.json", dict(record))
@@ -168,37 +164,50 @@ class Store:
 
 
 def measure(
-    arms: Sequence[Arm], options: Options, store: Store, say: Callable[[str], None], *, spent: float = 0.0
+    take: Take,
+    options: Options,
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    spent: float = 0.0,
 ) -> Rounds:
     """All rounds that there are to be, going on after those that are in the store.
+
+    Args:
+        take: measures a round, and gives its fields, `spent` among them; it has a number that no other one has.
+        spent: seconds of the budget that went elsewhere.
 
     Raises:
         GateError: a process broke.
     """
     rounds = store.read()
     while step := next_round(rounds, options, spent):
-        number = len(rounds.records)
         say(f"{_what(rounds, step, options)}, {rounds.took + spent:.0f} of {options.budget:.0f} s spent")
-        before = usage_so_far()
-        with tempfile.TemporaryDirectory(prefix="gate-") as folder:
-            found: Round = measure_round(
-                arms,
-                options.files,
-                Path(folder),
-                seconds=options.seconds,
-                seed=number,
-                threads=options.threads,
-                only=step.only,
-            )
-        record = {
-            **found._asdict(),
+        number, before = len(rounds.records), usage_so_far()
+        found = take(step, number)
+        about = {
             "phase": step.phase,
-            "took": sum(found.spent.values()),
+            "took": sum(found["spent"].values()),
             "load": load_between(before, usage_so_far()),
         }
-        store.add(number, record)
+        store.add(number, {**found, **about})
         rounds = store.read()
     return rounds
+
+
+def of_arms(arms: Sequence[Arm], options: Options, step: Next, number: int) -> dict[str, Any]:
+    """A round of both sides."""
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+        found = measure_round(
+            arms,
+            options.files,
+            Path(folder),
+            seconds=options.seconds,
+            seed=number,
+            threads=options.threads,
+            only=step.only,
+        )
+    return found._asdict()
 
 
 def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contrast]:  # noqa: ARG001

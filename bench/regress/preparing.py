@@ -78,28 +78,28 @@ def prepared(wish: Wish, say: Say) -> Gate:
     return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say=say)
 
 
-def alone(wish: Wish, stored: Path, say: Say) -> Gate:
-    """The checkout as it is, to be compared with a stored run.
+def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
+    """The checkout as it is, to be compared with a stored run, or to be stored.
 
     Raises:
         GateError: that is none, or the directory holds a run of something else.
     """
     begun = _begun(wish)
-    baseline = read_baseline(stored)
+    baseline = read_baseline(stored) if stored else None
     root = repository(wish.where)
     facts = environments.facts(wish.python)
     revision, dirty = resolved(root, "HEAD"), bool(git(root, "status", "--porcelain"))
-    old = {"label": str(stored), "revision": baseline.about["revision"], "dirty": False}
+    old = {"label": str(stored), "dirty": False, **(baseline.about if baseline else {})}
     about: dict[str, Any] = {
         "command": wish.command,
         "mode": "baseline",
-        "base": {**old, "python": baseline.about["python"]},
+        "base": {name: old.get(name) for name in ("label", "revision", "dirty", "python")},
         "head": {"label": "HEAD", "revision": revision, "dirty": dirty, "python": facts["python"]},
         "machine": machine(wish.options.threads, facts),
     }
-    digest = sha256(stored.read_bytes()).hexdigest()
+    digest = sha256(stored.read_bytes()).hexdigest() if stored else None
     _begin(wish, begun, {"base": digest, "commits": [revision], **_identity(wish, about)})
-    notes = [NOTE.format(label=stored), comparable(baseline, about["machine"])[1]]
+    notes = [NOTE.format(label=stored), comparable(baseline, about["machine"])[1]] if baseline else []
     if dirty:
         notes.append("The tree is dirty: it is measured as it is.")
     arm = Arm("head", root, wish.python)

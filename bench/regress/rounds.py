@@ -28,14 +28,12 @@ class Round(NamedTuple):
         errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
         spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
         python: arm -> what its processes ran on.
-        beside: benchmark -> the one that it is a ratio to: what it names in `extra_info["beside"]`, by parameters.
     """
 
     seconds: dict[str, dict[str, list[float]]]
     errors: dict[str, dict[str, str]]
     spent: dict[str, float]
     python: dict[str, dict[str, str]]
-    beside: dict[str, str]
 
 
 def measure_round(
@@ -90,13 +88,13 @@ def measure_round(
             worker.stop()
         for worker in workers:
             worker.wait()
-    documents = {worker: _document(folder / f"{worker.arm.name}-{worker.number}.json") for worker in workers}
+    documents = {worker: document_of(folder / f"{worker.arm.name}-{worker.number}.json") for worker in workers}
     errors: dict[str, dict[str, str]] = {arm.name: {} for arm in arms}
     for worker in workers:
         errors[worker.arm.name] |= worker.errors
     spent[""] = time.perf_counter() - began - sum(spent.values())
     python = {worker.arm.name: documents[worker]["machine_info"] for worker in workers}
-    return Round(_by_benchmark(documents), errors, spent, python, _beside(documents))
+    return Round(_by_benchmark(documents), errors, spent, python)
 
 
 def _take_turns(
@@ -144,18 +142,17 @@ def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, di
     return found
 
 
-def _beside(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, str]:
-    entries = [entry for document in documents.values() for entry in document["benchmarks"]]
-    named = [(entry["fullname"], entry["extra_info"]["beside"]) for entry in entries if "beside" in entry["extra_info"]]
-    return {name: f"{name.partition('[')[0]}[{parameters}]" for name, parameters in named}
-
-
 def _cores() -> list[int]:
     """Those that processes may be bound to; none where the system can't bind them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def _document(path: Path) -> dict[str, Any]:
+def document_of(path: Path) -> dict[str, Any]:
+    """pytest-benchmark's report; an empty one where nothing was timed.
+
+    Raises:
+        GateError: it is cut off.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:  # nothing was timed in it

@@ -7,7 +7,7 @@ from math import exp
 from statistics import fmean, median
 from typing import Any
 
-from bench.regress.baseline import Baseline, ratios_of
+from bench.regress.baseline import Baseline
 from bench.regress.measuring import AGAIN, SCREEN, TIMES, Options, Rounds, wanted_rounds
 from bench.regress.rounds import CONTROL_NAME, PROCESSES
 from bench.regress.statistics import Effect
@@ -141,7 +141,7 @@ def _sides(
     if baseline is None:
         seconds = [record["seconds"][name] for record in records]
         return _median(seconds, "base"), _median(seconds, "head")
-    logs = [fmean(ratios_of(record, name)) for record in records]
+    logs = [fmean(record["ratios"][name]) for record in records]
     return exp(median(baseline.ratios[name])), exp(median(logs))
 
 

@@ -106,8 +106,3 @@ SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "torch-half-4x64": torch_layer,
     "encoder-pruned-4x64": encoder,
 }
-BESIDE = {  # pruned -> dense: what a ratio of times is of
-    "half-1x16": "dense-1x16",
-    "half-4x64": "dense-4x64",
-    "half-1x256": "dense-1x256",
-}

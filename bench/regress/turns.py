@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.baton and not config.option.collectonly:
         read, write = map(int, config.option.baton.split(","))
-        turns = Turns(os.fdopen(read), os.fdopen(write, "w"))
+        turns = Turns(os.fdopen(read), os.fdopen(write, "w"), every=config.option.as_they_are)
         config.pluginmanager.register(turns)
         if not config.option.as_they_are:
             config.pluginmanager.register(Sampling(turns))  # late: its fixture comes first
@@ -46,10 +46,13 @@ class Turns:
     warmed up; for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
     `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is
     the end of the run.
+
+    Args:
+        every: run items that do not ask for pytest-benchmark's fixture, too: they may make it themselves.
     """
 
-    def __init__(self, incoming: TextIO, outgoing: TextIO) -> None:
-        self._in, self._out = incoming, outgoing
+    def __init__(self, incoming: TextIO, outgoing: TextIO, *, every: bool) -> None:
+        self._in, self._out, self._every = incoming, outgoing, every
         self._error: str | None = None
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -58,7 +61,11 @@ class Turns:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        items = {item.nodeid: item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())}
+        items = {
+            item.nodeid: item
+            for item in session.items
+            if self._every or "benchmark" in getattr(item, "fixturenames", ())
+        }
         self._say({"collected": list(items), "error": self._error, "library": _library()})
         for line in self._in:
             name, following = json.loads(line)
