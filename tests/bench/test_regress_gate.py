@@ -29,8 +29,6 @@ import mha
 
 @pytest.mark.parametrize("name", ["dense", "half"])
 def test_work(name, benchmark):
-    if name == "half":
-        benchmark.extra_info["beside"] = "dense"
     benchmark(mha.work, *([9000] if name == "half" else []))
 
 def test_setup(benchmark):
@@ -45,11 +43,21 @@ def test_figures(benchmark):
     benchmark.name = "dense"
     benchmark.extra_info["exact"] = benchmark.pedantic(lambda: {"parameters": mha.PARAMETERS}, rounds=1)
 """
+RATIOS = """
+import os
+import random
+import mha
+
+def test_ratio(benchmark):
+    value = mha.SPEEDUP * random.Random(os.getpid()).uniform(0.99, 1.01)
+    benchmark.extra_info["speedups"] = {"dense": {"value": value}}
+    benchmark.pedantic(mha.work, rounds=1)
+"""
 CONTROL = """
 def test_control(benchmark):
     benchmark(sum, range(20_000))
 """
-FILES = ("bench/regress/bench_gate.py", "bench/regress/bench_figures.py", "bench/regress/bench_control.py")
+FILES = tuple(f"bench/regress/bench_{name}.py" for name in ("gate", "figures", "control", "ratios"))
 
 
 def git(where, *words):
@@ -57,8 +65,9 @@ def git(where, *words):
     subprocess.run(["git", *identity, *words], cwd=where, check=True, capture_output=True)
 
 
-def write_library(where, steps=6000, parameters=12, more=""):
-    (where / "mha" / "__init__.py").write_text(f"PARAMETERS = {parameters}\n{LIBRARY.format(steps=steps)}{more}")
+def write_library(where, steps=6000, parameters=12, speedup=2.0, more=""):
+    constants = f"PARAMETERS = {parameters}\nSPEEDUP = {speedup}\n"
+    (where / "mha" / "__init__.py").write_text(f"{constants}{LIBRARY.format(steps=steps)}{more}")
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def project(tmp_path, monkeypatch):
     (where / "mha").mkdir()
     for name in ("bench/__init__.py", "bench/regress/__init__.py", "bench/regress/turns.py"):
         shutil.copy(ROOT / name, where / name)
-    for name, text in zip(FILES, (BENCHMARKS, FIGURES, CONTROL), strict=True):
+    for name, text in zip(FILES, (BENCHMARKS, FIGURES, CONTROL, RATIOS), strict=True):
         (where / name).write_text(text)
     (where / "pyproject.toml").write_text('[project]\nname = "mha"\n[tool.pytest.ini_options]\npythonpath = ["."]\n')
     (where / "constraints.txt").write_text("")
@@ -126,22 +135,27 @@ def test_a_slower_library_is_found_confirmed_and_told(project, capsys):
 
 
 def test_a_stored_run_serves_ratios_and_exact_figures_alone(project, capsys):
-    assert gate() == 0
-    stored = project / "baseline.json"
-    shutil.copy(project / "runs/gate/baseline.json", stored)
-    document = json.loads(stored.read_text())
-    (name,) = document["ratios"]
-    document["ratios"][name] = [value - 0.3 for value in document["ratios"][name]]  # there, half was much faster
-    stored.write_text(json.dumps(document))
-    assert command.main(["--baseline", str(stored), "--run", "runs/other"]) == 1
+    stored = str(project / "stored.json")
+    assert command.main(["--record", stored, "--run", "runs/stored"]) == 0
+    assert command.main(["--baseline", stored, "--run", "runs/same"]) == 0
+    write_library(project, steps=60_000, parameters=11, speedup=1.4)
+    assert command.main(["--baseline", stored, "--run", "runs/other"]) == 1
     found = json.loads((project / "runs/other/verdict.json").read_text())
     (row,) = found["benchmarks"]
-    assert (row["name"], row["kind"], row["verdict"]) == ("half", "ratio", "REGRESSED")
-    assert row["effect"] == pytest.approx(0.35, abs=0.1)
+    assert (row["name"], row["kind"], row["verdict"]) == ("test_ratio", "ratio", "REGRESSED")
+    assert (row["base"], row["head"]) == pytest.approx((1 / 2.0, 1 / 1.4), rel=0.01)
+    assert row["effect"] == pytest.approx(2.0 / 1.4 - 1, abs=0.02)
+    assert [(row["figure"], row["verdict"]) for row in found["figures"]] == [("parameters", "IMPROVED")]
     assert "Absolute times belong to the machine" in found["why"][0]
     assert found["control"] is None
-    assert command.main(["--baseline", str(project / "pyproject.toml"), "--run", "runs/third"]) == 4
-    assert "is no JSON" in capsys.readouterr().err
+    capsys.readouterr()
+    for file, said in (
+        ("pyproject.toml", "is no JSON"),
+        ("runs/other/verdict.json", "are never compared"),
+        ("a", "no such"),
+    ):
+        assert command.main(["--baseline", str(project / file), "--run", "runs/third"]) == 4
+        assert said in capsys.readouterr().err
 
 
 def test_new_and_lost_benchmarks(project):
