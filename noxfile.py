@@ -130,7 +130,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests."""
     install(session, "-e", ".[test,profile]")
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
-    session.run("python", "-m", "pytest", *session.posargs, env=one_thread)
+    both_cores = ("-n", "2", "--dist", "loadfile")
+    session.run("python", "-m", "pytest", *both_cores, *session.posargs, env=one_thread)
 
 
 @nox.session

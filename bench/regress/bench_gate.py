@@ -22,7 +22,7 @@ def made(name: str) -> Subject:
 
 @pytest.mark.parametrize("subject", list(SUBJECTS))
 def test_forward(subject: str, benchmark: Any) -> None:
-    call = made(subject)
+    call = made(subject).call
     with torch.inference_mode():
         for _ in range(WARM_UP):
             call()

@@ -24,6 +24,7 @@ LIMITS = {"seconds": 1.0, "rounds": (10, 1000)}
 
 @pytest.mark.parametrize("pruned", list(PAIRS))
 def test_ratio(pruned: str, request: pytest.FixtureRequest) -> None:
-    arms = {"pruned": rotated([SUBJECTS[pruned]()]), "dense": rotated([SUBJECTS[PAIRS[pruned]]()])}
+    subjects = {"pruned": SUBJECTS[pruned](), "dense": SUBJECTS[PAIRS[pruned]]()}
+    arms = {name: rotated([subject.call]) for name, subject in subjects.items()}
     with torch.inference_mode():
         sampled(request, arms, target="pruned", device="cpu", limits=LIMITS, cache="warm", seed=os.getpid())

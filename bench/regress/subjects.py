@@ -25,7 +25,7 @@ class Subject(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def __call__(self) -> Any:
+    def call(self) -> Any:
         return self.model(*self.args, **self.kwargs)
 
 

@@ -67,6 +67,12 @@ def test_p_counts_every_flip_of_signs(seed):
     assert signed_rank_p(d) == pytest.approx(np.mean([total >= seen for total in flips]))
 
 
+@pytest.mark.parametrize("rounds", [6, 9, 18])
+def test_p_is_that_of_scipy(rounds):
+    d = np.random.default_rng(rounds).normal(0.2, 1.0, rounds)
+    assert signed_rank_p(d) == pytest.approx(stats.wilcoxon(d, alternative="greater", method="exact").pvalue)
+
+
 def test_an_interval_leaves_zero_out_just_where_the_test_rejects():
     for seed in range(200):
         d = np.random.default_rng(seed).normal(0.5, 1.0, 9)
