@@ -123,6 +123,7 @@ def calibrate_gate(session: nox.Session) -> None:
     )
     given, arguments = parser.parse_known_args(session.posargs)
     session.run("python", "-m", "bench.regress.calibrate", "--run", given.run, *arguments)
+    session.run("python", "-m", "reports.gate.power", given.run)
 
 
 @nox.session

@@ -100,8 +100,8 @@ def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]
     chance = random.Random(seed)
     slower = {
         "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
-        "constant": lambda name, each: each + share * TYPICAL if "[" in name else each,
-        "noise": lambda name, each: each * (1 + share * chance.expovariate(1.0)) if "[" in name else each,
+        "constant": lambda name, each: each + share * TYPICAL if _is_ours(name) else each,
+        "noise": lambda name, each: each * (1 + share * chance.expovariate(1.0)) if _is_ours(name) else each,
     }[kind]
     seconds = {
         name: {
@@ -116,6 +116,11 @@ def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]
 def with_contrasts(record: Record) -> dict[str, Any]:
     """A round as `Rounds` has it."""
     return {**record, "contrasts": of_both_arms(record)}
+
+
+def _is_ours(name: str) -> bool:
+    """Whether the benchmark calls our layer: neither the control nor torch's modules."""
+    return "[" in name and not name.partition("[")[2].startswith(("torch-", "encoder-"))
 
 
 def tally(pool: Sequence[Record], runs: int, options: Options | None = None) -> dict[str, int]:

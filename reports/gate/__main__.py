@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from reports.errors import ReportError
 from reports.gate.effects import caption, draw
@@ -33,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write(run: Path, output: Path | None = None) -> str:
     """Write effects.svg and effects.png into the directory `output`; returns their paths and the caption.
 
-    Each file appears whole or not at all.
-
     Args:
         run: the directory of a gate run, or its verdict.json.
         output: default: where verdict.json is.
@@ -43,23 +42,32 @@ def write(run: Path, output: Path | None = None) -> str:
         ReportError: the verdict can't be read (see `load`), or the figure can't be written.
     """
     gate = load(run)
-    output = output or (run if run.is_dir() else run.parent)
+    with theme(), mpl.rc_context({"svg.hashsalt": "gate"}):  # the same verdict, the same file
+        return f"{saved(draw(gate), output or (run if run.is_dir() else run.parent), NAMES)}: {caption(gate)}"
+
+
+def saved(figure: Figure, output: Path, names: Sequence[str]) -> str:
+    """Write the figure under these names; returns their paths, in words.
+
+    Each file appears whole or not at all.
+
+    Raises:
+        ReportError: it can't be written.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".effects-", dir=output) as workshop:
-            with theme(), mpl.rc_context({"svg.hashsalt": "gate"}):  # the same verdict, the same file
-                figure = draw(gate)
-                figure.savefig(Path(workshop, NAMES[0]), metadata={"Date": None})
-                figure.savefig(Path(workshop, NAMES[1]))
-            for name in NAMES:
+        with tempfile.TemporaryDirectory(prefix=".figure-", dir=output) as workshop:
+            for name in names:
+                metadata = {"Date": None} if name.endswith(".svg") else None
+                figure.savefig(Path(workshop, name), metadata=metadata)
+            for name in names:
                 os.replace(Path(workshop, name), output / name)
     except OSError as error:
         raise ReportError(
-            f"{output}: expected a directory to write {' and '.join(NAMES)} into, and they can't be written "
+            f"{output}: expected a directory to write {' and '.join(names)} into, and they can't be written "
             f"({error.strerror or error}); give another with -o"
         ) from error
-    paths = " and ".join(str(output / name) for name in NAMES)
-    return f"{paths}: {caption(gate)}"
+    return " and ".join(str(output / name) for name in names)
 
 
 if __name__ == "__main__":
