@@ -7,6 +7,7 @@ that draw their rounds from the real ones (bench/regress/simulating.py). Goes on
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -78,11 +79,12 @@ def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tup
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Within the context so many processes do nothing but keep a core busy."""
+    """Within the context so many processes keep a core busy; they are nobody's children, as other people's are."""
+    orphan = '"$0" -c "while True: pass" > /dev/null 2>&1 & echo $!'
     with ExitStack() as stack:
         for _ in range(count):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
-            stack.callback(process.kill)
+            said = subprocess.run(["sh", "-c", orphan, sys.executable], check=True, capture_output=True, text=True)
+            stack.callback(os.kill, int(said.stdout), signal.SIGKILL)
         yield
 
 

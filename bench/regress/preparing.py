@@ -17,6 +17,7 @@ from bench.regress.files import read_json, write_json
 from bench.regress.gate import Gate, Say
 from bench.regress.git import git, repository, resolved
 from bench.regress.measuring import Options
+from bench.regress.rows import short
 from bench.regress.sides import Sides, differs, make_sides, text_at, whole_base
 from bench.regress.workers import Arm, Worker
 
@@ -162,7 +163,7 @@ def _only_base(wish: Wish, sides: Sides, base: Arm, say: Say) -> tuple[str, ...]
         say("which benchmarks has the base?")
         before = _collected(Arm("base", root, base.python), files)
     after = set(_collected(base, wish.options.files))
-    return tuple(name for name in before if name not in after and name not in wish.without)
+    return tuple(name for name in before if name not in after and not {name, short(name)} & {*wish.without})
 
 
 def _collected(arm: Arm, files: Sequence[str]) -> list[str]:
