@@ -11,8 +11,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from filelock import FileLock, Timeout
 
+from bench.abilities import device
 from bench.regress.errors import GateError
 from bench.regress.files import write_json, write_text
 from bench.regress.measuring import Options
@@ -35,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where=Path.cwd(),
         base=given.base,
         directory=directory.absolute(),
-        options=Options(files=tuple(given.benchmarks or Options().files), budget=given.budget, threads=given.threads),
+        options=Options(
+            files=tuple(given.benchmarks or Options().files),
+            budget=given.budget,
+            threads=given.threads,
+            device=given.device,
+        ),
         command=shlex.join(["python", "-m", "bench.regress", *words]),
         python=given.python,
         here=given.here,
@@ -101,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--benchmarks", action="append", metavar="FILE", help="of the head, with pytest-benchmark's fixture; repeatable"
     )
+    found.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
     found.add_argument("--threads", type=_whole, default=1, metavar="N", help="of torch, in each process (1)")
     found.add_argument(
         "--python", type=Path, default=Path(sys.executable), metavar="FILE", help="that environments are built from"
@@ -135,6 +143,13 @@ def seconds_above_0(word: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")
     return value
+
+
+def _device(word: str) -> str:
+    try:
+        return device(word)
+    except pytest.UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--devices: ")) from error
 
 
 def _whole(word: str) -> int:

@@ -21,7 +21,12 @@ from bench.regress.workers import Arm, Worker
 
 RATIOS = "bench/regress/bench_ratios.py"
 SCHEMA, KIND = 1, "gate-baseline"
-SAME_MACHINE = ("cpu", "threads", "packages")  # for peak bytes: kernels take working memory as the processor has it
+SAME_MACHINE = (
+    "cpu",
+    "threads",
+    "device",
+    "packages",
+)  # for peak bytes: kernels take working memory as the processor has it
 NOTE = (
     "Compared with the stored run {label}: exact figures and ratios of times in one process (pruned over dense) only. "
     "Absolute times belong to the machine that they were measured on."

@@ -4,13 +4,15 @@ from typing import Any
 
 import torch
 
+from bench.regress.device import DEVICE, wait
+
 SIZE, PRODUCTS, STEPS = 256, 4, 20_000
 WARM_UP = 3
 
 
 def test_control(benchmark: Any) -> None:
     """Products of matrices that fit in a core's cache, and steps of the interpreter: some two milliseconds."""
-    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
     def work() -> int:
         product, count = matrix, 0
@@ -18,6 +20,7 @@ def test_control(benchmark: Any) -> None:
             product = (product @ matrix).softmax(-1)
         for step in range(STEPS):
             count += step
+        wait()
         return count
 
     with torch.inference_mode():

@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 
+from bench.regress.device import DEVICE
 from bench.regress.subjects import SUBJECTS
 from bench.sampling import sampled
 from mha.timing import rotated
@@ -27,4 +28,4 @@ def test_ratio(pruned: str, request: pytest.FixtureRequest) -> None:
     subjects = {"pruned": SUBJECTS[pruned](), "dense": SUBJECTS[PAIRS[pruned]]()}
     arms = {name: rotated([subject.call]) for name, subject in subjects.items()}
     with torch.inference_mode():
-        sampled(request, arms, target="pruned", device="cpu", limits=LIMITS, cache="warm", seed=os.getpid())
+        sampled(request, arms, target="pruned", device=DEVICE, limits=LIMITS, cache="warm", seed=os.getpid())

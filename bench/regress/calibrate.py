@@ -120,7 +120,7 @@ class Calibration:
             "mode": "base",
             "base": side,
             "head": side,
-            "machine": machine(self.options.threads, facts),
+            "machine": machine(self.options, facts),
         }
         arms = self._arm("base", python, NOTHING), self._arm("head", python, injected)
         return Gate(directory, arms, self.options, about, say=say)

@@ -30,12 +30,14 @@ class Options:
         budget: seconds for all rounds, second looks included.
         seconds: of sampling for each benchmark in a round.
         threads: of torch.
+        device: of the benchmarks, as torch calls it.
     """
 
     files: tuple[str, ...] = ("bench/regress/bench_gate.py",)
     budget: float = 600.0
     seconds: float = 0.4
     threads: int = 1
+    device: str = "cpu"
     rules: Rules = field(default_factory=Rules)
 
 

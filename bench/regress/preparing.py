@@ -12,6 +12,7 @@ import cpuinfo
 
 from bench.regress import environments
 from bench.regress.baseline import NOTE, comparable, read_baseline
+from bench.regress.device import VARIABLE
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.gate import Gate, Say
@@ -61,13 +62,14 @@ def prepared(wish: Wish, say: Say) -> Gate:
     pythons = {side.name: _python(wish, sides, side.name, say) for side in (sides.base, sides.head)}
     facts = {name: environments.facts(python) for name, python in pythons.items()}
     notes = [*sides.notes, *filter(None, [environments.compared(facts["base"], facts["head"])])]
-    arms = Arm("base", sides.base.root, pythons["base"]), Arm("head", sides.head.root, pythons["head"])
+    variables = {VARIABLE: wish.options.device}
+    base, head = (Arm(side.name, side.root, pythons[side.name], variables) for side in (sides.base, sides.head))
     about = {
         "command": wish.command,
         "mode": "base",
         "base": _side(sides.base, wish.base, facts["base"]),
         "head": _side(sides.head, "HEAD", facts["head"]),
-        "machine": machine(wish.options.threads, facts["head"]),
+        "machine": machine(wish.options, facts["head"]),
     }
     identity = {
         "base": sides.base.revision,
@@ -75,8 +77,8 @@ def prepared(wish: Wish, say: Say) -> Gate:
         **_identity(wish, about),
     }
     _begin(wish, begun, identity)
-    gone = _only_base(wish, sides, arms[0], say)
-    return Gate(wish.directory, arms, wish.options, about, tuple(notes), gone, say=say)
+    gone = _only_base(wish, sides, base, say)
+    return Gate(wish.directory, (base, head), wish.options, about, tuple(notes), gone, say=say)
 
 
 def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
@@ -96,22 +98,28 @@ def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
         "mode": "baseline",
         "base": {name: old.get(name) for name in ("label", "revision", "dirty", "python")},
         "head": {"label": "HEAD", "revision": revision, "dirty": dirty, "python": facts["python"]},
-        "machine": machine(wish.options.threads, facts),
+        "machine": machine(wish.options, facts),
     }
     digest = sha256(stored.read_bytes()).hexdigest() if stored else None
     _begin(wish, begun, {"base": digest, "commits": [revision], **_identity(wish, about)})
     notes = [NOTE.format(label=stored), comparable(baseline, about["machine"])[1]] if baseline else []
     if dirty:
         notes.append("The tree is dirty: it is measured as it is.")
-    arm = Arm("head", root, wish.python)
+    arm = Arm("head", root, wish.python, {VARIABLE: wish.options.device})
     return Gate(wish.directory, (arm,), wish.options, about, tuple(filter(None, notes)), baseline=baseline, say=say)
 
 
-def machine(threads: int, facts: dict[str, Any]) -> dict[str, Any]:
+def machine(options: Options, facts: dict[str, Any]) -> dict[str, Any]:
     """What times depend on beside the code."""
     packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pytest-benchmark")}
     cpu = cpuinfo.get_cpu_info().get("brand_raw")
-    return {"cpu": cpu, "cores": os.cpu_count() or 1, "threads": threads, "packages": packages}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() or 1,
+        "threads": options.threads,
+        "device": options.device,
+        "packages": packages,
+    }
 
 
 def _begun(wish: Wish) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import mha
+from bench.regress.device import DEVICE, wait
 
 HEADS, HEAD_DIM = 8, 64
 WIDTH = HEADS * HEAD_DIM
@@ -26,7 +27,10 @@ class Subject(NamedTuple):
     kwargs: dict[str, Any]
 
     def call(self) -> Any:
-        return self.model(*self.args, **self.kwargs)
+        """Call the model, and wait for the device."""
+        output = self.model(*self.args, **self.kwargs)
+        wait()
+        return output
 
 
 class Masked(nn.Module):
@@ -44,7 +48,7 @@ class Masked(nn.Module):
 def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Subject:
     """Self-attention of eight heads, or of the first few of them."""
     with seeded():
-        whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval()
+        whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval().to(DEVICE)
     model = whole if kept == HEADS else mha.prune(whole, mha.HeadPlan({"": range(kept)}))
     x = inputs(batch, length, WIDTH)
     return Subject(model, (x, x, x), how)
@@ -52,7 +56,7 @@ def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None =
 
 def padded() -> Subject:
     """Half of a batch is padding that is not computed."""
-    lengths = torch.tensor(LENGTHS)
+    lengths = torch.tensor(LENGTHS, device=DEVICE)
     return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
 
 
@@ -64,7 +68,7 @@ def masked() -> Subject:
 def torch_layer() -> Subject:
     """`torch.nn.MultiheadAttention` with half of its heads."""
     with seeded():
-        whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval()
+        whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval().to(DEVICE)
     x = inputs(4, 64, WIDTH)
     return Subject(mha.prune(whole, mha.HeadPlan({"": range(HALF)})), (x, x, x), {"need_weights": False})
 
@@ -73,14 +77,14 @@ def encoder() -> Subject:
     """Three layers of `torch.nn.TransformerEncoder`, unevenly pruned: five heads, none, two."""
     with seeded():
         block = nn.TransformerEncoderLayer(256, HEADS, 512, batch_first=True, norm_first=True)
-        whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval()
+        whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval().to(DEVICE)
     keep = {"layers.0.self_attn": range(5), "layers.1.self_attn": (), "layers.2.self_attn": (0, 7)}
     return Subject(mha.prune(whole, mha.HeadPlan(keep)), (inputs(4, 64, 256),), {})
 
 
 def inputs(batch: int, length: int, width: int) -> Tensor:
     """Standard normal (b, s, e), the same every time."""
-    return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
 
 @contextmanager
