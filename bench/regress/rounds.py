@@ -4,8 +4,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +49,7 @@ def measure_round(
 ) -> Round:
     """Two fresh processes of each arm, started together; then the benchmarks, in an order that is another each time.
 
-    The order of the processes within a benchmark is balanced (a, b, b, a: one of an arm's two is as far from the middle
-    as the other), drawn anew for every other turn, and reversed in between.
+    The order of the processes within a benchmark is balanced, and drawn anew for every two turns (`two_turns`).
 
     Args:
         folder: where pytest-benchmark's JSON files go, ARM-K.json.
@@ -110,25 +110,37 @@ def _take_turns(
     calls = max(1, round(SAMPLE_SECONDS / max(last for last in lasts.values() if last is not None)))
     end, taken = time.perf_counter() + seconds, 0
     failed: list[Worker] = []
+    last: Worker | None = None
     while not failed and (taken < FEWEST or (time.perf_counter() < end and taken < MOST)):
-        order = balanced(ready, chance)
-        for turn in (order, order[::-1]):
+        for turn in two_turns(ready, last, chance):
             failed = failed or [worker for worker in turn if not worker.sample(calls)]
+            last = turn[-1]
             taken += 1
     for worker in ready:
         if worker not in failed:
             worker.end()
 
 
-def balanced(workers: Sequence[Worker], chance: random.Random) -> list[Worker]:
-    """An order in which no arm comes earlier, on average: a, b, b, a."""
-    arms: dict[str, list[Worker]] = {}
-    for worker in workers:
-        arms.setdefault(worker.arm.name, []).append(worker)
-    for two in arms.values():
+def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Random) -> Iterator[list[Worker]]:
+    """Orders for two turns that favour no arm: a, b, b, a and then b, a, a, b; which is a, and which of its two, is drawn.
+
+    No process has two samples in a row, the second of which would find its caches warm.
+
+    Args:
+        last: who has had the last sample before.
+    """
+    arms = [[each for each in workers if each.arm.name == name] for name in sorted({each.arm.name for each in workers})]
+    for two in arms:
         chance.shuffle(two)
-    names = chance.sample(sorted(arms), len(arms))
-    return [*(arms[name][0] for name in names), *(worker for name in reversed(names) for worker in arms[name][1:])]
+    chance.shuffle(arms)
+    if arms[0][0] is last:
+        arms[0].reverse()
+    if [len(two) for two in arms] == [PROCESSES, PROCESSES]:
+        (a, other_a), (b, other_b) = arms
+        yield [a, b, other_b, other_a]
+        yield [b, a, other_a, other_b]
+    else:  # of a benchmark that not every process has
+        yield from repeat([worker for two in arms for worker in two], 2)
 
 
 def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

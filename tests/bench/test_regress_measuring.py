@@ -1,15 +1,20 @@
 """What the gate measures next, on made-up rounds."""
 
 import random
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from bench.regress.injecting import KINDS, slowed
 from bench.regress.measuring import AGAIN, SCREEN, Options, Rounds, next_round, wanted_rounds
-from bench.regress.rounds import CONTROL_NAME, balanced
+from bench.regress.rounds import CONTROL_NAME, two_turns
 from bench.regress.rows import doubts, rows_of, short
 from bench.regress.simulating import exchanged, rate, simulated, tally, with_contrasts
 from bench.regress.simulating import slowed as slowed_round
+from bench.regress.workers import Arm
 
 FILE = "bench/regress/bench_gate.py::test_forward"
 NAMES = (f"{FILE}[dense-4x64]", f"{FILE}[grouped-4x64]", f"{FILE}[half-4x64]")
@@ -126,20 +131,34 @@ def test_a_control_that_moved_is_a_doubt():
     assert why.startswith("The control workload, which no change to mha can touch, moved by +")
 
 
-def test_no_order_favours_an_arm():
-    class Process:
-        def __init__(self, arm, number):
-            self.arm, self.number = self, number
-            self.name = arm
+@dataclass(eq=False)
+class Process:
+    arm: Arm
+    number: int
 
-    workers = [Process(arm, number) for arm in ("base", "head") for number in range(2)]
-    first = 0
-    for seed in range(400):
-        order = [worker.name for worker in balanced(workers, random.Random(seed))]
-        assert order == order[::-1]
-        assert sorted(order) == ["base", "base", "head", "head"]
-        first += order[0] == "base"
-    assert 160 < first < 240
+
+def test_no_order_favours_an_arm_and_no_process_comes_twice_in_a_row():
+    arms = [Arm(name, Path(), Path()) for name in ("base", "head")]
+    processes = [Process(arm, number) for arm in arms for number in range(2)]
+    chance, last, firsts = random.Random(0), None, Counter()
+    for _ in range(400):
+        one, two = two_turns(processes, last, chance)
+        assert set(map(id, one)) == set(map(id, two)) == set(map(id, processes))
+        for turn in (one, two):
+            assert [each.arm for each in turn] == [each.arm for each in reversed(turn)]  # a, b, b, a
+        assert one[0].arm != two[0].arm
+        sequence = [last, *one, *two]
+        assert all(before is not after for before, after in pairwise(sequence))
+        last = two[-1]
+        firsts[one[0].arm.name, one[0].number] += 1
+    assert all(70 < count < 130 for count in firsts.values())
+    assert len(firsts) == 4
+
+
+def test_a_benchmark_that_only_one_side_has_takes_turns_too():
+    head = [Process(Arm("head", Path(), Path()), number) for number in range(2)]
+    one, two = two_turns(head, None, random.Random(0))
+    assert set(map(id, one)) == set(map(id, two)) == set(map(id, head))
 
 
 def test_simulated_runs_pass_without_a_change_and_find_a_large_one():
