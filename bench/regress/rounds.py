@@ -122,7 +122,7 @@ def _take_turns(
 
 
 def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Random) -> Iterator[list[Worker]]:
-    """Orders for two turns that favour no arm: a, b, b, a and then b, a, a, b; which is a, and which of its two, is drawn.
+    """Orders for two turns that favour no arm: a, b, b, a, then b, a, a, b; who is a, and which of its two, is drawn.
 
     No process has two samples in a row, the second of which would find its caches warm.
 

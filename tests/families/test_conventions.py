@@ -26,7 +26,8 @@ def cheapest(rows: list[Row]) -> dict[str, list[str]]:
     chosen: dict[str, list[str]] = {}
     covered: set[str] = set()
     every = {name for row in proven for name in row["conventions"].split(" | ")}
-    for convention in sorted(every, key=lambda name: sum(name in row["conventions"].split(" | ") for row in proven)):
+    by_rarity = {name: sum(name in row["conventions"].split(" | ") for row in proven) for name in every}
+    for convention in sorted(every, key=lambda name: (by_rarity[name], name)):
         if convention not in covered:  # rarest first: their types cover common ones on the way
             row = next(row for row in proven if convention in row["conventions"].split(" | "))
             chosen[row["type"]] = row["conventions"].split(" | ")
