@@ -35,7 +35,7 @@ class Options:
 
     files: tuple[str, ...] = ("bench/regress/bench_gate.py",)
     budget: float = 600.0
-    seconds: float = 0.4
+    seconds: float = 0.3
     threads: int = 1
     device: str = "cpu"
     rules: Rules = field(default_factory=Rules)
