@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--injected", default=",".join(REAL), metavar="KINDS", help=f"real runs slowed ({','.join(REAL)})"
     )
     found.add_argument("--loaded", type=int, default=2, metavar="N", help="real runs beside other work (2)")
-    found.add_argument("--simulated", type=int, default=1000, metavar="N", help="simulated runs of each kind (1000)")
+    found.add_argument("--simulated", type=int, default=500, metavar="N", help="simulated runs of each slowdown (500)")
     found.add_argument("--budget", type=seconds_above_0, default=Options().budget, metavar="SECONDS", help="each (600)")
     return found
 
