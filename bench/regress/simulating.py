@@ -21,7 +21,7 @@ from bench.regress.measuring import SCREEN, Options, Rounds, next_round, of_both
 from bench.regress.rows import doubts, rows_of
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSED, overall
 
-SHARES = (0.02, 0.05, 0.10, 0.20)
+SHARES = (0.02, 0.03, 0.04, 0.05, 0.10, 0.20)
 KINDS = ("layer", "constant", "noise")
 GROUPED = "[grouped-"  # the benchmarks of layers with key/value groups
 OTHER = {"head": "base", "base": "head"}

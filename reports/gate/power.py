@@ -20,8 +20,8 @@ FILE = "calibration.json"
 NO_CHANGE = "no-change"
 LABELS = {
     "layer": "in one of 13 benchmarks",
-    "constant": "a constant time a call, in nearly all",
-    "noise": "at random, in nearly all",
+    "constant": "by a constant time (a share of 4 ms), in nearly all",
+    "noise": "by a random time, in nearly all",
 }
 COLUMNS = ("kind", "share", "found", "low", "high", "runs")
 

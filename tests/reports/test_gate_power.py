@@ -40,7 +40,7 @@ def test_a_line_for_each_kind_starts_at_the_false_alarms(stored):
     lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in axes.containers}
     assert lines == {
         "in one of 13 benchmarks": [[0, 0], [5, 0.75], [10, 1]],
-        "at random, in nearly all": [[0, 0], [5, 0]],
+        "by a random time, in nearly all": [[0, 0], [5, 0]],
     }
 
 
