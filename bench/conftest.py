@@ -118,14 +118,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
                 run.finish(config.option.benchmark_json, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
 
 
-@contextmanager
-def _nothing_timed() -> Iterator[None]:
-    """Within the context pytest-benchmark may find that it has nothing to save: a selection may time nothing."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Not saving anything")
-        yield
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
     if run is not None:

@@ -4,8 +4,7 @@ Exact figures may; times may not. The ratio of two times of one process, as prun
 not show in it.
 """
 
-import tempfile
-import time
+from collections import Counter
 from collections.abc import Mapping
 from math import log, sqrt
 from pathlib import Path
@@ -15,18 +14,14 @@ from typing import Any, NamedTuple
 from bench.regress.errors import GateError
 from bench.regress.files import read_json
 from bench.regress.measuring import SCREEN, Next, Options, Rounds
-from bench.regress.rounds import PROCESSES, document_of
+from bench.regress.rounds import PROCESSES, run_apart
 from bench.regress.statistics import Contrast
-from bench.regress.workers import Arm, Worker
+from bench.regress.workers import Arm
 
 RATIOS = "bench/regress/bench_ratios.py"
 SCHEMA, KIND = 1, "gate-baseline"
-SAME_MACHINE = (
-    "cpu",
-    "threads",
-    "device",
-    "packages",
-)  # for peak bytes: kernels take working memory as the processor has it
+# for peak bytes: kernels take working memory as the processor has it
+SAME_MACHINE = ("cpu", "threads", "device", "packages")
 NOTE = (
     "Compared with the stored run {label}: exact figures and ratios of times in one process (pruned over dense) only. "
     "Absolute times belong to the machine that they were measured on."
@@ -55,30 +50,16 @@ def of_ratios(arm: Arm, options: Options, step: Next, number: int) -> dict[str, 
     Returns:
         `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors` and `spent`.
     """
+    runs = [run_apart(arm, RATIOS, options.threads, step.only) for _ in range(PROCESSES)]
     found: dict[str, list[float]] = {}
-    errors: dict[str, str] = {}
-    spent: dict[str, float] = {"": 0.0}
-    for process in range(PROCESSES):
-        began, inside = time.perf_counter(), 0.0
-        with tempfile.TemporaryDirectory(prefix="gate-") as folder:
-            report = Path(folder, f"{process}.json")
-            with Worker(arm, process, [RATIOS], report, options.threads, as_they_are=True) as worker:
-                worker.wait_until_collected()
-                names = [name for name in worker.collected if step.only is None or name in step.only]
-                for name, following in zip(names, [*names[1:], None], strict=False):
-                    start = time.perf_counter()
-                    worker.begin(name, following)
-                    spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
-                    inside += time.perf_counter() - start
-                worker.stop()
-                worker.wait()
-            document = document_of(report)
-        errors |= worker.errors
-        for entry in document["benchmarks"]:
+    spent: Counter[str] = Counter()
+    for run in runs:
+        spent.update(run.spent)
+        for entry in run.document["benchmarks"]:
             if "speedups" in entry["extra_info"]:
                 found.setdefault(entry["fullname"], []).append(-log(entry["extra_info"]["speedups"]["dense"]["value"]))
-        spent[""] += time.perf_counter() - began - inside
-    return {"ratios": found, "errors": {"head": errors, "base": {}}, "spent": spent}
+    errors = {name: error for run in runs for name, error in run.errors.items()}
+    return {"ratios": found, "errors": {"head": errors, "base": {}}, "spent": dict(spent)}
 
 
 def kept(rounds: Rounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """One run of the gate, from two checkouts to a verdict."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,10 +12,11 @@ from bench.regress.baseline import Baseline, against, comparable, kept, of_ratio
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.measuring import Contrasts, Options, Rounds, Store, Take, measure, of_arms, of_both_arms
+from bench.regress.rounds import run_apart
 from bench.regress.rows import control_row, doubts, rows_of, short
 from bench.regress.statistics import LEVEL
 from bench.regress.verdict import overall
-from bench.regress.workers import Arm, Worker
+from bench.regress.workers import Arm
 
 FIGURES = "bench/regress/bench_figures.py"
 SCHEMA = 1
@@ -114,17 +114,6 @@ def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
     Raises:
         GateError: it breaks.
     """
-    with tempfile.TemporaryDirectory(prefix="gate-") as folder:
-        report = Path(folder, "figures.json")
-        began = datetime.now(UTC)
-        with Worker(arm, 0, [FIGURES], report, threads, as_they_are=True) as worker:
-            worker.wait_until_collected()
-            names = worker.collected
-            for name, following in zip(names, [*names[1:], None], strict=False):
-                worker.begin(name, following)
-            worker.stop()
-            worker.wait()
-        document = read_json(report) if report.exists() else {"benchmarks": []}
-    errors = {short(name) or "any": error for name, error in worker.errors.items()}
-    took = (datetime.now(UTC) - began).total_seconds()
-    return {"figures": exact.read(document), "errors": errors, "took": took}
+    run = run_apart(arm, FIGURES, threads)
+    errors = {short(name) or "any": error for name, error in run.errors.items()}
+    return {"figures": exact.read(run.document), "errors": errors, "took": sum(run.spent.values())}

@@ -158,8 +158,13 @@ class Store:
     def read(self) -> Rounds:
         return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
-    def add(self, number: int, record: Mapping[str, Any]) -> None:
-        write_json(self._folder / f"{number:04d}.json", dict(record))
+    def add(self, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a round; returns it as `read` gives it."""
+        write_json(self._path(number), dict(record))
+        return self._whole(self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:04d}.json"
 
     def _whole(self, path: Path) -> dict[str, Any]:
         record = read_json(path)
@@ -193,8 +198,7 @@ def measure(
             "took": sum(found["spent"].values()),
             "load": load_between(before, usage_so_far()),
         }
-        store.add(number, {**found, **about})
-        rounds = store.read()
+        rounds = Rounds((*rounds.records, store.add(number, {**found, **about})))
     return rounds
 
 

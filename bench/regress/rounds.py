@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,13 +29,11 @@ class Round(NamedTuple):
         seconds: benchmark -> process (arm-number) -> seconds of a call in each turn; the same turns in all processes.
         errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
         spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
-        python: arm -> what its processes ran on.
     """
 
     seconds: dict[str, dict[str, list[float]]]
     errors: dict[str, dict[str, str]]
     spent: dict[str, float]
-    python: dict[str, dict[str, str]]
 
 
 def measure_round(
@@ -93,8 +92,47 @@ def measure_round(
     for worker in workers:
         errors[worker.arm.name] |= worker.errors
     spent[""] = time.perf_counter() - began - sum(spent.values())
-    python = {worker.arm.name: documents[worker]["machine_info"] for worker in workers}
-    return Round(_by_benchmark(documents), errors, spent, python)
+    return Round(_by_benchmark(documents), errors, spent)
+
+
+class Apart(NamedTuple):
+    """What a process that ran by itself has left.
+
+    Attributes:
+        document: pytest-benchmark's report.
+        errors: benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        spent: as in `Round`.
+    """
+
+    document: dict[str, Any]
+    errors: dict[str, str]
+    spent: dict[str, float]
+
+
+def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = None) -> Apart:
+    """A fresh process by itself, whose benchmarks sample as they are.
+
+    Args:
+        only: the benchmarks to run; by default all.
+
+    Raises:
+        GateError: it ended early, or says nothing any more.
+    """
+    began, spent = time.perf_counter(), dict[str, float]()
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+        report = Path(folder, "report.json")
+        with Worker(arm, 0, [file], report, threads, as_they_are=True) as worker:
+            worker.wait_until_collected()
+            names = [name for name in worker.collected if only is None or name in only]
+            for name, following in zip(names, [*names[1:], None], strict=False):
+                start = time.perf_counter()
+                worker.begin(name, following)
+                spent[name] = time.perf_counter() - start
+            worker.stop()
+            worker.wait()
+        document = document_of(report)
+    spent[""] = time.perf_counter() - began - sum(spent.values())
+    return Apart(document, worker.errors, spent)
 
 
 def _take_turns(
@@ -168,6 +206,6 @@ def document_of(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:  # nothing was timed in it
-        return {"benchmarks": [], "machine_info": {}}
+        return {"benchmarks": []}
     except ValueError as error:
         raise GateError(f"{path} is cut off ({error}); is the disk full? Run again with the same --run") from error
