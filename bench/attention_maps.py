@@ -1,4 +1,4 @@
-"""The attention weights of one held-out example, before and after pruning."""
+"""The attention weights of held-out examples, before and after pruning."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,21 +14,25 @@ from bench.study import Study
 
 def attention_maps(study: Study, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
     """What `attention.npz` holds of a task; only the plan's name where the task offers no example."""
-    offer = getattr(study.task, "attention_example", lambda: None)()
-    arrays = {f"{study.task.name}/plan": np.array(plan_name)}
-    if offer is None:
+    task = study.task.name
+    arrays = {f"{task}/plan": np.array(plan_name)}
+    offer: Any = getattr(study.task, "attention_examples", dict)  # tasks need not have it
+    examples = offer()
+    if not examples:
         return arrays
-    batch, labels = offer
-    dense, pruned = (_weights(study, model, batch) for model in (study.model(), study.pruned(plan)))
-    for layer, (queries, keys) in labels.items():
-        parts = {
-            "dense": dense[layer],
-            "pruned": pruned[layer],
-            "heads": np.array(plan.keep[layer], dtype=np.int64),
-            "queries": np.array(queries, dtype=str),
-            "keys": np.array(keys, dtype=str),
-        }
-        arrays |= {f"{study.task.name}/{layer}/{part}": array for part, array in parts.items()}
+    models = study.model(), study.pruned(plan)
+    for number, (name, (batch, labels)) in enumerate(examples.items()):
+        arrays[f"{task}/{number}/name"] = np.array(name)
+        dense, pruned = (_weights(study, model, batch) for model in models)
+        for layer, (queries, keys) in labels.items():
+            parts = {
+                "dense": dense[layer],
+                "pruned": pruned[layer],
+                "heads": np.array(plan.keep[layer], dtype=np.int64),
+                "queries": np.array(queries, dtype=str),
+                "keys": np.array(keys, dtype=str),
+            }
+            arrays |= {f"{task}/{number}/{layer}/{part}": array for part, array in parts.items()}
     return arrays
 
 

@@ -51,7 +51,7 @@ def test_accuracy(variant: Variant, studies: Studies, run: RunDirectory) -> None
 
 @pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, studies: Studies, settings: Settings, run: RunDirectory) -> None:
-    """Attention weights of one held-out example before and after pruning, for tasks that offer one."""
+    """Attention weights of held-out examples before and after pruning, for tasks that offer some."""
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
     keep = min(settings.keep, key=lambda fraction: abs(fraction - 0.5))
     variant = Variant(task, criterion, keep)

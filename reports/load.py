@@ -89,27 +89,33 @@ def _environment(path: Path) -> dict[str, Any]:
 def _attention(file: Path, environment: Mapping[str, Any]) -> Iterator[AttentionExample]:
     arrays = read_npz(file) if file.is_file() else {}
     for task, about in environment["tasks"].items():
-        mine = {key.split("/", 1)[1] for key in arrays if key.startswith(f"{task}/")}
-        found = {key.rsplit("/", 1)[0] for key in mine if "/" in key}
-        for layer in sorted(found, key=[*about.get("layers", ()), *sorted(found)].index):
-            yield _attention_example(file, arrays, task, layer)
+        names = [key for key in arrays if key.startswith(f"{task}/") and key.endswith("/name")]
+        places = {key.removesuffix("/name"): str(arrays[key]) for key in names} or {task: ""}  # older runs have one
+        for place, name in places.items():
+            mine = {key.removeprefix(f"{place}/") for key in arrays if key.startswith(f"{place}/")}
+            found = {key.rsplit("/", 1)[0] for key in mine if "/" in key}
+            for layer in sorted(found, key=[*about.get("layers", ()), *sorted(found)].index):
+                yield _attention_example(file, arrays, task, place, name, layer)
 
 
-def _attention_example(file: Path, arrays: Mapping[str, np.ndarray], task: str, layer: str) -> AttentionExample:
+def _attention_example(
+    file: Path, arrays: Mapping[str, np.ndarray], task: str, place: str, name: str, layer: str
+) -> AttentionExample:
     fields = ("dense", "pruned", "heads", "queries", "keys")
-    keys = {field: f"{task}/{layer}/{field}" for field in fields}
+    keys = {field: f"{place}/{layer}/{field}" for field in fields}
     check_columns(file, arrays, keys.values())
     dense, pruned, heads, queries, tokens = (arrays[keys[field]] for field in fields)
     h, q, k = dense.shape if dense.ndim == 3 else (0, 0, 0)
     fits = pruned.shape == (len(heads), q, k) and queries.shape == (q,) and tokens.shape == (k,)
     if dense.ndim != 3 or not fits or not set(heads.tolist()) <= set(range(h)):
         raise ReportError(
-            f"{file}: '{task}/{layer}': expected dense (h, q, k), pruned (kept heads, q, k), heads below h and "
+            f"{file}: '{place}/{layer}': expected dense (h, q, k), pruned (kept heads, q, k), heads below h and "
             f"labels (q,) and (k,); got {dense.shape}, {pruned.shape}, {heads.tolist()}, {queries.shape} and "
             f"{tokens.shape}; {REMEDY}"
         )
     return AttentionExample(
         task=task,
+        example=name,
         layer=layer,
         plan=str(arrays.get(f"{task}/plan", "")),
         dense=dense.astype(float),

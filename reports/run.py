@@ -50,6 +50,7 @@ class AttentionExample:
     """Attention weights of one layer on one held-out example, before and after pruning."""
 
     task: str
+    example: str  # what it is called; older runs have one without a name
     layer: str
     plan: str
     dense: np.ndarray  # (h, q, k)

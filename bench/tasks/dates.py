@@ -40,6 +40,7 @@ SOURCE = PADDING + " ,./-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRS
 TARGET = BEGIN + "-0123456789"
 TARGET_LENGTH = len("1987-03-03")
 MAX_LENGTH = 1024
+SHOWN = ("{weekday}, {d} {month} {year}", "{dd}-{mon}-{year}", "the {nth} of {month} {year}")
 
 
 @dataclass(frozen=True)
@@ -295,16 +296,18 @@ class Dates(Task):
         target_in = torch.randint(1, len(TARGET), (batch_size, TARGET_LENGTH), generator=generator)
         return (source, torch.full((batch_size,), length), target_in), {}
 
-    def attention_example(self) -> tuple[Batch, dict[str, tuple[list[str], list[str]]]]:
-        """A batch of one held-out example, and for each attention layer its query and key characters."""
-        day = self.days.evaluation[0]
-        text = render(day, "{weekday}, {d} {month} {year}")
-        source, target = list(text.replace(" ", "␣")), list(BEGIN + day.isoformat()[:-1])
-        labels = {f"encoder.{i}.self_attention": (source, source) for i in range(self.settings.encoder_layers)}
-        for i in range(self.settings.decoder_layers):
-            labels[f"decoder.{i}.self_attention"] = (target, target)
-            labels[f"decoder.{i}.cross_attention"] = (target, source)
-        return collate([Written(text, day)]), labels
+    def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
+        """The first held-out days, written in `SHOWN`, and for each attention layer its query and key characters."""
+        found = {}
+        for day, form in zip(self.days.evaluation, SHOWN, strict=False):
+            text = render(day, form)
+            source, target = list(text.replace(" ", "␣")), list(BEGIN + day.isoformat()[:-1])
+            layers = {f"encoder.{i}.self_attention": (source, source) for i in range(self.settings.encoder_layers)}
+            for i in range(self.settings.decoder_layers):
+                layers[f"decoder.{i}.self_attention"] = (target, target)
+                layers[f"decoder.{i}.cross_attention"] = (target, source)
+            found[text] = collate([Written(text, day)]), layers
+        return found
 
     def _rng(self, use: str) -> random.Random:
         return random.Random(f"{use} {self.settings.seed}")

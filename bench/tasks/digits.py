@@ -37,6 +37,7 @@ from mha.tasks import Task
 SIZE = 8  # pixels of an image, each way
 CLASSES = 10
 QUESTIONS = 4
+EXAMPLES = 3  # whose attention is shown
 PARTS = {"training": 1100, "calibration": 197, "evaluation": 500}  # images
 
 
@@ -206,11 +207,14 @@ class Digits(Task):
         rows = self.rows("evaluation", batch_size)
         return (rows.images, rows.questions), {}
 
-    def attention_example(self) -> tuple[Rows, dict[str, tuple[list[str], list[str]]]]:
-        """One evaluation row, and layer name -> labels of its queries and keys."""
-        rows = self.rows("evaluation", 1)
-        labels = _labels(rows.questions[0].tolist(), self.settings)
-        return rows, {f"blocks.{layer}.attention": (labels, labels) for layer in range(self.settings.layers)}
+    def attention_examples(self) -> dict[str, tuple[Rows, dict[str, tuple[list[str], list[str]]]]]:
+        """The first evaluation rows, each with layer name -> labels of its queries and keys."""
+        found = {}
+        for number, row in enumerate(self.rows("evaluation", EXAMPLES).batches(1)):
+            labels = _labels(row.questions[0].tolist(), self.settings)
+            layers = {f"blocks.{layer}.attention": (labels, labels) for layer in range(self.settings.layers)}
+            found[f"held-out row {number}"] = row, layers
+        return found
 
     def rows(self, part: str, count: int) -> Rows:
         """`count` rows of undistorted images of one part of `PARTS`; the same ones at every call."""

@@ -57,9 +57,9 @@ class Task(ABC):
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword inputs for timing, at the task's own length unless one is given."""
 
-    def attention_example(self) -> tuple[Batch, dict[str, tuple[list[str], list[str]]]] | None:
-        """A batch of one held-out example whose attention is worth drawing, or None.
+    def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
+        """Held-out examples whose attention is worth drawing, by what a reader may call them; default: none.
 
-        With it, for each attention layer, the labels of its queries and of its keys.
+        Each is a batch of one and, for each attention layer, the labels of its queries and of its keys.
         """
-        return None
+        return {}

@@ -26,7 +26,8 @@ LABEL_POINTS = 7.0  # what one token needs along an axis
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
     for number, example in enumerate(example for example in run.attention if example.task == task):
-        yield Panel(f"{number}-{example.layer}", f"{task}, layer {example.layer}", example)
+        of = f", {example.example}" if example.example else ""
+        yield Panel(f"{number}-{example.layer}", f"{task}, layer {example.layer}{of}", example)
 
 
 def draw(frame: AttentionExample) -> Figure:

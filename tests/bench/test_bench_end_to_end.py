@@ -208,11 +208,12 @@ def test_attention_weights_before_and_after(run, plans):
     with np.load(run.path / "attention.npz", allow_pickle=False) as arrays:
         assert arrays["tiny/plan"] == "tiny-leave_one_out-keep0.5-0"
         keep = json.loads(plans.loc["tiny-leave_one_out-keep0.5-0", "keep"])
-        for layer, heads in keep.items():
-            assert arrays[f"tiny/{layer}/heads"].tolist() == heads
-            assert arrays[f"tiny/{layer}/dense"].shape == (HEADS, LENGTH, LENGTH)
-            assert arrays[f"tiny/{layer}/pruned"].shape == (len(heads), LENGTH, LENGTH)
-            assert len(arrays[f"tiny/{layer}/queries"]) == len(arrays[f"tiny/{layer}/keys"]) == LENGTH
+        assert [arrays[f"tiny/{number}/name"] for number in (0, 1)] == ["seed 5", "seed 6"]
+        for place, heads in ((f"tiny/{number}/{layer}", heads) for number in (0, 1) for layer, heads in keep.items()):
+            assert arrays[f"{place}/heads"].tolist() == heads
+            assert arrays[f"{place}/dense"].shape == (HEADS, LENGTH, LENGTH)
+            assert arrays[f"{place}/pruned"].shape == (len(heads), LENGTH, LENGTH)
+            assert len(arrays[f"{place}/queries"]) == len(arrays[f"{place}/keys"]) == LENGTH
 
 
 def test_promises_are_measured(run, plans):

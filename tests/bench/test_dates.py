@@ -243,8 +243,9 @@ def test_the_reference_model_has_three_kinds_of_attention() -> None:
     assert heads == {kind.format(layer): 8 for kind in kinds for layer in range(3)}
 
 
-def test_attention_example_labels_what_each_layer_is_given(tiny: Dates, model: DateTranslator) -> None:
-    batch, labels = tiny.attention_example()
+@pytest.mark.parametrize("number", [0, 2])
+def test_attention_examples_label_what_each_layer_is_given(tiny: Dates, model: DateTranslator, number: int) -> None:
+    text, (batch, labels) = list(tiny.attention_examples().items())[number]
     seen = {}
     for name, module in model.named_modules():
         if isinstance(module, MultiHeadAttention):
@@ -254,8 +255,9 @@ def test_attention_example_labels_what_each_layer_is_given(tiny: Dates, model: D
     assert tiny.forward(model, batch).shape == (1, 10, len(dates.TARGET))
     assert {name: (len(queries), len(keys)) for name, (queries, keys) in labels.items()} == seen
     queries, keys = labels["decoder.0.cross_attention"]
-    day = tiny.days.evaluation[0]
-    assert read("".join(keys).replace("␣", " ")) == day
+    day = tiny.days.evaluation[number]
+    assert "".join(keys).replace("␣", " ") == text
+    assert read(text) == day
     assert "".join(queries) == "^" + day.isoformat()[:-1]
     assert " " not in keys
 

@@ -241,8 +241,9 @@ def test_the_reference_model_has_four_layers_of_eight_heads() -> None:
     assert heads == {f"blocks.{layer}.attention": 8 for layer in range(4)}
 
 
-def test_attention_example_labels_what_each_layer_is_given(tiny: Digits, model: nn.Module) -> None:
-    rows, labels = tiny.attention_example()
+@pytest.mark.parametrize("number", [0, 2])
+def test_attention_examples_label_what_each_layer_is_given(tiny: Digits, model: nn.Module, number: int) -> None:
+    rows, labels = tiny.attention_examples()[f"held-out row {number}"]
     seen = {}
     for name, module in model.named_modules():
         if isinstance(module, MultiHeadAttention):

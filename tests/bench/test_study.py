@@ -158,7 +158,7 @@ def test_inputs_move_whatever_they_are_nested_in(study, monkeypatch):
 
 
 def test_attention_weights_are_those_that_the_layer_uses(study):
-    (tokens, _), _ = study.task.attention_example()
+    (tokens, _), _ = study.task.attention_examples()["seed 5"]
     model = study.model()
     with torch.inference_mode():
         x = model.embedding(tokens)
@@ -179,20 +179,22 @@ def test_attention_maps_of_a_pruned_model(study):
     plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
     arrays = attention_maps(study, plan, "tiny-some")
     assert arrays["tiny/plan"] == "tiny-some"
-    assert arrays["tiny/layers.0/heads"].tolist() == [0, 2]
     shapes = {name: array.shape for name, array in arrays.items() if name.endswith(("dense", "pruned"))}
-    dense = {f"tiny/{layer}/dense": (3, 5, 5) for layer in LAYERS}
-    assert shapes == dense | {"tiny/layers.0/pruned": (2, 5, 5), "tiny/layers.1/pruned": (0, 5, 5)}
-    # what the first layer reads is not changed by pruning, so the heads that stay look where they looked
-    np.testing.assert_allclose(arrays["tiny/layers.0/pruned"], arrays["tiny/layers.0/dense"][[0, 2]], atol=1e-6)
-    np.testing.assert_allclose(arrays["tiny/layers.0/dense"].sum(axis=-1), 1.0, atol=1e-6)
-    assert [str(token) for token in study.task.attention_example()[0][0][0].tolist()] == [
-        *arrays["tiny/layers.0/queries"]
-    ]
+    expected = {"layers.0/dense": (3, 5, 5), "layers.0/pruned": (2, 5, 5)}
+    expected |= {"layers.1/dense": (3, 5, 5), "layers.1/pruned": (0, 5, 5)}
+    assert shapes == {f"tiny/{number}/{name}": shape for number in (0, 1) for name, shape in expected.items()}
+    for number, (name, ((tokens, _), _)) in enumerate(study.task.attention_examples().items()):
+        first = {part: arrays[f"tiny/{number}/layers.0/{part}"] for part in ("dense", "pruned", "heads", "queries")}
+        assert arrays[f"tiny/{number}/name"] == name
+        assert first["heads"].tolist() == [0, 2]
+        # what the first layer reads is not changed by pruning, so the heads that stay look where they looked
+        np.testing.assert_allclose(first["pruned"], first["dense"][[0, 2]], atol=1e-6)
+        np.testing.assert_allclose(first["dense"].sum(axis=-1), 1.0, atol=1e-6)
+        assert [str(token) for token in tokens[0].tolist()] == [*first["queries"]]
 
 
 def test_a_task_without_an_example_has_no_maps(study, monkeypatch):
-    monkeypatch.setattr(study.task, "attention_example", lambda: None)
+    monkeypatch.setattr(study.task, "attention_examples", dict)
     assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {"tiny/plan": "tiny-dense"}
 
 

@@ -69,10 +69,13 @@ class TinyTask(Task):
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (_batch(batch_size, 4, seq_len or LENGTH)[0],), {}
 
-    def attention_example(self) -> tuple[Batch, dict[str, tuple[list[str], list[str]]]]:
-        tokens, largest = _batch(1, 5)
-        labels = [str(token) for token in tokens[0].tolist()]
-        return (tokens, largest), {f"layers.{index}": (labels, labels) for index in range(2)}
+    def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
+        found = {}
+        for seed in (5, 6):
+            tokens, largest = _batch(1, seed)
+            labels = [str(token) for token in tokens[0].tolist()]
+            found[f"seed {seed}"] = (tokens, largest), {f"layers.{index}": (labels, labels) for index in range(2)}
+        return found
 
 
 def _batch(size: int, seed: int, length: int = LENGTH) -> Batch:
