@@ -1,8 +1,9 @@
 """The latency cases of a run: what was timed, in how many processes, and what was not, with the reason."""
 
-import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,28 @@ import pandas as pd
 
 from reports.columns import check_task
 from reports.errors import ReportError
-from reports.files import REMEDY, Types, check_fields, check_schema, read_json
+from reports.files import (
+    REMEDY,
+    Types,
+    check_choice,
+    check_fields,
+    check_items,
+    check_numbers,
+    check_schema,
+    printable,
+    read_json,
+)
+from reports.problems import Problems
 from reports.run import GENERATION, LAYER
+from reports.samples import Timed, columns_of, usable
 
 MAYBE_TEXT = (str, type(None))
 NUMBER = (int, float)
 MAYBE_NUMBER = (*NUMBER, type(None))
 OUTCOME: Mapping[str, Types] = {"status": str, "error": MAYBE_TEXT}
 DONE, FAILED, LEFT_OUT = "ok", "failed", ("out of memory", "skipped")
+STATUSES = (DONE, FAILED, *LEFT_OUT)
+KINDS = ("pruning", LAYER, GENERATION)
 CASE: Mapping[str, Types] = {
     "case": str, "kind": str, "task": str, "criterion": MAYBE_TEXT, "plan": MAYBE_TEXT,
     "kept_fraction": MAYBE_NUMBER, "heads_kept": int, "heads_total": int, "shape": list, "batch": int,
@@ -28,9 +43,14 @@ LATER: Mapping[str, tuple[Types, Any]] = {  # fields that older runs lack, and w
     "mode": (str, "eager"), "phase": (str, "forward"), "mask": (str, "none"), "width": (MAYBE_NUMBER, None),
     "head_dim": (MAYBE_NUMBER, None), "tokens": (MAYBE_NUMBER, None), "counts": (dict, {}), "skipped_arms": (dict, {}),
 }  # fmt: skip
+LATER_TYPES: Mapping[str, Types] = {name: types for name, (types, _) in LATER.items()}
+LEAST: Mapping[str, int | None] = {
+    "kept_fraction": 0, "heads_kept": 0, "heads_total": 0, "batch": 1, "seq_len": 1, "process": 0, "warm_up": 0,
+    "width": 0, "head_dim": 0, "tokens": 0,
+}  # fmt: skip
 COUNTS = ("flops", "attention_flops", "bytes", "parameters", "peak_bytes", "cache_bytes")
-SAMPLE: Mapping[str, Types] = {"arm": str, "round": int, "seconds": NUMBER}
 ELSEWHERE = ("process", "samples", "counts", "skipped_arms")  # frames of their own
+PROCESS = re.compile(r"\+\d+$")  # what the file of a later process adds to the name of its case
 Outcome = tuple[Path, Mapping[str, Any]]
 
 
@@ -43,7 +63,7 @@ class Cases:
         samples: case, arm, round, seconds, process.
         counts: case, arm, and COUNTS; NaN where a count is not known.
         skipped_arms: case, arm, reason.
-        outcomes: every file with what it says.
+        outcomes: every file that says how the case ended, with what it says.
     """
 
     cases: pd.DataFrame
@@ -53,24 +73,19 @@ class Cases:
     outcomes: tuple[Outcome, ...]
 
 
-def read_cases(path: Path, environment: Mapping[str, Any], *, may_be_none: bool) -> Cases:
-    """Read and check `path`/cases.
-
-    Args:
-        may_be_none: the run has something else to show.
-
-    Raises:
-        ReportError: a case that is not what the schema says, the same twice, or no finished one.
-    """
-    outcomes = tuple(read_outcomes(path / "cases"))
-    finished = [(file, _complete(file, case, environment)) for file, case in outcomes if case["status"] == DONE]
-    if not finished and not may_be_none:
-        raise _nothing_finished(path / "cases", outcomes)
-    finished.sort(key=lambda item: item[1]["process"])
-    documents = [document for _, document in finished]
-    samples = [sample for file, document in finished for sample in _samples(file, document)]
-    _check_names(path / "cases", finished, outcomes)
-    first = list({document["case"]: document for document in reversed(documents)}.values())[::-1]
+def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Cases:
+    """Read and check `cases/`; what is wrong in it is left out, and `problems` is told."""
+    outcomes = tuple(read_outcomes(folder, problems))
+    known = {PROCESS.sub("", file.stem) for file in folder.glob("*.json")}
+    known |= {str(document["case"]) for _, document in outcomes if "case" in document}
+    timed = []
+    for file, document in outcomes:
+        if document["status"] == DONE:
+            with problems.noted(file):
+                timed.append(_timed(file, document, tasks, known))
+    timed = sorted(_once(timed, problems), key=lambda item: item.case["process"])
+    timed, samples = usable(timed, problems)
+    first = list({item.case["case"]: item.case for item in reversed(timed)}.values())[::-1]
     counts = [
         (case["case"], arm, *(found.get(name) for name in COUNTS))
         for case in first
@@ -79,29 +94,28 @@ def read_cases(path: Path, environment: Mapping[str, Any], *, may_be_none: bool)
     skipped = [(case["case"], arm, str(why)) for case in first for arm, why in case["skipped_arms"].items()]
     return Cases(
         cases=_frame(first),
-        samples=pd.DataFrame(samples, columns=["case", *SAMPLE, "process"]),
+        samples=samples,
         counts=pd.DataFrame(counts, columns=["case", "arm", *COUNTS]).astype(dict.fromkeys(COUNTS, float)),
         skipped_arms=pd.DataFrame(skipped, columns=["case", "arm", "reason"]),
         outcomes=outcomes,
     )
 
 
-def read_outcomes(folder: Path) -> Iterator[Outcome]:
+def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
     """Each file of `cases/` or `plans/`, and what it says: at the least, how that ended."""
-    for file in sorted(folder.glob("*.json")):
-        document = read_json(file)
-        check_schema(file, document)
-        check_fields(file, document, OUTCOME)
-        if document["status"] not in (DONE, FAILED, *LEFT_OUT):
-            known = ", ".join(f"'{status}'" for status in (DONE, FAILED, *LEFT_OUT))
-            raise ReportError(f"{file}: expected one of the statuses {known}, got {document['status']!r}; {REMEDY}")
-        yield file, document
+    for file in sorted(folder.glob("*.json"), key=attrgetter("name")):
+        with problems.noted(file):
+            document = read_json(file)
+            check_schema(file, document)
+            check_fields(file, document, OUTCOME)
+            check_choice(file, "statuses", document["status"], STATUSES)
+            yield file, document
 
 
 def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
     """kind, name, status, error of all that has no result; `outcomes` by kind."""
     rows = [
-        (kind, file.stem, document["status"], document["error"] or "no error text")
+        (kind, printable(file.stem), document["status"], document["error"] or "no error text")
         for kind, found in outcomes.items()
         for file, document in found
         if document["status"] != DONE
@@ -114,74 +128,55 @@ def last_line(error: Any) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
 
 
-def _complete(file: Path, document: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
-    """A finished case with all its fields, each of its type."""
+def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str], known: Collection[str]) -> Timed:
+    """A finished case with all its fields, each of its type; `known` are the names of all cases of the run."""
     check_fields(file, document, CASE)
-    later = {name: default for name, (_, default) in LATER.items() if document.get(name) is None}
-    case = {**document, **later}
-    check_fields(file, case, {name: types for name, (types, _) in LATER.items()})
+    case = {**document, **{name: default for name, (_, default) in LATER.items() if document.get(name) is None}}
+    check_fields(file, case, LATER_TYPES)
+    check_numbers(file, case, LEAST)
+    check_items(file, case["shape"], int, "'shape'")
+    check_choice(file, "kinds", case["kind"], KINDS)
     if case["kind"] != GENERATION:  # models that generate may be none of the tasks
-        check_task(file, case["task"], {*environment["tasks"], LAYER})
+        check_task(file, case["task"], {LAYER} if case["kind"] == LAYER else tasks)
     for arm, found in case["counts"].items():
-        _check_counts(file, arm, found)
+        _check_counts(file, found, f"counts of arm '{arm}'")
+    if case["timed_by"] not in known:
+        raise ReportError(
+            f"{file}: 'timed_by' names the case {case['timed_by']!r:.60}, which is not among the {len(known)} in this "
+            f"run; {REMEDY}"
+        )
     if case["tokens"] is None and case["seq_len"] is not None:
         case["tokens"] = case["batch"] * case["seq_len"]
-    return case
+    return Timed(file, case, columns_of(file, case))
 
 
-def _check_counts(file: Path, arm: str, found: Any) -> None:
-    if not isinstance(found, dict):
-        raise ReportError(f"{file}: expected an object for the counts of arm '{arm}', got {found!r}; {REMEDY}")
-    known = {name: MAYBE_NUMBER for name in COUNTS if name in found}
-    check_fields(file, found, known, where=f"counts of arm '{arm}'")
+def _check_counts(file: Path, found: Any, where: str) -> None:
+    check_fields(file, found, {}, where)
+    known = [name for name in COUNTS if name in found]
+    check_fields(file, found, dict.fromkeys(known, MAYBE_NUMBER), where)
+    check_numbers(file, found, dict.fromkeys(known, 0), where)
 
 
-def _samples(file: Path, case: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """case, arm, round, seconds, process of each sample of a finished case."""
-    if case["timed_by"] == case["case"] and not case["samples"]:
-        raise ReportError(f"{file}: expected samples, for the case says it timed itself, and there are none; {REMEDY}")
-    seen = set()
-    for number, sample in enumerate(case["samples"]):
-        check_fields(file, sample, SAMPLE, where=f"sample {number}")
-        arm, turn, seconds = (sample[name] for name in SAMPLE)
-        if not 0 < seconds < math.inf:  # nor is NaN
-            raise ReportError(
-                f"{file}: expected positive seconds, got {seconds} in round {turn} of arm '{arm}'; "
-                "run the benchmark again"
-            )
-        if (arm, turn) in seen:
-            raise ReportError(f"{file}: arm '{arm}' has round {turn} more than once; {REMEDY}")
-        seen.add((arm, turn))
-        yield case["case"], arm, turn, float(seconds), case["process"]
+def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
+    """Each case once for each process: of several files the one that is named after it, or else the first."""
+    chosen: dict[tuple[str, int], Timed] = {}
+    for item in sorted(timed, key=lambda item: not _is_named_after(item)):
+        if (first := chosen.setdefault(item.key, item)) is not item:
+            case, process = item.key
+            also = f"the case '{case}' of process {process} is there more than once, in {first.file.name}, too"
+            problems.add(item.file, f"{also}; {REMEDY}")
+    yield from (item for item in timed if chosen[item.key] is item)
 
 
-def _check_names(folder: Path, finished: list[tuple[Path, dict[str, Any]]], outcomes: tuple[Outcome, ...]) -> None:
-    """A case is there once for each process, and what it says timed it is there, too."""
-    names = [(document["case"], document["process"]) for _, document in finished]
-    if twice := sorted({case for case, process in names if names.count((case, process)) > 1}):
-        raise ReportError(f"{folder}: the cases {twice} are there more than once; {REMEDY}")
-    known = {str(document.get("case") or file.stem) for file, document in outcomes}
-    for file, document in finished:
-        if document["timed_by"] not in known:
-            raise ReportError(
-                f"{file}: 'timed_by' names the case {document['timed_by']!r}, which is not among the "
-                f"{len(known)} in this run; {REMEDY}"
-            )
+def _is_named_after(item: Timed) -> bool:
+    case, process = item.key
+    return item.file.stem == (f"{case}+{process}" if process else case)
 
 
-def _frame(documents: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     columns = [name for name in (*CASE, *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]
     cases["seq_len"] = cases["seq_len"].astype("Int64")
     numbers = ["kept_fraction", "warm_up", "width", "head_dim", "tokens"]
     return cases.astype(dict.fromkeys(numbers, float))
-
-
-def _nothing_finished(folder: Path, outcomes: tuple[Outcome, ...]) -> ReportError:
-    errors = [last_line(document["error"]) for _, document in outcomes if document["error"]]
-    reason = f", the first with: {errors[0]}" if errors else ""
-    return ReportError(
-        f"{folder}: expected at least one finished case, found none "
-        f"({len(outcomes)} failed{reason}); mend what failed and run the benchmark again"
-    )

@@ -1,6 +1,7 @@
 """The CSV tables of a run: the columns of each, read and checked. A table that is not there is empty."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from reports.errors import ReportError
-from reports.files import REMEDY, read_csv
+from reports.files import REMEDY, Types, check_fields, check_numbers, read_csv
+from reports.problems import Problems
 from reports.run import LAYER
 
 TEXT, NUMBER, FINITE = "text", "number", "finite"  # a number may be NaN where nothing was found out
@@ -41,53 +43,88 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "bytes": FINITE,
     },
 }  # fmt: skip
-KEYS = {"scores.csv": ["task", "criterion", "layer", "head"]}
+KEYS = {"plans.csv": ["plan"], "scores.csv": ["task", "criterion", "layer", "head"]}
 OF_THE_LAYER_TOO = ("predictions.csv",)
+PLANS = TABLES["plans.csv"]
+AS_JSON: Mapping[str, Types] = {"shape": list, "keep": dict}  # what is text in plans.csv
+TYPES: Mapping[str, Types] = {TEXT: str, FINITE: (int, float), NUMBER: (int, float, type(None))}
+PLAN_TYPES = {name: AS_JSON.get(name, TYPES[kind]) for name, kind in PLANS.items()}
 
 
-def read_tables(path: Path, environment: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[str, pd.DataFrame]:
     """Name without .csv -> table, of all that TABLES has.
 
-    Raises:
-        ReportError: a table lacks a column, or has a cell that is not what the schema says.
+    A table that can't be read is empty, and one with wrong rows is without those; `problems` is told.
     """
-    return {name.removesuffix(".csv"): _table(path / name, environment) for name in TABLES}
+    return {name.removesuffix(".csv"): _table(path / name, tasks, problems) for name in TABLES}
 
 
-def check_task(file: Path, found: Any, known: Any) -> None:
-    """Every task is one that the run describes."""
-    names = {found} if isinstance(found, str) else set(found)
-    if unknown := sorted(names - set(known)):
-        raise ReportError(
-            f"{file}: expected tasks that environment.json describes ({', '.join(sorted(known))}), got "
-            f"{', '.join(unknown)}; {REMEDY}"
-        )
+def plans_table(
+    outcomes: Sequence[tuple[Path, Mapping[str, Any]]], tasks: Collection[str], problems: Problems
+) -> pd.DataFrame:
+    """The rows that plans.csv has once a run has ended, from `plans/*.json` that say `ok`, in the same order."""
+    rows: list[dict[str, Any]] = []
+    seen = set()
+    for file, document in outcomes:
+        with problems.noted(file):
+            check_fields(file, document, PLAN_TYPES)
+            finite = [name for name, kind in PLANS.items() if kind == FINITE]
+            given = [name for name, kind in PLANS.items() if kind == NUMBER and document[name] == document[name]]
+            check_numbers(file, document, dict.fromkeys((*finite, *given)))
+            check_task(file, document["task"], tasks)
+            if document["plan"] in seen:
+                raise ReportError(f"{file}: the plan '{document['plan']}' is there more than once; {REMEDY}")
+            seen.add(document["plan"])
+            text = {name: json.dumps(document[name]) for name in AS_JSON}
+            rows.append({name: text.get(name, document[name]) for name in PLANS})
+    rows.sort(key=lambda row: (row["task"], row["criterion"], -row["kept_fraction"], row["draw"]))
+    return pd.DataFrame(rows, columns=list(PLANS)).astype(_dtypes(PLANS))
 
 
-def _table(file: Path, environment: Mapping[str, Any]) -> pd.DataFrame:
-    columns = TABLES[file.name]
-    if not file.is_file():
-        return pd.DataFrame({name: pd.Series(dtype=str if kind == TEXT else float) for name, kind in columns.items()})
-    frame = read_csv(file, columns)
-    if "task" in columns:
-        check_task(file, frame["task"], {*environment["tasks"], *((LAYER,) if file.name in OF_THE_LAYER_TOO else ())})
-    _check_finite(file, frame, [name for name, kind in columns.items() if kind == FINITE])
-    _check_once(file, frame, KEYS.get(file.name))
-    return frame
+def check_task(file: Path, found: str, known: Collection[str]) -> None:
+    """The task is one that the run describes."""
+    if found not in known:
+        raise ReportError(f"{file}: {_expected_tasks(known)} {found}; {REMEDY}")
 
 
-def _check_finite(file: Path, frame: pd.DataFrame, columns: list[str]) -> None:
-    for name in columns:
-        wrong = ~np.isfinite(frame[name].astype(float))
+def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
+    """The rows of a table in which nothing is wrong; how many others there are, and what is wrong, is told."""
+    good = pd.Series(True, index=frame.index)
+    for wrong, columns, expected in _faults(file.name, frame, tasks):
         if wrong.any():
+            got = ", ".join(map(str, frame.loc[wrong, columns].iloc[0]))
             line = int(np.flatnonzero(wrong)[0]) + 2
-            raise ReportError(
-                f"{file}: expected a finite number in column '{name}', got {frame[name].iloc[line - 2]} "
-                f"in line {line}; run the benchmark again"
-            )
+            which = f"{wrong.sum():,} of {len(frame):,} rows, the first in line {line}"
+            problems.add(file, f"{which}: {expected} {got}; {REMEDY}")
+            good &= ~wrong
+    return frame[good].reset_index(drop=True)
 
 
-def _check_once(file: Path, frame: pd.DataFrame, key: list[str] | None) -> None:
-    if key and frame.duplicated(key).any():
-        first = tuple(frame.loc[frame.duplicated(key), key].iloc[0])
-        raise ReportError(f"{file}: expected one score for each head, got several for {first}; {REMEDY}")
+def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
+    columns = TABLES[file.name]
+    if file.exists():
+        with problems.noted(file):
+            return _good_rows(file, read_csv(file, columns), tasks, problems)
+    return pd.DataFrame(columns=list(columns)).astype(_dtypes(columns))
+
+
+def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[tuple[pd.Series, list[str], str]]:
+    """What may be wrong with rows: which have it, in what columns, and what was expected."""
+    columns = TABLES[name]
+    if "task" in columns:
+        known = {*tasks, LAYER} if name in OF_THE_LAYER_TOO else tasks
+        yield ~frame["task"].isin(known), ["task"], _expected_tasks(known)
+    for column, kind in columns.items():
+        if kind != TEXT:
+            wrong = np.isinf(frame[column]) | (frame[column].isna() if kind == FINITE else False)
+            yield wrong, [column], f"expected a finite number in column '{column}', got"
+    if key := KEYS.get(name):
+        yield frame.duplicated(key, keep=False), key, f"expected one row for each {' and '.join(key)}, got several for"
+
+
+def _expected_tasks(known: Collection[str]) -> str:
+    return f"expected tasks that environment.json describes ({', '.join(sorted(known))}), got"
+
+
+def _dtypes(columns: Mapping[str, str]) -> dict[str, type]:
+    return {name: str if kind == TEXT else float for name, kind in columns.items()}

@@ -1,30 +1,33 @@
 """Reading one file of a run: what is in it, or an error that says what is wrong with it."""
 
 import json
-import zipfile
-import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reports.errors import ReportError
 
 SCHEMA = 1
 REMEDY = "copy the run directory again, or run the benchmark again"
+LARGEST = 2**63  # numbers stay below it, so that they fit into any column
+MOST_NAMES = 30  # that an error lists
 Types = type | tuple[type, ...]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(document, ensure_ascii=False).encode()  # half a character can be written to no page
+    except (ValueError, OSError, RecursionError) as error:
         raise _unreadable(path, "a JSON object", error) from error
     if not isinstance(document, dict):
         raise ReportError(f"{path}: expected a JSON object, got {type(document).__name__}; {REMEDY}")
@@ -35,21 +38,45 @@ def check_schema(path: Path, document: Mapping[str, Any]) -> None:
     """The document is of the schema that is read here."""
     if document.get("schema") != SCHEMA:
         raise ReportError(
-            f"{path}: expected schema {SCHEMA}, got {document.get('schema')!r}; use the reports that came with "
+            f"{path}: expected schema {SCHEMA}, got {document.get('schema')!r:.60}; use the reports that came with "
             "the benchmark which wrote this run, or run the benchmark again"
         )
 
 
-def check_fields(path: Path, document: Mapping[str, Any], fields: Mapping[str, Types], where: str = "") -> None:
+def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: str = "") -> None:
     """Every field is there and of its type; `where` names the object inside the file."""
-    inside = f" in {where}" if where else ""
+    if not isinstance(document, Mapping):
+        raise ReportError(f"{path}: expected an object for {where}, got {document!r:.60}; {REMEDY}")
     if missing := [name for name in fields if name not in document]:
-        raise ReportError(f"{path}: missing {_quoted(missing)}{inside}, found {_quoted(document)}; {REMEDY}")
+        raise ReportError(f"{path}: missing {_quoted(missing)}{_in(where)}, found {_quoted(document)}; {REMEDY}")
     for name, types in fields.items():
         value = document[name]
         # bool is an int to isinstance, but never a count of anything here
-        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise ReportError(f"{path}: expected {_names(types)} for '{name}'{inside}, got {value!r}; {REMEDY}")
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in kinds(types)):
+            raise ReportError(f"{path}: expected {_names(types)} for '{name}'{_in(where)}, got {value!r:.60}; {REMEDY}")
+
+
+def check_numbers(path: Path, document: Mapping[str, Any], least: Mapping[str, int | None], where: str = "") -> None:
+    """The fields that `least` names are finite numbers no smaller than it says, or null."""
+    for name, bound in least.items():
+        value = document[name]
+        if value is not None and not (-LARGEST if bound is None else bound) <= value < LARGEST:  # nor is NaN
+            at_least = "" if bound is None else f" of at least {bound}"
+            raise ReportError(
+                f"{path}: expected a finite number{at_least} for '{name}'{_in(where)}, got {value!r:.60}; {REMEDY}"
+            )
+
+
+def check_items(path: Path, values: Iterable[Any], expected: type, where: str) -> None:
+    """All values in a list or an object are of one type."""
+    if wrong := [value for value in values if type(value) is not expected]:
+        raise ReportError(f"{path}: expected {_names(expected)} for each of {where}, got {wrong[0]!r:.60}; {REMEDY}")
+
+
+def check_choice(path: Path, what: str, found: str, known: Collection[str]) -> None:
+    """A word is one of those that are known; `what` is their plural."""
+    if found not in known:
+        raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {found!r:.60}; {REMEDY}")
 
 
 def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -60,10 +87,12 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8")
         frame = pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
+        if not text.endswith("\n"):
+            raise ValueError("the last line does not end")
+        if not isinstance(frame.index, pd.RangeIndex):
+            raise ValueError("lines have more cells than the header")
     except (ValueError, OSError) as error:
         raise _unreadable(path, "a CSV table", error) from error
-    if not text.endswith("\n"):
-        raise _unreadable(path, "a CSV table", ValueError("the last line does not end"))
     check_columns(path, frame.columns, columns)
     frame = frame[list(columns)].copy()
     for name, kind in columns.items():
@@ -76,25 +105,34 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def read_parquet_columns(path: Path) -> list[str]:
     """The column names of a Parquet file; its footer, written last, shows that it is whole."""
-    try:
+    with damage(path, "a Parquet file"):
         return list(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, "a Parquet file", error) from error
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in `path`, by key; pickled ones are refused."""
+@contextmanager
+def damage(path: Path, expected: str) -> Iterator[None]:
+    """Whatever reading a binary file raises is an error about the file."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        # TypeError: a bare .npy array, which is no archive
-        raise _unreadable(path, "an npz archive of plain arrays", error) from error
+        yield
+    except ReportError:
+        raise
+    except Exception as error:  # zip, numpy and Arrow raise dozens of types on damaged bytes, none documented
+        raise _unreadable(path, expected, error) from error
 
 
 def check_columns(path: Path, found: Collection[str], expected: Collection[str]) -> None:
     if missing := [name for name in expected if name not in found]:
         raise ReportError(f"{path}: missing columns {_quoted(missing)}, found {_quoted(found)}; {REMEDY}")
+
+
+def kinds(types: Types) -> tuple[type, ...]:
+    """The same, always several."""
+    return types if isinstance(types, tuple) else (types,)
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written; names need not be of any encoding."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _numbers(path: Path, cells: pd.Series) -> pd.Series:
@@ -106,15 +144,19 @@ def _numbers(path: Path, cells: pd.Series) -> pd.Series:
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> ReportError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror names no path
+    reason = said.splitlines()[0]
     return ReportError(f"{path}: expected {expected}, but it is cut off or not of that format ({reason}); {REMEDY}")
 
 
 def _quoted(names: Collection[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "nothing"
+    listed = ", ".join(f"'{name}'" for name in islice(names, MOST_NAMES)) or "nothing"
+    return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES:,} more"
 
 
 def _names(types: Types) -> str:
-    return " or ".join(
-        "null" if kind is type(None) else kind.__name__ for kind in (types if isinstance(types, tuple) else (types,))
-    )
+    return " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds(types))
+
+
+def _in(where: str) -> str:
+    return f" in {where}" if where else ""

@@ -1,49 +1,57 @@
 """Run directory -> Run. Everything that can be wrong with the files is found here, before anything is drawn.
 
-The schema is docs/run-directory.md.
+The schema is docs/run-directory.md. What can't be used is left out, and the run says so.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from reports.cases import read_cases, read_outcomes, unfinished
-from reports.columns import read_tables
+from reports.archive import opened
+from reports.attention import read_attention
+from reports.cases import DONE, Cases, last_line, read_cases, read_outcomes, unfinished
+from reports.columns import plans_table, read_tables
+from reports.environment import read_environment
 from reports.errors import ReportError
-from reports.files import (
-    REMEDY,
-    Types,
-    check_columns,
-    check_fields,
-    check_schema,
-    read_json,
-    read_npz,
-    read_parquet_columns,
-)
-from reports.run import AttentionExample, Run
+from reports.files import check_columns, read_parquet_columns
+from reports.problems import Problems
+from reports.run import Run
+from reports.words import count
 
-MAYBE_TEXT = (str, type(None))
-NUMBER = (int, float)
-ENVIRONMENT: Mapping[str, Types] = {"schema": int, "created": str, "finished": MAYBE_TEXT, "tasks": dict}
-TASK: Mapping[str, Types] = {
-    "metric": str, "higher_is_better": bool, "chance": NUMBER, "batch_size": int
-}  # fmt: skip
 EXAMPLES = ("task", "plan", "example", "value_0")
+AT_THE_END = ("plans.csv", "examples.parquet")  # are assembled when a run ends
 
 
 def load(path: Path) -> Run:
-    """Read and check the run directory at `path`.
+    """Read and check the run directory at `path`, or the .zip of one.
+
+    A file that is not what the schema says is left out, or what is wrong in it: `Run.left_out` has it.
 
     Raises:
-        ReportError: not a run, a run that was cut off, or a file in it that is not what the schema says.
+        ReportError: not a run, one of another schema, or one of which nothing can be used.
     """
-    environment = _environment(path)
-    tables = read_tables(path, environment)
-    timed = read_cases(path, environment, may_be_none=not tables["operators"].empty)
-    outcomes = {"latency": timed.outcomes, "accuracy": tuple(read_outcomes(path / "plans"))}
+    with opened(path) as directory:
+        return replace(_read(directory), path=path)
+
+
+def _read(path: Path) -> Run:
+    problems = Problems(path)
+    environment = read_environment(path, problems)
+    tasks = environment["tasks"]
+    timed = read_cases(path / "cases", tasks, problems)
+    plans = tuple(read_outcomes(path / "plans", problems))
+    tables = read_tables(path, tasks, problems)
+    from_files = environment["finished"] is None or tables["plans"].empty
+    if from_files:
+        done = [(file, document) for file, document in plans if document["status"] == DONE]
+        tables["plans"] = plans_table(done, tasks, problems)
+    attention = tuple(read_attention(path / "attention.npz", tasks, problems))
+    examples = path / "examples.parquet"
+    if examples.exists():
+        with problems.noted(examples):
+            check_columns(examples, read_parquet_columns(examples), EXAMPLES)
     run = Run(
         path=path,
         environment=environment,
@@ -51,93 +59,53 @@ def load(path: Path) -> Run:
         samples=timed.samples,
         counts=timed.counts,
         skipped_arms=timed.skipped_arms,
-        unfinished=unfinished(outcomes),
+        unfinished=unfinished({"latency": timed.outcomes, "accuracy": plans}),
         **tables,
-        attention=tuple(_attention(path / "attention.npz", environment)),
-        notes=tuple(_notes(path, environment, timed.cases, timed.samples)),
+        attention=attention,
+        notes=(),
+        left_out=problems.frame(),
     )
-    _check_examples(path / "examples.parquet")
-    return run
+    _check_usable(run, tables)
+    return replace(run, notes=tuple(_notes(run, timed, from_files=from_files)))
 
 
-def _environment(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        what = "a file" if path.exists() else "nothing"
-        raise ReportError(
-            f"{path}: expected a run directory, found {what}; give the directory that the benchmark wrote"
-        )
-    file = path / "environment.json"
-    if not file.is_file():
-        raise ReportError(
-            f"{path}: expected a run directory with environment.json in it, which is not there; "
-            "give the directory that the benchmark wrote"
-        )
-    environment = read_json(file)
-    check_schema(file, environment)
-    check_fields(file, environment, ENVIRONMENT)
-    if environment["finished"] is None:
-        raise ReportError(
-            f'{path}: this run was cut off in the middle: environment.json says "finished": null, and '
-            f"{len(list((path / 'cases').glob('*.json')))} cases have ended; run the benchmark again with "
-            f"--run {path}, and it goes on from there"
-        )
-    for task, about in environment["tasks"].items():
-        check_fields(file, about, TASK, where=f"task '{task}'")
-    return environment
-
-
-def _attention(file: Path, environment: Mapping[str, Any]) -> Iterator[AttentionExample]:
-    arrays = read_npz(file) if file.is_file() else {}
-    for task, about in environment["tasks"].items():
-        names = [key for key in arrays if key.startswith(f"{task}/") and key.endswith("/name")]
-        places = {key.removesuffix("/name"): str(arrays[key]) for key in names} or {task: ""}  # older runs have one
-        for place, name in places.items():
-            mine = {key.removeprefix(f"{place}/") for key in arrays if key.startswith(f"{place}/")}
-            found = {key.rsplit("/", 1)[0] for key in mine if "/" in key}
-            for layer in sorted(found, key=[*about.get("layers", ()), *sorted(found)].index):
-                yield _attention_example(file, arrays, task, place, name, layer)
-
-
-def _attention_example(
-    file: Path, arrays: Mapping[str, np.ndarray], task: str, place: str, name: str, layer: str
-) -> AttentionExample:
-    fields = ("dense", "pruned", "heads", "queries", "keys")
-    keys = {field: f"{place}/{layer}/{field}" for field in fields}
-    check_columns(file, arrays, keys.values())
-    dense, pruned, heads, queries, tokens = (arrays[keys[field]] for field in fields)
-    h, q, k = dense.shape if dense.ndim == 3 else (0, 0, 0)
-    fits = pruned.shape == (len(heads), q, k) and queries.shape == (q,) and tokens.shape == (k,)
-    if dense.ndim != 3 or not fits or not set(heads.tolist()) <= set(range(h)):
-        raise ReportError(
-            f"{file}: '{place}/{layer}': expected dense (h, q, k), pruned (kept heads, q, k), heads below h and "
-            f"labels (q,) and (k,); got {dense.shape}, {pruned.shape}, {heads.tolist()}, {queries.shape} and "
-            f"{tokens.shape}; {REMEDY}"
-        )
-    return AttentionExample(
-        task=task,
-        example=name,
-        layer=layer,
-        plan=str(arrays.get(f"{task}/plan", "")),
-        dense=dense.astype(float),
-        pruned=pruned.astype(float),
-        heads=tuple(int(head) for head in heads),
-        queries=tuple(map(str, queries)),
-        keys=tuple(map(str, tokens)),
+def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
+    if len(run.cases) or run.attention or any(map(len, tables.values())):
+        return
+    ended = run.unfinished[run.unfinished["kind"] == "latency"]
+    errors = [f", the first with: {last_line(error)}" for error in ended["error"]][:1]
+    left = [f"; left out, among others: {row.what}: {row.reason}" for row in run.left_out.itertuples()][:1]
+    remedy = (
+        "mend what failed and run the benchmark again"
+        if run.environment["finished"] is not None
+        else 'the run was cut off ("finished": null): run the benchmark again with --run, and it goes on from there'
+    )
+    raise ReportError(
+        f"{run.path / 'cases'}: expected at least one finished case, found none "
+        f"({len(ended)} failed{''.join((*errors, *left))}); {remedy}"
     )
 
 
-def _notes(path: Path, environment: Mapping[str, Any], cases: pd.DataFrame, samples: pd.DataFrame) -> Iterator[str]:
-    if environment.get("interrupted"):
+def _notes(run: Run, timed: Cases, *, from_files: bool) -> Iterator[str]:
+    ended = run.environment["finished"] is not None
+    if not ended:
+        yield (
+            'The run was cut off in the middle, or is still going on: environment.json says "finished": null, and '
+            f"{count(len(timed.outcomes), 'case')} had ended. The same command with --run and its directory goes on."
+        )
+    if run.environment.get("interrupted"):
         yield "The run was interrupted; what had been measured by then is shown."
+    if ended and from_files and len(run.plans):
+        yield "plans.csv has no plans that can be read; they are taken from plans/."
     for name in ("plans.csv", "scores.csv", "examples.parquet", "attention.npz"):
-        if not (path / name).is_file():
+        made_up_for = (not ended and name in AT_THE_END) or (name == "plans.csv" and len(run.plans))
+        if not (run.path / name).exists() and not made_up_for:
             yield f"The run has no {name}; what would be drawn from it is missing."
-    untimed = cases.loc[~cases["timed_by"].isin(samples["case"]), "case"]
+    if run.cases.empty and (len(timed.outcomes) or run.left_out["what"].str.contains("cases/").any()):
+        yield "No latency case has ended well; what would be drawn from one is missing."
+    untimed = run.cases.loc[~run.cases["timed_by"].isin(run.timed), "case"]
     if len(untimed):
-        count = "1 case has" if len(untimed) == 1 else f"{len(untimed)} cases have"
-        yield f"{count} no latency, because the case that was to time the same shape failed."
-
-
-def _check_examples(file: Path) -> None:
-    if file.is_file():
-        check_columns(file, read_parquet_columns(file), EXAMPLES)
+        yield (
+            f"{count(len(untimed), 'case')} {'has' if len(untimed) == 1 else 'have'} no latency, because the case that "
+            "was to time the same shape failed or was left out."
+        )

@@ -1,10 +1,11 @@
 """A run as plain values: what `load` reads and everything else draws from."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,7 @@ class Run:
     """One run directory, read and checked.
 
     Attributes:
+        path: as it was given, of a directory or of the .zip of one; nothing reads from it later.
         cases: finished latency cases, one row each: the fields of `cases/CASE.json`, `shape` a tuple.
         samples: case, arm, round, seconds, process; each sample once, under the case that timed it.
         counts: case, arm, flops, attention_flops, bytes, parameters, peak_bytes, cache_bytes of one call.
@@ -78,6 +80,8 @@ class Run:
         operators, memory: where a profiled pass spent its time, and what it had allocated when.
         attention: in the order of the tasks and of their layers.
         notes: sentences about what is missing.
+        left_out: what, reason: what of the files could not be used. `what` is a path relative to the run, or tells of
+            several files; `reason` is a sentence.
     """
 
     path: Path
@@ -96,10 +100,12 @@ class Run:
     memory: pd.DataFrame
     attention: tuple[AttentionExample, ...]
     notes: tuple[str, ...]
+    left_out: pd.DataFrame
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        path = self.path.resolve()
+        return path.stem if path.suffix.lower() == ".zip" else path.name
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -124,12 +130,20 @@ class Run:
         return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
 
     @cached_property
+    def timed(self) -> frozenset[str]:
+        """The cases that have samples."""
+        return frozenset(self.samples["case"].unique())
+
+    @cached_property
     def seconds(self) -> Mapping[tuple[str, str], Processes]:
         """(case, arm) -> seconds of its rounds, by process."""
-        return {
-            (str(case), str(arm)): stats.by_process(rows.set_index("process")["seconds"])
-            for (case, arm), rows in self.samples.groupby(["case", "arm"])
-        }
+        values = self.samples["seconds"].to_numpy()
+        found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        # indices, not groups: a frame for each of thousands of cases takes seconds
+        groups = self.samples.groupby(["case", "arm", "process"]).indices
+        for (case, arm, _), rows in sorted(cast(dict[Any, np.ndarray], groups).items()):
+            found[str(case), str(arm)].append(values[rows])
+        return {key: tuple(processes) for key, processes in found.items()}
 
     @cached_property
     def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:

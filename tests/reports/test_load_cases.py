@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from reports.errors import ReportError
 from reports.load import load
+from tests.reports.damaging import CASE, edit
 from tests.reports.synthetic import fill_profile, paired
-from tests.reports.test_load import CASE, edit
 
 
 def test_a_case_of_several_processes_is_one_case_with_all_samples(write_run):
@@ -38,11 +37,14 @@ def test_a_case_that_only_a_later_process_finished_is_there(write_run):
 
 def test_the_same_process_twice(write_run):
     path = write_run()
-    (path / CASE.replace(".json", "+1.json")).write_text((path / CASE).read_text())
-    with pytest.raises(
-        ReportError, match=r"cases: the cases \['digits-taylor-keep0\.5-b2-cpu'\] are there more than on"
-    ):
-        load(path)
+    name = CASE.replace(".json", "+1.json")
+    (path / name).write_text((path / CASE).read_text())
+    run = load(path)
+    assert run.left_out["what"].tolist() == [name]
+    assert (
+        "of process 0 is there more than once, in digits-taylor-keep0.5-b2-cpu.json, too" in run.left_out["reason"][0]
+    )
+    assert len(run.samples) == 18 * 2 * 11
 
 
 def test_fields_that_older_runs_lack_have_defaults(full_run):
@@ -96,3 +98,18 @@ def test_noise_is_what_the_machine_says(write_run):
     assert load(write_run("loud", change=lambda run: run.environment.update(machine=machine))).noisy == (
         "Others used 1.5 cores.",
     )
+
+
+def test_several_examples_of_a_task_are_in_the_order_of_its_layers(write_run):
+    def change(run):
+        older, run.attention = run.attention, {"digits/plan": np.array("digits-taylor-keep0.5-0")}
+        for number in (0, 1):
+            run.attention[f"digits/{number}/name"] = np.array(f"a {number}")
+            for layer in ("blocks.1.attention", "blocks.0.attention"):
+                for field in ("dense", "pruned", "heads", "queries", "keys"):
+                    run.attention[f"digits/{number}/{layer}/{field}"] = older[f"digits/{layer}/{field}"]
+
+    run = load(write_run(change=change))
+    assert [(example.example, example.layer, example.plan) for example in run.attention] == [
+        (f"a {number}", f"blocks.{layer}.attention", "digits-taylor-keep0.5-0") for number in (0, 1) for layer in (0, 1)
+    ]
