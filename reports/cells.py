@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 NONE = "–"
+MOST_ROWS = 400
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Summary:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     folded: bool = False
+
+    @property
+    def shown(self) -> tuple[tuple[Cell, ...], ...]:
+        """As many rows as a page has room for."""
+        return self.rows[:MOST_ROWS]
 
 
 def word(text: Any) -> Cell:

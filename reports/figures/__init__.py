@@ -2,14 +2,16 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from matplotlib.figure import Figure
 
 from reports.cells import Summary
 from reports.run import GENERATION, LAYER, Run
+
+MOST_PANELS = 24  # of one figure for one task
 
 
 @dataclass(frozen=True)
@@ -22,30 +24,45 @@ class Panel:
     tables: tuple[Summary, ...] = ()
 
 
-class FigureModule(Protocol):
-    """What a module here offers.
+def limited(panels: Iterable[Panel], most: int = MOST_PANELS) -> tuple[tuple[Panel, ...], int]:
+    """The first panels, and how many there are beyond those."""
+    found = tuple(panels)
+    return found[:most], max(0, len(found) - most)
+
+
+class Drawing(Protocol):
+    """What a figure module offers, whatever it is asked about.
 
     Attributes:
         TITLE: heading on the page.
         ORDER: place on the page, ascending.
-        ABOUT: whether `panels` is asked once for each task, for the bare layer, for each of those ("any"), or for
-            all cases in which a model generates.
-        ABSENT: the sentence that stands in its place when a run has nothing for it.
+        ABSENT: the sentence that stands in its place when there is nothing for it.
     """
 
     TITLE: str
     ORDER: int
-    ABOUT: Literal["task", "layer", "any", "generation"]
     ABSENT: str
-
-    def panels(self, run: Run, task: str) -> Iterator[Panel]:
-        """What there is to draw of the task."""
+    __name__: str
 
     def draw(self, frame: Any) -> Figure:
         """The figure; touches no global state."""
 
     def caption(self, frame: Any) -> str:
-        """One plain sentence, its numbers computed from the frame."""
+        """A plain sentence or two, their numbers computed from the frame."""
+
+
+class FigureModule(Drawing, Protocol):
+    """What a module here offers.
+
+    Attributes:
+        ABOUT: whether `panels` is asked once for each task, for the bare layer, for each of those ("any"), or for
+            all cases in which a model generates.
+    """
+
+    ABOUT: Literal["task", "layer", "any", "generation"]
+
+    def panels(self, run: Run, task: str) -> Iterator[Panel]:
+        """What there is to draw of the task."""
 
 
 def about(task: str) -> dict[str, FigureModule]:
@@ -57,8 +74,11 @@ def about(task: str) -> dict[str, FigureModule]:
 
 def registry() -> dict[str, FigureModule]:
     """Name -> figure, in the order of the page."""
-    found = {
-        info.name: cast(FigureModule, importlib.import_module(f"{__name__}.{info.name}"))
-        for info in pkgutil.iter_modules(__path__)
-    }
+    return registered(__name__, __path__)
+
+
+def registered(package: str, path: Iterable[str], others: Container[str] = ()) -> dict[str, Any]:
+    """Name -> module of a package of figures, in the order of the page; `others` are none."""
+    names = [info.name for info in pkgutil.iter_modules(path) if info.name not in others]
+    found = {name: importlib.import_module(f"{package}.{name}") for name in names}
     return dict(sorted(found.items(), key=lambda item: (item[1].ORDER, item[0])))

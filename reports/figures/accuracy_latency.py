@@ -3,58 +3,61 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 
 from reports import frames
 from reports.figures import Panel
 from reports.frames import Tradeoff
+from reports.limits import best_criteria
 from reports.run import REFERENCES, Run
-from reports.style import GREY, INK, legend_right, looks, metric_axis, new_figure, reach
+from reports.style import GREY, INK, folded, legend_right, looks, metric_axis, new_figure, reach, shortened, text_width
 from reports.words import between, count, digits, milliseconds, per_cent, times
 
 TITLE = "Accuracy against latency"
 ORDER = 1
 ABOUT = "task"
 ABSENT = "Accuracy against latency needs a plan whose accuracy and whose shape's latency were both measured."
+CRITERIA = 18
+CORNERS = ((False, True), (True, True), (False, False), (True, False))  # of a point: right of it, above it
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
     for tradeoff in frames.tradeoffs(run, task):
         if tradeoff.setting and (tradeoff.table["speedup"].notna() & (tradeoff.table["criterion"] != "dense")).any():
             title = f"{task}, batch {tradeoff.batch}, {tradeoff.setting.text}"
-            yield Panel(tradeoff.setting.slug, title, tradeoff)
+            yield Panel(f"{tradeoff.setting.slug}-b{tradeoff.batch}", title, tradeoff)
 
 
 def draw(frame: Tradeoff) -> Figure:
     figure = new_figure(8.6, 5.2)
     axes = figure.subplots()
-    table = frame.table.assign(
-        share=1 / frame.table["speedup"], share_low=1 / frame.table["speedup_high"],
-        share_high=1 / frame.table["speedup_low"],
-    )  # fmt: skip
+    table, _ = best_criteria(frame.table, frame.metric, CRITERIA)
+    bounds = {"share": "speedup", "share_low": "speedup_high", "share_high": "speedup_low"}
+    table = table.assign(**{name: 1 / table[speedup] for name, speedup in bounds.items()})
     table = table[table["share"].notna()]
     _front(axes, table[table["front"]].sort_values("share"))
     for criterion, look in looks(frame.criteria).items():
         rows = table[table["criterion"] == criterion]
         if len(rows):
-            label = f"{criterion} (mean of {_count(rows['draws'])} draws)" if rows["draws"].max() > 1 else criterion
+            name = shortened(criterion)
+            label = f"{name} (mean of {_count(rows['draws'])} draws)" if rows["draws"].max() > 1 else name
             _points(axes, rows, label, color=look.color, marker=look.marker)
     for floor in table.loc[table["criterion"] == "none", "share"]:
         axes.axvline(floor, color=INK, linestyle=":", linewidth=1.2, label="latency without any head")
     dense = table[table["criterion"] == "dense"]
     _points(axes, dense, "dense", color=INK, marker="*", markersize=15, zorder=5)
-    _label_front(axes, table[table["front"] & (table["criterion"] != "dense")])
     metric_axis(axes, frame.metric)
-    axes.set_xlabel("latency, % of the dense model's in the same rounds")
+    room = 0.75 * figure.get_figwidth()
+    axes.set_xlabel(folded("latency, % of the dense model's in the same rounds", room))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
     if len(dense):
-        _milliseconds_on_top(axes, 1e3 * dense["pruned"].iloc[0], frame.batch)
+        _milliseconds_on_top(axes, 1e3 * dense["pruned"].iloc[0], frame.batch, room)
     legend_right(axes)
+    _label_front(figure, axes, table)
     return figure
 
 
@@ -75,12 +78,13 @@ def caption(frame: Tradeoff) -> str:
     else:
         return f"{where} only plans of several draws were timed."
     dense = timed.loc[timed["criterion"] == "dense", "pruned"]
+    _, rest = best_criteria(table, metric, CRITERIA)
     latency = dense.iloc[0] / best["speedup"] if len(dense) else best["pruned"]
     return (
         f"{where} {which}, {best['criterion']} with {per_cent(best['kept_fraction'])} of the heads, reaches "
         f"{metric.text(best['value'])} ({metric.change(best['difference'])}; 95 % interval "
         f"{metric.interval(best['difference_low'], best['difference_high'])}) in {milliseconds(latency)}, "
-        f"{times(best['speedup'])} as fast ({between(best['speedup_low'], best['speedup_high'])}); {front}."
+        f"{times(best['speedup'])} as fast ({between(best['speedup_low'], best['speedup_high'])}); {front}.{rest}"
     )
 
 
@@ -101,22 +105,32 @@ def _front(axes: Axes, rows: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _label_front(axes: Axes, rows: pd.DataFrame) -> None:
-    """The kept fraction beside each point of the front that has room for it."""
-    axes.autoscale_view()
-    taken: list[np.ndarray] = []
-    for _, row in rows.iterrows():
-        place = axes.transData.transform((row["share"], row["value"]))
-        if all((np.abs(place - other) > (55, 18)).any() for other in taken):
-            taken.append(place)
-            axes.annotate(
-                per_cent(row["kept_fraction"]), (row["share"], row["value"]), xytext=(-6, 7),
-                textcoords="offset points", ha="right", fontsize="small", color=INK,
-                path_effects=[withStroke(linewidth=3, foreground="white")], zorder=6,
-            )  # fmt: skip
+def _label_front(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
+    """The kept fraction beside each point of the front, at its first corner that has room; none where none has."""
+    figure.draw_without_rendering()  # places are known once everything else is laid out
+    inside, dot = axes.get_window_extent(), figure.dpi / 72
+    places = axes.transData.transform(rows[["share", "value"]].to_numpy(dtype=float))
+    taken = [Bbox.from_bounds(x - 3 * dot, y - 3 * dot, 6 * dot, 6 * dot) for x, y in places]
+    on_front = (rows["front"] & (rows["criterion"] != "dense")).to_numpy()
+    for (x, y), (_, row) in zip(places[on_front], rows[on_front].iterrows(), strict=True):
+        text = per_cent(row["kept_fraction"])
+        width, height = dot * (text_width(text, "small") + 4), dot * 14
+        for right, up in CORNERS:
+            left = x + 3 * dot if right else x - 3 * dot - width
+            bottom = y + 4 * dot if up else y - 4 * dot - height
+            box = Bbox.from_bounds(left, bottom, width, height)
+            fits = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
+            if fits and not box.count_overlaps(taken):
+                taken.append(box)
+                axes.annotate(
+                    text, (row["share"], row["value"]), xytext=(6 if right else -6, 7 if up else -7),
+                    textcoords="offset points", ha="left" if right else "right", va="bottom" if up else "top",
+                    fontsize="small", color=INK, zorder=6,
+                )  # fmt: skip
+                break
 
 
-def _milliseconds_on_top(axes: Axes, dense: float, batch: int | None) -> None:
+def _milliseconds_on_top(axes: Axes, dense: float, batch: int | None, room: float) -> None:
     def milliseconds_of(share: Any) -> Any:
         return dense * share
 
@@ -124,7 +138,7 @@ def _milliseconds_on_top(axes: Axes, dense: float, batch: int | None) -> None:
         return milliseconds / dense
 
     top = axes.secondary_xaxis("top", functions=(milliseconds_of, share_of))
-    top.set_xlabel(f"ms per forward pass of batch {batch} (dense: {digits(dense)} ms)")
+    top.set_xlabel(folded(f"ms per forward pass of batch {batch} (dense: {digits(dense)} ms)", room))
 
 
 def _count(draws: pd.Series) -> str:

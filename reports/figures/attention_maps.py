@@ -11,63 +11,101 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reports.figures import Panel
+from reports.limits import left_out
 from reports.run import AttentionExample, Run
-from reports.style import INK, new_figure
+from reports.style import BAND, INK, PAPER, color_bar, new_figure, shortened
 from reports.words import listed
 
 TITLE = "Attention before and after pruning"
-ORDER = 11
+ORDER = 12
 ABOUT = "task"
 ABSENT = "Attention before and after pruning needs attention.npz with weights of the task."
+HEADS = 12  # of more, the kept ones that pruning changes most, then cut ones
+TOKENS = 96  # along an axis; of more, several share a cell
+LONGEST = 12  # letters of a token
 WIDE = 14  # more keys than that, and only half as many heads fit beside one another
 NAME_INCHES = 0.25  # what the name of a head needs above it
-LABEL_POINTS = 7.0  # what one token needs along an axis
+LABEL_POINTS = 8.0  # what one token needs along an axis
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    for number, example in enumerate(example for example in run.attention if example.task == task):
-        of = f", {example.example}" if example.example else ""
-        yield Panel(f"{number}-{example.layer}", f"{task}, layer {example.layer}{of}", example)
+    """The layers of the first example; attention_overview has all examples."""
+    examples = [example for example in run.attention if example.task == task]
+    for example in examples:
+        if example.example == examples[0].example:
+            of = f", {example.example}" if example.example else ""
+            yield Panel(example.layer, f"{task}, layer {example.layer}{of}", example)
 
 
 def draw(frame: AttentionExample) -> Figure:
     """One image for all heads: a heatmap each, the dense ones above the pruned, cut ones hatched."""
-    grid = _Grid.of(frame)
+    down, across = _merged(frame)
+    queries, keys = frame.queries[::down], frame.keys[::across]
+    shown = _shown(frame)
+    grid = _Grid.of(len(shown), len(queries), len(keys))
     width, height = grid.inches
     figure = new_figure(2.2 + width * grid.columns, 1.3 + grid.rows * (height + NAME_INCHES))
     axes = figure.subplots()
     canvas = np.full(grid.size, np.nan)
     for row, heads in ((0, dict(enumerate(frame.dense))), (1, dict(zip(frame.heads, frame.pruned, strict=True)))):
-        for head in range(len(frame.dense)):
-            top, left = grid.corner(head, row)
+        for place, head in enumerate(shown):
+            top, left = grid.corner(place, row)
             if head in heads:
-                canvas[top : top + grid.queries, left : left + grid.keys] = heads[head]
+                canvas[top : top + grid.queries, left : left + grid.keys] = _coarse(heads[head], down, across)
             else:
                 _cut(axes, grid, top, left)
-    image = axes.imshow(canvas, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
-    _name_heads(axes, grid, len(frame.dense))
-    _name_tokens(axes.yaxis, frame.queries, grid.rows, grid.step[0], 72 * height)
-    _name_tokens(axes.xaxis, frame.keys, grid.columns, grid.step[1], 72 * width)
+    # not interpolated, and so written to an SVG as it is: a pixel for each cell
+    image = axes.imshow(canvas, cmap="viridis", vmin=0, aspect="auto", interpolation="none")
+    _name_heads(axes, grid, shown)
+    _name_tokens(axes.yaxis, queries, grid.rows, grid.step[0], 72 * height)
+    _name_tokens(axes.xaxis, keys, grid.columns, grid.step[1], 72 * width)
     axes.tick_params(labelsize=6.5, length=0, pad=2)
-    axes.tick_params(axis="x", rotation=0 if max(map(len, frame.keys)) == 1 else 90)
+    axes.tick_params(axis="x", rotation=0 if max(map(len, keys)) == 1 else 90)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="keys", ylabel="queries")
-    figure.colorbar(image, ax=axes, label="attention weight", aspect=25, pad=0.03, shrink=0.6)
+    color_bar(figure, image, axes, "attention weight", aspect=25, pad=0.03, shrink=0.6)
     return figure
 
 
 def caption(frame: AttentionExample) -> str:
     total, kept = len(frame.dense), list(frame.heads)
     plan = f" under {frame.plan}" if 0 < len(frame.plan) <= 80 else ""
+    what = "the kept ones that change most first"
+    rest = _merging(frame) + left_out(min(HEADS, total), total, "heads", what)
     if not kept:
-        return f"{frame.layer} keeps none of its {total} heads{plan}."
+        return f"{frame.layer} keeps none of its {total} heads{plan}.{rest}"
     change = np.abs(frame.pruned - frame.dense[kept])
     heads = "all" if len(kept) == total else listed([str(head) for head in kept])
+    named = f" ({heads})" if len(kept) <= HEADS or len(kept) == total else ""
     return (
-        f"{frame.layer} keeps {len(kept)} of {total} heads{plan} ({heads}); on this held-out example their weights "
-        f"move by {change.mean():.3f} on average and by {change.max():.2f} at most."
+        f"{frame.layer} keeps {len(kept)} of {total} heads{plan}{named}; on this held-out example their weights "
+        f"move by {change.mean():.3f} on average and by {change.max():.2f} at most.{rest}"
     )
+
+
+def _shown(frame: AttentionExample) -> list[int]:
+    """Numbers of the heads that are drawn, ascending."""
+    change = np.abs(frame.pruned - frame.dense[list(frame.heads)]).mean(axis=(1, 2))
+    kept = [frame.heads[place] for place in np.argsort(-change, kind="stable")]
+    cut = sorted({*range(len(frame.dense))} - {*kept})
+    return sorted([*kept, *cut][:HEADS])
+
+
+def _merged(frame: AttentionExample) -> tuple[int, int]:
+    """How many queries and keys share a cell."""
+    return math.ceil(len(frame.queries) / TOKENS), math.ceil(len(frame.keys) / TOKENS)
+
+
+def _coarse(weights: np.ndarray, down: int, across: int) -> np.ndarray:
+    """The largest weight of each block."""
+    rows = np.maximum.reduceat(weights, range(0, weights.shape[0], down), axis=0)
+    return np.maximum.reduceat(rows, range(0, weights.shape[1], across), axis=1)
+
+
+def _merging(frame: AttentionExample) -> str:
+    down, across = _merged(frame)
+    return "" if down == across == 1 else f" A cell is the largest weight of {down} × {across} tokens."
 
 
 @dataclass(frozen=True)
@@ -80,10 +118,9 @@ class _Grid:
     rows: int
 
     @classmethod
-    def of(cls, frame: AttentionExample) -> "_Grid":
-        heads = len(frame.dense)
-        columns = min(heads, 4 if len(frame.keys) > WIDE else 8)
-        return cls(len(frame.queries), len(frame.keys), columns, 2 * math.ceil(heads / columns))
+    def of(cls, heads: int, queries: int, keys: int) -> "_Grid":
+        columns = min(heads, 4 if keys > WIDE else 8)
+        return cls(queries, keys, columns, 2 * math.ceil(heads / columns))
 
     @property
     def inches(self) -> tuple[float, float]:
@@ -109,14 +146,14 @@ class _Grid:
 
 def _cut(axes: Axes, grid: _Grid, top: int, left: int) -> None:
     corner = left - 0.5, top - 0.5
-    axes.add_patch(Rectangle(corner, grid.keys, grid.queries, facecolor="white", edgecolor="0.8", hatch="///"))
+    axes.add_patch(Rectangle(corner, grid.keys, grid.queries, facecolor=PAPER, edgecolor=BAND, hatch="///"))
     middle = left + (grid.keys - 1) / 2, top + (grid.queries - 1) / 2
-    axes.text(*middle, "cut", ha="center", va="center", color=INK, fontsize="small", bbox={"color": "white", "pad": 1})
+    axes.text(*middle, "cut", ha="center", va="center", color=INK, fontsize="small", bbox={"color": PAPER, "pad": 1})
 
 
-def _name_heads(axes: Axes, grid: _Grid, heads: int) -> None:
-    for head in range(heads):
-        top, left = grid.corner(head, 0)
+def _name_heads(axes: Axes, grid: _Grid, heads: Sequence[int]) -> None:
+    for place, head in enumerate(heads):
+        top, left = grid.corner(place, 0)
         axes.text(left + (grid.keys - 1) / 2, top - 0.7, f"head {head}", ha="center", va="bottom", fontsize="small")
     for row in range(grid.rows):
         axes.text(
@@ -131,5 +168,5 @@ def _name_tokens(axis: Axis, tokens: Sequence[str], parts: int, step: int, point
     shown = range(0, len(tokens), every)
     axis.set_ticks(
         [part * step + place for part in range(parts) for place in shown],
-        labels=[tokens[place] for place in shown] * parts,
+        labels=[shortened(tokens[place], LONGEST) for place in shown] * parts,
     )

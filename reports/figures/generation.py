@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from reports import frames
 from reports.cells import Summary, interval, number, word
 from reports.figures import Panel
+from reports.limits import left_out, spread
 from reports.run import Run
-from reports.style import INK, extent, kept_axis, looks, new_figure, reach
+from reports.style import INK, extent, kept_axis, legend_below, looks, new_figure, reach
 from reports.words import between, digits, per_cent, size, times
 
 TITLE = "Prefill and decode"
@@ -19,6 +20,7 @@ ORDER = 1
 ABOUT = "generation"
 ABSENT = "No causal model was timed in this run."
 POINT = ["phase", "batch", "seq_len", "kept_fraction"]
+LINES = 9  # batch sizes and lengths that are drawn; the table has all
 PHASES = {"prefill": "prefill: the prompt at once", "decode": "decode: one token a step, with a cache"}
 
 
@@ -43,8 +45,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     for axes, phase in zip(grid, phases, strict=True):
         _one_phase(axes, frame[frame["phase"] == phase])
         axes.set_title(PHASES[phase], fontsize="medium")
-    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    legend_below(figure)
     return figure
 
 
@@ -59,7 +60,8 @@ def caption(frame: pd.DataFrame) -> str:
             f"instead of {digits(best['dense'])}"
         )
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    sizes = len(frame[["batch", "seq_len"]].drop_duplicates())
+    return f"{text[0].upper()}{text[1:]}.{left_out(min(LINES, sizes), sizes, 'sizes')}"
 
 
 def _frame(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +91,7 @@ def _caches(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_phase(axes: Axes, frame: pd.DataFrame) -> None:
-    groups = list(frame.groupby(["batch", "seq_len"], dropna=False))
+    groups = spread(list(frame.groupby(["batch", "seq_len"], dropna=False)), LINES)
     look = looks([str(key) for key, _ in groups])
     for key, rows in groups:
         rows = rows.sort_values("kept_fraction")

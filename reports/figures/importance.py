@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures import Panel
+from reports.limits import left_out, spread
 from reports.run import BASELINES, Run
 from reports.stats import rank_correlation
-from reports.style import new_figure
+from reports.style import color_bar, new_figure, shortened, text_width
 from reports.words import duration, listed
 
 TITLE = "Head importance"
@@ -18,6 +19,9 @@ ORDER = 10
 ABOUT = "task"
 ABSENT = "The map of importance needs scores.csv with scores of the task."
 COLUMNS = 2
+SHOWN = 16  # criteria
+LABELS = 24  # layers and heads that are named
+MOST_INCHES = 7.0  # of one map, to either side
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -29,26 +33,36 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    criteria = sorted(frame["criterion"].unique())
+    criteria = _shown(frame)
     columns = min(COLUMNS, len(criteria))
     rows = math.ceil(len(criteria) / columns)
+    grids = {criterion: _grid(frame, criterion) for criterion in criteria}
+    titles = {criterion: _title(criterion, scores.to_numpy()) for criterion, scores in grids.items()}
     layers, heads = frame["layer"].nunique(), frame["head"].nunique()
-    figure = new_figure(2.8 + columns * max(2.4, 0.42 * heads), 0.8 + rows * (1.1 + 0.36 * layers))
+    widest = max(text_width(title, "medium", "bold") for title in titles.values()) / 72 + 0.2
+    figure = new_figure(
+        2.8 + columns * max(2.4, widest, min(MOST_INCHES, 0.42 * heads)),
+        0.8 + rows * (1.3 + min(MOST_INCHES, 0.36 * layers)),
+    )
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(criteria) :]:
         axes.set_axis_off()
     for axes, criterion in zip(grid.flat, criteria, strict=False):
-        scores = _grid(frame, criterion)
-        low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+        scores = grids[criterion]
+        low, high = _range(scores.to_numpy())
         # not seaborn's heatmap, which draws the whole figure each time to see whether labels overlap
-        image = axes.imshow((scores - low) / ((high - low) or 1.0), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(
+            (scores - low) / ((high - low) or 1.0), cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="none"
+        )
         axes.grid(False)
-        axes.set_title(f"{criterion}: {low:.2g} to {high:.2g}")
-        axes.set_xticks(range(scores.shape[1]), labels=[f"{head:.0f}" for head in scores.columns])
-        axes.set_yticks(range(scores.shape[0]), labels=list(scores.index))
+        axes.set_title(titles[criterion], fontsize="medium")
+        shown = spread(range(scores.shape[1]), LABELS)
+        axes.set_xticks(shown, labels=[f"{scores.columns[place]:.0f}" for place in shown])
+        shown = spread(range(scores.shape[0]), LABELS)
+        axes.set_yticks(shown, labels=[shortened(str(scores.index[place])) for place in shown])
         axes.tick_params(length=0)
         axes.set_xlabel("head")
-    bar = figure.colorbar(image, ax=grid, label="importance, each by its own range", aspect=25, shrink=0.6)
+    bar = color_bar(figure, image, grid, "importance, each by its own range", aspect=25, shrink=0.6)
     bar.set_ticks([0, 1], labels=["least", "most"])
     return figure
 
@@ -56,11 +70,25 @@ def draw(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     criteria = sorted(frame["criterion"].unique())
     tops = []
-    for criterion in criteria:
+    for criterion in _shown(frame):
         rows = frame[frame["criterion"] == criterion]
-        top = rows.loc[rows["score"].idxmax()]
+        top = rows.iloc[int(rows["score"].argmax())]
         tops.append(f"head {int(top['head'])} of {top['layer']} by {criterion} ({duration(rows['seconds'].iloc[0])})")
-    return f"Most important, and the time it took to find out: {listed(tops)}{_agreement(frame, criteria)}."
+    rest = left_out(len(tops), len(criteria), "criteria")
+    return f"Most important, and the time it took to find out: {listed(tops)}{_agreement(frame, criteria)}.{rest}"
+
+
+def _shown(frame: pd.DataFrame) -> list[str]:
+    return spread(sorted(frame["criterion"].unique()), SHOWN)
+
+
+def _range(scores: np.ndarray) -> tuple[float, float]:
+    return float(np.nanmin(scores)), float(np.nanmax(scores))
+
+
+def _title(criterion: str, scores: np.ndarray) -> str:
+    low, high = _range(scores)
+    return f"{shortened(criterion)}:\n{low:.2g} to {high:.2g}"
 
 
 def _agreement(frame: pd.DataFrame, criteria: list[str]) -> str:

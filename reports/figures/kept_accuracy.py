@@ -10,14 +10,16 @@ from matplotlib.figure import Figure
 from reports import frames
 from reports.figures import Panel
 from reports.frames import Tradeoff
+from reports.limits import best_criteria
 from reports.run import BASELINES, REFERENCES, Run
-from reports.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach
+from reports.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach, shortened
 from reports.words import listed, per_cent
 
 TITLE = "Accuracy against kept heads"
 ORDER = 2
 ABOUT = "task"
 ABSENT = "Accuracy against kept heads needs plans.csv with pruned plans of the task."
+CRITERIA = 18
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -29,18 +31,19 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: Tradeoff) -> Figure:
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
-    drawn = [name for name in frame.criteria if (frame.table["criterion"] == name).any()]
+    table, _ = best_criteria(frame.table, frame.metric, CRITERIA)
+    drawn = [name for name in frame.criteria if (table["criterion"] == name).any()]
     for place, criterion in enumerate(drawn):
-        rows = frame.table[frame.table["criterion"] == criterion]
+        rows = table[table["criterion"] == criterion]
         if criterion == "random" and rows["draws"].max() > 1 and len(rows) > 1:
             _band(axes, rows.sort_values("kept_fraction"))
         else:
             aside = 0.006 * (place - (len(drawn) - 1) / 2)  # intervals side by side
             style = "--" if criterion in BASELINES else "-"
             color, marker = looks(frame.criteria)[criterion]
-            _points(axes, rows, criterion, aside, linestyle=style, color=color, marker=marker, markersize=6)
+            _points(axes, rows, shortened(criterion), aside, linestyle=style, color=color, marker=marker, markersize=6)
     for criterion, label, marker in (("dense", "dense", "*"), ("none", "no heads", "P")):
-        rows = frame.table[frame.table["criterion"] == criterion]
+        rows = table[table["criterion"] == criterion]
         if len(rows):
             _points(axes, rows, label, linestyle="", color=INK, marker=marker, markersize=12, zorder=5)
     axes.axhline(frame.metric.chance, color=INK, linestyle=":", linewidth=1, label="chance")
@@ -67,7 +70,8 @@ def caption(frame: Tradeoff) -> str:
     for criterion, phrase in (("dense", "the dense model reaches"), ("none", "without any head it is")):
         if len(rows := table[table["criterion"] == criterion]):
             parts.append(f"{phrase} {metric.text(rows['value'].iloc[0])}")
-    return listed(parts) + "."
+    _, rest = best_criteria(table, metric, CRITERIA)
+    return f"{listed(parts)}.{rest}"
 
 
 def _draws(draws: int) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports import frames
 from reports.figures import Panel
+from reports.limits import left_out, spread_batches
 from reports.run import Run
-from reports.style import GREY, INK, new_figure, reach
+from reports.style import GREY, INK, PALETTE, apart, legend_below, new_figure, reach
 from reports.words import between, digits, milliseconds
 
 TITLE = "Latency against kept heads"
@@ -20,15 +20,10 @@ ORDER = 3
 ABOUT = "task"
 ABSENT = "Latency against kept heads needs finished latency cases of the task."
 COLUMNS = 4
+BATCHES, SHAPES = 12, 60  # batch sizes, and marks of each
 SIZE = ["batch", "heads_total"]
-BLUE = sns.color_palette("colorblind")[0]
 MARKS = {
-    "pruned": (
-        "pruned, one mark for each shape: dense time / paired speedup",
-        "o",
-        5,
-        sns.color_palette("colorblind")[0],
-    ),
+    "pruned": ("pruned, one mark for each shape: dense time / paired speedup", "o", 5, PALETTE[0]),
     "dense": ("dense model", "*", 13, INK),
 }
 
@@ -53,6 +48,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = _shown(frame)
     batches = sorted(frame["batch"].unique())
     columns = min(COLUMNS, len(batches))
     rows = math.ceil(len(batches) / columns)
@@ -63,8 +59,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     for axes, batch in zip(grid.flat, batches, strict=False):
         _one_batch(axes, frame[frame["batch"] == batch])
         axes.set_title(f"batch {batch}")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    legend_below(figure, most=2)
     return figure
 
 
@@ -80,7 +75,11 @@ def caption(frame: pd.DataFrame) -> str:
             f"{least['heads_kept']} of {least['heads_total']} heads {_with_interval(least)}"
         )
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[0].upper()}{text[1:]}.{left_out(len(_shown(frame)), len(frame), 'points')}"
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    return spread_batches(frame, BATCHES, SHAPES, ["model", "heads_kept"])
 
 
 def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
@@ -97,7 +96,7 @@ def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
     axes.set_ylim(bottom=0, top=1e3 * 1.12 * np.nanmax(frame[["seconds", "seconds_high"]]))
     axes.set_ylabel("latency (ms per forward pass)")
     axes.set_xlabel("kept heads in the whole model")
-    axes.set_xticks([0, *sorted({int(kept) for kept in frame["heads_kept"] if kept})])
+    axes.set_xticks(list(map(int, apart([0, *frame["heads_kept"]], 0.2 * frame["heads_kept"].max()))))
 
 
 def _with_interval(row: pd.Series) -> str:

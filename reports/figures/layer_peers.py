@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from reports import frames, stats
 from reports.figures import Panel
+from reports.limits import left_out
 from reports.run import Run
-from reports.style import INK, Look, extent, looks, new_figure, reach
+from reports.style import INK, STRIPE, Look, extent, legend_below, looks, new_figure, reach
 from reports.words import between, count, listed
 
 TITLE = "The bare layer beside its peers"
@@ -34,6 +35,7 @@ PEERS: Mapping[str, str] = {
 NO_PEERS = (FLOOR, "float32", "eager")  # shown, but nothing that another would use in our place
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 CELL = ["heads_kept", "heads_total", "head_dim", "batch", "seq_len"]
+SHOWN = 32  # sizes
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -45,13 +47,14 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = frame[frame["case"].isin(_slowest(frame))]
     cells = list(dict.fromkeys(frame["case"]))
     peers = _peers(frame)
     figure = new_figure(9.6, 1.8 + len(cells) * (0.14 + 0.075 * len(peers)))
     axes = figure.subplots()
     look = looks([peer for peer in dict.fromkeys((*PEERS, *peers)) if peer != FLOOR]) | {FLOOR: Look(INK, "|")}
     for line in range(0, len(cells), 2):
-        axes.axhspan(line - 0.5, line + 0.5, color="0.965", linewidth=0, zorder=0)
+        axes.axhspan(line - 0.5, line + 0.5, color=STRIPE, linewidth=0, zorder=0)
     for place, peer in enumerate(peers):
         rows = frame[frame["peer"] == peer]
         aside = 0.7 * ((place + 0.5) / len(peers) - 0.5)
@@ -67,20 +70,35 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.grid(False, axis="y")
     _ratio_axis(axes, frame)
     axes.set_ylabel("size of the layer")
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
-    real = frame[~frame["peer"].isin(NO_PEERS)]
-    nearest = (real if len(real) else frame).sort_values("ratio").groupby("case", sort=False).tail(1)
-    beside = "the fastest peer there" if len(real) else "its bare products"
+    real, nearest = nearest_peers(frame)
+    beside = "the fastest peer there" if real else "its bare products"
     above = int((nearest["ratio_high"] > TARGET).sum())
+    sizes = frame["case"].nunique()
+    rest = left_out(min(SHOWN, sizes), sizes, "sizes", "those at which ours is slowest beside the fastest peer")
     return (
         f"Over {count(len(nearest), 'size')} ours takes {_mean(nearest):.2f} times as long as {beside} (geometric "
         f"mean), at the most {_worst(nearest)}; the upper bound is above {TARGET} in {above}. "
-        f"By peer (faster or slower: beyond the interval): {_by_peer(frame)}."
+        f"By peer (faster or slower: beyond the interval): {_by_peer(frame)}.{rest}"
     )
+
+
+def nearest_peers(frame: pd.DataFrame) -> tuple[bool, pd.DataFrame]:
+    """The rows of the fastest peer at each size, and whether it is one that another would use."""
+    real = frame[~frame["peer"].isin(NO_PEERS)]
+    rows = (real if len(real) else frame).sort_values("ratio")
+    return len(real) > 0, rows.groupby("case", sort=False).tail(1)
+
+
+def _slowest(frame: pd.DataFrame) -> set[str]:
+    """The sizes that are drawn: of many, those at which ours does worst beside the fastest peer."""
+    if frame["case"].nunique() <= SHOWN:
+        return {*frame["case"]}
+    return {*nearest_peers(frame)[1].sort_values("ratio", ascending=False)["case"].head(SHOWN)}
 
 
 def _rows(run: Run, case: Mapping[Hashable, Any]) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports import frames
 from reports.figures import Panel
+from reports.limits import left_out, spread, spread_rows
 from reports.run import Run
-from reports.style import INK, looks, new_figure, reach
+from reports.style import INK, legend_below, looks, new_figure, reach
 from reports.words import between, milliseconds, per_cent
 
 TITLE = "The bare layer, pruned against dense"
@@ -19,6 +20,7 @@ ABOUT = "layer"
 ABSENT = "The pruned bare layer was not measured in this run."
 TARGETS = ((2, 10, 1.25), (10, 1e5, 1.05))  # where dense takes over (ms), up to, at most: what the project wants
 SIZE = ["heads_total", "head_dim", "batch", "seq_len"]
+KEPT, SIZES = 9, 60  # kept fractions, and sizes of each, from the fastest to the slowest
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -32,6 +34,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = _shown(frame)
     figure = new_figure(8.6, 5.0)
     axes = figure.subplots()
     kept = sorted({fraction for fraction in frame["kept_fraction"] if fraction > 0}, reverse=True)
@@ -45,10 +48,9 @@ def draw(frame: pd.DataFrame) -> Figure:
             marker=look[per_cent(fraction)].marker,
         )  # fmt: skip
     axes.axhline(1, color=INK, linewidth=1, label="ideal: time = heads kept")
-    for start, end, target in TARGETS:
+    for (start, end, target), style in zip(TARGETS, (":", "--"), strict=True):
         label = f"target: at most {target} where dense takes over {start} ms"
-        axes.plot([start, end], [target, target], color=INK, linewidth=0.9, linestyle=":", zorder=1)
-        axes.annotate(label, (start, target), xytext=(2, 3), textcoords="offset points", color=INK, fontsize="x-small")
+        axes.plot([start, end], [target, target], color=INK, linewidth=0.9, linestyle=style, zorder=1, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -57,7 +59,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.set_xlim(min(low, 2) / 1.5, max(high, 30) * 1.5)
     axes.set_xlabel("time of the dense layer (ms), one mark for each size")
     axes.set_ylabel("time of pruned / (heads kept × time of dense)")
-    figure.legend(loc="outside lower center", ncols=4)
+    legend_below(figure)
     return figure
 
 
@@ -66,16 +68,23 @@ def caption(frame: pd.DataFrame) -> str:
     same = frame[(frame[SIZE].astype(float).fillna(-1) == largest[SIZE].astype(float).fillna(-1)).all(axis=1)]
     half = same.iloc[(same["kept_fraction"] - 0.5).abs().argmin()]
     at_half = frame[np.isclose(frame["kept_fraction"], half["kept_fraction"])]
-    spread = (
+    others = (
         ""
         if len(at_half) == 1
         else f"; over all {len(at_half)} sizes it takes {at_half['share'].min():.2f} to {at_half['share'].max():.2f}"
     )
+    rest = left_out(len(_shown(frame)), len(frame), "points")
     return (
         f"With {per_cent(half['kept_fraction'])} of its heads the slowest layer ({_size(half)}, dense "
         f"{milliseconds(half['dense'])}) takes {half['share']:.2f} of the dense time "
-        f"({between(half['share_low'], half['share_high'])}){spread}."
+        f"({between(half['share_low'], half['share_high'])}){others}.{rest}"
     )
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of many, evenly spread ones."""
+    kept = spread(sorted(frame["kept_fraction"].unique()), KEPT)
+    return pd.concat([spread_rows(frame[frame["kept_fraction"] == fraction], SIZES, ["dense"]) for fraction in kept])
 
 
 def _size(row: pd.Series) -> str:

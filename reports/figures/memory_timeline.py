@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from reports.figures import Panel
+from reports.limits import left_out, spread
 from reports.run import Run
-from reports.style import INK, extent, new_figure
+from reports.style import INK, PALETTE, extent, new_figure
 from reports.words import listed, per_cent, size
 
 TITLE = "Memory over one pass"
@@ -16,6 +17,8 @@ ORDER = 9
 ABOUT = "task"
 ABSENT = "The memory of a pass is measured apart, under the profiler: nox -s profile."
 MIB = 2**20
+SHOWN = 8  # kept fractions
+STEPS = 400  # of one pass; of more, the highest of each stretch of time
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -28,14 +31,15 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    groups = [(kept, frame[frame["kept_fraction"] == kept]) for kept in frame["kept_fraction"].unique()]
+    groups = [(kept, frame[frame["kept_fraction"] == kept]) for kept in _kept(frame)]
     figure = new_figure(8.6, 0.9 + 1.5 * len(groups))
     grid = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    color = sns.color_palette("colorblind")[0]
+    color = PALETTE[0]
     for axes, (kept, rows) in zip(grid, groups, strict=True):
+        peak = rows["bytes"].max()
+        rows = _thinned(rows)
         axes.fill_between(1e3 * rows["seconds"], rows["bytes"] / MIB, step="post", color=color, alpha=0.35, linewidth=0)
         axes.plot(1e3 * rows["seconds"], rows["bytes"] / MIB, drawstyle="steps-post", color=color, linewidth=1.2)
-        peak = rows["bytes"].max()
         axes.axhline(peak / MIB, color=INK, linestyle=":", linewidth=0.9)
         name = "dense" if kept == 1 else f"{per_cent(kept)} of the heads"
         axes.set_title(f"{name}: at most {size(peak)}", fontsize="medium")
@@ -47,7 +51,21 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def caption(frame: pd.DataFrame) -> str:
     parts = []
-    for kept in frame["kept_fraction"].unique():
+    for kept in _kept(frame):
         peak = frame.loc[frame["kept_fraction"] == kept, "bytes"].max()
         parts.append(f"{size(peak)} " + ("in the dense model" if kept == 1 else f"with {per_cent(kept)} of the heads"))
-    return f"On top of what was there when it began a pass allocates at most {listed(parts)}."
+    count = frame["kept_fraction"].nunique()
+    rest = left_out(min(SHOWN, count), count, "kept fractions")
+    return f"On top of what was there when it began a pass allocates at most {listed(parts)}.{rest}"
+
+
+def _kept(frame: pd.DataFrame) -> list[float]:
+    return spread(list(frame["kept_fraction"].unique()), SHOWN)
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """No more than STEPS of the steps, peaks among them."""
+    if len(rows) <= STEPS:
+        return rows
+    stretch = (np.arange(len(rows)) * STEPS) // len(rows)
+    return rows.iloc[rows.reset_index().groupby(stretch)["bytes"].idxmax()]

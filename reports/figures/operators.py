@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from reports.cells import NONE, Cell, Summary, number, word
 from reports.figures import Panel
+from reports.limits import left_out, spread
 from reports.run import Run
-from reports.style import new_figure
+from reports.style import legend_below, new_figure, shortened
 from reports.words import digits, per_cent
 
 TITLE = "Operators, dense against pruned"
@@ -18,6 +19,7 @@ ORDER = 8
 ABOUT = "task"
 ABSENT = "Operators are measured apart, under the profiler: nox -s profile."
 SHOWN = 10  # operators with a row of their own
+KEPT = 6  # kept fractions that are drawn; the table has all
 OTHERS = "all others"
 WORTH_A_WORD = 0.02  # of the dense pass
 
@@ -37,6 +39,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = frame[spread(list(frame.columns), KEPT)]
     kept = list(map(float, frame.columns))
     figure = new_figure(9.0, 1.4 + len(frame) * (0.16 + 0.13 * len(kept)))
     axes = figure.subplots()
@@ -46,16 +49,21 @@ def draw(frame: pd.DataFrame) -> Figure:
         label = "dense" if fraction == 1 else f"{per_cent(fraction)} of the heads"
         offsets = np.arange(len(frame)) + height * (place - (len(kept) - 1) / 2)
         axes.barh(offsets, frame[fraction], height=0.94 * height, color=color, label=label)
-    axes.set_yticks(range(len(frame)), labels=list(frame.index))
+    axes.set_yticks(range(len(frame)), labels=[shortened(str(name)) for name in frame.index])
     axes.set_ylim(len(frame) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel("own time in one pass under the profiler (ms)")
     axes.set_ylabel("operator")
-    axes.legend(loc="lower right", frameon=True)
+    legend_below(figure)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
+    count = frame.shape[1]
+    return f"{_sentence(frame)}{left_out(min(KEPT, count), count, 'kept fractions')}"
+
+
+def _sentence(frame: pd.DataFrame) -> str:
     dense, least = frame.iloc[:, 0], frame.iloc[:, -1]
     if frame.shape[1] == 1:
         return f"{frame.index[0]} takes {_share(dense.iloc[0], dense.sum())} of {digits(dense.sum())} ms."

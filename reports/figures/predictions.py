@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures import Panel
+from reports.limits import left_out, spread_rows
 from reports.run import Run
 from reports.style import GREY, INK, extent, looks, new_figure, reach
 from reports.words import between
@@ -15,6 +16,7 @@ ORDER = 7
 ABOUT = "any"
 ABSENT = "The run has no predictions.csv with latencies that were predicted and then measured."
 BAND = 0.05
+SHOWN = 400  # plans
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -34,8 +36,9 @@ def draw(frame: pd.DataFrame) -> Figure:
         linewidth=0, label=f"within {100 * BAND:.0f} %",
     )  # fmt: skip
     axes.plot(ends, ends, color=INK, linewidth=1, label="as predicted")
+    rows = _shown(frame)
     axes.errorbar(
-        frame["predicted"], frame["measured"], yerr=reach(frame["measured"], frame["low"], frame["high"]),
+        rows["predicted"], rows["measured"], yerr=reach(rows["measured"], rows["low"], rows["high"]),
         linestyle="", marker="o", markersize=5, elinewidth=1.1, color=looks(["plan"])["plan"].color, label="a plan",
     )  # fmt: skip
     axes.set_xlim(low, high)
@@ -58,8 +61,12 @@ def caption(frame: pd.DataFrame) -> str:
     return (
         f"Of {len(frame)} plans {inside} lie within {100 * BAND:.0f} % of their prediction; the median error is "
         f"{100 * errors.median():.1f} %, the largest {100 * errors.max():.1f} % ({worst['plan']}: predicted "
-        f"{worst['predicted']:.3f}, measured {_at(worst)})."
+        f"{worst['predicted']:.3f}, measured {_at(worst)}).{left_out(min(SHOWN, len(frame)), len(frame), 'plans')}"
     )
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    return spread_rows(frame, SHOWN, ["measured"])
 
 
 def _at(row: pd.Series) -> str:

@@ -11,14 +11,16 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 from reports import bounds, frames
 from reports.bounds import BOUNDS
 from reports.figures import Panel
+from reports.limits import left_out, spread_rows
 from reports.run import Run
-from reports.style import BOUND_LOOKS, GREY, INK, new_figure
+from reports.style import BOUND_LOOKS, GREY, INK, legend_below, new_figure
 from reports.words import rate
 
 TITLE = "Roofline"
 ORDER = 6
 ABOUT = "any"
 ABSENT = "The roofline needs ceilings.csv, and cases that count their FLOPs and bytes."
+SHOWN = 400  # points
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -31,9 +33,10 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     figure = new_figure(8.6, 5.0)
     axes = figure.subplots()
+    shown = _shown(frame)
     for bound in BOUNDS:
         for whole, filled in ((True, "full"), (False, "none")):
-            rows = frame[(frame["bound"] == bound) & ((frame["arm"] != "pruned") == whole)]
+            rows = shown[(shown["bound"] == bound) & ((shown["arm"] != "pruned") == whole)]
             if len(rows):
                 axes.plot(
                     rows["intensity"], rows["achieved"], linestyle="", fillstyle=filled, alpha=0.85, markersize=7,
@@ -50,7 +53,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure)
     return figure
 
 
@@ -58,10 +61,15 @@ def caption(frame: pd.DataFrame) -> str:
     found = bounds.told(frame["bound"], "point")
     best, worst = (frame.iloc[place] for place in (frame["share"].argmax(), frame["share"].argmin()))
     reached = f"{_reached(best)} of its ceiling" + (f", {_reached(worst)}" if len(frame) > 1 else "")
+    rest = left_out(min(SHOWN, len(frame)), len(frame), "points")
     return (
         f"{found[0].upper()}{found[1:]}; {reached}. The machine multiplies matrices at "
-        f"{rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}."
+        f"{rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}.{rest}"
     )
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    return spread_rows(frame, SHOWN, ["intensity"])
 
 
 def _reached(row: pd.Series) -> str:

@@ -13,8 +13,9 @@ from reports import bounds
 from reports.bounds import BOUNDS, amdahl
 from reports.cells import Summary, interval, number, word
 from reports.figures import Panel
+from reports.limits import left_out, spread, spread_batches
 from reports.run import Run
-from reports.style import BOUND_LOOKS, INK, extent, kept_axis, new_figure, reach
+from reports.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, new_figure, reach
 from reports.words import between, per_cent, times
 
 TITLE = "Where the speedup goes"
@@ -22,6 +23,8 @@ ORDER = 5
 ABOUT = "task"
 ABSENT = "Bounds of the speedup need finished latency cases of the task, one of them without any head."
 COLUMNS = 4
+BATCHES, SHAPES = 12, 60  # batch sizes, and points of each
+TOLD = 4  # batch sizes in the caption
 UNKNOWN = "unknown"
 NOTE = (
     "The ceiling of a point is the longer of its FLOPs at the measured rate of matrix multiplication and its least "
@@ -37,6 +40,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = _shown(frame)
     batches = sorted(frame["batch"].unique())
     columns = min(COLUMNS, len(batches))
     rows = math.ceil(len(batches) / columns)
@@ -46,17 +50,18 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set_axis_off()
     for axes, batch in zip(grid.flat, batches, strict=False):
         _one_batch(axes, frame[frame["batch"] == batch])
-    handles = {
-        label: handle
-        for axes in grid.flat[: len(batches)]
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3 if columns > 2 else 2)
+    legend_below(figure, most=3 if columns > 2 else 2)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
-    return " ".join(_sentence(rows) for _, rows in frame.groupby("batch"))
+    told = frame[frame["batch"].isin(spread(sorted(frame["batch"].unique()), TOLD))]
+    sentences = " ".join(_sentence(rows) for _, rows in told.groupby("batch"))
+    return f"{sentences}{left_out(len(_shown(frame)), len(frame), 'points')}"
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    return spread_batches(frame, BATCHES, SHAPES, ["kept"])
 
 
 def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:

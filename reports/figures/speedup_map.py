@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from reports import frames
 from reports.figures import Panel
+from reports.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
+from reports.limits import left_out, spread
 from reports.run import Run
 from reports.style import new_figure
 from reports.words import between, count, per_cent, times
@@ -17,6 +17,7 @@ TITLE = "Speedup over kept heads and batch size"
 ORDER = 4
 ABOUT = "task"
 ABSENT = "The map of speedups needs finished latency cases of the task."
+ROWS, COLUMNS = 16, 10  # kept fractions and batch sizes
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -27,28 +28,16 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
+    frame = _shown(frame).assign(text=speedup_texts)
     speedup = _grid(frame, "speedup")
-    low, high = _grid(frame, "speedup_low"), _grid(frame, "speedup_high")
-    cells = [
-        [
-            "" if np.isnan(value) else f"{times(value)}\n{_interval(*bounds)}"
-            for value, *bounds in zip(*rows, strict=True)
-        ]
-        for rows in zip(speedup.to_numpy(), low.to_numpy(), high.to_numpy(), strict=True)
-    ]
     figure = new_figure(2.6 + 1.35 * speedup.shape[1], 1.7 + 0.62 * speedup.shape[0])
     axes = figure.subplots()
-    reach = max(0.05, float(np.nanmax(np.abs(np.log2(speedup.to_numpy())))))
-    sns.heatmap(
-        np.log2(speedup), ax=axes, annot=np.array(cells), fmt="", cmap="vlag_r", vmin=-reach, vmax=reach,
-        linewidths=1.5, annot_kws={"fontsize": "small"}, cbar_kws={"label": "speedup (dense / pruned)"},
-    )  # fmt: skip
-    bar = axes.collections[0].colorbar
-    assert bar is not None  # seaborn has just drawn it
-    bar.set_ticks([-reach, 0, reach], labels=[times(2**-reach), "1×", times(2**reach)])
+    reach = log_reach(frame["speedup"])
+    speedup_bar(figure, speedup_cells(axes, speedup, _grid(frame, "text"), reach), axes, reach)
     axes.set_xlabel("batch size (examples)")
+    axes.set_xticklabels([f"{batch:.0f}" for batch in speedup.columns])
     axes.set_ylabel("kept heads (%)")
-    axes.set_yticklabels([f"{100 * kept:.4g}" for kept in speedup.index], rotation=0)
+    axes.set_yticklabels([f"{100 * kept:.4g}" for kept in speedup.index])
     return figure
 
 
@@ -67,13 +56,15 @@ def caption(frame: pd.DataFrame) -> str:
         return f"The median paired speedup is {best}, over {rounds}."
     return (
         f"The median paired speedup goes from {worst} to {best}; each cell is the median over the {shapes} "
-        f"timed there, {rounds} in all."
+        f"timed there, {rounds} in all.{left_out(len(_shown(frame)), len(frame), 'cells')}"
     )
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    kept = spread(sorted(frame["kept_fraction"].unique()), ROWS)
+    batches = spread(sorted(frame["batch"].unique()), COLUMNS)
+    return frame[frame["kept_fraction"].isin(kept) & frame["batch"].isin(batches)]
 
 
 def _grid(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame.pivot(index="kept_fraction", columns="batch", values=column).sort_index(ascending=False)
-
-
-def _interval(low: float, high: float) -> str:
-    return "one round" if np.isnan(low) else f"{low:.2f}–{high:.2f}"

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from reports import svg
 from reports.errors import ReportError
 from reports.gate.effects import caption, draw
 from reports.gate.load import load
@@ -42,12 +42,12 @@ def write(run: Path, output: Path | None = None) -> str:
         ReportError: the verdict can't be read (see `load`), or the figure can't be written.
     """
     gate = load(run)
-    with theme(), mpl.rc_context({"svg.hashsalt": "gate"}):  # the same verdict, the same file
+    with theme():
         return f"{saved(draw(gate), output or (run if run.is_dir() else run.parent), NAMES)}: {caption(gate)}"
 
 
 def saved(figure: Figure, output: Path, names: Sequence[str]) -> str:
-    """Write the figure under these names; returns their paths, in words.
+    """Write the figure, within its theme, under these names; returns their paths, in words.
 
     Each file appears whole or not at all.
 
@@ -58,8 +58,10 @@ def saved(figure: Figure, output: Path, names: Sequence[str]) -> str:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".figure-", dir=output) as workshop:
             for name in names:
-                metadata = {"Date": None} if name.endswith(".svg") else None
-                figure.savefig(Path(workshop, name), metadata=metadata)
+                if name.endswith(".svg"):
+                    Path(workshop, name).write_text(svg.text(figure), encoding="utf-8")
+                else:
+                    figure.savefig(Path(workshop, name))
             for name in names:
                 os.replace(Path(workshop, name), output / name)
     except OSError as error:

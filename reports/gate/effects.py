@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from reports.gate.load import VERDICTS, Gate
-from reports.style import GREY, INK, Look, extent, new_figure, reach
+from reports.style import BAND, DIM, GREY, INK, PAPER, Look, extent, new_figure, reach, shortened
 from reports.words import count, per_cent
 
 SHOWN = 100  # rows; of more, those that the verdict turns on, then those with the largest effects
@@ -25,12 +25,11 @@ LOOKS: Mapping[str, Look] = {
     "REGRESSED": Look(PALETTE[3], ">"),  # points where it went
     "IMPROVED": Look(PALETTE[0], "<"),
     "INCONCLUSIVE": Look(PALETTE[1], "D"),
-    "PASS": Look("0.35", "o"),
+    "PASS": Look(DIM, "o"),
     "ERROR": Look(PALETTE[4], "X"),
     "NEW": Look(PALETTE[9], "P"),
 }
 WITHOUT = {"NEW": "new: no base to compare with", "ERROR": "error: not measured on both sides"}
-BAND = "0.87"
 EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.8}  # or red is paler than grey
 
 
@@ -87,7 +86,7 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
     for row in np.flatnonzero(frame["effect"].isna()):
         text = WITHOUT.get(frame["verdict"].iloc[row], "no effect was measured")
         across = axes.get_yaxis_transform()
-        axes.text(0.01, place[row], text, transform=across, va="center", style="italic", color="0.35", fontsize="small")
+        axes.text(0.01, place[row], text, transform=across, va="center", style="italic", color=DIM, fontsize="small")
 
 
 def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -153,12 +152,12 @@ def _legend(frame: pd.DataFrame) -> list[Line2D | Patch]:
     return [
         *found,
         Patch(facecolor=to_rgba(BAND), label="noise floor"),
-        Line2D([], [], color="0.35", label="95 % interval"),
+        Line2D([], [], color=DIM, label="95 % interval"),
     ]
 
 
 def _hollow() -> dict[str, Any]:
-    return {"markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1.0}
+    return {"markerfacecolor": PAPER, "markeredgecolor": INK, "markeredgewidth": 1.0}
 
 
 def _numbers(row: Mapping[object, float]) -> str:
@@ -173,5 +172,4 @@ def _numbers(row: Mapping[object, float]) -> str:
 def _short(text: str, longest: int = LONGEST) -> str:
     """On one line, without what can't be drawn; cut in the middle: names often differ at their ends."""
     line = " ".join("".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text).split())
-    half = longest // 2
-    return line if len(line) <= longest else f"{line[: half - 1]}…{line[-half:]}"
+    return shortened(line, longest)

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = given.run / FILE if given.run.is_dir() else given.run
     try:
         frame = load(path)
-        with theme(), mpl.rc_context({"svg.hashsalt": "gate"}):
+        with theme():
             figure = new_figure(7.0, 4.2)
             gate_power(frame, figure.subplots())
             print(saved(figure, given.output or path.parent, ("power.svg", "power.png")))  # noqa: T201

@@ -10,9 +10,13 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from reports.figures import Panel
 from reports.importance.load import TRUTH, Tables
-from reports.style import new_figure
+from reports.style import PAPER, color_bar, new_figure, text_on
 
 MOST = f"leave-one-out, {TRUTH}"
+
+TITLE = "How alike criteria rank heads"
+ORDER = 3
+ABSENT = "How alike criteria rank heads needs agreement.csv with leave-one-out on held-out data."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
@@ -29,7 +33,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     size = len(frame)
     figure = new_figure(3.6 + 0.42 * size, 2.6 + 0.36 * size)
     axes = figure.subplots()
-    image = axes.imshow(frame, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=-1, vmax=1, aspect="auto")
+    colors = sns.color_palette("vlag_r", as_cmap=True)
+    image = axes.imshow(frame, cmap=colors, vmin=-1, vmax=1, aspect="auto", interpolation="none")
     axes.grid(False)
     axes.set_xticks(range(size), labels=list(frame.columns), rotation=90)
     axes.set_yticks(range(size), labels=list(frame.index))
@@ -38,12 +43,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     for row, column in np.ndindex(size, size):
         value = values[row, column]
         text = "" if np.isnan(value) else f"{100 * value:.0f}"
-        axes.text(
-            column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 0.75 else "0.2"
-        )
-    axes.axhline(0.5, color="white", linewidth=3)
-    axes.axvline(0.5, color="white", linewidth=3)
-    figure.colorbar(image, ax=axes, label="Spearman's correlation (numbers: × 100)", aspect=40, shrink=0.7)
+        color = text_on(image.to_rgba(value))
+        axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color)
+    axes.axhline(0.5, color=PAPER, linewidth=3)
+    axes.axvline(0.5, color=PAPER, linewidth=3)
+    color_bar(figure, image, axes, "Spearman's correlation (numbers: × 100)", aspect=40, shrink=0.7)
     return figure
 
 

@@ -10,12 +10,16 @@ from matplotlib.figure import Figure
 from reports.figures import Panel
 from reports.importance.load import ALL, TRUTH, Tables
 from reports.style import GREY, new_figure, reach
-from reports.words import listed
+from reports.words import between, listed
 
 SHARE = "share of the way\nfrom random to lossless"
 SPEARMAN = "Spearman's correlation with\nleave-one-out, held out"
 PRICE = "price: readings of the calibration set\n(a backward pass counts as two)"
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)
+
+TITLE = "What a criterion costs, and how far it can be trusted"
+ORDER = 1
+ABSENT = "The cost of criteria needs cost.csv, areas.csv and agreement.csv."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
@@ -53,8 +57,15 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    front = [f"{row.criterion} ({row.share:.2f} at {row.readings:.3g})" for row in _front(frame).itertuples()]
-    return f"Share and price of the criteria that no cheaper one beats: {listed(front)}."
+    front = [
+        f"{row['criterion']} ({row['share']:.2f}, {between(row['share_low'], row['share_high'])}, "
+        f"at {row['readings']:.3g})"
+        for _, row in _front(frame).iterrows()
+    ]
+    return (
+        "Criteria that no cheaper one beats, with their share of the way from random choices to a model that loses "
+        f"nothing, its 95 % interval, and the price in readings of the calibration set: {listed(front)}."
+    )
 
 
 def _merits(axes: Axes, frame: pd.DataFrame, merit: str) -> None:

@@ -13,6 +13,10 @@ from reports.importance.grid import finish, small_panels
 from reports.importance.load import BEST, RANDOM, RIVAL, Tables
 from reports.style import GREY, INK
 
+TITLE = "Accuracy at each head count, criterion by criterion"
+ORDER = 2
+ABSENT = "Curves need curves.csv of at least one task."
+
 
 def panels(tables: Tables) -> Iterator[Panel]:
     """Frames: curves.csv of one task, with each criterion's share of areas.csv."""

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.style import new_figure
+from reports.style import folded, new_figure
 
 COLUMNS = 6
 
@@ -21,8 +21,8 @@ def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator
         if place >= len(names):
             axes.set_axis_off()
         axes.tick_params(labelbottom=place + COLUMNS >= len(names))
-    figure.supxlabel(x, fontsize="medium")
-    figure.supylabel(y, fontsize="medium")
+    figure.supxlabel(folded(x, 0.9 * figure.get_figwidth()), fontsize="medium")
+    figure.supylabel(folded(y, 0.75 * figure.get_figheight()), fontsize="medium")
     return figure, zip(panels.flat, names, strict=False)
 
 
@@ -32,6 +32,6 @@ def finish(figure: Figure, axes: Axes, name: str, **words: Any) -> None:
     axes.set(xlabel="", ylabel="", **words)
     if axes is figure.axes[0]:
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
     if (legend := axes.get_legend()) is not None:
         legend.remove()

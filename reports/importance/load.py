@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from reports.archive import opened
 from reports.errors import ReportError
 from reports.files import read_csv
 
@@ -39,16 +40,18 @@ class Tables:
     stability: pd.DataFrame
 
 
-def load(directory: Path) -> Tables:
-    """
+def load(path: Path) -> Tables:
+    """Of the directory of an importance run, or of the .zip of one.
+
     Raises:
         ReportError: a table is missing, cut off, or lacks a column.
     """
-    frames = {}
-    for name, columns in COLUMNS.items():
-        path = directory / f"{name}.csv"
-        if not path.is_file():
-            raise ReportError(f"{path}: there is no such table; expected the directory of an importance run")
-        empty = path.read_text(encoding="utf-8").strip() in ("", '""')
-        frames[name] = pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns)
-    return Tables(**frames)
+    with opened(path) as directory:
+        return Tables(**{name: _table(directory / f"{name}.csv", columns) for name, columns in COLUMNS.items()})
+
+
+def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise ReportError(f"{path}: there is no such table; expected the directory of an importance run")
+    empty = path.read_text(encoding="utf-8").strip() in ("", '""')
+    return pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns)

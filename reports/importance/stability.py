@@ -12,6 +12,10 @@ from reports.importance.load import Tables
 from reports.style import log_ticks
 from reports.words import listed
 
+TITLE = "How stable rankings are"
+ORDER = 4
+ABSENT = "Stability needs stability.csv."
+
 
 def panels(tables: Tables) -> Iterator[Panel]:
     """Frame: stability.csv of what depends on data at all."""

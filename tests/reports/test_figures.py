@@ -64,8 +64,8 @@ def test_a_figure_offers_all_that_the_page_asks_for(name):
 def test_the_figures_are_found_in_the_order_of_the_page():
     assert list(FIGURES) == [
         "accuracy_latency", "generation", "layer_peers", "kept_accuracy", "layer_pruning", "latency_heads",
-        "speedup_map", "speedup_bounds", "roofline", "predictions", "operators", "memory_timeline", "importance",
-        "attention_maps",
+        "layer_map", "speedup_map", "speedup_bounds", "roofline", "predictions", "operators", "memory_timeline",
+        "criteria", "importance", "attention_overview", "attention_maps",
     ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_drawn_of_nothing(write_run, name):
     ],
 )  # fmt: skip
 def test_sentences_have_the_planted_numbers(full, name, sentence):
-    (panel,) = panels(full, name)
+    panel = panels(full, name)[0]
     assert FIGURES[name].caption(panel.frame) == sentence
 
 
@@ -164,7 +164,7 @@ def test_more_heads_than_fit_beside_one_another_go_below(write_run):
 def test_a_criterion_has_one_colour_in_all_figures(full):
     colours = []
     for name in ("accuracy_latency", "kept_accuracy"):
-        (panel,) = panels(full, name)
+        panel = panels(full, name)[0]
         axes = FIGURES[name].draw(panel.frame).axes[0]
         handles, labels = axes.get_legend_handles_labels()
         colours.append({label: handle[0].get_color() for handle, label in zip(handles, labels, strict=True)
@@ -193,6 +193,6 @@ def test_a_plan_that_is_worse_beyond_its_interval_is_called_so(write_run):
         for plan in run.plans:
             plan["difference_high"] = plan["difference"] + 0.001
 
-    (panel,) = panels(load(write_run(change=change)), "accuracy_latency")
+    panel = panels(load(write_run(change=change)), "accuracy_latency")[0]
     sentence = FIGURES["accuracy_latency"].caption(panel.frame)
     assert "no pruned plan's accuracy is level with the dense model's; the best, taylor with 50 % of the" in sentence

@@ -202,6 +202,21 @@ def test_memory_is_drawn_in_steps_from_the_start_of_the_pass(run):
     )
 
 
+def test_of_many_steps_the_peaks_stay(write_run):
+    def change(run):
+        columns, rows = run.tables["memory.csv"]
+        rows.clear()
+        steps = [(step / 1e4, (step % 7) * MIB + (step == 1234) * 50 * MIB) for step in range(3000)]
+        run.table("memory.csv", columns, [("digits", "cpu", "dense", 1.0, 2, *step) for step in steps])
+
+    (panel,) = memory_timeline.panels(load(write_run(change=change)), "digits")
+    (axes,) = drawn(memory_timeline, panel)
+    x, y = axes.lines[0].get_data()
+    assert len(x) <= memory_timeline.STEPS
+    assert (x[y.argmax()], y.max()) == pytest.approx((123.4, (1234 % 7) + 50))
+    assert axes.get_title("left") == f"dense: at most {(1234 % 7) + 50}.0 MiB"
+
+
 def test_predictions_are_drawn_against_what_was_measured(run):
     (panel,) = predictions.panels(run, "digits")
     (axes,) = drawn(predictions, panel)

@@ -14,7 +14,7 @@ from reports.errors import ReportError
 from reports.gate.__main__ import main, write
 from reports.gate.effects import LONGEST, LOOKS, SHOWN, caption, draw, gate_effects, shown
 from reports.gate.load import load
-from reports.style import new_figure, theme
+from reports.style import PAPER, new_figure, theme
 from tests.reports import synthetic_gate as synthetic
 
 
@@ -73,7 +73,7 @@ def test_effects_stand_in_order_with_intervals_and_floor(gate):
 
 def test_the_first_look_is_a_small_hollow_marker_below(gate):
     figure, axes = drawn(gate(synthetic.regressed()))
-    (first,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    (first,) = [line for line in axes.lines if line.get_markerfacecolor() == PAPER]
     assert first.get_xdata().tolist() == pytest.approx([11.2])
     assert 0.2 < first.get_ydata()[0] < 0.4  # the row of dense-4x64 is at 0
     assert "first look" in [text.get_text() for text in figure.legends[0].get_texts()]

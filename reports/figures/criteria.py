@@ -1,0 +1,214 @@
+"""The criteria of this run compared: what their plans keep, whether they agree with leave-one-out, what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from scipy.stats import rankdata
+
+from reports import frames
+from reports.figures import Panel
+from reports.limits import left_out
+from reports.run import REFERENCES, Metric, Run
+from reports.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
+from reports.words import duration, per_cent
+
+TITLE = "The criteria compared"
+ORDER = 10
+ABOUT = "task"
+ABSENT = (
+    "The criteria are compared where plans.csv has pruned plans of the task, and random draws or the dense "
+    "model beside them."
+)
+RANDOM, TRUTH = "random", "leave_one_out"
+ENDS = ("", "_low", "_high")
+SHOWN = 30  # criteria
+RESAMPLES, SEED = 1000, 0
+ENOUGH_HEADS = 6  # below that a bootstrap over heads says nothing
+ELSEWHERE = (
+    "How stable scores are over seeds, and how near they come to held-out truth, the importance experiment says "
+    "(docs/importance.md), not this run."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The criteria of one task beside one another.
+
+    Attributes:
+        kept: the kept fraction of the plans.
+        table: a row for each criterion but random, the best first: criterion, value, advantage (its value less the
+            reference) and spearman (with leave_one_out's scores), both with _low and _high, and seconds. NaN where
+            something was not measured.
+        random: the mean over random draws, and the range that holds 95 % of them; None where there are none.
+        draws: of random plans.
+        reference: the random draws' mean, or the dense model's value where there are none.
+        criteria: those of the run, whose order gives each its colour.
+    """
+
+    metric: Metric
+    kept: float
+    table: pd.DataFrame
+    random: tuple[float, ...] | None
+    draws: int
+    reference: float
+    criteria: tuple[str, ...]
+
+
+def panels(run: Run, task: str) -> Iterator[Panel]:
+    plans = frames.accuracies(run, task)
+    pruned = plans[~plans["criterion"].isin([*REFERENCES, RANDOM])]
+    if pruned.empty:
+        return
+    kept = min(pruned["kept_fraction"].unique(), key=lambda fraction: (abs(fraction - 0.5), fraction))
+    random = plans[(plans["criterion"] == RANDOM) & (plans["kept_fraction"] == kept) & (plans["draws"] > 1)]
+    dense = plans.loc[plans["criterion"] == "dense", "value"]
+    references = pd.concat([random["value"], dense])
+    if references.empty:
+        return
+    reference = float(references.iloc[0])
+    metric = run.metric(task)
+    table = pruned[pruned["kept_fraction"] == kept].set_index("criterion")[["value", "low", "high"]].astype(float)
+    ends = dict(zip(ENDS, ("value", "low", "high"), strict=True))
+    gains = {f"advantage{end}": table[name] - reference for end, name in ends.items()}
+    table = table[["value"]].assign(**gains).join(_scored(run, task), how="outer")
+    table = table.sort_values("value", ascending=not metric.higher_is_better, kind="stable").rename_axis("criterion")
+    band = tuple(map(float, random[["value", "low", "high"]].iloc[0])) if len(random) else None
+    draws = int(random["draws"].iloc[0]) if len(random) else 0
+    yield Panel("", task, Comparison(metric, kept, table.reset_index(), band, draws, reference, run.criteria))
+
+
+def draw(frame: Comparison) -> Figure:
+    """A row for each criterion, the best on top."""
+    table = frame.table.iloc[:SHOWN]
+    columns = [("advantage", _advantage_axis)]
+    columns += [("spearman", _spearman_axis)] if table["spearman"].notna().any() else []
+    columns += [("seconds", _seconds_axis)] if table["seconds"].notna().any() else []
+    figure = new_figure(11.0, 1.7 + 0.3 * len(table))
+    grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, (column, finish) in zip(grid, columns, strict=True):
+        _points(axes, table, column, frame.criteria)
+        finish(axes, frame)
+        axes.grid(False, axis="y")
+    grid[0].set_yticks(range(len(table)), labels=[shortened(name) for name in table["criterion"]])
+    grid[0].set_ylim(len(table) - 0.5, -0.5)
+    grid[0].set_ylabel("criterion")
+    legend_below(figure)
+    return figure
+
+
+def caption(frame: Comparison) -> str:
+    table, metric = frame.table[frame.table["value"].notna()], frame.metric
+    best = table.iloc[0]
+    low, high = best["advantage_low"], best["advantage_high"]
+    interval = "" if np.isnan([low, high]).any() else f" (95 % interval {metric.interval(low, high)})"
+    parts = [
+        f"With {per_cent(frame.kept)} of the heads {best['criterion']} is best at {metric.text(best['value'])}, "
+        f"{metric.change(best['advantage'])} against {_reference(frame)}{interval}",
+        *_cheapest(table, metric),
+    ]
+    if frame.random:
+        mean, *ends = frame.random
+        share = f"95 % of them {metric.interval(*ends)}"
+        parts.append(f"{frame.draws} random draws reach {metric.text(mean)} on average, {share}")
+    scored = frame.table["spearman"].notna().any()
+    ranks = "" if scored else f" {TRUTH} was not scored, so no ranks are compared with it."
+    rest = left_out(min(SHOWN, len(frame.table)), len(frame.table), "criteria", "the best")
+    return f"{'; '.join(parts)}.{ranks} {ELSEWHERE}{rest}"
+
+
+def _scored(run: Run, task: str) -> pd.DataFrame:
+    """criterion (as the index), seconds, and spearman with its interval."""
+    rows = run.scores[(run.scores["task"] == task) & (run.scores["criterion"] != RANDOM)]
+    seconds = rows.groupby("criterion")["seconds"].first().astype(float)
+    scores = rows.pivot(index=["layer", "head"], columns="criterion", values="score").astype(float)
+    truth = scores[TRUTH] if TRUTH in scores else pd.Series(np.nan, index=scores.index)
+    found = {str(name): _spearman(scores[name], truth, itself=name == TRUTH) for name in scores.columns}
+    columns = pd.DataFrame.from_dict(found, orient="index", columns=[f"spearman{end}" for end in ENDS], dtype=float)
+    return columns.join(seconds)
+
+
+def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float, float, float]:
+    """Spearman's correlation and its 95 % interval, from a bootstrap over heads."""
+    both = np.stack([one, other])
+    both = both[:, ~np.isnan(both).any(axis=0)]
+    count = both.shape[1]
+    if count < 2:
+        return np.nan, np.nan, np.nan
+    value = float(_correlations(both[:, None])[0])
+    if count < ENOUGH_HEADS or itself:
+        return value, np.nan, np.nan
+    drawn = np.random.default_rng(SEED).integers(0, count, (RESAMPLES, count))
+    replicates = _correlations(both[:, drawn])
+    if np.isnan(replicates).mean() > 0.5:  # nearly all scores are the same
+        return value, np.nan, np.nan
+    low, high = np.nanpercentile(replicates, [2.5, 97.5])
+    return value, float(low), float(high)
+
+
+def _correlations(pairs: np.ndarray) -> np.ndarray:
+    """(2, n, heads) -> (n,): Spearman's correlations; NaN where one is constant."""
+    ranks = rankdata(pairs, axis=-1)
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (ranks[0] * ranks[1]).sum(axis=-1) / np.sqrt((ranks**2).sum(axis=-1).prod(axis=0))
+
+
+def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
+    """Which of those whose interval reaches the best value took the least time, where times are known."""
+    best = table.iloc[0]
+    if metric.higher_is_better:
+        reaches = table["advantage_high"] >= best["advantage"]
+    else:
+        reaches = table["advantage_low"] <= best["advantage"]
+    known = table[(reaches | (table["advantage"] == best["advantage"])) & table["seconds"].notna()]
+    if len(known):
+        row = known.loc[known["seconds"].idxmin()]
+        same = row["criterion"] == best["criterion"]
+        which = "it is also the cheapest" if same else f"{row['criterion']} is the cheapest"
+        yield f"{which} that is within its interval of that, at {duration(row['seconds'])}"
+
+
+def _points(axes: Axes, table: pd.DataFrame, column: str, criteria: tuple[str, ...]) -> None:
+    given = looks(criteria)
+    for place, row in enumerate(table.to_dict("records")):
+        look, value = given[row["criterion"]], pd.Series([row[column]])
+        low, high = (pd.Series([row.get(f"{column}{end}", np.nan)]) for end in ENDS[1:])
+        axes.errorbar(
+            value, [place], xerr=reach(value, low, high), color=look.color, marker=look.marker, markersize=7,
+            elinewidth=1.4, linestyle="",
+        )  # fmt: skip
+
+
+def _advantage_axis(axes: Axes, frame: Comparison) -> None:
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    if frame.random:
+        mean, low, high = frame.random
+        label = f"random: 95 % of {frame.draws} draws"
+        axes.axvspan(low - mean, high - mean, color=GREY, alpha=0.25, linewidth=0, zorder=0, label=label)
+    if frame.metric.is_share:
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    unit = " (points)" if frame.metric.is_share else "" if frame.metric.higher_is_better else " (lower is better)"
+    axes.set_xlabel(folded(f"{frame.metric.name} less {_reference(frame)}{unit}", 2.6))
+
+
+def _spearman_axis(axes: Axes, frame: Comparison) -> None:  # noqa: ARG001
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_xlim(-1.06, 1.06)
+    axes.set_xlabel(f"Spearman's correlation with\nthe scores of {TRUTH}")
+
+
+def _seconds_axis(axes: Axes, frame: Comparison) -> None:  # noqa: ARG001
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("time to score all heads (s)")
+
+
+def _reference(frame: Comparison) -> str:
+    return "the mean of random draws" if frame.random else "the dense model"
