@@ -2,7 +2,8 @@
 
 nox -s bench            train, prune, measure and draw; arguments after -- go to pytest (see README.md)
                         --run RUN goes on where that one stopped; --processes N times everything N times over
-nox -s report -- RUN    draw again what was measured, from one run directory or several
+nox -s report -- RUN    draw again what was measured: a site from one run directory or several
+nox -s publish          lay the published reports out for GitHub Pages, drawn anew; -- RUN… publishes others
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
@@ -27,6 +28,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = Path("constraints.txt")
+PUBLISHED = Path("reports", "published")
 
 
 @nox.session
@@ -59,13 +61,25 @@ def profile(session: nox.Session) -> None:
 @nox.session
 def report(session: nox.Session) -> None:
     """Draw the report of one or several run directories: nox -s report -- RUN… [-o DIR]."""
-    needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
-    install(session, *(name for name in needed if not name.startswith("torch")))  # reports read files, not models
     parser = argparse.ArgumentParser(prog="nox -s report --", allow_abbrev=False)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/report, of the first RUN")
     given = parser.parse_args(session.posargs)
-    draw(session, *given.runs, output=given.output or given.runs[0] / "report")
+    install_reader(session)
+    draw(session, *given.runs, output=given.output or given.runs[0].with_suffix("") / "report")
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """Lay out a site for GitHub Pages, of the published runs or of those named: nox -s publish -- [RUN…] [-o DIR]."""
+    parser = argparse.ArgumentParser(prog="nox -s publish --", allow_abbrev=False)
+    published = sorted(PUBLISHED.glob("runs/*/*.zip"), key=lambda path: path.name, reverse=True)
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help=f"default: all in {PUBLISHED}")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("site"), help="default: site")
+    given = parser.parse_args(session.posargs)
+    install_reader(session)
+    draw(session, *(given.runs or published), output=given.output)
+    (given.output / ".nojekyll").touch()  # GitHub Pages is to serve the files as they are
 
 
 @nox.session
@@ -180,6 +194,12 @@ def install(session: nox.Session, *what: str) -> None:
     mark.unlink(missing_ok=True)
     session.install("--no-compile", "-c", str(CONSTRAINTS), *what)  # compiling torch takes longer than installing it
     mark.write_text(digest)
+
+
+def install_reader(session: nox.Session) -> None:
+    """Install what reports need, which read files and not models."""
+    needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    install(session, *(name for name in needed if not name.startswith("torch")))
 
 
 def draw(session: nox.Session, *runs: Path, output: Path) -> None:

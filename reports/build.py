@@ -1,4 +1,4 @@
-"""Run directories -> a report directory: index.html, samples.parquet, figures/."""
+"""Runs -> a report directory: a site of pages, and all samples of all runs in one file."""
 
 import os
 import shutil
@@ -7,51 +7,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
+from filelock import FileLock, Timeout
 
-from reports import page
+from reports import frames, site
 from reports.errors import ReportError
-from reports.load import load
-from reports.run import Run
+from reports.sources import Refused, read
 
-SAMPLES = [
-    "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
-    "seconds", "process", "cache", "mode", "phase", "mask",
-]  # fmt: skip
+START = "index.html"
+MANIFEST = "files.txt"  # what the report consists of; what an earlier one left and this one has not is taken away
+LOCK = ".report.lock"
 
 
-def build(runs: Sequence[Path], output: Path) -> Path:
-    """Write the report of `runs` into the directory `output`; returns the path of its page.
+def build(runs: Sequence[Path], output: Path, processes: int | None = None) -> tuple[Path, tuple[Refused, ...]]:
+    """Write the report of `runs` into the directory `output`; the path of its first page, and what could not be read.
 
     Every file appears whole or not at all: all are made in a hidden directory inside `output` and then
-    renamed, the page last.
+    renamed, the first page last.
+
+    Args:
+        processes: that draw figures; as many as there are cores, up to four, unless it is given.
 
     Raises:
-        ReportError: a run that cannot be read, the same run twice, or an output that cannot be written;
-            the last is found out before any run is read.
+        ReportError: no run that can be read, the same one twice, an output that cannot be written, or into which
+            another process writes; the last two are found out before any run is read.
     """
-    if twice := [run for place, run in enumerate(runs) if run.resolve() in {other.resolve() for other in runs[:place]}]:
-        raise ReportError(f"{twice[0]}: this run is named more than once; name each run once")
     with _workshop(output) as workshop:
-        loaded = [load(run) for run in runs]
-        samples(loaded).to_parquet(workshop / "samples.parquet", index=False)
-        page.write(loaded, workshop)
+        sources = read(runs)
+        frames.samples(sources.runs).to_parquet(workshop / "samples.parquet", index=False)
+        site.write(sources, workshop, processes)
         _deliver(workshop, output)
-    return output / "index.html"
-
-
-def samples(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every sample of the runs once, tidy, with the columns SAMPLES.
-
-    A sample stands under the case that timed it; cases that share its shape name that case in `timed_by` of
-    their own file and have no rows here. With several runs, cases read RUN/CASE.
-    """
-    frames = []
-    for run in runs:
-        about = run.cases[[name for name in SAMPLES if name in run.cases]]
-        frame = run.samples.merge(about, on="case", how="left")[SAMPLES]
-        frames.append(frame if len(runs) == 1 else frame.assign(case=run.name + "/" + frame["case"]))
-    return pd.concat(frames, ignore_index=True)
+    return output / START, sources.refused
 
 
 @contextmanager
@@ -67,27 +52,67 @@ def _workshop(output: Path) -> Iterator[Path]:
             f"({error.strerror}); give another with -o"
         ) from error
     try:
-        _check_targets(output)
-        yield workshop
+        with _alone(output):
+            for name in (START, "samples.parquet", "runs/any", "compare/any", "gallery/any"):
+                _check(output, Path(name))
+            yield workshop
     finally:
         shutil.rmtree(workshop)
         if made and not any(output.iterdir()):
             output.rmdir()
 
 
-def _check_targets(output: Path) -> None:
-    for name, is_wrong, what in (
-        ("index.html", Path.is_dir, "directory"),
-        ("samples.parquet", Path.is_dir, "directory"),
-        ("figures", Path.is_file, "file"),
-    ):
-        if is_wrong(output / name):
-            raise ReportError(f"{output / name}: a {what} is in the way of the report; move it, or give another -o")
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Only one process writes into a directory."""
+    lock = FileLock(output / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ReportError(
+            f"{output}: another process is writing a report into this directory; wait for it, or give another with -o"
+        ) from error
+    try:
+        yield
+    finally:
+        (output / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _deliver(workshop: Path, output: Path) -> None:
-    """Rename everything into place, the page after what it is made of."""
-    (output / "figures").mkdir(exist_ok=True)
-    figures = sorted(path.relative_to(workshop) for path in (workshop / "figures").glob("*.png"))
-    for name in (*figures, Path("samples.parquet"), Path("index.html")):
+    """Rename everything into place, the first page after what it leads to; take away what is no longer part of it."""
+    made = sorted(path.relative_to(workshop).as_posix() for path in workshop.rglob("*") if path.is_file())
+    for name in made:
+        _check(output, Path(name))
+    earlier = _manifest(output)
+    (workshop / MANIFEST).write_text("".join(f"{name}\n" for name in made), encoding="utf-8")
+    for name in sorted([*made, MANIFEST], key=lambda name: name == START):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(workshop / name, output / name)
+    for name in earlier - {*made}:
+        (output / name).unlink()
+        _remove_empty(output / name, output)
+
+
+def _check(output: Path, name: Path) -> None:
+    """Nothing is in the way of a file or of one of its directories."""
+    if (output / name).is_dir():
+        raise ReportError(f"{output / name}: a directory is in the way of the report; move it, or give another -o")
+    for parent in name.parents:
+        if (output / parent).is_file():
+            raise ReportError(f"{output / parent}: a file is in the way of the report; move it, or give another -o")
+
+
+def _manifest(output: Path) -> set[str]:
+    """The files of an earlier report in the same directory; names that would lead out of it are none of ours."""
+    file = output / MANIFEST
+    names = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    own = {name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts}
+    return {name for name in own if (output / name).is_file()}
+
+
+def _remove_empty(file: Path, output: Path) -> None:
+    for parent in file.relative_to(output).parents:
+        folder = output / parent
+        if parent.parts and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

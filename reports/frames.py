@@ -1,6 +1,6 @@
 """Run -> frames that figures draw and tables print. Each row is one point with its interval."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 
 from reports import stats
+from reports.limits import spread
 from reports.run import GENERATION, LAYER, Metric, Run
 
 CONDITIONS = ["device", "dtype", "mode", "cache", "mask"]
 SETTING = [*CONDITIONS, "seq_len"]
 ARMS = ("dense", "pruned")
+MOST_BATCHES = 12  # of one setting, beside which accuracy is shown
+SAMPLES = [
+    "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
+    "seconds", "process", "cache", "mode", "phase", "mask",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,25 @@ class Tradeoff:
     table: pd.DataFrame
 
 
+def samples(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every sample of the runs once, tidy, with the columns SAMPLES.
+
+    A sample stands under the case that timed it; cases that share its shape name that case in `timed_by` of
+    their own file and have no rows here. With several runs, cases read RUN/CASE.
+    """
+    found = []
+    for run in runs:
+        about = run.cases[[name for name in SAMPLES if name in run.cases]]
+        frame = run.samples.merge(about, on="case", how="left")[SAMPLES]
+        found.append(frame if len(runs) == 1 else frame.assign(case=run.name + "/" + frame["case"]))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=SAMPLES)
+
+
 def cases_of(run: Run, task: str) -> pd.DataFrame:
     """The cases whose shape has been timed: of a task, of the bare layer, or of all in which a model generates."""
     kind = task if task in (LAYER, GENERATION) else "pruning"
     mine = (run.cases["kind"] == kind) & ((run.cases["task"] == task) | (kind == GENERATION))
-    return run.cases[mine & run.cases["timed_by"].isin(run.samples["case"])]
+    return run.cases[mine & run.cases["timed_by"].isin(run.timed)]
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
@@ -133,19 +153,24 @@ def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
 
 @lru_cache(maxsize=64)  # several figures and a table ask for the same
 def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
-    """One for each setting in which the task was timed; one without latencies if there is none."""
+    """One for each setting in which the task was timed, and each batch size, that to report first, up to MOST_BATCHES.
+
+    One without latencies if there is none.
+    """
     plans = accuracies(run, task)
     if plans.empty:
         return ()
     bare = Tradeoff(task, run.metric(task), None, None, run.criteria, plans)
     found = []
     for setting, cases in settings(cases_of(run, task)):
-        batch = report_batch(run, task, cases)
-        cases = cases[cases["batch"] == batch]
-        times = latencies(run, cases, ["criterion", "kept_fraction"])
-        if not times.empty:
-            table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
-            found.append(replace(bare, setting=setting, batch=batch, table=_finish(run, table, cases, bare.metric)))
+        first = report_batch(run, task, cases)
+        others = sorted({*map(int, cases["batch"].unique())} - {first})
+        for batch in (first, *spread(others, MOST_BATCHES - 1)):
+            timed = cases[cases["batch"] == batch]
+            times = latencies(run, timed, ["criterion", "kept_fraction"])
+            if not times.empty:
+                table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
+                found.append(replace(bare, setting=setting, batch=batch, table=_finish(run, table, timed, bare.metric)))
     return tuple(found) or (replace(bare, table=_finish(run, plans, None, bare.metric)),)
 
 

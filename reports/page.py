@@ -1,177 +1,191 @@
-"""Runs -> index.html and figures/*.png. What is said, in order; how it looks is in pages/."""
+"""What a page is made of, and how it becomes HTML. What is said stands in run_page.py and its like; looks in pages/."""
 
-import base64
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reports import figures, tables
-from reports.cases import FAILED
 from reports.cells import Summary
-from reports.figures import FigureModule, Panel
-from reports.run import GENERATION, LAYER, Run
-from reports.style import theme
+from reports.drawing import Drawn, Studio
+from reports.figures import Drawing, Panel, limited
 
-EMBED_LIMIT = 4_000_000  # characters of figures inside the page; with its tables it stays below 5 MB
-TITLES = {LAYER: "The bare attention layer", GENERATION: "Generation"}
-ABOUT = {
-    LAYER: "The layer alone, outside any model; every ratio is of times measured in the same rounds.",
-    GENERATION: "Causal models that read a prompt and then write, token by token, with a key/value cache.",
-}
-COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
+BUDGET = 4_500_000  # bytes of all figures of a page, SVG and PNG; with its text it stays below 5 MB
+PHONE = ("accuracy_latency", "kept_accuracy")  # drawn again as narrow as a phone
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Picture:
-    """A drawn figure.
+    """A figure that is drawn, or is going to be.
 
     Attributes:
-        source: a data URI, or None where the page would grow too large.
-        width: in CSS pixels, as large as its text wants to be seen.
+        anchor: its id in the page, and the name of its files in figures/.
+        order: that of its figure; the first of every section find room before the last of any.
+        variant: the same for phones, ANCHOR-narrow.
+        kept: False where the page has no room for it.
+    """
+
+    anchor: str
+    order: int
+    title: str
+    caption: str
+    drawn: Future[Drawn]
+    variant: Future[Drawn] | None = None
+    tables: tuple[Summary, ...] = ()
+    kept: bool = True
+
+    @property
+    def width(self) -> int:
+        return self.drawn.result().width
+
+    @property
+    def height(self) -> int:
+        return self.drawn.result().height
+
+    @property
+    def files(self) -> list[str]:
+        stems = (self.anchor, f"{self.anchor}-narrow") if self.variant else (self.anchor,)
+        return [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return self.drawn.result().size + (self.variant.result().size if self.variant else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The panels of one figure module, or the sentence that stands in their place."""
+
+    module: str
+    title: str
+    anchor: str
+    pictures: tuple[Picture, ...]
+    absent: str
+    more: int = 0  # panels that there was no room for
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A task, the bare layer, or whatever has a heading. The appendix is for looking things up.
+
+    Attributes:
+        asked: what figure modules are asked about, as the arguments of `panels`, for the gallery.
     """
 
     title: str
-    caption: str
-    file: str
-    source: str | None
-    width: int
-    tables: tuple[Summary, ...] = ()
-
-
-@dataclass(frozen=True)
-class Part:
-    """All panels of one figure module, or the sentence that stands in their place."""
-
-    title: str
-    pictures: tuple[Picture, ...]
-    absent: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A task, the bare layer, or generation. The appendix is for looking things up."""
-
-    title: str
     anchor: str
-    about: str
-    tables: tuple[Summary, ...]
-    parts: tuple[Part, ...]
-    appendix: tuple[Summary, ...]
+    asked: str
+    about: str = ""
+    tables: tuple[Summary, ...] = ()
+    parts: tuple[Part, ...] = ()
+    appendix: tuple[Summary, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         return not self.tables and not any(part.pictures for part in self.parts)
 
-    @property
-    def headline(self) -> str:
-        """The first figure's sentence."""
-        return next((part.pictures[0].caption for part in self.parts if part.pictures), "")
+
+@dataclass
+class Slugs:
+    """Names for anchors and files, made of any text; each is given once."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def of(self, *words: str) -> str:
+        stem = slug("-".join(filter(None, words)))
+        name, number = stem, 1
+        while name.lower() in self.taken:  # some file systems do not tell capitals apart
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name.lower())
+        return name
 
 
-class Gallery:
-    """Draws panels into a directory and embeds them while there is room."""
+class Album:
+    """The figures of one page: asks the studio for them, and keeps them within the page's budget."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.room = EMBED_LIMIT
-        directory.mkdir()
+    def __init__(self, studio: Studio, directory: Path, slugs: Slugs) -> None:
+        self.studio, self.directory, self.slugs = studio, directory, slugs
+        self.pictures: list[Picture] = []
 
-    def add(self, module: FigureModule, panel: Panel, name: str) -> Picture:
-        with theme():
-            figure = module.draw(panel.frame)
-            figure.suptitle(f"{module.TITLE}: {panel.title}", x=0.01, ha="left", fontsize="medium")
-            file = self._unique(name)
-            figure.savefig(self.directory / file)
-            width = round(96 * figure.get_figwidth())
-        source = "data:image/png;base64," + base64.b64encode((self.directory / file).read_bytes()).decode()
-        fits = len(source) <= self.room
-        self.room -= len(source) if fits else 0
+    def part(self, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
+        """All panels of a module, as many as a page has room for."""
+        found, more = limited(panels)
+        pictures = tuple(self.picture(name, module, panel, *words) for panel in found)
+        anchor = self.slugs.of("about", *words, name)
+        return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
+
+    def picture(self, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
+        anchor = self.slugs.of(*words, name, panel.slug)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        title = ": ".join(filter(None, (module.TITLE, panel.title)))
+        stem, source = self.directory / anchor, module.__name__
+        drawn = self.studio.add(source, panel.frame, title, stem)
+        variant = None
+        if name in PHONE:
+            variant = self.studio.add(source, panel.frame, title, stem.with_name(f"{anchor}-narrow"), narrow=True)
         caption = module.caption(panel.frame)
-        return Picture(panel.title, caption, f"figures/{file}", source if fits else None, width, panel.tables)
+        picture = Picture(anchor, module.ORDER, panel.title, caption, drawn, variant, panel.tables)
+        self.pictures.append(picture)
+        return picture
 
-    def _unique(self, name: str) -> str:
-        """A file name out of any text."""
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:120]
-        taken = {path.stem for path in self.directory.iterdir()}
-        choices = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
-        return next(choice for choice in choices if choice not in taken) + ".png"
+    def fit(self) -> None:
+        """Once all is drawn: take away the files of what the page has no room for, the last figures of all sections."""
+        room = BUDGET
+        for picture in sorted(self.pictures, key=lambda picture: picture.order):
+            room -= picture.size
+            picture.kept = room >= 0
+            if not picture.kept:
+                for file in picture.files:
+                    (self.directory / file).unlink()
 
 
-def write(runs: Sequence[Run], directory: Path) -> None:
-    """Write index.html and figures/ into `directory`."""
-    gallery = Gallery(directory / "figures")
-    context = {
-        "runs": [
-            {
-                "name": run.name,
-                "anchor": f"run-{number}",
-                "path": run.path,
-                "notes": [*run.notes, *_failures(run)],
-                "noisy": run.noisy,
-                "failed": run.unfinished[run.unfinished["status"] == FAILED].to_dict("records"),
-                "closing": [*tables.left_out(run), *tables.ceilings(run)],
-                "environment": tables.environment(run),
-                "sections": list(_sections(run, gallery, number if len(runs) > 1 else None)),
-            }
-            for number, run in enumerate(runs)
-        ]
-    }
-    templates = Environment(
+class Page(Protocol):
+    """What stands at `path`, from the top of the site."""
+
+    @property
+    def path(self) -> str: ...
+
+    def html(self) -> str: ...
+
+
+class Pictured(Page, Protocol):
+    """A page with figures: of a run, of an importance run, of a comparison."""
+
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads what its figures are asked about."""
+
+
+def slug(text: str) -> str:
+    """Of any text a name that is safe as a file, in a URL, and as an id."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
+
+
+def pictures_of(sections: Sequence[Section]) -> Iterator[Picture]:
+    for section in sections:
+        for part in section.parts:
+            yield from part.pictures
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of pages/ with its context; everything that comes from results is escaped."""
+    return _templates().get_template(template).render(context)
+
+
+def _templates() -> Environment:
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    (directory / "index.html").write_text(templates.get_template("report.html").render(context), encoding="utf-8")
-
-
-def _sections(run: Run, gallery: Gallery, number: int | None) -> Iterator[Section]:
-    prefix = "" if number is None else f"run{number}-"
-    generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
-    for place, task in enumerate((*run.tasks, LAYER, *generates)):
-        of_task = task in run.tasks
-        yield Section(
-            title=TITLES.get(task, task),
-            anchor=f"{prefix}{'task' if of_task else task}-{place}",
-            about=_about(run, task),
-            tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
-            parts=tuple(
-                Part(
-                    module.TITLE,
-                    tuple(
-                        gallery.add(module, panel, f"{prefix}{task}-{name}-{panel.slug}")
-                        for panel in module.panels(run, task)
-                    ),
-                    module.ABSENT,
-                )
-                for name, module in figures.about(task).items()
-            ),
-            appendix=tuple(tables.percentiles(run, task)),
-        )
-
-
-def _about(run: Run, task: str) -> str:
-    if task in ABOUT:
-        return ABOUT[task]
-    about: dict[str, Any] = run.environment["tasks"][task]
-    sentence = f"{about['description'].rstrip('.')}. " if about.get("description") else ""
-    layers, metric = about.get("layers"), run.metric(task)
-    facts = [f"{sum(layers.values())} heads in {len(layers)} layers"] if layers else []
-    facts += [f"{about[key]:,} {text}" for key, text in COUNTS.items() if key in about]
-    facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
-    listed = ", ".join(facts)
-    return f"{sentence}{listed[0].upper()}{listed[1:]}."
-
-
-def _failures(run: Run) -> Iterator[str]:
-    failed = int((run.unfinished["status"] == FAILED).sum())
-    if failed:
-        count = "One measurement" if failed == 1 else f"{failed} measurements"
-        yield f"{count} failed; the errors are below, under What failed."
-    if run.environment.get("dirty"):
-        yield "The working tree had uncommitted changes when the run was made."

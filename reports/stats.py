@@ -42,12 +42,7 @@ def median_estimate(*samples: Processes) -> Estimate:
     Of several samples, say one for each shape that was timed: the median of their medians, each resampled within
     itself. A single round has a value and no interval.
     """
-    value = float(np.median([median_of(processes) for processes in samples]))
-    if min(sum(map(len, processes)) for processes in samples) < 2:
-        return Estimate(value, np.nan, np.nan)
-    medians = [_replicates(processes) for processes in samples]
-    low, high = np.percentile(np.median(medians, axis=0), [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return _within(_middle(samples), _medians(samples))
 
 
 def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
@@ -86,6 +81,17 @@ def ratio_estimate(*log_ratios: Processes) -> Estimate:
     return median_estimate(*log_ratios).map(np.exp)
 
 
+def independent_ratio(over: Sequence[Processes], under: Sequence[Processes]) -> Estimate:
+    """The ratio of two median ratios that were measured apart, each from logs of ratios, with its interval.
+
+    Each side is resampled within itself, as `median_estimate` does, and the two are then drawn side by side. No
+    interval where one side has a single round.
+    """
+    one, other = _medians(over), _medians(under)
+    other = _generator(other.tobytes()).permutation(other)  # the same data twice would be resampled alike
+    return _within(_middle(over) - _middle(under), one - other).map(np.exp)
+
+
 def draws_estimate(values: np.ndarray) -> Estimate:
     """The mean over draws, and the range in which 95 % of the draws lie."""
     low, high = np.percentile(values, [2.5, 97.5])
@@ -113,6 +119,23 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return columns.rank().corr()
+
+
+def _middle(samples: Sequence[Processes]) -> float:
+    return float(np.median([median_of(processes) for processes in samples]))
+
+
+def _medians(samples: Sequence[Processes]) -> np.ndarray:
+    """(RESAMPLES,) replicates of `_middle`; NaN where a sample has a single round."""
+    if min(sum(map(len, processes)) for processes in samples) < 2:
+        return np.full(RESAMPLES, np.nan)
+    return np.asarray(np.median([_replicates(processes) for processes in samples], axis=0))
+
+
+def _within(value: float, replicates: np.ndarray) -> Estimate:
+    """The value with its percentile interval."""
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
 
 
 def _replicates(processes: Processes) -> np.ndarray:

@@ -24,8 +24,8 @@ CEILINGS = {
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:
-    """One table for each setting."""
-    for tradeoff in frames.tradeoffs(run, task):
+    """One table for each setting, and each batch size; those other than the first are folded."""
+    for place, tradeoff in enumerate(frames.tradeoffs(run, task)):
         where = f"Batch {tradeoff.batch}, {tradeoff.setting.text}" if tradeoff.setting else "No latency was measured"
         metric = tradeoff.metric
         yield Summary(
@@ -42,6 +42,7 @@ def summaries(run: Run, task: str) -> Iterator[Summary]:
                 "speedup",
             ),
             rows=tuple(_row(row, metric) for _, row in tradeoff.table.iterrows()),
+            folded=place > 0,
         )
 
 
@@ -106,24 +107,25 @@ def ceilings(run: Run) -> Iterator[Summary]:
 
 
 def left_out(run: Run) -> Iterator[Summary]:
-    """What has no result without having failed, and why."""
+    """What has no result without having failed, or could not be used, and why."""
     found = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
     rows = [(word(row.name), word(row.status), word(last_line(row.error))) for row in found.itertuples(index=False)]
     for (arm, reason), cases in run.skipped_arms.groupby(["arm", "reason"]):
         rows.append((word(f"arm {arm} of {count(len(cases), 'case')}"), word("skipped"), word(reason)))
+    for row in run.left_out.itertuples(index=False):
+        rows.append((word(row.what), word("could not be used"), word(row.reason)))
     if rows:
         yield Summary("What was left out, and why", "", ("what", "outcome", "reason"), tuple(rows))
 
 
-def environment(run: Run) -> list[tuple[str, str]]:
-    """What the numbers were measured on: name, value."""
-    about = run.environment
+def environment(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the numbers were measured on: name, value; of environment.json."""
     memory = about.get("memory_bytes")
     revision = str(about.get("revision") or UNKNOWN)
     dirty = {True: " with uncommitted changes", False: ", clean"}.get(about.get("dirty", ""), "")
     return [
         ("CPU", _text(about, "cpu")),
-        ("cores, threads", f"{_text(about, 'cores')}, {_text(about, 'threads')}"),
+        ("cores and threads", f"{_text(about, 'cores')}, {_text(about, 'threads')}"),
         ("clock governor", _text(about, "governor")),
         ("memory", f"{memory / GIB:.1f} GiB" if memory else UNKNOWN),
         ("accelerators", _pairs(about.get("accelerators")) or "none"),
@@ -134,7 +136,7 @@ def environment(run: Run) -> list[tuple[str, str]]:
         ("revision", revision + dirty),
         ("command", _text(about, "command")),
         ("started", _text(about, "created")),
-        ("finished", _text(about, "finished")),
+        ("finished", "cut off" if about.get("finished") is None else str(about["finished"])),
     ]
 
 
@@ -185,8 +187,11 @@ def _difference(row: pd.Series, metric: Metric) -> Cell:
 
 
 def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
+    batches = frames.cases_of(run, tradeoff.task)["batch"].nunique()
+    if batches > frames.MOST_BATCHES:
+        yield f"Of {batches} batch sizes {frames.MOST_BATCHES} have a table and a figure like this; the data has all."
     default = run.environment["tasks"][tradeoff.task]["batch_size"]
-    if tradeoff.batch is not None and tradeoff.batch != default:
+    if tradeoff.batch == frames.tradeoffs(run, tradeoff.task)[0].batch not in (None, default):
         yield f"The task's own batch size, {default}, was not timed; {tradeoff.batch} is the nearest that was."
     processes = tradeoff.table.get("processes", pd.Series(dtype=float)).min()
     over = f"at least {processes:.0f} processes and the rounds within each" if processes > 1 else "rounds"

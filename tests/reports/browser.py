@@ -1,8 +1,11 @@
 """A page as a reader's browser would see it."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
-VOID = {"meta", "img", "link", "br", "hr", "input"}
+from reports.build import build
+
+VOID = {"meta", "img", "link", "br", "hr", "input", "source"}
 
 
 class Page(HTMLParser):
@@ -33,3 +36,13 @@ class Page(HTMLParser):
 
     def text(self) -> str:
         return " ".join(text for tag, text in self.texts if tag not in ("style", "script"))
+
+
+def page_of(run: Path, output: Path) -> Page:
+    """The page of one run, from a report that is made of it alone."""
+    build([run], output)
+    return read(output / "runs" / run.stem / "index.html")
+
+
+def read(file: Path) -> Page:
+    return Page(file.read_text(encoding="utf-8"))

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
-from reports import page
+from reports import drawing, svg
+from reports.build import build
 from tests.reports.synthetic import RunWriter, fill, fill_minimal
+from tests.reports.synthetic_importance import write as write_study
 
 Write = Callable[..., Path]
 
@@ -44,17 +45,30 @@ def minimal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.finish()
 
 
+@pytest.fixture(scope="session")
+def site(full_run, minimal_run, tmp_path_factory) -> Path:
+    """A report of two runs and an importance run, drawn by several processes; not to be changed."""
+    study = write_study(tmp_path_factory.mktemp("study") / "study")
+    (study / "environment.json").write_text('{"schema": 1}')
+    output = tmp_path_factory.mktemp("site")
+    build([full_run, minimal_run, study], output, processes=2)
+    return output
+
+
 @pytest.fixture
-def sketched(monkeypatch):
+def alone(monkeypatch):
+    """Figures are made by this process, so that what a test puts in their place is."""
+    monkeypatch.setattr(drawing, "MOST_PROCESSES", 1)
+
+
+@pytest.fixture
+def sketched(monkeypatch, alone):  # noqa: ARG001
     """Figures are drawn, which is quick, and not rendered, which is not."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: Path(path).write_bytes(bytes(1000)))  # noqa: ARG005
+    monkeypatch.setattr(drawing, "write_png", lambda _, file: file.write_bytes(bytes(1000)))
+    monkeypatch.setattr(svg, "text", lambda _: "<svg/>")
 
 
 @pytest.fixture
-def told(monkeypatch):
+def told(monkeypatch, alone):  # noqa: ARG001
     """Figures are not drawn at all; only what is said of them is on the page."""
-    monkeypatch.setattr(page.Gallery, "add", tell)
-
-
-def tell(gallery, module, panel, name):  # noqa: ARG001
-    return page.Picture(panel.title, module.caption(panel.frame), "figures/none.png", "data:,", 100)
+    monkeypatch.setattr(drawing, "render", lambda *_, **__: drawing.Drawn(100, 100, 1))

@@ -1,7 +1,6 @@
-"""The report as a whole: the command, the page, the Parquet file, and what stands in its way."""
+"""The report as a whole: the command, what lies where, and what stands in its way."""
 
 import ast
-import base64
 import os
 import subprocess
 import sys
@@ -10,40 +9,35 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 import reports
 from reports import page
 from reports.__main__ import main
-from reports.build import SAMPLES, build
+from reports.build import LOCK, build
 from reports.errors import ReportError
-from tests.reports.browser import Page
+from reports.frames import SAMPLES
+from tests.reports.browser import page_of, read
 from tests.reports.synthetic import paired
 
 ROOT = Path(reports.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def built(full_run, tmp_path_factory):
-    """A report of the full run, made by the command."""
-    output = tmp_path_factory.mktemp("built") / "new" / "report"
-    main([str(full_run), "-o", str(output)])
-    return output
-
-
-@pytest.fixture(scope="module")
-def html(built):
-    return Page((built / "index.html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.usefixtures("sketched")
 def test_the_command_prints_the_page_and_leaves_nothing_else(minimal_run, tmp_path, capsys):
     main([str(minimal_run), "-o", str(tmp_path / "out")])
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'index.html'}\n"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["figures", "index.html", "samples.parquet"]
+    names = ["files.txt", "gallery", "index.html", "runs", "samples.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out" / "runs" / "minimal").iterdir()) == [
+        "data", "figures", "index.html", "minimal.zip"
+    ]  # fmt: skip
 
 
-def test_samples_are_tidy_and_there_once(built):
-    frame = pd.read_parquet(built / "samples.parquet")
+@pytest.mark.usefixtures("told")
+def test_samples_are_tidy_and_there_once(full_run, tmp_path):
+    build([full_run], tmp_path)
+    frame = pd.read_parquet(tmp_path / "samples.parquet")
     assert frame.columns.tolist() == SAMPLES == [
         "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm",
         "round", "seconds", "process", "cache", "mode", "phase", "mask",
@@ -60,103 +54,57 @@ def test_samples_are_tidy_and_there_once(built):
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 
 
-def test_every_figure_is_embedded_and_a_file(built, html):
-    files = sorted(path.name for path in (built / "figures").iterdir())
-    embedded = {base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in html.all("img")}
-    assert len(files) == len(embedded) == 15
-    assert embedded == {(built / "figures" / name).read_bytes() for name in files}
-    assert "digits-attention_maps-0-blocks.0.attention.png" in files
-    assert all(image["alt"].endswith(".") for image in html.all("img"))
-
-
-def test_the_page_needs_nothing_from_elsewhere(built, html):
-    for tag, attributes in html.tags:
-        for name in ("src", "href", "srcset", "data"):
-            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
-    source = (built / "index.html").read_text(encoding="utf-8")
-    assert "@import" not in source
-    assert "url(" not in source
-    assert len(source) < 5_000_000
-
-
-def test_links_within_the_page_lead_somewhere(html):
-    anchors = {attributes.get("id") for _, attributes in html.tags}
-    assert {link["href"].removeprefix("#") for link in html.all("a")} <= anchors
-
-
-def test_the_page_has_the_numbers_of_the_tables(html):
-    text = html.text()
-    for expected in (
-        "96.5 % [95.5 to 97.5] −0.5 points [−1.5 to 0.5] 24.0",
-        "2.00×",
-        "48.0 2.00×",
-        "random (21 draws) 50 % 8 of 16 60.0 % [50.5 to 69.5]",
-        "24.0 ms, 2.00× as fast",
-        "AMD EPYC",
-        "torch 2.13.0, numpy 2.4.6",
-        "0f3c2aa, clean",
-        "clock governor unknown",
-        "25.0 GiB",
-        "pytest bench --quick",
-        "2 measurements failed",
-        "RuntimeError: <b>no</b>",
-        "gate would not train",
-    ):
-        assert expected in text
-
-
-@pytest.mark.usefixtures("sketched")
-def test_text_from_results_cannot_become_markup(write_run, tmp_path):
-    evil = "<script>alert('x')</script>"
-
-    def change(run):
-        run.environment["cpu"] = evil
-        run.environment["tasks"]["digits"]["description"] = evil
-        run.task(evil, {f"{evil}$a_b$": 2}, metric=evil)
-        run.plan(evil, "dense", 1.0, 0.9, plan="p1")
-        run.plan(evil, evil, 0.5, 0.8, plan="p2")
-        run.case(evil, evil, 0.5, 2, paired(0.1, 2.0), case="evil", device=evil)
-        run.scores += [(evil, evil, f"{evil}$a_b$", head, head, 1.0) for head in range(2)]
-        run.json("cases/worse.json", {"schema": 1, "status": "failed", "error": f"</pre>{evil}"})
-
-    html = Page(build([write_run(name="<b>run", change=change)], tmp_path / "out").read_text(encoding="utf-8"))
-    assert len(html.all("script")) == 1  # the page's own
-    assert html.all("b") == []
-    assert f"</pre>{evil}" in html.text()
-    assert f"CPU {evil}" in html.text()
-    assert all(".." not in path.name for path in (tmp_path / "out" / "figures").iterdir())
-
-
-@pytest.mark.usefixtures("sketched")
-def test_several_runs_have_sections_of_their_own(full_run, minimal_run, tmp_path):
-    html = Page(build([full_run, minimal_run], tmp_path / "out").read_text(encoding="utf-8"))
-    assert [text for tag, text in html.texts if tag == "h2"] == ["Run full", "Run minimal"]
-    ids = [attributes["id"] for _, attributes in html.tags if "id" in attributes]
-    assert len(set(ids)) == len(ids)
-    samples = pd.read_parquet(tmp_path / "out" / "samples.parquet")
+@pytest.mark.usefixtures("told")
+def test_several_runs_have_pages_of_their_own(full_run, minimal_run, tmp_path):
+    build([full_run, minimal_run], tmp_path)
+    start = read(tmp_path / "index.html")
+    links = {link["href"] for link in start.all("a")}
+    assert {"runs/full/index.html", "runs/minimal/index.html", "compare/full--minimal/index.html"} <= links
+    samples = pd.read_parquet(tmp_path / "samples.parquet")
     assert not samples.duplicated(["case", "arm", "process", "round"]).any()
     assert {case.split("/")[0] for case in samples["case"]} == {"full", "minimal"}
-    assert len(html.all("img")) == len(list((tmp_path / "out" / "figures").iterdir())) == 15 + 14
-
-
-@pytest.mark.usefixtures("sketched")
-def test_a_page_that_grows_too_large_links_to_its_figures(minimal_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "EMBED_LIMIT", 4_000)
-    html = Page(build([minimal_run], tmp_path / "out").read_text(encoding="utf-8"))
-    links = [link["href"] for link in html.all("a") if link["href"].startswith("figures/")]
-    assert sum(len(image["src"]) for image in html.all("img")) <= 4_000
-    assert len(links) + len(html.all("img")) == 14
-    assert links
-    assert all((tmp_path / "out" / link).is_file() for link in links)
 
 
 @pytest.mark.usefixtures("told")
-def test_an_earlier_report_is_replaced(minimal_run, tmp_path):
+def test_two_runs_of_one_name_are_told_apart(write_run, tmp_path):
+    build([write_run("a/run"), write_run("b/run"), write_run("c/RUN")], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "runs").iterdir()) == ["RUN-3", "run", "run-2"]
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_page_that_grows_too_large_says_what_it_leaves_out(minimal_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "BUDGET", 6_000)
+    html = page_of(minimal_run, tmp_path)
+    files = {path.name for path in (tmp_path / "runs" / "minimal" / "figures").iterdir()}
+    shown = [image["src"].removeprefix("figures/") for image in html.all("img")]
+    assert 0 < len(shown) < 5
+    assert {*shown} <= files
+    assert sum((tmp_path / "runs" / "minimal" / "figures" / name).stat().st_size for name in files) <= 6_000
+    left = html.text().count("this figure would make the page larger than 5 MB")
+    assert left == len(html.all("figure")) - len(shown) > 5
+
+
+@pytest.mark.usefixtures("told")
+def test_an_earlier_report_is_replaced_and_what_is_not_ours_stays(full_run, minimal_run, tmp_path):
     (tmp_path / "index.html").write_text("old")
-    (tmp_path / "mine.txt").write_text("not the report's")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "mine.txt").write_text("not the report's")
+    build([full_run, minimal_run], tmp_path)
     build([minimal_run], tmp_path)
-    assert "old" not in Page((tmp_path / "index.html").read_text(encoding="utf-8")).text().split()
-    assert (tmp_path / "mine.txt").read_text() == "not the report's"
+    assert "old" not in read(tmp_path / "index.html").text().split()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mine", "minimal"]
+    assert not (tmp_path / "compare").exists()
+    assert (tmp_path / "runs" / "mine" / "mine.txt").read_text() == "not the report's"
+
+
+@pytest.mark.usefixtures("told")
+def test_a_list_of_files_that_leads_elsewhere_takes_nothing_away(minimal_run, tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("here to stay")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "files.txt").write_text(f"../outside.txt\n{outside}\n\n.\n")
+    build([minimal_run], tmp_path / "out")
+    assert outside.read_text() == "here to stay"
 
 
 def test_the_output_is_checked_before_any_run_is_read(tmp_path):
@@ -169,7 +117,7 @@ def test_the_output_is_checked_before_any_run_is_read(tmp_path):
         build([tmp_path / "nowhere"], tmp_path / "file" / "out")
 
 
-@pytest.mark.parametrize(("name", "what"), [("index.html", "directory"), ("figures", "file")])
+@pytest.mark.parametrize(("name", "what"), [("index.html", "directory"), ("runs", "file")])
 def test_something_in_the_way_of_a_file(tmp_path, name, what):
     (tmp_path / name).mkdir() if what == "directory" else (tmp_path / name).write_text("")
     with pytest.raises(ReportError, match=rf"{name}: a {what} is in the way of the report; move it, or give another"):
@@ -184,21 +132,35 @@ def test_an_output_that_is_read_only(tmp_path, monkeypatch):
         build([tmp_path / "nowhere"], tmp_path)
 
 
+def test_two_at_once_are_not_mixed(tmp_path):
+    with FileLock(tmp_path / LOCK), pytest.raises(ReportError, match="another process is writing a report into this"):
+        build([tmp_path / "nowhere"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != LOCK] == []
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("moment", ["reading", "drawing"])
 def test_a_report_that_fails_leaves_nothing(write_run, tmp_path, monkeypatch, moment):
     path = write_run()
     if moment == "reading":
-        (path / "plans.csv").write_text("")
+        (path / "environment.json").write_text("{")
     else:
-        monkeypatch.setattr(page.Gallery, "add", Mock(side_effect=ZeroDivisionError))
+        monkeypatch.setattr("reports.drawing.render", Mock(side_effect=ZeroDivisionError))
     with pytest.raises((ReportError, ZeroDivisionError)):
         build([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_same_run_twice(full_run, tmp_path):
-    with pytest.raises(ReportError, match=r"full/\.\./full: this run is named more than once"):
-        build([full_run, full_run / ".." / "full"], tmp_path)
+@pytest.mark.usefixtures("told")
+def test_a_run_that_cannot_be_read_is_left_out_beside_one_that_can(full_run, write_run, tmp_path, capsys):
+    broken = write_run("broken", change=lambda run: run.environment.update(schema=0))
+    main([str(broken), str(full_run), "-o", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert f"left out: {broken / 'environment.json'}: expected schema 1, got 0; use the reports that came" in said.err
+    text = read(tmp_path / "out" / "index.html").text()
+    assert "Left out. What was named and could not be read: " in text
+    assert "environment.json: expected schema 1, got 0; use the reports" in text
+    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == ["full"]
 
 
 def test_wrong_input_is_a_usage_error_without_a_traceback(tmp_path):

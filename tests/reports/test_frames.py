@@ -25,8 +25,10 @@ def run(full_run):
 
 @pytest.fixture(scope="module")
 def table(run):
-    (tradeoff,) = frames.tradeoffs(run, "digits")
+    tradeoff, small = frames.tradeoffs(run, "digits")
     assert (tradeoff.batch, tradeoff.setting) == (2, frames.Setting("cpu", "float32", seq_len=7))
+    assert (small.batch, small.setting) == (1, tradeoff.setting)
+    assert row(small.table, criterion="taylor", kept_fraction=0.5)["speedup"] == pytest.approx(1.0)
     return tradeoff.table
 
 
@@ -74,7 +76,7 @@ def test_a_metric_that_is_better_when_lower_turns_the_front(write_run):
         run.environment["tasks"]["digits"] |= {"metric": "perplexity", "higher_is_better": False}
 
     run = load(write_run(change=change))
-    (tradeoff,) = frames.tradeoffs(run, "digits")
+    tradeoff = frames.tradeoffs(run, "digits")[0]
     # magnitude at a quarter is the fastest and has the lowest value: nothing else is left
     assert tradeoff.table.loc[tradeoff.table["front"], ["criterion", "kept_fraction"]].values.tolist() == [
         ["magnitude", 0.25]
@@ -94,7 +96,7 @@ def test_settings_are_never_pooled(write_run):
         run.case("digits", "taylor", 0.5, 2, paired(0.004, 8.0), case="on-cuda", device="cuda", dtype="float16")
 
     run = load(write_run(change=change))
-    cpu, cuda = frames.tradeoffs(run, "digits")
+    cpu, _, cuda = frames.tradeoffs(run, "digits")
     assert cpu.setting.text == "cpu, float32, 7 tokens"
     assert cuda.setting.text == "cuda, float16, 7 tokens"
     assert row(cpu.table, criterion="taylor", kept_fraction=0.5)["speedup"] == pytest.approx(2.0)
@@ -132,7 +134,7 @@ def test_a_machine_that_slows_down_between_cases_does_not_set_latencies_apart(wr
     assert dense == pytest.approx(2 * DENSE_SECONDS * MEDIAN_DRIFT)  # two of three cases
     quarter = row(panel.frame, model="pruned", batch=2, heads_kept=4)
     assert quarter["seconds"] == pytest.approx(dense / 4)
-    (tradeoff,) = frames.tradeoffs(run, "digits")
+    tradeoff = frames.tradeoffs(run, "digits")[0]
     plan = row(tradeoff.table, criterion="taylor", kept_fraction=0.25)
     assert plan["dense"] == pytest.approx(5 * dense)  # the table has what was measured
     assert plan["pruned"] == pytest.approx(5 * dense / 4)

@@ -152,3 +152,53 @@ def test_rank_correlation_is_spearmans():
     assert stats.rank_correlation(columns).loc["a", "b"] == pytest.approx(expected)
     constant = stats.rank_correlation(columns.assign(c=1.0))
     assert np.isnan(constant.loc["a", "c"])
+
+
+def test_the_ratio_of_two_medians_measured_apart_has_the_planted_value():
+    over, under = [np.log([3.0, 3.0, 3.0])], [np.log([2.0, 2.0])]
+    assert stats.independent_ratio([over], [under]) == pytest.approx((1.5, 1.5, 1.5))
+    several = stats.independent_ratio([over, [np.log([12.0, 12.0])]], [under])
+    assert several == pytest.approx((3.0, 3.0, 3.0))  # the middle of two shapes, of logarithms
+
+
+def test_the_interval_of_a_ratio_of_two_agrees_with_a_bootstrap_written_out():
+    generator = np.random.default_rng(8)
+    over = [generator.normal(0.4, 0.2, size=size) + luck for size, luck in ((7, 0.0), (11, 0.1), (13, -0.1))]
+    under = [generator.normal(0.0, 0.3, size=17)]
+    logs = []
+    for _ in range(4000):
+        drawn = [over[place] for place in generator.integers(3, size=3)]
+        one = np.median([np.median(generator.choice(rounds, len(rounds))) for rounds in drawn])
+        logs.append(one - np.median(generator.choice(under[0], 17)))
+    expected = np.exp(np.percentile(logs, [2.5, 97.5]))
+    ours = stats.independent_ratio([over], [under])
+    assert ours.value == pytest.approx(np.exp(stats.median_of(over) - np.median(under)))
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected), rel=0.04)
+
+
+@pytest.mark.parametrize("processes", [1, 8])
+def test_the_interval_of_a_ratio_of_two_covers_it_about_95_times_of_100(processes):
+    """Rounds of one process alike, or processes each with luck of its own: what is drawn is what varies."""
+    generator = np.random.default_rng(13)
+    luck = 0.0 if processes == 1 else 0.05
+
+    def side(truth):
+        return [generator.normal(truth + luck * generator.normal(), 0.1, size=23) for _ in range(processes)]
+
+    found = [stats.independent_ratio([side(0.3)], [side(0.1)]) for _ in range(200)]
+    assert 0.91 <= np.mean([low <= np.exp(0.2) <= high for _, low, high in found]) <= 0.99
+
+
+def test_the_same_data_on_both_sides_are_drawn_independently():
+    rounds = [np.random.default_rng(9).normal(size=31)]
+    alone, ratio = stats.median_estimate(rounds), stats.independent_ratio([rounds], [rounds])
+    assert ratio.value == 1
+    assert np.log(ratio.high / ratio.low) > alone.high - alone.low
+
+
+def test_a_single_round_on_either_side_leaves_a_ratio_without_an_interval():
+    one, many = [np.log([2.0])], [np.log([4.0, 4.0])]
+    for over, under, value in ((one, many, 0.5), (many, one, 2.0)):
+        ratio = stats.independent_ratio([over], [under])
+        assert ratio.value == pytest.approx(value)
+        assert np.isnan([ratio.low, ratio.high]).all()

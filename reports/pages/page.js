@@ -11,3 +11,13 @@ for (const button of document.querySelectorAll("th button")) {
     body.append(...[...body.rows].sort((one, other) => compare(key(one), key(other))));
   });
 }
+
+// A link to what is folded away opens it.
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let place = target; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  target.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+if (location.hash) unfold();

@@ -1,0 +1,47 @@
+"""The page that compares two runs, or two devices of one run."""
+
+from dataclasses import dataclass
+
+from reports import comparing
+from reports.comparing.comparison import Comparison, compare
+from reports.comparing.findings import findings
+from reports.comparing.sides import Side
+from reports.comparing.summaries import summaries
+from reports.page import Album, Section, Slugs, render
+
+
+@dataclass(eq=False)
+class ComparePage:
+    sides: tuple[Side, Side]
+    comparison: Comparison
+    folder: str
+    noisy: bool
+    album: Album
+    sections: tuple[Section, ...]
+    found: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.comparison.first} beside {self.comparison.second}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def source(self) -> str:
+        """The line of Python that makes the comparison."""
+        sides = (f"Side(load(Path({side.run.path.name!r})), {side.device!r})" for side in self.sides)
+        return f"comparison = compare({', '.join(sides)})"
+
+    def html(self) -> str:
+        return render("compare.html", page=self, root="../../", title=self.name)
+
+
+def compare_page(first: Side, second: Side, folder: str, album: Album, slugs: Slugs) -> ComparePage:
+    comparison = compare(first, second)
+    parts = tuple(album.part(name, module, module.panels(comparison)) for name, module in comparing.registry().items())
+    found = tuple(summaries(comparison))
+    section = Section("What both measured", slugs.of("both"), "comparison", parts=parts, appendix=found)
+    noisy = bool(first.run.noisy or second.run.noisy)
+    return ComparePage((first, second), comparison, folder, noisy, album, (section,), findings(comparison))

@@ -1,0 +1,69 @@
+"""The page of the importance experiments: criteria against truth, their stability and their cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports import importance, tables
+from reports.archive import opened
+from reports.commands import again
+from reports.downloads import Download, packed
+from reports.page import Album, Section, Slugs, render
+from reports.sources import Importance
+from reports.words import size
+
+
+@dataclass(eq=False)
+class ImportancePage:
+    study: Importance
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+    downloads: tuple[Download, ...]
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads it."""
+        return f"tables = load_tables(Path({self.study.path.name!r}))"
+
+    @property
+    def headline(self) -> str:
+        """The first figure's sentence."""
+        pictures = [picture for part in self.sections[0].parts for picture in part.pictures]
+        return pictures[0].caption if pictures else ""
+
+    def html(self) -> str:
+        return render(
+            "importance.html",
+            page=self,
+            root="../../",
+            title=self.name,
+            environment=tables.environment(self.study.environment),
+            commands=again(self.study.environment),
+        )
+
+
+def importance_page(study: Importance, folder: str, directory: Path, album: Album, slugs: Slugs) -> ImportancePage:
+    parts = tuple(
+        album.part(name, module, module.panels(study.tables)) for name, module in importance.registry().items()
+    )
+    section = Section("Which criterion to trust, at which price", slugs.of("criteria"), "tables", parts=parts)
+    return ImportancePage(study, folder, album, (section,), _downloads(study, directory))
+
+
+def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
+    """Its tables as they are, and all of it to draw again."""
+    (directory / "data").mkdir(parents=True)
+    found = []
+    with opened(study.path) as source:
+        for table in sorted(source.glob("*.csv")):
+            (directory / "data" / table.name).write_bytes(table.read_bytes())
+            found.append(Download(table.stem, "", None, {"CSV": (f"data/{table.name}", size(table.stat().st_size))}))
+    return (*found, packed(study.path, study.name, directory))

@@ -1,0 +1,141 @@
+"""The page of one run: its tasks, the bare layer, generation; what failed; what it was measured on; its data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from reports import figures, findings, tables
+from reports.cases import FAILED
+from reports.commands import again
+from reports.downloads import Download
+from reports.findings import Finding
+from reports.page import Album, Part, Picture, Section, Slugs, pictures_of, render, slug
+from reports.run import GENERATION, LAYER, Run
+from reports.words import count, listed
+
+TITLES = {LAYER: "The bare attention layer", GENERATION: "Generation"}
+ABOUT = {
+    LAYER: "The layer alone, outside any model; every ratio is of times measured in the same rounds.",
+    GENERATION: "Causal models that read a prompt and then write, token by token, with a key/value cache.",
+}
+COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
+
+
+@dataclass(eq=False)
+class RunPage:
+    """One run's page and all that lies beside it.
+
+    Attributes:
+        folder: where it lies, from the top of the site.
+        found: its findings, each with the anchor of the figure that shows it, or none.
+    """
+
+    run: Run
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+    downloads: tuple[Download, ...]
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads it."""
+        return f"run = load(Path({self.run.path.name!r}))"
+
+    @property
+    def machine(self) -> str:
+        """What it was measured on, in a line."""
+        about = self.run.environment
+        accelerators = [str(name) for name in (about.get("accelerators") or {}).values()]
+        cores = [count(about[name], name[:-1]) for name in ("cores", "threads") if about.get(name)]
+        torch = [f"torch {version}"] if (version := (about.get("packages") or {}).get("torch")) else []
+        return ", ".join([*accelerators, str(about.get("cpu") or "unknown CPU"), *cores, *torch])
+
+    @property
+    def about(self) -> str:
+        """How much was measured, in a line."""
+        run = self.run
+        processes = run.samples["process"].nunique()
+        several = f" in {processes} processes" if processes > 1 else ""
+        tasks = listed(list(run.tasks)) if run.tasks else "no tasks"
+        when = str(run.environment["created"])[:10]
+        return f"{tasks}: {count(len(run.cases), 'case')}, {len(run.samples):,} samples{several}, {when}."
+
+    @cached_property
+    def found(self) -> tuple[tuple[Finding, str], ...]:
+        return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
+
+    def anchor_of(self, finding: Finding) -> str:
+        shown = self.panels_of(finding.figure, finding.task)
+        return shown[0].anchor if shown else ""
+
+    def panels_of(self, figure: str, task: str) -> list[Picture]:
+        """The pictures that this figure module gave of the task."""
+        start = slug(f"{task}-{figure}-")
+        return [picture for picture in pictures_of(self.sections) if picture.anchor.startswith(start)]
+
+    def html(self) -> str:
+        run = self.run
+        return render(
+            "run.html",
+            page=self,
+            root="../../",
+            title=run.name,
+            notes=[*run.notes, *_notes(run)],
+            failed=run.unfinished[run.unfinished["status"] == FAILED].to_dict("records"),
+            closing=[*tables.left_out(run), *tables.ceilings(run)],
+            environment=tables.environment(run.environment),
+            commands=again(run.environment),
+        )
+
+
+def sections(run: Run, album: Album, slugs: Slugs) -> tuple[Section, ...]:
+    """The tasks, the bare layer, and generation where there is some."""
+    generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
+    return tuple(_section(run, task, album, slugs) for task in (*run.tasks, LAYER, *generates))
+
+
+def _section(run: Run, task: str, album: Album, slugs: Slugs) -> Section:
+    of_task = task in run.tasks
+    return Section(
+        title=TITLES.get(task, task),
+        anchor=slugs.of(task),
+        asked=f"run, {task!r}",
+        about=_about(run, task),
+        tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
+        parts=tuple(_parts(run, task, album)),
+        appendix=tuple(tables.percentiles(run, task)),
+    )
+
+
+def _parts(run: Run, task: str, album: Album) -> Iterator[Part]:
+    for name, module in figures.about(task).items():
+        yield album.part(name, module, module.panels(run, task), task)
+
+
+def _about(run: Run, task: str) -> str:
+    if task in ABOUT:
+        return ABOUT[task]
+    about: Mapping[str, Any] = run.environment["tasks"][task]
+    sentence = f"{about['description'].rstrip('.')}. " if about.get("description") else ""
+    layers, metric = about.get("layers"), run.metric(task)
+    facts = [f"{sum(layers.values())} heads in {len(layers)} layers"] if layers else []
+    facts += [f"{about[key]:,} {text}" for key, text in COUNTS.items() if key in about]
+    facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
+    listed = ", ".join(facts)
+    return f"{sentence}{listed[0].upper()}{listed[1:]}."
+
+
+def _notes(run: Run) -> Iterator[str]:
+    failed = int((run.unfinished["status"] == FAILED).sum())
+    if failed:
+        count = "One measurement" if failed == 1 else f"{failed} measurements"
+        yield f"{count} failed; the errors are below, under What failed."
+    if run.environment.get("dirty"):
+        yield "The working tree had uncommitted changes when the run was made."
+    if len(run.left_out):
+        yield "Some of what the run holds could not be used; what and why is below, under What was left out."

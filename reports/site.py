@@ -1,0 +1,64 @@
+"""Sources -> the pages of a site, and all files beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports import downloads, run_page
+from reports.compare_page import ComparePage, compare_page
+from reports.comparing.sides import pairs, sides
+from reports.drawing import Studio
+from reports.gallery import gallery
+from reports.importance_page import ImportancePage, importance_page
+from reports.page import Album, Page, Pictured, Slugs
+from reports.run import Run
+from reports.run_page import RunPage
+from reports.sources import Importance, Sources
+from reports.start_page import StartPage
+
+
+def write(sources: Sources, directory: Path, processes: int | None = None) -> None:
+    """Write index.html, runs/, compare/ and gallery/ into `directory`."""
+    folders = Slugs()
+    with Studio(processes) as studio:
+        runs = [_run(run, studio, directory, folders) for run in sources.runs]
+        studies = [_study(study, studio, directory, folders) for study in sources.importance]
+        comparisons = _comparisons(sources.runs, studio, directory)
+    pictured: list[Pictured] = [*runs, *studies, *comparisons]
+    for page in pictured:
+        page.album.fit()
+    every_figure = gallery(runs, studies, comparisons)
+    link = every_figure.path if every_figure else None
+    start = StartPage(runs, comparisons, studies, sources.refused, link)
+    _write([*pictured, *filter(None, [every_figure]), start], directory)
+
+
+def _write(pages: Sequence[Page], directory: Path) -> None:
+    for page in pages:
+        file = directory / page.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page.html(), encoding="utf-8")
+
+
+def _run(run: Run, studio: Studio, directory: Path, folders: Slugs) -> RunPage:
+    folder = f"runs/{folders.of(run.name)}"
+    slugs = Slugs({"data", "environment", "failed"})  # what the template names itself
+    album = Album(studio, directory / folder / "figures", slugs)
+    sections = run_page.sections(run, album, slugs)
+    return RunPage(run, folder, album, sections, downloads.write(run, directory / folder))
+
+
+def _study(study: Importance, studio: Studio, directory: Path, folders: Slugs) -> ImportancePage:
+    folder = f"runs/{folders.of(study.name)}"
+    slugs = Slugs({"data", "environment"})
+    album = Album(studio, directory / folder / "figures", slugs)
+    return importance_page(study, folder, directory / folder, album, slugs)
+
+
+def _comparisons(runs: Sequence[Run], studio: Studio, directory: Path) -> list[ComparePage]:
+    folders, found = Slugs(), []
+    for first, second in pairs(sides(runs)):
+        folder = f"compare/{folders.of(f'{first.name}--{second.name}')}"
+        slugs = Slugs({"environments", "notes"})
+        album = Album(studio, directory / folder / "figures", slugs)
+        found.append(compare_page(first, second, folder, album, slugs))
+    return found

@@ -1,0 +1,77 @@
+"""What a report is made from: paths of runs -> runs by kind, and what could not be read, with the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reports.archive import opened
+from reports.environment import FILE
+from reports.errors import ReportError
+from reports.files import read_json
+from reports.importance import load as importance
+from reports.load import load
+from reports.run import Run
+from reports.words import count
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """A run of the importance experiments."""
+
+    path: Path
+    tables: importance.Tables
+    environment: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A run that could not be read at all."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    runs: tuple[Run, ...]
+    importance: tuple[Importance, ...]
+    refused: tuple[Refused, ...]
+
+
+def read(paths: Sequence[Path]) -> Sources:
+    """Read run directories, or .zip files of them, of any kind.
+
+    Raises:
+        ReportError: the same run twice, or nothing that could be read; the first reason, if there are several.
+    """
+    places = [path.resolve() for path in paths]
+    if twice := [path for place, path in enumerate(paths) if places[place] in places[:place]]:
+        raise ReportError(f"{twice[0]}: this run is named more than once; name each run once")
+    runs, studies, refused = [], [], []
+    for path in paths:
+        try:
+            with opened(path) as directory:
+                is_study = (directory / "curves.csv").is_file()
+                environment = read_json(directory / FILE) if is_study else {}
+                if (directory / "gate.json").is_file() or (directory / "verdict.json").is_file():
+                    raise ReportError(f"{path}: this is a run of the regression gate; python -m reports.gate draws it")
+            if is_study:
+                studies.append(Importance(path, importance.load(path), environment))
+            else:
+                runs.append(load(path))
+        except ReportError as error:
+            refused.append(Refused(path, str(error)))
+    if not runs and not studies:
+        others = f" ({count(len(refused) - 1, 'other')} could not be read, either)" if len(refused) > 1 else ""
+        raise ReportError(refused[0].reason + others if refused else "no run was named; name at least one")
+    return Sources(tuple(runs), tuple(studies), tuple(refused))
+
+
+def name_of(path: Path) -> str:
+    """What a run is called: its directory, or its archive."""
+    return path.resolve().stem if path.suffix == ".zip" else path.resolve().name

@@ -1,0 +1,63 @@
+"""The first page: what was measured, on what, the main figure, what was found, and where everything is."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from reports.compare_page import ComparePage
+from reports.findings import MOST, Finding
+from reports.importance_page import ImportancePage
+from reports.page import Picture, render
+from reports.run_page import RunPage
+from reports.sources import Refused
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A finding, where it is shown, and whether the run it comes from was disturbed."""
+
+    text: str
+    link: str
+    run: str
+    noisy: bool
+
+
+@dataclass(frozen=True, eq=False)
+class StartPage:
+    runs: Sequence[RunPage]
+    comparisons: Sequence[ComparePage]
+    studies: Sequence[ImportancePage]
+    refused: Sequence[Refused]
+    gallery: str | None
+    path: str = "index.html"
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Of the first run, and the first of a comparison or, where there is none, of another run."""
+        found = [[*_claims(page)] for page in self.runs]
+        compared = [
+            Claim(text, page.path, page.name, page.noisy) for page in self.comparisons for text in page.found[:1]
+        ]
+        others = [*compared, *(claims[0] for claims in found[1:] if claims)][:1]
+        return (*(found[0] if found else [])[: MOST - len(others)], *others)
+
+    @property
+    def main(self) -> tuple[RunPage, Picture] | None:
+        """Accuracy against latency of the first run that has it, for the task of its first finding."""
+        for page in self.runs:
+            tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
+            for task in tasks:
+                if found := page.panels_of("accuracy_latency", task):
+                    return page, found[0]
+        return None
+
+    def html(self) -> str:
+        return render("start.html", page=self, root="", title="What pruning attention heads costs and saves")
+
+
+def _claims(page: RunPage) -> Iterator[Claim]:
+    for finding, anchor in page.found:
+        yield Claim(finding.text, _link(page, finding, anchor), page.run.name, bool(page.run.noisy))
+
+
+def _link(page: RunPage, finding: Finding, anchor: str) -> str:
+    return f"{page.path}#{anchor or finding.task}"
