@@ -66,14 +66,16 @@ def report(session: nox.Session) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/report, of the first RUN")
     given = parser.parse_args(session.posargs)
     install_reader(session)
-    draw(session, *given.runs, output=given.output or given.runs[0].with_suffix("") / "report")
+    first = given.runs[0]
+    beside = first.with_suffix("") if first.suffix == ".zip" else first
+    draw(session, *given.runs, output=given.output or beside / "report")
 
 
 @nox.session
 def publish(session: nox.Session) -> None:
     """Lay out a site for GitHub Pages, of the published runs or of those named: nox -s publish -- [RUN…] [-o DIR]."""
     parser = argparse.ArgumentParser(prog="nox -s publish --", allow_abbrev=False)
-    published = sorted(PUBLISHED.glob("runs/*/*.zip"), key=lambda path: path.name, reverse=True)
+    published = sorted(sorted(PUBLISHED.glob("runs/*/*.zip")), key=lambda path: path.name[:10], reverse=True)  # newest
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="*", help=f"default: all in {PUBLISHED}")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("site"), help="default: site")
     given = parser.parse_args(session.posargs)

@@ -11,7 +11,7 @@ from reports import frames
 from reports.figures import Panel
 from reports.frames import Tradeoff
 from reports.limits import best_criteria
-from reports.run import BASELINES, REFERENCES, Run
+from reports.run import BASELINES, REFERENCES, Metric, Run
 from reports.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach, shortened
 from reports.words import listed, per_cent
 
@@ -61,21 +61,22 @@ def caption(frame: Tradeoff) -> str:
     fraction = min(pruned["kept_fraction"].unique(), key=lambda kept: (abs(kept - 0.5), kept))
     rows = pruned[pruned["kept_fraction"] == fraction]
     best = rows.loc[rows["value"].idxmax() if metric.higher_is_better else rows["value"].idxmin()]
-    parts = [
-        f"With {per_cent(fraction)} of the heads kept the best criterion is {best['criterion']} at "
-        f"{metric.text(best['value'])} (95 % interval {metric.interval(best['low'], best['high'])})"
-    ]
+    parts = [f"With {per_cent(fraction)} of the heads kept the best is {best['criterion']} at {_value(best, metric)}"]
     others = table[(table["kept_fraction"] == fraction) & table["criterion"].isin(BASELINES)]
-    parts += [f"{row.criterion} {_draws(row.draws)}{metric.text(row.value)}" for row in others.itertuples()]
+    parts += [f"{row['criterion']} {_draws(row['draws'])}{_value(row, metric)}" for _, row in others.iterrows()]
     for criterion, phrase in (("dense", "the dense model reaches"), ("none", "without any head it is")):
         if len(rows := table[table["criterion"] == criterion]):
-            parts.append(f"{phrase} {metric.text(rows['value'].iloc[0])}")
+            parts.append(f"{phrase} {_value(rows.iloc[0], metric)}")
     _, rest = best_criteria(table, metric, CRITERIA)
-    return f"{listed(parts)}.{rest}"
+    return f"{listed(parts)}; in brackets 95 % intervals, of several draws the range of 95 % of them.{rest}"
+
+
+def _value(row: pd.Series, metric: Metric) -> str:
+    return f"{metric.text(row['value'])} ({metric.interval(row['low'], row['high'])})"
 
 
 def _draws(draws: int) -> str:
-    return f"choices average ({draws} draws) " if draws > 1 else "reaches "
+    return f"choices average, of {draws} draws, " if draws > 1 else "reaches "
 
 
 def _points(axes: Axes, rows: pd.DataFrame, label: str, aside: float = 0.0, **look: Any) -> None:

@@ -81,9 +81,9 @@ def caption(frame: pd.DataFrame) -> str:
     sizes = frame["case"].nunique()
     rest = left_out(min(SHOWN, sizes), sizes, "sizes", "those at which ours is slowest beside the fastest peer")
     return (
-        f"Over {count(len(nearest), 'size')} ours takes {_mean(nearest):.2f} times as long as {beside} (geometric "
-        f"mean), at the most {_worst(nearest)}; the upper bound is above {TARGET} in {above}. "
-        f"By peer (faster or slower: beyond the interval): {_by_peer(frame)}.{rest}"
+        f"Over {count(len(nearest), 'size')} ours takes {_ends(nearest)} times as long as {beside}; the upper bound is "
+        f"above {TARGET} in {above}. By peer, geometric means (faster or slower: beyond the interval): "
+        f"{_by_peer(frame)}.{rest}"
     )
 
 
@@ -142,9 +142,13 @@ def _mean(rows: pd.DataFrame) -> float:
     return float(np.exp(np.log(rows["ratio"]).mean()))
 
 
-def _worst(rows: pd.DataFrame) -> str:
-    row = rows.iloc[rows["ratio"].argmax()]
-    return f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])}; {_cell(row)})"
+def _ends(rows: pd.DataFrame) -> str:
+    """The least and the largest ratio, each with its interval and size."""
+    ordered = rows.sort_values("ratio", kind="stable").iloc[[0, -1] if len(rows) > 1 else [0]]
+    return " to ".join(
+        f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])}; {_cell(row)})"
+        for _, row in ordered.iterrows()
+    )
 
 
 def _by_peer(frame: pd.DataFrame) -> str:

@@ -91,8 +91,9 @@ def test_nothing_is_drawn_of_nothing(write_run, name):
         ),
         (
             "kept_accuracy",
-            "With 50 % of the heads kept the best criterion is taylor at 96.5 % (95 % interval 95.5 to 97.5), random "
-            "choices average (21 draws) 60.0 %, the dense model reaches 97.0 % and without any head it is 30.0 %.",
+            "With 50 % of the heads kept the best is taylor at 96.5 % (95.5 to 97.5), random choices average, of "
+            "21 draws, 60.0 % (50.5 to 69.5), the dense model reaches 97.0 % (96.0 to 98.0) and without any head it is "
+            "30.0 % (29.0 to 31.0); in brackets 95 % intervals, of several draws the range of 95 % of them.",
         ),
         (
             "speedup_map",
