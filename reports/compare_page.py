@@ -42,6 +42,13 @@ def compare_page(first: Side, second: Side, folder: str, album: Album, slugs: Sl
     comparison = compare(first, second)
     parts = tuple(album.part(name, module, module.panels(comparison)) for name, module in comparing.registry().items())
     found = tuple(summaries(comparison))
-    section = Section("What both measured", slugs.of("both"), "comparison", parts=parts, appendix=found)
+    section = Section(
+        title="What both measured",
+        anchor=slugs.of("both"),
+        asked="comparison",
+        parts=parts,
+        appendix=found,
+        absent="The two have no measurement in common that could be compared.",
+    )
     noisy = bool(first.run.noisy or second.run.noisy)
     return ComparePage((first, second), comparison, folder, noisy, album, (section,), findings(comparison))

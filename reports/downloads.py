@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from reports.archive import FOLDERS
 from reports.frames import samples
 from reports.page import slug
 from reports.run import Run
@@ -27,7 +28,6 @@ WHAT: Mapping[str, str] = {
     "skipped_arms": "peers that were not timed, with the reason",
     "left_out": "what this page could not use, with the reason",
 }
-NOT_PACKED = ("traces", "report", "figures", "benchmarks")  # large, drawn from the rest, or pytest-benchmark's own copy
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the same run makes the same archive
 
 
@@ -82,11 +82,13 @@ def _pack(source: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(source.rglob("*")):
             place = path.relative_to(source)
-            if path.is_file() and not path.is_symlink() and not _is_left(place):
+            if path.is_file() and not path.is_symlink() and _is_wanted(place):
                 about = zipfile.ZipInfo(place.as_posix(), MOMENT)
                 about.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(about, path.read_bytes(), compresslevel=9)
 
 
-def _is_left(place: Path) -> bool:
-    return place.name.startswith(".") or place.parts[0].partition("+")[0].partition(".")[0] in NOT_PACKED
+def _is_wanted(place: Path) -> bool:
+    """What archive.py unpacks again, without pytest-benchmark's own copy of the samples."""
+    *folder, name = place.parts
+    return "/".join(folder) in ("", *FOLDERS) and not name.startswith((".", "benchmarks"))

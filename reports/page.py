@@ -1,7 +1,7 @@
 """What a page is made of, and how it becomes HTML. What is said stands in run_page.py and its like; looks in pages/."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +74,7 @@ class Section:
 
     Attributes:
         asked: what figure modules are asked about, as the arguments of `panels`, for the gallery.
+        absent: the sentence that stands in it where there is nothing.
     """
 
     title: str
@@ -83,6 +84,7 @@ class Section:
     tables: tuple[Summary, ...] = ()
     parts: tuple[Part, ...] = ()
     appendix: tuple[Summary, ...] = ()
+    absent: str = "Nothing of this was measured in this run."
 
     @property
     def is_empty(self) -> bool:
@@ -168,12 +170,6 @@ class Pictured(Page, Protocol):
 def slug(text: str) -> str:
     """Of any text a name that is safe as a file, in a URL, and as an id."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
-
-
-def pictures_of(sections: Sequence[Section]) -> Iterator[Picture]:
-    for section in sections:
-        for part in section.parts:
-            yield from part.pictures
 
 
 def render(template: str, **context: Any) -> str:

@@ -10,7 +10,7 @@ from reports.cases import FAILED
 from reports.commands import again
 from reports.downloads import Download
 from reports.findings import Finding
-from reports.page import Album, Part, Picture, Section, Slugs, pictures_of, render, slug
+from reports.page import Album, Part, Picture, Section, Slugs, render
 from reports.run import GENERATION, LAYER, Run
 from reports.words import count, listed
 
@@ -28,7 +28,7 @@ class RunPage:
 
     Attributes:
         folder: where it lies, from the top of the site.
-        found: its findings, each with the anchor of the figure that shows it, or none.
+        found: its findings, each with the anchor of what shows it.
     """
 
     run: Run
@@ -70,13 +70,17 @@ class RunPage:
         return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
 
     def anchor_of(self, finding: Finding) -> str:
-        shown = self.panels_of(finding.figure, finding.task)
-        return shown[0].anchor if shown else ""
+        """Of the figure that shows it, or of its section."""
+        shown = self.pictures_of(finding.figure, finding.task)
+        return shown[0].anchor if shown else self.section_of(finding.task).anchor
 
-    def panels_of(self, figure: str, task: str) -> list[Picture]:
-        """The pictures that this figure module gave of the task."""
-        start = slug(f"{task}-{figure}-")
-        return [picture for picture in pictures_of(self.sections) if picture.anchor.startswith(start)]
+    def pictures_of(self, figure: str, task: str) -> tuple[Picture, ...]:
+        """What this figure module gave of the task."""
+        parts = self.section_of(task).parts
+        return next((part.pictures for part in parts if part.module.endswith(f".{figure}")), ())
+
+    def section_of(self, task: str) -> Section:
+        return next(section for section in self.sections if section.asked == _asked(task))
 
     def html(self) -> str:
         run = self.run
@@ -104,12 +108,16 @@ def _section(run: Run, task: str, album: Album, slugs: Slugs) -> Section:
     return Section(
         title=TITLES.get(task, task),
         anchor=slugs.of(task),
-        asked=f"run, {task!r}",
+        asked=_asked(task),
         about=_about(run, task),
         tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
         parts=tuple(_parts(run, task, album)),
         appendix=tuple(tables.percentiles(run, task)),
     )
+
+
+def _asked(task: str) -> str:
+    return f"run, {task!r}"
 
 
 def _parts(run: Run, task: str, album: Album) -> Iterator[Part]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reports.compare_page import ComparePage
-from reports.findings import MOST, Finding
+from reports.findings import MOST
 from reports.importance_page import ImportancePage
 from reports.page import Picture, render
 from reports.run_page import RunPage
@@ -34,9 +34,8 @@ class StartPage:
     def claims(self) -> tuple[Claim, ...]:
         """Of the first run, and the first of a comparison or, where there is none, of another run."""
         found = [[*_claims(page)] for page in self.runs]
-        compared = [
-            Claim(text, page.path, page.name, page.noisy) for page in self.comparisons for text in page.found[:1]
-        ]
+        widest = sorted(self.comparisons, key=lambda page: -len(page.comparison.speedups))
+        compared = [Claim(text, page.path, page.name, page.noisy) for page in widest for text in page.found[:1]]
         others = [*compared, *(claims[0] for claims in found[1:] if claims)][:1]
         return (*(found[0] if found else [])[: MOST - len(others)], *others)
 
@@ -46,7 +45,7 @@ class StartPage:
         for page in self.runs:
             tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
             for task in tasks:
-                if found := page.panels_of("accuracy_latency", task):
+                if found := page.pictures_of("accuracy_latency", task):
                     return page, found[0]
         return None
 
@@ -56,8 +55,4 @@ class StartPage:
 
 def _claims(page: RunPage) -> Iterator[Claim]:
     for finding, anchor in page.found:
-        yield Claim(finding.text, _link(page, finding, anchor), page.run.name, bool(page.run.noisy))
-
-
-def _link(page: RunPage, finding: Finding, anchor: str) -> str:
-    return f"{page.path}#{anchor or finding.task}"
+        yield Claim(finding.text, f"{page.path}#{anchor}", page.run.name, bool(page.run.noisy))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from reports import drawing, svg
 from reports.build import build
@@ -46,12 +47,18 @@ def minimal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(full_run, minimal_run, tmp_path_factory) -> Path:
-    """A report of two runs and an importance run, drawn by several processes; not to be changed."""
-    study = write_study(tmp_path_factory.mktemp("study") / "study")
-    (study / "environment.json").write_text('{"schema": 1}')
-    output = tmp_path_factory.mktemp("site")
-    build([full_run, minimal_run, study], output, processes=2)
+def site(full_run, minimal_run, tmp_path_factory, worker_id) -> Path:
+    """A report of two runs and an importance run, drawn by several processes; not to be changed.
+
+    Whichever worker of pytest-xdist comes first builds it for all.
+    """
+    temporary = tmp_path_factory.getbasetemp()
+    output = (temporary if worker_id == "master" else temporary.parent) / "site"
+    with FileLock(f"{output}.lock"):
+        if not (output / "index.html").exists():  # is written last
+            study = write_study(tmp_path_factory.mktemp("study") / "study")
+            (study / "environment.json").write_text('{"schema": 1}')
+            build([full_run, minimal_run, study], output, processes=2)
     return output
 
 

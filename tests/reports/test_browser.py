@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reports.build import build
-from tests.reports.synthetic import paired
+from tests.reports.synthetic import fill_minimal, paired
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -200,7 +200,7 @@ def test_text_from_results_runs_nothing(write_run, tmp_path, visit):
         run.case(evil, evil, 0.5, 2, paired(0.1, 2.0), case="evil", device=evil)
         run.json("cases/worse.json", {"schema": 1, "status": "failed", "error": f"</pre>{evil}"})
 
-    build([write_run("evil", change=change)], tmp_path / "out")
+    build([write_run("evil", fill=fill_minimal, change=change)], tmp_path / "out")
     seen = visit(viewport=DESK)
     for path in sorted((tmp_path / "out").rglob("*.html")):
         seen.page.goto(path.as_uri())

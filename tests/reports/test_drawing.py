@@ -13,33 +13,29 @@ FRAME = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_figure_is_drawn_whoever_draws_it(tmp_path, processes):
-    with Studio(processes) as studio:
-        drawn = [
-            studio.add(predictions.__name__, FRAME, "Title", tmp_path / f"figure-{n}", narrow=n == 1)
-            for n in range(FEW + 3)
-        ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"figure-{n}.{kind}" for n in range(FEW + 3) for kind in ("svg", "png")
-    )
-    whole, narrow = drawn[0].result(), drawn[1].result()
-    assert whole.size == sum((tmp_path / f"figure-0.{kind}").stat().st_size for kind in ("svg", "png"))
+def test_whoever_draws_a_figure_the_files_are_the_same(tmp_path):
+    sizes = {}
+    for processes in (1, 2):
+        (directory := tmp_path / str(processes)).mkdir()
+        with Studio(processes) as studio:
+            drawn = [
+                studio.add(predictions.__name__, FRAME, "Title", directory / f"figure-{n}", narrow=n == 1)
+                for n in range(FEW + 1)
+            ]
+        sizes[processes] = [future.result() for future in drawn]
+        expected = {f"figure-{n}.{kind}" for n in range(FEW + 1) for kind in ("svg", "png")}
+        assert {path.name for path in directory.iterdir()} == expected
+    assert sizes[1] == sizes[2]
+    for name in ("figure-0.svg", "figure-0.png", "figure-1.svg"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    whole, narrow = sizes[1][:2]
+    assert whole.size == sum((tmp_path / "1" / f"figure-0.{kind}").stat().st_size for kind in ("svg", "png"))
     assert narrow.width == round(3.9 * 96) < whole.width
-    with Image.open(tmp_path / "figure-0.png") as image:
+    with Image.open(tmp_path / "1" / "figure-0.png") as image:
         assert image.size == pytest.approx((whole.width * 120 / 96, whole.height * 120 / 96), abs=2)
-    svg = (tmp_path / "figure-0.svg").read_text(encoding="utf-8")
+    svg = (tmp_path / "1" / "figure-0.svg").read_text(encoding="utf-8")
     assert "Title" in svg
     assert "as predicted" in svg  # text is text
-
-
-def test_whoever_draws_a_figure_the_files_are_the_same(tmp_path):
-    for processes in (1, 2):
-        with Studio(processes) as studio:
-            for n in range(FEW + 1):
-                studio.add(predictions.__name__, FRAME, "Title", tmp_path / f"{processes}-{n}")
-    for kind in ("svg", "png"):
-        assert (tmp_path / f"1-0.{kind}").read_bytes() == (tmp_path / f"2-0.{kind}").read_bytes()
 
 
 def draw_many(processes, directory, frames, *, interrupted=False):

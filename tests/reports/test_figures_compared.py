@@ -1,6 +1,5 @@
 """The criteria compared, the layer's map and all attention at a glance: what is drawn is what was planted."""
 
-import time
 from io import BytesIO
 
 import numpy as np
@@ -190,17 +189,16 @@ def test_each_example_has_its_own_overview_and_layers_may_differ_in_size(write_r
         assert ", least in " in sentence
 
 
-def test_attention_of_many_heads_and_tokens_is_drawn_in_time_and_says_what_it_leaves_out():
+def test_attention_of_many_heads_and_tokens_says_what_it_leaves_out():
     weights = np.random.default_rng(3).random((64, 512, 512))
     kept = list(range(0, 64, 2))
     moved = weights[kept].copy()
     moved[[3, 30]] += 0.5  # heads 6 and 60
     frame = example(64, kept, 512, 512, dense=weights, pruned=moved)
-    started = time.perf_counter()
     figure = drawn(attention_maps, frame)
     with theme():
         figure.savefig(BytesIO())
-    assert time.perf_counter() - started < 5  # two seconds, where nothing else runs
+    assert len(figure.findobj()) < 6_000  # what takes the time
     names = texts(figure.axes[0])
     assert {"head 6", "head 60"} <= {*names}
     assert sum(name.startswith("head ") for name in names) == attention_maps.HEADS

@@ -1,6 +1,5 @@
 """No text of a figure covers another or is cut off, however long its names and however many its cases."""
 
-import time
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -18,7 +17,7 @@ from tests.reports.synthetic_importance import write as write_experiment
 
 FIGURES = registry()
 ON_PHONES = ("accuracy_latency", "kept_accuracy")
-SECONDS = 8.0  # a figure takes about one; more only on a machine that does much else
+ARTISTS = 12_000  # of one figure: what takes the time
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +46,9 @@ def test_no_text_covers_another_or_is_cut_off(runs, name, which):
     shown = panels(runs[which], name)
     assert shown
     for panel in shown:
-        started = time.perf_counter()
         figure, found = drawn(FIGURES[name], panel, FIGURES[name].TITLE)
         assert found == []
-        assert time.perf_counter() - started < SECONDS
+        assert len(figure.findobj()) < ARTISTS
         assert max(figure.get_size_inches()) < 30
         assert ForkingPickler.dumps(panel.frame)  # as it is sent to the process that draws it
         assert FIGURES[name].caption(panel.frame).endswith(".")

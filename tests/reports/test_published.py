@@ -1,0 +1,40 @@
+"""What is published: links lead somewhere, and the pages say what the runs beside them hold."""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import reports
+from reports.load import load
+from tests.reports.browser import read
+
+PUBLISHED = Path(reports.__file__).parent / "published"
+PAGES = [PUBLISHED / name for name in (PUBLISHED / "files.txt").read_text().split("\n") if name.endswith(".html")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(PUBLISHED).as_posix())
+def test_links_lead_somewhere(path):
+    page = read(path)
+    links = [*(link["href"] for link in page.all("a")), *(image["src"] for image in page.all("img"))]
+    files = {unquote(link.partition("#")[0]) for link in links} - {""}
+    assert len(files) > 1
+    assert {file for file in files if not (path.parent / file).is_file()} == set()
+
+
+@pytest.mark.parametrize("archive", sorted(PUBLISHED.glob("runs/*/*.zip")), ids=lambda path: path.stem)
+def test_a_page_is_about_the_run_beside_it(archive):
+    text = read(archive.parent / "index.html").text()
+    assert archive.stem in text
+    if "importance" not in archive.stem:
+        run = load(archive)
+        assert run.left_out.empty
+        assert f"{len(run.cases)} cases, {len(run.samples):,} samples" in text
+        assert str(run.environment["revision"]) in text
+
+
+def test_the_list_of_files_is_what_is_there():
+    listed = {PUBLISHED / name for name in (PUBLISHED / "files.txt").read_text().splitlines()}
+    assert {file for file in listed if not file.is_file()} == set()
+    there = {file for folder in ("runs", "compare", "gallery") for file in (PUBLISHED / folder).rglob("*")}
+    assert {file for file in there if file.is_file()} <= listed
