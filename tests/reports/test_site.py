@@ -65,6 +65,7 @@ def test_every_figure_is_an_svg_with_a_png_beside_it_and_a_text_instead(pages):
             assert svg.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
             assert image["alt"].endswith(".")
             assert len(image["alt"]) > 40
+            assert ", ." not in image["alt"]
             shown += 1
     assert shown > 40
 
