@@ -5,12 +5,19 @@ import pytest
 from PIL import Image
 
 from reports import drawing
-from reports.drawing import FEW, Studio
+from reports.drawing import Studio
 from reports.figures import predictions
 
+FEW = 3
 FRAME = pd.DataFrame(
     {"plan": ["a", "b"], "predicted": [0.5, 0.618], "measured": [0.5, 0.6], "low": [0.49, 0.59], "high": [0.51, 0.61]}
 )
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Other processes are started for fewer figures than usual."""
+    monkeypatch.setattr(drawing, "FEW", FEW)
 
 
 def test_whoever_draws_a_figure_the_files_are_the_same(tmp_path):
