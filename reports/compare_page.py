@@ -7,7 +7,7 @@ from reports.comparing.comparison import Comparison, compare
 from reports.comparing.findings import findings
 from reports.comparing.sides import Side
 from reports.comparing.summaries import summaries
-from reports.page import Album, Section, Slugs, render
+from reports.page import Album, Section, render
 
 
 @dataclass(eq=False)
@@ -38,13 +38,13 @@ class ComparePage:
         return render("compare.html", page=self, root="../../", title=self.name)
 
 
-def compare_page(first: Side, second: Side, folder: str, album: Album, slugs: Slugs) -> ComparePage:
+def compare_page(first: Side, second: Side, folder: str, album: Album) -> ComparePage:
     comparison = compare(first, second)
     parts = tuple(album.part(name, module, module.panels(comparison)) for name, module in comparing.registry().items())
     found = tuple(summaries(comparison))
     section = Section(
         title="What both measured",
-        anchor=slugs.of("both"),
+        anchor=album.slugs.of("both"),
         asked="comparison",
         parts=parts,
         appendix=found,

@@ -69,7 +69,7 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
 def packed(source: Path, name: str, directory: Path) -> Download:
     """The run as one archive; one that came as an archive stays as it is."""
     file = directory / f"{slug(name)}.zip"
-    if source.suffix == ".zip":
+    if source.is_file():
         file.write_bytes(source.read_bytes())
     else:
         _pack(source, file)

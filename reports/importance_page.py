@@ -7,7 +7,7 @@ from reports import importance, tables
 from reports.archive import opened
 from reports.commands import again
 from reports.downloads import Download, packed
-from reports.page import Album, Section, Slugs, render
+from reports.page import Album, Section, render
 from reports.sources import Importance
 from reports.words import size
 
@@ -50,11 +50,11 @@ class ImportancePage:
         )
 
 
-def importance_page(study: Importance, folder: str, directory: Path, album: Album, slugs: Slugs) -> ImportancePage:
+def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
     parts = tuple(
         album.part(name, module, module.panels(study.tables)) for name, module in importance.registry().items()
     )
-    section = Section("Which criterion to trust, at which price", slugs.of("criteria"), "tables", parts=parts)
+    section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
     return ImportancePage(study, folder, album, (section,), _downloads(study, directory))
 
 

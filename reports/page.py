@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from reports.drawing import Drawn, Studio
 from reports.figures import Drawing, Panel, limited
 
 BUDGET = 4_500_000  # bytes of all figures of a page, SVG and PNG; with its text it stays below 5 MB
+TEMPLATE_IDS = ("main", "found", "data", "environment", "failed")
 PHONE = ("accuracy_latency", "kept_accuracy")  # drawn again as narrow as a phone
 
 
@@ -108,10 +110,14 @@ class Slugs:
 
 
 class Album:
-    """The figures of one page: asks the studio for them, and keeps them within the page's budget."""
+    """The figures of one page: asks the studio for them, and keeps them within the page's budget.
 
-    def __init__(self, studio: Studio, directory: Path, slugs: Slugs) -> None:
-        self.studio, self.directory, self.slugs = studio, directory, slugs
+    Attributes:
+        slugs: gives the page's anchors; what its template names itself is taken.
+    """
+
+    def __init__(self, studio: Studio, directory: Path) -> None:
+        self.studio, self.directory, self.slugs = studio, directory, Slugs(set(TEMPLATE_IDS))
         self.pictures: list[Picture] = []
 
     def part(self, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
@@ -177,6 +183,7 @@ def render(template: str, **context: Any) -> str:
     return _templates().get_template(template).render(context)
 
 
+@cache
 def _templates() -> Environment:
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),

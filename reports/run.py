@@ -104,8 +104,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        path = self.path.resolve()
-        return path.stem if path.suffix.lower() == ".zip" else path.name
+        return name_of(self.path)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -157,3 +156,9 @@ class Run:
             for over, under in (("dense", "pruned"), *((arm, "mha") for arm in others))
             for case, ratios in stats.paired_log_ratios(self.samples, over, under).items()
         }
+
+
+def name_of(path: Path) -> str:
+    """What a run is called: its directory, or its archive."""
+    path = path.resolve()
+    return path.stem if path.suffix.lower() == ".zip" else path.name

@@ -10,7 +10,7 @@ from reports.cases import FAILED
 from reports.commands import again
 from reports.downloads import Download
 from reports.findings import Finding
-from reports.page import Album, Part, Picture, Section, Slugs, render
+from reports.page import Album, Part, Picture, Section, render
 from reports.run import GENERATION, LAYER, Run
 from reports.words import count, listed
 
@@ -97,17 +97,17 @@ class RunPage:
         )
 
 
-def sections(run: Run, album: Album, slugs: Slugs) -> tuple[Section, ...]:
+def sections(run: Run, album: Album) -> tuple[Section, ...]:
     """The tasks, the bare layer, and generation where there is some."""
     generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
-    return tuple(_section(run, task, album, slugs) for task in (*run.tasks, LAYER, *generates))
+    return tuple(_section(run, task, album) for task in (*run.tasks, LAYER, *generates))
 
 
-def _section(run: Run, task: str, album: Album, slugs: Slugs) -> Section:
+def _section(run: Run, task: str, album: Album) -> Section:
     of_task = task in run.tasks
     return Section(
         title=TITLES.get(task, task),
-        anchor=slugs.of(task),
+        anchor=album.slugs.of(task),
         asked=_asked(task),
         about=_about(run, task),
         tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),

@@ -41,24 +41,19 @@ def _write(pages: Sequence[Page], directory: Path) -> None:
 
 def _run(run: Run, studio: Studio, directory: Path, folders: Slugs) -> RunPage:
     folder = f"runs/{folders.of(run.name)}"
-    slugs = Slugs({"data", "environment", "failed"})  # what the template names itself
-    album = Album(studio, directory / folder / "figures", slugs)
-    sections = run_page.sections(run, album, slugs)
+    album = Album(studio, directory / folder / "figures")
+    sections = run_page.sections(run, album)
     return RunPage(run, folder, album, sections, downloads.write(run, directory / folder))
 
 
 def _study(study: Importance, studio: Studio, directory: Path, folders: Slugs) -> ImportancePage:
     folder = f"runs/{folders.of(study.name)}"
-    slugs = Slugs({"data", "environment"})
-    album = Album(studio, directory / folder / "figures", slugs)
-    return importance_page(study, folder, directory / folder, album, slugs)
+    return importance_page(study, folder, directory / folder, Album(studio, directory / folder / "figures"))
 
 
 def _comparisons(runs: Sequence[Run], studio: Studio, directory: Path) -> list[ComparePage]:
     folders, found = Slugs(), []
     for first, second in pairs(sides(runs)):
         folder = f"compare/{folders.of(f'{first.name}--{second.name}')}"
-        slugs = Slugs({"environments", "notes"})
-        album = Album(studio, directory / folder / "figures", slugs)
-        found.append(compare_page(first, second, folder, album, slugs))
+        found.append(compare_page(first, second, folder, Album(studio, directory / folder / "figures")))
     return found

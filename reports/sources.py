@@ -1,7 +1,7 @@
 """What a report is made from: paths of runs -> runs by kind, and what could not be read, with the reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from reports.errors import ReportError
 from reports.files import read_json
 from reports.importance import load as importance
 from reports.load import load
-from reports.run import Run
+from reports.run import Run, name_of
 from reports.words import count
 
 
@@ -56,22 +56,15 @@ def read(paths: Sequence[Path]) -> Sources:
     for path in paths:
         try:
             with opened(path) as directory:
-                is_study = (directory / "curves.csv").is_file()
-                environment = read_json(directory / FILE) if is_study else {}
                 if (directory / "gate.json").is_file() or (directory / "verdict.json").is_file():
                     raise ReportError(f"{path}: this is a run of the regression gate; python -m reports.gate draws it")
-            if is_study:
-                studies.append(Importance(path, importance.load(path), environment))
-            else:
-                runs.append(load(path))
+                if (directory / "curves.csv").is_file():
+                    studies.append(Importance(path, importance.load(directory), read_json(directory / FILE)))
+                else:
+                    runs.append(replace(load(directory), path=path))
         except ReportError as error:
             refused.append(Refused(path, str(error)))
     if not runs and not studies:
         others = f" ({count(len(refused) - 1, 'other')} could not be read, either)" if len(refused) > 1 else ""
         raise ReportError(refused[0].reason + others if refused else "no run was named; name at least one")
     return Sources(tuple(runs), tuple(studies), tuple(refused))
-
-
-def name_of(path: Path) -> str:
-    """What a run is called: its directory, or its archive."""
-    return path.resolve().stem if path.suffix == ".zip" else path.resolve().name

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from reports import frames
 from reports.comparing.comparison import Comparison, Judged
 from reports.figures import Panel
 from reports.style import INK, legend_right, looks, metric_axis, new_figure, reach
@@ -58,7 +59,7 @@ def _side(frame: Judged, side: str) -> str:
     metric = frame.metric
     rows = frame.table[(frame.table["side"] == side) & (frame.table["draws"] == 1)]
     pruned = rows[~rows["criterion"].isin(["dense", "none"])]
-    level = pruned[pruned["difference_high"] >= 0] if metric.higher_is_better else pruned[pruned["difference_low"] <= 0]
+    level = pruned[frames.level_with_dense(pruned, metric)]
     front = f"its front has {count(rows['front'].sum(), 'plan')}"
     if level.empty:
         return f"in {side} no pruned plan's {metric.name} is level with the dense model's, and {front}"

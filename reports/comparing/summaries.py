@@ -4,14 +4,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from reports.cells import NONE, Cell, Summary, interval, number, word
+from reports.cells import MOST_ROWS, NONE, Cell, Summary, interval, number, word
 from reports.comparing.comparison import Comparison
 from reports.comparing.labels import labels
 from reports.comparing.phrases import ranked
 from reports.run import Metric
 from reports.words import count, digits, per_cent, times
-
-MOST_ROWS = 400
 
 
 def summaries(comparison: Comparison) -> Iterator[Summary]:

@@ -65,7 +65,7 @@ def caption(frame: Tradeoff) -> str:
     table, metric = frame.table, frame.metric
     timed = table[table["speedup"].notna()]
     pruned = timed[(timed["draws"] == 1) & ~timed["criterion"].isin(REFERENCES)]
-    level = pruned["difference_high"] >= 0 if metric.higher_is_better else pruned["difference_low"] <= 0
+    level = frames.level_with_dense(pruned, metric)
     where = f"At batch {frame.batch} on {frame.setting.device if frame.setting else 'no device'}"
     among = "among" if timed.loc[timed["criterion"] == "dense", "front"].any() else "not among"
     front = f"the Pareto front has {count(timed['front'].sum(), 'plan')}, the dense model {among} them"
