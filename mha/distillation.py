@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from mha.equivalence import tensors_in
 from mha.errors import CalibrationError
 from mha.masking import eval_mode
 from mha.optimizers import slice_optimizer
-from mha.pruning import tensors_in
 from mha.streams import Forward
 
 Distance = Callable[[Any, Any], Tensor]

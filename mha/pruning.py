@@ -5,14 +5,14 @@ whole model, and every new weight exists before the first old one is replaced.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mha.errors import EquivalenceError, MhaError, PlanError, UnsupportedModule
+from mha.errors import MhaError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, find_attention
 from mha.families.config_view import own_config
 from mha.families.gathering import select, selected
@@ -20,10 +20,9 @@ from mha.families.linears import is_conv1d
 from mha.families.registry import part_of, uncompiled
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
-from mha.masking import eval_mode, locate, masked
+from mha.masking import locate
 
 LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 5e-2}
 
 
 def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Module:
@@ -69,38 +68,6 @@ def plan_of(model: nn.Module) -> HeadPlan:
     """
     layers = find_attention(model).values()
     return HeadPlan({layer.name: layer.heads for layer in layers if lineage_of(layer.module) is not None})
-
-
-def check(
-    model: nn.Module,
-    plan: HeadPlan,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    atol: float | None = None,
-) -> float:
-    """Prove that slicing is masking: the largest |masked - sliced| over all outputs for these inputs.
-
-    Both run in eval mode without gradients; the model is left as it was.
-
-    Args:
-        atol: the largest difference allowed; by default 1e-10 for float64 outputs, 1e-5 for float32
-            and 5e-2 for half precision.
-
-    Raises:
-        EquivalenceError: the difference exceeds `atol`, or outputs differ in shape or are NaN.
-        PlanError, UnsupportedModule: as `prune`.
-        MhaError: the model has no data (meta device).
-    """
-    if empty := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise MhaError(
-            f"check compares outputs, and {empty[0]} is on the meta device, without data: load weights first"
-        )
-    with eval_mode(model), torch.no_grad():
-        sliced = tensors_in(prune(model, plan)(*args, **(kwargs or {})))
-        with masked(model, plan):
-            expected = tensors_in(model(*args, **(kwargs or {})))
-    return _largest_difference(expected, sliced, atol)
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -280,30 +247,3 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, Tensor]) -> No
     for name, features in cut.selected.items():
         select(module.get_submodule(name), features)
     set_lineage(module, cut.lineage, core)
-
-
-def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
-    """Every floating tensor in a nest of tuples, lists, mappings and None, by where it stands."""
-    if isinstance(output, Tensor):
-        return {path: output} if output.is_floating_point() else {}
-    if isinstance(output, Mapping):
-        return {k: v for key, part in output.items() for k, v in tensors_in(part, f"{path}[{key!r}]").items()}
-    if isinstance(output, Sequence) and not isinstance(output, str):
-        return {k: v for key, part in enumerate(output) for k, v in tensors_in(part, f"{path}[{key}]").items()}
-    return {}
-
-
-def _largest_difference(expected: dict[str, Tensor], sliced: dict[str, Tensor], atol: float | None) -> float:
-    if not expected or expected.keys() != sliced.keys():
-        raise EquivalenceError(f"nothing to compare: masked gives {list(expected)}, sliced gives {list(sliced)}")
-    largest = 0.0
-    for path, reference in expected.items():
-        other = sliced[path]
-        if reference.shape != other.shape:
-            raise EquivalenceError(f"{path}: masked has shape {tuple(reference.shape)}, sliced {tuple(other.shape)}")
-        difference = (reference.double() - other.double()).abs().max().item() if reference.numel() else 0.0
-        allowed = TOLERANCE[reference.dtype] if atol is None else atol
-        if not difference <= allowed:
-            raise EquivalenceError(f"{path}: sliced differs from masked by {difference:.3g}, allowed is {allowed:.3g}")
-        largest = max(largest, difference)
-    return largest

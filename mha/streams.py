@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mha.equivalence import tensors_in
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer
 from mha.families.linears import is_conv1d
 from mha.masking import nothing_compiled, on_context
 from mha.normal_equations import Moments
-from mha.pruning import LINEARS, tensors_in
+from mha.pruning import LINEARS
 
 Forward = Callable[[nn.Module, Any], Any]
 SAME = 1e-3  # relative difference of gradients up to which the stream after a layer is its output plus something

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import mha
 from mha import HeadPlan, pruning
+from mha.equivalence import tensors_in
 from mha.errors import PlanError
 from tests.mha.cases import CASES, Case, make
 
@@ -303,8 +304,8 @@ def test_a_hook_that_changes_things_still_does(case):
     plain = mha.prune(case.model, case.plan)
     plain.get_submodule(f"{case.layers[1]}.{case.output}")._forward_hooks.clear()
     with torch.no_grad():
-        first, *_ = pruning.tensors_in(mha.prune(case.model, case.plan)(**case.inputs)).values()
-        other, *_ = pruning.tensors_in(plain(**case.inputs)).values()
+        first, *_ = tensors_in(mha.prune(case.model, case.plan)(**case.inputs)).values()
+        other, *_ = tensors_in(plain(**case.inputs)).values()
     assert (first - other).abs().max() > 1e-3
 
 
@@ -328,7 +329,7 @@ def test_a_compiled_model_has_the_names_of_the_original(case):
 
 def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        return list(pruning.tensors_in(model(**inputs)).values())
+        return list(tensors_in(model(**inputs)).values())
 
 
 def scored(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
