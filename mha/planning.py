@@ -1,15 +1,15 @@
 """Scores and a budget become a plan."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
 from mha.costs import CostTable, Quantity, Shape, count_parameters, parameters_of
 from mha.errors import PlanError, ScoresError, SlowPlanWarning
 from mha.families import find_attention
+from mha.feasible import Alternative, Options, Terms, alternatives, options_of, told_counts
 from mha.heads import HeadPlan, HeadScores
 from mha.knapsack import Option, best_of_size, best_within
 from mha.rearrangement import rearranged
@@ -28,6 +28,9 @@ def choose(
     parameters: float | None = None,
     costs: CostTable | None = None,
     min_heads: int | Mapping[str, int] = 0,
+    uniform: bool = False,
+    multiple_of: int = 1,
+    whole_groups: bool = False,
 ) -> HeadPlan:
     """The feasible plan within the budget whose kept heads have the largest total score.
 
@@ -35,7 +38,9 @@ def choose(
     above them, whatever the scores. `latency`, `flops` and `parameters` are limits on the whole model: a head with a
     negative score leaves even where it could stay, and of plans with the same score one with most heads is taken,
     so that no head leaves where that saves nothing. In grouped attention every surviving key/value group of a
-    layer keeps the same number of query heads. The plan names every scored layer.
+    layer keeps the same number of query heads. The plan names every scored layer. What it is to be beside that
+    (`min_heads`, `uniform`, `multiple_of`, `whole_groups`) combines with every budget, is as exact, and holds for the
+    layers that are scored.
 
     Args:
         model: where the scores are to be used; given, they are checked against it.
@@ -48,10 +53,17 @@ def choose(
         costs: what `mha.measure_costs` found on this model. Given with any budget, they also tell of a plan that is
             no faster than the dense model.
         min_heads: no layer keeps fewer; or layer -> the fewest that it keeps, 0 where not named.
+        uniform: every layer keeps as many heads as any other; those with several query heads per key/value group also
+            as many groups. What needs one number for the whole model (a configuration) can then describe it.
+        multiple_of: every layer's number of key/value groups, and so of query heads, is divisible by this, such as the
+            ranks of tensor parallelism; 0 is. Layers that have fewer groups than that from the start, as in multi-query
+            attention, are shared by their query heads: those are divisible by it, and the groups, of which ranks hold
+            copies, divide it.
+        whole_groups: every key/value group keeps all of its query heads, or leaves.
 
     Raises:
-        ScoresError: no budget or several, costs that it needs and that are missing, or one that can't be met (says
-            the nearest that can).
+        ScoresError: no budget or several, costs that it needs and that are missing, or one that can't be met, or only
+            by a model without any head (says the nearest that can).
         PlanError: the scores do not belong to the model or to the costs.
 
     Warns:
@@ -60,27 +72,14 @@ def choose(
     budgets = {"keep": keep, "heads": heads, "latency": latency, "flops": flops, "parameters": parameters}
     budget, amount = _only_one(budgets)
     _check_belong(scores, model, costs)
-    options = _options(scores, min_heads)
-    floor = f"at least {min_heads} in each of {len(options)} layers"
+    programme = _Programme.of(scores, Terms(min_heads, uniform, multiple_of, whole_groups))
     if budget in QUANTITIES:
-        shapes = _within(options, budget, amount, _Charges.of(budget, model, costs), floor)
+        best = _within(programme, budget, amount, _Charges.of(budget, model, costs))
     else:
-        shapes = _of_size(options, _size(len(scores), budget, amount), floor)
-    best = HeadPlan({name: options[name][shape].heads for name, shape in shapes.items()})
+        best = _of_size(programme, _size(len(scores), budget, amount))
     plan = rearranged(best, scores)
     _tell_if_slow(plan, scores, costs)
     return plan
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The best way for a layer to have a certain shape."""
-
-    value: float  # total score
-    heads: tuple[int, ...]  # original numbers
-
-
-Options = Mapping[str, Mapping[Shape, _Choice]]  # of each layer, every feasible shape with enough heads
 
 
 def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
@@ -125,49 +124,67 @@ def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...]
             )
 
 
-def _options(scores: HeadScores, min_heads: int | Mapping[str, int]) -> Options:
-    floors = min_heads if isinstance(min_heads, Mapping) else dict.fromkeys(scores.scores, min_heads)
-    if unknown := [name for name in floors if name not in scores.scores]:
-        raise ScoresError(f"min_heads names layers without scores: {unknown}; scored are {list(scores.scores)}")
-    return {name: _layer_options(scores, name, floors.get(name, 0)) for name in scores.scores}
+@dataclass(frozen=True)
+class _Programme:
+    """What may be kept, part by part, as lists for the knapsack.
 
+    Attributes:
+        parts: what is decided on its own: a layer, or all layers alike; and what it may become.
+        terms: what was asked for beside the budget, in words.
+    """
 
-def _layer_options(scores: HeadScores, name: str, fewest: int) -> dict[Shape, _Choice]:
-    """Shape -> the best heads of that shape, for every feasible one with at least `fewest` heads."""
-    values, ids = scores.scores[name].numpy(), scores.heads[name]
-    if len(values) < fewest:
-        raise ScoresError(f"layer {name!r} has only {len(values)} heads, fewer than min_heads={fewest}")
-    return {
-        shape: _Choice(float(values[kept].sum()), tuple(ids[i] for i in sorted(kept)))
-        for shape, kept in _group_choices(values, scores.groups[name])
-        if shape.heads >= fewest
-    }
+    options: Options
+    parts: Sequence[Sequence[Alternative]]
+    terms: str
 
+    @classmethod
+    def of(cls, scores: HeadScores, terms: Terms) -> "_Programme":
+        options = options_of(scores, terms)
+        return cls(options, alternatives(scores, options, terms), terms.told(len(options)))
 
-def _group_choices(values: np.ndarray, groups: int) -> Iterator[tuple[Shape, list[int]]]:
-    """For every feasible shape, the positions with the largest total score."""
-    yield Shape(0, 0), []
-    if groups == 0:
-        return
-    ranked = np.argsort(-values.reshape(groups, -1), axis=1, kind="stable")
-    per_group = ranked.shape[1]
-    for heads in range(1, per_group + 1):
-        members = ranked[:, :heads] + per_group * np.arange(groups)[:, None]
-        order = np.argsort(-values[members].sum(axis=1), kind="stable")
-        for count in range(1, groups + 1):
-            yield Shape(count * heads, count), members[order[:count]].ravel().tolist()
+    def priced(self, cost: Callable[[str, Shape], float]) -> list[list[Option]]:
+        """The parts, with that cost of a layer in each shape."""
+        return [[self._option(alternative, cost) for alternative in part] for part in self.parts]
 
+    def plan(self, places: Sequence[int]) -> HeadPlan:
+        chosen = [part[place] for part, place in zip(self.parts, places, strict=True)]
+        return HeadPlan({name: self.options[name][shape].heads for part in chosen for name, shape in part.items()})
 
-def _of_size(options: Options, wanted: int, floor: str) -> dict[str, Shape]:
-    """The best shapes with as many heads as possible, but not more than `wanted`."""
-    layers = [[Option(choice.value, shape.heads) for shape, choice in layer.items()] for layer in options.values()]
-    best = best_of_size(layers, wanted)
-    if best is None:
-        fewest = sum(min(shape.heads for shape in layer) for layer in options.values())
-        raise ScoresError(
-            f"no feasible plan keeps at most {wanted} heads with {floor}; the smallest that does keeps {fewest}"
+    def _option(self, alternative: Alternative, cost: Callable[[str, Shape], float]) -> Option:
+        return Option(
+            sum(self.options[name][shape].value for name, shape in alternative.items()),
+            sum(cost(name, shape) for name, shape in alternative.items()),
+            sum(shape.heads for shape in alternative.values()),
         )
-    return _named(options, best)
+
+
+def _of_size(programme: _Programme, wanted: int) -> HeadPlan:
+    """The best plan with as many heads as possible, but not more than `wanted`."""
+    parts = programme.priced(lambda _, shape: shape.heads)
+    best = best_of_size(parts, wanted)
+    if best is None:
+        fewest = sum(min(option.rank for option in part) for part in parts)
+        raise ScoresError(
+            f"no feasible plan keeps at most {wanted} heads with {programme.terms}; the smallest that does keeps "
+            f"{fewest}"
+        )
+    if wanted and not any(part[place].rank for part, place in zip(parts, best, strict=True)):
+        _check_any(programme, parts)
+        least = min(option.rank for part in parts for option in part if option.rank)
+        raise ScoresError(
+            f"no plan but the empty one keeps at most {wanted} heads with {programme.terms}; the nearest that can be "
+            f"met are 0 and {least}"
+        )
+    return programme.plan(best)
+
+
+def _check_any(programme: _Programme, parts: Sequence[Sequence[Option]]) -> None:
+    """Refuse terms by which no head could stay, whatever the budget."""
+    if programme.options and not any(option.rank for part in parts for option in part):
+        raise ScoresError(
+            f"no plan but the empty one has {programme.terms}; layers may keep one by one: "
+            f"{told_counts(programme.options)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -197,26 +214,20 @@ class _Charges:
         return cls(dense, dense - sum(max(layer.values()) for layer in layers.values()), layers)
 
 
-def _within(options: Options, budget: str, share: float, charges: _Charges, floor: str) -> dict[str, Shape]:
-    """The best shapes for which the whole model costs at most that share of the dense one."""
-    unscored = sum(max(layer.values()) for name, layer in charges.layers.items() if name not in options)
+def _within(programme: _Programme, budget: str, share: float, charges: _Charges) -> HeadPlan:
+    """The best plan for which the whole model costs at most that share of the dense one."""
+    unscored = sum(max(layer.values()) for name, layer in charges.layers.items() if name not in programme.options)
     fixed = charges.rest + unscored
-    layers = [
-        [Option(choice.value, charges.layers[name][shape], shape.heads) for shape, choice in layer.items()]
-        for name, layer in options.items()
-    ]
-    best = best_within(layers, share * charges.dense - fixed)
+    parts = programme.priced(lambda name, shape: charges.layers[name][shape])
+    _check_any(programme, parts)
+    best = best_within(parts, share * charges.dense - fixed)
     if best is None:
-        least = fixed + sum(min(option.cost for option in layer) for layer in layers)
+        least = fixed + sum(min(option.cost for option in part) for part in parts)
         raise ScoresError(
-            f"no feasible plan takes at most {share:g} of the dense model's {budget} with {floor}; the least that any "
-            f"does is {least / charges.dense:.4f}"
+            f"no feasible plan takes at most {share:g} of the dense model's {budget} with {programme.terms}; the "
+            f"least that any does is {least / charges.dense:.4f}"
         )
-    return _named(options, best)
-
-
-def _named(options: Options, places: list[int]) -> dict[str, Shape]:
-    return {name: list(layer)[place] for (name, layer), place in zip(options.items(), places, strict=True)}
+    return programme.plan(best)
 
 
 def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:

@@ -64,7 +64,8 @@ def shrink(
             By default the mean squared error of every floating tensor, as a share of the dense one's mean square.
         seed: for criteria that draw at random.
         examples: batch -> how many examples it has; found out unless given (`mha.score`).
-        budget: exactly one of those of `mha.choose` (`keep=0.5`, say), and with it `costs` or `min_heads` if wanted.
+        budget: exactly one of those of `mha.choose` (`keep=0.5`, say), and with it whatever else that
+            takes (`costs`, `min_heads`, `uniform`, …).
 
     Raises:
         CalibrationError, ScoresError, PlanError, UnsupportedModule: as `mha.score`, `mha.choose`, `mha.prune` and

@@ -21,6 +21,7 @@ LAYERS = (  # a module of mha imports from the lines above its own only; one not
     {"equivalence"},
     {"streams"},
     {"compensation", "costs"},
+    {"feasible"},
     {"planning"},
 )
 ONLY_WHERE_USED = {"matplotlib", "pandas", "pyarrow", "pytest", "seaborn", "sklearn", "transformers"}
