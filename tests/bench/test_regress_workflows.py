@@ -106,16 +106,50 @@ def test_the_check_of_scripts_finds_what_is_wrong(expression):
     assert CHOSEN.search(f"echo ${{{{ {expression} }}}}")
 
 
-def test_actions_are_pinned_alike_everywhere():
+def pins(text: str) -> list[tuple[str, str, str]]:
+    """Of every action that a workflow uses its name, what stands behind the "@", and the comment behind that."""
+    return re.findall(r"^[ -]*uses: +(\S+?)(?:@(\S*))?(?: +# (.*))?$", text, flags=re.MULTILINE)
+
+
+def unpinned(text: str) -> list[str]:
+    """Actions of others that are not pinned by commit, or don't say which version that is."""
+    return [
+        action
+        for action, commit, said in pins(text)
+        if not action.startswith("./")
+        and not (re.fullmatch(r"[0-9a-f]{40}", commit) and re.fullmatch(r"v\d+\.\d+\.\d+", said))
+    ]
+
+
+def test_actions_are_pinned_by_commit_and_alike_everywhere():
+    """A tag can be moved to other code; a commit can't."""
     found = {}
-    for path in WORKFLOWS.glob("*.yml"):
-        for step in steps(path.name):
-            if "uses" in step:
-                action, _, version = step["uses"].partition("@")
-                found.setdefault(action, set()).add(version)
-                assert action.startswith("actions/")
+    for path in WORKFLOWS.glob("*.y*ml"):
+        text = path.read_text(encoding="utf-8")
+        assert unpinned(text) == [], path.name
+        assert len(pins(text)) == sum("uses" in step for step in steps(path.name)), path.name
+        for action, commit, said in pins(text):
+            found.setdefault(action, set()).add((commit, said))
+    assert all(action.startswith("actions/") for action in found), found
     assert all(len(versions) == 1 for versions in found.values()), found
-    assert all(re.fullmatch(r"v\d+", version) for versions in found.values() for version in versions)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        (f"- uses: actions/checkout@{SHA}  # v5.1.0", []),
+        ("- uses: ./.github/actions/ours", []),
+        ("- uses: actions/checkout@v5", ["actions/checkout"]),
+        ("- uses: actions/checkout@v5  # v5.1.0", ["actions/checkout"]),
+        (f"  uses: actions/checkout@{SHA[:12]}  # v5.1.0", ["actions/checkout"]),
+        (f"- uses: actions/checkout@{SHA}", ["actions/checkout"]),
+        (f"- uses: actions/checkout@{SHA}  # the newest", ["actions/checkout"]),
+        ("- uses: actions/checkout", ["actions/checkout"]),
+        ("- uses: docker://alpine:3", ["docker://alpine:3"]),
+    ],
+)
+def test_the_check_of_pins_finds_what_is_not_pinned(line, wrong):
+    assert unpinned(f"steps:\n      {line}\n") == wrong
 
 
 def test_the_gate_is_started_as_the_readme_says_and_the_base_is_no_code():
