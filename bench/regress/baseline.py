@@ -48,7 +48,7 @@ def of_ratios(arm: Arm, options: Options, step: Next, number: int) -> dict[str, 
     """A round of two fresh processes, one after the other.
 
     Returns:
-        `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors` and `spent`.
+        `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors`, `skipped` and `spent`.
     """
     runs = [run_apart(arm, RATIOS, options.threads, step.only) for _ in range(PROCESSES)]
     found: dict[str, list[float]] = {}
@@ -59,7 +59,9 @@ def of_ratios(arm: Arm, options: Options, step: Next, number: int) -> dict[str, 
             if "speedups" in entry["extra_info"]:
                 found.setdefault(entry["fullname"], []).append(-log(entry["extra_info"]["speedups"]["dense"]["value"]))
     errors = {name: error for run in runs for name, error in run.errors.items()}
-    return {"ratios": found, "errors": {"head": errors, "base": {}}, "spent": dict(spent)}
+    skipped = {name: why for run in runs for name, why in run.skipped.items()}
+    of_head = {"errors": {"head": errors, "base": {}}, "skipped": {"head": skipped, "base": {}}}
+    return {"ratios": found, **of_head, "spent": dict(spent)}
 
 
 def kept(rounds: Rounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Any benchmark under pytest-benchmark takes part that fills `extra_info`, those o
     benchmark.extra_info["exact"] = {"parameters": 263168, "flops": 150994944, "peak_bytes": 1310720}  # or some of them
     benchmark.extra_info["examples"] = {"dense": [1, 0, 1, 1], "half": [1, 0, 0, 1]}  # 1: answered right
 
-The first are whole numbers that must be equal to the last unit; `bench.regress.counting.counted` has them for a module.
+The first are whole numbers; `bench.regress.counting.counted` has them for a module. Parameters and FLOPs must be equal
+to the last unit, peak bytes up to `matters`: a scalar more is no regression, as a millionth of the time is none.
 The second are compared on the same examples, in the same order; rows call them "NAME-dense" and "NAME-half".
 """
 
@@ -20,6 +21,7 @@ EXACT = {"parameters": "parameters", "flops": "FLOPs", "peak_bytes": "bytes at t
 ACCURACY = "accuracy"
 ANY = "any"  # stands for the figure where it isn't known which
 LEVEL = 0.95
+LEAST_SHARE, PAGE = 0.001, 4096  # of peak bytes: a change of less than both does not matter
 
 Figures = Mapping[str, Mapping[str, Any]]  # benchmark -> its "exact" and its "examples"
 Row = dict[str, Any]
@@ -60,27 +62,31 @@ def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def compare(base: Figures, head: Figures, errors: Mapping[str, str] | None = None) -> list[Row]:
+def compare(
+    base: Figures, head: Figures, errors: Mapping[str, str] | None = None, skipped: Mapping[str, str] | None = None
+) -> list[Row]:
     """A row of verdict.json for each figure of each benchmark, the head's first.
 
-    More parameters, FLOPs or bytes are REGRESSED, fewer IMPROVED. Accuracy is either only where the interval of the
-    difference, from `low` to `high`, leaves 0 out (see `difference`). What the head alone has is NEW; what the base
-    alone has is an ERROR, and so is what isn't a figure.
+    More parameters, FLOPs or bytes are REGRESSED, fewer IMPROVED, if it `matters`. Accuracy is either only where the
+    interval of the difference, from `low` to `high`, leaves 0 out (see `difference`). What the head alone has is NEW;
+    what the base alone has is an ERROR, also if the head skips it, and so is what isn't a figure. What neither has,
+    because it is skipped, is SKIPPED.
 
     Args:
         errors: benchmark -> first line of what it raised on the head, for those that failed there.
+        skipped: benchmark -> why the head skips it.
 
     Raises:
         GateError: the fields of a benchmark are no mappings.
     """
-    failed = errors or {}
+    failed = {name: f"it fails on the head: {said}" for name, said in (errors or {}).items()}
+    left_out = {name: f"it is skipped: {why}" for name, why in (skipped or {}).items() if name not in failed}
     rows = []
-    for name in dict.fromkeys([*head, *base, *failed]):
+    for name in dict.fromkeys([*head, *base, *failed, *left_out]):
         before, after = _values(name, base), _values(name, head)
-        if name in failed:
-            why = f"it fails on the head: {failed[name]}"
+        if why := failed.get(name) or left_out.get(name):
             rows += [_row(key, "ERROR", _shown(value), None, why) for key, value in before.items()]
-            rows += [] if before else [_row((name, ANY), "ERROR", None, None, why)]
+            rows += [] if before else [_row((name, ANY), "ERROR" if name in failed else "SKIPPED", None, None, why)]
         else:
             rows += [_judged(key, before, after) for key in dict.fromkeys([*after, *before])]
     return rows
@@ -133,12 +139,19 @@ def _judged(key: Key, before: Mapping[Key, Any], after: Mapping[Key, Any]) -> Ro
     return judge(key, before[key], after[key])
 
 
+def matters(figure: str, base: int) -> float:
+    """The least change of a figure that is one: of peak bytes a thousandth, or a page where that is more; else 1."""
+    return max(LEAST_SHARE * base, PAGE) if figure == "peak_bytes" else 1
+
+
 def _exact(key: Key, base: int, head: int) -> Row:
     if base == head:
         return _row(key, "PASS", base, head)
     way = "more" if head > base else "fewer"
     share = f", {(head / base - 1) * 100:+.3g} %" if base else ""
     why = f"{head:,} {EXACT[key[1]]} instead of {base:,}: {abs(head - base):,} {way}{share}"
+    if abs(head - base) < (least := matters(key[1], base)):
+        return _row(key, "PASS", base, head, f"{why}; less than {math.ceil(least):,} does not matter")
     return _row(key, "REGRESSED" if head > base else "IMPROVED", base, head, why)
 
 

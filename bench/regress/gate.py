@@ -73,9 +73,14 @@ class Gate:
     def count(self) -> tuple[list[dict[str, Any]], float]:
         """The rows of exact figures, and the seconds they took."""
         read = {arm.name: self._counted(arm) for arm in self.arms}
-        before = comparable(self.baseline, self.about["machine"])[0] if self.baseline else read["base"]["figures"]
-        head = read["head"]
-        return exact.compare(before, head["figures"], head["errors"]), sum(each["took"] for each in read.values())
+        head, took = read["head"], sum(each["took"] for each in read.values())
+        skipped = head.get("skipped", {})
+        if self.baseline:
+            stored = comparable(self.baseline, self.about["machine"])[0]
+            before = {name: each for name, each in stored.items() if name not in skipped}  # another machine could
+        else:
+            before = read["base"]["figures"]
+        return exact.compare(before, head["figures"], head["errors"], skipped), took
 
     def _counted(self, arm: Arm) -> dict[str, Any]:
         kept = self.directory / f"figures-{arm.name}.json"
@@ -109,11 +114,12 @@ class Gate:
 
 
 def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
-    """`figures`, `errors` and `took` of one side, counted in a process of its own.
+    """`figures`, `errors`, `skipped` and `took` of one side, counted in a process of its own.
 
     Raises:
         GateError: it breaks.
     """
     run = run_apart(arm, FIGURES, threads)
-    errors = {short(name) or "any": error for name, error in run.errors.items()}
-    return {"figures": exact.read(run.document), "errors": errors, "took": sum(run.spent.values())}
+    errors, skipped = ({short(name) or "any": why for name, why in said.items()} for said in (run.errors, run.skipped))
+    took = sum(run.spent.values())
+    return {"figures": exact.read(run.document), "errors": errors, "skipped": skipped, "took": took}

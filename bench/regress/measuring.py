@@ -56,9 +56,9 @@ class Rounds:
     """The rounds so far.
 
     Attributes:
-        records: of each round what was measured (`seconds` and `errors` as in `Round`, or `ratios`), `spent`, `phase`,
-            `took` (seconds), `load` (cores that others used) and `contrasts`: benchmark -> `Contrast`, of those that
-            can be compared.
+        records: of each round what was measured (`seconds`, `errors` and `skipped` as in `Round`, or `ratios`),
+            `spent`, `phase`, `took` (seconds), `load` (cores that others used) and `contrasts`: benchmark ->
+            `Contrast`, of those that can be compared.
     """
 
     records: tuple[Mapping[str, Any], ...]

@@ -28,11 +28,13 @@ class Round(NamedTuple):
     Attributes:
         seconds: benchmark -> process (arm-number) -> seconds of a call in each turn; the same turns in all processes.
         errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        skipped: arm -> benchmark, or a whole file of them -> why it is skipped.
         spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
     """
 
     seconds: dict[str, dict[str, list[float]]]
     errors: dict[str, dict[str, str]]
+    skipped: dict[str, dict[str, str]]
     spent: dict[str, float]
 
 
@@ -89,10 +91,12 @@ def measure_round(
             worker.wait()
     documents = {worker: document_of(folder / f"{worker.arm.name}-{worker.number}.json") for worker in workers}
     errors: dict[str, dict[str, str]] = {arm.name: {} for arm in arms}
+    skipped: dict[str, dict[str, str]] = {arm.name: {} for arm in arms}
     for worker in workers:
         errors[worker.arm.name] |= worker.errors
+        skipped[worker.arm.name] |= worker.skipped
     spent[""] = time.perf_counter() - began - sum(spent.values())
-    return Round(_by_benchmark(documents), errors, spent)
+    return Round(_by_benchmark(documents), errors, skipped, spent)
 
 
 class Apart(NamedTuple):
@@ -101,11 +105,13 @@ class Apart(NamedTuple):
     Attributes:
         document: pytest-benchmark's report.
         errors: benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        skipped: benchmark, or a whole file of them -> why it is skipped.
         spent: as in `Round`.
     """
 
     document: dict[str, Any]
     errors: dict[str, str]
+    skipped: dict[str, str]
     spent: dict[str, float]
 
 
@@ -132,7 +138,7 @@ def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = No
             worker.wait()
         document = document_of(report)
     spent[""] = time.perf_counter() - began - sum(spent.values())
-    return Apart(document, worker.errors, spent)
+    return Apart(document, worker.errors, worker.skipped, spent)
 
 
 def _take_turns(
@@ -182,12 +188,12 @@ def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Ran
 
 
 def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Without benchmarks that failed in a process of an arm which has them."""
+    """Without benchmarks that failed, or were skipped, in a process of an arm which has them."""
     found: dict[str, dict[str, list[float]]] = {}
     for worker, document in documents.items():
         for entry in document["benchmarks"]:
             name = entry["fullname"]
-            if name not in worker.errors:
+            if name not in worker.errors.keys() | worker.skipped.keys():
                 found.setdefault(name, {})[f"{worker.arm.name}-{worker.number}"] = entry["stats"]["data"]
     return found
 

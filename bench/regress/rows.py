@@ -11,7 +11,18 @@ from bench.regress.baseline import Baseline
 from bench.regress.measuring import AGAIN, SCREEN, TIMES, Options, Rounds, wanted_rounds
 from bench.regress.rounds import CONTROL_NAME, PROCESSES
 from bench.regress.statistics import Effect
-from bench.regress.verdict import ERROR, INCONCLUSIVE, NEW, PASS, Looks, has_moved, is_regression, judge, mirrored
+from bench.regress.verdict import (
+    ERROR,
+    INCONCLUSIVE,
+    NEW,
+    PASS,
+    SKIPPED,
+    Looks,
+    has_moved,
+    is_regression,
+    judge,
+    mirrored,
+)
 
 BUSY = 0.5  # the share that others may use of the cores which the benchmarks leave idle
 LEAST_IDLE = 0.25  # cores; where the benchmarks leave none, others may use half of so many
@@ -105,20 +116,33 @@ def _others(rounds: Rounds) -> Iterator[tuple[str, str, str]]:
     if not screened:
         return
     compared = set(rounds.compared())
-    errors = {
-        arm: {name: error for record in reversed(screened) for name, error in record["errors"][arm].items()}
-        for arm in ("base", "head")
-    }
-    names = {name for record in screened for name in record["seconds"]} | {*errors["base"], *errors["head"]}
+    errors, skipped = ({arm: _said(screened, what, arm) for arm in ("base", "head")} for what in ("errors", "skipped"))
+    names = {name for record in screened for name in record["seconds"]}
+    names = names.union(*errors.values(), *skipped.values())
     for name in sorted(names - compared - {CONTROL_NAME}):
         base, head = errors["base"].get(name), errors["head"].get(name)
         if head:
             where = "on both sides" if base else "on the head alone"
             yield name, ERROR, f"it fails {where}: {head}"
+        elif name in skipped["head"]:
+            yield name, *_skipped(skipped["head"][name], _times(screened, name, "base") > 0)
         elif _times(screened, name, "head") == PROCESSES * len(screened):
-            yield name, NEW, f"the base can't run it: {base or 'it is not there'}"
+            why = f"the base skips it: {skipped['base'][name]}" if name in skipped["base"] else None
+            yield name, NEW, why or f"the base can't run it: {base or 'it is not there'}"
         else:
             yield name, ERROR, f"it was not measured in every round ({base or 'no error was said'}); is it flaky?"
+
+
+def _said(records: Sequence[Mapping[str, Any]], what: str, arm: str) -> dict[str, str]:
+    """Of each benchmark what was said first of an arm's "errors" or "skipped"."""
+    return {name: said for record in reversed(records) for name, said in record.get(what, {}).get(arm, {}).items()}
+
+
+def _skipped(why: str, base_has_it: bool) -> tuple[str, str]:
+    """The verdict on what the head skips, and why: what the base can do is lost, all else just isn't for this place."""
+    if base_has_it:
+        return ERROR, f"the head skips it, and the base does not: {why}"
+    return SKIPPED, f"it is skipped: {why}"
 
 
 def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
@@ -127,9 +151,12 @@ def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
 
 def _missing(rounds: Rounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
     """Ratios of the baseline that this run has not."""
-    errors = {name: error for record in rounds.of(SCREEN) for name, error in record["errors"]["head"].items()}
+    errors, skipped = (_said(rounds.of(SCREEN), what, "head") for what in ("errors", "skipped"))
     for name in sorted(set(baseline.ratios) - set(rounds.compared())):
-        yield name, ERROR, f"only the baseline has it: {errors.get(name, 'the head has no such benchmark')}"
+        if name in skipped:
+            yield name, *_skipped(skipped[name], base_has_it=False)  # another machine may be able to do it
+        else:
+            yield name, ERROR, f"only the baseline has it: {errors.get(name, 'the head has no such benchmark')}"
 
 
 def _sides(

@@ -18,9 +18,11 @@ from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.fixture import BenchmarkFixture, FixtureAlreadyUsed
 
 WARM_UP = 3  # calls before the first that counts; the last of them says how long one takes
+UNUSED = "it takes the fixture `benchmark` and never calls it, so nothing is timed: call it once"
+TWICE = "a test can call the fixture `benchmark` once, and this one calls it again: make a test of each call"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,11 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 class Turns:
     """Runs items and takes samples when told to. Everything said is a line of JSON.
 
-    First goes out `{"collected": [node id, …], "error": null or why a file could not be, "library": where mha is}`.
-    Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call goes out once it has been
-    warmed up; for each number that comes in, so many calls are one sample and `{}` goes out; 0 ends the item, and its
-    `{"error": null or one line}` goes out, as it does at once where something goes wrong. The end of what comes in is
-    the end of the run.
+    First goes out `{"collected": [node id, …], "error": null or why a file could not be, "skipped": {file: why},
+    "library": where mha is}`. Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call
+    goes out once it has been warmed up; for each number that comes in, so many calls are one sample and `{}` goes out;
+    0 ends the item, and its `{"error": null or one line, "skipped": null or why}` goes out, as it does at once where
+    something goes wrong or is skipped. The end of what comes in is the end of the run.
 
     Args:
         every: run items that do not ask for pytest-benchmark's fixture, too: they may make it themselves.
@@ -54,10 +56,15 @@ class Turns:
     def __init__(self, incoming: TextIO, outgoing: TextIO, *, every: bool) -> None:
         self._in, self._out, self._every = incoming, outgoing, every
         self._error: str | None = None
+        self._skipped: str | None = None
+        self._skipped_files: dict[str, str] = {}
+        self._used = False
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._error = str(report.longrepr).strip().splitlines()[-1]
+        elif report.skipped:
+            self._skipped_files[report.nodeid] = _why_skipped(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -66,22 +73,26 @@ class Turns:
             for item in session.items
             if self._every or "benchmark" in getattr(item, "fixturenames", ())
         }
-        self._say({"collected": list(items), "error": self._error, "library": _library()})
+        skipped = self._skipped_files
+        self._say({"collected": list(items), "error": self._error, "skipped": skipped, "library": _library()})
         for line in self._in:
             name, following = json.loads(line)
-            self._error = None
+            self._error, self._skipped, self._used = None, None, self._every
             hook = session.config.hook
             hook.pytest_runtest_protocol(item=items[name], nextitem=items[following] if following else None)
-            self._say({"error": self._error})
+            unused = None if self._used or self._skipped else UNUSED
+            self._say({"error": self._error or unused, "skipped": self._skipped})
         return True
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Keep what a failure or a skip says, in one line."""
-        if call.excinfo is not None and self._error is None:
-            said = str(call.excinfo.value).strip().splitlines()
-            self._error = ": ".join([call.excinfo.typename, *said[:1]])
-        return (yield)
+        """Keep what a failure says, in one line, and why a benchmark is skipped."""
+        report = yield
+        if report.failed and self._error is None:
+            self._error = _first_line(call)
+        elif report.skipped:
+            self._skipped = _why_skipped(report)
+        return report
 
     def pytest_benchmark_generate_machine_info(self) -> dict[str, str]:
         """In place of pytest-benchmark's own, which asks about the processor for two seconds in every process."""
@@ -93,6 +104,7 @@ class Turns:
 
     def sizes(self, seconds: float) -> Iterator[int]:
         """How many calls make the next sample; it has been taken when the next one is asked for."""
+        self._used = True
         self._say({"seconds": seconds})
         while size := json.loads(self._in.readline() or "0"):
             yield size
@@ -123,6 +135,20 @@ class Sampling:
         return Shared(benchmark, clock, self._turns.sizes)
 
 
+def _first_line(call: pytest.CallInfo[None]) -> str:
+    if call.excinfo is None:
+        return "XPASS(strict): it is marked as one that fails, and has not"
+    said = str(call.excinfo.value).strip().splitlines()
+    return ": ".join([call.excinfo.typename, *said[:1]])
+
+
+def _why_skipped(report: pytest.CollectReport | pytest.TestReport) -> str:
+    """One line; a benchmark that is expected to fail, and does, counts as skipped, as pytest has it."""
+    said = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+    lines = said.removeprefix("Skipped: ").strip().splitlines()
+    return lines[0] if lines else "no reason is given"
+
+
 def _library() -> str | None:
     """The file of the `mha` that the benchmarks have imported; None where they have not."""
     return getattr(sys.modules.get("mha"), "__file__", None)
@@ -147,7 +173,7 @@ class Shared(BenchmarkFixture):
 
     def __init__(self, benchmark: BenchmarkFixture, clock: Clock, sizes: Callable[[float], Iterator[int]]) -> None:
         self.__dict__ = benchmark.__dict__
-        self._clock, self._sizes = clock, sizes
+        self._clock, self._sizes, self._called = clock, sizes, False
 
     def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._sample(lambda: Call(function_to_benchmark, args, kwargs))
@@ -177,7 +203,14 @@ class Shared(BenchmarkFixture):
 
         Args:
             several: calls may make one sample.
+
+        Raises:
+            FixtureAlreadyUsed: it has been called before.
         """
+        if self._called:
+            self.has_error = True
+            raise FixtureAlreadyUsed(TWICE)
+        self._called = True
         for _ in range(WARM_UP):
             seconds, result = prepare().timed(1)
         samples, size = [], 1

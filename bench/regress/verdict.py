@@ -6,12 +6,13 @@ from typing import Any
 
 from bench.regress.statistics import Effect, adjusted
 
-PASS, REGRESSED, IMPROVED, INCONCLUSIVE, NEW, ERROR = (
+PASS, REGRESSED, IMPROVED, INCONCLUSIVE, NEW, SKIPPED, ERROR = (
     "PASS",
     "REGRESSED",
     "IMPROVED",
     "INCONCLUSIVE",
     "NEW",
+    "SKIPPED",
     "ERROR",
 )
 EXIT_CODES = {PASS: 0, REGRESSED: 1, INCONCLUSIVE: 3, ERROR: 4, IMPROVED: 10, NEW: 11}
@@ -97,13 +98,13 @@ def has_moved(control: Effect, rules: Rules) -> bool:
 
 
 def overall(rows: Iterable[Mapping[str, Any]], doubts: Sequence[str]) -> str:
-    """The verdict of the run: an error first of all, then doubts about the whole run, then the worst of its rows."""
+    """The verdict of the run: an error first of all, then doubts about the whole run, then the worst of its rows.
+
+    Of what is skipped nothing is known: where there is nothing else, nothing was judged.
+    """
     verdicts = {row["verdict"] for row in rows}
     if ERROR in verdicts:
         return ERROR
     if doubts:
         return INCONCLUSIVE
-    for verdict in (REGRESSED, INCONCLUSIVE, IMPROVED, PASS):
-        if verdict in verdicts:
-            return verdict
-    return NEW
+    return next((each for each in (REGRESSED, INCONCLUSIVE, IMPROVED, PASS, NEW) if each in verdicts), INCONCLUSIVE)

@@ -47,6 +47,7 @@ class Worker:
     ) -> None:
         self.arm, self.number = arm, number
         self.errors: dict[str, str] = {}  # benchmark -> the first thing that went wrong with it
+        self.skipped: dict[str, str] = {}  # benchmark, or a whole file -> why it is skipped
         self.collected: list[str] = []
         self._item = ""
         self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
@@ -105,6 +106,7 @@ class Worker:
             )
         if said["error"]:
             self.errors[""] = said["error"]
+        self.skipped |= said.get("skipped", {})
 
     def bind(self, core: int) -> None:
         """Let it run on that core only."""
@@ -118,21 +120,26 @@ class Worker:
         """
         self._item = item
         said = self._ask([item, following])
-        if said.get("error"):
-            self.errors[item] = said["error"]
+        self._note_end(said)
         return said.get("seconds")
 
     def sample(self, calls: int) -> bool:
         """One sample of the benchmark begun; False where it has failed, and so ended."""
         said = self._ask(calls)
-        if "error" in said:
-            self.errors[self._item] = said["error"] or "it has ended by itself"
+        self._note_end(said)
+        if said.get("error", "") is None and not said["skipped"]:
+            self.errors[self._item] = "it has ended by itself"
         return "error" not in said
 
     def end(self) -> None:
         """No more samples of the benchmark begun."""
-        if error := self._ask(0)["error"]:
-            self.errors[self._item] = error
+        self._note_end(self._ask(0))
+
+    def _note_end(self, said: Mapping[str, Any]) -> None:
+        """How the benchmark begun has ended, if it has and there is anything to say about that."""
+        for what, notes in (("error", self.errors), ("skipped", self.skipped)):
+            if said.get(what):
+                notes[self._item] = said[what]
 
     def _ask(self, what: object) -> dict[str, Any]:
         try:

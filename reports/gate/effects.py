@@ -28,8 +28,11 @@ LOOKS: Mapping[str, Look] = {
     "PASS": Look(DIM, "o"),
     "ERROR": Look(PALETTE[4], "X"),
     "NEW": Look(PALETTE[9], "P"),
+    "SKIPPED": Look(PALETTE[7], "s"),
 }
-WITHOUT = {"NEW": "new: no base to compare with", "ERROR": "error: not measured on both sides"}
+WITHOUT = {
+    "NEW": "new: no base to compare with", "SKIPPED": "skipped", "ERROR": "error: not measured on both sides",
+}  # fmt: skip
 EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.8}  # or red is paler than grey
 
 

@@ -12,7 +12,7 @@ from reports.errors import ReportError
 from reports.files import REMEDY, Types, check_fields, check_schema, read_json
 
 FILE = "verdict.json"
-VERDICTS = ("REGRESSED", "ERROR", "INCONCLUSIVE", "IMPROVED", "NEW", "PASS")
+VERDICTS = ("REGRESSED", "ERROR", "INCONCLUSIVE", "IMPROVED", "NEW", "SKIPPED", "PASS")
 NUMBERS = ("effect", "low", "high", "floor")
 COLUMNS = ("name", "kind", "verdict", *NUMBERS, "screen", "is_control")
 Number: Types = (int, float, type(None))

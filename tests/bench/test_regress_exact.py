@@ -21,6 +21,7 @@ from bench.regress.exact import compare, difference, read
 B, Q, K, H, D = 2, 19, 23, 6, 5
 E_Q, E_K, E_V, OUT = 7, 11, 13, 17
 FLOAT = 4  # bytes
+MANY = 29  # examples, so that a tensor more is more than a page
 FLOPS = 2 * B * H * D * (Q * E_Q + K * E_K + K * E_V + Q * OUT) + 4 * B * H * Q * K * D
 
 
@@ -30,9 +31,9 @@ def layer(**more) -> mha.MultiHeadAttention:
         return mha.MultiHeadAttention(E_K, E_Q, E_V, OUT, H, head_dim=D, bias=True, **more).eval()
 
 
-def inputs() -> tuple[torch.Tensor, ...]:
+def inputs(batch: int = B) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    sizes = ((B, Q, E_Q), (B, K, E_K), (B, K, E_V))
+    sizes = ((batch, Q, E_Q), (batch, K, E_K), (batch, K, E_V))
     return tuple(torch.randn(size, generator=generator) for size in sizes)
 
 
@@ -142,10 +143,32 @@ def examples(*right):
         (1_050_624, 1_051_648, "REGRESSED", "1,051,648 FLOPs instead of 1,050,624: 1,024 more, +0.0975 %"),
         (1_050_624, 525_312, "IMPROVED", "525,312 FLOPs instead of 1,050,624: 525,312 fewer, -50 %"),
         (0, 7, "REGRESSED", "7 FLOPs instead of 0: 7 more"),
+        (2_600_000, 2_600_001, "REGRESSED", "2,600,001 FLOPs instead of 2,600,000: 1 more, +3.85e-05 %"),
     ],
 )
 def test_exact_figures_are_equal_or_not(base, head, verdict, why):
     assert judged(exact(base), exact(head)) == (verdict, base, head, why)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "verdict", "least"),
+    [
+        (2_600_000, 12, "PASS", "4,096"),
+        (2_600_000, 4_095, "PASS", "4,096"),
+        (2_600_000, 4_096, "REGRESSED", None),
+        (2_600_000, -4_095, "PASS", "4,096"),
+        (2_600_000, -4_096, "IMPROVED", None),
+        (26_000_500, 26_000, "PASS", "26,001"),
+        (26_000_500, 26_001, "REGRESSED", None),
+        (26_000_500, -26_001, "IMPROVED", None),
+        (0, 4_095, "PASS", "4,096"),
+    ],
+)
+def test_peak_bytes_may_change_by_less_than_a_thousandth_or_a_page(base, change, verdict, least):
+    said, *_, why = judged(exact(base, "peak_bytes"), exact(base + change, "peak_bytes"))
+    assert said == verdict
+    assert f"{base + change:,} bytes at the peak instead of {base:,}: {abs(change):,} " in why
+    assert (f"; less than {least} does not matter" in why) if least else ("matter" not in why)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 7.0, "7", None, True, -7, [7]], ids=repr)
@@ -188,6 +211,14 @@ def test_what_failed_on_the_head_is_an_error():
     assert judged(exact(5), exact(5), errors=failed) == expected, "what it gave before it failed counts for nothing"
     (row,) = compare({}, {}, failed)
     assert (row["benchmark"], row["figure"], row["verdict"]) == ("dense", "any", "ERROR")
+
+
+def test_what_is_skipped_is_said():
+    skipped = {"dense": "needs a GPU"}
+    assert judged({}, {}, skipped=skipped) == ("SKIPPED", None, None, "it is skipped: needs a GPU")
+    assert judged(exact(5), {}, skipped=skipped) == ("ERROR", 5, None, "it is skipped: needs a GPU"), "the base has it"
+    both = {"errors": {"dense": "RuntimeError: mat1"}, "skipped": skipped}
+    assert judged({}, {}, **both)[::3] == ("ERROR", "it fails on the head: RuntimeError: mat1")
 
 
 def test_no_figures_no_rows():
@@ -332,12 +363,12 @@ def figures_of(subject, monkeypatch):
 @pytest.mark.parametrize(
     ("worse", "more"),
     [
-        (Keeping, {"parameters": 0, "flops": 0, "peak_bytes": B * Q * E_Q * FLOAT}),
-        (Twice, {"parameters": 0, "flops": 2 * B * Q * E_Q * H * D, "peak_bytes": 0}),
+        (Keeping, {"parameters": 0, "flops": 0, "peak_bytes": MANY * Q * E_Q * FLOAT}),
+        (Twice, {"parameters": 0, "flops": 2 * MANY * Q * E_Q * H * D, "peak_bytes": 0}),
     ],
 )
 def test_a_worse_layer_is_noticed(worse, more, monkeypatch):
-    attention, x = layer(), inputs()
+    attention, x = layer(), inputs(MANY)
     base = figures_of((attention, x, {}), monkeypatch)
     attention.__class__ = worse
     rows = compare(base, figures_of((attention, x, {}), monkeypatch))
@@ -348,7 +379,7 @@ def test_a_worse_layer_is_noticed(worse, more, monkeypatch):
 
 
 def test_a_head_too_many_is_noticed(monkeypatch):
-    subjects = [(mha.prune(layer(), mha.HeadPlan({"": range(kept)})), inputs(), {}) for kept in (3, 4)]
+    subjects = [(mha.prune(layer(), mha.HeadPlan({"": range(kept)})), inputs(MANY), {}) for kept in (3, 4)]
     base, head = (figures_of(subject, monkeypatch) for subject in subjects)
     rows = compare(base, head)
     assert [row["verdict"] for row in rows] == ["REGRESSED"] * 3

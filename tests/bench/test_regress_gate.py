@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.regress import __main__ as command
-from bench.regress import measuring, rows
+from bench.regress import measuring, rows, turns
 from bench.regress.rounds import measure_round
 from bench.regress.verdict import Rules
 from bench.regress.workers import Arm, Worker
@@ -169,6 +169,53 @@ def test_new_and_lost_benchmarks(project, monkeypatch):
     assert "has no attribute 'newer'" in seen["test_new"][1]
     assert seen["test_setup"][0] == "ERROR"
     assert "only the base has it" in seen["test_setup"][1]
+
+
+ODD = """
+import pytest
+import mha
+
+def test_twice(benchmark):
+    benchmark(mha.work)
+    benchmark(mha.work)
+
+def test_never(benchmark):
+    mha.work()
+
+@pytest.mark.skipif(mha.PARAMETERS > 0, reason="needs a GPU\\nof two lines")
+def test_marked(benchmark):
+    benchmark(mha.work)
+
+def test_within(benchmark):
+    benchmark(mha.work)
+    pytest.skip("after all")
+
+@pytest.mark.xfail(reason="not yet", strict=True)
+def test_expected(benchmark):
+    benchmark(mha.nothing)
+
+@pytest.mark.skipif(not hasattr(mha, "newer"), reason="needs newer")
+def test_newer(benchmark):
+    benchmark(mha.work)
+"""
+
+
+def test_what_benchmarks_of_ones_own_do_is_told_in_a_sentence(project, monkeypatch, capsys):
+    monkeypatch.setattr(measuring, "wanted_rounds", lambda *_: 1)  # what can't be compared needs no more
+    (project / "bench_odd.py").write_text(ODD)
+    (project / "bench_whole.py").write_text("import pytest\n\npytest.skip('not here', allow_module_level=True)\n")
+    write_library(project, more="\ndef newer():\n    return 1\n")
+    assert gate("--benchmarks", "bench_odd.py", "--benchmarks", "bench_whole.py") == 4
+    assert {row["name"]: (row["verdict"], row["why"]) for row in verdict(project)["benchmarks"]} == {
+        "test_twice": ("ERROR", f"it fails on both sides: FixtureAlreadyUsed: {turns.TWICE}"),
+        "test_never": ("ERROR", f"it fails on both sides: {turns.UNUSED}"),
+        "test_marked": ("SKIPPED", "it is skipped: needs a GPU"),
+        "test_within": ("SKIPPED", "it is skipped: after all"),
+        "test_expected": ("SKIPPED", "it is skipped: not yet"),
+        "test_newer": ("NEW", "the base skips it: needs newer"),
+        "bench_whole.py": ("SKIPPED", "it is skipped: not here"),
+    }
+    assert "test_marked: it is skipped: needs a GPU" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_interrupted_run_goes_on_where_it_was(project, monkeypatch, capsys):

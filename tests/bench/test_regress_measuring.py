@@ -99,22 +99,31 @@ def test_a_confirmed_change_with_both_looks():
 
 
 def test_benchmarks_that_cannot_be_compared():
-    new, broken, both = (f"{FILE}[{name}]" for name in ("new", "broken", "both"))
+    new, broken, both, newer, gpu, lost = (
+        f"{FILE}[{name}]" for name in ("new", "broken", "both", "newer", "gpu", "lost")
+    )
     errors = {
         "base": {new: "TypeError: no such argument", both: "ValueError: no"},
         "head": {broken: "RuntimeError: shapes", both: "ValueError: no"},
     }
+    skipped = {
+        "base": {newer: "needs mha.newer", gpu: "needs a GPU"},
+        "head": {lost: "needs mha.older", gpu: "needs a GPU"},
+    }
     records = []
     for record in rounds(8, errors=errors):
         seconds = dict(record["seconds"])
-        seconds[new] = {name: [0.001] * TURNS for name in ("head-0", "head-1")}
-        seconds[broken] = {name: [0.001] * TURNS for name in ("base-0", "base-1")}
-        records.append(with_contrasts({**record, "seconds": seconds}))
+        seconds |= {name: {arm: [0.001] * TURNS for arm in ("head-0", "head-1")} for name in (new, newer)}
+        seconds |= {name: {arm: [0.001] * TURNS for arm in ("base-0", "base-1")} for name in (broken, lost)}
+        records.append(with_contrasts({**record, "seconds": seconds, "skipped": skipped}))
     gone = "bench/regress/bench_gate.py::test_old"
     rows = {row["name"]: (row["verdict"], row["why"]) for row in rows_of(Rounds(tuple(records)), Options(), [gone])}
     assert rows["new"] == ("NEW", "the base can't run it: TypeError: no such argument")
     assert rows["broken"] == ("ERROR", "it fails on the head alone: RuntimeError: shapes")
     assert rows["both"] == ("ERROR", "it fails on both sides: ValueError: no")
+    assert rows["newer"] == ("NEW", "the base skips it: needs mha.newer")
+    assert rows["gpu"] == ("SKIPPED", "it is skipped: needs a GPU")
+    assert rows["lost"] == ("ERROR", "the head skips it, and the base does not: needs mha.older")
     assert rows["test_old"][0] == "ERROR"
     assert rows["test_old"][1].startswith("only the base has it")
     assert rows["dense-4x64"][0] == "PASS"

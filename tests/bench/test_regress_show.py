@@ -15,6 +15,8 @@ from bench.regress.show import words
 from bench.regress.show.junit import junit
 from bench.regress.show.markdown import LIMIT, MARKER, escape, markdown
 from bench.regress.show.terminal import show
+from bench.regress.verdict import EXIT_CODES, SKIPPED
+from reports.gate import effects, load
 from tests.reports import synthetic_gate as synthetic
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -225,7 +227,7 @@ def test_markdown_has_the_flagged_rows_first_and_the_others_folded():
         in folded
     )
     assert "lower bound of a slowdown is above 1.5 %" in folded
-    assert "exact figures may not get worse." in folded
+    assert "exact figures may not get worse (peak bytes: not by 0.1 % and 4,096)." in folded
     (fence,) = [token for token in PARSER.parse(text) if token.type == "fence"]
     assert fence.content == "python -m bench.regress --base origin/main\n"
 
@@ -321,6 +323,22 @@ def test_junit_counts_what_it_has():
     }
     assert messages["cosine-4x64"] == "NEW: only the head has it"
     assert messages["half-1x16"].endswith("[-11.0, 24.7]; a slowdown of 10 % could not have been seen")
+
+
+def test_what_is_skipped_is_shown_with_its_reason():
+    why = "it is skipped: needs a GPU"
+    found = synthetic.verdict(
+        "PASS", [synthetic.row("dense-4x64", 0.001), synthetic.nothing("wide-4x64", "SKIPPED", why)]
+    )
+    case = ET.fromstring(junit(found)).find("testsuite/testcase[@name='wide-4x64']/skipped")
+    assert case.get("message") == f"SKIPPED: {why}"
+    for text in (markdown(found), table(found)):
+        assert "no regression in 1 benchmark and 56 exact figures; 1 skipped" in " ".join(text.split())
+        assert f"wide-4x64: {why}" in text
+
+
+def test_all_who_read_a_verdict_know_the_same_words():
+    assert {*words.ORDER} == {*load.VERDICTS} == {*effects.LOOKS} == {*EXIT_CODES, SKIPPED}
 
 
 @pytest.mark.parametrize(

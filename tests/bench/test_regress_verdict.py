@@ -74,6 +74,9 @@ def test_a_control_that_moved(control, moved):
         (["PASS", "IMPROVED"], [], "IMPROVED"),
         (["PASS", "NEW"], [], "PASS"),
         (["NEW"], [], "NEW"),
+        (["PASS", "SKIPPED"], [], "PASS"),
+        (["NEW", "SKIPPED"], [], "NEW"),
+        (["SKIPPED"], [], "INCONCLUSIVE"),
     ],
 )
 def test_the_verdict_of_a_run(verdicts, doubts, expected):

@@ -104,7 +104,7 @@ def test_axes_have_units(gate):
 
 
 def test_verdicts_differ_in_shape_and_in_colour():
-    assert len({look.marker for look in LOOKS.values()}) == len({to_hex(look.color) for look in LOOKS.values()}) == 6
+    assert len({look.marker for look in LOOKS.values()}) == len({to_hex(look.color) for look in LOOKS.values()}) == 7
 
 
 @pytest.mark.parametrize("make", [synthetic.verdict, synthetic.regressed, synthetic.inconclusive, synthetic.baseline])

@@ -13,6 +13,7 @@ TAGS = {  # of a testcase that has not simply passed
     words.ERROR: "error",
     words.INCONCLUSIVE: "skipped",
     words.NEW: "skipped",
+    words.SKIPPED: "skipped",
 }
 COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0, escaped or not

@@ -19,6 +19,7 @@ STYLES = {
     words.INCONCLUSIVE: "yellow",
     words.IMPROVED: "green",
     words.NEW: "cyan",
+    words.SKIPPED: "dim",
 }
 TIMES = ("benchmark", "base", "head", "effect %", "95 % interval", "floor %", "adj. p", "verdict")
 FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")

@@ -10,8 +10,9 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-PASS, REGRESSED, IMPROVED, INCONCLUSIVE, NEW, ERROR = "PASS", "REGRESSED", "IMPROVED", "INCONCLUSIVE", "NEW", "ERROR"
-ORDER = (REGRESSED, ERROR, INCONCLUSIVE, IMPROVED, NEW, PASS)  # as rows stand: what must be looked at first
+PASS, REGRESSED, IMPROVED, INCONCLUSIVE = "PASS", "REGRESSED", "IMPROVED", "INCONCLUSIVE"
+NEW, SKIPPED, ERROR = "NEW", "SKIPPED", "ERROR"
+ORDER = (REGRESSED, ERROR, INCONCLUSIVE, IMPROVED, NEW, SKIPPED, PASS)  # as rows stand: what must be looked at first
 NONE = "–"
 NAMED = 3  # rows that a headline names
 LONGEST = 160  # characters of a name
@@ -164,7 +165,10 @@ def headline(verdict: Row) -> str:
             more = f"; {len(found) - NAMED} more" if len(found) > NAMED else ""
             return "; ".join(found[:NAMED]) + more
     if overall == PASS:
-        return f"no regression in {count(len(timed), 'benchmark')} and {count(len(counted), 'exact figure')}"
+        done, told = ([row for row in found if outcome(row) != SKIPPED] for found in (timed, counted))
+        skipped = len(timed) + len(counted) - len(done) - len(told)
+        more = f"; {skipped} skipped" if skipped else ""
+        return f"no regression in {count(len(done), 'benchmark')} and {count(len(told), 'exact figure')}{more}"
     what = {NEW: "new, with no base to compare with", ERROR: "ended in an error", INCONCLUSIVE: "can't be judged"}
     if overall in what and (same or figures):
         names = [*map(name, same), *(f"{figure(row)} of {name(row)}" for row in figures)]
@@ -230,7 +234,7 @@ def rules(verdict: Row) -> str:
         f"REGRESSED if the one-sided {level} % lower bound of a slowdown is above {threshold} % and above the noise "
         f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, "
         f"{fdr} %), and a second measurement agrees; PASS only if a slowdown of {blind} % would have been seen; "
-        "exact figures may not get worse."
+        "exact figures may not get worse (peak bytes: not by 0.1 % and 4,096)."
     )
 
 
