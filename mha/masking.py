@@ -68,19 +68,50 @@ def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
 def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within the context, the layer's output projection reads `change(context)` instead of `context`."""
 
+    runs = _Runs(layer)
+
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         context, *rest = args
-        return change(context), *rest
+        return (change(context), *rest) if runs else args
 
     core, original = layer.core, type(layer.core)
     handle = layer.output.register_forward_pre_hook(hook)
     try:
         core.__class__ = layer.class_with(layer.num_heads)
-        with nothing_compiled(), _unpacked(core):
+        with nothing_compiled(), _unpacked(core), runs.told():
             yield
     finally:
         core.__class__ = original
         handle.remove()
+
+
+class _Runs:
+    """Whether it is this layer that calls its output projection; layers may share one."""
+
+    def __init__(self, layer: AttentionLayer) -> None:
+        self._module = layer.module
+        self._shared = f"{layer.description.output}.weight" in layer.shares
+        self._depth = 0
+
+    def __bool__(self) -> bool:
+        return self._depth > 0 or not self._shared
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Within the context it is known."""
+        if not self._shared:
+            yield
+            return
+        begins = self._module.register_forward_pre_hook(lambda *_: self._count(1))
+        ends = self._module.register_forward_hook(lambda *_: self._count(-1), always_call=True)
+        try:
+            yield
+        finally:
+            begins.remove()
+            ends.remove()
+
+    def _count(self, change: int) -> None:
+        self._depth += change
 
 
 def nothing_compiled() -> AbstractContextManager[object]:

@@ -5,19 +5,20 @@ whole model, and every new weight exists before the first old one is replaced.
 """
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mha.errors import MhaError, PlanError, UnsupportedModule
-from mha.families import AttentionLayer, find_attention
+from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.config_view import own_config
+from mha.families.description import part_of
 from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
-from mha.families.registry import part_of, uncompiled
+from mha.families.registry import uncompiled
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import locate
@@ -30,18 +31,21 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
 
     Plans speak of original head numbers, also for a model that was pruned before. The result has its own
     weights (gradients are not carried over); with `inplace` the model itself changes and is returned.
+    Layers that share a weight, or a linear, must lose the same heads of it, and go on sharing it.
     A layer that keeps no head still adds its output bias. Of a model that `torch.compile` wrapped, the copy is not
     compiled; with `inplace`, what was compiled is compiled anew when it is called.
 
     Raises:
         PlanError: a layer or head that is not there, key/value groups left with different numbers of
-            query heads, or weights that contradict the layer's counts.
+            query heads, layers left with different heads of what they share, or weights that contradict the
+            layer's counts.
         UnsupportedModule: a module of no known family, or a projection that can't be sliced.
         MhaError: the model can't be copied.
     """
-    cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
+    cuts = _cuts(model, plan)
     pruned = uncompiled(model) if inplace else _copied(uncompiled(model))
-    sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut)) for cut in cuts]
+    made: dict[int, Tensor] = {}
+    sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut, made)) for cut in cuts]
     for cut, tensors in sliced:
         _apply(pruned.get_submodule(cut.layer), cut, tensors)
     return model if inplace else pruned
@@ -53,7 +57,7 @@ def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor
     Raises:
         PlanError, UnsupportedModule: as `prune`.
     """
-    cuts = [_resolve(layer, heads) for layer, heads in locate(model, plan)]
+    cuts = _cuts(model, plan)
     return {
         f"{cut.layer}.{name}" if cut.layer else name: dict(indices)
         for cut in cuts
@@ -92,6 +96,64 @@ class _Cut:
     core: str
     becomes: type[nn.Module]  # the core's class
     lineage: Lineage
+
+    def kept_of(self, part: str) -> Mapping[int, Tensor]:
+        """Dimension -> positions to keep of a parameter, or of the output of a submodule that is selected from."""
+        return {-1: self.selected[part]} if part in self.selected else self.indices.get(part, {})
+
+
+def _cuts(model: nn.Module, plan: HeadPlan) -> list[_Cut]:
+    """What happens to each layer that the plan names, all of it checked.
+
+    Raises:
+        PlanError, UnsupportedModule: as `prune`.
+    """
+    located = locate(model, plan)
+    cuts = {layer.name: _resolve(layer, heads) for layer, heads in located}
+    if sharing := [layer for layer, _ in located if layer.shares]:
+        _check_alike(sharing, cuts, find_attention(model))
+        _select_once(sharing, cuts)
+    return list(cuts.values())
+
+
+def _check_alike(sharing: Sequence[AttentionLayer], cuts: Mapping[str, _Cut], layers: AttentionMap) -> None:
+    """Whether what layers hold together loses the same in each of them; one that the plan does not name stays whole."""
+    for layer in sharing:
+        for part, places in layer.shares.items():
+            for name, other_part in places:
+                assert name is not None  # such layers are unsupported
+                other = cuts.get(name) or _resolve(layers[name], tuple(range(layers[name].num_heads)))
+                if not _same(cuts[layer.name].kept_of(part), other.kept_of(other_part)):
+                    raise PlanError(_why_not_alike(cuts[layer.name], part, other, other_part, named=name in cuts))
+
+
+def _same(one: Mapping[int, Tensor], other: Mapping[int, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(index, other[dim]) for dim, index in one.items())
+
+
+def _why_not_alike(cut: _Cut, part: str, other: _Cut, other_part: str, *, named: bool) -> str:
+    what = part if part == other_part else f"{part} (there {other_part})"
+    unnamed = "" if named else ", which the plan does not name"
+    return (
+        f"layers {cut.layer!r} and {other.layer!r} share {what}, and it can't keep {_kept(cut)} for one and "
+        f"{_kept(other)} for the other{unnamed}; name both in the plan, with the same heads"
+    )
+
+
+def _kept(cut: _Cut) -> str:
+    lineage = cut.lineage
+    groups = "" if lineage.groups == lineage.heads else f" (key/value groups {list(lineage.groups)})"
+    return f"heads {list(lineage.heads)}{groups}"
+
+
+def _select_once(sharing: Sequence[AttentionLayer], cuts: dict[str, _Cut]) -> None:
+    """Leave a module whose output is selected from to the first of the layers that hold it."""
+    seen: set[nn.Module] = set()
+    for layer in sharing:
+        modules = {name: layer.module.get_submodule(name) for name in cuts[layer.name].selected}
+        first = {name: cuts[layer.name].selected[name] for name, module in modules.items() if module not in seen}
+        cuts[layer.name] = replace(cuts[layer.name], selected=first)
+        seen |= set(modules.values())
 
 
 def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
@@ -215,13 +277,22 @@ def _checked_selection(layer: AttentionLayer, name: str, axis: Axis) -> Axis:
     return axis
 
 
-def _sliced(module: nn.Module, cut: _Cut) -> dict[str, Tensor]:
-    """Parameter -> its new value."""
-    return {name: _taken(_parameter(module, name), indices) for name, indices in cut.indices.items()}
+def _sliced(module: nn.Module, cut: _Cut, made: dict[int, Tensor]) -> dict[str, Tensor]:
+    """Parameter -> its new value, for those that lose something.
+
+    Args:
+        made: id of a parameter -> its new value; what is sliced twice stays one.
+    """
+    parameters = {name: _parameter(module, name) for name in cut.indices}
+    for name, indices in cut.indices.items():
+        parameter = parameters[name]
+        assert parameter is not None
+        if id(parameter) not in made and any(len(index) < parameter.shape[dim] for dim, index in indices.items()):
+            made[id(parameter)] = _taken(parameter, indices)
+    return {name: made[id(parameter)] for name, parameter in parameters.items() if id(parameter) in made}
 
 
-def _taken(parameter: Tensor | None, indices: Mapping[int, Tensor]) -> Tensor:
-    assert parameter is not None
+def _taken(parameter: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
     tensor: Tensor = parameter
     for dim, index in indices.items():
         tensor = take(tensor, dim, index)

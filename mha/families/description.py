@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from mha.errors import MhaError
 from mha.families.gathering import gathering
 from mha.heads import Lineage, lineage_of
 from mha.layout import Axis
 
 Role = Literal["self", "cross"]
+Place = tuple[str | None, str]  # a layer and a name below it, or None and a name below the model
 
 
 def _no_role(module: nn.Module) -> Role | None:  # noqa: ARG001
@@ -74,6 +76,8 @@ class AttentionLayer:
         name: its name in `model.named_modules()`; "" is the model itself.
         heads: original numbers of the query heads still present.
         groups: original numbers of the key/value groups still present.
+        shares: part of the module that holds heads -> where else in the model it is held: by another layer, or
+            under another name in this one. These can only lose the same heads of it.
     """
 
     name: str
@@ -82,6 +86,7 @@ class AttentionLayer:
     sizes: Mapping[str, int]
     lineage: Lineage
     role: Role | None
+    shares: Mapping[str, tuple[Place, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, name: str, module: nn.Module, description: Family) -> "AttentionLayer":
@@ -162,3 +167,17 @@ class AttentionMap(Mapping[str, AttentionLayer]):
         rows = [f"  {name!r}: {layer.num_heads} heads ({layer.family})" for name, layer in self.items()]
         rows += [f"  {name!r}: unsupported, {why}" for name, why in self.unsupported.items()]
         return "\n".join(["AttentionMap(", *rows, ")"])
+
+
+def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
+    """The submodule that a description names; None where the module has None there.
+
+    Raises:
+        MhaError: the module has nothing of that name.
+    """
+    part: nn.Module | None = module
+    for step in name.split(".") if name else ():
+        if not hasattr(part, step):
+            raise MhaError(f"family {family.name!r} names {name!r}, which a {type(module).__name__} does not have")
+        part = getattr(part, step)
+    return part

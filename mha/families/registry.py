@@ -1,20 +1,21 @@
 """The families that are known, and where in a model they occur."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
 from torch import nn
 
 from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
+from mha.families.sharing import shared_with_others, sharing
 
 Convention = Callable[[nn.Module], Family | str | None]
 Relation = Callable[[nn.Module, Mapping[str, AttentionLayer]], Mapping[str, str]]
 
 _FAMILIES: dict[str, Family] = {}
 _CONVENTIONS: list[Convention] = []
-_RELATIONS: list[Relation] = []
+_RELATIONS: list[Relation] = [shared_with_others]
 
 HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
 
@@ -70,58 +71,25 @@ def find_attention(model: nn.Module) -> AttentionMap:
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
     model = uncompiled(model)
-    holders = _holders(model)
     for name, module in model.named_modules():
         if _inside(name, layers):
             continue
         found = _describe(module)
-        if isinstance(found, Family) and (tied := _tied(module, found, holders)):
-            found = f"{tied} is tied: another module holds the same parameter"
         if isinstance(found, Family):
             layers[name] = AttentionLayer.of(name, module, found)
         elif found is not None:
             unsupported[name] = found
-    for relation in _RELATIONS:
-        for name, why in relation(model, layers).items():
-            del layers[name]
-            unsupported[name] = why
+    while refused := {name: why for relation in _RELATIONS for name, why in relation(model, layers).items()}:
+        unsupported |= refused  # others may be tied to these
+        layers = {name: layer for name, layer in layers.items() if name not in refused}
+    for name, shares in sharing(model, layers).items():
+        layers[name] = replace(layers[name], shares=shares)
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` wrapped, or the model itself."""
     return cast(nn.Module, getattr(model, "_orig_mod", model))
-
-
-def _holders(model: nn.Module) -> Counter[int]:
-    """How many modules hold each parameter, by its id."""
-    return Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
-
-
-def _tied(module: nn.Module, family: Family, holders: Counter[int]) -> str | None:
-    """A parameter that holds heads here and belongs to another module too."""
-    linears = (f"{linear}.{name}" for linear in (*family.rows, *family.columns) for name in ("weight", "bias"))
-    for parameter in (*linears, *family.tensors):
-        owner, _, name = parameter.rpartition(".")
-        holder = part_of(module, owner, family)
-        held = None if holder is None else holder._parameters.get(name)
-        if held is not None and holders[id(held)] > 1:
-            return parameter
-    return None
-
-
-def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
-    """The submodule that a description names; None where the module has None there.
-
-    Raises:
-        MhaError: the module has nothing of that name.
-    """
-    part: nn.Module | None = module
-    for step in name.split(".") if name else ():
-        if not hasattr(part, step):
-            raise MhaError(f"family {family.name!r} names {name!r}, which a {type(module).__name__} does not have")
-        part = getattr(part, step)
-    return part
 
 
 def _describe(module: nn.Module) -> Family | str | None:

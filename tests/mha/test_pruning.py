@@ -49,7 +49,9 @@ def test_check_finds_a_head_sliced_wrongly(model, inputs, monkeypatch):
         return honest(axis, sizes, [head - 1 if head == 4 else head for head in heads], groups)
 
     monkeypatch.setattr(pruning, "kept_positions", off_by_one)
-    with pytest.raises(mha.EquivalenceError, match=r"output: sliced differs from masked by .*, allowed is .* \(1e-10 of values"):
+    with pytest.raises(
+        mha.EquivalenceError, match=r"output: sliced differs from masked by .*, allowed is .* \(1e-10 of"
+    ):
         mha.check(model, HeadPlan({"plain": (1, 4, 6)}), inputs)
 
 
