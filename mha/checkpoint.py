@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mha import checkpoint_directory
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
-from mha.families.registry import uncompiled
+from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
 
@@ -40,7 +40,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         CheckpointError: weights without data (meta) or of a special kind (quantised, sharded, sparse), modules with
             extra state, or a `directory` that is a file.
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     tensors, tied = _separate(_checked(model))
     content = {
         "plan": {name: lineage.heads for name, lineage in _lineages(model).items()},
@@ -69,7 +69,7 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
     directory = Path(directory)
     content, saved = checkpoint_directory.read(directory)
     plan = HeadPlan(content["plan"])
-    skeleton = _build(directory, content) if model is None else uncompiled(model)
+    skeleton = _build(directory, content) if model is None else unwrapped(model)
     where = f"{directory}: its plan and weights do not fit the {type(skeleton).__name__}"
     try:
         pruned = prune(skeleton, plan, inplace=model is None)

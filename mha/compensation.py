@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mha.errors import CalibrationError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.linears import is_conv1d, weight_of
+from mha.families.wrappers import unwrapped
 from mha.layout import owners
 from mha.masking import eval_mode
 from mha.normal_equations import Moments, recentre, refit, rescale
@@ -86,7 +87,7 @@ def compensate(
     held = list(batches or ())
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
-    repaired = copy.deepcopy(pruned)
+    repaired, teacher = copy.deepcopy(unwrapped(pruned)), unwrapped(teacher)
     students, teachers = find_attention(repaired), find_attention(teacher)
     _check_belong(students, teachers)
     layers = {output_name(layer): layer for layer in students.values()}

@@ -41,8 +41,9 @@ def check(
         raise MhaError(
             f"check compares outputs, and {empty[0]} is on the meta device, without data: load weights first"
         )
+    pruned = prune(model, plan).eval()
     with eval_mode(model), torch.no_grad():
-        sliced = tensors_in(prune(model, plan)(*args, **(kwargs or {})))
+        sliced = tensors_in(pruned(*args, **(kwargs or {})))
         with masked(model, plan):
             expected = tensors_in(model(*args, **(kwargs or {})))
     if not expected or expected.keys() != sliced.keys():

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mha.errors import PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
-from mha.families.registry import HOW_TO_REGISTER, uncompiled
+from mha.families.registry import HOW_TO_REGISTER
+from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
 from mha.layout import owners
 
@@ -201,14 +202,16 @@ def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
         return layers[name]
     if name in layers.unsupported:
         raise UnsupportedModule(f"layer {name!r}: {layers.unsupported[name]}")
-    module = dict(uncompiled(model).named_modules()).get(name)
+    module = dict(unwrapped(model).named_modules()).get(name)
     if module is not None:
         raise UnsupportedModule(
             f"layer {name!r} is a {type(module).__name__}, which is of no known attention family; {HOW_TO_REGISTER}"
         )
     if not layers:
         raise UnsupportedModule(f"layer {name!r}: the model has no attention of a known family; {HOW_TO_REGISTER}")
-    near = difflib.get_close_matches(name, layers, n=1)
+    near = [inner for inner in (name.partition(".")[2],) if inner in layers] or difflib.get_close_matches(
+        name, layers, 1
+    )
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise PlanError(f"layer {name!r} is not in the model; {hint}its attention layers are {list(layers)}")
 

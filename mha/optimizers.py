@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from mha.errors import OptimizerError
 from mha.families import find_attention
+from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
 from mha.layout import take
 from mha.pruning import kept_entries
@@ -30,6 +31,7 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
             state in another shape than its parameter's (factored or flattened).
         PlanError: `after` has heads that `before` has not.
     """
+    before, after = unwrapped(before), unwrapped(after)
     names = {id(parameter): name for name, parameter in before.named_parameters()}
     new = dict(after.named_parameters(remove_duplicate=False))
     indices = kept_entries(before, _plan(before, after))

@@ -18,7 +18,7 @@ from mha.families.config_view import own_config
 from mha.families.description import part_of
 from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
-from mha.families.registry import uncompiled
+from mha.families.wrappers import unwrapped, why_fixed, why_held
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, take, width
 from mha.masking import locate
@@ -32,18 +32,22 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
     Plans speak of original head numbers, also for a model that was pruned before. The result has its own
     weights (gradients are not carried over); with `inplace` the model itself changes and is returned.
     Layers that share a weight, or a linear, must lose the same heads of it, and go on sharing it.
-    A layer that keeps no head still adds its output bias. Of a model that `torch.compile` wrapped, the copy is not
-    compiled; with `inplace`, what was compiled is compiled anew when it is called.
+    A layer that keeps no head still adds its output bias. Of a model that `torch.compile`, `DataParallel`,
+    `DistributedDataParallel` or DeepSpeed wrapped, the copy is that of what was wrapped: wrap it anew. With `inplace`,
+    what was compiled is compiled anew when it is called.
 
     Raises:
         PlanError: a layer or head that is not there, key/value groups left with different numbers of
             query heads, layers left with different heads of what they share, or weights that contradict the
             layer's counts.
-        UnsupportedModule: a module of no known family, or a projection that can't be sliced.
-        MhaError: the model can't be copied.
+        UnsupportedModule: a module of no known family, sharded or scripted, or a projection that can't be sliced.
+        MhaError: the model can't be copied; or, with `inplace`, it is wrapped in what goes on using its parameters
+            (`DistributedDataParallel`, DeepSpeed).
     """
     cuts = _cuts(model, plan)
-    pruned = uncompiled(model) if inplace else _copied(uncompiled(model))
+    if inplace and (why := why_fixed(model)):
+        raise MhaError(why)
+    pruned = unwrapped(model) if inplace else _copied(unwrapped(model))
     made: dict[int, Tensor] = {}
     sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut, made)) for cut in cuts]
     for cut, tensors in sliced:
@@ -109,6 +113,9 @@ def _cuts(model: nn.Module, plan: HeadPlan) -> list[_Cut]:
         PlanError, UnsupportedModule: as `prune`.
     """
     located = locate(model, plan)
+    for layer, _ in located:
+        if why := why_held(unwrapped(model), layer.name):
+            raise UnsupportedModule(f"layer {layer.name!r}: {why}")
     cuts = {layer.name: _resolve(layer, heads) for layer, heads in located}
     if sharing := [layer for layer, _ in located if layer.shares]:
         _check_alike(sharing, cuts, find_attention(model))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import cast
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
 from mha.families.sharing import shared_with_others, sharing
+from mha.families.wrappers import unwrapped, why_scripted
 
 Convention = Callable[[nn.Module], Family | str | None]
 Relation = Callable[[nn.Module, Mapping[str, AttentionLayer]], Mapping[str, str]]
@@ -63,14 +64,14 @@ def families() -> dict[str, Family]:
 def find_attention(model: nn.Module) -> AttentionMap:
     """Every attention module of the model, by name, in `named_modules()` order; "" is the model itself.
 
-    A model that `torch.compile` wrapped has the names of the one that was compiled.
+    A model that `torch.compile` or data parallelism wrapped has the names of the one that was wrapped.
 
     A module that looks like attention but is of no known family, or of several, is not guessed at: it is
     listed in `.unsupported` with the reason.
     """
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
-    model = uncompiled(model)
+    model = unwrapped(model)
     for name, module in model.named_modules():
         if _inside(name, layers):
             continue
@@ -87,11 +88,6 @@ def find_attention(model: nn.Module) -> AttentionMap:
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the model itself."""
-    return cast(nn.Module, getattr(model, "_orig_mod", model))
-
-
 def _describe(module: nn.Module) -> Family | str | None:
     """What is known of the module, or why it is refused although it looks like attention."""
     matching = [family for family in _FAMILIES.values() if family.matches(module)]
@@ -104,7 +100,9 @@ def _describe(module: nn.Module) -> Family | str | None:
     reasons = [found for found in described if isinstance(found, str)]
     if reasons:
         return f"{reasons[0]}; {HOW_TO_REGISTER}"
-    return _why_unknown(module) if _looks_like_attention(module) else None
+    if not _looks_like_attention(module):
+        return None
+    return why_scripted(module) or _why_unknown(module)
 
 
 def _why_unknown(module: nn.Module) -> str | None:
@@ -122,7 +120,8 @@ def _why_unknown(module: nn.Module) -> str | None:
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
-    return type(module).__name__.lower().endswith(("attention", "attn"))
+    name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
+    return name.lower().endswith(("attention", "attn"))
 
 
 def _replaces_linear(module: nn.Module) -> bool:
