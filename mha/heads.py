@@ -3,24 +3,21 @@
 A plan can be printed, saved, compared and tested without a model; so can scores.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from mha.documents import Kind
 from mha.errors import PlanError
-from mha.files import appears_whole
 from mha.scores import HeadScores, Spent
 
 __all__ = ["HeadPlan", "HeadScores", "Lineage", "Spent", "lineage_of", "set_lineage"]
 
-PLAN_FORMAT = "mha.HeadPlan"
-PLAN_VERSION = 1
+DOCUMENT = Kind("mha.HeadPlan", 1, "a plan", PlanError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +85,16 @@ class HeadPlan:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the plan; the file appears whole or not at all."""
-        document = {"format": PLAN_FORMAT, "version": PLAN_VERSION, "keep": dict(self._keep)}
-        with appears_whole(path) as temporary:
-            temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        DOCUMENT.write(path, {"keep": dict(self._keep)}, indent=2)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
         """Read a plan that `to_json` wrote.
 
         Raises:
-            PlanError: the file is cut off, foreign, or of a newer version.
+            PlanError: the file can't be read, is cut off, foreign, damaged, or of another version.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise PlanError(f"{path}: not a plan, or cut off in the middle ({error})") from error
-        if not isinstance(document, dict) or document.get("format") != PLAN_FORMAT:
-            raise PlanError(f'{path}: not a plan: expected a JSON object with "format": "{PLAN_FORMAT}"')
-        if document.get("version") != PLAN_VERSION:
-            raise PlanError(
-                f"{path}: version {document.get('version')!r} of the plan format; "
-                f"this release reads version {PLAN_VERSION}"
-            )
+        document = DOCUMENT.read(path)
         try:
             return cls(document.get("keep"))  # type: ignore[arg-type]  # the constructor checks it
         except PlanError as error:

@@ -1,21 +1,34 @@
 """How much each head matters, as a value: what it is the mean over, how sure it is, and what it cost to find out."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor
 
 from mha.errors import ScoresError
+from mha.rows import (
+    Rows,
+    check_finite,
+    checked_errors,
+    checked_examples,
+    checked_groups,
+    checked_ids,
+    checked_interactions,
+    checked_scores,
+    equal,
+    weighted,
+)
+from mha.scores_file import DOCUMENT, arguments
+from mha.shortened import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows = Mapping[str, Tensor]
+PRINTED = 24  # heads: scores of more are printed as a table of layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +63,15 @@ class HeadScores:
         interactions: layer name -> symmetric M (h, h), where removing the set S of a layer's heads costs
             Σ_{i,j∈S} M_ij and not merely the sum of their scores.
         errors: layer name -> (h,), the standard error of each score, where scores are estimates.
+        comparable: whether the score of a head says how it compares with heads of other layers, as what the loss would
+            do without it does. Where it doesn't, `choose` compares heads within their layers.
         spent: what it took to compute them; two scores are equal whatever they took.
 
     Raises:
         ScoresError: NaN or infinite scores, a wrong shape, or groups that do not divide the heads.
     """
 
-    __slots__ = ("_errors", "_examples", "_groups", "_heads", "_interactions", "_scores", "_spent")
+    __slots__ = ("_comparable", "_errors", "_examples", "_groups", "_heads", "_interactions", "_scores", "_spent")
 
     def __init__(
         self,
@@ -67,26 +82,28 @@ class HeadScores:
         examples: int | None = None,
         interactions: Rows | None = None,
         errors: Rows | None = None,
+        comparable: bool = True,
         spent: Spent | None = None,
     ) -> None:
         if not isinstance(scores, Mapping):
             raise ScoresError(f"expected a mapping of layer name to scores, got {type(scores).__name__}")
-        self._scores = MappingProxyType({name: _checked_scores(name, row) for name, row in scores.items()})
+        self._scores = MappingProxyType({name: checked_scores(name, row) for name, row in scores.items()})
         extras = {"groups": groups, "heads": heads, "interactions": interactions, "errors": errors}
         for what, given in extras.items():
             if unknown := set(given or ()) - set(self._scores):
                 raise ScoresError(f"{what} names layers without scores: {sorted(unknown)}")
         self._groups = MappingProxyType(
-            {name: _checked_groups(name, len(row), (groups or {}).get(name)) for name, row in self._scores.items()}
+            {name: checked_groups(name, len(row), (groups or {}).get(name)) for name, row in self._scores.items()}
         )
         self._heads = MappingProxyType(
-            {name: _checked_ids(name, len(row), (heads or {}).get(name)) for name, row in self._scores.items()}
+            {name: checked_ids(name, len(row), (heads or {}).get(name)) for name, row in self._scores.items()}
         )
         for name, row in self._scores.items():
-            _check_finite(name, row, self._heads[name])
-        self._examples = _checked_examples(examples)
-        self._interactions = self._checked(interactions, "interactions", lambda heads: (heads, heads))
-        self._errors = self._checked(errors, "errors", lambda heads: (heads,))
+            check_finite(name, row, self._heads[name])
+        self._examples = checked_examples(examples)
+        self._interactions = checked_interactions(interactions, self._scores)
+        self._errors = checked_errors(errors, self._scores)
+        self._comparable = comparable
         self._spent = spent
 
     @property
@@ -120,6 +137,11 @@ class HeadScores:
         return self._errors
 
     @property
+    def comparable(self) -> bool:
+        """Whether scores of different layers are in one currency; else they rank the heads of a layer only."""
+        return self._comparable
+
+    @property
     def spent(self) -> Spent | None:
         """What it took to compute the scores, where that is known."""
         return self._spent
@@ -140,13 +162,14 @@ class HeadScores:
         spent = None if self._spent is None or other._spent is None else self._spent + other._spent
         interactions = None
         if self._interactions is not None and other._interactions is not None:
-            interactions = _weighted(self._interactions, other._interactions, counts)
+            interactions = weighted(self._interactions, other._interactions, counts)
         return HeadScores(
-            _weighted(self._scores, other._scores, counts),
+            weighted(self._scores, other._scores, counts),
             self._groups,
             heads=self._heads,
             examples=sum(counts),
             interactions=interactions,
+            comparable=self._comparable and other._comparable,
             spent=spent,
         )
 
@@ -154,12 +177,16 @@ class HeadScores:
         if not isinstance(other, HeadScores):
             return NotImplemented
         same = self._groups == other._groups and self._heads == other._heads and self._examples == other._examples
-        return same and all(
-            _equal(mine, its)
-            for mine, its in (
-                (self._scores, other._scores),
-                (self._interactions, other._interactions),
-                (self._errors, other._errors),
+        return (
+            same
+            and self._comparable == other._comparable
+            and all(
+                equal(mine, its)
+                for mine, its in (
+                    (self._scores, other._scores),
+                    (self._interactions, other._interactions),
+                    (self._errors, other._errors),
+                )
             )
         )
 
@@ -172,13 +199,45 @@ class HeadScores:
             examples=self._examples,
             interactions=None if self._interactions is None else dict(self._interactions),
             errors=None if self._errors is None else dict(self._errors),
+            comparable=self._comparable,
             spent=self._spent,
         )
         return make, (dict(self._scores), dict(self._groups))
 
     def __repr__(self) -> str:
+        notes = [] if self._examples is None else [f"examples={self._examples}"]
+        notes += [] if self._comparable else ["comparable=False"]
+        if len(self) > PRINTED:
+            about = ", ".join([f"{len(self)} heads in {len(self._scores)} layers", *notes])
+            layers = [_told(name, row, self._heads[name]) for name, row in self._scores.items()]
+            return "\n  ".join([f"HeadScores of {about}:", *shortened(layers)])
         rows = ", ".join(f"{name!r}: {[round(x, 6) for x in row.tolist()]}" for name, row in self._scores.items())
-        return f"HeadScores({{{rows}}}{'' if self._examples is None else f', examples={self._examples}'})"
+        return f"HeadScores({', '.join([f'{{{rows}}}', *notes])})"
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores and all that belongs to them, to the last bit; the file appears whole or not at all."""
+        layers = {}
+        for name, row in self._scores.items():
+            layers[name] = {"heads": list(self._heads[name]), "groups": self._groups[name], "scores": row.tolist()}
+            for key, extra in (("interactions", self._interactions), ("errors", self._errors)):
+                layers[name][key] = None if extra is None else extra[name].tolist()
+        spent = None if self._spent is None else asdict(self._spent)
+        DOCUMENT.write(
+            path, {"examples": self._examples, "comparable": self._comparable, "spent": spent, "layers": layers}
+        )
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Self:
+        """Read scores that `to_json` wrote.
+
+        Raises:
+            ScoresError: the file can't be read, is cut off, foreign, damaged, or of another version.
+        """
+        document = DOCUMENT.read(path)
+        with DOCUMENT.checked(path, "score again"):
+            given = arguments(document)
+            spent = None if given["spent"] is None else Spent(**given["spent"])
+            return cls(**given | {"spent": spent})
 
     def to_frame(self) -> "pd.DataFrame":
         """A tidy frame: layer, head, score, and the score's standard error where there is one."""
@@ -193,23 +252,6 @@ class HeadScores:
         if self._errors is not None:
             frame["error"] = [value for name in self._scores for value in self._errors[name].tolist()]
         return frame
-
-    def _checked(self, given: Rows | None, what: str, shape: Callable[[int], tuple[int, ...]]) -> Rows | None:
-        """One tensor of that shape, a function of the number of heads, for every layer."""
-        if given is None:
-            return None
-        checked = {}
-        for name, row in self._scores.items():
-            if name not in given:
-                raise ScoresError(f"layer {name!r} has scores but no {what}; give those of every layer, or none")
-            values = torch.as_tensor(given[name]).detach().to("cpu", torch.float64).clone()
-            if tuple(values.shape) != shape(len(row)) or not values.isfinite().all():
-                raise ScoresError(
-                    f"layer {name!r}: {what} of {len(row)} heads are finite numbers of shape {shape(len(row))}, "
-                    f"got shape {tuple(values.shape)}{'' if values.isfinite().all() else ' with NaN or infinity'}"
-                )
-            checked[name] = values
-        return MappingProxyType(checked)
 
 
 def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
@@ -231,53 +273,9 @@ def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
     return first.examples, second.examples
 
 
-def _weighted(first: Rows, second: Rows, counts: tuple[int, int]) -> dict[str, Tensor]:
-    total = max(sum(counts), 1)
-    return {name: (row * counts[0] + second[name] * counts[1]) / total for name, row in first.items()}
-
-
-def _equal(first: Rows | None, second: Rows | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return all(torch.equal(row, second[name]) for name, row in first.items())
-
-
-def _checked_scores(name: object, row: Any) -> Tensor:
-    if not isinstance(name, str):
-        raise ScoresError(f"layer names are strings, got {name!r}")
-    values = torch.as_tensor(row).detach().to("cpu", torch.float64)
-    if values.dim() != 1:
-        raise ScoresError(f"layer {name!r}: expected one score per head, shape (h,), got {tuple(values.shape)}")
-    return values.clone()
-
-
-def _check_finite(name: str, row: Tensor, ids: tuple[int, ...]) -> None:
-    if wrong := [head for head, value in zip(ids, row.tolist(), strict=True) if not math.isfinite(value)]:
-        raise ScoresError(
-            f"layer {name!r}: the scores of heads {wrong} are NaN or infinite and cannot be ranked; "
-            "look for NaN in the calibration data or in the model's loss"
-        )
-
-
-def _checked_groups(name: str, heads: int, groups: int | None) -> int:
-    if groups is None:
-        return heads
-    if groups < 0 or (groups == 0) != (heads == 0) or (groups and heads % groups):
-        raise ScoresError(f"layer {name!r}: {heads} heads do not divide into {groups} key/value groups")
-    return groups
-
-
-def _checked_ids(name: str, count: int, ids: Sequence[int] | None) -> tuple[int, ...]:
-    if ids is None:
-        return tuple(range(count))
-    if len(ids) != count or len(set(ids)) != count:
-        raise ScoresError(f"layer {name!r}: {count} scores need {count} distinct head numbers, got {list(ids)}")
-    return tuple(int(head) for head in ids)
-
-
-def _checked_examples(examples: int | None) -> int | None:
-    if examples is None:
-        return None
-    if isinstance(examples, bool) or not hasattr(examples, "__index__") or int(examples) < 1:
-        raise ScoresError(f"examples is how many examples the scores are the mean over, 1 or more, got {examples!r}")
-    return int(examples)
+def _told(name: str, row: Tensor, ids: Sequence[int]) -> str:
+    """A layer in a line: how far its scores reach, and whose they are."""
+    if not len(row):
+        return f"{name!r}: no heads"
+    least, most = int(row.argmin()), int(row.argmax())
+    return f"{name!r}: {row[least]:.3g} (head {ids[least]}) to {row[most]:.3g} (head {ids[most]}), {len(row)} heads"

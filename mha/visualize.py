@@ -95,7 +95,9 @@ def show_importance(scores: HeadScores) -> "Figure":
     largest = np.nanmax(np.abs(table)) or 1.0
     signed = np.nanmin(table) < 0
 
-    figure = Figure(figsize=(0.4 * table.shape[1] + 4.0, 0.35 * len(names) + 1.5), layout="constrained")
+    margin = 3.0 + 0.075 * max(len(name) for name in names)  # names of layers are small print; bar, labels
+    height = max(0.35 * len(names) + 1.5, 2.0)  # room for the label of the bar
+    figure = Figure(figsize=(0.4 * table.shape[1] + margin, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor("0.9")
     image = axes.imshow(

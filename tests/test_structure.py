@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
-    {"caches", "errors", "files", "quantiles"},
+    {"caches", "errors", "files", "quantiles", "shortened"},
+    {"documents", "rows"},
+    {"scores_file"},
     {"scores"},
     {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},
     {"attention", "rearrangement"},

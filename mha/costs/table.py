@@ -1,22 +1,20 @@
 """What was measured, as a plain value: printed, saved, compared and asked about plans without a model."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mha.costs.shapes import Shape, feasible_shapes, shape_of
+from mha.documents import Kind, entry, mapping, number, numbers, sequence, text, whole_number, whole_numbers
 from mha.errors import CostsError, PlanError
-from mha.files import appears_whole
 from mha.heads import HeadPlan
+from mha.shortened import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "mha.CostTable"
-VERSION = 1
+DOCUMENT = Kind("mha.CostTable", 1, "a table of costs", CostsError)
 
 Quantity = Literal["seconds", "flops", "parameters"]
 
@@ -55,7 +53,7 @@ class WholeModel(NamedTuple):
     predicted: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerCosts:
     """One layer at every shape that it can be pruned to.
 
@@ -73,8 +71,13 @@ class LayerCosts:
     def whole(self) -> Shape:
         return Shape(len(self.heads), self.groups)
 
+    def __repr__(self) -> str:
+        whole, none = self.costs[self.whole], self.costs[Shape(0, 0)]
+        groups = "" if self.groups == len(self.heads) else f" in {self.groups} groups"
+        return f"{len(self.heads)} heads{groups}: {1e3 * whole.seconds:.3g} ms, without any {1e3 * none.seconds:.3g} ms"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class CostTable:
     """Measured seconds, and counted FLOPs and parameters, of each attention layer at each number of heads.
 
@@ -100,6 +103,12 @@ class CostTable:
     whole_models: tuple[WholeModel, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     ended: str = "steady"
+
+    def __repr__(self) -> str:
+        total, rest = 1e3 * self.dense.seconds, 1e3 * self.rest
+        head = f"CostTable: dense {total:.3g} ms, {self.dense.flops:.3g} FLOPs, {self.dense.parameters:,} parameters; "
+        lines = [f"{name!r}: {layer}" for name, layer in self.layers.items()]
+        return "\n  ".join([f"{head}beside attention {rest:.3g} ms ({self.ended})", *shortened(lines)])
 
     def latency(self, plan: HeadPlan) -> Predicted:
         """Seconds of one forward pass of the model pruned by this plan.
@@ -148,32 +157,28 @@ class CostTable:
             name: {**asdict(layer), "costs": [[*shape, *cost] for shape, cost in layer.costs.items()]}
             for name, layer in self.layers.items()
         }
-        document = {"format": FORMAT, "version": VERSION, **asdict(self), "layers": layers}
-        with appears_whole(path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        DOCUMENT.write(path, {**asdict(self), "layers": layers})
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
         """Read a table that `to_json` wrote.
 
         Raises:
-            CostsError: the file is cut off, foreign, damaged or of another version.
+            CostsError: the file can't be read, is cut off, foreign, damaged or of another version.
         """
-        document = _document(Path(path))
-        try:
+        document = DOCUMENT.read(path)
+        with DOCUMENT.checked(path, "measure again"):
+            layers = mapping(entry(document, "layers"), "layers")
+            runs = sequence(entry(document, "whole_models"), "whole_models")
             return cls(
-                layers={name: _layer(row) for name, row in document["layers"].items()},
-                dense=ShapeCost(*document["dense"]),
-                rest=float(document["rest"]),
-                scale=float(document["scale"]),
-                whole_models=tuple(WholeModel(tuple(row[0]), *row[1:]) for row in document["whole_models"]),
-                environment=document["environment"],
-                ended=document["ended"],
+                layers={name: _layer(row, f"layer {name!r}") for name, row in layers.items()},
+                dense=_dense(entry(document, "dense")),
+                rest=number(entry(document, "rest"), "rest"),
+                scale=number(entry(document, "scale"), "scale"),
+                whole_models=tuple(_whole_model(row) for row in runs),
+                environment=mapping(entry(document, "environment"), "environment"),
+                ended=text(entry(document, "ended"), "ended"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CostsError(
-                f"{path}: a damaged table of costs ({type(error).__name__}: {error}); measure again"
-            ) from error
 
     def _predicted(self, quantity: Quantity, plan: HeadPlan) -> Predicted:
         if unknown := [name for name in plan.keep if name not in self.layers]:
@@ -187,26 +192,40 @@ class CostTable:
         for name, layer in self.layers.items():
             shape = shape_of(name, layer.heads, layer.whole, plan.keep.get(name, layer.heads))
             total += getattr(layer.costs[shape], quantity)
-        return Predicted(total, total / dense)
+        return Predicted(total, total / dense if dense else 1.0)  # of what costs nothing, nothing is saved
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CostsError(f"{path}: not a table of costs, or cut off in the middle ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CostsError(f'{path}: not a table of costs: expected a JSON object with "format": "{FORMAT}"')
-    if document.get("version") != VERSION:
-        raise CostsError(
-            f"{path}: version {document.get('version')!r} of the format; this release reads version {VERSION}"
-        )
-    return document
+def _dense(row: Any) -> ShapeCost:
+    dense = _cost(sequence(row, "dense", len(ShapeCost._fields)), "dense")
+    if dense.seconds <= 0:
+        raise ValueError(f"dense: expected seconds above 0, got {dense.seconds}")
+    return dense
 
 
-def _layer(row: Mapping[str, Any]) -> LayerCosts:
-    costs = {Shape(*entry[:2]): ShapeCost(*entry[2:]) for entry in row["costs"]}
-    layer = LayerCosts(tuple(row["heads"]), row["groups"], costs)
-    if missing := set(feasible_shapes(layer.whole)) - costs.keys():
-        raise ValueError(f"no costs for {sorted(missing)}")
+def _cost(row: list[Any], where: str) -> ShapeCost:
+    seconds, flops, parameters, low, high = row
+    between = [None if bound is None else number(bound, where) for bound in (low, high)]
+    return ShapeCost(number(seconds, where), whole_number(flops, where), whole_number(parameters, where), *between)
+
+
+def _whole_model(row: Any) -> WholeModel:
+    heads, *shares = sequence(row, "whole_models", len(WholeModel._fields))
+    return WholeModel(tuple(whole_numbers(heads, "whole_models")), *numbers(shares, "whole_models"))
+
+
+def _layer(row: Any, where: str) -> LayerCosts:
+    heads = tuple(whole_numbers(entry(mapping(row, where), "heads"), where))
+    groups = whole_number(entry(row, "groups"), where)
+    if len(set(heads)) != len(heads) or (groups == 0) != (not heads) or (groups and len(heads) % groups):
+        raise ValueError(f"{where}: {list(heads)} are no distinct heads in {groups} key/value groups")
+    costs = {}
+    for one in sequence(entry(row, "costs"), where):
+        of_heads, of_groups, *cost = sequence(one, where, 2 + len(ShapeCost._fields))
+        shape = Shape(whole_number(of_heads, where), whole_number(of_groups, where))
+        if shape in costs:
+            raise ValueError(f"{where}: two costs for {shape}")
+        costs[shape] = _cost(cost, where)
+    layer = LayerCosts(heads, groups, costs)
+    if wrong := set(feasible_shapes(layer.whole)) ^ costs.keys():
+        raise ValueError(f"{where}: costs that are missing, or of shapes that it can't have: {sorted(wrong)}")
     return layer

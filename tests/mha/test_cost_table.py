@@ -94,11 +94,14 @@ def without(key):
     ("damage", "message"),
     [
         (lambda document: document.update(format="other"), r'expected a JSON object with "format": "mha.CostTable"'),
-        (lambda document: document.update(version=2), r"version 2 of the format; this release reads version 1"),
-        (without("rest"), r"damaged table of costs \(KeyError: 'rest'\); measure again"),
+        (
+            lambda document: document.update(version=2),
+            r"a table of costs in version 2 of its format; this release",
+        ),
+        (without("rest"), r"damaged table of costs \('rest' is missing\); measure again"),
         (
             lambda document: document["layers"]["plain"]["costs"].pop(),
-            r"damaged .* no costs for \[Shape\(heads=3, groups=3\)\]",
+            r"damaged .*layer 'plain': costs that are missing, .*: \[Shape\(heads=3, groups=3\)\]",
         ),
         (lambda document: document.update(layers=[]), r"damaged table of costs"),
     ],
@@ -127,3 +130,23 @@ def test_the_frame(table):
     row = frame.set_index(["layer", "heads", "groups"]).loc[("grouped", 4, 2)]
     assert row[["seconds", "flops", "parameters"]].tolist() == [17.0, 44, 54]
     assert frame["low"].notna().sum() == 2
+
+
+def test_a_table_prints_in_a_few_lines(table):
+    assert repr(table).splitlines() == [
+        "CostTable: dense 1e+05 ms, 1e+03 FLOPs, 2,000 parameters; beside attention 4.6e+04 ms (time spent)",
+        "  'plain': 3 heads: 3e+04 ms, without any 0 ms",
+        "  'grouped': 6 heads in 2 groups: 2.4e+04 ms, without any 0 ms",
+    ]
+    many = CostTable({str(name): table.layers["plain"] for name in range(97)}, table.dense, 0.001)
+    assert len(repr(many).splitlines()) == 10
+    assert "… 89 more layers …" in repr(many)
+
+
+def test_of_what_costs_nothing_nothing_is_saved(table):
+    free = CostTable(
+        {"plain": LayerCosts((0, 1), 2, {shape: ShapeCost(1.0, 0, 0) for shape in feasible_shapes(Shape(2, 2))})},
+        ShapeCost(3.0, 0, 0),
+        2.0,
+    )
+    assert free.flops(mha.HeadPlan({"plain": (0,)})) == (0, 1.0)

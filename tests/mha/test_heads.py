@@ -135,8 +135,11 @@ def test_every_cut_off_file_is_refused(tmp_path):
         ("[]", r'not a plan: expected a JSON object with "format": "mha.HeadPlan"'),
         ('{"keep": {"a": [0]}}', "not a plan: expected a JSON object"),
         ('{"format": "another"}', "not a plan: expected a JSON object"),
-        ('{"format": "mha.HeadPlan", "version": 2, "keep": {}}', "version 2 of the plan format; this release reads"),
-        ('{"format": "mha.HeadPlan", "keep": {}}', "version None of the plan format"),
+        (
+            '{"format": "mha.HeadPlan", "version": 2, "keep": {}}',
+            "a plan in version 2 of its format; this release reads",
+        ),
+        ('{"format": "mha.HeadPlan", "keep": {}}', "a plan in version None of its format"),
         ('{"format": "mha.HeadPlan", "version": 1}', "expected a mapping of layer name to heads, got NoneType"),
         ('{"format": "mha.HeadPlan", "version": 1, "keep": [0]}', "expected a mapping"),
         ('{"format": "mha.HeadPlan", "version": 1, "keep": {"a": null}}', "layer 'a': expected a sequence"),

@@ -45,6 +45,12 @@ def test_groups_and_heads_default_to_plain_attention():
         ([{"a": torch.ones(3)}], {"heads": {"b": [0]}}, r"heads names layers without scores: \['b'\]"),
         ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1]}}, r"layer 'a': 3 scores need 3 distinct head numbers, got"),
         ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1, 1]}}, r"3 distinct head numbers, got \[0, 1, 1\]"),
+        ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1, 2.5]}}, r"3 distinct head numbers, got \[0, 1, 2.5\]"),
+        ([{"a": torch.ones(3)}], {"heads": {"a": [0, 1, -1]}}, r"3 distinct head numbers, got \[0, 1, -1\]"),
+        ([{"a": torch.ones(6)}, {"a": "2"}], {}, "layer 'a': 6 heads do not divide into '2' key/value groups"),
+        ([{"a": ["x"]}], {}, r"layer 'a': expected a tensor of numbers, got list"),
+        ([{"a": [[1.0], [1.0, 2.0]]}], {}, r"layer 'a': expected a tensor of numbers, got list"),
+        ([{"a": [10**400]}], {}, r"layer 'a': expected a tensor of numbers, got list"),
     ],
 )
 def test_scores_that_cannot_be_ranked_are_refused(arguments, options, message):
@@ -119,6 +125,7 @@ FULL = {
     "examples": 13,
     "interactions": {"a": torch.eye(4)},
     "errors": {"a": torch.ones(4)},
+    "comparable": False,
     "spent": Spent(3, 2, 1.5),
 }
 
@@ -130,7 +137,7 @@ def test_copies_hold_what_scores_know_beside_the_numbers(again):
     assert (scores.examples, scores.spent, dict(scores.groups)) == (13, Spent(3, 2, 1.5), {"a": 2})
     assert torch.equal(scores.interactions["a"], torch.eye(4, dtype=torch.float64))
     assert torch.equal(scores.errors["a"], torch.ones(4, dtype=torch.float64))
-    assert repr(scores) == "HeadScores({'a': [0.0, 1.0, 2.0, 3.0]}, examples=13)"
+    assert repr(scores) == "HeadScores({'a': [0.0, 1.0, 2.0, 3.0]}, examples=13, comparable=False)"
 
 
 def test_scores_are_equal_whatever_they_took_but_not_whatever_they_say():
@@ -143,6 +150,7 @@ def test_scores_are_equal_whatever_they_took_but_not_whatever_they_say():
         ("interactions", {"a": torch.ones(4, 4)}),
         ("errors", None),
         ("errors", {"a": torch.zeros(4)}),
+        ("comparable", True),
     ):
         assert scores != HeadScores({"a": torch.arange(4)}, **{**FULL, name: other})
 
@@ -155,6 +163,14 @@ def test_scores_are_equal_whatever_they_took_but_not_whatever_they_say():
         ({"interactions": {"b": torch.eye(3)}}, r"interactions names layers without scores: \['b'\]"),
         ({"interactions": {"a": torch.ones(3)}}, r"layer 'a': interactions of 3 heads are .* of shape \(3, 3\), got"),
         ({"interactions": {}}, "layer 'a' has scores but no interactions; give those of every layer, or none"),
+        (
+            {"errors": {"a": torch.tensor([1.0, -1.0, 0.0])}},
+            r"layer 'a': standard errors are not negative, got \[1.0, -",
+        ),
+        (
+            {"interactions": {"a": torch.arange(9.0).view(3, 3)}},
+            r"layer 'a': interactions are symmetric, what heads i and j cost together",
+        ),
         ({"errors": {"a": torch.tensor([1.0, NAN, 0.0])}}, r"errors of 3 heads .*got shape \(3,\) with NaN"),
     ],
 )
@@ -220,3 +236,22 @@ def test_scores_that_are_estimates_have_their_error_in_the_frame():
     frame = HeadScores({"a": torch.ones(2), "b": torch.ones(1)}, errors={"a": [0.5, 0.25], "b": [3.0]}).to_frame()
     assert list(frame.columns) == ["layer", "head", "score", "error"]
     assert frame["error"].tolist() == [0.5, 0.25, 3.0]
+
+
+def test_scores_of_many_heads_print_as_a_table_of_layers():
+    rows = {f"layer.{layer}": torch.arange(12.0) - 3 for layer in range(12)} | {"gone": torch.zeros(0)}
+    printed = repr(HeadScores(rows, examples=7, comparable=False)).splitlines()
+    assert printed[0] == "HeadScores of 144 heads in 13 layers, examples=7, comparable=False:"
+    assert printed[1] == "  'layer.0': -3 (head 0) to 8 (head 11), 12 heads"
+    assert printed[5:7] == ["  … 5 more layers …", "  'layer.9': -3 (head 0) to 8 (head 11), 12 heads"]
+    assert printed[-1] == "  'gone': no heads"
+    assert len(printed) == 10
+
+
+def test_scores_that_rank_heads_within_their_layer_say_so():
+    apart, together = (HeadScores({"a": torch.ones(2)}, examples=3, comparable=known) for known in (False, True))
+    assert repr(apart) == "HeadScores({'a': [1.0, 1.0]}, examples=3, comparable=False)"
+    assert apart != together
+    assert [(first + second).comparable for first, second in ((apart, together), (together, apart))] == [False, False]
+    assert (together + together).comparable
+    assert not copy.deepcopy(apart).comparable

@@ -188,6 +188,31 @@ def test_a_layer_without_heads_stays_blank():
     assert axes.images[0].get_array().mask.tolist() == [[False], [True]]
 
 
+@pytest.mark.parametrize(
+    ("names", "heads"),
+    [
+        (["layer"], 4),
+        ([f"model.decoder.layers.{layer}.self_attention_with_a_long_name" for layer in range(3)], 2),
+        (["encoder.layer.0." * 7], 1),
+        ([f"encoder.layer.{layer}" for layer in range(31)], 13),
+    ],
+)
+def test_nothing_of_the_map_is_clipped(names, heads):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = show_importance(HeadScores({name: torch.arange(1.0, heads + 1) for name in names}))
+    FigureCanvasAgg(figure).draw()
+    axes, bar = figure.axes
+    labels = [axes.xaxis.label, axes.yaxis.label, bar.yaxis.label, *axes.get_yticklabels()]
+    assert [label.get_text() for label in labels] == ["Head", "Layer", "Importance", *names]
+    for label in labels:
+        box = label.get_window_extent()
+        assert box.x0 >= 0, label.get_text()
+        assert box.y0 >= 0, label.get_text()
+        assert box.x1 <= figure.bbox.x1, label.get_text()
+        assert box.y1 <= figure.bbox.y1, label.get_text()
+
+
 def test_no_score_at_all_is_refused():
     with pytest.raises(ScoresError, match=r"at least one head, got none for layers \['gone'\]"):
         show_importance(HeadScores({"gone": torch.zeros(0)}))
