@@ -143,7 +143,7 @@ def test_a_table_prints_in_a_few_lines(table):
     assert "… 89 more layers …" in repr(many)
 
 
-def test_of_what_costs_nothing_nothing_is_saved(table):
+def test_of_what_costs_nothing_nothing_is_saved():
     free = CostTable(
         {"plain": LayerCosts((0, 1), 2, {shape: ShapeCost(1.0, 0, 0) for shape in feasible_shapes(Shape(2, 2))})},
         ShapeCost(3.0, 0, 0),
