@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,11 +11,10 @@ from mha.errors import OptimizerError
 from mha.families import find_attention
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
-from mha.layout import take
+from mha.optimizer_state import Indices, plain, sliced_state
 from mha.pruning import kept_entries
 
 SomeOptimizer = TypeVar("SomeOptimizer", bound=Optimizer)
-Indices = Mapping[int, Tensor]  # dimension -> positions
 
 
 def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Module) -> SomeOptimizer:
@@ -24,13 +23,15 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     `after` is `before` pruned (not in place). Whatever the optimizer keeps in the shape of a parameter (Adam's moments,
     SGD's momentum) is sliced as the parameter was; step counts are kept. So training goes on as it would have with the
     removed heads masked. Groups, their options and their order stay. The given optimizer is left as it is; its hooks
-    stay with it, and a learning-rate schedule has to be made anew for the new one.
+    stay with it, and a learning-rate schedule has to be made anew for the new one. Of accelerate's wrapper, what it
+    wraps is sliced: prepare that anew. (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
 
     Raises:
         OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or
             state in another shape than its parameter's (factored or flattened).
         PlanError: `after` has heads that `before` has not.
     """
+    optimizer = cast(SomeOptimizer, plain(optimizer))
     before, after = unwrapped(before), unwrapped(after)
     names = {id(parameter): name for name, parameter in before.named_parameters()}
     new = dict(after.named_parameters(remove_duplicate=False))
@@ -44,7 +45,7 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
             sliced = _counterpart(name, parameter, new, indices.get(name, {}))
             kept.append(sliced)
             if parameter in optimizer.state:
-                state[sliced] = _sliced_state(name, optimizer.state[parameter], parameter, indices.get(name, {}))
+                state[sliced] = sliced_state(name, optimizer.state[parameter], parameter, indices.get(name, {}))
         groups.append(
             {**copy.deepcopy({key: value for key, value in group.items() if key != "params"}), "params": kept}
         )
@@ -83,30 +84,6 @@ def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indice
             f"{name} has shape {tuple(new[name].shape)} in `after`; pruning `before` to the same heads gives {expected}"
         )
     return new[name]
-
-
-def _sliced_state(name: str, state: Mapping[str, Any], parameter: Tensor, indices: Indices) -> dict[str, Any]:
-    sliced: dict[str, Any] = {}
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            sliced[key] = value.detach().clone()
-            for dim, index in indices.items():
-                sliced[key] = take(sliced[key], dim, index)
-        elif indices and _holds_entries(value):
-            raise OptimizerError(
-                f"{name}: the optimizer's {key!r} has not the parameter's shape {tuple(parameter.shape)}, so it is not "
-                "known which of it belongs to the heads that stay; start a new optimizer"
-            )
-        else:
-            sliced[key] = copy.deepcopy(value)
-    return sliced
-
-
-def _holds_entries(value: Any) -> bool:
-    """Whether it holds more than a number."""
-    if isinstance(value, list | tuple):
-        return any(_holds_entries(one) for one in value)
-    return isinstance(value, Tensor) and value.numel() > 1
 
 
 def _like(optimizer: Optimizer, state: Mapping[Tensor, dict[str, Any]]) -> Any:

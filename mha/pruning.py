@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mha.errors import MhaError, PlanError, UnsupportedModule
+from mha.errors import MhaError, OptimizerError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.config_view import own_config
 from mha.families.description import part_of
@@ -20,13 +21,20 @@ from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
 from mha.families.wrappers import unwrapped, why_fixed, why_held
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
-from mha.layout import Axis, count, kept_positions, take, width
+from mha.layout import Axis, count, kept_positions, width
 from mha.masking import locate
+from mha.optimizer_state import Following, Sliced, taken
 
 LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
-def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Module:
+def prune(
+    model: nn.Module,
+    plan: HeadPlan,
+    *,
+    inplace: bool = False,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+) -> nn.Module:
     """The model without the heads that the plan does not keep; it is called just like the original.
 
     Plans speak of original head numbers, also for a model that was pruned before. The result has its own
@@ -36,10 +44,18 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
     `DistributedDataParallel` or DeepSpeed wrapped, the copy is that of what was wrapped: wrap it anew. With `inplace`,
     what was compiled is compiled anew when it is called.
 
+    Args:
+        inplace: change the model itself. An optimizer that is training it goes on with the old parameters, and those
+            of the model are trained no more, without an error: give it too, as `optimizer`.
+        optimizer: with `inplace`, one or several that train the model, accelerate's too: its state is sliced along,
+            step counts and pending gradients too, as by `slice_optimizer`; it stays the same object, so that schedules,
+            gradient scalers and trainers go on with it. All of it is checked before anything changes.
+
     Raises:
         PlanError: a layer or head that is not there, key/value groups left with different numbers of
             query heads, layers left with different heads of what they share, or weights that contradict the
             layer's counts.
+        OptimizerError: an optimizer whose state can't be sliced, or that trains another model.
         UnsupportedModule: a module of no known family, sharded or scripted, or a projection that can't be sliced.
         MhaError: the model can't be copied; or, with `inplace`, it is wrapped in what goes on using its parameters
             (`DistributedDataParallel`, DeepSpeed).
@@ -47,11 +63,16 @@ def prune(model: nn.Module, plan: HeadPlan, *, inplace: bool = False) -> nn.Modu
     cuts = _cuts(model, plan)
     if inplace and (why := why_fixed(model)):
         raise MhaError(why)
+    if optimizer is not None and not inplace:
+        raise OptimizerError("optimizer= goes with inplace=True; for a pruned copy, mha.slice_optimizer makes another")
     pruned = unwrapped(model) if inplace else _copied(unwrapped(model))
-    made: dict[int, Tensor] = {}
+    made: dict[int, Sliced] = {}
     sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut, made)) for cut in cuts]
+    following = None if optimizer is None else Following(optimizer, list(made.values()), pruned.parameters())
     for cut, tensors in sliced:
         _apply(pruned.get_submodule(cut.layer), cut, tensors)
+    if following is not None:
+        following.follow(pruned.parameters())
     return model if inplace else pruned
 
 
@@ -284,25 +305,23 @@ def _checked_selection(layer: AttentionLayer, name: str, axis: Axis) -> Axis:
     return axis
 
 
-def _sliced(module: nn.Module, cut: _Cut, made: dict[int, Tensor]) -> dict[str, Tensor]:
+def _sliced(module: nn.Module, cut: _Cut, made: dict[int, Sliced]) -> dict[str, Tensor]:
     """Parameter -> its new value, for those that lose something.
 
     Args:
-        made: id of a parameter -> its new value; what is sliced twice stays one.
+        made: id of a parameter -> what became of it; what is sliced twice stays one.
     """
     parameters = {name: _parameter(module, name) for name in cut.indices}
     for name, indices in cut.indices.items():
-        parameter = parameters[name]
-        assert parameter is not None
-        if id(parameter) not in made and any(len(index) < parameter.shape[dim] for dim, index in indices.items()):
-            made[id(parameter)] = _taken(parameter, indices)
-    return {name: made[id(parameter)] for name, parameter in parameters.items() if id(parameter) in made}
+        old = parameters[name]
+        assert old is not None
+        if id(old) not in made and any(len(index) < old.shape[dim] for dim, index in indices.items()):
+            made[id(old)] = Sliced(f"{cut.layer}.{name}".strip("."), old, _taken(old, indices), indices)
+    return {name: made[id(parameter)].new for name, parameter in parameters.items() if id(parameter) in made}
 
 
 def _taken(parameter: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
-    tensor: Tensor = parameter
-    for dim, index in indices.items():
-        tensor = take(tensor, dim, index)
+    tensor = taken(parameter, indices)
     return nn.Parameter(tensor, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else tensor
 
 

@@ -16,7 +16,7 @@ LAYERS = (  # a module of mha imports from the lines above its own only; one not
     {"scores_file"},
     {"scores"},
     {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},
-    {"attention", "rearrangement"},
+    {"attention", "optimizer_state", "rearrangement"},
     {"families"},
     {"masking"},
     {"importance", "pruning"},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import mha
-from mha import HeadPlan, pruning
+from mha import HeadPlan, optimizer_state
 from mha.equivalence import tensors_in
 from mha.errors import PlanError
 from tests.mha.cases import CASES, Case, make
@@ -248,7 +248,7 @@ def test_a_parametrization_that_was_removed_is_no_hindrance(case):
 @pytest.mark.parametrize("call", [1, 5])
 def test_memory_that_runs_out_leaves_the_model_whole(case, monkeypatch, call):
     """The fifth weight is the second layer's, or nearly: by then the first one's are sliced."""
-    honest, calls = pruning.take, []
+    honest, calls = optimizer_state.take, []
 
     def take(*args):
         calls.append(args)
@@ -256,7 +256,7 @@ def test_memory_that_runs_out_leaves_the_model_whole(case, monkeypatch, call):
             raise torch.OutOfMemoryError("out of memory")
         return honest(*args)
 
-    monkeypatch.setattr(pruning, "take", take)
+    monkeypatch.setattr(optimizer_state, "take", take)
     with refused(case.model, "out of memory", torch.OutOfMemoryError):
         mha.prune(case.model, case.plan, inplace=True)
     assert mha.plan_of(case.model) == HeadPlan({})
