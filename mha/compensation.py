@@ -17,7 +17,8 @@ from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.linears import is_conv1d, weight_of
 from mha.families.wrappers import unwrapped
 from mha.layout import owners
-from mha.masking import eval_mode
+from mha.locking import locked
+from mha.masking import at_rest
 from mha.normal_equations import Moments, recentre, refit, rescale
 from mha.pruning import kept_entries, plan_of
 from mha.streams import (
@@ -80,6 +81,7 @@ def compensate(
             models alike.
         PlanError: the models do not belong together: other layers, or heads that the teacher does not have.
         UnsupportedModule: an output projection that is no plain linear layer.
+        BusyError: another thread has one of the models, and waiting for it would not end.
     """
     for given, known in ((method, METHODS), (scope, SCOPES)):
         if given not in known:
@@ -87,7 +89,16 @@ def compensate(
     held = list(batches or ())
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
-    repaired, teacher = copy.deepcopy(unwrapped(pruned)), unwrapped(teacher)
+    with locked(pruned, teacher, by="mha.compensate", draws=True), torch.inference_mode(False):
+        repaired = copy.deepcopy(unwrapped(pruned))
+        _fit_again(repaired, unwrapped(teacher), held, forward, method, scope)
+    return repaired
+
+
+def _fit_again(
+    repaired: nn.Module, teacher: nn.Module, held: Sequence[Any], forward: Forward, method: Method, scope: Scope
+) -> None:
+    """Fit the linear layers of the model anew, in place."""
     students, teachers = find_attention(repaired), find_attention(teacher)
     _check_belong(students, teachers)
     layers = {output_name(layer): layer for layer in students.values()}
@@ -97,7 +108,7 @@ def compensate(
     further = _rows(teacher, repaired, others) if scope == "all" else {}
     empty = [teachers[layer.name].module for layer in students.values() if not layer.num_heads]
     silent = {module for layer in empty for module in layer.modules()}
-    with torch.random.fork_rng(), eval_mode(teacher), eval_mode(repaired), calling_outputs(teachers):
+    with at_rest(teacher, repaired), calling_outputs(teachers):
         goals = goals_of(
             teacher, list(layers), others, held, forward, first=cut, own=own, further=further, silent=silent
         )
@@ -109,7 +120,6 @@ def compensate(
                         _Repair(name, layers.get(name), goal, repaired, method).run(held, forward)
                 if weights := {name: goal.weights for name, goal in parts.items() if not goal.kept}:
                     _Alignment(repaired, teacher, weights, further).run(held, forward)
-    return repaired
 
 
 class _Alignment:

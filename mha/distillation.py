@@ -10,7 +10,8 @@ from torch.optim import AdamW, Optimizer
 
 from mha.equivalence import tensors_in
 from mha.errors import CalibrationError
-from mha.masking import eval_mode
+from mha.locking import locked
+from mha.masking import at_rest
 from mha.optimizers import slice_optimizer
 from mha.streams import Forward
 
@@ -48,22 +49,23 @@ def distill(
 
     Raises:
         CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
+        BusyError: another thread has one of the models, and waiting for it would not end.
     """
     held = list(batches or ())
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     if steps < 1:
         raise CalibrationError(f"steps must be at least 1, got {steps}")
-    model = copy.deepcopy(pruned)
     fit = [batch for number, batch in enumerate(held) if number % HELD_OUT != HELD_OUT - 1]
     judge = held[HELD_OUT - 1 :: HELD_OUT] or held
     measure = _Measure(teacher, forward, distance or relative_error)
-    with torch.random.fork_rng(), eval_mode(teacher), eval_mode(model):
-        before = measure.mean(model, judge)
-        _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate))
-        if measure.mean(model, judge) < before:
-            return model
-    return copy.deepcopy(pruned)
+    with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
+        model = copy.deepcopy(pruned)
+        with at_rest(teacher, model):
+            before = measure.mean(model, judge)
+            _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate))
+            closer = measure.mean(model, judge) < before
+        return model if closer else copy.deepcopy(pruned)
 
 
 def relative_error(found: Any, wanted: Any) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mha.errors import EquivalenceError, MhaError
 from mha.heads import HeadPlan
+from mha.locking import exclusive
 from mha.masking import eval_mode, masked
 from mha.pruning import prune
 
@@ -15,6 +16,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 ROUGH = 5e-2  # of half precision, and of what is coarser still
 
 
+@exclusive("mha.check")
 def check(
     model: nn.Module,
     plan: HeadPlan,

@@ -44,5 +44,9 @@ class CheckpointError(MhaError, ValueError):
     """A model that can't be saved, or a directory that can't be loaded."""
 
 
+class BusyError(MhaError, RuntimeError):
+    """A model that another thread is at work on and will not let go of."""
+
+
 class SlowPlanWarning(UserWarning):
     """A plan that removes heads and yet, by the measured costs, is not faster than the dense model."""

@@ -20,6 +20,9 @@ from mha.families.registry import HOW_TO_REGISTER
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
 from mha.layout import owners
+from mha.locking import locked
+from mha.recomputation import no_reentrant_checkpoints
+from mha.undoing import Setting, changed, hooked, overridden
 
 
 @contextmanager
@@ -27,13 +30,15 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
     """Within the context, heads that the plan does not keep add nothing; the weights stay as they are.
 
     What `torch.compile` has compiled runs uncompiled here: its code does not know of the masks. Any set of heads can
-    be masked, also one that grouped attention could not be sliced to.
+    be masked, also one that grouped attention could not be sliced to. Calls of other threads that change the model for
+    a time, as masking and scoring do, wait until the context ends (`mha.locking`).
 
     Raises:
         PlanError: the plan names a layer or a head that is not there.
         UnsupportedModule: it names a module of no known family.
+        BusyError: another thread has the model, and waiting for it would not end.
     """
-    with ExitStack() as hooks:
+    with locked(model, by="mha.masked"), ExitStack() as hooks:
         for layer, heads in locate(model, plan):
             kept = torch.zeros(layer.num_heads, dtype=torch.bool)
             kept[list(heads)] = True
@@ -75,15 +80,15 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         context, *rest = args
         return (change(context), *rest) if runs else args
 
-    core, original = layer.core, type(layer.core)
-    handle = layer.output.register_forward_pre_hook(hook)
-    try:
-        core.__class__ = layer.class_with(layer.num_heads)
-        with nothing_compiled(), _unpacked(core), runs.told():
-            yield
-    finally:
-        core.__class__ = original
-        handle.remove()
+    core = layer.core
+    with (
+        hooked(layer.output, hook, before=True),
+        overridden(core, "__class__", layer.class_with(layer.num_heads)),
+        nothing_compiled(),
+        _unpacked(core),
+        runs.told(),
+    ):
+        yield
 
 
 class _Runs:
@@ -100,39 +105,64 @@ class _Runs:
     @contextmanager
     def told(self) -> Iterator[None]:
         """Within the context it is known."""
-        if not self._shared:
+        with ExitStack() as hooks:
+            if self._shared:
+                hooks.enter_context(hooked(self._module, lambda *_: self._count(1), before=True))
+                hooks.enter_context(hooked(self._module, lambda *_: self._count(-1), always_call=True))
             yield
-            return
-        begins = self._module.register_forward_pre_hook(lambda *_: self._count(1))
-        ends = self._module.register_forward_hook(lambda *_: self._count(-1), always_call=True)
-        try:
-            yield
-        finally:
-            begins.remove()
-            ends.remove()
 
     def _count(self, change: int) -> None:
         self._depth += change
 
 
-def nothing_compiled() -> AbstractContextManager[object]:
+def nothing_compiled() -> AbstractContextManager[None]:
     """Within the context, what `torch.compile` has compiled runs as it was written: compiled code does not look for
-    hooks that were registered later."""
+    hooks that were registered later. It holds for the process, until the last such context of any thread ends."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    return _STANCE.at({"stance": "force_eager"})
+
+
+def _stance() -> dict[str, Any]:
+    now = sys.modules["torch._dynamo"].eval_frame._stance  # there is no public way to ask
+    return {
+        "stance": now.stance,
+        "skip_guard_eval_unsafe": now.skip_guard_eval_unsafe,
+        "force_backend": now.backend,
+    }
+
+
+_STANCE = Setting(_stance, lambda stance: torch.compiler.set_stance(**stance))
+
+
+@contextmanager
+def at_rest(*models: nn.Module) -> Iterator[None]:
+    """Within the context the models are in eval mode and gradients are enabled, whatever the caller's mode; afterwards
+    that is as it was, and so is the state of the random numbers."""
+    with ExitStack() as context:
+        context.enter_context(torch.random.fork_rng())
+        context.enter_context(changed(partial(torch.set_rng_state, torch.get_rng_state())))
+        context.enter_context(changed(partial(torch.set_grad_enabled, torch.is_grad_enabled())))
+        context.enter_context(torch.inference_mode(False))
+        context.enter_context(torch.enable_grad())
+        context.enter_context(no_reentrant_checkpoints())
+        for model in models:
+            context.enter_context(eval_mode(model))
+        yield
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Within the context every module is in eval mode; afterwards each is in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
-    try:
+    with changed(partial(_set_modes, modes)):
         model.eval()
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
 
 
 @contextmanager
@@ -140,7 +170,7 @@ def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]
     """Within the context, a module that can return attention weights returns those of these heads only, as
     the sliced one would."""
     if hasattr(type(layer.module), "shown_heads"):
-        shown: AbstractContextManager[None] = _attribute(layer.module, "shown_heads", heads)
+        shown: AbstractContextManager[None] = overridden(layer.module, "shown_heads", heads)
     elif layer.description.weights is not None:
         shown = _returned(layer.core, layer.description.weights, layer.num_heads, heads)
     else:
@@ -151,23 +181,10 @@ def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]
 
 def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
     """Within the context, a module that leaves padding out computes it: the rows of its context are examples then."""
-    return _attribute(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
+    return overridden(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
 
 
-@contextmanager
-def _attribute(module: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Within the context the module has this attribute; afterwards what it had, or its class's."""
-    before = {key: old for key, old in vars(module).items() if key == name}
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        delattr(module, name)
-        vars(module).update(before)
-
-
-@contextmanager
-def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -> Iterator[None]:
+def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -> AbstractContextManager[None]:
     """Within the context, what the module returns at this place, (b, total, q, k), is that of these heads."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
@@ -178,11 +195,7 @@ def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -
             return output
         return (*output[:place], weights[:, list(heads)], *output[place + 1 :])
 
-    handle = core.register_forward_hook(hook, prepend=True)  # before those that record the weights
-    try:
-        yield
-    finally:
-        handle.remove()
+    return hooked(core, hook, prepend=True)  # before those that record the weights
 
 
 def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
 DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
 DAMPING_OF_REMOVAL = 1e-3
+CONSTANT = 1e-9  # inputs whose mean square about their mean is a smaller share of it do not vary: that is rounding
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def without(
         owner: (k,), the head that each input belongs to.
     """
     gram = (moments if bias is None else moments.centred()).xx
-    mean_square = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    least = CONSTANT * moments.xx.diagonal().mean() + torch.finfo(torch.float64).tiny
+    mean_square = gram.diagonal().mean().clamp_min(least)
     damped = gram + DAMPING_OF_REMOVAL * mean_square * torch.eye(len(gram)).to(gram)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     for head in owner.unique().tolist():
@@ -154,7 +156,7 @@ def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor,
     """ΔW (o, k) and Δb (o,): the damped least-squares fit of the residual."""
     moments = residual.centred() if with_bias else residual
     mean_square = moments.xx.diagonal().mean() if len(moments.xx) else moments.xx.new_zeros(())
-    if mean_square <= 0:
+    if mean_square <= CONSTANT * residual.xx.diagonal().mean() or not len(moments.xx):
         change = moments.xy.T.new_zeros(moments.xy.T.shape)
     else:
         damped = moments.xx + damping * mean_square * torch.eye(len(moments.xx)).to(moments.xx)

@@ -22,12 +22,14 @@ from mha.families.linears import is_conv1d
 from mha.families.wrappers import unwrapped, why_fixed, why_held
 from mha.heads import HeadPlan, Lineage, lineage_of, set_lineage
 from mha.layout import Axis, count, kept_positions, width
+from mha.locking import exclusive
 from mha.masking import locate
 from mha.optimizer_state import Following, Sliced, taken
 
 LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
+@exclusive("mha.prune")
 def prune(
     model: nn.Module,
     plan: HeadPlan,
@@ -59,6 +61,7 @@ def prune(
         UnsupportedModule: a module of no known family, sharded or scripted, or a projection that can't be sliced.
         MhaError: the model can't be copied; or, with `inplace`, it is wrapped in what goes on using its parameters
             (`DistributedDataParallel`, DeepSpeed).
+        BusyError: another thread has the model, and waiting for it would not end.
     """
     cuts = _cuts(model, plan)
     if inplace and (why := why_fixed(model)):

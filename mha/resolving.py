@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mha.costs.subject import sharing_copy
 from mha.families import AttentionLayer, find_attention
 from mha.families.linears import is_conv1d, weight_of
 from mha.heads import HeadScores
@@ -35,12 +36,14 @@ def resolved_scores(
     """How much the measure rises when a head leaves and its layer's W_o and bias are solved again; for every head.
 
     The new projection is the one whose outputs come closest to the present ones on all batches. Then the model is
-    run with it: a pass over the judged batches for every head, from its layer's projection on.
+    run with it: a pass over the judged batches for every head, from its layer's projection on. What is run is a copy
+    that shares the model's weights, and in which single projections are exchanged.
 
     Args:
         measure: (model, batch) -> what is to stay low.
         judged: the batches to measure on.
     """
+    model = sharing_copy(model)
     layers = find_attention(model)
     rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in layers.items()}
     names = {output_name(layer): name for name, layer in layers.items() if layer.num_heads}
@@ -87,7 +90,8 @@ class _Judge:
 
     def _replayed(self, batch: Any) -> dict[str, Tensor]:
         rises = {}
-        with Replay(self._model, [self._layers[name].output for name in self._moments]) as replay:
+        replay = Replay(self._model, [self._layers[name].output for name in self._moments])
+        with replay.watching():
             with replay.recording():
                 present = self._measure(self._model, batch)
             for name in self._moments:
@@ -120,13 +124,12 @@ class _Judge:
 
 @contextmanager
 def _holding(linear: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """Within the context the linear has this weight (o, k) and bias."""
+    """Within the context the linear has a weight (o, k) and a bias of its own, of these values."""
     values = {"weight": weight.T if is_conv1d(linear) else weight} | ({} if bias is None else {"bias": bias})
-    before = {name: linear.get_parameter(name).clone() for name in values}
+    before = {name: linear.get_parameter(name) for name in values}
     try:
         for name, value in values.items():
-            linear.get_parameter(name).copy_(value)
+            linear._parameters[name] = nn.Parameter(torch.empty_like(before[name]).copy_(value), requires_grad=False)
         yield
     finally:
-        for name, value in before.items():
-            linear.get_parameter(name).copy_(value)
+        linear._parameters.update(before)

@@ -14,7 +14,8 @@ from mha.families import find_attention
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import score
 from mha.importance.calibration import Loss
-from mha.masking import eval_mode
+from mha.locking import locked
+from mha.masking import at_rest, eval_mode
 from mha.planning import choose
 from mha.pruning import prune
 from mha.resolving import resolved_scores
@@ -71,6 +72,7 @@ def shrink(
         CalibrationError, ScoresError, PlanError, UnsupportedModule: as `mha.score`, `mha.choose`, `mha.prune` and
             `mha.compensate`.
         TypeError: a keyword that `mha.choose` does not have.
+        BusyError: another thread has the model, and waiting for it would not end.
     """
     _check_budget(model, budget)
     held = list(batches or ())
@@ -78,17 +80,18 @@ def shrink(
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
-    if criterion is not None:
-        scores = score(model, held, loss, criterion, seed=seed, examples=examples)
-        return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
-    distance = distance or relative_error
-    own = None if loss is None else score(model, _spaced(held, SCORED), loss, "leave_one_out", examples=examples)
-    found = list(candidates(model, own, held, forward, rounds, distance, budget))
-    if len(found) == 1:
-        return found[0]
-    with torch.random.fork_rng(), torch.no_grad():
-        worth = [_mean(one, model, held, loss, forward, distance) for one in found]
-    return found[min(range(len(found)), key=lambda place: worth[place])]
+    with locked(model, by="mha.shrink", draws=True), at_rest():
+        if criterion is not None:
+            scores = score(model, held, loss, criterion, seed=seed, examples=examples)
+            return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
+        distance = distance or relative_error
+        own = None if loss is None else score(model, _spaced(held, SCORED), loss, "leave_one_out", examples=examples)
+        found = list(candidates(model, own, held, forward, rounds, distance, budget))
+        if len(found) == 1:
+            return found[0]
+        with torch.random.fork_rng(), torch.no_grad():
+            worth = [_mean(one, model, held, loss, forward, distance) for one in found]
+        return found[min(range(len(found)), key=lambda place: worth[place])]
 
 
 def candidates(

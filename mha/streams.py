@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from mha.equivalence import tensors_in
 from mha.errors import CalibrationError
@@ -21,6 +20,8 @@ from mha.families.linears import is_conv1d
 from mha.masking import nothing_compiled, on_context
 from mha.normal_equations import Moments
 from mha.pruning import LINEARS
+from mha.recomputation import no_reentrant_checkpoints
+from mha.undoing import hooked
 
 Forward = Callable[[nn.Module, Any], Any]
 SAME = 1e-3  # relative difference of gradients up to which the stream after a layer is its output plus something
@@ -125,8 +126,8 @@ def goals_of(
     """
     goals: dict[str, Goal] = {}
     for number, batch in enumerate(batches):
-        runs, returned = _observed(model, [*outputs, *others], batch, forward, silent)
-        by_output, by_read = _gradients(runs, returned, number)
+        with _observed(model, [*outputs, *others], batch, forward, silent) as (runs, returned):
+            by_output, by_read = _gradients(runs, returned, number)
         if number == 0:
             _check_ran(runs, outputs)
             found = _found(runs, by_output, [None] * len(runs) if own else by_read, set(others) - set(further))
@@ -160,8 +161,9 @@ def moments_of(
     """Output projection -> the moments of what it reads and what it puts out, positions weighted as for `goals_of`."""
     found: dict[str, Moments] = {}
     for number, batch in enumerate(batches):
-        runs, returned = _observed(model, outputs, batch, forward)
-        for run, gradient in zip(runs, _gradients(runs, returned, number)[0], strict=True):
+        with _observed(model, outputs, batch, forward) as (runs, returned):
+            gradients, _ = _gradients(runs, returned, number)
+        for run, gradient in zip(runs, gradients, strict=True):
             weight = _weight(run.output, gradient).flatten()
             one = Moments.of(run.input.detach().flatten(0, -2), run.output.detach().flatten(0, -2), weight)
             found[run.name] = found[run.name] + one if run.name in found else one
@@ -179,20 +181,25 @@ def _from(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
     return {name: goals[name] for name in order[start:]}
 
 
+@contextmanager
 def _observed(
     model: nn.Module, names: Sequence[str], batch: Any, forward: Forward, silent: Collection[nn.Module] = ()
-) -> tuple[list[_Run], dict[str, Tensor]]:
-    """The layers' runs in their order, and what `forward` returned."""
+) -> Iterator[tuple[list[_Run], dict[str, Tensor]]]:
+    """The layers' runs in their order, and what `forward` returned; gradients are to be computed within the context.
+
+    A model that checkpoints its activations runs parts of itself again then, and must find what it found before.
+    """
     runs: list[_Run] = []
     waiting: list[_Run] = []
-    handles: list[RemovableHandle] = []
+    over = False
 
     def after(name: str) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not output.requires_grad:
                 output.requires_grad_()
-            runs.append(_Run(name, args[0], output))
-            waiting.append(runs[-1])
+            if not over:
+                runs.append(_Run(name, args[0], output))
+                waiting.append(runs[-1])
             return output
 
         return hook
@@ -200,25 +207,22 @@ def _observed(
     def before(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             read = next((one for one in args if isinstance(one, Tensor)), None)
-            for run in [one for one in waiting if read is not None and one.output.shape == read.shape]:
+            for run in [one for one in waiting if not over and read is not None and one.output.shape == read.shape]:
                 run.reader, run.read = name, read
                 waiting.remove(run)
 
         return hook
 
-    try:
+    with ExitStack() as hooks, torch.enable_grad(), nothing_compiled(), no_reentrant_checkpoints():
         for name in names:
-            handles.append(model.get_submodule(name).register_forward_hook(after(name)))
+            hooks.enter_context(hooked(model.get_submodule(name), after(name)))
         for name, module in model.named_modules():
             is_leaf = next(module.children(), None) is None and next(module.parameters(), None) is not None
             if is_leaf and module not in silent:
-                handles.append(module.register_forward_pre_hook(before(name)))
-        with torch.enable_grad(), nothing_compiled():
-            returned = tensors_in(forward(model, batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return runs, returned
+                hooks.enter_context(hooked(module, before(name), before=True))
+        returned = tensors_in(forward(model, batch))
+        over = True
+        yield runs, returned
 
 
 def _gradients(
@@ -301,13 +305,10 @@ def outputs_of(
 
         return hook
 
-    handles = [linear.register_forward_hook(after(name)) for name, linear in linears.items()]
-    try:
-        with suppress(_ReachedError), nothing_compiled():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, suppress(_ReachedError), nothing_compiled():
+        for name, linear in linears.items():
+            hooks.enter_context(hooked(linear, after(name)))
+        run()
     return {name: found[: counts[name]] for name, found in ran.items()}
 
 
@@ -348,15 +349,11 @@ def runs_of(
         if len(reads) == count:
             raise _ReachedError
 
-    handles = [linear.register_forward_hook(after)]
-    try:
+    with ExitStack() as hooks, suppress(_ReachedError), nothing_compiled():
+        hooks.enter_context(hooked(linear, after))
         if entered is not None:
-            handles.append(entered.register_forward_pre_hook(enter))
+            hooks.enter_context(hooked(entered, enter, before=True))
         if reader is not None:
-            handles.append(reader.register_forward_pre_hook(before))
-        with suppress(_ReachedError), nothing_compiled():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+            hooks.enter_context(hooked(reader, before, before=True))
+        run()
     return ran, reads

@@ -14,6 +14,7 @@ import torch
 
 from mha.caches import emptying
 from mha.quantiles import Quantile, Spread, median, quantile
+from mha.undoing import Setting
 
 __all__ = ["Quantile", "Rounds", "Sample", "Spread", "median", "quantile", "rotated", "synchronize", "time_call"]
 
@@ -26,6 +27,8 @@ SETTLED = 0.05  # the most that these medians may differ by, as a share
 LEAST, MOST = 0.05, 0.2  # of the time, for warm-up
 
 Prepare = Callable[[], Callable[[], object]]
+
+_COLLECTING = Setting(gc.isenabled, lambda wanted: gc.enable() if wanted else gc.disable())
 
 
 def synchronize(device: torch.device | str) -> None:
@@ -73,17 +76,15 @@ def _by_events(function: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    collecting, tracer, profiler = gc.isenabled(), sys.gettrace(), sys.getprofile()
-    gc.disable()
-    sys.settrace(None)
-    sys.setprofile(None)
-    try:
-        yield
-    finally:
-        sys.setprofile(profiler)
-        sys.settrace(tracer)
-        if collecting:
-            gc.enable()
+    tracer, profiler = sys.gettrace(), sys.getprofile()
+    with _COLLECTING.at(False):
+        sys.settrace(None)
+        sys.setprofile(None)
+        try:
+            yield
+        finally:
+            sys.setprofile(profiler)
+            sys.settrace(tracer)
 
 
 def rotated(calls: Iterable[Callable[[], object]]) -> Prepare:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
-    {"caches", "errors", "files", "quantiles", "shortened"},
-    {"documents", "rows"},
+    {"caches", "errors", "files", "quantiles", "shortened", "undoing"},
+    {"documents", "locking", "recomputation", "rows"},
     {"scores_file"},
     {"scores"},
     {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from mha.costs.counts import without_fast_path
 from mha.errors import CostsError
 from mha.families import AttentionMap
 from mha.masking import nothing_compiled
+from mha.undoing import hooked
 
 
 class Call:
@@ -71,22 +73,18 @@ def capture(model: nn.Module, layers: AttentionMap, call: Call) -> dict[str, Vis
             seen.calls[key] = passing.on()
         seen.counts[key] = seen.counts.get(key, 0) + 1
 
-    hooks = [
-        layer.module.register_forward_pre_hook(partial(note, visits[name]), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
     args, kwargs = call.fresh()
-    try:
-        with torch.no_grad(), nothing_compiled():
-            without_fast_path(lambda: model(*args, **kwargs))
-    except Exception as error:
-        raise CostsError(
-            f"the model can't be called with these args and kwargs ({str(call) or 'none'}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(hooked(layer.module, partial(note, visits[name]), before=True, with_kwargs=True))
+        try:
+            with torch.no_grad(), nothing_compiled():
+                without_fast_path(lambda: model(*args, **kwargs))
+        except Exception as error:
+            raise CostsError(
+                f"the model can't be called with these args and kwargs ({str(call) or 'none'}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
     return visits
 
 

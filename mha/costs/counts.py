@@ -13,6 +13,7 @@ from mha.costs.shapes import Shape, feasible_shapes, first_heads
 from mha.families import AttentionLayer, AttentionMap
 from mha.heads import HeadPlan
 from mha.pruning import prune
+from mha.undoing import Setting
 
 UNCOUNTED = (  # fused attention that torch's counter has no formula for, and so takes for nothing
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -25,6 +26,8 @@ ATTENTION = (
     "_attention_forward",
     "flex_attention",
 )  # in the names of what multiplies two computed tensors
+
+_FAST_PATH = Setting(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -81,12 +84,8 @@ def count_flops(function: Callable[[], Any]) -> Flops:
 
 def without_fast_path(function: Callable[[], Any]) -> Any:
     """Call it while `nn.TransformerEncoder` and `nn.MultiheadAttention` run as what they are made of."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
+    with _FAST_PATH.at(False):
         return function()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def fill_flops(counted: Mapping[Shape, int], whole: Shape) -> dict[Shape, int]:

@@ -19,6 +19,7 @@ from mha.costs.table import CostTable
 from mha.errors import CostsError, UnsupportedModule
 from mha.families import find_attention
 from mha.families.registry import HOW_TO_REGISTER
+from mha.locking import locked
 from mha.masking import eval_mode
 from mha.timing import Rounds, Spread
 
@@ -59,7 +60,7 @@ def measure_costs(
         UnsupportedModule: the model has no attention of a known family.
     """
     _check(model, seconds)
-    with eval_mode(model):
+    with locked(model, by="mha.measure_costs"), eval_mode(model):
         where = _device_of(model) if device is None else torch.device(device)
         placed = model if _is_on(model, where) else copy.deepcopy(model).to(where)
         subject = Subject.of(placed, Call(args, kwargs).on(where))

@@ -71,15 +71,15 @@ class Ablation:
         given = {name: some for name, some in heads.items() if some}
         checked = list(given) if self._batch == 0 else [list(given)[self._batch % len(given)]]
         rises = {name: torch.zeros(0, dtype=torch.float64) for name in heads}
-        with self._replay as replay:
-            with replay.recording():
+        with self._replay.watching():
+            with self._replay.recording():
                 dense = self._loss(one)
             examples = one.examples  # a replay does not see them in all layers
             for name, some in given.items():
                 rises[name] = _row([self._from(one, name, head) for head in some]) - dense
                 if name in checked:  # afterwards: the masked passes before it may have left something behind
                     _compare(self._from(one, name), dense, f"replayed from {name!r} on")
-            replay.record.check()
+            self._replay.record.check()
         if self._batch == 0:
             replayed, anew = rises[name][0].item() + dense, self._loss(one, name, some[0])
             _compare(replayed, anew, f"replayed without head {some[0]} of {name!r}")

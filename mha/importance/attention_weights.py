@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer
 from mha.importance.calibration import Calibration
+from mha.undoing import hooked
 
 CHUNK = 1 << 22  # weights held at once
 FAR = 1e3  # a score so far below its row's largest has weight 0 in any precision: its key is masked
@@ -139,10 +140,8 @@ def watched(layers: Mapping[str, AttentionLayer], statistic: Statistic) -> Itera
     watch = _Watch(statistic)
     with ExitStack() as hooks:
         for layer in layers.values():
-            before = layer.module.register_forward_pre_hook(watch.enter(layer), with_kwargs=True, prepend=True)
-            after = layer.module.register_forward_hook(watch.leave(layer))
-            hooks.callback(before.remove)
-            hooks.callback(after.remove)
+            hooks.enter_context(hooked(layer.module, watch.enter(layer), before=True, with_kwargs=True, prepend=True))
+            hooks.enter_context(hooked(layer.module, watch.leave(layer)))
         hooks.enter_context(watch)
         yield
 

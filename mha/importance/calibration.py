@@ -13,7 +13,7 @@ from mha.errors import CalibrationError
 from mha.families import AttentionLayer, AttentionMap
 from mha.importance.examples import count_examples
 from mha.importance.meter import Meter
-from mha.masking import eval_mode, gated, on_context
+from mha.masking import gated, on_context
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Change = Callable[[AttentionLayer, Tensor], Tensor]
@@ -132,7 +132,7 @@ class Pass:
     def loss(
         self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None, share: float = 1
     ) -> Tensor:
-        """The batch's loss with every head multiplied by its gate; with gradients if they are enabled.
+        """The batch's loss with every head multiplied by its gate, for those who need no gradients of it.
 
         Args:
             change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
@@ -140,6 +140,17 @@ class Pass:
 
         Raises:
             CalibrationError: the loss did not run the model, or is not a finite scalar.
+        """
+        with self.run(gates, change=change, share=share) as value:
+            return value
+
+    @contextmanager
+    def run(
+        self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None, share: float = 1
+    ) -> Iterator[Tensor]:
+        """The batch's loss, as from `loss`. Its gradients are to be computed within the context.
+
+        A model that checkpoints its activations runs parts of itself again then, and must find the same gates.
         """
         calibration = self._calibration
         assert calibration.loss is not None
@@ -149,10 +160,10 @@ class Pass:
                 hooks.enter_context(on_context(layer, partial(self._observe, layer, change)))
             hooks.enter_context(gated(calibration.layers, gates or {}))
             value = calibration.loss(calibration.model, self.batch)
-        calibration.meter.ran_forward(share)
-        self._check(value)
-        self.examples = self._count()
-        return value
+            calibration.meter.ran_forward(share)
+            self._check(value)
+            self.examples = self._count()
+            yield value
 
     @property
     def model(self) -> nn.Module:
@@ -170,7 +181,10 @@ class Pass:
         """
         found: Sequence[Tensor | None] = [None] * len(inputs)
         if value.requires_grad and inputs:
-            found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
+            try:
+                found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
+            except RuntimeError as error:
+                raise CalibrationError(f"batch {self.number}: the loss can't be differentiated: {error}") from error
         if all(gradient is None for gradient in found):
             raise CalibrationError(
                 f"batch {self.number}: the loss has no gradient with respect to any attention head; it must be "
@@ -229,14 +243,6 @@ class Pass:
                 f"batch {self.number}: the loss is {value.item()}; look for NaN or infinite values in the "
                 "batch or in the model's weights"
             )
-
-
-@contextmanager
-def at_rest(model: nn.Module, seed: int) -> Iterator[None]:
-    """Eval mode, gradients enabled, seeded random numbers; on leaving, everything is as it was."""
-    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
-        torch.manual_seed(seed)
-        yield
 
 
 def _can_be_read(batches: object) -> bool:

@@ -75,18 +75,20 @@ def gate_gradients(one: Pass, unit: Unit) -> dict[str, Tensor]:
             known.append(ones.requires_grad_())
         return scale(context, layer, fitting[0] if fitting else known[-1])
 
-    value = one.loss(change=change)
-    if unit == "example":
-        _check_rows(one)
-    inputs = {f"{name} {number}": gate for name, rows in gates.items() for number, gate in enumerate(rows)}
-    found = one.gradients(value, inputs)
+    with one.run(change=change) as value:
+        if unit == "example":
+            _check_rows(one)
+        ran = {name: list(rows) for name, rows in gates.items()}  # a run again during the backward pass adds none
+        found = one.gradients(
+            value, {f"{name} {number}": gate for name, rows in ran.items() for number, gate in enumerate(rows)}
+        )
     own = 1 if unit == "batch" else one.examples
     return {
         name: own
         * torch.cat([found[f"{name} {number}"].reshape(-1, gate.shape[-1]) for number, gate in enumerate(rows)]).to(
             "cpu", torch.float64
         )
-        for name, rows in gates.items()
+        for name, rows in ran.items()
     }
 
 

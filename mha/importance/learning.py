@@ -38,8 +38,8 @@ def learn(
     for epoch in range(epochs):
         progress = epoch / max(epochs - 1, 1)
         for one in calibration.passes():
-            value = one.loss(gates(logits, progress))
-            gradients = one.gradients(value, logits)
+            with one.run(gates(logits, progress)) as value:
+                gradients = one.gradients(value, logits)
             with torch.no_grad():
                 adam.step(gradients)
                 if settle is not None:

@@ -146,11 +146,11 @@ def _slopes(calibration: Calibration, one: Pass) -> tuple[float, Tensor]:
         for name, layer in calibration.with_heads.items()
     }
     reseed(calibration.seed)
-    value = one.loss(gates)
     places = calibration.present()
-    if not value.requires_grad:
-        return value.item(), torch.zeros(len(places), dtype=torch.float64)
-    gradients = one.gradients(value, gates)
+    with one.run(gates) as value:
+        if not value.requires_grad:
+            return value.item(), torch.zeros(len(places), dtype=torch.float64)
+        gradients = one.gradients(value, gates)
     return value.item(), -torch.stack([gradients[name][head] for name, head in places])
 
 

@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mha.errors import CalibrationError, UnsupportedModule
 from mha.families import find_attention
 from mha.families.registry import HOW_TO_REGISTER
 from mha.heads import HeadScores
-from mha.importance.calibration import Calibration, Loss, at_rest
+from mha.importance.calibration import Calibration, Loss
 from mha.importance.meter import Meter
 from mha.importance.rounds import in_rounds
 from mha.importance.scored import Scored
-from mha.masking import nothing_compiled
+from mha.locking import locked
+from mha.masking import at_rest, nothing_compiled
 
 Needs = Literal["nothing", "context", "attention weights", "outputs", "gradients"]
 Function = Callable[..., Mapping[str, Tensor] | Scored]
@@ -93,7 +95,9 @@ def score(
     """Score every attention head of the model; larger = keep.
 
     The model runs in eval mode and is left exactly as it was, also after an error: weights, gradients,
-    modes, hooks and the random state. The result depends on nothing but the arguments.
+    modes, hooks and the random state. The result depends on nothing but the arguments: a call in another thread that
+    touches the model, or draws random numbers as every scoring may, is waited for (`mha.locking`). Code that
+    `torch.compile` has compiled runs uncompiled meanwhile, in the whole process.
 
     Args:
         batches: calibration batches, anything that can be read more than once, one batch after the other; None where
@@ -112,6 +116,7 @@ def score(
         CalibrationError: an unknown criterion or option, no batches, a loss that is not a finite scalar or does
             not depend on the model.
         UnsupportedModule: the model has no attention of a known family.
+        BusyError: another thread has the model, and waiting for it would not end.
     """
     chosen = describe(criterion)
     if unknown := set(options) - set(chosen.options):
@@ -119,19 +124,21 @@ def score(
             f"criterion {chosen.name!r} has no option {', '.join(sorted(unknown))}; "
             f"it takes {', '.join(chosen.options) or 'none'}"
         )
-    layers = find_attention(model)
-    if not layers:
-        listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
-        raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
-    meter = Meter(chosen.name, progress)
-    calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
-    if chosen.needs != "nothing":
-        calibration.check()
-    with at_rest(model, seed), nothing_compiled(), meter.shown():
-        if rounds is None:
-            found = chosen.scored(calibration, options)
-        else:
-            found = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
+    with locked(model, by="mha.score", draws=True):
+        layers = find_attention(model)
+        if not layers:
+            listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
+            raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
+        meter = Meter(chosen.name, progress)
+        calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
+        if chosen.needs != "nothing":
+            calibration.check()
+        with at_rest(model), nothing_compiled(), meter.shown():
+            torch.manual_seed(seed)
+            if rounds is None:
+                found = chosen.scored(calibration, options)
+            else:
+                found = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
     return HeadScores(
         {name: found.rows[name] for name in layers},
         groups={name: layer.num_kv_heads for name, layer in layers.items()},

@@ -6,7 +6,7 @@ before the projection began return what they returned then. Nothing is assumed a
 what ran before is known from the order of the calls alone.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mha.importance.record import NotReplayableError, Recorder, Run
+from mha.undoing import changed
 
 Handler = Callable[["partial[Any]", Run], Any]  # (the call, of a submodule with its arguments; its forward) -> output
 
@@ -60,7 +61,7 @@ class Player:
 class Replay:
     """A model whose passes can be recorded, and run again from an output projection on.
 
-    Within the context its submodules are watched; outside of `recording` and `starting_at` they do what they always
+    Within `watching` its submodules are watched; outside of `recording` and `starting_at` they do what they always
     do. One record is held at a time.
 
     Args:
@@ -71,20 +72,23 @@ class Replay:
         self.record = Recorder(outputs)
         self._modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._outputs = outputs
-        self._own: dict[nn.Module, Any] = {}
         self._handler: Handler | None = None
 
-    def __enter__(self) -> "Replay":
-        for module in self._modules:
-            self._own[module] = vars(module).get("forward")
-            vars(module)["forward"] = self._watched(module, self._own[module])
-        return self
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the context passes can be recorded and replayed; the record is dropped at the end."""
+        own = {module: vars(module).get("forward") for module in self._modules}
+        with changed(partial(self._unwatch, own)):
+            for module, forward in own.items():
+                vars(module)["forward"] = self._watched(module, forward)
+            yield
 
-    def __exit__(self, *_: object) -> None:
-        for module, own in self._own.items():
-            vars(module).pop("forward", None)
-            if own is not None:
-                vars(module)["forward"] = own
+    def _unwatch(self, own: Mapping[nn.Module, Any]) -> None:
+        for module, forward in own.items():
+            if forward is not None:
+                vars(module)["forward"] = forward
+            else:
+                vars(module).pop("forward", None)
         self.record = Recorder(self._outputs)
 
     @contextmanager

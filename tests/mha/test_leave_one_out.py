@@ -125,7 +125,8 @@ def test_the_attention_of_the_layer_itself_is_not_computed_again(stack, data, mo
 
 def test_the_record_holds_four_activations_of_a_block_at_most(stack, data):
     layers = mha.find_attention(stack)
-    with torch.no_grad(), Replay(stack, [layer.output for layer in layers.values()]) as replay:
+    replay = Replay(stack, [layer.output for layer in layers.values()])
+    with torch.no_grad(), replay.watching():
         with replay.recording():
             stack(data[0][0])
         held = sum(tensor.numel() for tensor in replay.record.held())
@@ -431,7 +432,8 @@ class FallsBack(Stack):
 def test_a_deviation_is_noticed_though_the_model_catches_it(data):
     model = drawn(FallsBack([Block(), Block()]))
     outputs = [block.attention.W_o for block in model.blocks]
-    with torch.no_grad(), Replay(model, outputs) as replay:
+    replay = Replay(model, outputs)
+    with torch.no_grad(), replay.watching():
         with replay.recording():
             model(data[0][0])
         with pytest.raises(NotReplayableError, match="pass ended before its FallsBack"), replay.starting_at(outputs[1]):

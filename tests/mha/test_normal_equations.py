@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mha.normal_equations import DAMPING, DAMPING_UNTRIED, Moments, recentre, refit, rescale
+from mha.normal_equations import DAMPING, DAMPING_UNTRIED, Moments, recentre, refit, rescale, without
 
 ROWS, K, OUT = 101, 7, 5
 
@@ -118,3 +118,18 @@ def test_rescale_is_least_squares_over_what_each_head_adds(data):
     factors = torch.from_numpy(np.linalg.lstsq(rows, targets, rcond=None)[0])
     scaled = rescale(Moments.of(x, y, w), nothing(), weight, bias, owner)
     torch.testing.assert_close(scaled, weight * factors[owner])
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_inputs_that_do_not_vary_are_solved_all_the_same(with_bias):
+    """About their mean nothing is left but rounding, which has no definite sign."""
+    x, y = torch.full((ROWS, K), 0.1, dtype=torch.float64), torch.full((ROWS, OUT), 3.0, dtype=torch.float64)
+    weight, bias = torch.zeros(OUT, K, dtype=torch.float64), torch.zeros(OUT, dtype=torch.float64)
+    given = bias if with_bias else None
+    found, shift = refit(Moments.of(x, y), nothing(), weight, given)
+    outputs = x @ found.T + (0.0 if shift is None else shift)
+    torch.testing.assert_close(outputs, y, rtol=0.02, atol=0)  # without a bias the damping keeps a share of the error
+    owner = torch.arange(K) // 2
+    for head, changed, _ in without(Moments.of(x, y), torch.ones_like(weight), given, owner):
+        assert changed.isfinite().all()
+        assert not changed[:, owner == head].any()

@@ -1,0 +1,148 @@
+"""Changes that are taken back, whatever happens and whoever else makes some too.
+
+An interrupt (Ctrl-C) may come between any two steps, also while changes are being taken back. So what takes a change
+back is written down before the change is made, can be done twice, and is done again by the call around it if it was
+cut short.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+Undo = Callable[[], object]
+
+_LOG = threading.local()  # .undos: what the changes of this thread are taken back by, in their order
+_OVERRIDDEN: dict[tuple[int, str], dict[object, Any]] = {}  # (module, attribute) -> what it was, and what it is to be
+_MISSING = object()
+
+
+@contextmanager
+def undoing() -> Iterator[None]:
+    """At the end of the context, whatever in it could not be taken back, being interrupted, is taken back."""
+    outer, own = getattr(_LOG, "undos", None), dict[Undo, None]()
+    try:
+        _LOG.undos = own
+        yield
+    finally:
+        for undo in reversed(list(own)):
+            undo()
+        if getattr(_LOG, "undos", None) is own:  # a generator may end late, or in another thread
+            _LOG.undos = outer
+
+
+@contextmanager
+def changed(undo: Undo) -> Iterator[None]:
+    """Within the context something may be changed that `undo` takes back; twice does no harm."""
+    undos = getattr(_LOG, "undos", None)
+    undos = dict[Undo, None]() if undos is None else undos
+    try:
+        undos[undo] = None
+        yield
+    finally:
+        undo()
+        undos.pop(undo, None)
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[..., Any], *, before: bool = False, **options: Any) -> Iterator[None]:
+    """Within the context the hook is called after the module's forward, or before it.
+
+    Args:
+        options: those of torch's `register_forward_hook` or `register_forward_pre_hook`.
+    """
+    with changed(partial(_unhook, module, hook)):
+        (module.register_forward_pre_hook if before else module.register_forward_hook)(hook, **options)
+        yield
+
+
+@contextmanager
+def overridden(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """Within the context the module has this attribute, or this class where that is "__class__".
+
+    Contexts of the same attribute may end in any order, as those of generators do: the one that began last counts, and
+    when none is left the attribute is as it was.
+    """
+    token = object()
+    with changed(partial(_give_back, module, name, token)):
+        held = _OVERRIDDEN.setdefault((id(module), name), {None: _value(module, name)})
+        held[token] = value
+        _put(module, name, value)
+        yield
+
+
+class Setting:
+    """A setting of the whole process that contexts in several threads want alike for a time.
+
+    When the last of them ends, it is what it was before the first.
+
+    Args:
+        read, write: the setting.
+    """
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
+        self._read, self._write = read, write
+        self._guard = threading.Lock()
+        self._tokens: set[object] = set()
+        self._before: Any = None
+
+    @contextmanager
+    def at(self, value: Any) -> Iterator[None]:
+        """Within the context the setting has this value."""
+        token = object()
+        with changed(partial(self._leave, token)):
+            self._join(token, value)
+            yield
+
+    def _join(self, token: object, value: Any) -> None:
+        with self._guard:
+            if not self._tokens:
+                self._before = self._read()
+                self._tokens.add(token)
+                self._write(value)
+            self._tokens.add(token)
+
+    def _leave(self, token: object) -> None:
+        with self._guard:
+            if self._tokens == {token}:
+                self._write(self._before)
+            self._tokens.discard(token)
+
+
+def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    for held in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, one in held.items() if one is hook]:
+            for marked in (
+                module._forward_pre_hooks_with_kwargs,
+                module._forward_hooks_with_kwargs,
+                module._forward_hooks_always_called,
+            ):
+                marked.pop(number, None)
+            held.pop(number, None)
+
+
+def _give_back(module: nn.Module, name: str, token: object) -> None:
+    held = _OVERRIDDEN.get((id(module), name))
+    if held is None:
+        return
+    left = [value for key, value in held.items() if key is not token]
+    _put(module, name, left[-1])
+    held.pop(token, None)
+    if len(left) == 1:  # what it was
+        _OVERRIDDEN.pop((id(module), name), None)
+
+
+def _value(module: nn.Module, name: str) -> Any:
+    return type(module) if name == "__class__" else vars(module).get(name, _MISSING)
+
+
+def _put(module: nn.Module, name: str, value: Any) -> None:
+    if name == "__class__":
+        module.__class__ = value
+    elif value is _MISSING:
+        vars(module).pop(name, None)
+    else:
+        vars(module)[name] = value
