@@ -4,6 +4,7 @@ Who comes second waits, also where two models merely share a module. A thread ma
 as `mha.check` masks. Nothing keeps a thread from calling a model that another one has masked: it sees the masks.
 """
 
+import inspect
 import logging
 import sys
 import threading
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from types import FrameType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import nn
@@ -72,15 +73,16 @@ def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
         _leave(hold)
 
 
-def exclusive(by: str) -> Callable[[Callable[Concatenate[nn.Module, P], T]], Callable[Concatenate[nn.Module, P], T]]:
-    """The decorated function, of a model, excludes those of other threads; what it makes can be trained, also if the
+def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """The decorated function, of a `model`, excludes those of other threads; what it makes can be trained, also if the
     caller is in inference mode."""
 
-    def decorate(function: Callable[Concatenate[nn.Module, P], T]) -> Callable[Concatenate[nn.Module, P], T]:
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
-        def alone(model: nn.Module, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+            model = cast(nn.Module, inspect.signature(function).bind(*args, **kwargs).arguments["model"])
             with locked(model, by=by), torch.inference_mode(False):
-                return function(model, *args, **kwargs)
+                return function(*args, **kwargs)
 
         return alone
 
