@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mha.errors import PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
+from mha.families.becoming import KEPT, keeps_own
 from mha.families.registry import HOW_TO_REGISTER
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
@@ -80,15 +82,23 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         context, *rest = args
         return (change(context), *rest) if runs else args
 
-    core = layer.core
+    core, kind = layer.core, layer.class_with(layer.num_heads)
+    if why := layer.why_hidden(kind):
+        raise UnsupportedModule(f"layer {layer.name!r}: {why}")
     with (
         hooked(layer.output, hook, before=True),
-        overridden(core, "__class__", layer.class_with(layer.num_heads)),
+        _kept_forward(core, kind),
+        overridden(core, "__class__", kind),
         nothing_compiled(),
         _unpacked(core),
         runs.told(),
     ):
         yield
+
+
+def _kept_forward(core: nn.Module, kind: type[nn.Module]) -> AbstractContextManager[None]:
+    """Within the context, hooks of accelerate call the forward of this class."""
+    return overridden(core, KEPT, MethodType(kind.forward, core)) if keeps_own(core) else nullcontext()
 
 
 class _Runs:

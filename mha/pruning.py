@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from mha.errors import MhaError, OptimizerError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
+from mha.families.becoming import become, why_not_copied, why_stuck
 from mha.families.config_view import own_config
 from mha.families.description import part_of
 from mha.families.gathering import select, selected
@@ -103,6 +104,8 @@ def plan_of(model: nn.Module) -> HeadPlan:
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    if why := why_not_copied(model):
+        raise MhaError(why)
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever a module of the user's may raise
@@ -138,13 +141,21 @@ def _cuts(model: nn.Module, plan: HeadPlan) -> list[_Cut]:
     """
     located = locate(model, plan)
     for layer, _ in located:
-        if why := why_held(unwrapped(model), layer.name):
-            raise UnsupportedModule(f"layer {layer.name!r}: {why}")
+        _check_free(layer, why_held(unwrapped(model), layer.name))
     cuts = {layer.name: _resolve(layer, heads) for layer, heads in located}
+    for layer, _ in located:
+        _check_free(layer, layer.why_hidden(cuts[layer.name].becomes))
+        for name in layer.description.selected:
+            _check_free(layer, why_stuck(layer.module.get_submodule(name), name))
     if sharing := [layer for layer, _ in located if layer.shares]:
         _check_alike(sharing, cuts, find_attention(model))
         _select_once(sharing, cuts)
     return list(cuts.values())
+
+
+def _check_free(layer: AttentionLayer, why: str | None) -> None:
+    if why is not None:
+        raise UnsupportedModule(f"layer {layer.name!r}: {why}")
 
 
 def _check_alike(sharing: Sequence[AttentionLayer], cuts: Mapping[str, _Cut], layers: AttentionMap) -> None:
@@ -343,7 +354,7 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, Tensor]) -> No
     core: Any = module.get_submodule(cut.core)
     if cut.config:
         core.config = own_config(core.config, cut.config)
-    core.__class__ = cut.becomes
+    become(core, cut.becomes)
     for name, features in cut.selected.items():
         select(module.get_submodule(name), features)
     set_lineage(module, cut.lineage, core)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from torch import nn
 
 from mha.errors import MhaError
-from mha.families.gathering import gathering
+from mha.families.becoming import why_stuck
+from mha.families.gathering import MASKS, gathering
 from mha.heads import Lineage, lineage_of
 from mha.layout import Axis
 
@@ -132,6 +133,15 @@ class AttentionLayer:
             return family.without_heads
         kind: Any = family.replacement or type(self.core)
         return gathering(kind, family.per_head) if family.per_head else kind
+
+    def why_hidden(self, kind: type[nn.Module]) -> str | None:
+        """Why the core can't become one of this class: a forward in the instance would hide that of the class.
+
+        Where only masks per head would be missed, which fail by their shape, it does not matter.
+        """
+        family = self.description
+        plain = family.replacement is None and kind is not family.without_heads and family.per_head.keys() <= {*MASKS}
+        return None if plain or kind is type(self.core) else why_stuck(self.core, family.core)
 
     @property
     def output(self) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.errors import MhaError, ShapeError
+from mha.families.becoming import become
 from mha.families.source import WHOLE, whole
 from mha.heads import core_lineage
 
@@ -125,7 +126,7 @@ def select(module: nn.Module, features: Tensor) -> None:
     device = next((parameter.device for parameter in module.parameters()), features.device)
     module.register_buffer(SELECTED, features.to(device), persistent=False)
     kind: Any = type(module)
-    module.__class__ = selecting(kind)
+    become(module, selecting(kind))
 
 
 def selected(module: nn.Module) -> int | None:

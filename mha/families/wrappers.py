@@ -53,6 +53,13 @@ def why_held(model: nn.Module, layer: str) -> str | None:
             return f"{name} is sharded by {how}, so its parameters lie in parts; prune it before it is sharded"
         if why := _known(module, FIXED):
             return f"{name} is a {type(module).__name__}: {why}"
+    inside = model.get_submodule(layer)
+    hooked = any("_hf_hook" in vars(module) for module in (*dict(_around(model, layer)).values(), *inside.modules()))
+    if hooked and (empty := next((name for name, parameter in inside.named_parameters() if parameter.is_meta), None)):
+        return (
+            f"{empty} is offloaded by accelerate, and has no values in the model; load the model without offloading "
+            "and prune it before it is dispatched"
+        )
     return None
 
 

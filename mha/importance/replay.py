@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mha.families.becoming import following_class
 from mha.importance.record import NotReplayableError, Recorder, Run
 from mha.undoing import changed
 
@@ -123,7 +124,7 @@ class Replay:
                 return forward(*args, **kwargs)
             return self._handler(partial(module, *args, **kwargs), partial(forward, *args, **kwargs))
 
-        return watched
+        return watched if own else following_class(watched)
 
     @contextmanager
     def _handled_by(self, handler: Handler) -> Iterator[None]:
