@@ -39,8 +39,11 @@ class Ablation:
         self._layers = calibration.with_heads
         self._replay = Replay(calibration.model, [layer.output for layer in self._layers.values()])
 
-    def rises(self, one: Pass, heads: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    def rises(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None" = None) -> dict[str, Tensor]:
         """How much the batch's loss rises when each of these heads, given by position, is switched off; no gradients.
+
+        Args:
+            noted: where each layer's rises are written down once they are known.
 
         Returns:
             layer name -> (number of its heads given,) in float64, for each layer in `heads`.
@@ -50,12 +53,14 @@ class Ablation:
         """
         with torch.no_grad():
             if self.whole is not None or not any(heads.values()):
-                return self._anew(one, heads)
+                return self._anew(one, heads, noted)
             try:
-                return self._replayed(one, heads)
+                return self._replayed(one, heads, noted)
             except Exception as error:  # whatever it is: if it is not the replay's fault, the whole pass raises it too
                 self.whole = str(error) if isinstance(error, NotReplayableError) else repr(error)
-            rises = self._anew(one, heads)
+                if noted is not None:
+                    noted.drop()
+            rises = self._anew(one, heads, noted)
             LOGGER.warning("leave-one-out makes every pass as a whole: %s", self.whole)
             return rises
 
@@ -63,11 +68,15 @@ class Ablation:
         """How much of a forward pass it takes to leave out a head of this layer, by the last batch."""
         return self._shares.get(name, 1.0) if self.whole is None else 1.0
 
-    def _anew(self, one: Pass, heads: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        dense = self._loss(one)
-        return {name: _row([self._loss(one, name, head) for head in given]) - dense for name, given in heads.items()}
+    def _anew(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None") -> dict[str, Tensor]:
+        dense, rises = self._loss(one), {}
+        for name, given in heads.items():
+            rises[name] = _row([self._loss(one, name, head) for head in given]) - dense
+            if noted is not None:
+                noted.put(name, rises[name], one.examples)
+        return rises
 
-    def _replayed(self, one: Pass, heads: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    def _replayed(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None") -> dict[str, Tensor]:
         given = {name: some for name, some in heads.items() if some}
         checked = list(given) if self._batch == 0 else [list(given)[self._batch % len(given)]]
         rises = {name: torch.zeros(0, dtype=torch.float64) for name in heads}
@@ -79,6 +88,8 @@ class Ablation:
                 rises[name] = _row([self._from(one, name, head) for head in some]) - dense
                 if name in checked:  # afterwards: the masked passes before it may have left something behind
                     _compare(self._from(one, name), dense, f"replayed from {name!r} on")
+                if noted is not None:
+                    noted.put(name, rises[name], examples)
             self._replay.record.check()
         if self._batch == 0:
             replayed, anew = rises[name][0].item() + dense, self._loss(one, name, some[0])
@@ -106,6 +117,35 @@ class Ablation:
 
     def _output(self, name: str) -> nn.Module:
         return self._layers[name].output
+
+
+class Noted:
+    """What the journal has of a batch: layer by layer, the rises and how many examples they are means over.
+
+    Args:
+        heads: layer name -> positions of those that are left out.
+    """
+
+    def __init__(self, calibration: Calibration, number: int, heads: Mapping[str, Sequence[int]]) -> None:
+        self._journal, self._heads = calibration.journal, heads
+        self._keys = {name: calibration.key(f"batch {number} of {name!r}") for name in heads}
+
+    def missing(self) -> dict[str, Sequence[int]]:
+        """The layers of which nothing is known."""
+        return {name: heads for name, heads in self._heads.items() if self._keys[name] not in self._journal}
+
+    def put(self, name: str, rises: Tensor, examples: int) -> None:
+        self._journal.put(self._keys[name], [examples, *rises.tolist()])
+
+    def drop(self) -> None:
+        """What was noted of this batch can't be trusted."""
+        self._journal.drop(self._keys.values())
+
+    def rises(self, name: str) -> Tensor:
+        return _row(self._journal[self._keys[name]][1:])
+
+    def examples(self, name: str) -> int:
+        return int(self._journal[self._keys[name]][0])
 
 
 def reseed(seed: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mha.errors import CalibrationError
 from mha.families import AttentionLayer, AttentionMap
 from mha.importance.examples import count_examples
+from mha.importance.journal import Journal
 from mha.importance.meter import Meter
 from mha.masking import gated, on_context
 
@@ -27,6 +28,7 @@ class Calibration:
         count: batch -> how many examples it has; None finds out.
         meter: counts the model's runs.
         removed: layer name -> positions of the heads that are masked while an iterative mode scores the others.
+        journal: what has been measured, by this call or by one that was cut short.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Calibration:
     count: Callable[[Any], int] | None = None
     meter: Meter = field(default_factory=Meter, repr=False)
     removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    journal: Journal = field(default_factory=lambda: Journal(None, {}), repr=False)
     generator: torch.Generator = field(init=False, repr=False)
     _lengths: list[int] = field(init=False, repr=False, default_factory=list)
 
@@ -56,6 +59,10 @@ class Calibration:
             for head in range(layer.num_heads)
             if head not in self.removed.get(name, ())
         ]
+
+    def key(self, what: str) -> str:
+        """Where the journal has this, with the heads that are masked now."""
+        return f"{what} without {sorted((name, sorted(heads)) for name, heads in self.removed.items() if heads)}"
 
     def check(self) -> None:
         """

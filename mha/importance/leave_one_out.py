@@ -3,7 +3,7 @@
 import torch
 
 from mha.errors import CalibrationError
-from mha.importance.ablation import Ablation
+from mha.importance.ablation import Ablation, Noted
 from mha.importance.calibration import Calibration
 from mha.importance.racing import race
 from mha.importance.registry import criterion
@@ -40,13 +40,17 @@ def _every_head(calibration: Calibration, ablation: Ablation) -> Scored:
     for name, head in calibration.present():
         heads.setdefault(name, []).append(head)
     total = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
-    examples, before = 0, calibration.meter.forward
+    examples, told = 0, False
     for one in calibration.passes():
-        for name, rises in ablation.rises(one, heads).items():
-            total[name][heads[name]] += rises * one.examples
-        examples += one.examples
-        if one.number == 0:
-            calibration.expect(round(calibration.meter.forward - before))
+        noted, before = Noted(calibration, one.number, heads), calibration.meter.forward
+        if noted.missing() or not heads:
+            ablation.rises(one, noted.missing(), noted)
+            if not told:
+                calibration.expect(round(calibration.meter.forward - before))
+            told = True
+        for name in heads:
+            total[name][heads[name]] += noted.rises(name) * noted.examples(name)
+        examples += noted.examples(next(iter(heads))) if heads else one.examples
     return Scored({name: row / examples for name, row in total.items()}, examples)
 
 

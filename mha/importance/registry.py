@@ -1,8 +1,10 @@
 """The criteria by name, and the one call that scores with any of them."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,7 +14,8 @@ from mha.errors import CalibrationError, UnsupportedModule
 from mha.families import find_attention
 from mha.families.registry import HOW_TO_REGISTER
 from mha.heads import HeadScores
-from mha.importance.calibration import Calibration, Loss
+from mha.importance.calibration import Calibration, Loss, Pass
+from mha.importance.journal import Journal, content_of, name_of, weights_of
 from mha.importance.meter import Meter
 from mha.importance.rounds import in_rounds
 from mha.importance.scored import Scored
@@ -90,6 +93,7 @@ def score(
     rounds: int | None = None,
     examples: Callable[[Any], int] | None = None,
     progress: bool | None = None,
+    journal: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> HeadScores:
     """Score every attention head of the model; larger = keep.
@@ -110,11 +114,16 @@ def score(
             greedy order.
         examples: batch -> how many examples it has; found out from its tensors and the attention's unless given.
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
+        journal: a file in which what has been measured is kept, written every few seconds. The same call goes on from
+            it after a kill, and gives what it would have given. It holds each layer's losses of a batch for
+            leave-one-out (not racing), each loss for shapley, and every round; within a round or a call of another
+            criterion nothing is kept. Weights, batches, options, seed and the first batch's loss must be the same; of
+            functions only their names and that loss can be compared.
         options: those of the criterion, as keyword arguments.
 
     Raises:
         CalibrationError: an unknown criterion or option, no batches, a loss that is not a finite scalar or does
-            not depend on the model.
+            not depend on the model; a journal of another scoring.
         UnsupportedModule: the model has no attention of a known family.
         BusyError: another thread has the model, and waiting for it would not end.
     """
@@ -133,7 +142,10 @@ def score(
         calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
         if chosen.needs != "nothing":
             calibration.check()
-        with at_rest(model), nothing_compiled(), meter.shown():
+        with at_rest(model), nothing_compiled(), meter.shown(), ExitStack() as opened:
+            if journal is not None:
+                kept = Journal(journal, _identity(calibration, chosen, rounds, options))
+                calibration = replace(calibration, journal=opened.enter_context(kept.open()))
             torch.manual_seed(seed)
             if rounds is None:
                 found = chosen.scored(calibration, options)
@@ -148,3 +160,26 @@ def score(
         errors=found.errors,
         spent=meter.spent(),
     )
+
+
+def _identity(
+    calibration: Calibration, chosen: Criterion, rounds: int | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the measurements of a scoring depend on, as far as it can be told."""
+    torch.manual_seed(calibration.seed)  # a loader that shuffles by it gives the batches that scoring will read
+    identity: dict[str, Any] = {
+        "criterion": chosen.name,
+        "options": content_of(dict(sorted(options.items()))),
+        "rounds": rounds,
+        "seed": calibration.seed,
+        "loss function": name_of(calibration.loss),
+        "model": weights_of(calibration.model),
+        "set of heads": [[name, list(layer.heads)] for name, layer in calibration.layers.items()],
+    }
+    if chosen.needs != "nothing":
+        batches = list(calibration.batches or ())
+        identity["set of batches"] = [content_of(batch) for batch in batches]
+        torch.manual_seed(calibration.seed)
+        with torch.no_grad():
+            identity["loss of the first batch"] = [Pass(calibration, 0, batch).loss().item() for batch in batches[:1]]
+    return identity

@@ -56,6 +56,10 @@ def _worst(
         for name, layer in calibration.layers.items()
         if removed[name]
     }
-    with masked(calibration.model, HeadPlan(kept)):
-        rows = scores(left)
+
+    def found() -> dict[str, list[float]]:
+        with masked(calibration.model, HeadPlan(kept)):
+            return {name: [float(value) for value in row] for name, row in scores(left).items()}
+
+    rows = calibration.journal.get(left.key("scores"), found)
     return sorted(present, key=lambda place: float(rows[place[0]][place[1]]))[:count]
