@@ -1,6 +1,7 @@
 """Models that are compiled, replicated, sharded or scripted: pruned as what they wrap, or refused by name."""
 
 import copy
+import inspect
 import json
 import os
 import subprocess
@@ -165,3 +166,39 @@ def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(tmp_path):
     found = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
     assert [one["wrapped anew"] for one in found] == [0.0, 0.0]
     assert min(one["not wrapped"] for one in found) > 1e-4
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Alone() for _ in range(10))
+        for layer in self.layers:
+            layer.attention = mha.MultiHeadAttention(13, 13, 13, 13, 10, head_dim=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("remedy", [None, "isolate_recompiles", "recompile_limit"])
+def test_layers_of_many_shapes_compiled_one_by_one(x, remedy):
+    """What docs/around-models.md says: torch gives up on the ninth shape, and two ways around that."""
+    if remedy == "isolate_recompiles" and remedy not in inspect.signature(torch.compile).parameters:
+        pytest.skip("this torch can't isolate recompiles")
+    model = Layers().double().eval()
+    plan = HeadPlan({f"layers.{number}.attention": range(number + 1) for number in range(10)})
+    pruned = mha.prune(model, plan)
+    expected = pruned(x)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    options = {"isolate_recompiles": True} if remedy == "isolate_recompiles" else {}
+    for layer in pruned.layers:
+        layer.compile(backend="eager", dynamic=False, **options)
+    with torch._dynamo.config.patch(recompile_limit=11 if remedy == "recompile_limit" else 8):
+        torch.testing.assert_close(pruned(x), expected)
+    gave_up = any("recompile limit" in reason for reason in counters["unimplemented"])
+    assert (counters["stats"]["unique_graphs"], gave_up) == ((8, True) if remedy is None else (10, False))
+    torch._dynamo.reset()
