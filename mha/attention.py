@@ -4,14 +4,13 @@ That independence is what makes a pruned layer just another constructor call: fi
 in a model of width 128 is `MultiHeadAttention(128, 128, 128, 128, 5, head_dim=16)`.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mha.errors import ShapeError
 from mha.heads import lineage_of
+from mha.output_bias import OutputBias, tied_to
 from mha.packing import Packing, attend_packed, clear
 
 
@@ -31,7 +30,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: key/value heads; as many as query heads unless given.
 
     The parameters are those of `W_q`, `W_k`, `W_v`, `W_o` (`nn.Linear`), so the `state_dict` of the
-    module of this name in Dive into Deep Learning loads unchanged.
+    module of this name in Dive into Deep Learning loads unchanged. Without heads there is only the bias of the output.
 
     Raises:
         ShapeError: sizes that do not divide, or inputs that do not have the widths declared here.
@@ -39,6 +38,7 @@ class MultiHeadAttention(nn.Module):
 
     shown_heads: tuple[int, ...] | None = None  # whose weights to return; None: of all
     packs: bool = True  # whether padding is left out where `query_lens` says what is real
+    _mha_uses = frozenset({"W_o_without_heads"})  # what is left of it when it loses its last head
 
     def __init__(
         self,
@@ -59,11 +59,15 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = _head_dim(num_hiddens, num_heads) if head_dim is None else head_dim
         self.dropout = dropout
         _check_sizes(self.num_heads, self.num_kv_heads, self.head_dim, dropout)
+        self.input_sizes = query_size, key_size, value_size
+        if num_heads == 0:
+            self.W_o_without_heads = OutputBias(num_hiddens, nn.Parameter(torch.zeros(num_hiddens)) if bias else None)
+            return
         inner, inner_kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        self.W_q = _linear(query_size, inner, bias)
-        self.W_k = _linear(key_size, inner_kv, bias)
-        self.W_v = _linear(value_size, inner_kv, bias)
-        self.W_o = _linear(inner, num_hiddens, bias)
+        self.W_q = nn.Linear(query_size, inner, bias)
+        self.W_k = nn.Linear(key_size, inner_kv, bias)
+        self.W_v = nn.Linear(value_size, inner_kv, bias)
+        self.W_o = nn.Linear(inner, num_hiddens, bias)
 
     def forward(
         self,
@@ -120,8 +124,9 @@ class MultiHeadAttention(nn.Module):
         """The output, and the weights if they are wanted."""
         batch, num_queries, num_keys = queries.shape[0], queries.shape[1], keys.shape[1]
         if self.num_heads == 0:
-            output = self._output_without_heads(batch, num_queries)
-            return output, output.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
+            weights = queries.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
+            given = {"queries": queries, "keys": keys, "values": values}
+            return tied_to(self.W_o_without_heads(queries), given), weights
 
         by_query, by_key = (
             (batch, num_queries, self.num_heads, self.head_dim),
@@ -162,7 +167,7 @@ class MultiHeadAttention(nn.Module):
         packing = Packing(query_lens, key_lens, num_queries, num_keys, queries.device)
         packed = packing.queries.pack(queries)
         if self.num_heads == 0:
-            return packing.queries.unpack(self._output_without_heads(1, len(packed)).squeeze(0))
+            return packing.queries.unpack(self.W_o_without_heads(packed))
         same = keys is queries and packing.keys is packing.queries
         memory = packed if same else packing.keys.pack(keys)
         content = memory if values is keys else packing.keys.pack(values)
@@ -176,13 +181,6 @@ class MultiHeadAttention(nn.Module):
     def extra_repr(self) -> str:
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"
         return f"num_heads={self.num_heads}, head_dim={self.head_dim}{kv}, dropout={self.dropout}"
-
-    def _output_without_heads(self, batch: int, num_queries: int) -> Tensor:
-        """What is left of `W_o` over no columns: its bias, at every query."""
-        bias = self.W_o.bias
-        if bias is None:
-            bias = self.W_o.weight.new_zeros(self.W_o.out_features)
-        return bias.expand(batch, num_queries, -1).clone()
 
     def _mask(
         self, q: Tensor, num_keys: int, valid_lens: Tensor | None, attn_mask: Tensor | None, is_causal: bool
@@ -225,7 +223,7 @@ class MultiHeadAttention(nn.Module):
         return attn_mask[..., list(lineage.heads), :, :]
 
     def _check_inputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> None:
-        widths = self.W_q.in_features, self.W_k.in_features, self.W_v.in_features
+        widths = self.input_sizes
         try:
             (b, _, query_size), (b_k, k, key_size), (b_v, v, value_size) = queries.shape, keys.shape, values.shape
             fits = (query_size, key_size, value_size) == widths and b == b_k == b_v and k == v
@@ -275,13 +273,6 @@ def _check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: floa
         )
     if not 0.0 <= dropout < 1.0:
         raise ShapeError(f"dropout: expected a probability in [0, 1), got {dropout}")
-
-
-def _linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
-    """`nn.Linear`, without its warning about having nothing to initialise when a layer has no heads."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        return nn.Linear(in_features, out_features, bias)
 
 
 def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:

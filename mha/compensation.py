@@ -20,6 +20,7 @@ from mha.layout import owners
 from mha.locking import locked
 from mha.masking import at_rest
 from mha.normal_equations import Moments, recentre, refit, rescale
+from mha.output_bias import OutputBias
 from mha.pruning import kept_entries, plan_of
 from mha.streams import (
     Forward,
@@ -101,7 +102,7 @@ def _fit_again(
     """Fit the linear layers of the model anew, in place."""
     students, teachers = find_attention(repaired), find_attention(teacher)
     _check_belong(students, teachers)
-    layers = {output_name(layer): layer for layer in students.values()}
+    layers = {output_name(teachers[name]): layer for name, layer in students.items()}
     cut = [name for name, layer in layers.items() if layer.num_heads < teachers[layer.name].num_heads]
     own = method != "least_squares"
     others = [] if own or scope == "attention" else _shared(teacher, teachers, repaired)
@@ -169,15 +170,18 @@ class _Repair:
     """One linear layer to be fitted again.
 
     Args:
+        name: of the layer in the dense model.
         layer: the attention layer whose output projection it is, if it is one.
     """
 
     def __init__(self, name: str, layer: AttentionLayer | None, goal: Goal, model: nn.Module, method: Method) -> None:
         self.name = name
-        self.linear = model.get_submodule(name)
+        self.linear = model.get_submodule(name) if layer is None else layer.output
         self._layer, self._goal, self._model, self._method = layer, goal, model, method
 
     def run(self, batches: Sequence[Any], forward: Forward) -> None:
+        if self._without_heads and self.linear._parameters["bias"] is None:
+            return
         fit, held = self._moments(batches, forward)
         if not (fit + held).n > 0:  # nothing that forward returns depends on the layer
             return
@@ -264,8 +268,9 @@ def _add_moments(
 
 
 def _set(linear: nn.Module, weight: Tensor, shift: Tensor | None) -> None:
-    """Give the layer this weight (o, k) and bias."""
-    linear.get_parameter("weight").copy_(weight.T if is_conv1d(linear) else weight)
+    """Give the layer this weight (o, k) and bias; an output without heads has no weight."""
+    if not isinstance(linear, OutputBias):
+        linear.get_parameter("weight").copy_(weight.T if is_conv1d(linear) else weight)
     bias = linear._parameters.get("bias")
     if bias is not None and shift is not None:
         bias.copy_(shift)
@@ -337,7 +342,7 @@ def _check_belong(students: Mapping[str, AttentionLayer], teachers: Mapping[str,
     for name, student in students.items():
         teacher = teachers[name]
         for layer in (student, teacher):
-            if not is_linear(layer.output):
+            if layer.num_heads and not is_linear(layer.output):
                 raise UnsupportedModule(
                     f"layer {name!r}: its output projection is a {type(layer.output).__name__}, not a plain linear"
                 )

@@ -42,6 +42,8 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
     """
     with locked(model, by="mha.masked"), ExitStack() as hooks:
         for layer, heads in locate(model, plan):
+            if not layer.num_heads:
+                continue  # there is nothing to switch off
             kept = torch.zeros(layer.num_heads, dtype=torch.bool)
             kept[list(heads)] = True
             hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))

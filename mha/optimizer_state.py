@@ -103,7 +103,7 @@ class Following:
     def follow(self, after: Iterable[Tensor]) -> None:
         """Go on with these parameters of the model; those that left it leave the optimizers too."""
         present = {id(parameter) for parameter in after}
-        gone = self._before - present
+        gone = (self._before | {id(one.new) for one in self._sliced.values()}) - present
         for one in self._sliced.values():
             if one.old.grad is not None:
                 one.new.grad = taken(one.old.grad, one.indices)

@@ -12,7 +12,7 @@ from mha.families import find_attention
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan
 from mha.optimizer_state import Indices, plain, sliced_state
-from mha.pruning import kept_entries
+from mha.pruning import kept_entries, moved_parameters
 
 SomeOptimizer = TypeVar("SomeOptimizer", bound=Optimizer)
 
@@ -21,10 +21,11 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     """An optimizer of the same class and options over `after`'s parameters, with the state of what stayed.
 
     `after` is `before` pruned (not in place). Whatever the optimizer keeps in the shape of a parameter (Adam's moments,
-    SGD's momentum) is sliced as the parameter was; step counts are kept. So training goes on as it would have with the
-    removed heads masked. Groups, their options and their order stay. The given optimizer is left as it is; its hooks
-    stay with it, and a learning-rate schedule has to be made anew for the new one. Of accelerate's wrapper, what it
-    wraps is sliced: prepare that anew. (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
+    SGD's momentum) is sliced as the parameter was; step counts are kept; what left with a layer's last head leaves its
+    group. So training goes on as it would have with the removed heads masked. Groups, their options and their order
+    stay. The given optimizer is left as it is; its hooks stay with it, and a learning-rate schedule has to be made anew
+    for the new one. Of accelerate's wrapper, what it wraps is sliced: prepare that anew. (`prune(…, inplace=True,
+    optimizer=…)` keeps the optimizer itself.)
 
     Raises:
         OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or
@@ -36,13 +37,17 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     names = {id(parameter): name for name, parameter in before.named_parameters()}
     new = dict(after.named_parameters(remove_duplicate=False))
     indices = kept_entries(before, _plan(before, after))
+    moved = moved_parameters(before, after)
     groups: list[dict[str, Any]] = []
     state: dict[Tensor, dict[str, Any]] = {}
     for number, group in enumerate(optimizer.param_groups):
         kept = []
         for parameter in group["params"]:
             name = _name(names, parameter, number)
-            sliced = _counterpart(name, parameter, new, indices.get(name, {}))
+            there = moved.get(name, name)
+            if there is None:  # it has left with the last head of its layer
+                continue
+            sliced = _counterpart(there, parameter, new, indices.get(name, {}))
             kept.append(sliced)
             if parameter in optimizer.state:
                 state[sliced] = sliced_state(name, optimizer.state[parameter], parameter, indices.get(name, {}))

@@ -18,6 +18,7 @@ from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.becoming import become, why_not_copied, why_stuck
 from mha.families.config_view import own_config
 from mha.families.description import part_of
+from mha.families.emptied import Emptied, leave_output_bias
 from mha.families.gathering import select, selected
 from mha.families.linears import is_conv1d
 from mha.families.wrappers import unwrapped, why_fixed, why_held
@@ -86,12 +87,27 @@ def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor
     Raises:
         PlanError, UnsupportedModule: as `prune`.
     """
-    cuts = _cuts(model, plan)
     return {
-        f"{cut.layer}.{name}" if cut.layer else name: dict(indices)
-        for cut in cuts
-        for name, indices in cut.indices.items()
+        _under(cut.layer, name): dict(indices) for cut in _cuts(model, plan) for name, indices in cut.indices.items()
     }
+
+
+def moved_parameters(before: nn.Module, after: nn.Module) -> dict[str, str | None]:
+    """Every parameter of `before` that has another name in `after`, which is `before` pruned: its new name, or None
+    where it has left with the last head of its layer."""
+    here, there = find_attention(before), find_attention(after)
+    outputs = {
+        _under(name, f"{layer.description.output}.bias"): _under(name, f"{there[name].description.output}.bias")
+        for name, layer in here.items()
+        if not there[name].num_heads
+    }
+    inside = [
+        f"{name}." if name else "" for name, layer in here.items() if layer.num_heads and not there[name].num_heads
+    ]
+    names = [name for name, _ in before.named_parameters(remove_duplicate=False)]
+    left = dict(after.named_parameters(remove_duplicate=False)).keys()
+    gone = [name for name in names if name not in left and any(name.startswith(prefix) for prefix in inside)]
+    return {name: outputs.get(name) for name in gone}
 
 
 def plan_of(model: nn.Module) -> HeadPlan:
@@ -127,19 +143,27 @@ class _Cut:
     core: str
     becomes: type[nn.Module]  # the core's class
     lineage: Lineage
+    emptied: Emptied | None  # for a layer that loses its last head
+    linears: tuple[str, ...]  # submodules that put out features of heads
+    output: str
+    tensors: tuple[str, ...]  # parameters and buffers with heads that no linear holds
 
     def kept_of(self, part: str) -> Mapping[int, Tensor]:
         """Dimension -> positions to keep of a parameter, or of the output of a submodule that is selected from."""
         return {-1: self.selected[part]} if part in self.selected else self.indices.get(part, {})
 
 
+def _under(layer: str, name: str) -> str:
+    return f"{layer}.{name}" if layer else name
+
+
 def _cuts(model: nn.Module, plan: HeadPlan) -> list[_Cut]:
-    """What happens to each layer that the plan names, all of it checked.
+    """What happens to each layer that the plan names and that has any head, all of it checked.
 
     Raises:
         PlanError, UnsupportedModule: as `prune`.
     """
-    located = locate(model, plan)
+    located = [(layer, heads) for layer, heads in locate(model, plan) if layer.num_heads]
     for layer, _ in located:
         _check_free(layer, why_held(unwrapped(model), layer.name))
     cuts = {layer.name: _resolve(layer, heads) for layer, heads in located}
@@ -219,8 +243,20 @@ def _resolve(layer: AttentionLayer, heads: tuple[int, ...]) -> _Cut:
         name: kept_positions(_checked_selection(layer, name, axis), layer.sizes, heads, groups)
         for name, axis in family.selected.items()
     }
-    becomes = layer.class_with(len(heads))
-    return _Cut(layer.name, indices, features, counts, config, family.core, becomes, lineage)
+    return _Cut(
+        layer.name,
+        indices,
+        features,
+        counts,
+        config,
+        family.core,
+        layer.class_with(len(heads)),
+        lineage,
+        None if heads else Emptied.of(layer),
+        tuple(family.rows),
+        family.output,
+        tuple(family.tensors),
+    )
 
 
 def _axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
@@ -358,3 +394,5 @@ def _apply(module: nn.Module, cut: _Cut, parameters: Mapping[str, Tensor]) -> No
     for name, features in cut.selected.items():
         select(module.get_submodule(name), features)
     set_lineage(module, cut.lineage, core)
+    if cut.emptied is not None:
+        leave_output_bias(module, cut.emptied, cut.output, cut.linears, cut.tensors)

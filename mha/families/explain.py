@@ -14,11 +14,12 @@ from torch import nn
 from mha.families.after_output import after_output
 from mha.families.description import Family
 from mha.families.free_width import with_free_width
+from mha.families.generated import whole
 from mha.families.inputs import explain_inputs
 from mha.families.own_parameters import explain_own
-from mha.families.source import Reading, UnclearError, reading, text, whole
+from mha.families.source import Reading, UnclearError, reading, text
 from mha.families.weights import weights_of
-from mha.families.without_heads import without_heads
+from mha.families.without_heads import Returned, without_heads
 from mha.layout import Axis, count
 
 T = TypeVar("T")
@@ -165,16 +166,15 @@ def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading
     if SEVERAL_CONTEXTS & code.variables:
         return None
     output = None if found.core else found.output
-    first = SEQUENCE_FIRST in text(core)
-    return without_heads(
-        kind,
+    returned = Returned(
         output,
         code.returned,
         after_output(core),
-        weights=weights_of(core),
+        weights_of(core),
         as_list=code.as_list,
-        sequence_first=first,
+        sequence_first=SEQUENCE_FIRST in text(core),
     )
+    return without_heads(kind, returned)
 
 
 def head_width(core: nn.Module) -> int | None:

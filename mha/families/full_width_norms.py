@@ -27,8 +27,7 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
         if d is None:
             raise UnclearError("no attribute gives the width of a head")
         groups, heads = _features(module, "v_proj", 0) // d, _features(module, "o_proj", 1) // d
-        per_group = heads // groups if groups else vars(module).get("num_key_value_groups", 1)
-        sizes = {"h": groups, "g": per_group, "d": d, "e": d}
+        sizes = {"h": groups, "g": heads // groups, "d": d, "e": d}
         found = Projections(
             name="q_proj + norm over all heads … o_proj",
             core="",

@@ -99,8 +99,6 @@ def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], l
         if not heads or inner % heads:
             raise UnclearError("neither the width nor the number of heads is clear")
         d = inner // heads
-    if inner == 0:
-        return {"h": 0, "g": vars(module).get("num_key_value_groups", 1), "d": d, "e": d, "s": 3}
     groups = (total - inner) // (2 * d)
     heads = inner // d
     if (

@@ -5,7 +5,6 @@ that it read when all were there. torch's functional form, which the original ca
 the model's width: a masked or sliced module computes attention itself.
 """
 
-import functools
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -13,10 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mha.families.description import Family
+from mha.families.emptied import USES
 from mha.families.explain import Projections, describe, head_width, is_from_transformers
 from mha.families.gathering import of_heads
+from mha.families.generated import Members, making_class, whole
 from mha.families.registry import register_convention
-from mha.families.source import WHOLE, UnclearError, whole
+from mha.families.source import UnclearError
 from mha.heads import core_lineage
 from mha.layout import Axis
 
@@ -45,8 +46,8 @@ def gated_bias(module: nn.Module) -> Family | str | None:
             inputs,
             unread=frozenset({"embed_dim"}),
         )
-        replacement = with_gated_bias(whole(module))
-        return describe(module, found, replacement=replacement, empty=replacement)
+        kind = whole(module)
+        return describe(module, found, replacement=with_gated_bias(kind), empty=without_gated_bias(kind))
     except UnclearError as reason:
         return str(reason)
 
@@ -57,8 +58,8 @@ def has_gated_bias(module: nn.Module) -> bool:
     return is_from_transformers(module) and held >= GATE
 
 
-@functools.cache
-def with_gated_bias(kind: Any) -> type[nn.Module]:
+@making_class
+def with_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
     """A subclass with any number of heads, which takes and returns the bias of all original ones, (b h, q, k)."""
 
     def forward(
@@ -69,9 +70,8 @@ def with_gated_bias(kind: Any) -> type[nn.Module]:
         index: int = 0,  # noqa: ARG001
         **kwargs: Any,  # noqa: ARG001
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, length, _ = hidden_states.shape
-        if position_bias is None:
-            position_bias = self.compute_bias(length, length).repeat(batch, 1, 1)
+        batch = len(hidden_states)
+        position_bias = _made(self, hidden_states, position_bias)
         bias = rearrange(of_heads(self, "position_bias", position_bias, -3), "(b h) q k -> b h q k", b=batch)
         parts = rearrange(hidden_states, "b q (h d) -> b h q d", d=self.head_dim)
         if (lineage := core_lineage(self)) is not None:
@@ -86,8 +86,34 @@ def with_gated_bias(kind: Any) -> type[nn.Module]:
             scores = scores.masked_fill(attention_mask.ne(1)[:, None, None], float("-inf"))
         weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         output = self.out_proj(rearrange(weights @ v, "b h q d -> b q (h d)"))
-        shown = weights.mean(dim=1, keepdim=True).expand_as(weights) if weights.shape[1] else weights
-        return output, shown, position_bias
+        return output, weights.mean(dim=1, keepdim=True).expand_as(weights), position_bias
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
-    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+    return "OfFewerHeads", {"forward": forward}
+
+
+@making_class
+def without_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
+    """A subclass without heads, which still makes, or hands on, the bias of all original ones."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,  # noqa: ARG001
+        position_bias: Tensor | None = None,
+        index: int = 0,  # noqa: ARG001
+        **kwargs: Any,  # noqa: ARG001
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, _ = hidden_states.shape
+        weights = hidden_states.new_zeros(batch, 0, length, length)
+        return self.out_proj_without_heads(hidden_states), weights, _made(self, hidden_states, position_bias)
+
+    return "WithoutHeads", {"forward": forward, USES: frozenset({"out_proj_without_heads", "rel_attn_embed"})}
+
+
+def _made(module: Any, hidden: Tensor, position_bias: Tensor | None) -> Tensor:
+    """The bias of all original heads, (b h, q, k), as it was handed on or as this layer makes it."""
+    if position_bias is not None:
+        return position_bias
+    batch, length, _ = hidden.shape
+    made: Tensor = module.compute_bias(length, length).repeat(batch, 1, 1)
+    return made

@@ -4,7 +4,6 @@ Position biases and ALiBi are made by the model, for all heads of all layers; a 
 keys needs all heads' features for its statistic. What was pruned is known by the layer's lineage.
 """
 
-import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from mha.errors import MhaError, ShapeError
 from mha.families.becoming import become
-from mha.families.source import WHOLE, whole
+from mha.families.generated import WHOLE, Members, making_class, whole
 from mha.heads import core_lineage
 
 SELECTED = "selected_features"
@@ -35,8 +34,8 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
     return _gathering(kind, tuple(sorted(per_head.items())))
 
 
-@functools.cache
-def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Module]:
+@making_class
+def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> tuple[str, Members]:
     made_from = getattr(kind, WHOLE, kind)
     inputs = inspect.signature(made_from.forward).parameters
     places = {name: place for place, name in enumerate(inputs, start=-1)}
@@ -53,17 +52,7 @@ def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> type[nn.Modu
                 args = (*args[:place], _of_heads(self, name, args[place], dim), *args[place + 1 :])
         return kind.forward(self, *args, **kwargs)
 
-    def reduce(self: nn.Module) -> tuple[Any, ...]:
-        return _empty_of, (kind, per_head), self.__dict__
-
-    members = {"forward": forward, "__reduce__": reduce, "__module__": kind.__module__}
-    return type(f"{kind.__name__}OfFewerHeads", (kind,), {**members, WHOLE: made_from, GATHERS: True})
-
-
-def _empty_of(kind: Any, per_head: tuple[tuple[str, int], ...]) -> nn.Module:
-    """How one is made in another process, where its class may not have been generated yet."""
-    made = _gathering(kind, per_head)
-    return made.__new__(made)
+    return "OfFewerHeads", {"forward": forward, GATHERS: True}
 
 
 def masks_of(core: nn.Module) -> dict[str, int]:
@@ -105,17 +94,15 @@ def of_heads(core: nn.Module, name: str, given: Tensor, dim: int) -> Tensor:
     return split.index_select(dim, heads).flatten(dim - 1, dim)
 
 
-@functools.cache
-def selecting(kind: Any) -> type[nn.Module]:
+@making_class
+def selecting(kind: Any) -> tuple[str, Members]:
     """A subclass whose output is that of `kind`, but only the features that `select` has named."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         every: Tensor = kind.forward(self, *args, **kwargs)
         return every.index_select(-1, self.get_buffer(SELECTED))
 
-    return type(
-        f"{kind.__name__}OfFewerHeads", (kind,), {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
-    )
+    return "OfFewerHeads", {"forward": forward}
 
 
 def select(module: nn.Module, features: Tensor) -> None:

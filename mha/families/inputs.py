@@ -10,7 +10,8 @@ import re
 from torch import nn
 
 from mha.families.gathering import masks_of
-from mha.families.source import UnclearError, reading, text, whole
+from mha.families.generated import whole
+from mha.families.source import UnclearError, reading, text
 
 # The same for all heads, whatever the code does with them.
 SHARED = frozenset(

@@ -9,8 +9,9 @@ from torch import nn
 
 from mha.families.description import Family
 from mha.families.explain import Projections, describe, is_from_transformers
+from mha.families.generated import whole
 from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text, whole
+from mha.families.source import UnclearError, text
 from mha.layout import Axis
 
 LATENTS = ("q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm", "k_rope_only_layernorm")

@@ -1,6 +1,9 @@
 """Linear modules, whichever way round they store their weight."""
 
+import torch
 from torch import Tensor, nn
+
+from mha.output_bias import OutputBias
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -9,6 +12,9 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def weight_of(linear: nn.Module) -> Tensor:
-    """The weight as (out, in), in float64 and without gradient."""
+    """The weight as (out, in), in float64 and without gradient; of an `OutputBias` (out, 0)."""
+    if isinstance(linear, OutputBias):
+        device = None if linear.bias is None else linear.bias.device
+        return torch.zeros(linear.out_features, 0, dtype=torch.float64, device=device)
     weight = linear.get_parameter("weight").detach().double()
     return weight.T if is_conv1d(linear) else weight

@@ -18,11 +18,21 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 register_family(
     Family(
         name="mha.MultiHeadAttention",
-        matches=lambda module: isinstance(module, MultiHeadAttention),
+        matches=lambda module: isinstance(module, MultiHeadAttention) and module.num_heads > 0,
         sizes=_sizes,
         rows={"W_q": ("(h g d)",), "W_k": ("(h d)",), "W_v": ("(h d)",)},
         columns={"W_o": ("(h g d)",)},
         output="W_o",
         counts={"num_heads": "h g", "num_kv_heads": "h"},
+    )
+)
+
+register_family(
+    Family(
+        name="mha.MultiHeadAttention without heads",  # as its constructor makes it
+        matches=lambda module: isinstance(module, MultiHeadAttention) and module.num_heads == 0,
+        sizes=_sizes,
+        columns={"W_o_without_heads": ("(h g d)",)},
+        output="W_o_without_heads",
     )
 )

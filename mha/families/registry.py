@@ -8,6 +8,7 @@ from torch.jit import ScriptModule
 
 from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
+from mha.families.emptied import emptied
 from mha.families.sharing import shared_with_others, sharing
 from mha.families.wrappers import unwrapped, why_scripted
 
@@ -90,6 +91,8 @@ def find_attention(model: nn.Module) -> AttentionMap:
 
 def _describe(module: nn.Module) -> Family | str | None:
     """What is known of the module, or why it is refused although it looks like attention."""
+    if (was := emptied(module)) is not None:
+        return was.described()
     matching = [family for family in _FAMILIES.values() if family.matches(module)]
     described = [convention(module) for convention in _CONVENTIONS] if not matching else []
     matching += [found for found in described if isinstance(found, Family)]

@@ -121,9 +121,6 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
     q_width, k_width, v_width = (int(getattr(module.get_submodule(name), "out_features")) for name in names)  # noqa: B009
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
     d = _head_width(module.get_submodule(core), q_width)
-    if k_width == 0:
-        per_group = int(vars(module.get_submodule(core)).get("num_key_value_groups", 1))  # VideoPrism: 1.0
-        return {"h": 0, "g": per_group, "d": d, "e": d, "two": 2}, ("(h g d)",)
     groups = k_width // d
     if k_width % d or v_width % groups:
         raise UnclearError(f"keys of width {k_width} and values of width {v_width} are not heads of width {d}")

@@ -4,20 +4,22 @@ The bias is made, and handed from layer to layer, for all original heads; each l
 still has. So layers may keep different heads, and the table that the bias comes from stays whole.
 """
 
-import functools
 import inspect
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from mha.families.description import Family
+from mha.families.emptied import USES
 from mha.families.explain import Projections, describe, head_width, is_from_transformers
 from mha.families.gathering import of_heads
+from mha.families.generated import Members, making_class, whole
 from mha.families.registry import register_convention
-from mha.families.source import WHOLE, UnclearError, reading, whole
+from mha.families.source import UnclearError, reading
 from mha.families.weights import Weights
-from mha.families.without_heads import advance_cache, bias_everywhere
+from mha.families.without_heads import advance_cache
 from mha.heads import lineage_of
+from mha.output_bias import left_of, tied_to
 
 PROJECTIONS = (("q", "k", "v", "o"), ("query", "key", "value", "output"))
 TABLE = "relative_attention_bias"
@@ -54,8 +56,8 @@ def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
     return Projections(f"{query} … {output} + shared bias", "", axes, output, sizes, (TABLE,), inputs)
 
 
-@functools.cache
-def with_shared_bias(kind: Any) -> type[nn.Module]:
+@making_class
+def with_shared_bias(kind: Any) -> tuple[str, Members]:
     """A subclass with any number of heads, which takes and returns the bias of all original ones."""
     signature = inspect.signature(kind.forward)
 
@@ -75,12 +77,11 @@ def with_shared_bias(kind: Any) -> type[nn.Module]:
             given = own.new_zeros(1, _total(self), *own.shape[2:])
         return output, given, *rest
 
-    members = {"forward": forward, "compute_bias": compute_bias, "__module__": kind.__module__, WHOLE: kind}
-    return type(f"{kind.__name__}WithSharedBias", (kind,), members)
+    return "WithSharedBias", {"forward": forward, "compute_bias": compute_bias}
 
 
-@functools.cache
-def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
+@making_class
+def empty_with_shared_bias(kind: Any, output: str) -> tuple[str, Members]:
     """A subclass without heads, which still makes, or hands on, the bias of all original ones."""
     signature = inspect.signature(kind.forward)
 
@@ -95,13 +96,11 @@ def empty_with_shared_bias(kind: Any, output: str) -> type[nn.Module]:
             bias = kind.compute_bias(self, hidden.shape[1], key_length, device=hidden.device, past_seen_tokens=seen)
         elif bias is None:
             bias = hidden.new_zeros(1, _total(self), hidden.shape[1], key_length)
-        context = hidden.new_zeros(*hidden.shape[:-1], 0)
-        results = [bias_everywhere(self.get_submodule(output), context), bias, None]
+        results = [tied_to(self.get_submodule(left_of(output))(hidden), given), bias, None]
         WEIGHTS.put(results, self, given, hidden, key_length)
         return tuple(results)
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
-    return type(f"{kind.__name__}WithoutHeads", (kind,), members)
+    return "WithoutHeads", {"forward": forward, USES: frozenset({left_of(output), TABLE})}
 
 
 def _of_heads(module: nn.Module, bias: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch import nn
 
 from mha.families.description import AttentionLayer
 from mha.families.explain import is_from_transformers
+from mha.families.generated import whole
 from mha.families.registry import register_relation
-from mha.families.source import text, whole
+from mha.families.source import text
 from mha.families.without_heads import CACHES
 
 CACHE = CACHES[0]

@@ -6,10 +6,7 @@ that is handed keys takes those of its groups.
 """
 
 import ast
-import functools
 import inspect
-import sys
-import textwrap
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,9 +15,10 @@ from torch import Tensor, nn
 
 from mha.families.description import Family
 from mha.families.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.generated import Members, compiled, forward_of, making_class, whole
 from mha.families.registry import register_convention
-from mha.families.source import WHOLE, UnclearError, reading, text, whole
-from mha.families.without_heads import without_heads
+from mha.families.source import UnclearError, reading, text
+from mha.families.without_heads import Returned, without_heads
 from mha.heads import core_lineage
 from mha.layout import Axis
 
@@ -56,7 +54,7 @@ def has_shared_keys(module: nn.Module) -> bool:
 def _takes(module: nn.Module) -> Family:
     kind, code = whole(module), reading(module)
     found = _projections(module, "q_proj … o_proj, keys of another layer", ())
-    empty = without_heads(kind, "o_proj", code.returned if code else None, cached=False)
+    empty = without_heads(kind, Returned("o_proj", code.returned if code else None, cached=False))
     return describe(module, found, replacement=with_keys_of_another(kind), empty=empty)
 
 
@@ -77,8 +75,8 @@ def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> P
     return Projections(name, "", rows, "o_proj", sizes, kept_whole, frozenset({SHARED}))
 
 
-@functools.cache
-def with_keys_of_another(kind: Any) -> type[nn.Module]:
+@making_class
+def with_keys_of_another(kind: Any) -> tuple[str, Members]:
     """A subclass that takes, of the keys and values it is handed, those of the groups it still has."""
     signature = inspect.signature(kind.forward)
 
@@ -89,25 +87,19 @@ def with_keys_of_another(kind: Any) -> type[nn.Module]:
         bound.arguments[SHARED] = {self.layer_type: own}
         return kind.forward(*bound.args, **bound.kwargs)
 
-    members = {"forward": forward, "__module__": kind.__module__, WHOLE: kind}
-    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+    return "OfFewerHeads", {"forward": forward}
 
 
-@functools.cache
-def with_keys_for_others(kind: Any) -> type[nn.Module]:
+@making_class
+def with_keys_for_others(kind: Any) -> tuple[str, Members]:
     """A subclass with the same forward, which attends to the groups it still has once all keys are handed on."""
-    function = ast.parse(textwrap.dedent(inspect.getsource(kind.forward))).body[0]
-    assert isinstance(function, ast.FunctionDef)
+    function = forward_of(kind)
     handed_on = [place for place, part in enumerate(function.body) if HANDED_ON in ast.unparse(part)]
     if len(handed_on) != 1:
         raise UnclearError("its code does not say clearly when keys and values are handed on")
     own = "key_states, value_states = (self.of_own_groups(key_states), self.of_own_groups(value_states))"
     function.body.insert(handed_on[0] + 1, ast.parse(own).body[0])
-    made: dict[str, Any] = {}
-    tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
-    exec(compile(tree, f"<{kind.__name__}>", "exec"), vars(sys.modules[kind.forward.__module__]), made)
-    members = {"forward": made["forward"], "of_own_groups": _of_groups, "__module__": kind.__module__, WHOLE: kind}
-    return type(f"{kind.__name__}OfFewerHeads", (kind,), members)
+    return "OfFewerHeads", {"forward": compiled(function, kind), "of_own_groups": _of_groups}
 
 
 def _of_groups(core: nn.Module, states: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from mha.families.generated import whole
 from mha.families.live_code import LiveCode, Settings, settings_of
 from mha.families.widths import free_width, shapes_by_input_width, shaping_calls
 
@@ -50,14 +51,6 @@ class Reading:
     as_list: bool
     input_width: bool
     freed: bool
-
-
-WHOLE = "_mha_whole"  # the class that a generated one, for fewer heads or none, is made from
-
-
-def whole(module: nn.Module) -> Any:
-    """The module's class as the library that wrote it defines it."""
-    return getattr(type(module), WHOLE, type(module))
 
 
 def reading(module: nn.Module) -> Reading | None:

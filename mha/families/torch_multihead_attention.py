@@ -4,11 +4,11 @@ torch's functional form derives the width of a head from the model's width and s
 heads: a masked or sliced module becomes `SlicedMultiheadAttention`, called in just the same way.
 """
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mha.attention import attention_weights
@@ -16,6 +16,7 @@ from mha.errors import ShapeError
 from mha.families.description import Family
 from mha.families.registry import register_family
 from mha.heads import lineage_of
+from mha.output_bias import OutputBias, tied_to
 
 
 class SlicedMultiheadAttention(nn.MultiheadAttention):
@@ -60,24 +61,32 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
-
-        q, k, v = self._project(query, key, value)
-        mask = self._mask(key_padding_mask, attn_mask, q, key.shape[1], k.shape[2])
-        dropout = self.dropout if self.training else 0.0
-        weights = None
-        if need_weights:
-            weights = F.dropout(attention_weights(q, k, mask), dropout)
-            context = weights @ v
-        else:
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        output = self.out_proj(rearrange(context, "b h q d -> b q (h d)"))
-
-        if weights is not None:
-            weights = weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
-            weights = _mean_over_heads(weights) if average_attn_weights else weights
+        output, weights = self._attend(query, key, value, key_padding_mask, attn_mask, need_weights)
+        if weights is not None and average_attn_weights:
+            weights = _mean_over_heads(weights)
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        need_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output (b, q, e) and, where they are wanted, the weights (b, h, q, k)."""
+        q, k, v = self._project(query, key, value)
+        mask = self._mask(key_padding_mask, attn_mask, q, key.shape[1], k.shape[2])
+        dropout = self.dropout if self.training else 0.0
+        if not need_weights:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            return self.out_proj(context.transpose(1, 2).flatten(2)), None
+        weights = F.dropout(attention_weights(q, k, mask), dropout)
+        output = self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        return output, weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (b, h, q, d), k and v (b, h, k, d), with the extra key and value that the module adds."""
@@ -87,7 +96,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             w_q, w_k, w_v = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         b_q, b_k, b_v = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = F.linear(query, w_q, b_q), F.linear(key, w_k, b_k), F.linear(value, w_v, b_v)
-        batch = len(q)
+        batch = q.shape[0]
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(batch, -1, -1)], dim=1)
             v = torch.cat([v, self.bias_v.expand(batch, -1, -1)], dim=1)
@@ -105,7 +114,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             added = _additive(key_padding_mask, q.dtype)[:, None, None, :]
         if attn_mask is not None:
             per_head = _additive(attn_mask, q.dtype)
-            per_head = per_head if attn_mask.dim() == 2 else self._gather_heads(per_head, len(q))
+            per_head = per_head if attn_mask.dim() == 2 else self._gather_heads(per_head, q.shape[0])
             added = per_head if added is None else added + per_head
         if added is None:
             return None
@@ -138,6 +147,37 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
         output, weights = self.forward(padded, padded, padded, ignored, need_weights, None, average_attn_weights)
         rows = [one[:length] for one, length in zip(output, lengths.tolist(), strict=True)]
         return torch.nested.as_nested_tensor(rows), weights
+
+
+class EmptiedMultiheadAttention(SlicedMultiheadAttention):
+    """One without heads: the bias of its output at every query, and weights of no head."""
+
+    _mha_uses = frozenset({"out_proj_without_heads"})
+    extra_keys: int = 0  # that a module with heads adds to those it is given
+
+    def before_emptied(self) -> None:
+        self.extra_keys = int(self.bias_k is not None) + int(self.add_zero_attn)
+
+    # nn.TransformerEncoder asks the projections for their devices and gradients before it calls the module.
+    in_proj_weight = in_proj_bias = property(lambda self: self.out_proj_without_heads.bias)
+    out_proj = property(
+        lambda self: SimpleNamespace(weight=self.out_proj_without_heads.bias, bias=self.out_proj_without_heads.bias)
+    )
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,  # noqa: ARG002
+        attn_mask: Tensor | None,  # noqa: ARG002
+        need_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        keys = key.shape[1] + self.extra_keys
+        weights = query.new_zeros(query.shape[0], 0, query.shape[1], keys) if need_weights else None
+        left = cast(OutputBias, self.out_proj_without_heads)
+        output = tied_to(left(query), {"query": query, "key": key, "value": value})
+        return output, weights
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -177,5 +217,6 @@ register_family(
         },
         counts={"num_heads": "h g"},
         replacement=SlicedMultiheadAttention,
+        without_heads=EmptiedMultiheadAttention,
     )
 )

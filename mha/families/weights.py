@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.families.source import text, whole
+from mha.families.generated import whole
+from mha.families.source import text
 
 NAMES = re.compile(r"(attn|attention)_(weights|probs)(_reshaped)?")
 

@@ -276,7 +276,9 @@ def test_head_dim_defaults_to_an_equal_share():
 def test_without_heads_only_the_bias_of_the_output_is_left(bias):
     layer, inputs = make_layer(0, bias=bias), make_inputs()
     output, weights = layer(*inputs, need_weights=True)
-    expected = layer.W_o.bias.expand(B, Q, -1) if bias else torch.zeros(B, Q, NUM_HIDDENS, dtype=torch.float64)
+    expected = (
+        layer.W_o_without_heads.bias.expand(B, Q, -1) if bias else torch.zeros(B, Q, NUM_HIDDENS, dtype=torch.float64)
+    )
     assert torch.equal(output, expected)
     assert torch.equal(layer(*inputs), expected)
     assert weights.shape == (B, 0, Q, K)
@@ -287,7 +289,7 @@ def test_without_heads_the_bias_still_learns_and_the_output_can_be_written_to():
     output = layer(*make_inputs())
     output += 1.0
     output.sum().backward()
-    assert torch.equal(layer.W_o.bias.grad, torch.full((NUM_HIDDENS,), float(B * Q), dtype=torch.float64))
+    assert torch.equal(layer.W_o_without_heads.bias.grad, torch.full((NUM_HIDDENS,), float(B * Q), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("need_weights", [False, True])

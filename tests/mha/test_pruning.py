@@ -141,7 +141,7 @@ def test_output_without_heads_may_be_changed_in_place(model):
     x = torch.randn(2, 3, 23, dtype=torch.float64)
     output = pruned.plain(x, x, x)
     output += 1
-    assert torch.equal(pruned.plain.W_o.bias, model.plain.W_o.bias)
+    assert torch.equal(pruned.plain.W_o_without_heads.bias, model.plain.W_o.bias)
 
 
 def test_pruning_twice_composes_in_original_numbers(model, inputs):

@@ -1,0 +1,76 @@
+"""Classes that are made while the program runs: a library's own class, computing with fewer heads or with none.
+
+Why classes and not hooks: what a module returns, and how it is called, is its forward's to say, so a pruned module gets
+a forward of its own and stays an instance of the class that it was. A class that stands in no module can't be pickled
+by its name. These know how they were made, so another process makes them again: a model can be pickled, saved whole
+and sent to spawned workers, whatever its classes are.
+"""
+
+import ast
+import copyreg
+import functools
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from inspect import getsource
+from types import FunctionType
+from typing import Any, cast
+
+from torch import nn
+
+WHOLE = "_mha_whole"  # the class that a generated one, for fewer heads or none, is made from
+RECIPE = "_mha_made_by"  # a function of this package, and what it was called with
+Members = Mapping[str, Any]
+
+
+def making_class(describe: Callable[..., tuple[str, Members]]) -> Callable[..., type[nn.Module]]:
+    """Turn a function of (class, …) -> (suffix of the name, members) into one that makes the subclass, once.
+
+    All arguments after the class must be hashable, and fit to be pickled.
+    """
+
+    @functools.cache
+    @functools.wraps(describe)
+    def make(kind: Any, *arguments: Any) -> type[nn.Module]:
+        suffix, members = describe(kind, *arguments)
+        common = {"__module__": kind.__module__, WHOLE: getattr(kind, WHOLE, kind), RECIPE: (make, (kind, *arguments))}
+        of: Any = type(kind)
+        metaclass: Any = _metaclass(of)
+        return cast(type[nn.Module], metaclass(f"{kind.__name__}{suffix}", (kind,), {**members, **common}))
+
+    return make
+
+
+@functools.cache
+def _metaclass(of: Any) -> type:
+    """A subclass of the metaclass `of`, by which pickle knows generated classes."""
+    made = type(f"Generated{of.__name__.capitalize()}", (of,), {"__module__": __name__})
+    copyreg.pickle(made, _reduce)
+    return made
+
+
+def _reduce(kind: type) -> str | tuple[Any, ...]:
+    """How pickle writes the class; one that was derived from a generated class is looked up by its name."""
+    recipe: str | tuple[Any, ...] = vars(kind).get(RECIPE, kind.__qualname__)
+    return recipe
+
+
+def whole(module: nn.Module) -> Any:
+    """The module's class as the library that wrote it defines it."""
+    return getattr(type(module), WHOLE, type(module))
+
+
+def forward_of(kind: Any) -> ast.FunctionDef:
+    """The source of the class's forward, as a tree."""
+    function = ast.parse(textwrap.dedent(getsource(kind.forward))).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    return function
+
+
+def compiled(function: ast.FunctionDef, kind: Any) -> FunctionType:
+    """The function in the namespace of the module that defines the class's forward."""
+    tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
+    made: dict[str, Any] = {}
+    namespace = vars(sys.modules[kind.forward.__module__])
+    exec(compile(tree, f"<{kind.__name__} of fewer heads>", "exec"), namespace, made)
+    return cast(FunctionType, made[function.name])
