@@ -50,7 +50,16 @@ COUNTS = {
     "q_dim": "h g d",
     "kv_dim": "h d",
 }
-MAYBE_COUNTS = ("embed_dim", "hidden_size", "dim", "d_model", "internal_dim", "split_size", "hidden_size_output")
+MAYBE_COUNTS = (
+    "embed_dim",
+    "hidden_size",
+    "dim",
+    "d_model",
+    "internal_dim",
+    "split_size",
+    "hidden_size_output",
+    "dim_out",
+)
 SEQUENCE_FIRST = "tgt_len, bsz, embed_dim = query.size()"
 SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
 # Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
@@ -86,6 +95,8 @@ class Projections:
         inputs: what it is given that the convention has an account of.
         selected: as in `Family`.
         unread: attributes that the convention's replacement does not read.
+        counts: further attributes of the core that count heads, as in `Family`.
+        widths_freed: whether its replacement gives no tensor the width of an input, or one derived from it.
     """
 
     name: str
@@ -97,6 +108,8 @@ class Projections:
     inputs: frozenset[str] = frozenset()
     selected: Mapping[str, Axis] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
+    counts: Mapping[str, str] = field(default_factory=dict)
+    widths_freed: bool = False
 
     @property
     def prefix(self) -> str:
@@ -136,9 +149,9 @@ def describe(
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
     if elsewhere := [why for name, why in ELSEWHERE.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} {elsewhere[0]}")
-    if code.input_width:
+    if code.input_width and not found.widths_freed:
         raise UnclearError(f"{kind.__name__} gives its heads' context the width of an input")
-    if DERIVED_WIDTH.search(text(core)):
+    if DERIVED_WIDTH.search(text(core)) and not found.widths_freed:
         raise UnclearError(f"{kind.__name__} derives the width of a head from their number")
     per_head = explain_inputs(core, found.inputs)
     own = explain_own(core, found.known, found.sizes)
@@ -150,7 +163,7 @@ def describe(
         columns={found.output: ("(h g e)",)},
         output=found.output,
         tensors=found.inside(own.tensors),
-        counts=found.inside(_counts(core, found, code)),
+        counts=found.inside({**_counts(core, found, code), **found.counts}),
         config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
         core=found.core,
         replacement=replacement or (with_free_width(kind) if code.freed else None),

@@ -5,6 +5,8 @@ apart must say it.
 """
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import nn
 
@@ -17,10 +19,11 @@ from mha.layout import Axis
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
 OUTPUTS = ("proj", "projection", "dense", "c_proj", "out_proj", "o_proj", "Wo")
 CORES = ("attention", "self", "attn")
+NONE: Mapping[str, str] = MappingProxyType({})
 THIRDS: Axis = ("(h g d)", "(h d)", "(h d)")
 INTERLEAVED: Axis = ("(h s d)",)
 JOINT: Axis = ("(h (g+2) d)",)
-HEADS = r"self\.(?:num_heads|num_attention_heads|n_heads?)"
+HEADS = r"self\.(?:num_heads|num_attention_heads|n_heads?|heads)"
 KV = r"self\.(?:kv_dim|num_key_value_heads \* self\.head_dim)"
 # What the code that takes a fused tensor apart looks like, and the layout that it says.
 LAYOUTS: tuple[tuple[str, Axis], ...] = (
@@ -41,8 +44,14 @@ def fused_projections(module: nn.Module) -> Family | str | None:
     return describe_fused(module) if is_from_transformers(module) else None
 
 
-def describe_fused(module: nn.Module) -> Family | str | None:
-    """The same for a module of any library that is written in transformers' way."""
+def describe_fused(
+    module: nn.Module, *, counts: Mapping[str, str] = NONE, empty: type[nn.Module] | None = None
+) -> Family | str | None:
+    """The same for a module of any library that is written in transformers' way.
+
+    Args:
+        counts, empty: what else counts its heads, and its `without_heads`, where the library has its own.
+    """
     places = _find(module)
     if places is None:
         return None
@@ -52,7 +61,7 @@ def describe_fused(module: nn.Module) -> Family | str | None:
         layout = _layout(inner)
         sizes = _sizes(inner, _features(module, fused), _features(module, output), layout)
         name = f"{fused.removeprefix(core + '.')} {layout[0]} … {output}"
-        return describe(module, Projections(name, core, {fused: layout}, output, sizes))
+        return describe(module, Projections(name, core, {fused: layout}, output, sizes, counts=counts), empty=empty)
     except UnclearError as reason:
         return str(reason)
 

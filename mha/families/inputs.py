@@ -100,6 +100,8 @@ SHARED_IF = {
     "position_bias": r"torch\.matmul\(reshape_q, position_bias\.transpose\(-2, -1\)\)",
     "residual": r"dropout_add\(output_tensor, residual, self\.hidden_dropout, self\.training\)",
     "resolution": r"height, width = resolution",
+    "size": r"H, W = size|reshape\(B, C, \*size\)",
+    "feat_size": r"H, W = feat_size",
     "interpolate_pos_encoding": r"self\.relative_position_bias\(window_size, interpolate_pos_encoding",
 }
 # One part for each head, along this dimension, if the code adds them to the scores, (b, h, q, k).

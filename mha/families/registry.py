@@ -1,7 +1,11 @@
 """The families that are known, and where in a model they occur."""
 
+import functools
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from torch.jit import ScriptModule
@@ -9,6 +13,7 @@ from torch.jit import ScriptModule
 from mha.errors import MhaError
 from mha.families.description import AttentionLayer, AttentionMap, Family
 from mha.families.emptied import emptied
+from mha.families.generated import whole
 from mha.families.sharing import shared_with_others, sharing
 from mha.families.wrappers import unwrapped, why_scripted
 
@@ -19,6 +24,7 @@ _FAMILIES: dict[str, Family] = {}
 _CONVENTIONS: list[Convention] = []
 _RELATIONS: list[Relation] = [shared_with_others]
 
+NAMES = re.compile(r"att(entio)?n(v\d|\dd|nd|cl)?$")
 HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
 
 
@@ -123,8 +129,19 @@ def _why_unknown(module: nn.Module) -> str | None:
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
+    """By its name, as Swin's `ShiftedWindowAttentionV2` and timm's `Attention2d`, or by what it calls."""
     name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
-    return name.lower().endswith(("attention", "attn"))
+    return bool(NAMES.search(name.lower())) or _calls_attention(whole(module))
+
+
+@functools.cache
+def _calls_attention(kind: Any) -> bool:
+    if kind.__module__.startswith("torch."):
+        return False
+    try:
+        return "scaled_dot_product_attention(" in inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return False
 
 
 def _replaces_linear(module: nn.Module) -> bool:

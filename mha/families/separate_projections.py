@@ -55,8 +55,12 @@ def separate_projections(module: nn.Module) -> Family | str | None:
     return describe_separate(module)
 
 
-def describe_separate(module: nn.Module) -> Family | str | None:
-    """The same for a module of any library that is written in transformers' way."""
+def describe_separate(module: nn.Module, *, empty: type[nn.Module] | None = None) -> Family | str | None:
+    """The same for a module of any library that is written in transformers' way.
+
+    Args:
+        empty: its `without_heads`, where the library has its own.
+    """
     places = _find(module)
     if places is None:
         return None
@@ -65,7 +69,7 @@ def describe_separate(module: nn.Module) -> Family | str | None:
         sizes, query = _sizes(module, core, names, output)
         rows: dict[str, Axis] = {names[0]: query, names[2]: ("(h e)",), names[1]: ("(h d)",)}
         name = f"{names[0].removeprefix(core + '.')} … {output}"
-        return describe(module, Projections(name, core, rows, output, sizes))
+        return describe(module, Projections(name, core, rows, output, sizes), empty=empty)
     except UnclearError as reason:
         return str(reason)
 

@@ -171,6 +171,9 @@ def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
     if forward is None or not returns:
         return None, False
     value = _made(returns[-1].value, forward)
+    last = forward.body[-1]
+    if isinstance(value, ast.Call) and isinstance(last, ast.Return):  # of a base's forward, on some condition
+        value = _made(last.value, forward)
     return len(value.elts) if isinstance(value, ast.Tuple | ast.List) else None, isinstance(value, ast.List)
 
 

@@ -1,24 +1,33 @@
-"""timm's attention over a sequence of tokens: `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's and what is written
-like them.
+"""timm's attention over a sequence of tokens: `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's, XCiT's, Twins' and
+what is written like them; Hiera's, which pools its queries; and attention of a class token alone, as CaiT's.
 
-Recognised by the code, which has to say that all tokens are projected and that each of them is given an output; the
+Recognised by the code, which has to say that all tokens are projected and which of them are given an output; the
 library need not be imported, and isn't.
 """
 
 import re
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mha.families.description import Family
+from mha.families.emptied import USES
 from mha.families.explain import is_from
 from mha.families.fused_projections import describe_fused
+from mha.families.generated import Members, making_class, whole
 from mha.families.registry import register_convention
 from mha.families.separate_projections import describe_separate
 from mha.families.source import text
+from mha.output_bias import left_of
 
 TOKENS = re.compile(r"^ *\w+, \w+, \w+ = x\.shape\b", re.MULTILINE)
 PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "q", "k", "v")
-ENDS = re.compile(r"x = self\.proj\(x\)\n(?: +x = self\.proj_drop\(x\)\n)? +return x$", re.MULTILINE)
+ENDS = re.compile(
+    r"(?P<x>x|x_cls) = self\.proj\((?P=x)\)\n(?: +(?P=x) = self\.proj_drop\((?P=x)\)\n)? +return (?P=x)$", re.MULTILINE
+)
+POOLED = re.compile(r"if self\.q_stride > 1:\n +q = q\.view\(.*\)\.amax\(dim=\d\)")
+OUTPUT = left_of("proj")
+CLASS_TOKEN = "self.q(x[:, 0])"  # the only one that asks, and is given an output
 
 
 @register_convention
@@ -26,7 +35,9 @@ def timm_attention(module: nn.Module) -> Family | str | None:
     """The module's description, the reason why it is refused, or None if it is something else."""
     if not is_from("timm", module):
         return None
-    found = describe_fused(module) or describe_separate(module)
+    counts = {"heads": "h g"} if "heads" in vars(module) else {}
+    empty = _without_heads(module)
+    found = describe_fused(module, counts=counts, empty=empty) or describe_separate(module, empty=empty)
     return (_why_not(module) or found) if isinstance(found, Family) else found
 
 
@@ -36,6 +47,27 @@ def _why_not(module: nn.Module) -> str | None:
     if not TOKENS.search(code):
         return f"{name} is not given a sequence of tokens"
     projections = [part for part, child in module.named_children() if part in PROJECTIONS]
-    if some := [part for part in projections if not re.search(rf"self\.{part}(\.weight|\(x\))", code)]:
+    if some := [part for part in projections if not re.search(rf"self\.{part}(\.weight|\(x(\[:, 0\])?\))", code)]:
         return f"{name} does not project all tokens by {some[0]}"
     return None if ENDS.search(code) else f"{name} does something after its output projection"
+
+
+def _without_heads(module: nn.Module) -> type[nn.Module] | None:
+    """Where fewer tokens are given an output than there are; None for all others."""
+    code = text(module)
+    if CLASS_TOKEN in code:
+        return without_heads_for_some(whole(module), False)
+    return without_heads_for_some(whole(module), True) if POOLED.search(code) else None
+
+
+@making_class
+def without_heads_for_some(kind: Any, pooled: bool) -> tuple[str, Members]:  # noqa: ARG001
+    """A subclass without heads that returns the output's bias for the first token, or for as many as queries are
+    pooled to."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        outputs = x.shape[1] // self.q_stride if pooled else 1
+        bias: Tensor = self.get_submodule(OUTPUT)(x[:, :outputs, :0])
+        return bias
+
+    return "WithoutHeads", {"forward": forward, USES: frozenset({OUTPUT})}

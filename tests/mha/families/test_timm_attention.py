@@ -13,9 +13,17 @@ from timm.layers import Attention, AttentionRope, DiffAttention, LayerNorm
 from timm.models.beit import Beit
 from timm.models.cait import ClassAttn, TalkingHeadAttn
 from timm.models.eva import Eva
+from timm.models.hiera import Hiera
+from timm.models.levit import Attention as LevitAttention
+from timm.models.levit import Levit
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.twins import Twins
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_sam import Attention as ImageAttention
+from timm.models.xcit import Xcit
+
+from tests.mha.families.proof import prove
 
 SMALL = {"img_size": 12, "patch_size": 4, "embed_dim": 30, "depth": 2, "num_heads": 5, "num_classes": 7}
 EVA = {**SMALL, "embed_dim": 40, "use_rot_pos_emb": True, "scale_attn_inner": False}
@@ -37,6 +45,50 @@ MODELS = {
     "swin": lambda: SwinTransformer(
         img_size=16, patch_size=2, window_size=4, embed_dim=12, depths=(2, 1), num_heads=(3, 6), num_classes=7
     ),
+}
+
+
+PYRAMID = {"num_classes": 7, "depths": (1, 1), "embed_dims": (12, 20), "num_heads": (3, 5), "mlp_ratios": (2, 2)}
+LEVIT = {
+    "embed_dim": (20, 24),
+    "key_dim": 4,
+    "depth": (1, 1),
+    "num_heads": (3, 2),
+    "attn_ratio": (2, 1.5),
+    "mlp_ratio": 2,
+}
+OTHERS = {
+    "xcit": lambda: Xcit(
+        img_size=32, patch_size=8, embed_dim=30, depth=2, num_heads=5, cls_attn_layers=1, num_classes=7
+    ),
+    "cait's class token": lambda: ClassAttn(30, num_heads=5),
+    "pvt": lambda: PyramidVisionTransformerV2(**PYRAMID, sr_ratios=(2, 1)),
+    "pvt, pooled": lambda: PyramidVisionTransformerV2(**PYRAMID, sr_ratios=(2, 1), linear=True),
+    "twins": lambda: Twins(
+        img_size=32,
+        patch_size=4,
+        embed_dims=(12, 20, 12, 12),
+        num_heads=(3, 5, 2, 2),
+        mlp_ratios=(2, 2, 2, 2),
+        depths=(2, 2, 1, 1),
+        sr_ratios=(2, 1, 1, 1),
+        wss=(3, 2, 2, 2),
+        num_classes=7,
+    ),
+    "hiera": lambda: Hiera(
+        img_size=(32, 32),
+        embed_dim=12,
+        num_heads=3,
+        stages=(1, 1, 2),
+        q_pool=2,
+        patch_kernel=(3, 3),
+        patch_stride=(2, 2),
+        patch_padding=(1, 1),
+        mask_unit_size=(4, 4),
+        mask_unit_attn=(True, True, False),
+        num_classes=7,
+    ),
+    "levit": lambda: Levit(img_size=32, **LEVIT, stem_type="s8", num_classes=7),
 }
 
 
@@ -95,6 +147,17 @@ def test_the_comparison_can_fail(name, monkeypatch):
         mha.check(model, HeadPlan({first: (layer.num_heads - 1,)}), (x,), atol=1e-9)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_ways_of_attention(name, fused, tmp_path):
+    model = OTHERS[name]()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    tokens = name == "cait's class token"
+    x = torch.randn(2, 4, 30) if tokens else torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+    prove(model, (x.double(),), directory=tmp_path)
+
+
 def test_rows_are_those_of_the_heads_that_stay():
     attention = Attention(30, num_heads=5, qkv_bias=True)
     pruned = mha.prune(attention, HeadPlan({"": (1, 4)}))
@@ -131,7 +194,7 @@ def test_training_mode_and_gradients():
         (lambda: AttentionRope(30, num_heads=5, scale_norm=True, norm_layer=LayerNorm), r"AttentionRope.norm"),
         (lambda: TalkingHeadAttn(30, num_heads=5), r"TalkingHeadAttn.proj_l \(Linear\) is not understood"),
         (lambda: DiffAttention(30, num_heads=5), "couples its heads"),
-        (lambda: ClassAttn(30, num_heads=5), "ClassAttn does not project all tokens by q"),
+        (lambda: LevitAttention(30, 3, 5, use_conv=True), "Attention projects by convolutions, not by linears"),
         (lambda: ImageAttention(30, num_heads=5), "Attention is not given a sequence of tokens"),
     ],
 )

@@ -1,0 +1,104 @@
+"""timm's LeViT: keys narrower than values, a bias for each head and distance, norms over what the linears put out.
+
+Each head's queries, keys and values lie side by side. The norms are taken feature by feature, so their entries go along
+with those of the linear before them. The biases of all places are cached once they have been computed; a masked or
+sliced module computes them anew.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mha.families.description import Family
+from mha.families.emptied import USES
+from mha.families.generated import Members, making_class, whole
+from mha.families.registry import register_convention
+from mha.families.source import text
+from mha.layout import Axis
+from mha.output_bias import left_of
+
+FUSED: Mapping[str, Axis] = {"qkv": ("(h n)",)}
+APART: Mapping[str, Axis] = {"kv": ("(h m)",), "q.ln": ("(h g d)",)}  # AttentionDownsample, which asks for fewer tokens
+SAYS = {
+    "qkv": (
+        "self.qkv(x).view(B, N, self.num_heads, -1).split([self.key_dim, self.key_dim, self.val_dim], dim=3)",
+        "(attn @ v).transpose(1, 2).reshape(B, N, self.val_attn_dim)",
+    ),
+    "kv": (
+        "self.kv(x).view(B, N, self.num_heads, -1).split([self.key_dim, self.val_dim], dim=3)",
+        "self.q(x).view(B, -1, self.num_heads, self.key_dim)",
+        "(attn @ v).transpose(1, 2).reshape(B, -1, self.val_attn_dim)",
+    ),
+}
+BIASES = "self.attention_biases[:, self.attention_bias_idxs]"
+ENDS = "x = self.proj(x)\n    return x"
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+@register_convention
+def levit_attention(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    if not any(base.__module__ == "timm.models.levit" for base in type(module).__mro__):
+        return None
+    if "attention_biases" not in module._parameters:
+        return None
+    if vars(module).get("use_conv"):
+        return f"{type(module).__name__} projects by convolutions, not by linears"
+    axes = FUSED if "qkv" in dict(module.named_children()) else APART
+    first, code = next(iter(axes)), text(module)
+    if missing := next((said for said in (*SAYS[first], BIASES) if said not in code), None):
+        return f"{type(module).__name__} does not compute {missing}"
+    if f"    {ENDS}" not in code:
+        return f"{type(module).__name__} does something after its output projection"
+    return _described(module, axes)
+
+
+def _described(module: nn.Module, axes: Mapping[str, Axis]) -> Family:
+    normalised = {f"{name}.bn.{held}": {0: axis} for name, axis in axes.items() for held in NORM}
+    letters = {name: axis[0].strip("()") for name, axis in axes.items()}
+    return Family(
+        name=f"{' + '.join(axes)} … proj, biases of places",
+        matches=lambda _: True,
+        sizes=_sizes,
+        rows={f"{name}.linear": axis for name, axis in axes.items()},
+        columns={"proj.ln.linear": ("(h g e)",)},
+        output="proj.ln.linear",
+        tensors={**normalised, "attention_biases": {0: ("(h g)",)}},
+        counts={
+            "num_heads": "h g",
+            "key_attn_dim": "h g d",
+            "val_attn_dim": "h g e",
+            **{f"{name}.bn.num_features": counted for name, counted in letters.items()},
+        },
+        replacement=with_own_biases(whole(module)),
+        without_heads=without_heads(whole(module)),
+    )
+
+
+def _sizes(module: Any) -> dict[str, int]:
+    key, value = module.key_dim, module.val_dim
+    return {"h": module.num_heads, "g": 1, "d": key, "e": value, "m": key + value, "n": 2 * key + value}
+
+
+@making_class
+def with_own_biases(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
+    """A subclass that does not read biases which were computed for other heads."""
+
+    def get_attention_biases(self: Any, device: Any) -> Tensor:  # noqa: ARG001
+        biases: Tensor = self.attention_biases[:, self.attention_bias_idxs]
+        return biases
+
+    return "OfFewerHeads", {"get_attention_biases": get_attention_biases}
+
+
+@making_class
+def without_heads(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
+    """A subclass that normalises an output of zeros, for as many tokens as ask."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        zeros: Tensor = self.get_submodule(left_of("proj.ln.linear"))(x[:, : len(self.attention_bias_idxs), :0])
+        normalised: Tensor = self.proj.ln.bn(zeros.flatten(0, 1)).reshape_as(zeros)
+        return normalised
+
+    return "WithoutHeads", {"forward": forward, USES: frozenset({"proj", "attention_bias_idxs"})}

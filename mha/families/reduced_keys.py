@@ -1,0 +1,81 @@
+"""timm's attention to fewer keys than there are tokens: PVT v2's, and Twins' over the whole image.
+
+One linear puts out keys and values, of an image that a convolution or a pool has made smaller; that is the same for all
+heads and stays whole. Twins' code derives the width of a head from that of the model: a masked or sliced module reads
+it off its linears.
+"""
+
+import re
+from typing import Any, cast
+
+from torch import nn
+
+from mha.families.description import Family
+from mha.families.explain import Projections, describe, head_count, is_from
+from mha.families.generated import whole
+from mha.families.registry import register_convention
+from mha.families.rewriting import Changes, with_changes
+from mha.families.source import UnclearError, text
+
+NAMES = {"q", "kv", "proj"}
+REDUCTIONS = ("pool", "sr", "norm", "act")
+QUERIES = re.compile(r"q = self\.q\(x\)\.reshape\(B, N, self\.num_heads, .*\)\.permute\(0, 2, 1, 3\)")
+KEYS = re.compile(r"kv = self\.kv\(x\)\.reshape\(B, -1, 2, self\.num_heads, .*\)\.permute\(2, 0, 3, 1, 4\)")
+HALVES = "k, v = kv.unbind(0)"
+# Between queries and keys, x may only be made smaller.
+SMALLER = re.compile(
+    r"x = (x\.permute\(0, 2, 1\)\.reshape\(B, C, (H, W|\*size)\)"
+    r"|self\.sr\((x|self\.pool\(x\))\)\.reshape\(B, C, -1\)\.permute\(0, 2, 1\)|self\.(norm|act)\(x\))"
+)
+ENDS = "x = self.proj(x)\n    x = self.proj_drop(x)\n    return x"
+CONTEXT: Changes = (("x = x.transpose(1, 2).reshape(B, N, C)", "x = x.transpose(1, 2).reshape(B, N, -1)"),)
+DERIVED: Changes = (
+    ("reshape(B, N, self.num_heads, C // self.num_heads)", "reshape(B, N, self.num_heads, -1)"),
+    (
+        "reshape(B, -1, 2, self.num_heads, C // self.num_heads)",
+        "reshape(B, -1, 2, self.num_heads, self.q.out_features // self.num_heads)",
+    ),
+)
+
+
+@register_convention
+def reduced_keys(module: nn.Module) -> Family | str | None:
+    """The module's description, the reason why it is refused, or None if it is something else."""
+    children = dict(module.named_children())
+    if not is_from("timm", module) or not children.keys() >= NAMES:
+        return None
+    try:
+        if wrong := [name for name in sorted(NAMES) if not isinstance(children[name], nn.Linear)]:
+            raise UnclearError(f"{wrong[0]} is a {type(children[wrong[0]]).__name__}, not a linear")
+        _explain_code(module)
+        reduced = tuple(name for name in REDUCTIONS if name in children)
+        rows = {"q": ("(h g d)",), "kv": ("(h d)", "(h d)")}
+        found = Projections("q, kv … proj", "", rows, "proj", _sizes(module), reduced, widths_freed=True)
+        changes = (*CONTEXT, *DERIVED) if "C // self.num_heads" in text(module) else CONTEXT
+        return describe(module, found, replacement=with_changes(whole(module), changes))
+    except UnclearError as reason:
+        return str(reason)
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    linears, heads = cast(Any, module), head_count(module)
+    inner = linears.proj.in_features
+    if not heads or inner % heads or (linears.q.out_features, linears.kv.out_features) != (inner, 2 * inner):
+        raise UnclearError(f"an output that reads {inner} features does not read {heads} heads")
+    return {"h": heads, "g": 1, "d": inner // heads, "e": inner // heads}
+
+
+def _explain_code(module: nn.Module) -> None:
+    """
+    Raises:
+        UnclearError: the code does not say how queries, keys and values lie.
+    """
+    code, name = text(module), type(module).__name__
+    if not QUERIES.search(code) or not KEYS.search(code) or HALVES not in code:
+        raise UnclearError(f"the code of {name} does not say clearly how queries, keys and values lie")
+    if not code.rstrip().endswith(ENDS):
+        raise UnclearError(f"{name} does something after its output projection")
+    between = code[code.index("q = self.q(x)") : code.rindex("kv = self.kv(x)")]
+    lines = [line.strip() for line in between.splitlines() if line.strip().startswith("x = ")]
+    if unknown := [line for line in lines if not SMALLER.fullmatch(line)]:
+        raise UnclearError(f"the code of {name} says {unknown[0]!r}, which is not understood")
