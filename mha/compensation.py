@@ -16,6 +16,7 @@ from mha.errors import CalibrationError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.linears import is_conv1d, weight_of
 from mha.families.wrappers import unwrapped
+from mha.inference import usable, usable_batch
 from mha.layout import owners
 from mha.locking import locked
 from mha.masking import at_rest
@@ -87,12 +88,12 @@ def compensate(
     for given, known in ((method, METHODS), (scope, SCOPES)):
         if given not in known:
             raise CalibrationError(f"expected one of {', '.join(known)}, got {given!r}")
-    held = list(batches or ())
+    held = [usable_batch(batch) for batch in batches or ()]
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     with locked(pruned, teacher, by="mha.compensate", draws=True), torch.inference_mode(False):
         repaired = copy.deepcopy(unwrapped(pruned))
-        _fit_again(repaired, unwrapped(teacher), held, forward, method, scope)
+        _fit_again(usable(repaired), usable(unwrapped(teacher)), held, forward, method, scope)
     return repaired
 
 

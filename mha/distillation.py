@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from mha.equivalence import tensors_in
 from mha.errors import CalibrationError
+from mha.inference import usable, usable_batch
 from mha.locking import locked
 from mha.masking import at_rest
 from mha.optimizers import slice_optimizer
@@ -51,16 +52,15 @@ def distill(
         CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
         BusyError: another thread has one of the models, and waiting for it would not end.
     """
-    held = list(batches or ())
+    held = [usable_batch(batch) for batch in batches or ()]
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     if steps < 1:
         raise CalibrationError(f"steps must be at least 1, got {steps}")
     fit = [batch for number, batch in enumerate(held) if number % HELD_OUT != HELD_OUT - 1]
     judge = held[HELD_OUT - 1 :: HELD_OUT] or held
-    measure = _Measure(teacher, forward, distance or relative_error)
     with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
-        model = copy.deepcopy(pruned)
+        model, measure = copy.deepcopy(usable(pruned)), _Measure(usable(teacher), forward, distance or relative_error)
         with at_rest(teacher, model):
             before = measure.mean(model, judge)
             _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate))

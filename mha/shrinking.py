@@ -14,6 +14,7 @@ from mha.families import find_attention
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import score
 from mha.importance.calibration import Loss
+from mha.inference import usable, usable_batch
 from mha.locking import locked
 from mha.masking import at_rest, eval_mode
 from mha.planning import choose
@@ -75,12 +76,13 @@ def shrink(
         BusyError: another thread has the model, and waiting for it would not end.
     """
     _check_budget(model, budget)
-    held = list(batches or ())
+    held = [usable_batch(batch) for batch in batches or ()]
     if not held:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
     with locked(model, by="mha.shrink", draws=True), at_rest():
+        model = usable(model)
         if criterion is not None:
             scores = score(model, held, loss, criterion, seed=seed, examples=examples)
             return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)

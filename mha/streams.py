@@ -64,7 +64,7 @@ class _Run:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether it is a linear layer whose weight can be replaced."""
-    return type(module) in LINEARS or is_conv1d(module)
+    return (type(module) in LINEARS or is_conv1d(module)) and module._parameters.get("weight") is not None
 
 
 def other_linears(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> list[str]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
     {"caches", "errors", "files", "output_bias", "quantiles", "shortened", "undoing"},
-    {"documents", "locking", "recomputation", "rows"},
+    {"documents", "inference", "locking", "recomputation", "rows"},
     {"scores_file"},
     {"scores"},
     {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},

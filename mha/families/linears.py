@@ -1,7 +1,10 @@
 """Linear modules, whichever way round they store their weight."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from mha.output_bias import OutputBias
 
@@ -12,9 +15,12 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def weight_of(linear: nn.Module) -> Tensor:
-    """The weight as (out, in), in float64 and without gradient; of an `OutputBias` (out, 0)."""
+    """The weight that it multiplies by, as (out, in), in float64 and without gradient; also one that is computed from
+    other parameters, as weight normalisation does; of an `OutputBias` (out, 0)."""
     if isinstance(linear, OutputBias):
         device = None if linear.bias is None else linear.bias.device
         return torch.zeros(linear.out_features, 0, dtype=torch.float64, device=device)
-    weight = linear.get_parameter("weight").detach().double()
+    normed = next((hook for hook in linear._forward_pre_hooks.values() if isinstance(hook, WeightNorm)), None)
+    effective = linear.weight if normed is None else normed.compute_weight(linear)  # the attribute is of the last pass
+    weight = cast(Tensor, effective).detach().double()
     return weight.T if is_conv1d(linear) else weight

@@ -85,6 +85,13 @@ class Statistic:
 
     def _rows(self, scores: Tensor, sink: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Value and whether it counts, (b, h, queries) each; and which keys any row sees, (b, k)."""
+        if not scores.numel():
+            nothing = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            return (
+                scores.sum(dim=-1),
+                nothing.any(dim=-1),
+                nothing[..., : scores.shape[-1] - sink].any(dim=2).any(dim=1),
+            )
         largest = scores.amax(dim=-1, keepdim=True)
         sighted = largest > BLIND
         visible = (scores > largest - FAR) & sighted
@@ -210,7 +217,7 @@ def _fused(
     keys = key.shape[2]
     mask = None if attn_mask is None else attn_mask.expand(b, h, queries, keys)
     rows = max(1, CHUNK // max(1, b * h * keys))
-    for start in range(0, queries, rows):
+    for start in range(0, max(queries, 1), rows):
         part = slice(start, start + rows)
         scores = (query[:, :, part].float() if query.dtype.itemsize < 4 else query[:, :, part]) * factor
         scores = scores @ key.transpose(-2, -1).to(scores)

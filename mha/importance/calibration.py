@@ -14,6 +14,7 @@ from mha.families import AttentionLayer, AttentionMap
 from mha.importance.examples import count_examples
 from mha.importance.journal import Journal
 from mha.importance.meter import Meter
+from mha.inference import usable_batch
 from mha.masking import gated, on_context
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -96,7 +97,7 @@ class Calibration:
         """
         number = 0
         for number, batch in enumerate(self.batches or (), start=1):
-            yield Pass(self, number - 1, batch)
+            yield Pass(self, number - 1, usable_batch(batch))
         first = self._lengths[0] if self._lengths else number
         if not number and not first:
             raise CalibrationError("the calibration set is empty: expected at least one batch")
@@ -160,17 +161,29 @@ class Pass:
         A model that checkpoints its activations runs parts of itself again then, and must find the same gates.
         """
         calibration = self._calibration
-        assert calibration.loss is not None
         self.examples, self.rows = 0, {}
         with ExitStack() as hooks:
             for layer in calibration.with_heads.values():
                 hooks.enter_context(on_context(layer, partial(self._observe, layer, change)))
             hooks.enter_context(gated(calibration.layers, gates or {}))
-            value = calibration.loss(calibration.model, self.batch)
+            value = self._value()
             calibration.meter.ran_forward(share)
             self._check(value)
             self.examples = self._count()
             yield value
+
+    def _value(self) -> Any:
+        calibration = self._calibration
+        assert calibration.loss is not None
+        try:
+            return calibration.loss(calibration.model, self.batch)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise CalibrationError(
+                f"batch {self.number}: it, or something that the loss uses, was made in torch.inference_mode(), so "
+                "gradients can't be computed; make it outside, or under torch.no_grad()"
+            ) from error
 
     @property
     def model(self) -> nn.Module:

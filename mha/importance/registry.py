@@ -19,6 +19,7 @@ from mha.importance.journal import Journal, content_of, name_of, weights_of
 from mha.importance.meter import Meter
 from mha.importance.rounds import in_rounds
 from mha.importance.scored import Scored
+from mha.inference import usable
 from mha.locking import locked
 from mha.masking import at_rest, nothing_compiled
 
@@ -134,6 +135,7 @@ def score(
             f"it takes {', '.join(chosen.options) or 'none'}"
         )
     with locked(model, by="mha.score", draws=True):
+        model = model if chosen.needs == "nothing" and chosen.name == "random" else usable(model)
         layers = find_attention(model)
         if not layers:
             listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
