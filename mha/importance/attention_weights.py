@@ -127,7 +127,7 @@ def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor
             complete = complete and bool(counts.all())
             ran.add(name)
         examples += one.examples
-    if blind := [name for name in ran if not weight[name].all()]:
+    if blind := [name for name in calibration.layers if name in ran and not weight[name].all()]:
         raise CalibrationError(
             f"layers {blind}: no row of their attention weights counts; are all keys masked, or all sequences of "
             "length 1?"
