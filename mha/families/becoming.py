@@ -47,6 +47,8 @@ def why_not_copied(model: nn.Module) -> str | None:
     modules = set(model.modules())
     for name, module in model.named_modules():
         own = vars(module).get("forward")
+        if "_orig_mod" in module._modules:
+            continue  # what torch.compile wrapped makes its forward anew when it is copied
         if isinstance(own, FunctionType) and not modules.isdisjoint(_enclosed(own)):
             where = f"{name or 'the model'} ({type(module).__name__})"
             return (
