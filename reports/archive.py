@@ -4,17 +4,19 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
+from reports import intake
+from reports.documented import FOLDERS, is_documented
 from reports.environment import FILE, GIVE
 from reports.errors import ReportError
 from reports.files import damage
+from reports.zips import zipped
 
-MOST_ENTRIES = 200_000
-MOST_BYTES = 2 * 2**30
-FOLDERS = ("cases", "plans")  # the only ones that are read: traces/ may be large
+LARGEST = 2**40  # file that any system can have, as long as it is empty
+OTHER_RUNS = ("gate.json", "verdict.json")  # tell what else a directory is
 
 
 @contextmanager
@@ -48,37 +50,42 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
+    with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         _check(path, entries)
         root = _root(path, entries)
         wanted = [entry for entry in entries if _is_wanted(entry, root)]
-        size = sum(entry.file_size for entry in wanted)  # more than it states is never read out of an entry
-        if size > MOST_BYTES:
-            raise ReportError(
-                f"{path}: expected at most {MOST_BYTES / 2**30:g} GiB to unpack, got {size / 2**30:.1f}; {GIVE}"
-            )
+        size = sum(entry.file_size for entry in wanted if not _is_too_large(entry))
+        intake.check_size(path, size, intake.MOST_UNPACKED, " to unpack")
         for folder in FOLDERS:
             (directory / folder).mkdir()
         for entry in wanted:
-            with archive.open(entry) as packed, (directory / entry.filename.removeprefix(root)).open("wb") as file:
+            _take(archive, entry, directory / entry.filename.removeprefix(root))
+
+
+def _take(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack an entry. One that is too large to be read is not: an empty file of its size is refused in its place."""
+    with target.open("wb") as file:
+        if _is_too_large(entry):
+            file.truncate(min(entry.file_size, LARGEST))
+        else:
+            with archive.open(entry) as packed:  # never gives more than the size that is stated
                 shutil.copyfileobj(packed, file)
 
 
+def _is_too_large(entry: zipfile.ZipInfo) -> bool:
+    return entry.file_size > intake.most(Path(entry.filename))
+
+
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Every entry stays inside, and is there once."""
-    if len(entries) > MOST_ENTRIES:
-        raise ReportError(f"{path}: expected at most {MOST_ENTRIES:,} entries, got {len(entries):,}; {GIVE}")
-    seen = set()
+    """Every entry is a file that stays inside."""
     for entry in entries:
         place = PureWindowsPath(entry.filename)  # takes / and \ for separators, and knows drives
         if place.drive or place.root or ".." in place.parts:
             raise ReportError(f"{path}: expected entries that stay inside, got '{entry.filename}'; {GIVE}")
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            raise ReportError(f"{path}: expected files, got the link '{entry.filename}'; {GIVE}")
-        if entry.filename in seen:
-            raise ReportError(f"{path}: expected every entry once, got '{entry.filename}' twice; {GIVE}")
-        seen.add(entry.filename)
+        mode = entry.external_attr >> 16
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ReportError(f"{path}: expected files, got the {intake.kind_of(mode)} '{entry.filename}'; {GIVE}")
 
 
 def _root(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
@@ -94,6 +101,13 @@ def _root(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
 
 
 def _is_wanted(entry: zipfile.ZipInfo, root: str) -> bool:
-    folder, _, name = entry.filename.removeprefix(root).rpartition("/")
-    inside = entry.filename.startswith(root) and bool(name) and "\\" not in name
-    return inside and (not folder or folder in FOLDERS)
+    place = entry.filename.removeprefix(root)
+    return entry.filename.startswith(root) and "\\" not in place and (is_documented(place) or place in OTHER_RUNS)
+
+
+def is_all(path: Path, places: Collection[str]) -> bool:
+    """Whether the archive holds these files of a run, and nothing else."""
+    with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
+        entries = archive.infolist()
+        root = _root(path, entries)
+        return {entry.filename for entry in entries if not entry.is_dir()} == {root + place for place in places}

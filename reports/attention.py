@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from reports.arrays import read_arrays
 from reports.errors import ReportError
-from reports.files import REMEDY, check_columns, damage
+from reports.files import REMEDY, check_columns
+from reports.intake import kind_at
 from reports.problems import Problems
 from reports.run import AttentionExample
 
@@ -22,7 +24,7 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
     Args:
         tasks: the tasks as environment.json describes them.
     """
-    arrays = _arrays(file, problems) if file.exists() else {}
+    arrays = read_arrays(file, problems) if kind_at(file) else {}
     for task, about in tasks.items():
         layers = list(about.get("layers", ()))
         for place, layer in _places(task, arrays, layers):
@@ -31,21 +33,6 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
     if strange := [key for key in arrays if not key.startswith(tuple(f"{task}/" for task in tasks))]:
         known = ", ".join(tasks)
         problems.add(file, f"expected tasks that environment.json describes ({known}), got '{strange[0]}'; {REMEDY}")
-
-
-def _arrays(file: Path, problems: Problems) -> dict[str, np.ndarray]:
-    """Those that can be read, by key; pickled ones can't."""
-    arrays = {}
-    with (
-        problems.noted(file),
-        damage(file, "an npz archive of plain arrays"),
-        file.open("rb") as opened,
-        np.load(opened, allow_pickle=False) as archive,  # no context manager if it is one bare array
-    ):
-        for key in archive.files:
-            with problems.noted(file), damage(file, f"a plain array at '{key}'"):
-                arrays[key] = archive[key]
-    return arrays
 
 
 def _places(task: str, arrays: Arrays, layers: list[str]) -> list[tuple[str, str]]:

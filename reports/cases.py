@@ -3,14 +3,12 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reports.columns import check_task
-from reports.errors import ReportError
+from reports.columns import PLAN_TYPES, check_task
 from reports.files import (
     REMEDY,
     Types,
@@ -22,6 +20,7 @@ from reports.files import (
     printable,
     read_json,
 )
+from reports.intake import MOST_RECORDS, MOST_SAMPLES, check_count, check_size, files_in
 from reports.problems import Problems
 from reports.run import GENERATION, LAYER
 from reports.samples import Timed, columns_of, usable
@@ -51,7 +50,8 @@ LEAST: Mapping[str, int | None] = {
 COUNTS = ("flops", "attention_flops", "bytes", "parameters", "peak_bytes", "cache_bytes")
 ELSEWHERE = ("process", "samples", "counts", "skipped_arms")  # frames of their own
 PROCESS = re.compile(r"\+\d+$")  # what the file of a later process adds to the name of its case
-Outcome = tuple[Path, Mapping[str, Any]]
+KNOWN = frozenset({"schema", *OUTCOME, *CASE, *LATER, *PLAN_TYPES})  # what is kept of a file
+Outcome = tuple[Path, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,41 +75,56 @@ class Cases:
 
 def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Cases:
     """Read and check `cases/`; what is wrong in it is left out, and `problems` is told."""
-    outcomes = tuple(read_outcomes(folder, problems))
-    known = {PROCESS.sub("", file.stem) for file in folder.glob("*.json")}
-    known |= {str(document["case"]) for _, document in outcomes if "case" in document}
-    timed = []
-    for file, document in outcomes:
+    outcomes, timed, count = [], [], 0
+    for file, document in read_outcomes(folder, problems):
+        outcomes.append((file, document))
         if document["status"] == DONE:
             with problems.noted(file):
-                timed.append(_timed(file, document, tasks, known))
+                case = _timed(file, document, tasks)
+                check_count(file, count + len(case.columns["arm"]), MOST_SAMPLES, "samples in all cases")
+                count += len(case.columns["arm"])
+                timed.append(case)
+        document.pop("samples", None)  # they are columns now
+    known = {PROCESS.sub("", file.stem) for file in records_in(folder, Problems(folder))}
+    known |= {str(document["case"]) for _, document in outcomes if "case" in document}
+    timed = [*_of_known(timed, known, problems)]
     timed = sorted(_once(timed, problems), key=lambda item: item.case["process"])
-    timed, samples = usable(timed, problems)
+    timed, found = usable(timed, problems)
     first = list({item.case["case"]: item.case for item in reversed(timed)}.values())[::-1]
     counts = [
-        (case["case"], arm, *(found.get(name) for name in COUNTS))
+        (case["case"], arm, *(each.get(name) for name in COUNTS))
         for case in first
-        for arm, found in case["counts"].items()
+        for arm, each in case["counts"].items()
     ]
     skipped = [(case["case"], arm, str(why)) for case in first for arm, why in case["skipped_arms"].items()]
     return Cases(
         cases=_frame(first),
-        samples=samples,
+        samples=found,
         counts=pd.DataFrame(counts, columns=["case", "arm", *COUNTS]).astype(dict.fromkeys(COUNTS, float)),
         skipped_arms=pd.DataFrame(skipped, columns=["case", "arm", "reason"]),
-        outcomes=outcomes,
+        outcomes=tuple(outcomes),
     )
 
 
 def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
     """Each file of `cases/` or `plans/`, and what it says: at the least, how that ended."""
-    for file in sorted(folder.glob("*.json"), key=attrgetter("name")):
+    total = 0
+    for file in records_in(folder, problems):
         with problems.noted(file):
+            total += file.lstat().st_size
+            check_size(file, total, MOST_RECORDS, f" in all of {folder.name}/")
             document = read_json(file)
             check_schema(file, document)
             check_fields(file, document, OUTCOME)
             check_choice(file, "statuses", document["status"], STATUSES)
-            yield file, document
+            yield file, {name: value for name, value in document.items() if name in KNOWN}
+
+
+def records_in(folder: Path, problems: Problems) -> list[Path]:
+    """The files of `cases/` or `plans/`."""
+    with problems.noted(folder):
+        return files_in(folder, ".json")
+    return []
 
 
 def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
@@ -128,8 +143,8 @@ def last_line(error: Any) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
 
 
-def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str], known: Collection[str]) -> Timed:
-    """A finished case with all its fields, each of its type; `known` are the names of all cases of the run."""
+def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> Timed:
+    """A finished case with all its fields, each of its type, and its samples as columns."""
     check_fields(file, document, CASE)
     case = {**document, **{name: default for name, (_, default) in LATER.items() if document.get(name) is None}}
     check_fields(file, case, LATER_TYPES)
@@ -140,14 +155,19 @@ def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str], know
         check_task(file, case["task"], {LAYER} if case["kind"] == LAYER else tasks)
     for arm, found in case["counts"].items():
         _check_counts(file, found, f"counts of arm '{arm}'")
-    if case["timed_by"] not in known:
-        raise ReportError(
-            f"{file}: 'timed_by' names the case {case['timed_by']!r:.60}, which is not among the {len(known)} in this "
-            f"run; {REMEDY}"
-        )
     if case["tokens"] is None and case["seq_len"] is not None:
         case["tokens"] = case["batch"] * case["seq_len"]
-    return Timed(file, case, columns_of(file, case))
+    return Timed(file, {**case, "samples": ()}, columns_of(file, case))
+
+
+def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems) -> Iterator[Timed]:
+    """Those that say which case of the run timed them; `known` are the names of all."""
+    for item in timed:
+        if item.case["timed_by"] in known:
+            yield item
+        else:
+            which = f"'timed_by' names the case {item.case['timed_by']!r:.60}, which is not among the {len(known)} in"
+            problems.add(item.file, f"{which} this run; {REMEDY}")
 
 
 def _check_counts(file: Path, found: Any, where: str) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reports.errors import ReportError
 from reports.files import REMEDY, Types, check_fields, check_numbers, read_csv
+from reports.intake import kind_at
 from reports.problems import Problems
 from reports.run import LAYER
 
@@ -102,7 +103,7 @@ def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems
 
 def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
     columns = TABLES[file.name]
-    if file.exists():
+    if kind_at(file):
         with problems.noted(file):
             return _good_rows(file, read_csv(file, columns), tasks, problems)
     return pd.DataFrame(columns=list(columns)).astype(_dtypes(columns))

@@ -1,14 +1,18 @@
 """A run's data as files to take along: each table as CSV and as Parquet, and the whole run to draw again."""
 
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from reports.archive import FOLDERS
+from reports.archive import is_all, opened
+from reports.documented import documented
+from reports.formulas import harmless
 from reports.frames import samples
+from reports.intake import contents
 from reports.page import slug
 from reports.run import Run
 from reports.words import size
@@ -58,7 +62,7 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
     plain = frame.assign(shape=frame["shape"].astype(str)) if "shape" in frame else frame
     parquet, csv = f"data/{name}.parquet", f"data/{name}.csv" + (".gz" if name == "samples" else "")
     plain.to_parquet(directory / parquet, index=False)
-    plain.to_csv(
+    harmless(plain).to_csv(
         directory / csv, index=False, lineterminator="\n",
         compression={"method": "gzip", "mtime": 1} if csv.endswith(".gz") else None,
     )  # fmt: skip
@@ -67,28 +71,21 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
 
 
 def packed(source: Path, name: str, directory: Path) -> Download:
-    """The run as one archive; one that came as an archive stays as it is."""
+    """The run as one archive, its own files and no others; one that came as such an archive stays as it is."""
     file = directory / f"{slug(name)}.zip"
-    if source.is_file():
-        file.write_bytes(source.read_bytes())
-    else:
-        _pack(source, file)
+    with opened(source) as run:
+        places = [*documented(run)]
+        if source.is_file() and is_all(source, places):
+            shutil.copyfile(source, file)
+        else:
+            _pack(run, places, file)
     about = "the run itself: python -m reports draws this page from it"
     return Download(file.name, about, None, {"ZIP": (file.name, size(file.stat().st_size))})
 
 
-def _pack(source: Path, target: Path) -> None:
-    """The files of a run in one archive, without what a report does not read."""
+def _pack(run: Path, places: Sequence[str], target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for path in sorted(source.rglob("*")):
-            place = path.relative_to(source)
-            if path.is_file() and not path.is_symlink() and _is_wanted(place):
-                about = zipfile.ZipInfo(place.as_posix(), MOMENT)
-                about.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(about, path.read_bytes(), compresslevel=9)
-
-
-def _is_wanted(place: Path) -> bool:
-    """What archive.py unpacks again, without pytest-benchmark's own copy of the samples."""
-    *folder, name = place.parts
-    return "/".join(folder) in ("", *FOLDERS) and not name.startswith((".", "benchmarks"))
+        for place in places:
+            about = zipfile.ZipInfo(place, MOMENT)
+            about.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(about, contents(run / place), compresslevel=9)

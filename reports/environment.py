@@ -6,6 +6,7 @@ from typing import Any
 
 from reports.errors import ReportError
 from reports.files import Types, check_fields, check_items, check_numbers, check_schema, read_json
+from reports.intake import MOST_TASKS, check_count, kind_at
 from reports.problems import Problems
 
 FILE = "environment.json"
@@ -35,15 +36,16 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
     if not path.is_dir():
         raise ReportError(f"{path}: expected a run directory, found nothing; {GIVE}")
     file = path / FILE
-    if not file.is_file():
+    if not kind_at(file):
         raise ReportError(f"{path}: expected a run directory with {FILE} in it, which is not there; {GIVE}")
     environment = read_json(file)
     check_schema(file, environment)
     check_fields(file, environment, FIELDS)
     tasks = {}
-    for task, about in environment["tasks"].items():
+    for number, (task, about) in enumerate(environment["tasks"].items(), start=1):
         where = f"task '{task}'"
         with problems.noted(file):
+            check_count(file, number, MOST_TASKS, "tasks")
             check_fields(file, about, TASK, where)
             check_numbers(file, about, {"batch_size": 1, "chance": None}, where)
             tasks[task] = _sound(file, about, TASK_LATER, where, problems)

@@ -1,6 +1,8 @@
 """Reading one file of a run: what is in it, or an error that says what is wrong with it."""
 
+import csv
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
@@ -12,6 +14,17 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from reports.errors import ReportError
+from reports.intake import (
+    MOST_CELLS,
+    MOST_COLUMNS,
+    MOST_FOOTER,
+    MOST_ROWS,
+    check_count,
+    check_depth,
+    check_size,
+    contents,
+    opened,
+)
 
 SCHEMA = 1
 REMEDY = "copy the run directory again, or run the benchmark again"
@@ -23,7 +36,7 @@ Types = type | tuple[type, ...]
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = contents(path).decode("utf-8")
         document = json.loads(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(document, ensure_ascii=False).encode()  # half a character can be written to no page
@@ -31,6 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise _unreadable(path, "a JSON object", error) from error
     if not isinstance(document, dict):
         raise ReportError(f"{path}: expected a JSON object, got {type(document).__name__}; {REMEDY}")
+    check_depth(path, document)
     return document
 
 
@@ -85,13 +99,14 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     Numbers may be NaN; text may not be missing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = contents(path).decode("utf-8")
+        _check_table(path, text)
         frame = pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
         if not text.endswith("\n"):
             raise ValueError("the last line does not end")
         if not isinstance(frame.index, pd.RangeIndex):
             raise ValueError("lines have more cells than the header")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise _unreadable(path, "a CSV table", error) from error
     check_columns(path, frame.columns, columns)
     frame = frame[list(columns)].copy()
@@ -105,8 +120,10 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def read_parquet_columns(path: Path) -> list[str]:
     """The column names of a Parquet file; its footer, written last, shows that it is whole."""
-    with damage(path, "a Parquet file"):
-        return list(pq.read_schema(path).names)
+    with damage(path, "a Parquet file"), opened(path) as file:
+        file.seek(-8, os.SEEK_END)
+        check_size(path, int.from_bytes(file.read(4), "little"), MOST_FOOTER, " of names and the like")
+        return list(pq.read_schema(file).names)
 
 
 @contextmanager
@@ -133,6 +150,14 @@ def kinds(types: Types) -> tuple[type, ...]:
 def printable(name: str) -> str:
     """A file's name as text that can be written; names need not be of any encoding."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _check_table(path: Path, text: str) -> None:
+    """No larger than tables are, before it becomes one."""
+    rows = max(text.count("\n"), text.count("\r"))
+    check_count(path, rows, MOST_ROWS, "rows")
+    check_count(path, rows + text.count(","), MOST_CELLS, "cells")
+    check_count(path, len(next(csv.reader(StringIO(text)), [])), MOST_COLUMNS, "columns")
 
 
 def _numbers(path: Path, cells: pd.Series) -> pd.Series:

@@ -8,6 +8,7 @@ import pandas as pd
 from reports import frames
 from reports.figures import accuracy_latency, kept_accuracy, layer_peers, speedup_bounds, speedup_map
 from reports.frames import Tradeoff
+from reports.level import verdict
 from reports.run import LAYER, REFERENCES, Metric, Run
 from reports.words import between, count, per_cent, times
 
@@ -90,7 +91,7 @@ def _price(half: Half) -> Finding:
         f"{half.metric.change(row['difference'])} "
         f"(95 % interval {half.metric.interval(row['difference_low'], row['difference_high'])}) to "
         f"{half.metric.text(row['value'])}, and a forward pass of batch {tradeoff.batch} takes {_share(row)} of the "
-        f"dense model's time on {tradeoff.setting.text}."
+        f"dense model's time on {tradeoff.setting.text}.{verdict(row, half.metric)}"
     )
     return Finding(text, _name(accuracy_latency), half.task)
 
@@ -100,8 +101,10 @@ def _chance(half: Half) -> Finding | None:
     if random.empty or random["draws"].iloc[0] < 2:
         return None
     row, metric, drawn = half.row, half.metric, random.iloc[0]
+    beats = row["low"] > drawn["high"] if metric.higher_is_better else row["high"] < drawn["low"]
+    what = "which heads stay matters" if beats else "whether it matters which heads stay is open"
     text = (
-        f"{half.task}: which heads stay matters. With {half.kept} of them, chosen by {row['criterion']}, the model "
+        f"{half.task}: {what}. With {half.kept} of them, chosen by {row['criterion']}, the model "
         f"reaches {metric.text(row['value'])} ({metric.interval(row['low'], row['high'])}); with as many at random "
         f"{metric.text(drawn['value'])} on average, 95 % of {count(drawn['draws'], 'draw')} within "
         f"{metric.interval(drawn['low'], drawn['high'])}."
@@ -118,8 +121,10 @@ def _batches(run: Run, half: Half) -> Finding | None:
     if len(rows) < 2:
         return None
     small, large = rows.iloc[0], rows.iloc[-1]
+    apart = small["speedup_high"] < large["speedup_low"] or large["speedup_high"] < small["speedup_low"]
+    what = "what it saves depends on the batch" if apart else "whether what it saves depends on the batch is open"
     text = (
-        f"{half.task}: what it saves depends on the batch. The same plan runs {_times(small)} as fast as the dense "
+        f"{half.task}: {what}. The same plan runs {_times(small)} as fast as the dense "
         f"model at batch {small['batch']:.0f}, and {_times(large)} at batch {large['batch']:.0f}."
     )
     return Finding(text, _name(speedup_map), half.task)

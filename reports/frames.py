@@ -145,11 +145,6 @@ def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def level_with_dense(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """Of each plan whether its difference to the dense model may be none, or a gain, by its interval."""
-    return plans["difference_high"] >= 0 if metric.higher_is_better else plans["difference_low"] <= 0
-
-
 def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
     """The task's own batch size, or the one nearest to it that was timed."""
     default = run.environment["tasks"][task]["batch_size"]

@@ -6,7 +6,10 @@ from pathlib import Path
 from reports import importance, tables
 from reports.archive import opened
 from reports.commands import again
+from reports.documented import documented
 from reports.downloads import Download, packed
+from reports.formulas import harmless_csv
+from reports.intake import contents
 from reports.page import Album, Section, render
 from reports.sources import Importance
 from reports.words import size
@@ -63,7 +66,9 @@ def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
     (directory / "data").mkdir(parents=True)
     found = []
     with opened(study.path) as source:
-        for table in sorted(source.glob("*.csv")):
-            (directory / "data" / table.name).write_bytes(table.read_bytes())
-            found.append(Download(table.stem, "", None, {"CSV": (f"data/{table.name}", size(table.stat().st_size))}))
+        for name in (name for name in documented(source) if name.endswith(".csv")):
+            text = harmless_csv(contents(source / name).decode("utf-8"))
+            (directory / "data" / name).write_text(text, encoding="utf-8", newline="")
+            files = {"CSV": (f"data/{name}", size(len(text.encode())))}
+            found.append(Download(name.removesuffix(".csv"), "", None, files))
     return (*found, packed(study.path, study.name, directory))

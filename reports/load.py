@@ -16,6 +16,7 @@ from reports.columns import plans_table, read_tables
 from reports.environment import read_environment
 from reports.errors import ReportError
 from reports.files import check_columns, read_parquet_columns
+from reports.intake import kind_at
 from reports.problems import Problems
 from reports.run import Run
 from reports.words import count
@@ -49,7 +50,7 @@ def _read(path: Path) -> Run:
         tables["plans"] = plans_table(done, tasks, problems)
     attention = tuple(read_attention(path / "attention.npz", tasks, problems))
     examples = path / "examples.parquet"
-    if examples.exists():
+    if kind_at(examples):
         with problems.noted(examples):
             check_columns(examples, read_parquet_columns(examples), EXAMPLES)
     run = Run(

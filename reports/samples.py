@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
     ):
         for number, sample in enumerate(samples):  # one of them is wrong: find it
             check_fields(file, sample, SAMPLE, where=f"sample {number}")
+    columns["arm"] = [intern(arm) for arm in columns["arm"]]  # a few words, thousands of times
     numbers = columns["round"] + columns["seconds"]
     if large := [number for number in numbers if type(number) is int and not -LARGEST < number < LARGEST]:
         raise ReportError(f"{file}: expected numbers below 2^63 in the samples, got {large[0]!r:.60}; {REMEDY}")

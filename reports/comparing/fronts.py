@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from reports import frames
 from reports.comparing.comparison import Comparison, Judged
 from reports.figures import Panel
+from reports.level import is_level, none_level, within
 from reports.style import INK, legend_right, looks, metric_axis, new_figure, reach
 from reports.words import between, count, per_cent, times
 
@@ -59,13 +59,13 @@ def _side(frame: Judged, side: str) -> str:
     metric = frame.metric
     rows = frame.table[(frame.table["side"] == side) & (frame.table["draws"] == 1)]
     pruned = rows[~rows["criterion"].isin(["dense", "none"])]
-    level = pruned[frames.level_with_dense(pruned, metric)]
+    level = pruned[is_level(pruned, metric)]
     front = f"its front has {count(rows['front'].sum(), 'plan')}"
     if level.empty:
-        return f"in {side} no pruned plan's {metric.name} is level with the dense model's, and {front}"
+        return f"in {side} {none_level(pruned, metric)}, and {front}"
     best = level.sort_values("speedup").iloc[-1]
     return (
-        f"in {side} the fastest plan level with the dense model is {best['criterion']} with "
+        f"in {side} the fastest plan level with the dense model, within {within(metric)}, is {best['criterion']} with "
         f"{per_cent(best['kept_fraction'])} of the heads, {metric.text(best['value'])} at {times(best['speedup'])} "
         f"({between(best['speedup_low'], best['speedup_high'])}), and {front}"
     )

@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 from reports import frames
 from reports.figures import Panel
 from reports.frames import Tradeoff
+from reports.level import is_level, none_level, within
 from reports.limits import best_criteria
 from reports.run import REFERENCES, Run
 from reports.style import GREY, INK, folded, legend_right, looks, metric_axis, new_figure, reach, shortened, text_width
@@ -65,16 +66,16 @@ def caption(frame: Tradeoff) -> str:
     table, metric = frame.table, frame.metric
     timed = table[table["speedup"].notna()]
     pruned = timed[(timed["draws"] == 1) & ~timed["criterion"].isin(REFERENCES)]
-    level = frames.level_with_dense(pruned, metric)
+    level = pruned[is_level(pruned, metric)]
     where = f"At batch {frame.batch} on {frame.setting.device if frame.setting else 'no device'}"
     among = "among" if timed.loc[timed["criterion"] == "dense", "front"].any() else "not among"
     front = f"the Pareto front has {count(timed['front'].sum(), 'plan')}, the dense model {among} them"
-    if level.any():
-        best = pruned[level].sort_values("speedup").iloc[-1]
-        which = f"the fastest plan whose {metric.name} is level with the dense model's"
+    if len(level):
+        best = level.sort_values("speedup").iloc[-1]
+        which = f"the fastest plan that is level with the dense model, within {within(metric)}"
     elif len(pruned):
         best = pruned.sort_values("value", ascending=not metric.higher_is_better).iloc[0]
-        which = f"no pruned plan's {metric.name} is level with the dense model's; the best"
+        which = f"{none_level(pruned, metric)}; the best"
     else:
         return f"{where} only plans of several draws were timed."
     dense = timed.loc[timed["criterion"] == "dense", "pruned"]

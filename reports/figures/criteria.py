@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from reports import frames
 from reports.figures import Panel
+from reports.level import margin, within
 from reports.limits import left_out
 from reports.run import REFERENCES, Metric, Run
 from reports.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
@@ -159,18 +160,23 @@ def _correlations(pairs: np.ndarray) -> np.ndarray:
 
 
 def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
-    """Which of those whose interval reaches the best value took the least time, where times are known."""
-    best = table.iloc[0]
-    if metric.higher_is_better:
-        reaches = table["advantage_high"] >= best["advantage"]
+    """Which of those that are as good, by the whole of their intervals, took the least time, where times are known."""
+    best, known = table.iloc[0], table[table["seconds"].notna()]
+    if np.isnan(best["seconds"]) or len(known) < 2:
+        return
+    sign = 1 if metric.higher_is_better else -1
+    behind = sign * (best["advantage"] - known["advantage_low" if sign > 0 else "advantage_high"])
+    cheaper = known[(behind < margin(best["value"], metric)) & (known["seconds"] < best["seconds"])]
+    if len(cheaper):
+        row = cheaper.loc[cheaper["seconds"].idxmin()]
+        yield (
+            f"{row['criterion']} is the cheapest whose interval stays within {within(metric)} of that, at "
+            f"{duration(row['seconds'])}"
+        )
+    elif best["seconds"] == known["seconds"].min():
+        yield f"it is also the cheapest, at {duration(best['seconds'])}"
     else:
-        reaches = table["advantage_low"] <= best["advantage"]
-    known = table[(reaches | (table["advantage"] == best["advantage"])) & table["seconds"].notna()]
-    if len(known):
-        row = known.loc[known["seconds"].idxmin()]
-        same = row["criterion"] == best["criterion"]
-        which = "it is also the cheapest" if same else f"{row['criterion']} is the cheapest"
-        yield f"{which} that is within its interval of that, at {duration(row['seconds'])}"
+        yield f"no cheaper one's interval stays within {within(metric)} of that, at {duration(best['seconds'])}"
 
 
 def _points(axes: Axes, table: pd.DataFrame, column: str, criteria: tuple[str, ...]) -> None:

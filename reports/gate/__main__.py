@@ -1,18 +1,18 @@
 """python -m reports.gate DIR|verdict.json [-o DIR]: draw what the regression gate found."""
 
 import argparse
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from reports import svg
+from reports.delivery import FIGURES, Delivery
 from reports.errors import ReportError
 from reports.gate.effects import caption, draw
 from reports.gate.load import load
 from reports.style import theme
+from reports.workshop import workshop
 
 NAMES = ("effects.svg", "effects.png")
 
@@ -49,26 +49,20 @@ def write(run: Path, output: Path | None = None) -> str:
 def saved(figure: Figure, output: Path, names: Sequence[str]) -> str:
     """Write the figure, within its theme, under these names; returns their paths, in words.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all, and none over one that was not drawn here.
 
     Raises:
-        ReportError: it can't be written.
+        ReportError: it can't be written, or something is in the way.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".figure-", dir=output) as workshop:
-            for name in names:
-                if name.endswith(".svg"):
-                    Path(workshop, name).write_text(svg.text(figure), encoding="utf-8")
-                else:
-                    figure.savefig(Path(workshop, name))
-            for name in names:
-                os.replace(Path(workshop, name), output / name)
-    except OSError as error:
-        raise ReportError(
-            f"{output}: expected a directory to write {' and '.join(names)} into, and they can't be written "
-            f"({error.strerror or error}); give another with -o"
-        ) from error
+    with workshop(output, " and ".join(names)) as made:
+        delivery = Delivery(output, FIGURES)
+        delivery.check(names)
+        for name in names:
+            if name.endswith(".svg"):
+                (made / name).write_text(svg.text(figure), encoding="utf-8")
+            else:
+                figure.savefig(made / name)
+        delivery.bring(made, adds=True)
     return " and ".join(str(output / name) for name in names)
 
 

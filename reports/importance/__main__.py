@@ -4,10 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from reports.delivery import FIGURES, Delivery
 from reports.errors import ReportError
 from reports.importance import registry
 from reports.importance.load import load
+from reports.page import Slugs
 from reports.style import theme
+from reports.workshop import workshop
 
 
 def main() -> int:
@@ -27,15 +30,20 @@ def main() -> int:
 
 
 def write(run: Path, output: Path) -> list[str]:
-    """Draw every figure into the directory `output`; the path and the caption of each."""
-    tables, lines = load(run), []
-    output.mkdir(parents=True, exist_ok=True)
-    for name, module in registry().items():
-        for panel in module.panels(tables):
-            path = output / "-".join(filter(None, (name, panel.slug)))
-            with theme():
-                module.draw(panel.frame).savefig(path.with_suffix(".png"))
-            lines.append(f"{path}.png: {module.caption(panel.frame)}")
+    """Draw every figure into the directory `output`; the path and the caption of each.
+
+    Raises:
+        ReportError: the run can't be read, the figures can't be written, or something is in their way.
+    """
+    tables, slugs, lines = load(run), Slugs(), []
+    with workshop(output) as made:
+        for name, module in registry().items():
+            for panel in module.panels(tables):
+                file = f"{slugs.of(name, panel.slug)}.png"
+                with theme():
+                    module.draw(panel.frame).savefig(made / file)
+                lines.append(f"{output / file}: {module.caption(panel.frame)}")
+        Delivery(output, FIGURES).bring(made, adds=True)
     return lines
 
 

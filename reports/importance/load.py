@@ -9,6 +9,7 @@ import pandas as pd
 from reports.archive import opened
 from reports.errors import ReportError
 from reports.files import read_csv
+from reports.intake import contents
 
 TRUTH, RANDOM, BEST, RIVAL, DENSE, ALL = "held out", "random", "best subset", "trained small", "dense", "all"
 
@@ -53,5 +54,5 @@ def load(path: Path) -> Tables:
 def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise ReportError(f"{path}: there is no such table; expected the directory of an importance run")
-    empty = path.read_text(encoding="utf-8").strip() in ("", '""')
+    empty = contents(path).strip() in (b"", b'""')
     return pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns)

@@ -1,9 +1,11 @@
 """The report as a whole: the command, what lies where, and what stands in its way."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,9 +16,10 @@ from filelock import FileLock
 import reports
 from reports import page
 from reports.__main__ import main
-from reports.build import LOCK, build
+from reports.build import build
 from reports.errors import ReportError
 from reports.frames import SAMPLES
+from reports.workshop import LOCK
 from tests.reports.browser import page_of, read
 from tests.reports.synthetic import paired
 
@@ -27,7 +30,7 @@ ROOT = Path(reports.__file__).parent
 def test_the_command_prints_the_page_and_leaves_nothing_else(minimal_run, tmp_path, capsys):
     main([str(minimal_run), "-o", str(tmp_path / "out")])
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'index.html'}\n"
-    names = ["files.txt", "gallery", "index.html", "runs", "samples.parquet"]
+    names = ["gallery", "index.html", "report-files.json", "runs", "samples.parquet"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert sorted(path.name for path in (tmp_path / "out" / "runs" / "minimal").iterdir()) == [
         "data", "figures", "index.html", "minimal.zip"
@@ -86,25 +89,59 @@ def test_a_page_that_grows_too_large_says_what_it_leaves_out(minimal_run, tmp_pa
 
 @pytest.mark.usefixtures("told")
 def test_an_earlier_report_is_replaced_and_what_is_not_ours_stays(full_run, minimal_run, tmp_path):
-    (tmp_path / "index.html").write_text("old")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "mine.txt").write_text("not the report's")
     build([full_run, minimal_run], tmp_path)
     build([minimal_run], tmp_path)
-    assert "old" not in read(tmp_path / "index.html").text().split()
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mine", "minimal"]
     assert not (tmp_path / "compare").exists()
     assert (tmp_path / "runs" / "mine" / "mine.txt").read_text() == "not the report's"
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    listed = json.loads((tmp_path / "report-files.json").read_text())["files"]
+    assert written - {*listed} == {"report-files.json", "runs/mine/mine.txt"}
+
+
+@pytest.mark.parametrize("name", ["index.html", "samples.parquet", "report-files.json"])
+def test_a_foreign_file_is_refused_before_any_run_is_read(tmp_path, name):
+    (tmp_path / name).write_text('{"files": ["notes.txt"]}')
+    (tmp_path / "files.txt").write_text("notes.txt\n")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(ReportError, match=rf"{name}: (no report wrote this file|expected the list that)"):
+        build([tmp_path / "nowhere"], tmp_path)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.usefixtures("told")
-def test_a_list_of_files_that_leads_elsewhere_takes_nothing_away(minimal_run, tmp_path):
-    outside = tmp_path / "outside.txt"
-    outside.write_text("here to stay")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "files.txt").write_text(f"../outside.txt\n{outside}\n\n.\n")
-    build([minimal_run], tmp_path / "out")
-    assert outside.read_text() == "here to stay"
+def test_a_list_of_files_that_is_not_the_reports_takes_nothing_away(minimal_run, tmp_path):
+    (tmp_path / "files.txt").write_text("notes.txt\n")
+    (tmp_path / "notes.txt").write_text("mine")
+    build([minimal_run], tmp_path)
+    assert (tmp_path / "files.txt").read_text() == "notes.txt\n"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "index.html").write_text("old")
+    (tmp_path / "files.txt").write_text("index.html\n")
+    with pytest.raises(ReportError, match=r"files\.txt tells of a report of an earlier version, which kept no hashes"):
+        build([tmp_path / "nowhere"], tmp_path)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_run_that_is_drawn_is_not_taken_away(minimal_run, full_run, tmp_path):
+    """The report that is drawn again may hold the only copy of a run, which can't be read any more."""
+    build([minimal_run], tmp_path)
+    archive = tmp_path / "runs" / "minimal" / "minimal.zip"
+    content = archive.read_bytes()
+    _, refused = build([archive, tmp_path / "nowhere"], tmp_path)
+    assert len(refused) == 1
+    assert archive.read_bytes() == content
+    with zipfile.ZipFile(archive, "w") as changed:
+        changed.writestr("environment.json", '{"schema": 2}')
+    content = archive.read_bytes()
+    build([archive, full_run], tmp_path)
+    assert archive.read_bytes() == content
 
 
 def test_the_output_is_checked_before_any_run_is_read(tmp_path):

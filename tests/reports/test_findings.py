@@ -4,6 +4,7 @@ import pytest
 
 from reports.findings import findings
 from reports.load import load
+from tests.reports.damaging import edit
 from tests.reports.synthetic import fill_minimal, paired
 
 
@@ -12,7 +13,8 @@ def test_planted_numbers_come_back_with_their_intervals(full_run):
     assert texts == {
         "accuracy_latency": "digits: with 50 % of the heads, chosen by taylor, accuracy changes by −0.5 points (95 % "
         "interval −1.5 to 0.5) to 96.5 %, and a forward pass of batch 2 takes 50.0 % (50.0 to 50.0) of the dense "
-        "model's time on cpu, float32, 7 tokens.",
+        "model's time on cpu, float32, 7 tokens. Whether it is level with the dense model, within 1 point, is open: "
+        "2,003 examples are too few to tell, about 8,100 would.",
         "kept_accuracy": "digits: which heads stay matters. With 50 % of them, chosen by taylor, the model reaches "
         "96.5 % (95.5 to 97.5); with as many at random 60.0 % on average, 95 % of 21 draws within 50.5 to 69.5.",
         "speedup_map": "digits: what it saves depends on the batch. The same plan runs 1.00× (1.00–1.00) as fast as "
@@ -23,6 +25,25 @@ def test_planted_numbers_come_back_with_their_intervals(full_run):
         "so that no pruning of heads can make it faster than 8.00× (8.00–8.00); with 50 % of them it is 2.00× "
         "(2.00–2.00).",
     }  # fmt: skip
+
+
+def test_what_chance_does_as_well_is_not_said_to_matter(write_run):
+    def change(run):
+        for plan in run.plans:
+            if plan["criterion"] == "random":
+                plan["value"] += 0.3
+
+    texts = [finding.text for finding in findings(load(write_run(change=change)))]
+    assert any(text.startswith("digits: whether it matters which heads stay is open. With 50 %") for text in texts)
+
+
+def test_batches_that_save_alike_are_not_said_to_differ(write_run):
+    def change(run):
+        for file in (run.path / "cases").glob("digits-taylor-keep0.5-b1-*"):
+            edit(file, samples=paired(0.012, 2.0))
+
+    texts = [finding.text for finding in findings(load(write_run(change=change)))]
+    assert any("whether what it saves depends on the batch is open. The same plan runs 2.00×" in text for text in texts)
 
 
 def test_at_most_five_and_each_has_its_figure(full_run):

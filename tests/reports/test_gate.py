@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -201,7 +202,8 @@ def test_captions_have_the_planted_numbers(gate):
 def test_both_files_are_written_beside_the_verdict(tmp_path, capsys):
     (tmp_path / "verdict.json").write_text(json.dumps(synthetic.regressed()), encoding="utf-8")
     main([str(tmp_path)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["effects.png", "effects.svg", "verdict.json"]
+    names = ["effects.png", "effects.svg", "figure-files.json", "verdict.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert capsys.readouterr().out == (
         f"{tmp_path / 'effects.svg'} and {tmp_path / 'effects.png'}: REGRESSED: of 14 benchmarks 1 REGRESSED, 13 PASS; "
         "the largest effect is +10.0 % [8.5, 11.7], of dense-4x64.\n"
@@ -216,16 +218,27 @@ def test_both_files_are_written_beside_the_verdict(tmp_path, capsys):
 
 def test_what_was_there_stays_where_drawing_fails(tmp_path, monkeypatch):
     (tmp_path / "verdict.json").write_text(json.dumps(synthetic.verdict()), encoding="utf-8")
-    (tmp_path / "effects.svg").write_text("old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("reports.gate.__main__.os.replace", full)
-    with pytest.raises(ReportError, match=r"can't be written \(No space left on device\); give another with -o$"):
+    write(tmp_path)
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "verdict.json").write_text(json.dumps(synthetic.regressed()), encoding="utf-8")
+    monkeypatch.setattr("reports.gate.__main__.svg.text", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(ReportError, match=r"made or written \(No space left on device\); give another with -o$"):
         write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["effects.svg", "verdict.json"]
-    assert (tmp_path / "effects.svg").read_text() == "old"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "verdict.json"} == {
+        path: content for path, content in old.items() if path.name != "verdict.json"
+    }
+    monkeypatch.undo()
+    write(tmp_path)
+    assert (tmp_path / "effects.svg").read_bytes() != old[tmp_path / "effects.svg"]
+
+
+def test_a_figure_of_ones_own_is_not_drawn_over(tmp_path):
+    (tmp_path / "verdict.json").write_text(json.dumps(synthetic.verdict()), encoding="utf-8")
+    (tmp_path / "effects.png").write_text("mine")
+    with pytest.raises(ReportError, match=r"effects\.png: no report wrote this file, or it was changed since"):
+        write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"effects.png", "verdict.json"}
+    assert (tmp_path / "effects.png").read_text() == "mine"
 
 
 def without(document: dict, *keys: str) -> dict:

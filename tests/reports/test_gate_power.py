@@ -47,7 +47,9 @@ def test_a_line_for_each_kind_starts_at_the_false_alarms(stored):
 def test_both_files_are_written(stored, capsys):
     main([str(stored), "-o", str(stored / "figures")])
     assert capsys.readouterr().out.strip().endswith("power.png")
-    assert {path.name for path in (stored / "figures").iterdir()} == {"power.svg", "power.png"}
+    assert {path.name for path in (stored / "figures").iterdir()} == {
+        "power.svg", "power.png", "figure-files.json"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

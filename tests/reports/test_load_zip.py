@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports import archive
+from reports import intake, zips
 from reports.errors import ReportError
 from reports.load import load
 from tests.reports.damaging import CASE, cut_off
@@ -62,10 +62,10 @@ def test_traces_stay_in_the_archive(full_run, tmp_path, monkeypatch):
     size = sum(file.stat().st_size for file in full_run.rglob("*") if file.is_file())
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive_:
         archive_.writestr("traces/digits/digits.pt.trace.json", bytes(1_000_000))
-    monkeypatch.setattr(archive, "MOST_BYTES", size)
+    monkeypatch.setattr(intake, "MOST_UNPACKED", size)
     assert len(load(path).cases) == 22
-    monkeypatch.setattr(archive, "MOST_BYTES", size - 1)
-    with pytest.raises(ReportError, match=r"run\.zip: expected at most .* GiB to unpack, got "):
+    monkeypatch.setattr(intake, "MOST_UNPACKED", size - 1)
+    with pytest.raises(ReportError, match=r"run\.zip: expected at most .* to unpack, got .*; no benchmark"):
         load(path)
 
 
@@ -92,6 +92,7 @@ def add(name: str, mode: int = 0, content: str = "{}"):
             add("cases/link.json", stat.S_IFLNK | 0o777, "/etc/hostname"),
             r"expected files, got the link 'cases/link\.js",
         ),
+        (add("cases/pipe.json", stat.S_IFIFO | 0o666, ""), r"expected files, got the device or pipe 'cases/pipe\.js"),
         (add("plans.csv"), r"expected every entry once, got 'plans\.csv' twice"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:-9000]),
@@ -110,8 +111,8 @@ def test_archives_that_are_refused(full_run, tmp_path, scratch, change, message)
 
 
 def test_too_many_entries(full_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MOST_ENTRIES", 10)
-    with pytest.raises(ReportError, match=r"run\.zip: expected at most 10 entries, got \d\d; give"):
+    monkeypatch.setattr(zips, "MOST_ENTRIES", 10)
+    with pytest.raises(ReportError, match=r"run\.zip: expected at most 10 entries, got \d\d; no benchmark"):
         load(packed(full_run, tmp_path / "run.zip"))
 
 

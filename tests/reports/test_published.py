@@ -1,16 +1,19 @@
 """What is published: links lead somewhere, and the pages say what the runs beside them hold."""
 
+import json
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 import reports
+from reports.build import MANIFEST
 from reports.load import load
 from tests.reports.browser import read
 
 PUBLISHED = Path(reports.__file__).parent / "published"
-PAGES = [PUBLISHED / name for name in (PUBLISHED / "files.txt").read_text().split("\n") if name.endswith(".html")]
+LISTED = {PUBLISHED / name for name in json.loads((PUBLISHED / MANIFEST).read_text())["files"]}
+PAGES = sorted(file for file in LISTED if file.suffix == ".html")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(PUBLISHED).as_posix())
@@ -34,7 +37,6 @@ def test_a_page_is_about_the_run_beside_it(archive):
 
 
 def test_the_list_of_files_is_what_is_there():
-    listed = {PUBLISHED / name for name in (PUBLISHED / "files.txt").read_text().splitlines()}
-    assert {file for file in listed if not file.is_file()} == set()
+    assert {file for file in LISTED if not file.is_file()} == set()
     there = {file for folder in ("runs", "compare", "gallery") for file in (PUBLISHED / folder).rglob("*")}
-    assert {file for file in there if file.is_file()} <= listed
+    assert {file for file in there if file.is_file()} <= LISTED

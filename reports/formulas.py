@@ -1,0 +1,39 @@
+"""Text that a spreadsheet would take for a formula, made harmless in the CSV files that a page offers.
+
+A run may be anyone's, and so may its names. Files of the run itself, and Parquet, keep every cell as it is.
+"""
+
+import csv
+import re
+from io import StringIO
+
+import pandas as pd
+
+START = ("=", "+", "-", "@", "\t", "\n")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
+
+
+def harmless(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table, with an apostrophe before each text that begins like a formula; numbers stay numbers."""
+    changed = {name: frame[name].map(_cell) for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
+    return frame.assign(**changed)
+
+
+def harmless_csv(text: str) -> str:
+    """The same of a CSV file; one without such cells stays as it is, to the byte."""
+    rows = [*csv.reader(StringIO(text, newline=""))]
+    found = [[_cell(cell) for cell in row] for row in rows]
+    if found == rows:
+        return text
+    changed = StringIO(newline="")
+    csv.writer(changed, lineterminator="\n").writerows(found)
+    return changed.getvalue()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        return value
+    value = value.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # the writer would not quote it, and a row would begin there
+    return f"'{value}" if value.startswith(START) else value
