@@ -15,8 +15,10 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table, with an apostrophe before each text that begins like a formula; numbers stay numbers."""
-    changed = {name: frame[name].map(_cell) for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
-    return frame.assign(**changed)
+    changed = frame.copy()
+    for name in (name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)):
+        changed[name] = frame[name].map(_cell)
+    return changed
 
 
 def harmless_csv(text: str) -> str:

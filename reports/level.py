@@ -46,7 +46,7 @@ def margin(reference: float, metric: Metric) -> float:
 
 def within(metric: Metric) -> str:
     """The margin, in words."""
-    return f"{100 * MARGIN:g} point" if metric.is_share else f"{100 * MARGIN:g} % of its {metric.name}"
+    return f"{100 * MARGIN:g} point" if metric.is_share else f"{100 * MARGIN:g} %"
 
 
 def none_level(plans: pd.DataFrame, metric: Metric) -> str:
@@ -60,10 +60,10 @@ def verdict(plan: pd.Series, metric: Metric) -> str:
     """A sentence on one plan, its space in front; empty where it does lose, which its interval says."""
     plans = pd.DataFrame([plan])
     if is_level(plans, metric).any():
-        return f" It is level with the dense model, within {within(metric)}."
+        return f" Its {metric.name} is level with the dense model's, within {within(metric)}."
     if is_open(plans, metric).any():
         why = _too_few(plans, metric)
-        return f" Whether it is level with the dense model, within {within(metric)}, is open: {why}."
+        return f" Whether its {metric.name} is level with the dense model's, within {within(metric)}, is open: {why}."
     return ""
 
 
@@ -74,7 +74,7 @@ def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
         return "too few examples were judged to tell"
     if needed.isna().all():
         return "the loss may be the margin itself"
-    judged = plans.loc[needed.idxmin(), "examples"]
+    judged = plans["examples"].iloc[int(needed.argmin())]
     return f"{judged:,.0f} examples are too few to tell, about {_rounded(needed.min()):,} would"
 
 

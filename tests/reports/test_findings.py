@@ -13,8 +13,8 @@ def test_planted_numbers_come_back_with_their_intervals(full_run):
     assert texts == {
         "accuracy_latency": "digits: with 50 % of the heads, chosen by taylor, accuracy changes by −0.5 points (95 % "
         "interval −1.5 to 0.5) to 96.5 %, and a forward pass of batch 2 takes 50.0 % (50.0 to 50.0) of the dense "
-        "model's time on cpu, float32, 7 tokens. Whether it is level with the dense model, within 1 point, is open: "
-        "2,003 examples are too few to tell, about 8,100 would.",
+        "model's time on cpu, float32, 7 tokens. Whether its accuracy is level with the dense model's, within 1 point, "
+        "is open: 2,003 examples are too few to tell, about 8,100 would.",
         "kept_accuracy": "digits: which heads stay matters. With 50 % of them, chosen by taylor, the model reaches "
         "96.5 % (95.5 to 97.5); with as many at random 60.0 % on average, 95 % of 21 draws within 50.5 to 69.5.",
         "speedup_map": "digits: what it saves depends on the batch. The same plan runs 1.00× (1.00–1.00) as fast as "

@@ -73,18 +73,19 @@ def test_what_is_said_of_one_plan():
         return verdict(plan(*numbers, **more).iloc[0], metric)
 
     assert said(-0.055, -0.120, 0.005) == (
-        " Whether it is level with the dense model, within 1 point, is open: 200 examples are too few to tell, about "
-        "7,900 would."
+        " Whether its accuracy is level with the dense model's, within 1 point, is open: 200 examples are "
+        "too few to tell, about 7,900 would."
     )
-    assert said(-0.001, -0.004, 0.002) == " It is level with the dense model, within 1 point."
+    assert said(-0.001, -0.004, 0.002) == " Its accuracy is level with the dense model's, within 1 point."
     assert said(0.1, -0.1, 0.19, metric=PERPLEXITY, dense=20.0) == (
-        " It is level with the dense model, within 1 % of its perplexity."
+        " Its perplexity is level with the dense model's, within 1 %."
     )
     assert said(-0.055, -0.060, -0.050) == ""
-    unknown = " Whether it is level with the dense model, within 1 point, is open: the loss may be the margin itself."
+    why = "the loss may be the margin itself"
+    unknown = f" Whether its accuracy is level with the dense model's, within 1 point, is open: {why}."
     assert said(-0.0101, -0.012, -0.008) == unknown
     assert said(-0.055, -0.120, 0.005, examples=float("nan")) == unknown.replace(
-        "the loss may be the margin itself", "too few examples were judged to tell"
+        why, "too few examples were judged to tell"
     )
 
 
