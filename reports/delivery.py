@@ -91,7 +91,7 @@ class Delivery:
             return
         self._list(made, {name: {*before.get(name, ()), *own.get(name, ())} for name in {**before, **own}})
         for name in sorted(own, key=lambda name: name == last):
-            self._check(name)
+            self._check(name, new[name])
             (self.output / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(made / name, self.output / name)
         for name in () if adds else before.keys() - new.keys():

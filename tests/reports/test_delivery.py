@@ -81,6 +81,13 @@ def test_a_file_with_the_same_content_stays_the_readers_own(tmp_path):
     assert tree(tmp_path) == {"a": "1", "c": "1"}
 
 
+def test_a_file_that_became_what_is_brought_is_no_hindrance(tmp_path):
+    bring(tmp_path, {"a": "1", "b": "1"})
+    (tmp_path / "a").write_text("2")
+    bring(tmp_path, {"a": "2", "b": "2"})
+    assert tree(tmp_path) == {"a": "2", "b": "2"}
+
+
 def test_what_is_spared_stays(tmp_path):
     bring(tmp_path, {"a": "1", "b": "1"})
     spared = {(tmp_path / "a").resolve()}
