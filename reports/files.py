@@ -122,7 +122,9 @@ def read_parquet_columns(path: Path) -> list[str]:
     """The column names of a Parquet file; its footer, written last, shows that it is whole."""
     with damage(path, "a Parquet file"), opened(path) as file:
         file.seek(-8, os.SEEK_END)
-        check_size(path, int.from_bytes(file.read(4), "little"), MOST_FOOTER, " of names and the like")
+        length, mark = file.read(4), file.read()
+        if mark == b"PAR1":
+            check_size(path, int.from_bytes(length, "little"), MOST_FOOTER, " of names and the like")
         return list(pq.read_schema(file).names)
 
 

@@ -83,8 +83,12 @@ def check_depth(path: Path, document: Any) -> None:
     """Lists and objects don't lie within one another deeper than in any run: whoever prints them would not end."""
     level = [document]
     for _ in range(MOST_DEPTH):
-        inside = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [each for values in inside for each in values if isinstance(each, dict | list)]
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
         if not level:
             return
     raise ReportError(f"{path}: expected lists and objects no deeper than {MOST_DEPTH} within one another, got deeper")

@@ -166,8 +166,8 @@ def test_a_folder_in_place_of_a_file_is_told(write_run):
     (path / "scores.csv").mkdir()
     (path / "cases/x.json").mkdir()
     assert [(what, reason.split(";")[0]) for what, reason in left_out(load(path))] == [
-        ("cases/x.json", "expected a JSON object, but it is cut off or not of that format (Is a directory)"),
-        ("scores.csv", "expected a CSV table, but it is cut off or not of that format (Is a directory)"),
+        ("cases/x.json", "expected a file, found a directory"),
+        ("scores.csv", "expected a file, found a directory"),
     ]
 
 
