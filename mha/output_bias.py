@@ -29,14 +29,15 @@ class OutputBias(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         """(…, anything) -> (…, o); of the context only shape, dtype and device matter."""
-        shape = context.shape[:-1]
-        if self.bias is None:
-            return tied_to(context.new_zeros(*shape, self.out_features), {"context": context})
-        bias: Tensor = self.bias
+        shape = context.shape[:-1] + (self.out_features,)  # noqa: RUF005  # TorchScript can't unpack it
+        bias = self.bias
+        output = context.new_zeros(shape) if bias is None else bias.expand(shape).clone()
+        if torch.jit.is_scripting():
+            return output
         device = context.device.type
-        if torch.is_autocast_enabled(device):  # as a linear would
-            bias = bias.to(torch.get_autocast_dtype(device))
-        return tied_to(bias.expand(*shape, self.out_features).clone(), {"context": context})
+        if bias is not None and torch.is_autocast_enabled(device):  # as a linear would
+            output = output.to(torch.get_autocast_dtype(device))
+        return tied_to(output, {"context": context})
 
     def extra_repr(self) -> str:
         return f"out_features={self.out_features}, bias={self.bias is not None}"

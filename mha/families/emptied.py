@@ -103,7 +103,9 @@ def _replace_output(module: nn.Module, output: str, *, aliased: bool) -> None:
         aliased: whether code goes on calling it by its old name.
     """
     owner, _, name = output.rpartition(".")
-    holder, linear = module.get_submodule(owner), module.get_submodule(output)
+    holder = module.get_submodule(owner)
+    linear = holder._modules[name]  # not as an attribute, which its new class may define
+    assert linear is not None
     bias = linear._parameters.get("bias")
     assert bias is None or isinstance(bias, nn.Parameter)
     left = OutputBias(_out_features(linear), bias).train(linear.training)

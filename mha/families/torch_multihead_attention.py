@@ -5,7 +5,7 @@ heads: a masked or sliced module becomes `SlicedMultiheadAttention`, called in j
 """
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,9 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             return self.out_proj(context.transpose(1, 2).flatten(2)), None
         weights = F.dropout(attention_weights(q, k, mask), dropout)
         output = self.out_proj((weights @ v).transpose(1, 2).flatten(2))
-        return output, weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
+        if not torch.jit.is_scripting():
+            weights = weights if self.shown_heads is None else weights[:, list(self.shown_heads)]
+        return output, weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (b, h, q, d), k and v (b, h, k, d), with the extra key and value that the module adds."""
@@ -109,7 +111,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
         self, key_padding_mask: Tensor | None, attn_mask: Tensor | None, q: Tensor, given: int, keys: int
     ) -> Tensor | None:
         """Both masks as one that is added to the scores, zero for the extra keys; None where nothing is masked."""
-        added = None
+        added: Tensor | None = None
         if key_padding_mask is not None:
             added = _additive(key_padding_mask, q.dtype)[:, None, None, :]
         if attn_mask is not None:
@@ -120,6 +122,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             return None
         return F.pad(added, (0, keys - given))
 
+    @torch.jit.unused
     def _gather_heads(self, attn_mask: Tensor, batch: int) -> Tensor:
         """(b·h, q, k), for the heads still here or for all original ones, as (b, h, q, k)."""
         lineage = lineage_of(self)
@@ -134,6 +137,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             )
         return attn_mask.unflatten(0, (batch, heads))[:, list(lineage.heads)]
 
+    @torch.jit.unused
     def _forward_nested(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool, average_attn_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -154,15 +158,28 @@ class EmptiedMultiheadAttention(SlicedMultiheadAttention):
 
     _mha_uses = frozenset({"out_proj_without_heads"})
     extra_keys: int = 0  # that a module with heads adds to those it is given
+    if TYPE_CHECKING:  # TorchScript would take it for a type of its own
+        out_proj_without_heads: OutputBias
 
     def before_emptied(self) -> None:
         self.extra_keys = int(self.bias_k is not None) + int(self.add_zero_attn)
+        del self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]  # below they are properties
 
     # nn.TransformerEncoder asks the projections for their devices and gradients before it calls the module.
-    in_proj_weight = in_proj_bias = property(lambda self: self.out_proj_without_heads.bias)
-    out_proj = property(
-        lambda self: SimpleNamespace(weight=self.out_proj_without_heads.bias, bias=self.out_proj_without_heads.bias)
-    )
+    # TorchScript, which knows no such values, passes over them.
+    __jit_unused_properties__ = ("in_proj_weight", "in_proj_bias", "out_proj")
+
+    @property
+    def in_proj_weight(self) -> Any:  # type: ignore[override]
+        return self.out_proj_without_heads.bias
+
+    @property
+    def in_proj_bias(self) -> Any:  # type: ignore[override]
+        return self.out_proj_without_heads.bias
+
+    @property
+    def out_proj(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(weight=self.in_proj_weight, bias=self.in_proj_bias)
 
     def _attend(
         self,
@@ -175,15 +192,16 @@ class EmptiedMultiheadAttention(SlicedMultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         keys = key.shape[1] + self.extra_keys
         weights = query.new_zeros(query.shape[0], 0, query.shape[1], keys) if need_weights else None
-        left = cast(OutputBias, self.out_proj_without_heads)
-        output = tied_to(left(query), {"query": query, "key": key, "value": value})
+        output: Tensor = self.out_proj_without_heads(query)
+        if not torch.jit.is_scripting():
+            output = tied_to(output, {"key": key, "value": value})
         return output, weights
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """torch's masks: boolean True = ignore; floating = added to the scores."""
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
     return mask.to(dtype)
 
 

@@ -250,3 +250,39 @@ def test_causal_hint_without_weights():
     torch.testing.assert_close(whole(*args, **call, need_weights=False)[0], expected, rtol=0, atol=1e-12)
     with pytest.raises(mha.MhaError, match="is_causal says that attn_mask is causal: give attn_mask too"):
         whole(*args, is_causal=True)
+
+
+class Exported(nn.Module):
+    """Attention with padding and weights, as it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(28, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor, ignored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.attention(x, x, x, key_padding_mask=ignored)
+
+
+def padded_inputs(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(batch, length, 28, generator=torch.Generator().manual_seed(batch), dtype=torch.float64)
+    return x, torch.arange(length) >= torch.arange(batch)[:, None] + 2
+
+
+@pytest.mark.parametrize("heads", [(0, 3), (1,), ()], ids=["even", "odd", "none"])
+def test_it_is_exported_for_any_batch_and_length(heads):
+    pruned = mha.prune(drawn(Exported()).eval(), HeadPlan({"attention": heads}))
+    any_size = {0: torch.export.Dim("b"), 1: torch.export.Dim("n")}
+    program = torch.export.export(pruned, padded_inputs(3, 5), dynamic_shapes=(any_size, any_size))
+    given = padded_inputs(7, 11)
+    for got, expected in zip(program.module()(*given), pruned(*given), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("heads", [(0, 3), ()], ids=["some", "none"])
+def test_it_can_be_scripted(heads):
+    pruned = mha.prune(drawn(Exported()).eval(), HeadPlan({"attention": heads}))
+    scripted = torch.jit.script(pruned)
+    given = padded_inputs(7, 11)
+    for got, expected in zip(scripted(*given), pruned(*given), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
