@@ -1,4 +1,4 @@
-"""Pictures of attention: a heatmap per head, and a map of importance.
+"""Pictures of attention: a heatmap per head, and a map of importance; and what other tools draw them from.
 
 Figures are made without pyplot: nothing has to be closed and no display is needed. Save one with `savefig`, or let a
 notebook show it.
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from mha.errors import MhaError, ScoresError, ShapeError
 from mha.heads import HeadScores
+from mha.restoring import restore_heads
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+__all__ = ["restore_heads", "show_attention", "show_importance"]
 
 COLUMNS = 8  # at most so many heatmaps side by side
 
