@@ -123,7 +123,7 @@ class Study:
             return mha.HeadPlan(dict.fromkeys(layers, ()))
         if criterion == "even":
             return _even(self.scores("random", draw)[0], keep)
-        return mha.choose(self.scores(criterion, draw)[0], keep=keep)
+        return mha.choose(self.scores(criterion, draw)[0], keep=keep, across_layers=True)
 
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:

@@ -31,6 +31,7 @@ def choose(
     uniform: bool = False,
     multiple_of: int = 1,
     whole_groups: bool = False,
+    across_layers: bool | None = None,
 ) -> HeadPlan:
     """The feasible plan within the budget whose kept heads have the largest total score.
 
@@ -60,6 +61,10 @@ def choose(
             attention, are shared by their query heads: those are divisible by it, and the groups, of which ranks hold
             copies, divide it.
         whole_groups: every key/value group keeps all of its query heads, or leaves.
+        across_layers: whether a score is worth as much in one layer as in another. Unless told, it is where the scores
+            say so (`HeadScores.comparable`: what the loss would do without a head). Where it is not, heads are ranked
+            within their layers, and every layer gives about its share: weights and activations grow from layer to
+            layer, and plans by their size alone take whole early layers away (docs/importance.md).
 
     Raises:
         ScoresError: no budget or several, costs that it needs and that are missing, or one that can't be met, or only
@@ -72,7 +77,10 @@ def choose(
     budgets = {"keep": keep, "heads": heads, "latency": latency, "flops": flops, "parameters": parameters}
     budget, amount = _only_one(budgets)
     _check_belong(scores, model, costs)
-    programme = _Programme.of(scores, Terms(min_heads, uniform, multiple_of, whole_groups))
+    across = scores.comparable if across_layers is None else across_layers
+    programme = _Programme.of(
+        scores if across else _within_layers(scores), Terms(min_heads, uniform, multiple_of, whole_groups)
+    )
     if budget in QUANTITIES:
         best = _within(programme, budget, amount, _Charges.of(budget, model, costs))
     else:
@@ -80,6 +88,12 @@ def choose(
     plan = rearranged(best, scores)
     _tell_if_slow(plan, scores, costs)
     return plan
+
+
+def _within_layers(scores: HeadScores) -> HeadScores:
+    """The scores as their ranks, from 1 / h to 1: of the lowest heads of all layers, every layer gives its share."""
+    rows = {name: (row.argsort(stable=True).argsort() + 1.0) / max(len(row), 1) for name, row in scores.scores.items()}
+    return HeadScores(rows, scores.groups, heads=scores.heads)
 
 
 def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:

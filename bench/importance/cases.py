@@ -215,7 +215,7 @@ def _score(it: Subject, variant: Variant, batches: Sequence[Any], settings: Sett
 
 def _plans(it: Subject, scores: mha.HeadScores) -> dict[str, list[int]]:
     """Head count -> positions of the heads that stay."""
-    return {str(kept): it.positions(mha.choose(scores, heads=kept)) for kept in it.counts}
+    return {str(kept): it.positions(mha.choose(scores, heads=kept, across_layers=True)) for kept in it.counts}
 
 
 def _pruned(it: Subject, places: Sequence[int]) -> nn.Module:

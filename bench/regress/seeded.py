@@ -90,7 +90,7 @@ def halved(dense: nn.Module) -> nn.Module:
     """The model without the half of its heads that the loss misses least."""
     with one_thread():
         scores = mha.score(dense, list(draw(8 * ROWS, CALIBRATION).batches()), loss, "leave_one_out")
-        return mha.prune(dense, mha.choose(scores, model=dense, keep=0.5))
+        return mha.prune(dense, mha.choose(scores, model=dense, keep=0.5, across_layers=True))
 
 
 def right(recall: nn.Module) -> list[int]:

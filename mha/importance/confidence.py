@@ -8,7 +8,7 @@ from mha.importance.registry import criterion
 from mha.importance.scored import Scored
 
 
-@criterion("confidence", needs="attention weights")
+@criterion("confidence", needs="attention weights", comparable=False)
 def confidence(calibration: Calibration) -> Scored:
     """The mean over rows of the largest attention weight: confident heads are kept.
 

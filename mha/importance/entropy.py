@@ -9,7 +9,7 @@ from mha.importance.registry import criterion
 from mha.importance.scored import Scored
 
 
-@criterion("entropy", needs="attention weights")
+@criterion("entropy", needs="attention weights", comparable=False)
 def entropy(calibration: Calibration) -> Scored:
     """1 - mean over rows of (-Σ p log p) / log n, n the number of keys that the row sees: focused heads are kept.
 

@@ -10,7 +10,7 @@ from mha.importance.magnitude import per_head
 from mha.importance.registry import criterion
 
 
-@criterion("fluctuation", needs="context")
+@criterion("fluctuation", needs="context", comparable=False)
 def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[str, Tensor]:
     """Σ_j Var(x_j) ‖W_o[:,j]‖² over the head's columns j (equation 5 of the paper, summed over a head).
 

@@ -9,7 +9,7 @@ from mha.importance.registry import criterion
 from mha.layout import owners
 
 
-@criterion("magnitude", needs="nothing")
+@criterion("magnitude", needs="nothing", comparable=False)
 def magnitude(calibration: Calibration) -> dict[str, Tensor]:
     """‖W_o[:,h]‖, the Frobenius norm; needs no data."""
     return {name: output_norms(layer) for name, layer in calibration.layers.items()}

@@ -16,7 +16,7 @@ from mha.importance.registry import criterion
 from mha.layout import tables, width
 
 
-@criterion("magnitude_all", needs="nothing")
+@criterion("magnitude_all", needs="nothing", comparable=False)
 def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
     """‖W_q,h‖ ‖W_k,h‖ ‖W_v,h‖ ‖W_o,h‖, the product of Frobenius norms; needs no data.
 

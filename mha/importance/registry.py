@@ -37,11 +37,14 @@ class Criterion:
         needs: "nothing" beyond the weights, the heads' "context" (what the output projections read), the "attention
             weights", the model's "outputs" (a loss to evaluate), or its "gradients".
         function: (calibration, **options) -> layer name -> (h,), larger = keep, or a `Scored`, which holds that.
+        comparable: whether scores of different layers are in one currency, that of the loss; else they say which head
+            of a layer to keep, not which layer.
     """
 
     name: str
     needs: Needs
     function: Function
+    comparable: bool = True
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -57,11 +60,11 @@ class Criterion:
 _CRITERIA: dict[str, Criterion] = {}
 
 
-def criterion(name: str, *, needs: Needs) -> Callable[[Function], Function]:
+def criterion(name: str, *, needs: Needs, comparable: bool = True) -> Callable[[Function], Function]:
     """Register the decorated function under that name."""
 
     def register(function: Function) -> Function:
-        _CRITERIA[name] = Criterion(name, needs, function)
+        _CRITERIA[name] = Criterion(name, needs, function, comparable)
         return function
 
     return register
@@ -160,6 +163,7 @@ def score(
         examples=found.examples,
         interactions=found.interactions,
         errors=found.errors,
+        comparable=chosen.comparable,
         spent=meter.spent(),
     )
 
