@@ -5,8 +5,9 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
@@ -19,17 +20,24 @@ ATTRIBUTES = ("name", "metric", "higher_is_better", "chance")
 METHODS = ("model", "calibration", "loss", "forward", "evaluate", "aggregate", "example")
 
 
-def chosen_tasks(given: Sequence[str] | None) -> tuple["Task", ...]:
+class Chosen(NamedTuple):
+    """A task, and the user's file that it comes from; None for a reference task."""
+
+    task: "Task"
+    file: Path | None = None
+
+
+def chosen_tasks(given: Sequence[str] | None) -> tuple[Chosen, ...]:
     """The tasks that `--task` names; every reference task where it names none."""
     from bench import tasks
 
     words = [word for text in given or () for word in several("--task", text, str)] or tasks.names()
-    chosen: dict[str, Task] = {}
+    chosen: dict[str, Chosen] = {}
     for word in dict.fromkeys(words):
-        task = _user_task(word) if ".py" in word else tasks.load(_reference(word, tasks.names()))
-        if task.name in chosen:
-            raise pytest.UsageError(f"--task: two tasks are named {task.name!r}; results are filed by task name")
-        chosen[task.name] = task
+        found = _user_task(word) if ".py" in word else Chosen(tasks.load(_reference(word, tasks.names())))
+        if found.task.name in chosen:
+            raise pytest.UsageError(f"--task: two tasks are named {found.task.name!r}; results are filed by task name")
+        chosen[found.task.name] = found
     return tuple(chosen.values())
 
 
@@ -41,7 +49,7 @@ def _reference(word: str, known: tuple[str, ...]) -> str:
     return word
 
 
-def _user_task(word: str) -> "Task":
+def _user_task(word: str) -> Chosen:
     """The task that `path.py:name` speaks of, with everything a task needs."""
     path, _, name = word.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
@@ -56,11 +64,15 @@ def _user_task(word: str) -> "Task":
         raise pytest.UsageError(f"--task: {word!r}: {path} has no {name!r}; it has {', '.join(others) or 'no task'}")
     task = getattr(module, name)
     _check_task(task, word)
-    return cast("Task", task)
+    return Chosen(cast("Task", task), Path(path))
 
 
 def _imported(path: Path, word: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"bench_task_{path.stem}", path)
+    """The file as a module, once; of two files of one name each has its own."""
+    name = f"bench_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -68,6 +80,7 @@ def _imported(path: Path, word: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise pytest.UsageError(f"--task: {word!r}: importing it raised {type(error).__name__}: {error}") from error
     return module
 

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from bench.environment import digest, environment
+from bench.environment import environment
 from bench.exhausted import give_memory_back, out_of_memory, reason
 from bench.files import numbered, read_json, unfinished
+from bench.identity import identity
 from bench.latency import Latencies
 from bench.machine import Watch
 from bench.options import Settings, run_directory, settings_of
@@ -65,7 +65,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
     done = config.stash.get(DONE, 0)
     there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
-    return [*left_out, *([there] if done else [])]
+    return [*left_out, *_final(config), *([there] if done else [])]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -148,7 +148,13 @@ def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) 
     """One for each task, by name."""
     training = partial(_visible, pytestconfig)
     return {
-        task.name: Study(task, training, partial(run.describe_task, task.name), partial(run.kept, task.name))
+        task.name: Study(
+            task,
+            training,
+            partial(run.describe_task, task.name),
+            partial(run.kept, task.name),
+            partial(run.check_dense, task.name),
+        )
         for task in settings.tasks
     }
 
@@ -172,6 +178,16 @@ def _say(config: pytest.Config, line: str) -> None:
     if reporter and config.get_verbosity() >= 0:
         reporter.ensure_newline()
         reporter.write_line(line)
+
+
+def _final(config: pytest.Config) -> list[str]:
+    """A line for each task that no run can go on with."""
+    tasks = config.stash[RUN].environment["tasks"] if RUN in config.stash else {}
+    return [
+        f"if it is cut off, this run can't go on: task {name}, {what}"
+        for name in (task.name for task in settings_of(config).tasks)
+        for what in tasks.get(name, {}).get("uncomparable", [])
+    ]
 
 
 def _opened(config: pytest.Config) -> RunDirectory:
@@ -216,5 +232,5 @@ def _describe(task: Task, settings: Settings, earlier: Mapping[str, int]) -> dic
         "chance": task.chance,
         "batch_size": settings.batch(task, *filter(None, [earlier.get("batch_size")])),
         "description": docs.strip().partition("\n")[0],
-        "source": digest([Path(module.__file__)]) if module.__file__ else None,
+        **identity(task, settings.files.get(task.name)),
     }

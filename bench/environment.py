@@ -16,7 +16,10 @@ import torch
 
 import mha
 
-PACKAGES = ("torch", "numpy", "einops", "pandas", "pytest", "pytest-benchmark", "scikit-learn", "scipy")
+PACKAGES = (
+    *("torch", "numpy", "einops", "pandas", "pytest", "pytest-benchmark", "scikit-learn", "scipy"),
+    *("transformers", "torch-pruning"),  # they are timed
+)
 SOURCES = ("*.py", "*.toml")
 IDENTITY = ("revision", "code", "cpu", "accelerators", "cores", "threads", "governor", "python", "packages")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

@@ -67,6 +67,7 @@ class Settings:
         lengths, head_dims: None where each benchmark has its own.
         process: which of the processes of a published figure this is.
         left_out: (device, dtype or mode) -> why it is not measured, though the preset would.
+        files: task's name -> the user's file that it comes from.
     """
 
     directory: Path
@@ -82,6 +83,7 @@ class Settings:
     modes: tuple[str, ...] = ("eager",)
     process: int = 0
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def quick(self) -> bool:
@@ -183,7 +185,6 @@ _SETTINGS = pytest.StashKey[Settings]()
 def _settings(config: pytest.Config) -> Settings:
     import mha
     from bench import abilities
-    from bench.chosen_tasks import chosen_tasks
 
     option = config.option
     _check_selection(option)
@@ -209,8 +210,16 @@ def _settings(config: pytest.Config) -> Settings:
         preset=name,
         process=_process(option.process),
         left_out=left_out,
-        tasks=chosen_tasks(option.task),  # last: a file of the user's is run
+        **_tasks(option.task),  # last: a file of the user's is run
     )
+
+
+def _tasks(given: Sequence[str] | None) -> dict[str, Any]:
+    from bench.chosen_tasks import chosen_tasks
+
+    chosen = chosen_tasks(given)
+    files = {each.task.name: each.file for each in chosen if each.file}
+    return {"tasks": tuple(each.task for each in chosen), "files": files}
 
 
 def _check_selection(option: Any) -> None:

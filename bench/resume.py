@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from filelock import FileLock, Timeout
@@ -11,6 +11,11 @@ from bench.environment import IDENTITY
 from bench.files import LOCK
 
 FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}
+TOLD = 8  # differences; of more only how many
+GIVEN = {  # what a task gave when it was asked, by the name it has in `environment.json`
+    "weights": "model() gives other weights than",
+    "calibration_data": "calibration() gives other batches than",
+}
 
 
 def locked(path: Path) -> FileLock:
@@ -38,9 +43,10 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
     if earlier is None:
         return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}}
     if found := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
+        more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
         raise pytest.UsageError(
-            f"--run: {path} was not measured like this: {'; '.join(found)}. Results of different code, machines or "
-            "presets are never mixed: give another --run, or go on as it was begun"
+            f"--run: {path} was not measured like this: {'; '.join(found[:TOLD])}{more}. Results of different code, "
+            "machines, presets or tasks are never mixed: give another --run, or go on as it was begun"
         )
     kept = {name: {**earlier["tasks"].get(name, {}), **facts} for name, facts in now["tasks"].items()}
     return {
@@ -62,11 +68,28 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
             yield _difference(name, there, here)
 
 
+def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
+    """End the run: what the task gives is not what it gave to an earlier part."""
+    pytest.exit(
+        f"--run: task {task}: {what} when the run in {path} was begun, and results of two tasks are never mixed. Seed "
+        "what is random, keep what is trained and leave the task's files as they were, or give another --run",
+        returncode=pytest.ExitCode.INTERRUPTED,
+    )
+
+
 def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name, facts in now["tasks"].items():
-        there, here = earlier["tasks"].get(name, {}).get("source"), facts.get("source")
-        if name in earlier["tasks"] and there != here:
-            yield _difference(f"the file of task {name}", there, here)
+    for name in (name for name in now["tasks"] if name in earlier["tasks"]):
+        there, here = earlier["tasks"][name], now["tasks"][name]
+        yield from (f"task {name} can't be told from another ({what})" for what in here.get("uncomparable", []))
+        if here.get("source") is not None and there.get("source") != here["source"]:
+            yield from _changed_parts(name, there, here)
+
+
+def _changed_parts(task: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    before, after = ({"source": each.get("source"), **each.get("parts", {})} for each in (there, here))
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    for name in [name for name in changed if name != "source"] or changed:
+        yield _difference(f"task {task}, {name}", before.get(name), after.get(name))
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

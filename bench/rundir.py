@@ -17,7 +17,7 @@ from filelock import BaseFileLock
 
 from bench.files import PARTIAL, numbered, read_json, unfinished, write_json, written
 from bench.records import OK, SCHEMA, Records, read_records
-from bench.resume import continued, locked
+from bench.resume import GIVEN, continued, locked, stop_mixing
 from bench.rows import Table, write_csv
 
 CASE = ("case", "kind", "task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "shape")
@@ -52,6 +52,7 @@ TABLES = {  # file: what tells its rows' origin, and all columns
         ("device", "dtype", "ceiling", "value", "low", "high", "samples", "process"),
     ),
 }
+DENSE, ROUNDED = "dense", 0.001
 ATTENTION = "attention.npz"
 TRACES = "traces"
 
@@ -105,9 +106,26 @@ class RunDirectory:
         write_json(self.path / "environment.json", self.environment, indent=2)
 
     def describe_task(self, name: str, description: Mapping[str, Any]) -> None:
-        """Add what is known about a task once its model is there."""
+        """Add what is known about a task once its model is there.
+
+        It ends the run (`pytest.exit`) if the model, or the calibration data, is another than in an earlier part.
+        """
         tasks = self.environment["tasks"]
+        for fact, what in GIVEN.items():
+            there, here = tasks[name].get(fact), description.get(fact)
+            if there is not None and here is not None and there != here:
+                stop_mixing(self.path, name, what)
         self.note({"tasks": tasks | {name: tasks[name] | description}})
+
+    def check_dense(self, task: str, values: np.ndarray) -> None:
+        """End the run if the dense model has other values than an earlier part measured: examples are paired.
+
+        In one of a thousand examples rounding may decide.
+        """
+        known = self._plans.find(task=task, criterion=DENSE)
+        earlier = None if known is None else np.asarray(known["values"], dtype=float)
+        if earlier is not None and (earlier.shape != values.shape or _share_of_others(earlier, values) > ROUNDED):
+            stop_mixing(self.path, task, "evaluate() gives the dense model other values than")
 
     @contextmanager
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
@@ -221,6 +239,12 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
         return read_json(path) or {}
     except ValueError:
         return {}
+
+
+def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
+    """The share of rows that differ by more than rounding."""
+    others = ~np.isclose(one, other, rtol=1e-4, atol=1e-6).reshape(len(one), -1)
+    return float(others.any(axis=1).mean())
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 import mha
+from bench.contents import UncomparableError, digest
 from bench.intervals import Bootstrap, Estimate
 from bench.threads import one_thread
 from mha.costs import parameters_of
@@ -52,6 +53,7 @@ class Study:
         note: told what is found out about the task, as the run directory's `environment.json` wants it.
         made: the heads that a plan of this criterion, kept fraction and draw keeps, if an earlier part of the run has
             made it; else None.
+        check: told the dense model's values, which may not be others than in an earlier part.
     """
 
     def __init__(
@@ -60,17 +62,21 @@ class Study:
         training: Callable[[], AbstractContextManager[None]] = nullcontext,
         note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
         made: Callable[[str, float, int], Mapping[str, Sequence[int]] | None] = lambda *_: None,
+        check: Callable[[np.ndarray], None] = lambda _: None,
     ) -> None:
         self.task = task
         self._training = training
         self._note = note
         self._made = made
+        self._check = check
 
     @once
     def model(self) -> nn.Module:
         """The trained model, on the CPU. Not to be changed."""
         with self._training():
-            return self.task.model().eval()
+            model = self.task.model().eval()
+        self._note({"weights": contents(model.state_dict())})
+        return model
 
     @once
     def dense(self, device: str) -> nn.Module:
@@ -131,6 +137,13 @@ class Study:
         return self._checked(self.task.evaluate(self.pruned(plan)))
 
     @once
+    def dense_values(self) -> np.ndarray:
+        """Those of the dense model."""
+        values = self.values(self.plan(DENSE, 1.0))
+        self._check(values)
+        return values
+
+    @once
     def metric(self, plan: mha.HeadPlan) -> Estimate:
         """The task's metric for a plan."""
         return self._estimate(self.values(plan))
@@ -152,7 +165,7 @@ class Study:
 
     def _estimate(self, values: np.ndarray) -> Estimate:
         """The metric, on the same resamples of the held-out examples for every model."""
-        examples = len(self.values(self.plan(DENSE, 1.0)))
+        examples = len(self.dense_values())
         if len(values) != examples:
             raise ValueError(
                 f"task {self.task.name!r}: evaluate returned {len(values)} rows for a pruned model and {examples} "
@@ -197,7 +210,17 @@ class Study:
 
     @once
     def _calibration(self) -> Any:
-        return self.task.calibration()
+        batches = self.task.calibration()
+        self._note({"calibration_data": contents(batches)})
+        return batches
+
+
+def contents(value: Any) -> str | None:
+    """A hash of it; None where it can't be read."""
+    try:
+        return digest(value)
+    except UncomparableError:
+        return None
 
 
 def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mha.attention
+from bench.contents import UncomparableError, digest
 from bench.threads import one_thread
 from mha.files import appears_whole
 
@@ -76,11 +77,17 @@ def trained(
     """The model that `fit` trains from `build()`, in eval mode; trained once, then read from the cache.
 
     The entry is named by a hash of the settings and of the code that made it: `sources`, this file, the
-    attention layer and the version of torch. A second process waits for the first. An entry
-    appears whole or not at all.
+    attention layer and the version of torch; and, where `build` or `fit` are methods, by what their object is, which
+    may be of a class that inherits from the one in `sources`. What can't be told from another is trained each time. A
+    second process waits for the first. An entry appears whole or not at all.
     """
     model = build()
-    path = cache_directory() / f"{name}-{_fingerprint(sources, settings)}.safetensors"
+    try:
+        owners = [digest(_owner(method), name) for method in (build, fit)]
+    except UncomparableError:
+        fit(model)
+        return model.eval()
+    path = cache_directory() / f"{name}-{_fingerprint(sources, [settings, owners])}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
@@ -108,6 +115,12 @@ def _take(batches: Iterable[Any], count: int) -> Iterator[Any]:
                 return
         if taken == before:
             raise ValueError("no training batches")
+
+
+def _owner(method: Callable[..., Any]) -> Any:
+    """The object of a method, with its class; None for a function."""
+    owner = getattr(method, "__self__", None)
+    return owner and (owner, type(owner))
 
 
 def _fingerprint(sources: Iterable[Path], settings: Any) -> str:

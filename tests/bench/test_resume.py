@@ -26,7 +26,9 @@ HERE = {
     "threads": 2,
     "packages": {"torch": "2.13.0", "numpy": "2.4.0"},
 }
-TASKS = {"tiny": {"metric": "accuracy", "source": "cd" * 32}}
+TASKS = {
+    "tiny": {"metric": "accuracy", "source": "cd" * 32, "parts": {"file a.py": "1", "attribute b": "3"}},
+}
 
 
 @pytest.fixture
@@ -165,7 +167,18 @@ def test_the_environment_tells_of_both_parts(part):
         ({"threads": 1, "cpu": "other"}, "cpu: a CPU there, other here; threads: 2 there, 1 here"),
         ({"packages": {**HERE["packages"], "torch": "2.14.0"}}, r"packages, torch: 2.13.0 there, 2.14.0 here\."),
         ({"preset": "quick"}, "preset: default there, quick here"),
-        ({"tasks": {"tiny": {"source": "ef" * 32}}}, "the file of task tiny: cdcdcdcdcdcd there, efefefefefef here"),
+        (
+            {"tasks": {"tiny": {**TASKS["tiny"], "source": "ef" * 32}}},
+            "task tiny, source: cdcdcdcdcdcd there, efefefefefef here",
+        ),
+        (
+            {"tasks": {"tiny": {"source": "ef" * 32, "parts": {"file a.py": "1", "class": "2", "attribute b": "4"}}}},
+            "task tiny, attribute b: 3 there, 4 here; task tiny, class: not known there, 2 here",
+        ),
+        (
+            {"tasks": {"tiny": {"source": None, "uncomparable": ["attribute b: a generator"]}}},
+            r"task tiny can't be told from another \(attribute b: a generator\)",
+        ),
     ],
 )
 def test_other_code_or_another_machine_is_refused(part, changed, message):
@@ -173,6 +186,49 @@ def test_other_code_or_another_machine_is_refused(part, changed, message):
     with pytest.raises(pytest.UsageError, match=rf"--run: .*run was not measured like this: {message}.*give another"):
         part(**changed)
     assert environment(part()) == before
+
+
+def test_a_model_or_data_of_another_task_end_the_run(part):
+    first = part()
+    first.describe_task("tiny", {"weights": "aa", "calibration_data": None})
+    first.describe_task("tiny", {"heads": 6})
+    again = part()
+    again.describe_task("tiny", {"weights": "aa", "calibration_data": "bb"})
+    before = environment(again)
+    for given, said in (
+        ({"weights": "ac"}, "model.. gives other weights"),
+        ({"calibration_data": "bc"}, "calibration.."),
+    ):
+        with pytest.raises(pytest.exit.Exception, match=rf"--run: task tiny: {said}.* than when .*give another --run"):
+            again.describe_task("tiny", given)
+    assert environment(again) == before
+    assert {name: before["tasks"]["tiny"][name] for name in ("weights", "calibration_data", "heads")} == {
+        "weights": "aa", "calibration_data": "bb", "heads": 6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "same"),
+    [
+        ([[1.0, 1e-3]] * 2000, True),
+        ([[1.0 + 1e-6, 1e-3]] * 2000, True),
+        ([[1.0, 1e-3]] * 1998 + [[0.0, 1e-3]] * 2, True),  # rounding may decide
+        ([[1.0, 1e-3]] * 1997 + [[0.0, 1e-3]] * 3, False),
+        ([[1.0, 2e-3]] * 2000, False),
+        ([[1.0, 1e-3]] * 1999, False),
+        ([1.0] * 2000, False),
+    ],
+)
+def test_the_dense_model_has_the_values_that_it_had(part, values, same):
+    with part().plan(plan="tiny-dense", task="tiny", criterion="dense", values=[[1.0, 1e-3]] * 2000):
+        pass
+    again = part()
+    again.check_dense("other", np.zeros(3))
+    if same:
+        again.check_dense("tiny", np.array(values))
+    else:
+        with pytest.raises(pytest.exit.Exception, match=r"evaluate\(\) gives the dense model other values than when"):
+            again.check_dense("tiny", np.array(values))
 
 
 def test_two_at_once_are_refused(part):
@@ -301,3 +357,43 @@ def test_a_sweep_that_is_killed_goes_on_and_memory_that_does_not_suffice_costs_o
     assert (code, f"{len(whole) + 1} are there already in {run.path}; 0 to go" in output) == (0, True), output
     assert contents(run.path) == whole
     assert run.json("environment.json")["finished"]
+
+
+CHANGING = """
+from pathlib import Path
+from tests.bench.tiny_task import TinyTask
+
+class Changing(TinyTask):
+    name = "changing"
+    dense_at_least = None
+
+    def __init__(self, steps=0):
+        self.steps = steps
+
+    def model(self):
+        found = super().model()
+        found.head.bias.data += float((Path(__file__).parent / "bias.txt").read_text())
+        return found
+"""
+
+
+def test_a_run_never_goes_on_with_another_task(pytestconfig, tmp_path):
+    """Another setting, in the user's file, of a class that stands elsewhere; and another file that the model reads."""
+    (tmp_path / "changing.py").write_text(CHANGING)
+    own = "import sys\nsys.path.append({folder!r})\nfrom changing import Changing\ntask = Changing({given})\n"
+    line = command(tmp_path / "run", "--task", f"{tmp_path / 'mine.py'}:task", "-k", "accuracy and (dense or none)")
+
+    def run(given="", bias="0"):
+        (tmp_path / "mine.py").write_text(own.format(folder=str(tmp_path), given=given))
+        (tmp_path / "bias.txt").write_text(bias)
+        done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    assert run()[0] == 0
+    (tmp_path / "run" / "plans" / "changing-none.json").unlink()
+    code, said = run("steps=1")
+    assert (code, "was not measured like this: task changing, file mine.py: " in said) == (4, True), said
+    assert "; task changing, attribute steps: " in said
+    code, said = run(bias="0.1")
+    assert (code, "task changing: model() gives other weights than when the run in" in said) == (2, True), said
+    assert set(contents(tmp_path / "run")) == {"changing-dense.json"}

@@ -8,6 +8,7 @@ import torch
 
 import mha
 from bench.attention_maps import attention_maps, recorded_weights
+from bench.contents import digest
 from bench.study import Study
 from tests.bench.tiny_task import HEAD_DIM, HEADS, WIDTH, TinyTask
 
@@ -80,7 +81,8 @@ def test_accuracy_is_that_of_the_pruned_model(study, facts):
     assert accuracy["keep"] == {"layers.0": [0, 2], "layers.1": []}
     per_head = 4 * WIDTH * HEAD_DIM + 3 * HEAD_DIM  # rows of W_q, W_k, W_v with their biases, columns of W_o
     assert facts["parameters"] - accuracy["parameters"] == 4 * per_head
-    assert facts == {"layers": dict.fromkeys(LAYERS, 3), "heads": 6, "parameters": facts["parameters"], "examples": 101}
+    sizes = {"layers": dict.fromkeys(LAYERS, 3), "heads": 6, "parameters": facts["parameters"], "examples": 101}
+    assert facts == {**sizes, "weights": digest(study.model().state_dict())}
 
 
 def test_another_aggregate_is_used_for_values_and_intervals(study):
@@ -196,6 +198,16 @@ def test_attention_maps_of_a_pruned_model(study):
 def test_a_task_without_an_example_has_no_maps(study, monkeypatch):
     monkeypatch.setattr(study.task, "attention_examples", dict)
     assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {"tiny/plan": "tiny-dense"}
+
+
+def test_what_the_task_gives_is_told_so_that_no_other_takes_its_place(facts):
+    told = []
+    study = Study(UntrainedTask(), note=facts.update, check=told.append)
+    study.scores("magnitude")
+    study.accuracy(study.plan("none", 0.0))
+    study.metric(study.plan("dense", 1.0))
+    assert facts["calibration_data"] == digest(study.task.calibration())
+    assert [values.tolist() for values in told] == [study.task.evaluate(study.model()).tolist()]
 
 
 def test_a_plan_that_was_made_before_is_not_made_again(study, monkeypatch):

@@ -67,6 +67,42 @@ def test_other_settings_or_code_train_anew(cache, tmp_path):
     assert len(entries(cache)) == 3
 
 
+class Trainee:
+    """What offers both as methods, as a task does."""
+
+    def __init__(self, rate=0.1, more=None):
+        self.rate, self.more = rate, more
+
+    def build(self):
+        return build()
+
+    def fit(self, model):
+        train(model, [torch.ones(5, 3)], self.loss, steps=2, learning_rate=self.rate)
+
+    def loss(self, model, batch):
+        return distance(model, batch)
+
+
+class Other(Trainee):
+    def loss(self, model, batch):
+        return -distance(model, batch)
+
+
+def test_a_task_that_inherits_from_another_does_not_get_its_model(cache):
+    for task in (Trainee(), Trainee(), Trainee(0.2), Other(), Trainee(more=lambda: 1), Trainee(more=lambda: 2)):
+        trained("tiny", task.build, task.fit, sources=[], settings={})
+    assert len(entries(cache)) == 5
+    trained("tiny", *(getattr(Trainee(more=iter(())), name) for name in ("build", "fit")), sources=[], settings={})
+    assert len(entries(cache)) == 6
+
+
+def test_what_cannot_be_told_from_another_is_trained_each_time(cache, tmp_path):
+    with (tmp_path / "log").open("w") as file:
+        task = Trainee(more=file)
+        assert not trained("tiny", task.build, task.fit, sources=[], settings={}).training
+    assert not cache.exists() or entries(cache) == []
+
+
 @pytest.mark.parametrize("where", ["training", "writing"])
 def test_an_interrupted_training_leaves_no_entry(cache, monkeypatch, where):
     def interrupted(*_):
