@@ -55,7 +55,8 @@ def is_local(file: str | Path | None) -> bool:
     if file is None or not str(file).endswith(".py"):
         return False
     path = Path(file).resolve()
-    return not (INSTALLED & {*path.parts} or any(map(path.is_relative_to, (*OURS, sysconfig.get_path("stdlib")))))
+    folders = (*OURS, Path(sysconfig.get_path("stdlib")))
+    return not (INSTALLED & {*path.parts} or any(path.is_relative_to(folder) for folder in folders))
 
 
 @dataclass
@@ -121,8 +122,7 @@ class _Reader:
     def _of_code(self, value: Any, where: str) -> Iterator[str | bytes]:
         """A function with its defaults and what it has closed over; a class with its attributes."""
         if isinstance(value, types.CodeType):
-            for part in (value.co_consts, value.co_names, value.co_varnames, value.co_freevars):
-                yield self.read(part, where)
+            yield self.read((value.co_consts, value.co_names, value.co_varnames, value.co_freevars), where)
             yield value.co_code
         elif isinstance(value, BOUND):
             yield self.read(getattr(value, "__func__", None), where) + self.read(value.__self__, where)
@@ -130,8 +130,7 @@ class _Reader:
             yield from self._of_class(value, where)
         elif isinstance(value, types.FunctionType) and is_local(_file(value)):
             cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-            for part in (value.__code__, value.__defaults__, value.__kwdefaults__, cells):
-                yield self.read(part, where)
+            yield self.read((value.__code__, value.__defaults__, value.__kwdefaults__, cells), where)
 
     def _of_class(self, value: type, where: str) -> Iterator[bytes]:
         for cls in value.__mro__:

@@ -54,7 +54,10 @@ def test_the_environment(run, model):
     assert environment["preset"] == "quick"
     assert environment["commands"] == [environment["command"]]
     assert len(environment["fingerprint"]) == 16
-    assert len(environment["tasks"]["tiny"].pop("source")) == 64
+    tiny = environment["tasks"]["tiny"]
+    assert [len(tiny.pop(name)) for name in ("source", "weights", "calibration_data")] == [64, 64, 64]
+    assert {"file tiny_task.py", "class", "HEADS in tiny_task.py", "package torch"} <= set(tiny.pop("parts"))
+    assert tiny.pop("uncomparable") == []
     checks = environment["machine"]["checks"]
     assert len(checks) >= 2
     assert all(seconds > 0 for check in checks for seconds in check["control"])
