@@ -3,11 +3,13 @@
 Read by pytest only where a benchmark is collected; the options themselves are in bench/options.py.
 """
 
+import re
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from bench.latency import Latencies
 from bench.machine import Watch
 from bench.options import Settings, run_directory, settings_of
 from bench.progress import Progress
+from bench.records import OUT_OF_MEMORY
 from bench.rundir import RunDirectory
 from bench.study import Study
 from bench.terminal import summary
@@ -34,7 +37,11 @@ collect_ignore = ["regress"]  # the gate has its own way to run (bench/regress/_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before pytest-benchmark reads its options: one table is enough, and its JSON belongs to the run."""
+    """Before pytest-benchmark reads its options: one table is enough, and its JSON belongs to the run.
+
+    A warning is no error here, as it is in the project's tests: the code of a task is the user's.
+    """
+    config.addinivalue_line("filterwarnings", "default")
     config.option.benchmark_quiet = True  # --benchmark-verbose brings its table back
     target = run_directory(config) / f"{numbered('benchmarks', config.option.process)}.json"
     given = config.option.benchmark_json
@@ -75,7 +82,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if run is not None and session.items:
         config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
         config.stash[WATCH].check()
-        config.stash[PROGRESS] = Progress((item.nodeid for item in session.items), partial(_say, config))
+        config.stash[PROGRESS] = Progress({item.nodeid: _kind(item) for item in session.items}, partial(_say, config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -99,7 +106,22 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
             raise
         why = reason(error)
     give_memory_back()  # here, where nothing holds the case's frames any more
-    pytest.skip(f"out of memory: {why}")
+    pytest.skip(f"{OUT_OF_MEMORY}: {why}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whatever ends without a result is recorded, wherever it was raised."""
+    report = yield
+    run, afterwards = item.config.stash[RUN], report.when == "teardown"
+    step = _step(item) + ("-teardown" if afterwards else "")
+    if report.passed and report.when != "setup":
+        run.done(step)
+    elif call.excinfo is not None and (afterwards or not _has_rows(item, run)):
+        run.fail(step, {} if afterwards else _known(item), call.excinfo.value)
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -166,9 +188,9 @@ def latencies(settings: Settings, run: RunDirectory) -> Latencies:
 
 @contextmanager
 def _visible(config: pytest.Config) -> Iterator[None]:
-    """Let output through to the terminal: training takes minutes, and shows how many are left."""
+    """Let output through to the terminal: training takes minutes, shows how many are left, and is no case's time."""
     capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else nullcontext():
+    with capture.global_and_fixture_disabled() if capture else nullcontext(), config.stash[PROGRESS].preparing():
         yield
 
 
@@ -212,14 +234,45 @@ def _assemble(session: pytest.Session, run: RunDirectory) -> None:
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:
     """Whether what a case would leave is there: the record of one of its parameters, or rows of a table."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    for record in (value.record() for value in params.values() if hasattr(value, "record")):
-        return run.has_case(record["case"]) if "case" in record else run.has_plan(record["plan"])
-    if mark := item.get_closest_marker("fills"):
-        file, *true = mark.args
-        columns = {column: params[name] for column, name in mark.kwargs.items()}
-        return run.has(file, **columns, **dict.fromkeys(true, True))
-    return False
+    if known := _known(item):
+        return run.has_case(known["case"]) if "case" in known else run.has_plan(known["plan"])
+    return _has_rows(item, run, whole=True)
+
+
+def _known(item: pytest.Item) -> dict[str, Any]:
+    """What is known of the case, or the plan, that an item is about; {} where it is about none."""
+    return next((value.record() for value in _params(item).values() if hasattr(value, "record")), {})
+
+
+def _has_rows(item: pytest.Item, run: RunDirectory, *, whole: bool = False) -> bool:
+    """Whether the rows of a table that an item leaves are there.
+
+    Args:
+        whole: and say that all is well.
+    """
+    mark = item.get_closest_marker("fills")
+    if mark is None:
+        return False
+    file, *true = mark.args
+    columns = {column: _params(item)[name] for column, name in mark.kwargs.items()}
+    return run.has(file, **columns, **(dict.fromkeys(true, True) if whole else {}))
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _kind(item: pytest.Item) -> tuple[str, ...]:
+    """The kind of work: what is done, and with the model of which task."""
+    params = _params(item)
+    subject = _known(item).get("task") or params.get("task") or params.get("subject")
+    function = item.nodeid.partition("[")[0]
+    return (function, str(subject)) if subject else (function,)
+
+
+def _step(item: pytest.Item) -> str:
+    """A name for files: scores-digits-taylor."""
+    return re.sub(r"[^\w.+-]+", "-", item.name.removeprefix("test_")).strip("-")
 
 
 def _describe(task: Task, settings: Settings, earlier: Mapping[str, int]) -> dict[str, object]:

@@ -1,57 +1,73 @@
 """How far a run is, and how long it will take."""
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from statistics import mean
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import mean, median
 
 EVERY = 10.0  # seconds, between two lines
+Kind = tuple[str, ...]  # of work: the test function, and whatever else it depends on
 
 
 class Progress:
     """Counts what ends, and says now and then how much is left.
 
-    What is left is judged by what has ended of the same test function, or of all where none of it has.
+    What is left is judged by what has ended of the same kind, or else of the same function; what nothing is known of,
+    by a kind that takes neither long nor short. Preparation, as training a model, is no case's time: many share it.
 
     Args:
-        ids: pytest's, of everything that will run.
+        kinds: pytest's id of everything that will run -> its kind.
         say: told a line.
     """
 
     def __init__(
-        self, ids: Iterable[str], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, kinds: Mapping[str, Kind], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._left = Counter(map(_function, ids))
-        self._took: defaultdict[str, list[float]] = defaultdict(list)
+        self._left = dict(kinds)
+        self._took: defaultdict[Kind, list[float]] = defaultdict(list)
         self._say, self._clock = say, clock
+        self._done, self._prepared = 0, 0.0
         self._began = self._said = self._case_began = clock()
 
     def start(self) -> None:
         """A case begins."""
-        self._case_began = self._clock()
+        self._case_began, self._prepared = self._clock(), 0.0
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What is done meanwhile serves other cases, too."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._prepared += self._clock() - began
 
     def end(self, test: str) -> None:
         """It has ended."""
-        now = self._clock()
-        self._left[_function(test)] -= 1
-        self._took[_function(test)].append(now - self._case_began)
-        if now - self._said >= EVERY and self._left.total():
+        now, kind = self._clock(), self._left.pop(test)
+        self._done += 1
+        for count in range(1, len(kind) + 1):
+            self._took[kind[:count]].append(now - self._case_began - self._prepared)
+        if now - self._said >= EVERY and self._left:
             self._said = now
             self._say(self.line())
 
     def line(self) -> str:
-        done, left = sum(map(len, self._took.values())), self._left.total()
         so_far = _minutes(self._clock() - self._began)
-        return f"{done} of {done + left} done in {so_far}, about {_minutes(self.seconds_left())} left"
+        of = f"{self._done} of {self._done + len(self._left)} done in {so_far}"
+        return f"{of}, about {_minutes(self.seconds_left())} left"
 
     def seconds_left(self) -> float:
-        overall = mean(seconds for took in self._took.values() for seconds in took)
-        means = {function: mean(took) for function, took in self._took.items()}
-        return sum(count * means.get(function, overall) for function, count in self._left.items())
+        means = {kind: mean(took) for kind, took in self._took.items()}
+        usual = median(value for kind, value in means.items() if len(kind) == 1)
+        return sum(_known(means, kind, usual) for kind in self._left.values())
 
 
-def _function(test: str) -> str:
-    return test.partition("[")[0]
+def _known(means: Mapping[Kind, float], kind: Kind, usual: float) -> float:
+    """Seconds of the nearest kind of which there are any."""
+    near = (kind[:count] for count in range(len(kind), 0, -1))
+    return next((means[each] for each in near if each in means), usual)
 
 
 def _minutes(seconds: float) -> str:

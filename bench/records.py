@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._written: set[str] = set()
         self._known = {path.stem: _brief(record) for path, record in _readable(folder)}
 
     @contextmanager
@@ -30,16 +31,28 @@ class Records:
         record = {"schema": SCHEMA, "status": OK, "error": None, **fields}
         try:
             yield record
-        except pytest.exit.Exception:  # the whole run stops
+        except (pytest.exit.Exception, KeyboardInterrupt, GeneratorExit):  # the whole run stops
             raise
         except pytest.skip.Exception as skipped:
-            self._write(name, {**record, "status": SKIPPED, "error": skipped.msg})
+            status = OUT_OF_MEMORY if str(skipped.msg).startswith(OUT_OF_MEMORY) else SKIPPED
+            self._write(name, {**record, "status": status, "error": skipped.msg})
             raise
-        except Exception as error:
+        except BaseException as error:  # also what a task's own code raises to end the process
             status = OUT_OF_MEMORY if out_of_memory(error) else FAILED
             self._write(name, {**record, "status": status, "error": traceback.format_exc()})
             raise
         self._write(name, record)
+
+    def fail(self, name: str, fields: Mapping[str, Any], error: BaseException) -> None:
+        """Record what has failed, or was skipped, with this error; unless this process has recorded it already."""
+        if name not in self._written:
+            with suppress(type(error)), self.record(name, fields):
+                raise error
+
+    def forget(self, name: str) -> None:
+        """Remove a record, if there is one."""
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+        self._known.pop(name, None)
 
     def ended(self, name: str) -> bool:
         """Whether this has ended, and another try would end the same."""
@@ -54,12 +67,14 @@ class Records:
         return None
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
+        self._folder.mkdir(exist_ok=True)
         write_json(self._folder / f"{name}.json", record)
         self._known[name] = _brief(record)
+        self._written.add(name)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records in `cases/` or `plans/`, by file name."""
+    """The records in `cases/`, `plans/` or `steps/`, by file name."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 

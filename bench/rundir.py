@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +38,7 @@ TIMING = (
 AXES = {"cache": "warm", "mode": "eager", "phase": "forward", "mask": "none"}  # what they are unless said otherwise
 PLAN = ("plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape")
 ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "difference_high", "examples")
+BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []})
 PROFILED = ("task", "device", "criterion", "kept_fraction", "batch")
 TABLES = {  # file: what tells its rows' origin, and all columns
     "scores.csv": (("task", "criterion"), ("task", "criterion", "layer", "head", "score", "seconds")),
@@ -68,7 +70,7 @@ class RunDirectory:
         self.path, self.process = path, process
         self.environment = dict(environment)
         self._lock = lock
-        self._cases, self._plans = Records(path / "cases"), Records(path / "plans")
+        self._cases, self._plans, self._steps = (Records(path / folder) for folder in ("cases", "plans", "steps"))
         self._tables = {name: Table(path / name, columns, group) for name, (group, columns) in TABLES.items()}
         self._attention = _arrays(path / ATTENTION)
 
@@ -133,9 +135,7 @@ class RunDirectory:
 
         Skipping and running out of memory are statuses of their own.
         """
-        blank = dict.fromkeys((*CASE, *TIMING)) | AXES | {"counts": {}, "skipped_arms": {}, "samples": []}
-        fields = {**blank, **known, "process": self.process}
-        with self._cases.record(numbered(known["case"], self.process), fields) as record:
+        with self._cases.record(numbered(known["case"], self.process), self._blank_case(known)) as record:
             yield record
             if record["tokens"] is None and record["seq_len"] is not None and record["batch"] is not None:
                 record["tokens"] = record["batch"] * record["seq_len"]
@@ -143,9 +143,31 @@ class RunDirectory:
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
         """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
-        blank = dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []}
-        with self._plans.record(known["plan"], blank | known) as record:
+        with self._plans.record(known["plan"], BLANK_PLAN | known) as record:
             yield record
+
+    def fail(self, step: str, known: Mapping[str, Any], error: BaseException) -> None:
+        """Record that something was not measured, if that has not been: a case, a plan, or a step of another kind.
+
+        Args:
+            step: its name, where it leaves rows of a table.
+            known: what is known of a case or a plan.
+            error: that it ended with.
+        """
+        if "case" in known:
+            self._cases.fail(numbered(known["case"], self.process), self._blank_case(known), error)
+        elif "plan" in known:
+            self._plans.fail(known["plan"], BLANK_PLAN | known, error)
+        else:
+            self._steps.fail(numbered(step, self.process), {"step": step, "process": self.process}, error)
+
+    def done(self, step: str) -> None:
+        """Nothing is wrong any more with a step that had failed."""
+        self._steps.forget(numbered(step, self.process))
+
+    def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        blank = dict.fromkeys((*CASE, *TIMING)) | AXES | {"counts": {}, "skipped_arms": {}, "samples": []}
+        return {**blank, **known, "process": self.process}
 
     def has_case(self, name: str) -> bool:
         """Whether this process has ended the case, now or before it was cut off; a failed one is to be tried again."""

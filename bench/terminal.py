@@ -20,6 +20,7 @@ Case = Mapping[str, Any]
 
 OPERATORS = 10  # that have a row of their own
 NO_PEERS = ("mha", "products", "eager", "float32")  # beside ours, and nothing that another would use in its place
+NAMES = ("case", "plan", "step")
 ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
 
 
@@ -42,10 +43,11 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
     yield from _operators(directory)
     yield from _broken_promises(directory / "promises.csv")
     yield from _ends(timed)
-    for record in (*cases, *read_records(directory / "plans")):
+    steps = [step for step in read_records(directory / "steps") if step["process"] == process]
+    for record in (*cases, *read_records(directory / "plans"), *steps):
         if record["status"] != OK:
-            why = record["error"].strip().splitlines()[-1]
-            yield f"{record['status']}: {record.get('case', record['plan'])}: {why}"
+            why = (record["error"].strip().splitlines() or ["no reason is given"])[-1]
+            yield f"{record['status']}: {next(record[name] for name in NAMES if record.get(name))}: {why}"
     yield from (f"noisy: {sentence}" for sentence in environment["machine"]["noisy"])
     yield f"run directory: {directory}"
 

@@ -7,7 +7,7 @@ from reports.errors import ReportError
 from reports.files import read_json
 from reports.intake import files_in, opened
 
-FOLDERS = ("cases", "plans")  # of a benchmark run's others, traces/ may be large, and is not read
+FOLDERS = ("cases", "plans", "steps")  # of a benchmark run's others, traces/ may be large, and is not read
 NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the samples
     "environment.json", "scores.csv", "promises.csv", "predictions.csv", "ceilings.csv", "operators.csv", "memory.csv",
     "attention.npz", "plans.csv", "examples.parquet",

@@ -42,7 +42,7 @@ def _read(path: Path) -> Run:
     environment = read_environment(path, problems)
     tasks = environment["tasks"]
     timed = read_cases(path / "cases", tasks, problems)
-    plans = tuple(read_outcomes(path / "plans", problems))
+    plans, steps = (tuple(read_outcomes(path / folder, problems)) for folder in ("plans", "steps"))
     tables = read_tables(path, tasks, problems)
     from_files = environment["finished"] is None or tables["plans"].empty
     if from_files:
@@ -60,7 +60,7 @@ def _read(path: Path) -> Run:
         samples=timed.samples,
         counts=timed.counts,
         skipped_arms=timed.skipped_arms,
-        unfinished=unfinished({"latency": timed.outcomes, "accuracy": plans}),
+        unfinished=unfinished({"latency": timed.outcomes, "accuracy": plans, "another step": steps}),
         **tables,
         attention=attention,
         notes=(),

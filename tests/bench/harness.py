@@ -16,8 +16,8 @@ def command(directory, *options):
         "bench",
         "--quick",
         f"--run={directory}",
-        "-p",
-        "no:cacheprovider",
+        *("-p", "no:cacheprovider"),
+        *("-W", "error"),  # what the project's own code warns of is an error
         *options,
     ]
 

@@ -9,6 +9,7 @@ import time
 import pandas as pd
 import pytest
 
+from reports.load import load
 from tests.bench.harness import TINY, Run, command
 
 AILING = """
@@ -57,6 +58,56 @@ def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
     assert "failed: ailing-none: ValueError: nothing to judge" in run.output
     assert "broken: task ailing states dense_at_least = 1.01; measured" in run.output
     assert run.json("benchmarks.json") == json.loads((tmp_path / "mine.json").read_text())
+
+
+WARNING = """
+import sys
+import warnings
+from pathlib import Path
+from tests.bench.tiny_task import TinyTask
+
+class Warning_(TinyTask):
+    name = "warning"
+    dense_at_least = 0.0
+
+    def model(self):
+        warnings.warn("the model is old", FutureWarning)
+        return super().model()
+
+    def calibration(self):
+        if Path(__file__).with_name("ill").exists():
+            sys.exit("no data today")
+        return super().calibration()
+
+    def example(self, batch_size, seq_len=None):
+        warnings.warn("an example of one kind")
+        return super().example(batch_size, seq_len)
+
+warnings.warn("imported")
+task = Warning_()
+"""
+
+
+def test_a_tasks_warnings_fail_nothing_and_a_step_that_fails_is_told(pytestconfig, tmp_path):
+    """Beside cases and plans also what fills a table: scores, predictions, and whatever the task's own code raises."""
+    (tmp_path / "warning.py").write_text(WARNING)
+    (tmp_path / "ill").touch()
+    run = Run(tmp_path / "run", 0, "")
+    options = ("--task", f"{tmp_path / 'warning.py'}:task", "--criteria", "taylor", "-W", "default")
+    line = command(run.path, *options, "-k", "warning and not maps and not generation and not random and not even")
+    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    assert "the model is old" in done.stdout
+    cases, plans, steps = map(run.records, ("cases", "plans", "steps"))
+    statuses = {name: record["status"] for name, record in {**cases, **plans, **steps}.items()}
+    ill = {"warning-taylor-keep0.5-b3-cpu", "warning-taylor-keep0.5-0", "scores-warning-taylor"}
+    assert {name for name, status in statuses.items() if status == "failed"} == ill
+    assert {*statuses.values()} == {"failed", "ok"}
+    assert "SystemExit: no data today" in steps["scores-warning-taylor"]["error"]
+    assert "failed: scores-warning-taylor: SystemExit: no data today" in done.stdout
+    failed = load(run.path).unfinished
+    assert {*failed["name"]} == ill
+    assert pd.read_csv(run.path / "predictions.csv")["task"].unique().tolist() == ["warning"]
 
 
 def _heed_interrupts() -> None:

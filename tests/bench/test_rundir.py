@@ -45,6 +45,34 @@ def test_the_environment_is_written_first_and_last(run):
     assert last["tasks"] == {"tiny": {"metric": "accuracy", "heads": 3}}
 
 
+def test_what_fails_outside_of_its_record_is_recorded_once(run):
+    known = {"case": "tiny-none", "kind": "pruning", "batch": 3}
+    with pytest.raises(SystemExit), run.case(**known):
+        raise SystemExit("enough")
+    run.fail("latency-tiny-none", known, ValueError("later"))  # has been recorded
+    run.fail("latency-tiny-half", {"case": "tiny-half"}, ValueError("before it began"))
+    run.fail("accuracy-tiny-none", {"plan": "tiny-none", "task": "tiny"}, pytest.fail.Exception("no"))
+    for name, error in (("a", ValueError("no")), ("b", pytest.skip.Exception("not here")), ("c", MemoryError())):
+        run.fail(f"scores-{name}", {}, error)
+    run.fail("scores-d", {}, pytest.skip.Exception("out of memory: 7 bytes"))
+    found = {folder: read_records(run.path / folder) for folder in ("cases", "plans", "steps")}
+    assert [(case["case"], case["status"]) for case in found["cases"]] == [
+        ("tiny-half", "failed"),
+        ("tiny-none", "failed"),
+    ]
+    assert ["ValueError: before" in case["error"] for case in found["cases"]] == [True, False]
+    assert "SystemExit: enough" in found["cases"][1]["error"]
+    assert [(plan["plan"], plan["task"], plan["status"]) for plan in found["plans"]] == [
+        ("tiny-none", "tiny", "failed")
+    ]
+    assert {step["step"]: step["status"] for step in found["steps"]} == {
+        "scores-a": "failed", "scores-b": "skipped", "scores-c": "out of memory", "scores-d": "out of memory",
+    }  # fmt: skip
+    run.done("scores-a")
+    run.done("scores-e")
+    assert [step["step"] for step in read_records(run.path / "steps")] == ["scores-b", "scores-c", "scores-d"]
+
+
 def test_a_case_is_recorded_when_it_ends(run):
     known = {"case": "tiny-none", "kind": "pruning", "batch": 3, "seq_len": 5, "mode": "compile"}
     found = {"shape": [0, 0], "samples": [{"arm": "dense", "round": 0, "seconds": 0.125}]}
