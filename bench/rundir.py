@@ -143,7 +143,7 @@ class RunDirectory:
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
         """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
-        with self._plans.record(known["plan"], BLANK_PLAN | known) as record:
+        with self._plans.record(known["plan"], {**BLANK_PLAN, **known}) as record:
             yield record
 
     def fail(self, step: str, known: Mapping[str, Any], error: BaseException) -> None:
@@ -157,7 +157,7 @@ class RunDirectory:
         if "case" in known:
             self._cases.fail(numbered(known["case"], self.process), self._blank_case(known), error)
         elif "plan" in known:
-            self._plans.fail(known["plan"], BLANK_PLAN | known, error)
+            self._plans.fail(known["plan"], {**BLANK_PLAN, **known}, error)
         else:
             self._steps.fail(numbered(step, self.process), {"step": step, "process": self.process}, error)
 
