@@ -1,5 +1,6 @@
 """A hash of what a value is: the same in every process for what is equal, another one for what is not."""
 
+import copyreg
 import sys
 import sysconfig
 import threading
@@ -141,7 +142,8 @@ class _Reader:
     def _of_object(self, value: Any, where: str) -> Iterator[bytes]:
         """What it would be copied from, by the protocol of `copy`; so `__getstate__` can leave things out."""
         try:
-            found = value.__reduce_ex__(4)
+            reduced = copyreg.dispatch_table.get(type(value))  # as that of a regular expression
+            found = reduced(value) if reduced else value.__reduce_ex__(4)
         except Exception as error:
             raise UncomparableError(f"{where}: a {type(value).__qualname__}, whose contents can't be read") from error
         if isinstance(found, str):

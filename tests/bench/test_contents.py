@@ -4,6 +4,7 @@ import enum
 import functools
 import logging
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -81,6 +82,7 @@ DIFFERENT = [
     lambda: [lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, lambda x, y=1: x + y, lambda x, y=2: x + y, len, max],
     lambda: [Plain(a=1).__init__, Plain(a=2).__init__, Plain, Slotted, nn.Linear, nn.Bilinear, np.dot, torch.relu],
     lambda: [module(0), module(1), module(0).eval(), module(0, width=7)],
+    lambda: [re.compile("a"), re.compile("b"), re.compile("a", re.IGNORECASE)],
     lambda: [logging.getLogger("a"), logging.getLogger("b"), types, sys],
 ]  # fmt: skip
 
