@@ -318,7 +318,7 @@ def sweep(pytestconfig, tmp_path):
 
 
 def finished(process):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
