@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mha import checkpoint_directory
+from mha.configurations import by_original_numbers, unpruned
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
 from mha.families.wrappers import unwrapped
@@ -24,6 +25,7 @@ from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
 
 TRANSFORMERS_CLASS = re.compile(r"transformers\.models\.[\w.]+:\w+")
+DERIVED = "_from_model_config"
 # How attention and experts are computed is saved where it is one of these, which need nothing but torch.
 IMPLEMENTATIONS = {"attn_implementation": ("eager", "sdpa"), "experts_implementation": ("eager",)}
 
@@ -151,12 +153,12 @@ def _recipe(model: nn.Module) -> dict[str, Any]:
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         return recipe
-    config: Any = model.config
+    config: Any = unpruned(model.config, find_attention(model))
     recipe["config_class"] = _path_of(type(config))
     recipe["config"] = config.to_diff_dict()
     recipe["implementations"] = {name: _implementations(config, name) for name in IMPLEMENTATIONS}
     if getattr(model, "generation_config", None) is not None:
-        recipe["generation_config"] = model.generation_config.to_diff_dict()
+        recipe["generation_config"] = by_original_numbers(model).to_diff_dict()
     return recipe
 
 
@@ -200,7 +202,10 @@ def _from_config(name: str, content: Mapping[str, Any]) -> nn.Module:
     if any(isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()):
         model = kind(config)  # it also holds tensors that are neither parameters nor buffers, and so are not saved
     if "generation_config" in content:
-        model.generation_config = transformers.GenerationConfig.from_dict(content["generation_config"])
+        # One that says it was derived from the model's configuration is read without what only some models have.
+        generation = {name: value for name, value in content["generation_config"].items() if name != DERIVED}
+        model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        setattr(model.generation_config, DERIVED, content["generation_config"].get(DERIVED, False))
     return model
 
 

@@ -50,3 +50,7 @@ class BusyError(MhaError, RuntimeError):
 
 class SlowPlanWarning(UserWarning):
     """A plan that removes heads and yet, by the measured costs, is not faster than the dense model."""
+
+
+class LostHeadsWarning(UserWarning):
+    """Heads that something else names, as the times of words are read from some, have all been pruned."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mha.configurations import restate
 from mha.errors import MhaError, OptimizerError, PlanError, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.families.becoming import become, why_not_copied, why_stuck
@@ -74,8 +75,10 @@ def prune(
     made: dict[int, Sliced] = {}
     sliced = [(cut, _sliced(pruned.get_submodule(cut.layer), cut, made)) for cut in cuts]
     following = None if optimizer is None else Following(optimizer, list(made.values()), pruned.parameters())
+    before = {cut.layer: lineage_of(pruned.get_submodule(cut.layer)) for cut in cuts}
     for cut, tensors in sliced:
         _apply(pruned.get_submodule(cut.layer), cut, tensors)
+    restate(pruned, before)
     if following is not None:
         following.follow(pruned.parameters())
     return model if inplace else pruned

@@ -18,7 +18,7 @@ LAYERS = (  # a module of mha imports from the lines above its own only; one not
     {"heads", "knapsack", "layout", "normal_equations", "packing", "timing"},
     {"attention", "optimizer_state", "rearrangement"},
     {"families"},
-    {"masking"},
+    {"configurations", "masking"},
     {"importance", "pruning"},
     {"equivalence"},
     {"streams"},

@@ -14,6 +14,15 @@ class ConfigView:
         object.__setattr__(self, "_config", config)
         object.__setattr__(self, "_fields", fields)
 
+    @property
+    def whole(self) -> Any:
+        """The live configuration."""
+        return self._config
+
+    def of(self, config: Any) -> "ConfigView":
+        """The same view of another configuration."""
+        return ConfigView(config, self._fields)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("_config", "_fields"):
             raise AttributeError(name)
