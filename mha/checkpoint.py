@@ -4,10 +4,7 @@ What was pruned is saved by original head number, and loading prunes an unpruned
 replaced: nothing on disk says what code to run, except by the name of a class of transformers.
 """
 
-import importlib
-import inspect
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,18 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha import checkpoint_directory
-from mha.configurations import by_original_numbers, unpruned
+from mha import checkpoint_directory, recipes
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.pruning import prune
-
-TRANSFORMERS_CLASS = re.compile(r"transformers\.models\.[\w.]+:\w+")
-DERIVED = "_from_model_config"
-# How attention and experts are computed is saved where it is one of these, which need nothing but torch.
-IMPLEMENTATIONS = {"attn_implementation": ("eager", "sdpa"), "experts_implementation": ("eager",)}
+from mha.recipes import recipe_of
 
 
 def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
@@ -49,7 +41,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
         "attention": _original_heads(model),
         "tied": tied,
         "non_persistent": sorted(_non_persistent(model)),
-        **_recipe(model),
+        **recipe_of(model),
         "versions": _versions(),
     }
     checkpoint_directory.write(Path(directory), content, tensors)
@@ -71,8 +63,10 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
     directory = Path(directory)
     content, saved = checkpoint_directory.read(directory)
     plan = HeadPlan(content["plan"])
-    skeleton = _build(directory, content) if model is None else unwrapped(model)
+    skeleton = _build(directory, content, saved) if model is None else unwrapped(model)
     where = f"{directory}: its plan and weights do not fit the {type(skeleton).__name__}"
+    if misfits := list(_misfits_elsewhere(skeleton, plan, saved, content)):
+        raise CheckpointError(f"{where}: {_listing(misfits)}; give the model as it was before it was pruned")
     try:
         pruned = prune(skeleton, plan, inplace=model is None)
     except MhaError as error:
@@ -147,79 +141,23 @@ def _original_heads(model: nn.Module) -> dict[str, dict[str, int]]:
     }
 
 
-def _recipe(model: nn.Module) -> dict[str, Any]:
-    """The model's class and, if transformers can build it from that, its configuration."""
-    recipe: dict[str, Any] = {"model_class": _path_of(type(model))}
-    transformers = sys.modules.get("transformers")
-    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
-        return recipe
-    config: Any = unpruned(model.config, find_attention(model))
-    recipe["config_class"] = _path_of(type(config))
-    recipe["config"] = config.to_diff_dict()
-    recipe["implementations"] = {name: _implementations(config, name) for name in IMPLEMENTATIONS}
-    if getattr(model, "generation_config", None) is not None:
-        recipe["generation_config"] = by_original_numbers(model).to_diff_dict()
-    return recipe
-
-
-def _implementations(config: Any, name: str) -> dict[str, Any]:
-    """That of the configuration, under "", and of its parts, as transformers takes them."""
-    parts = {part: getattr(config, part, None) for part in config.sub_configs}
-    found = {part: _implementations(own, name) for part, own in parts.items() if own is not None}
-    own = getattr(config, f"_{name}", None)
-    return {part: inner for part, inner in found.items() if inner} | ({"": own} if own in IMPLEMENTATIONS[name] else {})
-
-
 def _versions() -> dict[str, str]:
     found = {name: sys.modules.get(name) for name in ("mha", "torch", "transformers")}
     return {name: str(module.__version__) for name, module in found.items() if module is not None}
 
 
-def _build(directory: Path, content: Mapping[str, Any]) -> nn.Module:
-    """The unpruned transformers model, on the meta device (its shapes, and no data) where that will do."""
+def _build(directory: Path, content: Mapping[str, Any], saved: Mapping[str, Tensor]) -> nn.Module:
     name = content["model_class"]
     instead = "give the model as it was before it was pruned: load_pruned(directory, model)"
-    if "config" not in content or not TRANSFORMERS_CLASS.fullmatch(name):
+    if "config" not in content or not name.startswith("transformers.models."):
         raise CheckpointError(f"{directory} holds a {name}, which transformers does not define; {instead}")
     try:
-        return _from_config(name, content)
+        return recipes.build(content, sum(tensor.numel() for tensor in saved.values()), len(saved))
     except Exception as error:  # whatever another version of transformers may raise
         saved_with = f"saved with {content['versions']}"
         raise CheckpointError(
             f"{directory} holds a {name}, {saved_with}, which can't be built here: {error}; {instead}"
         ) from error
-
-
-def _from_config(name: str, content: Mapping[str, Any]) -> nn.Module:
-    transformers = importlib.import_module("transformers")
-    kind = _class_at(name, transformers.PreTrainedModel)
-    config_class = _class_at(content["config_class"], transformers.PreTrainedConfig)
-    config = config_class.from_dict(content["config"])
-    for field, implementation in content["implementations"].items():
-        setattr(config, f"_{field}", implementation)
-    with torch.device("meta"):
-        model: Any = kind(config)
-    if any(isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()):
-        model = kind(config)  # it also holds tensors that are neither parameters nor buffers, and so are not saved
-    if "generation_config" in content:
-        # One that says it was derived from the model's configuration is read without what only some models have.
-        generation = {name: value for name, value in content["generation_config"].items() if name != DERIVED}
-        model.generation_config = transformers.GenerationConfig.from_dict(generation)
-        setattr(model.generation_config, DERIVED, content["generation_config"].get(DERIVED, False))
-    return model
-
-
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _class_at(path: str, base: type) -> Any:
-    """The class that `_path_of` names; nothing outside transformers is imported."""
-    module, _, name = path.partition(":")
-    kind = getattr(importlib.import_module(module), name, None) if TRANSFORMERS_CLASS.fullmatch(path) else None
-    if not inspect.isclass(kind) or not issubclass(kind, base):
-        raise CheckpointError(f"{path} is no {base.__name__} of transformers")
-    return kind
 
 
 def _attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
@@ -233,6 +171,24 @@ def _attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, 
             yield f"layer {name!r} was whole when saved and has been pruned to heads {list(lineage.heads)}"
 
 
+def _misfits_elsewhere(
+    skeleton: nn.Module, plan: HeadPlan, saved: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> Iterable[str]:
+    """Tensors outside the layers of the plan that have another shape, found before heads of any size are cut; and
+    names that are tied to nothing."""
+    yield from (
+        f"{name} is tied to {first}, which is not saved"
+        for name, first in content["tied"].items()
+        if first not in saved
+    )
+    optional = _non_persistent(skeleton) | set(content["non_persistent"])
+    for name, held in _held(skeleton).items():
+        found = saved.get(content["tied"].get(name, name))
+        inside = any(not layer or name.startswith(f"{layer}.") for layer in plan.keep)
+        if found is not None and name not in optional and not inside and found.shape != held.shape:
+            yield f"{name} was saved with shape {tuple(found.shape)} and has {tuple(held.shape)}"
+
+
 def _tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]) -> Iterable[str]:
     """Tensors that only one side has, or in another shape; what the model makes while it runs may differ."""
     held, names = _held(pruned), {*saved, *content["tied"]}
@@ -244,6 +200,8 @@ def _tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Map
     for name in sorted(held.keys() & names - optional):
         if held[name].shape != (found := saved[content["tied"].get(name, name)].shape):
             yield f"{name} was saved with shape {tuple(found)} and has {tuple(held[name].shape)}"
+        elif held[name].is_floating_point() != (kind := saved[content["tied"].get(name, name)].dtype).is_floating_point:
+            yield f"{name} was saved as {kind} and is {held[name].dtype}"
 
 
 def _listing(misfits: list[str], shown: int = 5) -> str:

@@ -387,7 +387,7 @@ def test_other_contents_under_the_right_digest_are_refused(model, directory):
     digest = hashlib.sha256(data).hexdigest()
     (directory / f"pruned-{digest}.safetensors").write_bytes(data)
     rewrite(directory, weights={"sha256": digest, "size": len(data)})
-    with pytest.raises(CheckpointError, match="not in the safetensors format"):
+    with pytest.raises(CheckpointError, match="not in the safetensors format, or unreadable"):
         load_pruned(directory, model)
 
 
@@ -613,7 +613,9 @@ def test_the_configuration_is_one_of_transformers_too(transformers, tmp_path):
     save_pruned(build(transformers, "BertForMaskedLM"), tmp_path)
     for config_class in ("os:system", "transformers.models.bert.modeling_bert:BertModel"):
         rewrite(tmp_path, config_class=config_class)
-        with pytest.raises(CheckpointError, match=rf"{config_class} is no PreTrainedConfig of transformers"):
+        with pytest.raises(
+            CheckpointError, match=rf"{config_class} is no PreTrainedConfig of transformers that may be built"
+        ):
             load_pruned(tmp_path)
 
 
