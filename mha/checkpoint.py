@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha import checkpoint_directory, recipes
+from mha import checkpoint_directory, pretrained_directory, recipes
 from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
 from mha.families.wrappers import unwrapped
@@ -78,7 +78,18 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
 
 
 def from_pretrained(directory: str | os.PathLike[str]) -> nn.Module:
-    """The transformers model that `save_pruned` wrote, in evaluation mode; see `load_pruned`."""
+    """A pruned transformers model, in evaluation mode, from what `save_pruned` or transformers itself has written.
+
+    The latter is what its `save_pretrained`, a trainer or `push_to_hub` write: the configuration in it says what was
+    pruned. Only a local directory is read, only JSON and safetensors in it, and no code.
+
+    Raises:
+        CheckpointError: as `load_pruned`; or what transformers has written is whole, damaged, or of a class that isn't
+            its own.
+    """
+    directory = Path(directory)
+    if not (directory / checkpoint_directory.DOCUMENT).exists() and pretrained_directory.is_there(directory):
+        return pretrained_directory.read(directory)
     return load_pruned(directory)
 
 
@@ -94,6 +105,13 @@ def _checked(model: nn.Module) -> dict[str, Tensor]:
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(f"module {name!r}: {type(module).__name__} has extra state, which can't be saved")
     tensors = _held(model)
+    for name in sorted(model.state_dict().keys() - tensors.keys()):
+        owner = name.rpartition(".")[0]
+        kind = type(model.get_submodule(owner)).__name__
+        raise CheckpointError(
+            f"module {owner!r}: {kind} keeps {name} outside of parameters and buffers (is it quantised?), which can't "
+            "be saved; save the model before that"
+        )
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise CheckpointError(f"{name} is on the meta device: there are no weights to save")

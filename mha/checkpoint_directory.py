@@ -95,8 +95,9 @@ def _clear_leftovers(directory: Path) -> None:
     for path in directory.glob(EVERY_WORKPLACE):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-    for name in OLDER_PARTIALS:
-        (directory / name).unlink(missing_ok=True)
+    for path in (directory / name for name in OLDER_PARTIALS):
+        if path.is_symlink() or path.exists():
+            path.unlink()
 
 
 def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -131,7 +132,10 @@ def _read_document(directory: Path) -> dict[str, Any]:
     path = directory / DOCUMENT
     if not path.is_file():
         found = "has no" if directory.is_dir() else "is no directory with a"
-        raise CheckpointError(f"{directory} {found} {DOCUMENT}: it was not written by mha.save_pruned")
+        by_transformers = (
+            "; mha.from_pretrained reads what transformers saved" if (directory / "config.json").is_file() else ""
+        )
+        raise CheckpointError(f"{directory} {found} {DOCUMENT}: it was not written by mha.save_pruned{by_transformers}")
     if path.stat().st_size > LARGEST_DOCUMENT:
         raise CheckpointError(f"{path}: larger than {LARGEST_DOCUMENT} bytes, which no description of a model is")
     try:

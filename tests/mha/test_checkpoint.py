@@ -656,3 +656,28 @@ def test_a_users_subclass_needs_the_model(transformers, tmp_path):
     with pytest.raises(CheckpointError, match="Mine, which transformers does not define; give the model"):
         load_pruned(tmp_path)
     assert_same(load_pruned(tmp_path, model), pruned)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it will move elsewhere
+def test_a_quantised_model_is_refused_not_saved_without_its_weights(tmp_path):
+    if not torch.backends.quantized.supported_engines[1:]:
+        pytest.skip("this torch has no engine for quantised linears")
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(5, 3)), {nn.Linear})
+    with pytest.raises(CheckpointError, match=r"module '0.*': Linear\w* keeps .* outside of parameters and buffers"):
+        save_pruned(quantised, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_state_dict_that_a_hook_adds_to_is_refused(model, tmp_path):
+    model.embed.register_state_dict_post_hook(
+        lambda module, state, prefix, _: state.update({f"{prefix}more": module.weight})
+    )
+    with pytest.raises(CheckpointError, match=r"module 'embed': Linear keeps embed.more outside of parameters"):
+        save_pruned(model, tmp_path)
+
+
+def test_parametrized_weights_come_back_parametrized(model, tmp_path):
+    torch.nn.utils.parametrizations.weight_norm(model.classify)
+    pruned = mha.prune(model, UNEVEN)
+    save_pruned(pruned, tmp_path)
+    assert_same(load_pruned(tmp_path, other_of(model)), pruned)
