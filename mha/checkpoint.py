@@ -200,9 +200,10 @@ def _misfits_elsewhere(
         if first not in saved
     )
     optional = _non_persistent(skeleton) | set(content["non_persistent"])
+    layers = {*plan.keep, *_lineages(skeleton)}
     for name, held in _held(skeleton).items():
         found = saved.get(content["tied"].get(name, name))
-        inside = any(not layer or name.startswith(f"{layer}.") for layer in plan.keep)
+        inside = any(not layer or name.startswith(f"{layer}.") for layer in layers)
         if found is not None and name not in optional and not inside and found.shape != held.shape:
             yield f"{name} was saved with shape {tuple(found.shape)} and has {tuple(held.shape)}"
 
