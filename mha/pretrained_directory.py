@@ -23,7 +23,7 @@ from mha.configurations.record import VERSION
 from mha.errors import CheckpointError
 from mha.families import find_attention
 from mha.families.gathering import SELECTED
-from mha.heads import HeadPlan
+from mha.heads import HeadPlan, core_lineage
 from mha.layout import kept_positions
 from mha.pruning import prune
 
@@ -132,6 +132,9 @@ def _pruning(kind: Any, plan: HeadPlan) -> Any:
         kind.__init__(self, config, *args, **kwargs)
         with torch.device("cpu"):
             prune(self, plan, inplace=True)
+        for module in self.modules():
+            if (lineage := core_lineage(module)) is not None and not lineage.heads:
+                module._is_hf_initialized = True  # nothing of it is drawn
 
     return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
 

@@ -20,7 +20,7 @@ from mha.families import AttentionLayer
 from mha.families.config_view import ConfigView
 from mha.families.explain import COUNTS
 from mha.families.gathering import MASKS
-from mha.families.source import whole
+from mha.families.generated import whole
 from mha.families.without_heads import CACHES
 
 WIDTH = "head_dim"
