@@ -22,6 +22,7 @@ from mha.locking import locked
 from mha.masking import at_rest
 from mha.normal_equations import Moments, recentre, refit, rescale
 from mha.output_bias import OutputBias
+from mha.progress import WITH_GRADIENTS, Bar
 from mha.pruning import kept_entries, plan_of
 from mha.streams import (
     Forward,
@@ -52,6 +53,7 @@ def compensate(
     method: Method = "least_squares",
     *,
     scope: Scope = "all",
+    progress: bool | None = None,
 ) -> nn.Module:
     """A copy of `pruned` that comes closer to `teacher`, the model it was pruned from; without labels or training.
 
@@ -77,6 +79,7 @@ def compensate(
         scope: what least squares may fit: "attention", the output projections; "stream", also every other linear
             layer that writes to the residual stream, such as the second one of a feed-forward network; or "all", also
             the linear layers that read it, toward their own outputs in the dense model.
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
 
     Raises:
         CalibrationError: an unknown method or scope, no batches, NaN or infinity, or a `forward` that does not run both
@@ -93,12 +96,20 @@ def compensate(
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     with locked(pruned, teacher, by="mha.compensate", draws=True), torch.inference_mode(False):
         repaired = copy.deepcopy(unwrapped(pruned))
-        _fit_again(usable(repaired), usable(unwrapped(teacher)), held, forward, method, scope)
+        bar = Bar("compensate", progress)
+        with bar.shown():
+            _fit_again(usable(repaired), usable(unwrapped(teacher)), held, forward, method, scope, bar)
     return repaired
 
 
 def _fit_again(
-    repaired: nn.Module, teacher: nn.Module, held: Sequence[Any], forward: Forward, method: Method, scope: Scope
+    repaired: nn.Module,
+    teacher: nn.Module,
+    held: Sequence[Any],
+    forward: Forward,
+    method: Method,
+    scope: Scope,
+    bar: Bar,
 ) -> None:
     """Fit the linear layers of the model anew, in place."""
     students, teachers = find_attention(repaired), find_attention(teacher)
@@ -110,18 +121,41 @@ def _fit_again(
     further = _rows(teacher, repaired, others) if scope == "all" else {}
     empty = [teachers[layer.name].module for layer in students.values() if not layer.num_heads]
     silent = {module for layer in empty for module in layer.modules()}
+    guess = len(held) * (len(layers) + len(others) + 1) / 2  # as if each were fitted, and ran after the one before
+    bar.expect(WITH_GRADIENTS * len(held) + guess)
+    bar.doing("reading the dense model")
     with at_rest(teacher, repaired), calling_outputs(teachers):
+        watched = bar.counting(forward, WITH_GRADIENTS)
         goals = goals_of(
-            teacher, list(layers), others, held, forward, first=cut, own=own, further=further, silent=silent
+            teacher, list(layers), others, held, watched, first=cut, own=own, further=further, silent=silent
         )
+        groups = together(goals)
+        work = [len(held) * runs for runs in _runs_for(groups, goals, len(layers) + len(others))]
+        bar.expect(sum(work) - guess)
         with torch.no_grad(), calling_outputs(students):
-            for names in together(goals):
+            for names, units in zip(groups, work, strict=True):
+                bar.doing(names[0])
                 parts = {name: goals.pop(name) for name in names}
                 for name, goal in parts.items():
                     if goal.kept:
                         _Repair(name, layers.get(name), goal, repaired, method).run(held, forward)
                 if weights := {name: goal.weights for name, goal in parts.items() if not goal.kept}:
                     _Alignment(repaired, teacher, weights, further).run(held, forward)
+                bar.advance(units)
+
+
+def _runs_for(groups: Sequence[Sequence[str]], goals: Mapping[str, Goal], layers: int) -> list[float]:
+    """About how many runs of a whole model each group takes for a batch: passes end with its layers.
+
+    Args:
+        layers: how many there are, those before the first group included.
+    """
+    runs, left = [], len(goals)
+    for names in groups:
+        left -= len(names)
+        models = 1 if goals[names[0]].kept else 2  # the dense one too
+        runs.append(models * (1 - left / layers))
+    return runs
 
 
 class _Alignment:

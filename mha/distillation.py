@@ -14,10 +14,12 @@ from mha.inference import usable, usable_batch
 from mha.locking import locked
 from mha.masking import at_rest
 from mha.optimizers import slice_optimizer
+from mha.progress import Bar
 from mha.streams import Forward
 
 Distance = Callable[[Any, Any], Tensor]
 HELD_OUT = 4  # every fourth batch tells whether the training has helped
+JUDGING = 0.5  # of what a step takes, which computes gradients
 
 
 def distill(
@@ -30,6 +32,7 @@ def distill(
     learning_rate: float = 1e-4,
     distance: Distance | None = None,
     optimizer: Optimizer | None = None,
+    progress: bool | None = None,
 ) -> nn.Module:
     """A copy of `pruned`, trained for a few steps to put out what `teacher` does; no labels are needed.
 
@@ -47,6 +50,7 @@ def distill(
             share of the teacher's mean square.
         optimizer: one that trained the teacher: a slice of it (`slice_optimizer`) trains the copy at its own
             learning rates, in place of a new AdamW.
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
 
     Raises:
         CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
@@ -60,10 +64,13 @@ def distill(
     fit = [batch for number, batch in enumerate(held) if number % HELD_OUT != HELD_OUT - 1]
     judge = held[HELD_OUT - 1 :: HELD_OUT] or held
     with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
-        model, measure = copy.deepcopy(usable(pruned)), _Measure(usable(teacher), forward, distance or relative_error)
-        with at_rest(teacher, model):
+        bar = Bar("distill", progress)
+        bar.expect(steps + 2 * len(judge) * JUDGING)
+        model = copy.deepcopy(usable(pruned))
+        measure = _Measure(usable(teacher), forward, distance or relative_error, bar)
+        with at_rest(teacher, model), bar.shown():
             before = measure.mean(model, judge)
-            _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate))
+            _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate), bar)
             closer = measure.mean(model, judge) < before
         return model if closer else copy.deepcopy(pruned)
 
@@ -80,8 +87,8 @@ def relative_error(found: Any, wanted: Any) -> Tensor:
 class _Measure:
     """How far a model is from the teacher on a batch."""
 
-    def __init__(self, teacher: nn.Module, forward: Forward, distance: Distance) -> None:
-        self._teacher, self._forward, self._distance = teacher, forward, distance
+    def __init__(self, teacher: nn.Module, forward: Forward, distance: Distance, bar: Bar) -> None:
+        self._teacher, self._forward, self._distance, self._bar = teacher, forward, distance, bar
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         with torch.no_grad():
@@ -92,8 +99,9 @@ class _Measure:
         return value
 
     def mean(self, model: nn.Module, batches: Sequence[Any]) -> float:
+        self._bar.doing("judging on held-out batches")
         with torch.no_grad():
-            return sum(self(model, batch).item() for batch in batches) / len(batches)
+            return sum(self(model, batch).item() for batch in self._bar.over(batches, JUDGING)) / len(batches)
 
 
 def _optimizer(model: nn.Module, teacher: nn.Module, given: Optimizer | None, learning_rate: float) -> Optimizer:
@@ -102,10 +110,13 @@ def _optimizer(model: nn.Module, teacher: nn.Module, given: Optimizer | None, le
     return AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], learning_rate)
 
 
-def _train(model: nn.Module, batches: Sequence[Any], measure: _Measure, steps: int, optimizer: Optimizer) -> None:
+def _train(
+    model: nn.Module, batches: Sequence[Any], measure: _Measure, steps: int, optimizer: Optimizer, bar: Bar
+) -> None:
+    bar.doing("training")
     rates = [group["lr"] for group in optimizer.param_groups]
     with torch.enable_grad():
-        for step in range(steps):
+        for step in bar.over(range(steps)):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - step / steps)
             optimizer.zero_grad()

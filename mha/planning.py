@@ -74,7 +74,38 @@ def choose(
     Warns:
         SlowPlanWarning: heads leave, and by `costs` the model does not become faster.
     """
-    budgets = {"keep": keep, "heads": heads, "latency": latency, "flops": flops, "parameters": parameters}
+    plan = best_plan(
+        scores,
+        {"keep": keep, "heads": heads, "latency": latency, "flops": flops, "parameters": parameters},
+        model=model,
+        costs=costs,
+        min_heads=min_heads,
+        uniform=uniform,
+        multiple_of=multiple_of,
+        whole_groups=whole_groups,
+        across_layers=across_layers,
+    )
+    _tell_if_slow(plan, scores, costs)
+    return plan
+
+
+def best_plan(
+    scores: HeadScores,
+    budgets: Mapping[str, float | None],
+    *,
+    model: nn.Module | None = None,
+    costs: CostTable | None = None,
+    min_heads: int | Mapping[str, int] = 0,
+    uniform: bool = False,
+    multiple_of: int = 1,
+    whole_groups: bool = False,
+    across_layers: bool | None = None,
+) -> HeadPlan:
+    """As `choose`, without a warning of a plan that is no faster.
+
+    Args:
+        budgets: all that there are by name; None where not given.
+    """
     budget, amount = _only_one(budgets)
     _check_belong(scores, model, costs)
     across = scores.comparable if across_layers is None else across_layers
@@ -85,9 +116,7 @@ def choose(
         best = _within(programme, budget, amount, _Charges.of(budget, model, costs))
     else:
         best = _of_size(programme, _size(len(scores), budget, amount))
-    plan = rearranged(best, scores)
-    _tell_if_slow(plan, scores, costs)
-    return plan
+    return rearranged(best, scores)
 
 
 def _within_layers(scores: HeadScores) -> HeadScores:

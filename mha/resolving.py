@@ -22,6 +22,7 @@ from mha.importance.replay import Replay
 from mha.layout import owners
 from mha.masking import eval_mode
 from mha.normal_equations import Moments, without
+from mha.progress import WITH_GRADIENTS, Bar
 from mha.streams import Forward, calling_outputs, moments_of, output_name
 
 Measure = Callable[[nn.Module, Any], float]  # (model, batch) -> what is to stay low
@@ -31,7 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 def resolved_scores(
-    model: nn.Module, batches: Sequence[Any], forward: Forward, measure: Measure, judged: Sequence[Any]
+    model: nn.Module,
+    batches: Sequence[Any],
+    forward: Forward,
+    measure: Measure,
+    judged: Sequence[Any],
+    *,
+    progress: bool | None = False,
 ) -> HeadScores:
     """How much the measure rises when a head leaves and its layer's W_o and bias are solved again; for every head.
 
@@ -42,17 +49,23 @@ def resolved_scores(
     Args:
         measure: (model, batch) -> what is to stay low.
         judged: the batches to measure on.
+        progress: show a bar, as `mha.score` does.
     """
     model = sharing_copy(model)
     layers = find_attention(model)
     rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in layers.items()}
     names = {output_name(layer): name for name, layer in layers.items() if layer.num_heads}
-    with eval_mode(model), calling_outputs(layers):
-        moments = moments_of(model, list(names), batches, forward)
+    bar = Bar("score", progress)
+    shares = {name: 1 - place / len(names) for place, name in enumerate(names.values())}  # of a run, replayed
+    runs = sum(share * layers[name].num_heads for name, share in shares.items())
+    bar.expect(WITH_GRADIENTS * len(batches) + len(judged) * runs)
+    with eval_mode(model), calling_outputs(layers), bar.shown():
+        moments = moments_of(model, list(names), batches, bar.counting(forward, WITH_GRADIENTS))
         ran = {names[output]: found for output, found in moments.items() if found.n > 0}
+        judge = _Judge(model, layers, ran, measure, shares, bar)
         with torch.no_grad():
             for batch in judged:
-                for name, rises in _Judge(model, layers, ran, measure).rises(batch).items():
+                for name, rises in judge.rises(batch).items():
                     rows[name] += rises / len(judged)
     return HeadScores(
         rows,
@@ -68,6 +81,7 @@ class _Judge:
 
     Args:
         moments: layer name -> those of its output projection.
+        shares: layer name -> about how much of the model runs from its output projection on.
     """
 
     def __init__(
@@ -76,14 +90,19 @@ class _Judge:
         layers: Mapping[str, AttentionLayer],
         moments: Mapping[str, Moments],
         measure: Measure,
+        shares: Mapping[str, float],
+        bar: Bar,
     ) -> None:
         self._model, self._layers, self._moments, self._measure = model, layers, moments, measure
+        self._shares, self._bar = shares, bar
 
     def rises(self, batch: Any) -> dict[str, Tensor]:
         """Layer name -> (h,): how much the measure rises on this batch."""
+        done = self._bar.done
         try:
             return self._replayed(batch)
         except NotReplayableError as error:
+            self._bar.expect(self._bar.done - done)  # again
             logger.info("each head's pass is made as a whole: %s", error)
         present = self._measure(self._model, batch)
         return {name: self._of_layer(name, batch) - present for name in self._moments}
@@ -119,6 +138,7 @@ class _Judge:
                 if replay is not None:
                     context.enter_context(replay.starting_at(layer.output))
                 values[head] = self._measure(self._model, batch)
+            self._bar.advance(self._shares[name])
         return values
 
 

@@ -1,7 +1,7 @@
 """From a trained model to a smaller one in one call: score, choose, prune, repair."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mha.compensation import compensate
 from mha.distillation import relative_error
-from mha.errors import CalibrationError, SlowPlanWarning
+from mha.errors import CalibrationError
 from mha.families import find_attention
 from mha.heads import HeadPlan, HeadScores
 from mha.importance import score
@@ -17,7 +17,8 @@ from mha.importance.calibration import Loss
 from mha.inference import usable, usable_batch
 from mha.locking import locked
 from mha.masking import at_rest, eval_mode
-from mha.planning import choose
+from mha.planning import best_plan, choose
+from mha.progress import Bar, called
 from mha.pruning import prune
 from mha.resolving import resolved_scores
 from mha.streams import Forward
@@ -40,6 +41,7 @@ def shrink(
     distance: Distance | None = None,
     seed: int = 0,
     examples: Callable[[Any], int] | None = None,
+    progress: bool | None = None,
     **budget: Any,
 ) -> nn.Module:
     """A smaller model within the budget, repaired on the calibration data; nothing is trained.
@@ -66,6 +68,8 @@ def shrink(
             By default the mean squared error of every floating tensor, as a share of the dense one's mean square.
         seed: for criteria that draw at random.
         examples: batch -> how many examples it has; found out unless given (`mha.score`).
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
+            It is of the present step, and says which: how long the later ones take is not known.
         budget: exactly one of those of `mha.choose` (`keep=0.5`, say), and with it whatever else that
             takes (`costs`, `min_heads`, `uniform`, …).
 
@@ -84,16 +88,40 @@ def shrink(
     with locked(model, by="mha.shrink", draws=True), at_rest():
         model = usable(model)
         if criterion is not None:
-            scores = score(model, held, loss, criterion, seed=seed, examples=examples)
-            return compensate(prune(model, choose(scores, model=model, **budget)), model, held, forward)
-        distance = distance or relative_error
-        own = None if loss is None else score(model, _spaced(held, SCORED), loss, "leave_one_out", examples=examples)
-        found = list(candidates(model, own, held, forward, rounds, distance, budget))
+            steps = _Steps(2, progress)
+            with steps.next("score"):
+                scores = score(model, held, loss, criterion, seed=seed, examples=examples, progress=progress)
+            plan = choose(scores, model=model, **budget)
+            with steps.next("repair"):
+                return compensate(prune(model, plan), model, held, forward, progress=progress)
+        distance, own = distance or relative_error, None
+        steps = _Steps((loss is not None) * 2 + 2 + (rounds > 1) * (2 * rounds - 1) + 1, progress)
+        if loss is not None:
+            few = _spaced(held, SCORED)
+            with steps.next("score by the loss"):
+                own = score(model, few, loss, "leave_one_out", examples=examples, progress=progress)
+        found = list(candidates(model, own, held, forward, rounds, distance, budget, steps))
         if len(found) == 1:
             return found[0]
-        with torch.random.fork_rng(), torch.no_grad():
-            worth = [_mean(one, model, held, loss, forward, distance) for one in found]
-        return found[min(range(len(found)), key=lambda place: worth[place])]
+        return _best(found, model, held, loss, forward, distance, steps)
+
+
+class _Steps:
+    """How many steps there are at most, and which is the present one."""
+
+    def __init__(self, count: int = 0, progress: bool | None = False) -> None:
+        self.progress = progress
+        self._count, self._at = count, 0
+
+    @contextmanager
+    def next(self, what: str) -> Iterator[None]:
+        """Within the context a bar tells that it is about this step."""
+        self.skip()
+        with called(f"shrink {self._at} of {self._count}, {what}"):
+            yield
+
+    def skip(self) -> None:
+        self._at += 1
 
 
 def candidates(
@@ -104,36 +132,52 @@ def candidates(
     rounds: int,
     distance: Distance,
     budget: Mapping[str, Any],
+    steps: "_Steps | None" = None,
 ) -> Iterator[nn.Module]:
     """Repaired models within the budget; those of the same plan once."""
-    tried: list[HeadPlan] = []
+    steps, tried = steps or _Steps(), list[HeadPlan]()
 
     def repaired(scores: HeadScores) -> Iterator[nn.Module]:
         plan = choose(scores, model=model, **budget)
-        if plan not in tried:
-            tried.append(plan)
-            yield compensate(prune(model, plan), model, batches, forward)
+        if plan in tried:
+            steps.skip()
+            return
+        tried.append(plan)
+        with steps.next("repair"):
+            small = compensate(prune(model, plan), model, batches, forward, progress=steps.progress)
+        yield small
 
     if own is not None:
         yield from repaired(own)
-    judge = _Judge(model, batches, forward, distance)
-    first = judge.scores(model)
+    judge = _Judge(model, batches, forward, distance, steps.progress)
+    with steps.next("score by the distance"):
+        first = judge.scores(model)
     yield from repaired(first)
     if rounds > 1:
-        yield _in_rounds(model, first, judge, batches, forward, rounds, budget)
+        yield _in_rounds(model, first, judge, batches, forward, rounds, budget, steps)
 
 
 class _Judge:
     """Scores every head of the dense model by what its outputs lose when a smaller one's heads leave one by one."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward, distance: Distance) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        forward: Forward,
+        distance: Distance,
+        progress: bool | None,
+    ) -> None:
         self._model, self._batches, self._forward, self._distance = model, batches, forward, distance
+        self._progress = progress
         with torch.random.fork_rng(), eval_mode(model), torch.no_grad():
             self._judged = [(batch, forward(model, batch)) for batch in _spaced(batches, JUDGED)]
 
     def scores(self, small: nn.Module) -> HeadScores:
         with torch.random.fork_rng():
-            found = resolved_scores(small, self._batches, self._forward, self._measure, self._judged)
+            found = resolved_scores(
+                small, self._batches, self._forward, self._measure, self._judged, progress=self._progress
+            )
         return _of_all(self._model, found)
 
     def _measure(self, small: nn.Module, part: tuple[Any, Any]) -> float:
@@ -149,14 +193,35 @@ def _in_rounds(
     forward: Forward,
     rounds: int,
     budget: Mapping[str, Any],
+    steps: _Steps,
 ) -> nn.Module:
     for number in range(1, rounds):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SlowPlanWarning)  # about a plan on the way
-            plan = choose(scores, model=model, **_on_the_way(budget, number / rounds, len(scores)))
-        small = compensate(prune(model, plan), model, batches, forward, scope="attention")
-        scores = judge.scores(small)
-    return compensate(prune(model, choose(scores, model=model, **budget)), model, batches, forward)
+        plan = _silently_chosen(scores, model, _on_the_way(budget, number / rounds, len(scores)))
+        with steps.next(f"round {number} of {rounds}, repair"):
+            small = compensate(prune(model, plan), model, batches, forward, scope="attention", progress=steps.progress)
+        with steps.next(f"round {number} of {rounds}, score"):
+            scores = judge.scores(small)
+    plan = choose(scores, model=model, **budget)
+    with steps.next(f"round {rounds} of {rounds}, repair"):
+        return compensate(prune(model, plan), model, batches, forward, progress=steps.progress)
+
+
+def _best(
+    found: Sequence[nn.Module],
+    model: nn.Module,
+    batches: Sequence[Any],
+    loss: Loss | None,
+    forward: Forward,
+    distance: Distance,
+    steps: _Steps,
+) -> nn.Module:
+    """Of those found the one that is best on all batches."""
+    with steps.next("compare"):
+        bar = Bar(progress=steps.progress)
+        bar.expect(len(found))
+        with torch.random.fork_rng(), torch.no_grad(), bar.shown():
+            worth = [_mean(one, model, batches, loss, forward, distance) for one in bar.over(found)]
+    return found[min(range(len(found)), key=lambda place: worth[place])]
 
 
 def _mean(
@@ -208,6 +273,11 @@ def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str
 
 def _check_budget(model: nn.Module, budget: Mapping[str, Any]) -> None:
     """Refuse a budget that can't be met before scores are computed, which may take long: any scores tell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowPlanWarning)  # it would be about other scores
-        choose(score(model, None, None, "random"), model=model, **budget)
+    _silently_chosen(score(model, None, None, "random", progress=False), model, budget)
+
+
+def _silently_chosen(scores: HeadScores, model: nn.Module, budget: Mapping[str, Any]) -> HeadPlan:
+    """As `choose`, without the warning, which would be about a plan that is not the caller's."""
+    limits = {name: budget.get(name) for name in BUDGETS}
+    terms = {name: value for name, value in budget.items() if name not in BUDGETS}
+    return best_plan(scores, limits, model=model, **terms)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
 LAYERS = (  # a module of mha imports from the lines above its own only; one not named here stands on top of all
-    {"caches", "errors", "files", "output_bias", "quantiles", "shortened", "undoing"},
+    {"caches", "errors", "files", "output_bias", "progress", "quantiles", "shortened", "undoing"},
     {"documents", "inference", "locking", "recomputation", "rows"},
     {"scores_file"},
     {"scores"},

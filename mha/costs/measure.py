@@ -21,6 +21,7 @@ from mha.families import find_attention
 from mha.families.registry import HOW_TO_REGISTER
 from mha.locking import locked
 from mha.masking import eval_mode
+from mha.progress import Bar
 from mha.timing import Rounds, Spread
 
 DENSE = "dense"
@@ -38,6 +39,7 @@ def measure_costs(
     *,
     device: torch.device | str | None = None,
     seconds: float = 30.0,
+    progress: bool | None = None,
 ) -> CostTable:
     """What each attention layer costs at each number of heads, on this device and for inputs like these.
 
@@ -53,6 +55,8 @@ def measure_costs(
         device: where to measure; where the model is, unless given.
         seconds: how long timing may take; the table's `ended` says whether that sufficed. A slow model takes longer:
             every function takes part in eight rounds at least.
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
+            It goes by time and by rounds: measuring may end sooner, or go on where more shapes are needed.
 
     Raises:
         CostsError: the model can't be called with these arguments, has no data (the meta device)
@@ -63,10 +67,14 @@ def measure_costs(
     with locked(model, by="mha.measure_costs"), eval_mode(model):
         where = _device_of(model) if device is None else torch.device(device)
         placed = model if _is_on(model, where) else copy.deepcopy(model).to(where)
-        subject = Subject.of(placed, Call(args, kwargs).on(where))
-        start = time.perf_counter()
-        timings = _Timings(subject, where)
-        ended = timings.run(start, seconds)
+        bar = Bar("measure_costs", progress)
+        bar.expect(1)
+        with bar.shown():
+            bar.doing("preparing layers")
+            subject = Subject.of(placed, Call(args, kwargs).on(where))
+            start = time.perf_counter()
+            timings = _Timings(subject, where)
+            ended = timings.run(start, seconds, bar)
         facts = _environment(timings, where, time.perf_counter() - start)
         return timings.fit().table(facts, ended)
 
@@ -83,11 +91,14 @@ class _Timings:
             self.rounds.add(share, subject.ready(share))
         self._join()
 
-    def run(self, start: float, seconds: float) -> str:
+    def run(self, start: float, seconds: float, bar: Bar) -> str:
         """Take rounds until every interval is narrow and nothing bends between shapes, or until the time is spent."""
         joined, patience = 0, start + seconds / 3
         while True:
+            bar.doing(f"round {self.rounds.count + 1}")
             self.rounds.run()
+            share = min((time.perf_counter() - start) / seconds, (self.rounds.count - joined) / FEWEST, 1.0)
+            bar.advance(max(0.0, share - bar.done))
             if self.rounds.count - joined < FEWEST:
                 continue
             now, steady = time.perf_counter(), self.steady()

@@ -108,7 +108,7 @@ def test_a_bar_that_nobody_asked_for_waits(model, batches, loss, capfd, monkeypa
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     mha.score(model, batches, loss, "taylor")
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr("mha.importance.meter.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("mha.progress.SILENT_SECONDS", 0.0)
     mha.score(model, batches, loss, "taylor")
     assert "taylor" in capfd.readouterr().err
 

@@ -1,6 +1,8 @@
 """One call from a trained model to a smaller one."""
 
 import copy
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,3 +233,16 @@ def test_what_can_not_be_used(model, batches):
         mha.shrink(model, batches, loss, forward, rounds=0, keep=0.5)
     with pytest.raises(mha.MhaError, match=r"unknown criterion 'taylr'"):
         mha.shrink(model, batches, loss, forward, criterion="taylr", keep=0.5)
+
+
+def test_only_plans_that_are_the_callers_are_warned_of(model, batches, monkeypatch):
+    """Not those on the way; and nothing is ignored for a time, which would be so in every thread."""
+    layers = {name: SimpleNamespace(heads=layer.heads, groups=layer.num_kv_heads)
+              for name, layer in mha.find_attention(model).items()}  # fmt: skip
+    costs = SimpleNamespace(layers=layers, latency=lambda _: SimpleNamespace(share=1.5))
+    filtering, really = [], warnings.simplefilter
+    monkeypatch.setattr("warnings.simplefilter", lambda *given, **how: filtering.append(given) or really(*given, **how))
+    with pytest.warns(mha.SlowPlanWarning, match="keeps 6 of 12 heads") as told:
+        mha.shrink(model, batches[:2], None, forward, keep=0.5, rounds=3, costs=costs)
+    assert len(told) == 2  # of two ways; two plans on the way keep 8 and 10
+    assert not [given for given in filtering if mha.SlowPlanWarning in given]

@@ -1,0 +1,111 @@
+"""One line on stderr that shows what a long call is doing, and how long that will still take."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+SILENT_SECONDS = 2.0  # before a bar that nobody asked for appears
+WITH_GRADIENTS = 3.0  # forward passes that a pass with gradients is counted as
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+_called: ContextVar[str] = ContextVar("_called", default="")
+
+
+@contextmanager
+def called(title: str) -> Iterator[None]:
+    """Bars that are made within the context bear this title in place of their own."""
+    token = _called.set(title)
+    try:
+        yield
+    finally:
+        _called.reset(token)
+
+
+class Bar:
+    """Work that is to be done, in units of any size, and how much of it is done.
+
+    Args:
+        title: what the bar is called.
+        progress: show a bar; None shows one where stderr is a terminal and the work takes more than two seconds.
+    """
+
+    FORMAT: ClassVar[str | None] = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+
+    def __init__(self, title: str = "", progress: bool | None = False) -> None:
+        self.title = _called.get() or title
+        self.done: float = 0
+        self._progress = progress
+        self._expected: float = 0
+        self._bar: Any = None
+
+    def expect(self, units: float) -> None:
+        """So much more is to come; less, where it is negative."""
+        self._expected += units
+        if self._bar is not None:
+            self._bar.total = self._expected
+            if self._progress:  # a bar that nobody asked for keeps waiting
+                self._bar.refresh()
+
+    def advance(self, units: float = 1) -> None:
+        """So much has been done."""
+        self.done += units
+        if self._bar is not None:
+            self._bar.update(units)
+
+    def doing(self, what: str) -> None:
+        """What comes next belongs to this part of the work."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self.title}, {what}", refresh=bool(self._progress))
+
+    def over(self, items: Iterable[T], units: float = 1) -> Iterator[T]:
+        """The items, each of which is so much work."""
+        for item in items:
+            yield item
+            self.advance(units)
+
+    def counting(self, function: Callable[P, R], units: float = 1) -> Callable[P, R]:
+        """The function, each call of which is so much work, also one that ends early."""
+
+        def counted(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.advance(units)
+
+        return counted
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Within the context the bar is there, if it is wanted; where the context ends well, all is done."""
+        wanted = sys.stderr.isatty() if self._progress is None else self._progress
+        if not wanted:
+            yield
+            return
+        from tqdm import tqdm
+
+        delay = SILENT_SECONDS if self._progress is None else 0.0
+        self._bar = tqdm(
+            desc=self.title,
+            total=self._expected or None,
+            unit="run",
+            file=sys.stderr,
+            delay=delay,
+            leave=False,
+            bar_format=self.FORMAT,
+        )
+        try:
+            yield
+            self._finish()
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    def _finish(self) -> None:
+        """What was expected and did not have to be done counts as done."""
+        self._bar.total = self._bar.n = max(self._expected, self.done)
+        if self._progress:
+            self._bar.refresh()
