@@ -61,7 +61,8 @@ def gated(layers: AttentionMap, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """
     with ExitStack() as hooks:
         for name, gate in gates.items():
-            hooks.enter_context(on_context(layers[name], partial(scale, layer=layers[name], gate=gate)))
+            if layers[name].num_heads:
+                hooks.enter_context(on_context(layers[name], partial(scale, layer=layers[name], gate=gate)))
         yield
 
 
