@@ -18,6 +18,7 @@ from mha.errors import CheckpointError, MhaError
 from mha.families import find_attention
 from mha.families.wrappers import unwrapped
 from mha.heads import HeadPlan, Lineage, lineage_of
+from mha.output_bias import left_of
 from mha.pruning import prune
 from mha.recipes import recipe_of
 
@@ -71,6 +72,7 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
         pruned = prune(skeleton, plan, inplace=model is None)
     except MhaError as error:
         raise CheckpointError(f"{where}: {error}") from error
+    saved, content = _as_named_now(pruned, saved, content)
     if misfits := [*_attention_misfits(pruned, plan, content), *_tensor_misfits(pruned, saved, content)]:
         raise CheckpointError(f"{where}: {_listing(misfits)}; give the model as it was before it was pruned")
     _fill(pruned, saved, content["tied"])
@@ -221,6 +223,26 @@ def _tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Map
             yield f"{name} was saved with shape {tuple(found)} and has {tuple(held[name].shape)}"
         elif held[name].is_floating_point() != (kind := saved[content["tied"].get(name, name)].dtype).is_floating_point:
             yield f"{name} was saved as {kind} and is {held[name].dtype}"
+
+
+def _as_named_now(
+    pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and ties without what layers without heads kept in earlier releases: linears of size 0, and more that
+    is not used. Of these the output's bias is left, under a name of its own."""
+    held, emptied = _held(pruned), [layer for layer in find_attention(pruned).values() if not layer.num_heads]
+    now: dict[str, str] = {}
+    for layer in emptied:
+        output = f"{layer.name}.{layer.description.output}".removeprefix(".")
+        now[f"{output.removesuffix(left_of(''))}.bias"] = f"{output}.bias"
+    inside = tuple(f"{layer.name}." if layer.name else "" for layer in emptied)
+
+    def stays(name: str) -> bool:
+        return now.get(name, name) in held or not name.startswith(inside)
+
+    tied = {now.get(name, name): now.get(first, first) for name, first in content["tied"].items() if stays(name)}
+    tensors = {now.get(name, name): tensor for name, tensor in saved.items() if stays(name) or name in tied.values()}
+    return tensors, {**content, "tied": tied}
 
 
 def _listing(misfits: list[str], shown: int = 5) -> str:

@@ -100,6 +100,24 @@ def test_what_was_pruned_twice_is_loaded_in_one_step(model, inputs, tmp_path):
     assert torch.equal(mha.prune(loaded, third)(*inputs), mha.prune(twice, third)(*inputs))
 
 
+def test_layers_without_heads_as_earlier_releases_saved_them(model, inputs, tmp_path):
+    """They kept linears of size 0, and the bias of the output under the linear's name."""
+    pruned = mha.prune(model, HeadPlan({"plain": (2, 6), "cross": ()}))
+    save_pruned(pruned, tmp_path)
+    content, tensors = checkpoint_directory.read(tmp_path)
+    kept = {name.replace("_without_heads", ""): tensor for name, tensor in tensors.items()}
+    layer = dict(model.cross.named_parameters())
+    for name in ("W_q", "W_k", "W_v"):
+        kept[f"cross.{name}.weight"] = layer[f"{name}.weight"].detach()[:0].clone()
+        kept[f"cross.{name}.bias"] = layer[f"{name}.bias"].detach()[:0].clone()
+    kept["cross.W_o.weight"] = layer["W_o.weight"].detach()[:, :0].clone()
+    checkpoint_directory.write(tmp_path, {key: value for key, value in content.items() if key != "weights"}, kept)
+    loaded = load_pruned(tmp_path, other_of(model))
+    assert mha.plan_of(loaded) == mha.plan_of(pruned)
+    assert torch.equal(loaded(*inputs), pruned(*inputs))
+    assert loaded.state_dict().keys() == pruned.state_dict().keys()
+
+
 def test_a_whole_model_is_saved_too(model, inputs, tmp_path):
     save_pruned(model, tmp_path)
     loaded = load_pruned(tmp_path, other_of(model))
