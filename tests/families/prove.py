@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 import mha
 from mha import pruning
@@ -133,11 +132,20 @@ def _zero_head(specimen: Specimen, plan: mha.HeadPlan) -> str | None:
     pruned = mha.prune(specimen.model, plan)
     if empty := [name for name, tensor in pruned.named_parameters() if not tensor.numel()]:
         return f"{empty[0]} has size 0"
-    if not any(is_parametrized(module) for module in pruned.modules()):  # torch refuses those, pruned or not
+    if _can_be_pickled(specimen.model):
         pruned = pickle.loads(pickle.dumps(pruned))
     with torch.no_grad():
         difference = _difference(_masked_output(specimen, plan), run(specimen, pruned))
     return None if difference <= ATOL else f"differs by {difference:.2g}"
+
+
+def _can_be_pickled(model: nn.Module) -> bool:
+    """Some can't, pruned or not: parametrized ones, and those into which transformers has put hooks by running them."""
+    try:
+        pickle.dumps(model)
+    except Exception:
+        return False
+    return True
 
 
 def _twice(specimen: Specimen, layers: mha.AttentionMap) -> str | None:

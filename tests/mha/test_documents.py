@@ -125,7 +125,7 @@ def mutate(value, draw):
     if what == "drop":
         del one[here]
     elif what == "replace":
-        one[here] = draw(LEAVES)
+        one[here] = copy.deepcopy(draw(LEAVES))  # the lists and mappings among them would go round in circles
     else:
         mine, its = copy.deepcopy(one[here]), copy.deepcopy(other[there])
         one[here] = its

@@ -399,7 +399,11 @@ UNREPLAYABLE = {
         cross_entropy,
         r"but \S+ replayed from 'blocks.2",
     ),
-    "inference mode": (stack_of, in_inference_mode, "Inference tensors do not track version counter"),
+    "inference mode": (
+        stack_of,
+        in_inference_mode,
+        "it, or something that the loss uses, was made in torch.inference_mode",
+    ),
 }
 
 
