@@ -21,6 +21,7 @@ from mha.heads import HeadPlan, Lineage, lineage_of
 from mha.output_bias import left_of
 from mha.pruning import prune
 from mha.recipes import recipe_of
+from mha.streams import output_name
 
 
 def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
@@ -233,7 +234,7 @@ def _as_named_now(
     held, emptied = _held(pruned), [layer for layer in find_attention(pruned).values() if not layer.num_heads]
     now: dict[str, str] = {}
     for layer in emptied:
-        output = f"{layer.name}.{layer.description.output}".removeprefix(".")
+        output = output_name(layer)
         now[f"{output.removesuffix(left_of(''))}.bias"] = f"{output}.bias"
     inside = tuple(f"{layer.name}." if layer.name else "" for layer in emptied)
 
