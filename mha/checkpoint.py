@@ -230,8 +230,16 @@ def _as_named_now(
     pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and ties without what layers without heads kept in earlier releases: linears of size 0, and more that
-    is not used. Of these the output's bias is left, under a name of its own."""
-    held, emptied = _held(pruned), [layer for layer in find_attention(pruned).values() if not layer.num_heads]
+    is not used. Of these the output's bias is left, under a name of its own. A layer that was saved with nothing of
+    size 0 was saved with heads, whatever the plan says: it is left as it is, and fits nowhere."""
+    held = _held(pruned)
+    named = {**saved, **{name: saved[first] for name, first in content["tied"].items() if first in saved}}
+    empty = [name for name, tensor in named.items() if not tensor.numel()]
+    emptied = [
+        layer
+        for layer in find_attention(pruned).values()
+        if not layer.num_heads and any(name.startswith(f"{layer.name}." if layer.name else "") for name in empty)
+    ]
     now: dict[str, str] = {}
     for layer in emptied:
         output = output_name(layer)

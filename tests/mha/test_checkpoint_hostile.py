@@ -189,6 +189,17 @@ def test_a_right_load_or_a_checkpoint_error(honest, data):
     assert mha.plan_of(loaded).keep[LAYER] == (1,)
 
 
+@pytest.mark.parametrize("heads", [[], [0], [0, 1], [0, 1, 2]])
+def test_a_plan_of_other_heads_than_were_saved(honest, heads):
+    directory, content = honest
+    write(directory, {**content, "plan": {LAYER: heads}})
+    if heads == [0]:  # as many as were saved: which ones, only the plan tells
+        assert mha.plan_of(mha.load_pruned(directory)).keep[LAYER] == (0,)
+    else:
+        with pytest.raises(CheckpointError, match=r"was saved with shape|not in the (model|checkpoint)"):
+            mha.load_pruned(directory)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "\0"])
 def test_what_no_parser_can_read(honest, text):
     write(*honest, text)
