@@ -1,5 +1,5 @@
-"""The options of `pytest bench`. What they mean is in bench/options.py, what follows in bench/conftest.py."""
+"""The options of `pytest bench`. What they mean is in bench/settings/options.py, what follows in bench/conftest.py."""
 
-from bench.options import add_options as pytest_addoption
+from bench.settings.options import add_options as pytest_addoption
 
 __all__ = ["pytest_addoption"]

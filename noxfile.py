@@ -156,7 +156,7 @@ def families(session: nox.Session) -> None:
     """Try every model type of transformers; write docs/families.md and docs/families.csv. Goes on where it stopped."""
     install(session, "-e", ".[test]")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    session.run("python", "-m", "tests.families", *session.posargs, env=one_thread)
+    session.run("python", "-m", "tools.model_zoo", *session.posargs, env=one_thread)
 
 
 @nox.session
@@ -168,7 +168,7 @@ def peers(session: nox.Session, peer: str) -> None:
     else:  # the pins are those of transformers 5
         session.install("--no-compile", "torch==2.13.0", "transformers==4.57.6", "-e", ".")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    session.run("python", "-m", "tests.families.peers", peer, *session.posargs, env=one_thread)
+    session.run("python", "-m", "tools.model_zoo.peers", peer, *session.posargs, env=one_thread)
 
 
 @nox.session

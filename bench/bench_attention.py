@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import mha
-from bench.calls import forward
-from bench.cells import Cell, sliced, whole
-from bench.counts import Counts, counts
-from bench.latency import compiled
-from bench.options import Settings, settings_of
-from bench.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
-from bench.rundir import RunDirectory
-from bench.sampling import sampled
+from bench.measure.calls import forward
+from bench.measure.counts import Counts, counts
+from bench.measure.sampling import sampled
+from bench.models.latency import compiled
+from bench.models.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
+from bench.rundir.directory import RunDirectory
+from bench.settings.layer_cases import Cell, sliced, whole
+from bench.settings.options import Settings, settings_of
 from mha.timing import rotated
 
 Makers = Mapping[str, Callable[[mha.MultiHeadAttention, Sequence[int]], Attend]]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bench.ceilings import ceilings
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.sampling import sampled
+from bench.measure.ceilings import ceilings
+from bench.measure.sampling import sampled
+from bench.rundir.directory import RunDirectory
+from bench.settings.options import Settings, settings_of
 from mha.timing import median
 
 

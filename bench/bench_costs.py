@@ -13,11 +13,11 @@ import pytest
 from torch import nn
 
 import mha
-from bench.calls import forward
-from bench.cells import Cell
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.study import Study, first_groups
+from bench.measure.calls import forward
+from bench.models.experiment import Study, first_groups
+from bench.rundir.directory import RunDirectory
+from bench.settings.layer_cases import Cell
+from bench.settings.options import Settings, settings_of
 from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself

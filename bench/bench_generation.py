@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import mha
-from bench.calls import forward
-from bench.counts import Counts, counts
-from bench.latency import cast
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.sampling import sampled
-from bench.study import Study, first_groups
+from bench.measure.calls import forward
+from bench.measure.counts import Counts, counts
+from bench.measure.sampling import sampled
+from bench.models.experiment import Study, first_groups
+from bench.models.latency import cast
+from bench.rundir.directory import RunDirectory
+from bench.settings.options import Settings, settings_of
 from mha.timing import rotated
 
 LLAMA = "llama"  # the name of the random model in the run directory

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from bench.attention_maps import attention_maps
-from bench.cases import Timed, Variant, timed, variants
-from bench.latency import Latencies
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.study import Study
+from bench.models.attention_maps import attention_maps
+from bench.models.experiment import Study
+from bench.models.latency import Latencies
+from bench.rundir.directory import RunDirectory
+from bench.settings.options import Settings, settings_of
+from bench.settings.task_cases import Timed, Variant, timed, variants
 
 Studies = Mapping[str, Study]
 

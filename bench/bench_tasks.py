@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.cases import Timed, Variant
-from bench.intervals import Interval, average, ratio
-from bench.latency import Latencies, Place
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.study import DENSE, NONE, Study
+from bench.measure.bootstrap import Interval, average, ratio
+from bench.models.experiment import DENSE, NONE, Study
+from bench.models.latency import Latencies, Place
+from bench.rundir.directory import RunDirectory
+from bench.settings.options import Settings, settings_of
+from bench.settings.task_cases import Timed, Variant
 
 
 @dataclass(frozen=True)

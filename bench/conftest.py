@@ -1,6 +1,6 @@
 """What happens around the benchmarks: the run directory, the studies, and the table at the end.
 
-Read by pytest only where a benchmark is collected; the options themselves are in bench/options.py.
+Read by pytest only where a benchmark is collected; the options themselves are in bench/settings/options.py.
 """
 
 import re
@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from bench.environment import environment
-from bench.exhausted import give_memory_back, out_of_memory, reason
-from bench.files import numbered, read_json, unfinished
-from bench.identity import identity
-from bench.latency import Latencies
-from bench.machine import Watch
-from bench.options import Settings, run_directory, settings_of
-from bench.progress import Progress
-from bench.records import OUT_OF_MEMORY
-from bench.rundir import RunDirectory
-from bench.study import Study
-from bench.terminal import summary
-from bench.threads import pinned
+from bench.measure.machine import Watch
+from bench.measure.threads import pinned
+from bench.models.experiment import Study
+from bench.models.latency import Latencies
+from bench.rundir.case_store import OUT_OF_MEMORY
+from bench.rundir.directory import RunDirectory
+from bench.rundir.environment import environment
+from bench.rundir.files import numbered, read_json, unfinished
+from bench.rundir.identity import identity
+from bench.rundir.out_of_memory import give_memory_back, out_of_memory, reason
+from bench.rundir.progress import Progress
+from bench.rundir.terminal_summary import summary
+from bench.settings.options import Settings, run_directory, settings_of
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()

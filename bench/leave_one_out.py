@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import mha
 from bench import tasks
-from bench.threads import one_thread
+from bench.measure.threads import one_thread
 from mha.timing import Spread, median
 
 WIDTH, HEADS, LENGTH, BATCH, CLASSES = 128, 8, 64, 16, 4

@@ -17,10 +17,10 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from bench.calls import forward
-from bench.options import Settings, settings_of
-from bench.rundir import RunDirectory
-from bench.study import DENSE, Study
+from bench.measure.calls import forward
+from bench.models.experiment import DENSE, Study
+from bench.rundir.directory import RunDirectory
+from bench.settings.options import Settings, settings_of
 from mha.timing import synchronize
 
 WARM_UP, PASSES = 3, 5

@@ -21,11 +21,11 @@ import pandas as pd
 
 import mha
 from bench import tasks
-from bench.intervals import Estimate, Interval
-from bench.study import DENSE, Study
-from bench.threads import one_thread
-from mha.compensation import METHODS
-from mha.files import appears_whole
+from bench.measure.bootstrap import Estimate, Interval
+from bench.measure.threads import one_thread
+from bench.models.experiment import DENSE, Study
+from mha.repair.compensate import METHODS
+from mha.values.atomic_files import appears_whole
 
 Result = TypeVar("Result")
 

@@ -1,21 +1,22 @@
 """Which attention heads matter, cutting the others out for good, and what that costs and saves."""
 
 from mha import tasks, visualize
-from mha.attention import MultiHeadAttention
-from mha.checkpoint import from_pretrained, load_pruned, save_pruned
-from mha.compensation import compensate
+from mha.checkpoint.saving import from_pretrained, load_pruned, save_pruned
 from mha.costs import CostTable, measure_costs
-from mha.distillation import distill
-from mha.equivalence import check
-from mha.errors import EquivalenceError, MhaError, SlowPlanWarning, UnsupportedModule
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
-from mha.heads import HeadPlan, HeadScores
-from mha.importance import criteria, score
-from mha.masking import masked
-from mha.optimizers import slice_optimizer
-from mha.planning import choose
-from mha.pruning import plan_of, prune
-from mha.shrinking import shrink
+from mha.importance.registry import criteria
+from mha.importance.score import score
+from mha.layer.attention import MultiHeadAttention
+from mha.planning.choose import choose
+from mha.pruning.equivalence import check
+from mha.pruning.masking import masked
+from mha.pruning.optimizer import slice_optimizer
+from mha.pruning.slicing import plan_of, prune
+from mha.repair.compensate import compensate
+from mha.repair.distill import distill
+from mha.repair.shrink import shrink
+from mha.values.errors import EquivalenceError, MhaError, SlowPlanWarning, UnsupportedModule
+from mha.values.plan import HeadPlan, HeadScores
 
 __version__ = "0.1.0"
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import build
-from reports.errors import ReportError
+from reports.base.errors import ReportError
+from reports.site.build import build
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mha
-from mha.families import registry
+from mha.families.base import find as registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

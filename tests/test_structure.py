@@ -29,7 +29,7 @@ LAYERS = (  # a module of mha imports from the lines above its own only; one not
 ONLY_WHERE_USED = {"matplotlib", "pandas", "pyarrow", "pytest", "seaborn", "sklearn", "transformers"}
 PICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # That users can pickle a pruned model is shown by doing it; nothing is kept.
-SHOWN_BY_PICKLING = {"tests/families/prove.py", "tests/mha/families/test_without_heads.py"}
+SHOWN_BY_PICKLING = {"tools/model_zoo/prove.py", "tests/mha/families/test_without_heads.py"}
 PICKLING = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}
 
 
@@ -92,7 +92,7 @@ def test_imports_run_one_way():
         checked.add(module)
         wrong += wrong_imports(module, path.read_text(), is_package=path.name == "__init__.py")
     assert wrong == []
-    assert {"mha", "mha.heads", "mha.families", "bench.training", "reports.__main__"} <= checked
+    assert {"mha", "mha.values.plan", "mha.families", "bench.tasks._training", "reports.__main__"} <= checked
 
 
 def test_nothing_reads_or_writes_pickles():
@@ -120,32 +120,52 @@ print(*{name.split(".")[0] for name in sys.modules})
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("mha.heads", "import torch\nfrom mha.errors import PlanError", []),
-        ("mha.heads", "from mha.pruning import prune", ["mha.heads imports mha.pruning.prune"]),
-        ("mha.heads", "import mha.layout", ["mha.heads imports mha.layout"]),
-        ("mha.heads", "def late():\n    from mha import masking", ["mha.heads imports mha.masking"]),
-        ("mha.heads", "from . import masking", ["mha.heads imports mha.masking"]),
-        ("mha.heads", "import mha", ["mha.heads imports mha"]),
-        ("mha.heads", "from mha import HeadPlan", ["mha.heads imports mha.HeadPlan"]),
-        ("mha.heads", "from mha.visualize import draw", ["mha.heads imports mha.visualize.draw"]),
-        ("mha.heads", "import mhatmospheric.pruning", []),
-        ("mha.masking", "from mha.families import find_attention\nimport mha.layout", []),
-        ("mha.families.bert", "from mha.families.registry import register\nfrom .description import Family", []),
-        ("mha.families.bert", "from ..masking import masked", ["mha.families.bert imports mha.masking.masked"]),
-        ("mha.importance.gate", "from mha.pruning import prune", ["mha.importance.gate imports mha.pruning.prune"]),
-        ("mha.pruning", "from mha.importance import score", ["mha.pruning imports mha.importance.score"]),
-        ("mha.planning", "from mha.costs import CostTable\nfrom mha.timing import time_call", []),
-        ("mha.timing", "from mha.costs import CostTable", ["mha.timing imports mha.costs.CostTable"]),
-        ("mha.cli", "from mha import prune\nfrom mha.planning import choose", []),
-        ("mha.cli", "from bench import study", ["mha.cli imports bench.study"]),
-        ("mha.heads", "import reports", ["mha.heads imports reports"]),
-        ("bench.study", "import mha\nfrom bench import tasks\nfrom mha.heads import HeadPlan", []),
-        ("bench.study", "from reports.load import load", ["bench.study imports reports.load.load"]),
-        ("reports.page", "from reports import frames\nfrom . import style", []),
+        ("mha.values.plan", "import torch\nfrom mha.values.errors import PlanError", []),
         (
-            "reports.page",
-            "import mha.heads\nimport bench",
-            ["reports.page imports bench", "reports.page imports mha.heads"],
+            "mha.values.plan",
+            "from mha.pruning.slicing import prune",
+            ["mha.values.plan imports mha.pruning.slicing.prune"],
+        ),
+        ("mha.values.plan", "import mha.values.layout", ["mha.values.plan imports mha.values.layout"]),
+        (
+            "mha.values.plan",
+            "def late():\n    from mha import masking",
+            ["mha.values.plan imports mha.pruning.masking"],
+        ),
+        ("mha.values.plan", "from . import masking", ["mha.values.plan imports mha.pruning.masking"]),
+        ("mha.values.plan", "import mha", ["mha.values.plan imports mha"]),
+        ("mha.values.plan", "from mha import HeadPlan", ["mha.values.plan imports mha.HeadPlan"]),
+        ("mha.values.plan", "from mha.visualize import draw", ["mha.values.plan imports mha.visualize.draw"]),
+        ("mha.values.plan", "import mhatmospheric.pruning", []),
+        ("mha.pruning.masking", "from mha.families import find_attention\nimport mha.values.layout", []),
+        ("mha.families.bert", "from mha.families.base.find import register\nfrom .description import Family", []),
+        ("mha.families.bert", "from ..masking import masked", ["mha.families.bert imports mha.pruning.masking.masked"]),
+        (
+            "mha.importance.criteria.gate",
+            "from mha.pruning.slicing import prune",
+            ["mha.importance.criteria.gate imports mha.pruning.slicing.prune"],
+        ),
+        (
+            "mha.pruning.slicing",
+            "from mha.importance import score",
+            ["mha.pruning.slicing imports mha.importance.score"],
+        ),
+        ("mha.planning.choose", "from mha.costs import CostTable\nfrom mha.timing import time_call", []),
+        ("mha.timing", "from mha.costs import CostTable", ["mha.timing imports mha.costs.CostTable"]),
+        ("mha.cli", "from mha import prune\nfrom mha.planning.choose import choose", []),
+        ("mha.cli", "from bench import study", ["mha.cli imports bench.models.experiment"]),
+        ("mha.values.plan", "import reports", ["mha.values.plan imports reports"]),
+        ("bench.models.experiment", "import mha\nfrom bench import tasks\nfrom mha.values.plan import HeadPlan", []),
+        (
+            "bench.models.experiment",
+            "from reports.read.load import load",
+            ["bench.models.experiment imports reports.read.load.load"],
+        ),
+        ("reports.site.page", "from reports import frames\nfrom . import style", []),
+        (
+            "reports.site.page",
+            "import mha.values.plan\nimport bench",
+            ["reports.site.page imports bench", "reports.site.page imports mha.values.plan"],
         ),
     ],
 )
@@ -155,9 +175,9 @@ def test_the_check_of_imports_finds_what_is_wrong(module, source, expected):
 
 def test_relative_imports_of_a_package_start_at_itself():
     assert imports("mha.families", "from .registry import register", is_package=True) == {
-        "mha.families.registry.register"
+        "mha.families.base.find.register"
     }
-    assert imports("mha.families.bert", "from .registry import register") == {"mha.families.registry.register"}
+    assert imports("mha.families.bert", "from .registry import register") == {"mha.families.base.find.register"}
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.environment import environment
 from bench.importance.cases import Case, cases
 from bench.importance.options import Options, parse
 from bench.importance.records import FAILED, OK, SCHEMA, RunError, locked, read, write_json
 from bench.importance.summary import write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
+from bench.rundir.environment import environment
 
 BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
 

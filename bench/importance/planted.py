@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha.attention import MultiHeadAttention
+from mha.layer.attention import MultiHeadAttention
 
 CLASSES, PLACES = 5, 7
 POSITIONS = PLACES + 1  # the last one is the query's

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from mha.files import appears_whole
+from mha.values.atomic_files import appears_whole
 
 SCHEMA = 1
 OK, FAILED = "ok", "failed"

@@ -8,7 +8,7 @@ from torch import Tensor
 import mha
 from bench.importance.data import count, repeat
 from bench.importance.subjects import Subject
-from mha.masking import gated
+from mha.pruning.masking import gated
 
 ROWS = 4000  # examples in one pass, all masks together
 

@@ -13,7 +13,7 @@ from bench.importance.records import RunError
 from bench.importance.results import BEST, RIVAL
 from bench.importance.tables import TRUTH
 from bench.importance.variants import FLOOR
-from mha.files import appears_whole
+from mha.values.atomic_files import appears_whole
 
 START, END = "<!-- results: written by nox -s importance -->", "<!-- end of the results -->"
 NAMES = (

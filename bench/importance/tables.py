@@ -13,7 +13,7 @@ from bench.importance.curves import area_frame, curve_frame, curves
 from bench.importance.findings import finding_frame
 from bench.importance.results import BEST, Array, Results, Subsets, mask_of
 from bench.importance.variants import FLOOR
-from mha.files import appears_whole
+from mha.values.atomic_files import appears_whole
 
 TRUTH = "held out"  # leave-one-out on held-out data, as if it were a criterion
 TIE = 1e-5  # losses as near as that are the same

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mha
-from mha.importance import describe
+from mha.importance.registry import describe
 
 ROUNDS = "rounds"
 FLOOR = "random"

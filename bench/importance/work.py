@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bench.importance.cases import Case, run
 from bench.importance.records import FAILED, OK, write
 from bench.importance.settings import Settings
-from bench.threads import one_thread
+from bench.measure.threads import one_thread
 
 Outcome = Mapping[str, Any]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several trainings would overwrite each other

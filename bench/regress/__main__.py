@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from bench.abilities import device
+from bench.measure.capabilities import device
+from bench.regress.checkouts import remove
 from bench.regress.errors import GateError
 from bench.regress.files import write_json, write_text
 from bench.regress.measuring import Options
@@ -22,7 +23,6 @@ from bench.regress.preparing import Wish, alone, prepared
 from bench.regress.show.junit import junit
 from bench.regress.show.markdown import markdown
 from bench.regress.show.terminal import show
-from bench.regress.sides import remove
 from bench.regress.verdict import ERROR, EXIT_CODES
 
 INTERRUPTED = 130  # as shells have it

@@ -9,9 +9,9 @@ import os
 import pytest
 import torch
 
+from bench.measure.sampling import sampled
 from bench.regress.device import DEVICE
 from bench.regress.subjects import SUBJECTS
-from bench.sampling import sampled
 from mha.timing import rotated
 
 PAIRS = {

@@ -18,12 +18,12 @@ from typing import Any
 
 from bench.regress import environments
 from bench.regress.__main__ import say, seconds_above_0
+from bench.regress.checkouts import Sides, make_sides, remove
 from bench.regress.errors import GateError
 from bench.regress.gate import Gate
 from bench.regress.injecting import NOTHING, VARIABLE
 from bench.regress.measuring import Options
 from bench.regress.preparing import machine
-from bench.regress.sides import Sides, make_sides, remove
 from bench.regress.simulating import published
 from bench.regress.workers import Arm
 

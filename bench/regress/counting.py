@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.threads import one_thread
+from bench.measure.threads import one_thread
 
 FUSED = (  # attention that torch's counter knows no formula for, and so takes for nothing
     "_scaled_dot_product_flash_attention_for_cpu",

@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 
 from bench.regress.errors import GateError
 
-CACHE = "MHA_BENCH_CACHE"  # as in bench/training.py, which can't be asked without importing torch
+CACHE = "MHA_BENCH_CACHE"  # as in bench/tasks/_training.py, which can't be asked without importing torch
 OLDEST = (3, 11)
 MARK = "complete"  # the last file of an environment
 LAST_WORDS = 12  # lines

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.regress.errors import GateError
-from mha.files import appears_whole
+from mha.values.atomic_files import appears_whole
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,9 +13,9 @@ from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.measuring import Contrasts, Options, Rounds, Store, Take, measure, of_arms, of_both_arms
 from bench.regress.rounds import run_apart
-from bench.regress.rows import control_row, doubts, rows_of, short
 from bench.regress.statistics import LEVEL
 from bench.regress.verdict import overall
+from bench.regress.verdict_rows import control_row, doubts, rows_of, short
 from bench.regress.workers import Arm
 
 FIGURES = "bench/regress/bench_figures.py"

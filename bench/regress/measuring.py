@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from bench.machine import load_between, usage_so_far
+from bench.measure.machine import load_between, usage_so_far
 from bench.regress.files import read_json, write_json
 from bench.regress.rounds import CONTROL_NAME, PROCESSES, measure_round
 from bench.regress.statistics import Contrast, Effect, contrast, effect

@@ -12,14 +12,14 @@ import cpuinfo
 
 from bench.regress import environments
 from bench.regress.baseline import NOTE, comparable, read_baseline
+from bench.regress.checkouts import Sides, differs, make_sides, text_at, whole_base
 from bench.regress.device import VARIABLE
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.gate import Gate, Say
 from bench.regress.git import git, repository, resolved
 from bench.regress.measuring import Options
-from bench.regress.rows import short
-from bench.regress.sides import Sides, differs, make_sides, text_at, whole_base
+from bench.regress.verdict_rows import short
 from bench.regress.workers import Arm, Worker
 
 LOCK, PROJECT = "constraints.txt", "pyproject.toml"
@@ -166,7 +166,7 @@ def _only_base(wish: Wish, sides: Sides, base: Arm, say: Say) -> tuple[str, ...]
         return ()
     with whole_base(wish.where, sides.base, wish.directory) as root:
         files = [file for file in wish.options.files if (root / file).exists()]
-        if not files or not (root / "bench/regress/turns.py").exists():
+        if not files or not (root / "bench/regress/interleaving.py").exists():
             return ()
         say("which benchmarks has the base?")
         before = _collected(Arm("base", root, base.python), files)

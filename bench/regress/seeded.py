@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mha
+from bench.measure.threads import one_thread
 from bench.regress.counting import parameters
-from bench.threads import one_thread
 
 KEYS, VALUES, PAIRS, FEWEST_PAIRS = 32, 16, 12, 3
 WIDTH, HEADS, HEAD_DIM = 32, 6, 2

@@ -18,8 +18,8 @@ from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json, write_text
 from bench.regress.injecting import TYPICAL
 from bench.regress.measuring import SCREEN, Options, Rounds, next_round, of_both_arms
-from bench.regress.rows import doubts, rows_of
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSED, overall
+from bench.regress.verdict_rows import doubts, rows_of
 
 SHARES = (0.02, 0.03, 0.04, 0.05, 0.10, 0.20)
 KINDS = ("layer", "constant", "noise")

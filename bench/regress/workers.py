@@ -1,4 +1,4 @@
-"""A fresh process of pytest that runs benchmarks when it is its turn (bench/regress/turns.py)."""
+"""A fresh process of pytest that runs benchmarks when it is its turn (bench/regress/interleaving.py)."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import IO, Any, Self
 from bench.regress.errors import GateError
 from bench.regress.git import without_git
 
-PLUGIN = "bench.regress.turns"
+PLUGIN = "bench.regress.interleaving"
 STEADY_MEMORY = {  # for glibc: keep what is freed, since to fault it in anew takes each process another time
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),

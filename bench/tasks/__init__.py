@@ -1,4 +1,4 @@
-"""The reference tasks: every module here offers one object named `task`.
+"""The reference tasks: every module here without a leading underscore offers one object named `task`.
 
 Adding a task is adding a file.
 """
@@ -11,7 +11,7 @@ from mha.tasks import Task
 
 def names() -> tuple[str, ...]:
     """The reference tasks, by file name."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"))
 
 
 def load(name: str) -> Task:

@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bench.written_dates
-from bench.training import train, trained
-from bench.written_dates import FORMATS, Days, Written, render, split_days, write
-from mha.attention import MultiHeadAttention
+import bench.tasks._dates_text
+from bench.tasks._dates_text import FORMATS, Days, Written, render, split_days, write
+from bench.tasks._training import train, trained
+from mha.layer.attention import MultiHeadAttention
 from mha.tasks import Task
 
 PADDING, BEGIN = "\0", "^"  # each is number 0 of its alphabet
@@ -239,7 +239,7 @@ class Dates(Task):
         return _batches(self.days.calibration, self.settings.calibration_batch, self._rng("calibration"))
 
     def model(self) -> nn.Module:
-        sources = [Path(__file__), Path(bench.written_dates.__file__)]
+        sources = [Path(__file__), Path(bench.tasks._dates_text.__file__)]
         return trained(self.name, self.build, self.fit, sources=sources, settings=self.settings)
 
     def build(self) -> DateTranslator:

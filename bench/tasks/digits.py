@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from bench.training import train, trained
-from mha.attention import MultiHeadAttention
-from mha.errors import ShapeError
+from bench.tasks._training import train, trained
+from mha.layer.attention import MultiHeadAttention
 from mha.tasks import Task
+from mha.values.errors import ShapeError
 
 SIZE = 8  # pixels of an image, each way
 CLASSES = 10

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mha.costs.alike import PLAIN, Key
 from mha.costs.counts import without_fast_path
-from mha.errors import CostsError
 from mha.families import AttentionMap
-from mha.masking import nothing_compiled
-from mha.undoing import hooked
+from mha.pruning.masking import nothing_compiled
+from mha.runtime.undoing import hooked
+from mha.values.errors import CostsError
 
 
 class Call:

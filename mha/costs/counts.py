@@ -11,9 +11,9 @@ from torch import nn
 from mha.costs.alike import Key, kind_of
 from mha.costs.shapes import Shape, feasible_shapes, first_heads
 from mha.families import AttentionLayer, AttentionMap
-from mha.heads import HeadPlan
-from mha.pruning import prune
-from mha.undoing import Setting
+from mha.pruning.slicing import prune
+from mha.runtime.undoing import Setting
+from mha.values.plan import HeadPlan
 
 UNCOUNTED = (  # fused attention that torch's counter has no formula for, and so takes for nothing
     "_scaled_dot_product_flash_attention_for_cpu",

@@ -12,7 +12,7 @@ from mha.costs.shapes import Shape
 from mha.costs.subject import Kind, Subject, share_of, whole_of
 from mha.costs.table import CostTable, LayerCosts, ShapeCost, WholeModel
 from mha.families import AttentionLayer
-from mha.quantiles import NORMAL, Spread
+from mha.timing.quantiles import NORMAL, Spread
 
 DOUBT = 0.5  # how far from 1 `scale` is expected to be, before the whole models are looked at
 LEAST_NOISE = 0.003  # of the dense model's time: no interval is trusted more than that

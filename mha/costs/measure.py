@@ -16,13 +16,13 @@ from mha.costs.fit import Fit
 from mha.costs.shapes import Shape
 from mha.costs.subject import Kind, Subject, readied
 from mha.costs.table import CostTable
-from mha.errors import CostsError, UnsupportedModule
 from mha.families import find_attention
-from mha.families.registry import HOW_TO_REGISTER
-from mha.locking import locked
-from mha.masking import eval_mode
-from mha.progress import Bar
-from mha.timing import Rounds, Spread
+from mha.families.base.find import HOW_TO_REGISTER
+from mha.pruning.masking import eval_mode
+from mha.runtime.locking import locked
+from mha.runtime.progress import Bar
+from mha.timing.rounds import Rounds, Spread
+from mha.values.errors import CostsError, UnsupportedModule
 
 DENSE = "dense"
 SHARES = (0.0, 0.25, 0.5)  # of every layer's heads, kept in the whole models that are timed

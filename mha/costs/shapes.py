@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mha.errors import PlanError
+from mha.values.errors import PlanError
 
 
 class Shape(NamedTuple):

@@ -14,10 +14,10 @@ from mha.costs.capture import Call, Visits, capture
 from mha.costs.counts import count_flops
 from mha.costs.curves import Grid
 from mha.costs.shapes import Shape, first_heads
-from mha.errors import CostsError
 from mha.families import AttentionLayer, AttentionMap, find_attention
-from mha.heads import HeadPlan
-from mha.pruning import prune
+from mha.pruning.slicing import prune
+from mha.values.errors import CostsError
+from mha.values.plan import HeadPlan
 
 
 @dataclass(eq=False)

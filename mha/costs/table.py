@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mha.costs.shapes import Shape, feasible_shapes, shape_of
-from mha.documents import Kind, entry, mapping, number, numbers, sequence, text, whole_number, whole_numbers
-from mha.errors import CostsError, PlanError
-from mha.heads import HeadPlan
-from mha.shortened import shortened
+from mha.values.documents import Kind, entry, mapping, number, numbers, sequence, text, whole_number, whole_numbers
+from mha.values.errors import CostsError, PlanError
+from mha.values.plan import HeadPlan
+from mha.values.shortened import shortened
 
 if TYPE_CHECKING:
     import pandas as pd

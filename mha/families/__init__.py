@@ -7,8 +7,8 @@ family is adding a file.
 import importlib
 import pkgutil
 
-from mha.families.description import AttentionLayer, AttentionMap, Family
-from mha.families.registry import families, find_attention, register_family
+from mha.families.base.description import AttentionLayer, AttentionMap, Family
+from mha.families.base.find import families, find_attention, register_family
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

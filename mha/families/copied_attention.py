@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import is_from, is_from_transformers
-from mha.families.generated import WHOLE, Members, making_class, whole
-from mha.families.line_by_line import check_lines, function_of, home_of, known_lines
-from mha.families.registry import register_convention
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import is_from, is_from_transformers
+from mha.families.reading.known_lines import check_lines, function_of, home_of, known_lines
+from mha.families.reading.source import UnclearError, text
 from mha.families.separate_projections import describe_separate
-from mha.families.source import UnclearError, text
+from mha.runtime.generated_classes import WHOLE, Members, making_class, whole
 
 NAMES = {"q_proj", "k_proj", "v_proj", "o_proj"}
 LIBRARIES = ("timm", "diffusers", "torchvision")  # they have conventions of their own

@@ -11,15 +11,15 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.emptied import USES
-from mha.families.explain import Projections, describe, is_from
-from mha.families.generated import Members, making_class, whole
-from mha.families.line_by_line import function_of
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError
-from mha.layout import Axis
-from mha.output_bias import left_of
+from mha.families.base.description import Family
+from mha.families.base.emptied import USES
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, is_from
+from mha.families.reading.known_lines import function_of
+from mha.families.reading.source import UnclearError
+from mha.layer.output_bias import left_of
+from mha.runtime.generated_classes import Members, making_class, whole
+from mha.values.layout import Axis
 
 NAMES = {"to_q", "to_k", "to_v", "to_out"}
 ROWS: dict[str, Axis] = {  # to_qkv and to_kv are there once `fuse_projections` has been called

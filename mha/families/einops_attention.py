@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe
-from mha.families.generated import whole
-from mha.families.line_by_line import check_lines, home_of, known_lines, method_of
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe
+from mha.families.reading.known_lines import check_lines, home_of, known_lines, method_of
+from mha.families.reading.source import UnclearError, text
+from mha.runtime.generated_classes import whole
+from mha.values.layout import Axis
 
 FUSED, KEYS, OUTPUTS = ("to_qkv", "qkv"), ("to_kv", "to_k"), ("to_out", "proj")
 HEADS = r"(self\.heads|h)"

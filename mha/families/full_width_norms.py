@@ -8,10 +8,10 @@ import re
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, text
 
 NAMES = {"q_norm", "k_norm", "q_proj", "k_proj", "v_proj", "o_proj"}
 NORMALISED = re.compile(r"self\.(q_norm|k_norm)\(self\.(q_proj|k_proj)\(")

@@ -10,11 +10,11 @@ from types import MappingProxyType
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import COUNTS, Projections, describe, head_width, is_from_transformers
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import COUNTS, Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, text
+from mha.values.layout import Axis
 
 FUSED = ("qkv", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "att_proj")
 OUTPUTS = ("proj", "projection", "dense", "c_proj", "out_proj", "o_proj", "Wo")

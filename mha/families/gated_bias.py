@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.emptied import USES
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.gathering import of_heads
-from mha.families.generated import Members, making_class, whole
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError
-from mha.heads import core_lineage
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.emptied import USES
+from mha.families.base.find import register_convention
+from mha.families.base.gathering import of_heads
+from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError
+from mha.runtime.generated_classes import Members, making_class, whole
+from mha.values.layout import Axis
+from mha.values.plan import core_lineage
 
 GATE = {"gru_rel_pos_const", "gru_rel_pos_linear", "q_proj", "k_proj", "v_proj", "out_proj"}
 

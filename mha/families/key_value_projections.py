@@ -4,11 +4,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, text
+from mha.values.layout import Axis
 
 NAMES = {"to_q", "to_kv", "to_out"}
 HALVES = "key_states, value_states = self.to_kv(hidden_states).chunk(2, dim=-1)"

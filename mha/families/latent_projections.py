@@ -7,12 +7,12 @@ import re
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, is_from_transformers
-from mha.families.generated import whole
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, text
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, is_from_transformers
+from mha.families.reading.source import UnclearError, text
+from mha.runtime.generated_classes import whole
+from mha.values.layout import Axis
 
 LATENTS = ("q_a_proj", "q_a_layernorm", "kv_a_proj_with_mqa", "kv_a_layernorm", "k_rope_only_layernorm")
 QUERIES = {"q_b_proj": "(h g d)", "q_proj": "(h g d)", "q_gate_proj": "(h g m)"}

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.emptied import USES
-from mha.families.generated import Members, making_class, whole
-from mha.families.registry import register_convention
-from mha.families.source import text
-from mha.layout import Axis
-from mha.output_bias import left_of
+from mha.families.base.description import Family
+from mha.families.base.emptied import USES
+from mha.families.base.find import register_convention
+from mha.families.reading.source import text
+from mha.layer.output_bias import left_of
+from mha.runtime.generated_classes import Members, making_class, whole
+from mha.values.layout import Axis
 
 FUSED: Mapping[str, Axis] = {"qkv": ("(h n)",)}
 APART: Mapping[str, Axis] = {"kv": ("(h m)",), "q.ln": ("(h g d)",)}  # AttentionDownsample, which asks for fewer tokens

@@ -4,9 +4,9 @@ from typing import cast
 
 from torch import nn
 
-from mha.attention import MultiHeadAttention
-from mha.families.description import Family
-from mha.families.registry import register_family
+from mha.families.base.description import Family
+from mha.families.base.find import register_family
+from mha.layer.attention import MultiHeadAttention
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_count, is_from
-from mha.families.generated import whole
-from mha.families.registry import register_convention
-from mha.families.rewriting import Changes, with_changes
-from mha.families.source import UnclearError, text
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, head_count, is_from
+from mha.families.reading.rewrite_lines import Changes, with_changes
+from mha.families.reading.source import UnclearError, text
+from mha.runtime.generated_classes import whole
 
 NAMES = {"q", "kv", "proj"}
 REDUCTIONS = ("pool", "sr", "norm", "act")

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_count, head_width, is_from_transformers
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
 from mha.families.full_width_norms import normalises_all_heads
 from mha.families.gated_bias import has_gated_bias
-from mha.families.registry import register_convention
+from mha.families.reading.explain import Projections, describe, head_count, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, text
 from mha.families.shared_keys import has_shared_keys
-from mha.families.source import UnclearError, text
-from mha.layout import Axis
+from mha.values.layout import Axis
 
 PROJECTIONS = (
     ("q_proj", "k_proj", "v_proj"),

@@ -9,17 +9,17 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.emptied import USES
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.gathering import of_heads
-from mha.families.generated import Members, making_class, whole
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, reading
-from mha.families.weights import Weights
-from mha.families.without_heads import advance_cache
-from mha.heads import lineage_of
-from mha.output_bias import left_of, tied_to
+from mha.families.base.description import Family
+from mha.families.base.emptied import USES
+from mha.families.base.find import register_convention
+from mha.families.base.gathering import of_heads
+from mha.families.reading.attention_weights import Weights
+from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, reading
+from mha.families.reading.without_heads import advance_cache
+from mha.layer.output_bias import left_of, tied_to
+from mha.runtime.generated_classes import Members, making_class, whole
+from mha.values.plan import lineage_of
 
 PROJECTIONS = (("q", "k", "v", "o"), ("query", "key", "value", "output"))
 TABLE = "relative_attention_bias"

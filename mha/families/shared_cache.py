@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from mha.families.description import AttentionLayer
-from mha.families.explain import is_from_transformers
-from mha.families.generated import whole
-from mha.families.registry import register_relation
-from mha.families.source import text
-from mha.families.without_heads import CACHES
+from mha.families.base.description import AttentionLayer
+from mha.families.base.find import register_relation
+from mha.families.reading.explain import is_from_transformers
+from mha.families.reading.source import text
+from mha.families.reading.without_heads import CACHES
+from mha.runtime.generated_classes import whole
 
 CACHE = CACHES[0]
 

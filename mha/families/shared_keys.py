@@ -13,14 +13,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.generated import Members, compiled, forward_of, making_class, whole
-from mha.families.registry import register_convention
-from mha.families.source import UnclearError, reading, text
-from mha.families.without_heads import Returned, without_heads
-from mha.heads import core_lineage
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
+from mha.families.reading.source import UnclearError, reading, text
+from mha.families.reading.without_heads import Returned, without_heads
+from mha.runtime.generated_classes import Members, compiled, forward_of, making_class, whole
+from mha.values.layout import Axis
+from mha.values.plan import core_lineage
 
 SHARED = "shared_kv_states"
 TAKEN = "key_states, value_states = shared_kv_states[self.layer_type]"

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.families.description import Family
-from mha.families.emptied import USES
-from mha.families.explain import is_from
+from mha.families.base.description import Family
+from mha.families.base.emptied import USES
+from mha.families.base.find import register_convention
 from mha.families.fused_projections import describe_fused
-from mha.families.generated import Members, making_class, whole
-from mha.families.registry import register_convention
+from mha.families.reading.explain import is_from
+from mha.families.reading.source import text
 from mha.families.separate_projections import describe_separate
-from mha.families.source import text
-from mha.output_bias import left_of
+from mha.layer.output_bias import left_of
+from mha.runtime.generated_classes import Members, making_class, whole
 
 TOKENS = re.compile(r"^ *\w+, \w+, \w+ = x\.shape\b", re.MULTILINE)
 PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "q", "k", "v")

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha.attention import attention_weights
-from mha.errors import ShapeError
-from mha.families.description import Family
-from mha.families.registry import register_family
-from mha.heads import lineage_of
-from mha.output_bias import OutputBias, tied_to
+from mha.families.base.description import Family
+from mha.families.base.find import register_family
+from mha.layer.attention import attention_weights
+from mha.layer.output_bias import OutputBias, tied_to
+from mha.values.errors import ShapeError
+from mha.values.plan import lineage_of
 
 
 class SlicedMultiheadAttention(nn.MultiheadAttention):

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from mha.families.description import Family
-from mha.families.explain import Projections, describe
-from mha.families.generated import whole
-from mha.families.registry import register_convention
-from mha.families.rewriting import Changes, with_changes
-from mha.families.source import UnclearError
-from mha.layout import Axis
+from mha.families.base.description import Family
+from mha.families.base.find import register_convention
+from mha.families.reading.explain import Projections, describe
+from mha.families.reading.rewrite_lines import Changes, with_changes
+from mha.families.reading.source import UnclearError
+from mha.runtime.generated_classes import whole
+from mha.values.layout import Axis
 
 THIRDS: Axis = ("(h g d)", "(h d)", "(h d)")
 SHIFTED = "shifted_window_attention"

@@ -1,27 +1,15 @@
-"""The criteria by name, and the one call that scores with any of them."""
+"""The criteria by name: each is a file of `criteria/`, which registers its function here."""
 
 import inspect
-import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mha.errors import CalibrationError, UnsupportedModule
-from mha.families import find_attention
-from mha.families.registry import HOW_TO_REGISTER
-from mha.heads import HeadScores
-from mha.importance.calibration import Calibration, Loss, Pass
-from mha.importance.journal import Journal, content_of, name_of, weights_of
-from mha.importance.meter import Meter
-from mha.importance.rounds import in_rounds
-from mha.importance.scored import Scored
-from mha.inference import usable
-from mha.locking import locked
-from mha.masking import at_rest, nothing_compiled
+from mha.importance.running.calibration import Calibration
+from mha.importance.running.scored import Scored
+from mha.values.errors import CalibrationError
 
 Needs = Literal["nothing", "context", "attention weights", "outputs", "gradients"]
 Function = Callable[..., Mapping[str, Tensor] | Scored]
@@ -85,107 +73,3 @@ def describe(name: str) -> Criterion:
         return _CRITERIA[DEFAULT if name == "default" else name]
     except KeyError:
         raise CalibrationError(f"unknown criterion {name!r}; there are {', '.join(criteria())}") from None
-
-
-def score(
-    model: nn.Module,
-    batches: Iterable[Any] | None,
-    loss: Loss | None,
-    criterion: str = "default",
-    *,
-    seed: int = 0,
-    rounds: int | None = None,
-    examples: Callable[[Any], int] | None = None,
-    progress: bool | None = None,
-    journal: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> HeadScores:
-    """Score every attention head of the model; larger = keep.
-
-    The model runs in eval mode and is left exactly as it was, also after an error: weights, gradients,
-    modes, hooks and the random state. The result depends on nothing but the arguments: a call in another thread that
-    touches the model, or draws random numbers as every scoring may, is waited for (`mha.locking`). Code that
-    `torch.compile` has compiled runs uncompiled meanwhile, in the whole process.
-
-    Args:
-        batches: calibration batches, anything that can be read more than once, one batch after the other; None where
-            the criterion needs no data.
-        loss: (model, batch) -> scalar, the mean over the batch's examples; None where it needs no data.
-        criterion: one of `criteria()`.
-        seed: for criteria that draw at random.
-        rounds: remove heads in so many steps, by masking, and score what is left again after each; the result's
-            scores are then the order of removal, 0 for the head that goes first. As many rounds as heads is the
-            greedy order.
-        examples: batch -> how many examples it has; found out from its tensors and the attention's unless given.
-        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
-        journal: a file in which what has been measured is kept, written every few seconds. The same call goes on from
-            it after a kill, and gives what it would have given. It holds each layer's losses of a batch for
-            leave-one-out (not racing), each loss for shapley, and every round; within a round or a call of another
-            criterion nothing is kept. Weights, batches, options, seed and the first batch's loss must be the same; of
-            functions only their names and that loss can be compared.
-        options: those of the criterion, as keyword arguments.
-
-    Raises:
-        CalibrationError: an unknown criterion or option, no batches, a loss that is not a finite scalar or does
-            not depend on the model; a journal of another scoring.
-        UnsupportedModule: the model has no attention of a known family.
-        BusyError: another thread has the model, and waiting for it would not end.
-    """
-    chosen = describe(criterion)
-    if unknown := set(options) - set(chosen.options):
-        raise CalibrationError(
-            f"criterion {chosen.name!r} has no option {', '.join(sorted(unknown))}; "
-            f"it takes {', '.join(chosen.options) or 'none'}"
-        )
-    with locked(model, by="mha.score", draws=True):
-        model = model if chosen.needs == "nothing" and chosen.name == "random" else usable(model)
-        layers = find_attention(model)
-        if not layers:
-            listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
-            raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
-        meter = Meter(chosen.name, progress)
-        calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
-        if chosen.needs != "nothing":
-            calibration.check()
-        with at_rest(model), nothing_compiled(), meter.shown(), ExitStack() as opened:
-            if journal is not None:
-                kept = Journal(journal, _identity(calibration, chosen, rounds, options))
-                calibration = replace(calibration, journal=opened.enter_context(kept.open()))
-            torch.manual_seed(seed)
-            if rounds is None:
-                found = chosen.scored(calibration, options)
-            else:
-                found = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
-    return HeadScores(
-        {name: found.rows[name] for name in layers},
-        groups={name: layer.num_kv_heads for name, layer in layers.items()},
-        heads={name: layer.heads for name, layer in layers.items()},
-        examples=found.examples,
-        interactions=found.interactions,
-        errors=found.errors,
-        comparable=chosen.comparable,
-        spent=meter.spent(),
-    )
-
-
-def _identity(
-    calibration: Calibration, chosen: Criterion, rounds: int | None, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the measurements of a scoring depend on, as far as it can be told."""
-    torch.manual_seed(calibration.seed)  # a loader that shuffles by it gives the batches that scoring will read
-    identity: dict[str, Any] = {
-        "criterion": chosen.name,
-        "options": content_of(dict(sorted(options.items()))),
-        "rounds": rounds,
-        "seed": calibration.seed,
-        "loss function": name_of(calibration.loss),
-        "model": weights_of(calibration.model),
-        "set of heads": [[name, list(layer.heads)] for name, layer in calibration.layers.items()],
-    }
-    if chosen.needs != "nothing":
-        batches = list(calibration.batches or ())
-        identity["set of batches"] = [content_of(batch) for batch in batches]
-        torch.manual_seed(calibration.seed)
-        with torch.no_grad():
-            identity["loss of the first batch"] = [Pass(calibration, 0, batch).loss().item() for batch in batches[:1]]
-    return identity

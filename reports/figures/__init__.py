@@ -2,14 +2,14 @@
 
 import importlib
 import pkgutil
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from matplotlib.figure import Figure
 
-from reports.cells import Summary
-from reports.run import GENERATION, LAYER, Run
+from reports.base.table_cells import Summary
+from reports.read.run import GENERATION, LAYER, Run
 
 MOST_PANELS = 24  # of one figure for one task
 
@@ -77,8 +77,8 @@ def registry() -> dict[str, FigureModule]:
     return registered(__name__, __path__)
 
 
-def registered(package: str, path: Iterable[str], others: Container[str] = ()) -> dict[str, Any]:
-    """Name -> module of a package of figures, in the order of the page; `others` are none."""
-    names = [info.name for info in pkgutil.iter_modules(path) if info.name not in others]
+def registered(package: str, path: Iterable[str]) -> dict[str, Any]:
+    """Name -> module of a package of figures, in the order of the page."""
+    names = [info.name for info in pkgutil.iter_modules(path) if not info.ispkg]
     found = {name: importlib.import_module(f"{package}.{name}") for name in names}
     return dict(sorted(found.items(), key=lambda item: (item[1].ORDER, item[0])))

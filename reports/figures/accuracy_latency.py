@@ -9,14 +9,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.frames import Tradeoff
+from reports.analyse.level import is_level, none_level, within
+from reports.analyse.limits import best_criteria
+from reports.base.formatting import between, count, digits, milliseconds, per_cent, times
+from reports.draw.style import (
+    GREY,
+    INK,
+    folded,
+    legend_right,
+    looks,
+    metric_axis,
+    new_figure,
+    reach,
+    shortened,
+    text_width,
+)
 from reports.figures import Panel
-from reports.frames import Tradeoff
-from reports.level import is_level, none_level, within
-from reports.limits import best_criteria
-from reports.run import REFERENCES, Run
-from reports.style import GREY, INK, folded, legend_right, looks, metric_axis, new_figure, reach, shortened, text_width
-from reports.words import between, count, digits, milliseconds, per_cent, times
+from reports.read.run import REFERENCES, Run
 
 TITLE = "Accuracy against latency"
 ORDER = 1

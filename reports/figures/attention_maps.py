@@ -10,11 +10,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from reports.analyse.limits import left_out
+from reports.base.formatting import listed
+from reports.draw.style import BAND, INK, PAPER, color_bar, new_figure, shortened
 from reports.figures import Panel
-from reports.limits import left_out
-from reports.run import AttentionExample, Run
-from reports.style import BAND, INK, PAPER, color_bar, new_figure, shortened
-from reports.words import listed
+from reports.read.run import AttentionExample, Run
 
 TITLE = "Attention before and after pruning"
 ORDER = 12

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import listed
+from reports.draw.style import BAND, PAPER, color_bar, new_figure, shortened
 from reports.figures import Panel
-from reports.limits import left_out, spread
-from reports.run import AttentionExample, Run
-from reports.style import BAND, PAPER, color_bar, new_figure, shortened
-from reports.words import listed
+from reports.read.run import AttentionExample, Run
 
 TITLE = "All attention at a glance"
 ORDER = 11

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from scipy.stats import rankdata
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.level import margin, within
+from reports.analyse.limits import left_out
+from reports.base.formatting import duration, per_cent
+from reports.draw.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
-from reports.level import margin, within
-from reports.limits import left_out
-from reports.run import REFERENCES, Metric, Run
-from reports.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
-from reports.words import duration, per_cent
+from reports.read.run import REFERENCES, Metric, Run
 
 TITLE = "The criteria compared"
 ORDER = 10

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reports import frames
-from reports.cells import Summary, interval, number, word
+from reports.analyse import frames
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import between, digits, per_cent, size, times
+from reports.base.table_cells import Summary, interval, number, word
+from reports.draw.style import INK, extent, kept_axis, legend_below, looks, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out, spread
-from reports.run import Run
-from reports.style import INK, extent, kept_axis, legend_below, looks, new_figure, reach
-from reports.words import between, digits, per_cent, size, times
+from reports.read.run import Run
 
 TITLE = "Prefill and decode"
 ORDER = 1

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import duration, listed
+from reports.base.stats import rank_correlation
+from reports.draw.style import color_bar, new_figure, shortened, text_width
 from reports.figures import Panel
-from reports.limits import left_out, spread
-from reports.run import BASELINES, Run
-from reports.stats import rank_correlation
-from reports.style import color_bar, new_figure, shortened, text_width
-from reports.words import duration, listed
+from reports.read.run import BASELINES, Run
 
 TITLE = "Head importance"
 ORDER = 10

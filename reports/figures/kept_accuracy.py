@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.frames import Tradeoff
+from reports.analyse.limits import best_criteria
+from reports.base.formatting import listed, per_cent
+from reports.draw.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach, shortened
 from reports.figures import Panel
-from reports.frames import Tradeoff
-from reports.limits import best_criteria
-from reports.run import BASELINES, REFERENCES, Metric, Run
-from reports.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach, shortened
-from reports.words import listed, per_cent
+from reports.read.run import BASELINES, REFERENCES, Metric, Run
 
 TITLE = "Accuracy against kept heads"
 ORDER = 2

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.limits import left_out, spread_batches
+from reports.base.formatting import between, digits, milliseconds
+from reports.draw.style import GREY, INK, PALETTE, apart, legend_below, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out, spread_batches
-from reports.run import Run
-from reports.style import GREY, INK, PALETTE, apart, legend_below, new_figure, reach
-from reports.words import between, digits, milliseconds
+from reports.read.run import Run
 
 TITLE = "Latency against kept heads"
 ORDER = 3

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import between, count, digits, per_cent, times
+from reports.draw.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
+from reports.draw.style import new_figure, text_width
 from reports.figures import Panel
-from reports.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
-from reports.limits import left_out, spread
-from reports.run import Run
-from reports.style import new_figure, text_width
-from reports.words import between, count, digits, per_cent, times
+from reports.read.run import Run
 
 TITLE = "The bare layer over batch size and length"
 ORDER = 3

@@ -8,12 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from reports import frames, stats
+from reports.analyse import frames
+from reports.analyse.limits import left_out
+from reports.base import stats
+from reports.base.formatting import between, count, listed
+from reports.draw.style import INK, STRIPE, Look, extent, legend_below, looks, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out
-from reports.run import Run
-from reports.style import INK, STRIPE, Look, extent, legend_below, looks, new_figure, reach
-from reports.words import between, count, listed
+from reports.read.run import Run
 
 TITLE = "The bare layer beside its peers"
 ORDER = 1

@@ -7,12 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.limits import left_out, spread, spread_rows
+from reports.base.formatting import between, milliseconds, per_cent
+from reports.draw.style import INK, legend_below, looks, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out, spread, spread_rows
-from reports.run import Run
-from reports.style import INK, legend_below, looks, new_figure, reach
-from reports.words import between, milliseconds, per_cent
+from reports.read.run import Run
 
 TITLE = "The bare layer, pruned against dense"
 ORDER = 2

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import listed, per_cent, size
+from reports.draw.style import INK, PALETTE, extent, new_figure
 from reports.figures import Panel
-from reports.limits import left_out, spread
-from reports.run import Run
-from reports.style import INK, PALETTE, extent, new_figure
-from reports.words import listed, per_cent, size
+from reports.read.run import Run
 
 TITLE = "Memory over one pass"
 ORDER = 9

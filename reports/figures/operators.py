@@ -7,12 +7,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.cells import NONE, Cell, Summary, number, word
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import digits, per_cent
+from reports.base.table_cells import NONE, Cell, Summary, number, word
+from reports.draw.style import legend_below, new_figure, shortened
 from reports.figures import Panel
-from reports.limits import left_out, spread
-from reports.run import Run
-from reports.style import legend_below, new_figure, shortened
-from reports.words import digits, per_cent
+from reports.read.run import Run
 
 TITLE = "Operators, dense against pruned"
 ORDER = 8

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.analyse.limits import left_out, spread_rows
+from reports.base.formatting import between
+from reports.draw.style import GREY, INK, extent, looks, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out, spread_rows
-from reports.run import Run
-from reports.style import GREY, INK, extent, looks, new_figure, reach
-from reports.words import between
+from reports.read.run import Run
 
 TITLE = "Predicted against measured latency"
 ORDER = 7

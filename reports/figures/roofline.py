@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-from reports import bounds, frames
-from reports.bounds import BOUNDS
+from reports.analyse import bounds, frames
+from reports.analyse.bounds import BOUNDS
+from reports.analyse.limits import left_out, spread_rows
+from reports.base.formatting import rate
+from reports.draw.style import BOUND_LOOKS, GREY, INK, legend_below, new_figure
 from reports.figures import Panel
-from reports.limits import left_out, spread_rows
-from reports.run import Run
-from reports.style import BOUND_LOOKS, GREY, INK, legend_below, new_figure
-from reports.words import rate
+from reports.read.run import Run
 
 TITLE = "Roofline"
 ORDER = 6

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from reports import bounds
-from reports.bounds import BOUNDS, amdahl
-from reports.cells import Summary, interval, number, word
+from reports.analyse import bounds
+from reports.analyse.bounds import BOUNDS, amdahl
+from reports.analyse.limits import left_out, spread, spread_batches
+from reports.base.formatting import between, per_cent, times
+from reports.base.table_cells import Summary, interval, number, word
+from reports.draw.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, new_figure, reach
 from reports.figures import Panel
-from reports.limits import left_out, spread, spread_batches
-from reports.run import Run
-from reports.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, new_figure, reach
-from reports.words import between, per_cent, times
+from reports.read.run import Run
 
 TITLE = "Where the speedup goes"
 ORDER = 5

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports import frames
+from reports.analyse import frames
+from reports.analyse.limits import left_out, spread
+from reports.base.formatting import between, count, per_cent, times
+from reports.draw.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
+from reports.draw.style import new_figure
 from reports.figures import Panel
-from reports.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
-from reports.limits import left_out, spread
-from reports.run import Run
-from reports.style import new_figure
-from reports.words import between, count, per_cent, times
+from reports.read.run import Run
 
 TITLE = "Speedup over kept heads and batch size"
 ORDER = 4

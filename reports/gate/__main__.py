@@ -6,13 +6,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from reports import svg
-from reports.delivery import FIGURES, Delivery
-from reports.errors import ReportError
-from reports.gate.effects import caption, draw
-from reports.gate.load import load
-from reports.style import theme
-from reports.workshop import workshop
+from reports.base.errors import ReportError
+from reports.draw import svg
+from reports.draw.style import theme
+from reports.figures.gate.effects import caption, draw
+from reports.read.gate_verdict import load
+from reports.site.delivery import FIGURES, Delivery
+from reports.site.workshop import workshop
 
 NAMES = ("effects.svg", "effects.png")
 

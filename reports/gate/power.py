@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from scipy import stats
 
-from reports.errors import ReportError
-from reports.files import check_fields, check_schema, read_json
+from reports.base.errors import ReportError
+from reports.draw.style import INK, MARKERS, new_figure, reach, theme
 from reports.gate.__main__ import saved
-from reports.style import INK, MARKERS, new_figure, reach, theme
+from reports.read.files import check_fields, check_schema, read_json
 
 FILE = "calibration.json"
 NO_CHANGE = "no-change"

@@ -4,13 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports.delivery import FIGURES, Delivery
-from reports.errors import ReportError
-from reports.importance import registry
-from reports.importance.load import load
-from reports.page import Slugs
-from reports.style import theme
-from reports.workshop import workshop
+from reports.base.errors import ReportError
+from reports.draw.style import theme
+from reports.figures.importance_run import registry
+from reports.read.importance_run import load
+from reports.site.delivery import FIGURES, Delivery
+from reports.site.page import Slugs
+from reports.site.workshop import workshop
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from reports.load import load
+from reports.read.load import load
 from tests.bench.harness import TINY, Run, command
 
 AILING = """

@@ -7,8 +7,8 @@ import torch
 
 import mha
 from bench.bench_generation import Case, _cache_bytes, _cases, _counts, decode, llama, prefill
-from bench.options import Settings
-from bench.study import first_groups
+from bench.models.experiment import first_groups
+from bench.settings.options import Settings
 from tests.bench.tiny_task import TinyTask
 
 B, S = 2, 13

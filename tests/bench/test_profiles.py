@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.calls import forward
+from bench.measure.calls import forward
 from bench.profiles import PASSES, for_tensorboard, memory_timeline, profiled
-from bench.rundir import RunDirectory
-from bench.terminal import summary
+from bench.rundir.directory import RunDirectory
+from bench.rundir.terminal_summary import summary
 from tests.bench.gpu_trace import gpu_trace
 
 CALLS = 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import repair, tasks
-from bench.intervals import Bootstrap
+from bench.measure.bootstrap import Bootstrap
 from tests.bench.tiny_task import TinyTask
 
 

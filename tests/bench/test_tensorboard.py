@@ -16,9 +16,9 @@ import urllib.request
 import pytest
 import torch
 
-from bench.calls import forward
+from bench.measure.calls import forward
 from bench.profiles import PASSES, for_tensorboard, profiled
-from bench.rundir import RunDirectory
+from bench.rundir.directory import RunDirectory
 from tests.bench.gpu_trace import COPY_US, KERNEL_US, STEPS, gpu_trace
 from tests.bench.test_profiles import CALLS, Chain
 

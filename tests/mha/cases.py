@@ -70,7 +70,7 @@ def torchs() -> Case:
 
 def transformers(model_type: str, layer: str, query: str, output: str, count: str) -> Case:
     pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of transformers' models")
-    from tests.families.zoo import build
+    from tools.model_zoo.zoo import build
 
     made = build(model_type)
     return Case(made.model, made.inputs, (layer.format(0), layer.format(1)), query, output, count)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import mha
-from mha import HeadPlan, optimizer_state
-from mha.equivalence import tensors_in
-from mha.errors import PlanError
+from mha import HeadPlan
+from mha.pruning import optimizer_state
+from mha.pruning.equivalence import tensors_in
+from mha.values.errors import PlanError
 from tests.mha.cases import CASES, Case, make
 
 pytestmark = [

@@ -7,7 +7,7 @@ import torch
 
 import mha
 from mha import HeadPlan
-from mha.errors import PlanError
+from mha.values.errors import PlanError
 from tests.mha.cases import CASES, make
 
 GROUPED = ["ours", "llama"]  # six heads in two groups

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import mha
-from mha import HeadPlan, locking
+from mha import HeadPlan
+from mha.runtime import locking
 from tests.mha.conftest import loss_of
 from tests.mha.untouched import state_of
 

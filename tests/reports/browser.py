@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from reports.build import build
+from reports.site.build import build
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "source"}
 

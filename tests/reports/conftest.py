@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from reports import drawing, svg
-from reports.build import build
+from reports.draw import drawing, svg
+from reports.site.build import build
 from tests.reports.synthetic import RunWriter, fill, fill_minimal
 from tests.reports.synthetic_importance import write as write_study
 

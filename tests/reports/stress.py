@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reports.run import LAYER
+from reports.read.run import LAYER
 from tests.reports.synthetic import (
     CEILING_COLUMNS,
     MEMORY_COLUMNS,

@@ -3,8 +3,8 @@
 import re
 from xml.etree import ElementTree as ET
 
-from bench.regress.show import words
-from bench.regress.show.words import Row
+from bench.regress.show import verdict_text as words
+from bench.regress.show.verdict_text import Row
 
 SUITE = "mha gate"
 PROPERTIES = ("effect", "low", "high", "floor", "adjusted")

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.regress.show import words
-from bench.regress.show.words import Row
+from bench.regress.show import verdict_text as words
+from bench.regress.show.verdict_text import Row
 
 MARKER = "<!-- mha-gate -->"  # by which the one comment is found again
 LIMIT = 65_000  # bytes, all in all; GitHub refuses a comment of more than 65,536 characters

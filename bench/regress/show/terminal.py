@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bench.regress.show import words
-from bench.regress.show.words import Row
+from bench.regress.show import verdict_text as words
+from bench.regress.show.verdict_text import Row
 
 WIDTH = 100  # columns where nobody says how many there are, as in a pipe
 STYLES = {

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import mha
-from mha import HeadPlan, pruning
-from mha.equivalence import tensors_in
+from mha import HeadPlan
+from mha.pruning import slicing as pruning
+from mha.pruning.equivalence import tensors_in
 
 LIKE = Path(__file__).parent / "like"
 

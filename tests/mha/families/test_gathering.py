@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 import mha
 from mha import HeadPlan
-from mha.families import registry
-from mha.families.gathering import of_heads, select, selected
-from mha.heads import Lineage, set_lineage
+from mha.families.base import find as registry
+from mha.families.base.gathering import of_heads, select, selected
+from mha.values.plan import Lineage, set_lineage
 
 
 @pytest.fixture

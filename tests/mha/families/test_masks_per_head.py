@@ -11,7 +11,7 @@ from mha import HeadPlan
 
 pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of transformers' models")
 
-from tests.families.zoo import build, run
+from tools.model_zoo.zoo import build, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers warns about is not ours
 
@@ -36,7 +36,7 @@ def test_a_mask_for_all_heads_gives_each_head_its_own(llama, heads, shape):
 
 
 def test_a_mask_by_position_is_taken_as_one_by_name(llama):
-    from tests.families.precision import DoublePrecision
+    from tools.model_zoo.precision import DoublePrecision
 
     pruned = mha.prune(llama.model, HeadPlan({FIRST: (1, 3)}))
     attention, x, mask = pruned.get_submodule(FIRST), bias(2, 11, 48), bias(2, 6, 11, 11)
@@ -57,14 +57,14 @@ def test_a_mask_of_another_number_of_heads_is_left_to_the_model(llama):
 
 def test_a_mask_of_three_dimensions_counts_examples_not_heads():
     """Six examples and six heads: (b, q, k) is nobody's mask per head."""
-    from mha.families.gathering import MASK_DIM, gathering
+    from mha.families.base.gathering import MASK_DIM, gathering
 
     class Takes(torch.nn.Module):
         def forward(self, mask):
             return mask
 
     attention = gathering(Takes, {"mask": MASK_DIM})()
-    mha.heads.set_lineage(attention, mha.heads.Lineage((1, 3), 6, (1, 3), 6))
+    mha.values.plan.set_lineage(attention, mha.values.plan.Lineage((1, 3), 6, (1, 3), 6))
     assert attention(bias(6, 5, 7)).shape == (6, 5, 7)
     assert torch.equal(attention(bias(5, 6, 7, 7)), bias(5, 6, 7, 7)[:, [1, 3]])
     assert attention(None) is None

@@ -46,7 +46,7 @@ def test_a_cache_that_is_handed_on_is_seen(code, pairs):
 @pytest.mark.filterwarnings("ignore")  # what transformers warns about is not ours
 def test_both_are_refused_and_what_caches_nothing_is_not():
     pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of transformers' models")
-    from tests.families.zoo import build
+    from tools.model_zoo.zoo import build
 
     model = build("pi0").model
     layers = mha.find_attention(model)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mha.families.free_width import with_free_width
-from mha.families.source import reading, text
+from mha.families.reading.rewrite_width import with_free_width
+from mha.families.reading.source import reading, text
 
 
 class Layouts(nn.Module):

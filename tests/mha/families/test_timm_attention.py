@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import mha
-from mha import HeadPlan, pruning
+from mha import HeadPlan
+from mha.pruning import slicing as pruning
 
 pytest.importorskip("timm", reason="timm is not installed: it needs a torchvision that goes with this torch")
 

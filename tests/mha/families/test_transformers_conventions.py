@@ -12,9 +12,9 @@ from mha import HeadPlan
 
 transformers = pytest.importorskip("transformers", minversion="5.0", reason="transformers is not installed")
 
-from tests.families.precision import DoublePrecision  # noqa: E402
-from tests.families.weights import draw_weights  # noqa: E402
-from tests.mha.test_transformers import uneven  # noqa: E402
+from tests.mha.families.test_transformers import uneven  # noqa: E402
+from tools.model_zoo.precision import DoublePrecision  # noqa: E402
+from tools.model_zoo.weights import draw_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers warns about is not ours
 
@@ -238,7 +238,7 @@ def test_the_size_of_a_head_counts_its_group_where_both_lie_in_one_weight():
 
 def test_the_reason_names_what_may_differ_from_head_to_head(monkeypatch):
     """The same input is refused when the code does something else with it than is known."""
-    from mha.families import inputs
+    from mha.families.reading import inputs
 
     monkeypatch.setitem(inputs.PER_HEAD, "position_bias", (-3, "no such code"))
     layers = mha.find_attention(build("mpt", CASES["ALiBi for all heads"][1]))

@@ -6,11 +6,11 @@ from torch import nn
 
 import mha
 from mha import HeadPlan
-from mha.families.weights import Weights, weights_of
+from mha.families.reading.attention_weights import Weights, weights_of
 
 pytest.importorskip("transformers", minversion="5.0", reason="the zoo is of transformers' models")
 
-from tests.families.zoo import build
+from tools.model_zoo.zoo import build
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers warns about is not ours
 

@@ -30,8 +30,8 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerAttention
 
 import mha
 from mha import HeadPlan
-from mha.families.generated import making_class
-from mha.output_bias import OutputBias
+from mha.layer.output_bias import OutputBias
+from mha.runtime.generated_classes import making_class
 
 B, N = 2, 5
 

@@ -1,0 +1,53 @@
+"""What one call does, moves at least and needs: counted once per case, never while anything is timed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.measure.memory import UnsendableError, peak_bytes
+from bench.models.experiment import map_tensors
+from mha.costs import count_flops, parameters_of
+
+Counts = dict[str, int | None]
+
+
+def counts(
+    way: Callable[..., Any],
+    weights: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    device: str,
+    *,
+    cache_bytes: int | None = None,
+) -> Counts:
+    """The fields of an arm's `counts` in the run directory.
+
+    Args:
+        way: what is called. Its peak is measured if it is a module.
+        weights: holds the parameters that it computes with.
+        cache_bytes: of a key/value cache that is read or written besides.
+    """
+    with torch.inference_mode():
+        output = way(*args, **kwargs)
+    flops = count_flops(lambda: way(*args, **kwargs))
+    tensors: list[Tensor] = [*weights.parameters()]
+    map_tensors([args, kwargs, output], tensors.append)
+    moved = {id(tensor): tensor.nbytes for tensor in tensors}
+    return {
+        "flops": flops.total,
+        "attention_flops": flops.attention,
+        "bytes": sum(moved.values()) + (cache_bytes or 0),
+        "parameters": parameters_of(weights),
+        "peak_bytes": _peak(way, args, kwargs, device),
+        "cache_bytes": cache_bytes,
+    }
+
+
+def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
+    """None for what is no module, or can't be sent to the process that would tell."""
+    try:
+        return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
+    except UnsendableError:
+        return None

@@ -1,0 +1,68 @@
+"""The attention weights of held-out examples, before and after pruning."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import mha
+from bench.models.experiment import Study
+
+
+def attention_maps(study: Study, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
+    """What `attention.npz` holds of a task; only the plan's name where the task offers no example."""
+    task = study.task.name
+    arrays = {f"{task}/plan": np.array(plan_name)}
+    offer: Any = getattr(study.task, "attention_examples", dict)  # tasks need not have it
+    examples = offer()
+    if not examples:
+        return arrays
+    models = study.model(), study.pruned(plan)
+    for number, (name, (batch, labels)) in enumerate(examples.items()):
+        arrays[f"{task}/{number}/name"] = np.array(name)
+        dense, pruned = (_weights(study, model, batch) for model in models)
+        for layer, (queries, keys) in labels.items():
+            parts = {
+                "dense": dense[layer],
+                "pruned": pruned[layer],
+                "heads": np.array(plan.keep[layer], dtype=np.int64),
+                "queries": np.array(queries, dtype=str),
+                "keys": np.array(keys, dtype=str),
+            }
+            arrays |= {f"{task}/{number}/{layer}/{part}": array for part, array in parts.items()}
+    return arrays
+
+
+@contextmanager
+def recorded_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While this lasts, every `MultiHeadAttention` leaves the weights (b, h, q, k) of its latest call, by name.
+
+    The model computes them the long way meanwhile, and returns what it always returns.
+    """
+    weights: dict[str, Tensor] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, mha.MultiHeadAttention)}
+    for name, module in layers.items():
+        module.forward = _leaving_weights(module.forward, weights, name)  # type: ignore[method-assign]
+    try:
+        yield weights
+    finally:
+        for module in layers.values():
+            del module.forward  # the class's own shows again
+
+
+def _leaving_weights(forward: Callable[..., Any], weights: dict[str, Tensor], name: str) -> Callable[..., Any]:
+    def leaving(*args: Any, need_weights: bool = False, **kwargs: Any) -> Any:
+        output, weights[name] = forward(*args, **kwargs, need_weights=True)
+        return (output, weights[name]) if need_weights else output
+
+    return leaving
+
+
+def _weights(study: Study, model: nn.Module, batch: Any) -> dict[str, np.ndarray]:
+    """Layer -> (h, q, k) of the batch's first example."""
+    with recorded_weights(model) as weights, torch.inference_mode():
+        study.task.forward(model, batch)
+    return {name: tensor[0].float().numpy() for name, tensor in weights.items()}

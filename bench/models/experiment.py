@@ -1,0 +1,250 @@
+"""One task in one run: its trained model, its scores, its plans, and what they cost in accuracy."""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+import mha
+from bench.measure.bootstrap import Bootstrap, Estimate
+from bench.measure.threads import one_thread
+from bench.rundir.contents import UncomparableError, digest
+from mha.costs import parameters_of
+from mha.tasks import Task
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everything
+
+
+def once(method: Method) -> Method:
+    """Do it once for each set of arguments. What failed fails again at once, with the same error."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def remembering(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        key = method.__name__, *bound.args[1:]
+        outcomes = self.__dict__.setdefault("_outcomes", {})
+        if key not in outcomes:
+            try:
+                outcomes[key] = method(self, *args, **kwargs), None, None
+            except Exception as error:
+                outcomes[key] = None, error, error.__traceback__
+        result, failure, trace = outcomes[key]
+        if failure is not None:
+            raise failure.with_traceback(trace)  # else every time would lengthen it
+        return result
+
+    return cast(Method, remembering)
+
+
+class Study:
+    """Everything a run knows about one task, made when it is first asked for and then kept.
+
+    Args:
+        training: a context manager under which the model is asked for, so that a bar can be seen.
+        note: told what is found out about the task, as the run directory's `environment.json` wants it.
+        made: the heads that a plan of this criterion, kept fraction and draw keeps, if an earlier part of the run has
+            made it; else None.
+        check: told the dense model's values, which may not be others than in an earlier part.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        training: Callable[[], AbstractContextManager[None]] = nullcontext,
+        note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
+        made: Callable[[str, float, int], Mapping[str, Sequence[int]] | None] = lambda *_: None,
+        check: Callable[[np.ndarray], None] = lambda _: None,
+    ) -> None:
+        self.task = task
+        self._training = training
+        self._note = note
+        self._made = made
+        self._check = check
+
+    @once
+    def model(self) -> nn.Module:
+        """The trained model, on the CPU. Not to be changed."""
+        with self._training():
+            model = self.task.model().eval()
+        self._note({"weights": contents(model.state_dict())})
+        return model
+
+    @once
+    def dense(self, device: str) -> nn.Module:
+        """The same on another device."""
+        return mha.prune(self.model(), mha.HeadPlan({})).to(device)
+
+    def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
+        """The model without the heads that the plan drops."""
+        return mha.prune(self.model(), plan).eval().to(device)
+
+    @once
+    def layers(self) -> mha.AttentionMap:
+        """Where the model has heads."""
+        layers = mha.find_attention(self.model())
+        if not layers:
+            reasons = "; ".join(f"{name!r}: {why}" for name, why in layers.unsupported.items())
+            raise mha.UnsupportedModule(
+                f"the model of task {self.task.name!r} has no attention of a known family"
+                + (f" ({reasons})" if reasons else "")
+            )
+        heads = {name: layer.num_heads for name, layer in layers.items()}
+        self._note({"layers": heads, "heads": sum(heads.values()), "parameters": parameters_of(self.model())})
+        return layers
+
+    @once
+    def scores(self, criterion: str, seed: int = 0) -> tuple[mha.HeadScores, float]:
+        """How much each head matters by that criterion, and how many seconds it took to find out."""
+        batches = self._calibration()
+        start = time.perf_counter()
+        with one_thread():
+            scores = mha.score(self.model(), batches, self.task.loss, criterion, seed=seed)
+        return scores, time.perf_counter() - start
+
+    @once
+    def plan(self, criterion: str, keep: float, draw: int = 0) -> mha.HeadPlan:
+        """The heads that stay, named for every layer.
+
+        Args:
+            criterion: one of the library's, or "even" (the same share of each layer, heads at random),
+                "dense" or "none".
+            keep: share of the heads that stays.
+            draw: which repetition, for "random" and "even".
+        """
+        layers = self.layers()
+        if made := self._made(criterion, keep, draw):
+            return mha.HeadPlan(made)
+        if criterion == DENSE:
+            return mha.HeadPlan({name: layer.heads for name, layer in layers.items()})
+        if criterion == NONE:
+            return mha.HeadPlan(dict.fromkeys(layers, ()))
+        if criterion == "even":
+            return _even(self.scores("random", draw)[0], keep)
+        return mha.choose(self.scores(criterion, draw)[0], keep=keep, across_layers=True)
+
+    @once
+    def values(self, plan: mha.HeadPlan) -> np.ndarray:
+        """What the task's `evaluate` says of each held-out example, (n,) or (n, k)."""
+        return self._checked(self.task.evaluate(self.pruned(plan)))
+
+    @once
+    def dense_values(self) -> np.ndarray:
+        """Those of the dense model."""
+        values = self.values(self.plan(DENSE, 1.0))
+        self._check(values)
+        return values
+
+    @once
+    def metric(self, plan: mha.HeadPlan) -> Estimate:
+        """The task's metric for a plan."""
+        return self._estimate(self.values(plan))
+
+    def metric_of(self, model: nn.Module) -> Estimate:
+        """The task's metric for a model that was changed further; paired with that of any plan."""
+        return self._estimate(self._checked(self.task.evaluate(model)))
+
+    def _checked(self, found: Any) -> np.ndarray:
+        values = np.asarray(found, dtype=float)
+        if values.ndim not in (1, 2) or not len(values):
+            raise ValueError(
+                f"task {self.task.name!r}: evaluate must return one row for each held-out example, "
+                f"shape (n,) or (n, k), got {values.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"task {self.task.name!r}: evaluate returned values that are NaN or infinite")
+        return values
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        """The metric, on the same resamples of the held-out examples for every model."""
+        examples = len(self.dense_values())
+        if len(values) != examples:
+            raise ValueError(
+                f"task {self.task.name!r}: evaluate returned {len(values)} rows for a pruned model and {examples} "
+                "for the dense one; both must be judged on the same examples"
+            )
+        estimate = self._bootstrap(examples)(values)
+        if not np.isfinite([estimate.value, *estimate.replicates]).all():
+            raise ValueError(f"task {self.task.name!r}: aggregate is NaN or infinite, for all examples or a resample")
+        return estimate
+
+    @once
+    def _bootstrap(self, examples: int) -> Bootstrap:
+        self._note({"examples": examples})
+        return Bootstrap(examples, self.task.aggregate)
+
+    def describe(self, plan: mha.HeadPlan) -> dict[str, Any]:
+        """Heads kept, of how many, and in each layer."""
+        shape = [len(plan.keep[name]) for name in self.layers()]
+        total = sum(layer.num_heads for layer in self.layers().values())
+        return {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
+
+    def accuracy(self, plan: mha.HeadPlan) -> dict[str, Any]:
+        """A plan's metric and its distance to the dense model's, with their intervals, and every value."""
+        metric, dense = self.metric(plan), self.metric(self.plan(DENSE, 1.0))
+        difference = (metric - dense).interval()
+        values = self.values(plan)
+        return {
+            **self.describe(plan),
+            "keep": {name: list(heads) for name, heads in plan.keep.items()},
+            "parameters": parameters_of(self.pruned(plan)),
+            **metric.interval()._asdict(),
+            **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
+            "examples": len(values),
+            "values": values.tolist(),
+        }
+
+    def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword inputs for timing."""
+        args, kwargs = self.task.example(batch) if length is None else self.task.example(batch, length)
+        move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
+        return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
+
+    @once
+    def _calibration(self) -> Any:
+        batches = self.task.calibration()
+        self._note({"calibration_data": contents(batches)})
+        return batches
+
+
+def contents(value: Any) -> str | None:
+    """A hash of it; None where it can't be read."""
+    try:
+        return digest(value)
+    except UncomparableError:
+        return None
+
+
+def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
+    """The same share of every layer; within a layer, the best-scored heads."""
+    kept: dict[str, tuple[int, ...]] = {}
+    for name, row in scores.scores.items():
+        layer = mha.HeadScores({name: row}, {name: scores.groups[name]}, heads={name: scores.heads[name]})
+        kept |= mha.choose(layer, keep=keep).keep
+    return mha.HeadPlan(kept)
+
+
+def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
+    """The heads of so large a share of a layer's key/value groups, the first ones; at least one, unless it is 0."""
+    groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
+    return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nest of tuples, lists and mappings with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(part, change) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        parts = [map_tensors(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
+    return value

@@ -1,0 +1,213 @@
+"""The latency of a pruned model beside the dense one's, each shape timed once."""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache as once_each
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mha
+from bench.measure.calls import forward
+from bench.measure.counts import Counts, counts
+from bench.measure.sampling import Sample, sampled
+from bench.models.experiment import Study, map_tensors
+from mha.timing import rotated
+
+USUAL = ("float32", "eager", "warm")  # and so not said in names
+INPUTS = 4  # copies of an example that calls take turns with
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Calls = list[Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a model is timed.
+
+    Attributes:
+        device, dtype: by the names that torch gives them; floating-point inputs are of that dtype too.
+        mode: "eager", or "compile" for `torch.compile`.
+        cache: "warm" or "cold", as `sampled` takes it.
+        length: of the sequences; None for the task's own.
+    """
+
+    batch: int
+    device: str
+    dtype: str = "float32"
+    mode: str = "eager"
+    cache: str = "warm"
+    length: int | None = None
+
+    @property
+    def id(self) -> str:
+        length = () if self.length is None else (f"s{self.length}",)
+        unusual = [text for text in (self.dtype, self.mode, self.cache) if text not in USUAL]
+        return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
+
+
+class Timing(NamedTuple):
+    """The samples of one shape, and the case that took them; what ended them and how many rounds warmed up."""
+
+    case: str
+    samples: list[Sample]
+    seq_len: int | None
+    ended: str
+    warm_up: int
+    counts: dict[str, Counts]
+
+
+class Latencies:
+    """Times a plan, unless one with as many heads in each layer has been timed under the same conditions.
+
+    Latency depends on the shape of a plan, not on which heads it names.
+
+    Args:
+        limits: how long the rounds of one shape may take and how many there may be, as `sampled` takes it.
+        earlier: the record of the case that has these values in these fields and was timed in an earlier part of the
+            run, if there is one.
+        seed: of the order in which models take turns.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, Any],
+        earlier: Callable[..., Mapping[str, Any] | None] = lambda **_: None,
+        seed: int = 0,
+    ) -> None:
+        self._limits, self._seed = limits, seed
+        self._earlier = earlier
+        self._timed: dict[Any, Timing] = {}
+        self._dense: dict[Any, Counts] = {}
+
+    def of(
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        place: Place,
+        request: pytest.FixtureRequest,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Timing:
+        """The timing of this plan's shape.
+
+        Args:
+            case: who asks; named in the timing if nobody has asked before.
+            request: of the test that asks; only if there is something to time will it have a `benchmark` fixture.
+            facts: what pytest-benchmark's own file is to say about the case.
+
+        Raises:
+            RuntimeError: `torch.compile` can't compile one of the models.
+        """
+        task, shape = study.task.name, study.describe(plan)["shape"]
+        key = task, place, tuple(shape)
+        if key not in self._timed:
+            known = self._earlier(kind="pruning", task=task, shape=shape, **asdict(place))
+            self._timed[key] = _read(known) if known else self._time(case, study, plan, place, request, facts or {})
+        return self._timed[key]
+
+    def _time(
+        self,
+        case: str,
+        study: Study,
+        plan: mha.HeadPlan,
+        place: Place,
+        request: pytest.FixtureRequest,
+        facts: Mapping[str, Any],
+    ) -> Timing:
+        dense = cast(study.dense(place.device), place.dtype)
+        models = {"pruned": cast(study.pruned(plan, place.device), place.dtype), "dense": dense}
+        inputs = rotation(study.inputs(place.batch, place.device, place.length), place.dtype)
+        seq_len = sequence_length(dense, *inputs[0])
+        if (study, place) not in self._dense:  # the same for every plan
+            self._dense[study, place] = counts(dense, dense, *inputs[0], place.device)
+        pruned = counts(models["pruned"], models["pruned"], *inputs[0], place.device)
+        arms = {name: rotated(calls) for name, calls in MODES[place.mode](models, inputs).items()}
+        found = sampled(
+            request,
+            arms,
+            target="pruned",
+            device=place.device,
+            limits=self._limits,
+            cache=place.cache,
+            facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
+            seed=self._seed,
+        )
+        counted = {"pruned": pruned, "dense": self._dense[study, place]}
+        return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)
+
+
+def _read(record: Mapping[str, Any]) -> Timing:
+    return Timing(*(record[name] for name in Timing._fields))
+
+
+def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """The longest sequence that an attention layer of the model reads; None where no layer has batches first."""
+    lengths: list[int] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
+        sequences = [part for part in (*inputs, *named.values()) if isinstance(part, Tensor) and part.dim() == 3]
+        lengths.extend(sequence.shape[1] for sequence in sequences)
+
+    layers = mha.find_attention(model).values()
+    hooks = [layer.module.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        forward(model, args, kwargs)()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(lengths, default=None)
+
+
+def cast(model: nn.Module, dtype: str) -> nn.Module:
+    """The model with weights of that dtype; the same one where they are, else a copy."""
+    wanted = getattr(torch, dtype)
+    if all(part.dtype == wanted for part in model.parameters() if part.is_floating_point()):
+        return model
+    return copy.deepcopy(model).to(wanted)
+
+
+def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
+    """The same inputs at several places in memory, floating-point ones in that dtype."""
+    wanted = getattr(torch, dtype)
+    change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
+    args, kwargs = inputs
+    first = map_tensors(args, change), map_tensors(kwargs, change)
+    return [first, *(copy.deepcopy(first) for _ in range(INPUTS - 1))]
+
+
+def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    return {name: [forward(model, *one) for one in inputs] for name, model in models.items()}
+
+
+def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
+    return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
+
+
+MODES = {"eager": _eager, "compile": _compiled}
+
+
+def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
+    """The model by `torch.compile`, for inputs like these.
+
+    Raises:
+        RuntimeError: it can't be compiled.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the compiler has warnings about parts of its own
+            fast: Any = torch.compile(model, dynamic=False)
+            forward(fast, *inputs)()
+    except Exception as error:
+        raise RuntimeError(
+            f"torch.compile can't compile the {what} model here ({type(error).__name__}: {_first_line(error)}); "
+            "for the CPU it needs a C++ compiler, for a GPU Triton: install it, or leave out the mode compile"
+        ) from error
+    return fast
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

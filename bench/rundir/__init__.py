@@ -1,0 +1,1 @@
+"""The run directory: written case by case, gone on in, and summed up in the terminal."""

@@ -1,0 +1,92 @@
+"""Records in a folder of a run directory: one file each, written the moment that what it tells of has ended."""
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.rundir.files import read_json, write_json
+from bench.rundir.out_of_memory import out_of_memory
+
+SCHEMA = 1
+OK, FAILED, OUT_OF_MEMORY, SKIPPED = "ok", "failed", "out of memory", "skipped"
+BULKY = ("samples", "values")  # stay on disk
+
+
+class Records:
+    """The folder, and what stood in it when this was made or has been written since."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: set[str] = set()
+        self._known = {path.stem: _brief(record) for path, record in _readable(folder)}
+
+    @contextmanager
+    def record(self, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """A record to be completed in the body, written when that ends, whichever way; what it raises is raised on."""
+        record = {"schema": SCHEMA, "status": OK, "error": None, **fields}
+        try:
+            yield record
+        except (pytest.exit.Exception, KeyboardInterrupt, GeneratorExit):  # the whole run stops
+            raise
+        except pytest.skip.Exception as skipped:
+            status = OUT_OF_MEMORY if str(skipped.msg).startswith(OUT_OF_MEMORY) else SKIPPED
+            self._write(name, {**record, "status": status, "error": skipped.msg})
+            raise
+        except BaseException as error:  # also what a task's own code raises to end the process
+            status = OUT_OF_MEMORY if out_of_memory(error) else FAILED
+            self._write(name, {**record, "status": status, "error": traceback.format_exc()})
+            raise
+        self._write(name, record)
+
+    def fail(self, name: str, fields: Mapping[str, Any], error: BaseException) -> None:
+        """Record what has failed, or was skipped, with this error; unless this process has recorded it already."""
+        if name not in self._written:
+            with suppress(type(error)), self.record(name, fields):
+                raise error
+
+    def forget(self, name: str) -> None:
+        """Remove a record, if there is one."""
+        (self._folder / f"{name}.json").unlink(missing_ok=True)
+        self._known.pop(name, None)
+
+    def ended(self, name: str) -> bool:
+        """Whether this has ended, and another try would end the same."""
+        return self._known.get(name, {"status": FAILED})["status"] != FAILED
+
+    def find(self, **fields: Any) -> dict[str, Any] | None:
+        """The first that is ok and has these values in these fields."""
+        wanted = {"status": OK, **fields}
+        for name, record in self._known.items():
+            if all(record.get(field) == value for field, value in wanted.items()):
+                return read_json(self._folder / f"{name}.json")
+        return None
+
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_json(self._folder / f"{name}.json", record)
+        self._known[name] = _brief(record)
+        self._written.add(name)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records in `cases/`, `plans/` or `steps/`, by file name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Those that can be read. Others, as a power cut may leave them, are removed: they will be measured again."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield path, read_json(path)
+        except ValueError:
+            path.unlink()
+
+
+def _brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    light = {name: value for name, value in record.items() if name not in BULKY}
+    return {**light, "timed_itself": bool(record.get("samples"))}

@@ -1,0 +1,291 @@
+"""Writes a run directory; docs/run-directory.md says what is in it.
+
+Whatever has been measured is on disk at once, one file each. What reads better as one table is assembled
+from those files when the run ends. A run that was cut off goes on in the same directory.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from filelock import BaseFileLock
+
+from bench.rundir.case_store import OK, SCHEMA, Records, read_records
+from bench.rundir.files import PARTIAL, numbered, read_json, unfinished, write_json, written
+from bench.rundir.resume import GIVEN, continued, locked, stop_mixing
+from bench.rundir.tables import Table, write_csv
+
+CASE = ("case", "kind", "task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "shape")
+TIMING = (
+    "batch",
+    "length",
+    "seq_len",
+    "device",
+    "dtype",
+    "timed_by",
+    "ended",
+    "warm_up",
+    "width",
+    "head_dim",
+    "tokens",
+)
+AXES = {"cache": "warm", "mode": "eager", "phase": "forward", "mask": "none"}  # what they are unless said otherwise
+PLAN = ("plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape")
+ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "difference_high", "examples")
+BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []})
+PROFILED = ("task", "device", "criterion", "kept_fraction", "batch")
+TABLES = {  # file: what tells its rows' origin, and all columns
+    "scores.csv": (("task", "criterion"), ("task", "criterion", "layer", "head", "score", "seconds")),
+    "promises.csv": (("task", "promise"), ("task", "promise", "value", "low", "high", "bound", "kept")),
+    "predictions.csv": (
+        ("task", "device"),
+        ("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
+    ),
+    "operators.csv": (PROFILED, (*PROFILED, "operator", "calls", "seconds", "device_seconds", "bytes")),
+    "memory.csv": (PROFILED, (*PROFILED, "seconds", "bytes")),
+    "ceilings.csv": (
+        ("device", "dtype", "ceiling", "process"),
+        ("device", "dtype", "ceiling", "value", "low", "high", "samples", "process"),
+    ),
+}
+DENSE, ROUNDED = "dense", 0.001
+ATTENTION = "attention.npz"
+TRACES = "traces"
+
+
+class RunDirectory:
+    """The directory of one run, while it is being filled.
+
+    Every file appears whole or not at all, and one process writes: it holds a lock until `close`, or its end.
+    What can't be written ends the run (`pytest.exit`).
+    """
+
+    def __init__(self, path: Path, environment: Mapping[str, Any], process: int, lock: BaseFileLock) -> None:
+        self.path, self.process = path, process
+        self.environment = dict(environment)
+        self._lock = lock
+        self._cases, self._plans, self._steps = (Records(path / folder) for folder in ("cases", "plans", "steps"))
+        self._tables = {name: Table(path / name, columns, group) for name, (group, columns) in TABLES.items()}
+        self._attention = _arrays(path / ATTENTION)
+
+    @classmethod
+    def create(cls, path: Path, environment: Mapping[str, Any], tasks: Mapping[str, Any], process: int = 0) -> Self:
+        """Make the directory, or go on in the one that is there; write the environment, with `finished` still open.
+
+        Args:
+            process: which of the processes of a published figure this is.
+
+        Raises:
+            OSError: it can't be made.
+            pytest.UsageError: another process writes to it, or what is there was measured by other code, on another
+                machine or with another preset.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        lock = locked(path)
+        here = {"schema": SCHEMA, "created": _now(), **environment, "tasks": dict(tasks)}
+        known = continued(path, read_json(path / "environment.json"), here)
+        for left in path.rglob(PARTIAL):
+            left.unlink()
+        run = cls(path, known, process, lock)
+        run.note({})
+        for folder in ("cases", "plans"):
+            (path / folder).mkdir(exist_ok=True)
+        return run
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._lock.release()
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Set fields of `environment.json`."""
+        self.environment |= facts
+        write_json(self.path / "environment.json", self.environment, indent=2)
+
+    def describe_task(self, name: str, description: Mapping[str, Any]) -> None:
+        """Add what is known about a task once its model is there.
+
+        It ends the run (`pytest.exit`) if the model, or the calibration data, is another than in an earlier part.
+        """
+        tasks = self.environment["tasks"]
+        for fact, what in GIVEN.items():
+            there, here = tasks[name].get(fact), description.get(fact)
+            if there is not None and here is not None and there != here:
+                stop_mixing(self.path, name, what)
+        self.note({"tasks": tasks | {name: tasks[name] | description}})
+
+    def check_dense(self, task: str, values: np.ndarray) -> None:
+        """End the run if the dense model has other values than an earlier part measured: examples are paired.
+
+        In one of a thousand examples rounding may decide.
+        """
+        known = self._plans.find(task=task, criterion=DENSE)
+        earlier = None if known is None else np.asarray(known["values"], dtype=float)
+        if earlier is not None and (earlier.shape != values.shape or _share_of_others(earlier, values) > ROUNDED):
+            stop_mixing(self.path, task, "evaluate() gives the dense model other values than")
+
+    @contextmanager
+    def case(self, **known: Any) -> Iterator[dict[str, Any]]:
+        """The record of one latency case, to be completed in the body; what the body raises is recorded too.
+
+        Skipping and running out of memory are statuses of their own.
+        """
+        with self._cases.record(numbered(known["case"], self.process), self._blank_case(known)) as record:
+            yield record
+            if record["tokens"] is None and record["seq_len"] is not None and record["batch"] is not None:
+                record["tokens"] = record["batch"] * record["seq_len"]
+
+    @contextmanager
+    def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
+        """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
+        with self._plans.record(known["plan"], {**BLANK_PLAN, **known}) as record:
+            yield record
+
+    def fail(self, step: str, known: Mapping[str, Any], error: BaseException) -> None:
+        """Record that something was not measured, if that has not been: a case, a plan, or a step of another kind.
+
+        Args:
+            step: its name, where it leaves rows of a table.
+            known: what is known of a case or a plan.
+            error: that it ended with.
+        """
+        if "case" in known:
+            self._cases.fail(numbered(known["case"], self.process), self._blank_case(known), error)
+        elif "plan" in known:
+            self._plans.fail(known["plan"], {**BLANK_PLAN, **known}, error)
+        else:
+            self._steps.fail(numbered(step, self.process), {"step": step, "process": self.process}, error)
+
+    def done(self, step: str) -> None:
+        """Nothing is wrong any more with a step that had failed."""
+        self._steps.forget(numbered(step, self.process))
+
+    def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        blank = dict.fromkeys((*CASE, *TIMING)) | AXES | {"counts": {}, "skipped_arms": {}, "samples": []}
+        return {**blank, **known, "process": self.process}
+
+    def has_case(self, name: str) -> bool:
+        """Whether this process has ended the case, now or before it was cut off; a failed one is to be tried again."""
+        return self._cases.ended(numbered(name, self.process))
+
+    def has_plan(self, name: str) -> bool:
+        """Whether the accuracy of a plan has been measured; likewise."""
+        return self._plans.ended(name)
+
+    def has(self, file: str, **values: Any) -> bool:
+        """Whether a table has rows with these values, or `attention.npz` arrays of this task."""
+        if file == ATTENTION:
+            return any(name.startswith(f"{values['task']}/") for name in self._attention)
+        return self._tables[file].has(**values)
+
+    def timed(self, **fields: Any) -> dict[str, Any] | None:
+        """The case of this process that took its own samples and has these values in these fields; None if none has."""
+        return self._cases.find(**fields, process=self.process, timed_itself=True)
+
+    def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
+        """The heads that this plan keeps in each layer; None where it has not been measured."""
+        found = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
+        return found and found["keep"]
+
+    def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
+        """All rows of `scores.csv` of one criterion."""
+        self._tables["scores.csv"].add(rows)
+
+    def add_promise(self, row: Sequence[Any]) -> None:
+        """A row of `promises.csv`."""
+        self._tables["promises.csv"].add([row])
+
+    def add_predictions(self, rows: Iterable[Sequence[Any]]) -> None:
+        """All rows of `predictions.csv` of one task and device."""
+        self._tables["predictions.csv"].add(rows)
+
+    def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
+        """All rows of `operators.csv` of one profile."""
+        self._tables["operators.csv"].add(rows)
+
+    def add_memory(self, rows: Iterable[Sequence[Any]]) -> None:
+        """All rows of `memory.csv` of one profile."""
+        self._tables["memory.csv"].add(rows)
+
+    def add_ceiling(self, row: Sequence[Any]) -> None:
+        """A row of `ceilings.csv`, without the process."""
+        self._tables["ceilings.csv"].add([(*row, self.process)])
+
+    def add_trace(self, case: str, trace: Path) -> None:
+        """A trace, in a folder of its own, as TensorBoard's profiler plugin looks for runs."""
+        target = self.path / TRACES / case / f"{case}.pt.trace.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written(target) as temporary:
+            shutil.copyfile(trace, temporary)
+
+    def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Arrays of `attention.npz`."""
+        self._attention |= arrays
+        with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **self._attention)
+
+    def assemble(self) -> None:
+        """Write the tables that are made of the other files."""
+        for table in self._tables.values():
+            table.add([])
+        self.add_attention({})
+        done = [record for record in read_records(self.path / "plans") if record["status"] == OK]
+        done.sort(key=lambda plan: (plan["task"], plan["criterion"], -plan["kept_fraction"], plan["draw"]))
+        columns = (*PLAN, *ACCURACY)
+        write_csv(self.path / "plans.csv", columns, [[plan[column] for column in columns] for plan in done])
+        with written(self.path / "examples.parquet") as temporary:
+            _examples(done).to_parquet(temporary, index=False)
+
+    def finish(self, benchmarks: Path, *, interrupted: bool) -> None:
+        """Take over what pytest-benchmark has written, if anything, and say that nothing more will come.
+
+        What an earlier part of the run left in `benchmarks.json`, and this one has not measured again, stays.
+        """
+        target = self.path / f"{numbered('benchmarks', self.process)}.json"
+        if new := _read_benchmarks(benchmarks):
+            earlier = _read_benchmarks(target).get("benchmarks", [])
+            merged = {entry["fullname"]: entry for entry in [*earlier, *new["benchmarks"]]}
+            write_json(target, {**new, "benchmarks": list(merged.values())}, indent=4)
+        unfinished(target).unlink(missing_ok=True)
+        self.note({"finished": _now(), "interrupted": interrupted})
+
+
+def _read_benchmarks(path: Path) -> dict[str, Any]:
+    """pytest-benchmark's document; {} where it has written none, or, as on a full disk, only half of one."""
+    try:
+        return read_json(path) or {}
+    except ValueError:
+        return {}
+
+
+def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
+    """The share of rows that differ by more than rounding."""
+    others = ~np.isclose(one, other, rtol=1e-4, atol=1e-6).reshape(len(one), -1)
+    return float(others.any(axis=1).mean())
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """task, plan, example, value_0 …: one row for each example of each plan."""
+    frames = [pd.DataFrame({"task": "", "plan": "", "example": range(0), "value_0": 0.0})]
+    for plan in plans:
+        values = np.asarray(plan["values"], dtype=float).reshape(plan["examples"], -1)
+        columns = {f"value_{index}": column for index, column in enumerate(values.T)}
+        names = {"task": plan["task"], "plan": plan["plan"]}
+        frames.append(pd.DataFrame({**names, "example": range(len(values)), **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

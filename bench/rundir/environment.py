@@ -1,0 +1,104 @@
+"""What a run was measured on: machine, versions, revision."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import torch
+
+import mha
+
+PACKAGES = (
+    *("torch", "numpy", "einops", "pandas", "pytest", "pytest-benchmark", "scikit-learn", "scipy"),
+    *("transformers", "torch-pruning"),  # they are timed
+)
+SOURCES = ("*.py", "*.toml")
+IDENTITY = ("revision", "code", "cpu", "accelerators", "cores", "threads", "governor", "python", "packages")
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
+    """Everything about this machine and checkout that a time depends on; null where it can't be told."""
+    here = Path(__file__).parents[1]  # bench/
+    revision, dirty = _revision(here)
+    known = {
+        "command": shlex.join(["pytest", *arguments]),
+        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "governor": GOVERNOR.read_text().strip() if GOVERNOR.exists() else None,
+        "memory_bytes": _memory_bytes(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "accelerators": _accelerators(),
+        "revision": revision,
+        "dirty": dirty,
+        "code": digest(path for folder in (Path(mha.__file__).parent, here) for path in _sources(folder)),
+    }
+    return {**known, "fingerprint": fingerprint(known)}
+
+
+def fingerprint(known: Mapping[str, Any]) -> str:
+    """One word for everything that must be the same for two parts of one run."""
+    identity = json.dumps({name: known[name] for name in IDENTITY}, sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """A hash of the files' names and contents."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return found.hexdigest()
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(path for pattern in SOURCES for path in folder.rglob(pattern))
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _accelerators() -> dict[str, str]:
+    """Device name, as `--devices` takes it, -> what it is."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return {}
+    module, count = torch.get_device_module(accelerator), torch.accelerator.device_count()
+    name = getattr(module, "get_device_name", lambda index: accelerator.type)  # noqa: ARG005
+    kind = accelerator.type
+    return {kind if count == 1 else f"{kind}:{index}": str(name(index)) for index in range(count)}
+
+
+def _revision(directory: Path) -> tuple[str | None, bool | None]:
+    """The commit that is checked out, and whether files differ from it; both None outside a checkout."""
+    try:
+        revision = _git(directory, "rev-parse", "HEAD")
+        return revision, bool(_git(directory, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,102 @@
+"""Going on in a run directory that is there already: with the same code, on the same machine, or not at all."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from filelock import FileLock, Timeout
+
+from bench.rundir.environment import IDENTITY
+from bench.rundir.files import LOCK
+
+FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}
+TOLD = 8  # differences; of more only how many
+GIVEN = {  # what a task gave when it was asked, by the name it has in `environment.json`
+    "weights": "model() gives other weights than",
+    "calibration_data": "calibration() gives other batches than",
+}
+
+
+def locked(path: Path) -> FileLock:
+    """The lock on a run directory, held until it is released or this process ends, however it ends.
+
+    Raises:
+        pytest.UsageError: another process holds it.
+    """
+    lock = FileLock(path / LOCK)
+    try:
+        return lock.acquire(timeout=0).lock
+    except Timeout:
+        raise pytest.UsageError(
+            f"--run: another benchmark is writing to {path}; wait until it has ended, or give another --run"
+        ) from None
+
+
+def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What `environment.json` says once the run at `path` goes on: the first part's facts, and both parts' commands.
+
+    Raises:
+        pytest.UsageError: the first part was measured by other code, on another machine, or with another preset.
+    """
+    commands = [now["command"]] if "command" in now else []
+    if earlier is None:
+        return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}}
+    if found := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
+        more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
+        raise pytest.UsageError(
+            f"--run: {path} was not measured like this: {'; '.join(found[:TOLD])}{more}. Results of different code, "
+            "machines, presets or tasks are never mixed: give another --run, or go on as it was begun"
+        )
+    kept = {name: {**earlier["tasks"].get(name, {}), **facts} for name, facts in now["tasks"].items()}
+    return {
+        **earlier,
+        **FRESH,
+        "dirty": now.get("dirty") or earlier.get("dirty"),
+        "commands": list(dict.fromkeys([*earlier["commands"], *commands])),
+        "tasks": {**earlier["tasks"], **kept},
+    }
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in (*IDENTITY, "preset"):
+        there, here = earlier.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+            yield from (_difference(f"{name}, {key}", there.get(key), here.get(key)) for key in keys)
+        elif there != here:
+            yield _difference(name, there, here)
+
+
+def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
+    """End the run: what the task gives is not what it gave to an earlier part."""
+    pytest.exit(
+        f"--run: task {task}: {what} when the run in {path} was begun, and results of two tasks are never mixed. Seed "
+        "what is random, keep what is trained and leave the task's files as they were, or give another --run",
+        returncode=pytest.ExitCode.INTERRUPTED,
+    )
+
+
+def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in (name for name in now["tasks"] if name in earlier["tasks"]):
+        there, here = earlier["tasks"][name], now["tasks"][name]
+        yield from (f"task {name} can't be told from another ({what})" for what in here.get("uncomparable", []))
+        if here.get("source") is not None and there.get("source") != here["source"]:
+            yield from _changed_parts(name, there, here)
+
+
+def _changed_parts(task: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    before, after = ({"source": each.get("source"), **each.get("parts", {})} for each in (there, here))
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    for name in [name for name in changed if name != "source"] or changed:
+        yield _difference(f"task {task}, {name}", before.get(name), after.get(name))
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    return f"{name}: {_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    """Hashes are cut to what tells them apart."""
+    text = "not known" if value is None else str(value)
+    return text[:12] if len(text) >= 40 and text.isalnum() else text

@@ -1,0 +1,63 @@
+"""Tables of a run directory that grow while it runs."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.rundir.files import written
+
+Row = tuple[str, ...]
+
+
+class Table:
+    """A CSV file that is written anew, whole, whenever rows are added; what it held before stays.
+
+    Args:
+        group: columns that tell what was measured. Rows of a group come together, and replace what the file
+            holds of that group.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], group: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self._path = path
+        self._key = [self.columns.index(name) for name in group]
+        self._groups: dict[Row, list[Row]] = self._grouped(_read(path))
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        self._groups |= self._grouped(tuple(map(_cell, row)) for row in rows)
+        write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
+
+    def has(self, **values: Any) -> bool:
+        """Whether there is a row with these values in the columns of these names."""
+        wanted = {self.columns.index(name): _cell(value) for name, value in values.items()}
+        rows = (row for rows in self._groups.values() for row in rows)
+        return any(all(row[index] == cell for index, cell in wanted.items()) for row in rows)
+
+    def _grouped(self, rows: Iterable[Row]) -> dict[Row, list[Row]]:
+        groups = defaultdict(list)
+        for row in rows:
+            groups[tuple(row[index] for index in self._key)].append(row)
+        return dict(groups)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """The table; lists and mappings stand as JSON in their cells."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    with written(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *cells])
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
+    return "" if value is None else str(value)

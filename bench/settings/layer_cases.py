@@ -1,0 +1,182 @@
+"""The bare attention layer: which sizes, plans and conditions it is timed at, by preset."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+import torch
+
+import mha
+from bench.models.peers import Inputs
+from bench.settings.options import Settings
+
+COPIES = 4  # inputs that calls take turns with, unless they are large
+LARGE = 2**26  # numbers in the inputs of a cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One size of the layer, what is left of it, its input, and where and how it runs.
+
+    Attributes:
+        keep: share of the heads that stays, the first ones.
+        mask: "none", "causal", or "padded", where half of all positions are padding.
+    """
+
+    heads: int
+    batch: int
+    length: int
+    device: str
+    dtype: str = "float32"
+    head_dim: int = 64
+    keep: float = 1.0
+    mask: str = "none"
+    mode: str = "eager"
+    cache: str = "warm"
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kept(self) -> range:
+        return range(max(round(self.keep * self.heads), 1))
+
+    @property
+    def id(self) -> str:
+        usual = {field.name: field.default for field in fields(self)}
+        texts = {
+            "head_dim": f"d{self.head_dim}",
+            "keep": f"keep{self.keep:g}",
+            "mask": self.mask,
+            "dtype": self.dtype,
+            "mode": self.mode,
+            "cache": self.cache,
+        }
+        unusual = [text for name, text in texts.items() if getattr(self, name) != usual[name]]
+        parts = [f"attention-h{self.heads}", f"b{self.batch}-s{self.length}", *unusual, self.device.replace(":", "")]
+        return "-".join(parts)
+
+    def record(self) -> dict[str, Any]:
+        """Its columns in the run directory."""
+        case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
+        heads = {"heads_kept": len(self.kept), "heads_total": self.heads, "shape": [len(self.kept)]}
+        where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
+        how = {"mask": self.mask, "mode": self.mode, "cache": self.cache}
+        return {
+            **case,
+            "kept_fraction": self.keep,
+            **heads,
+            **where,
+            **how,
+            "width": self.width,
+            "head_dim": self.head_dim,
+            "tokens": self.tokens,
+        }
+
+    @property
+    def lengths(self) -> torch.Tensor | None:
+        """(b,), of a padded batch: evenly from the shortest possible to the longest, in mixed order."""
+        if self.mask != "padded":
+            return None
+        evenly = torch.linspace(self.length, 0, self.batch).round().long().clamp(min=1)
+        return evenly[torch.randperm(self.batch, generator=torch.Generator().manual_seed(2))]
+
+    @property
+    def tokens(self) -> int:
+        """That are no padding."""
+        return self.batch * self.length if self.lengths is None else int(self.lengths.sum())
+
+    def layer(self) -> mha.MultiHeadAttention:
+        """The whole layer, with the same weights every time."""
+        sizes = (self.width,) * 4
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layer = mha.MultiHeadAttention(*sizes, self.heads, bias=True, head_dim=self.head_dim)
+        return layer.eval().to(self.device, getattr(torch, self.dtype))
+
+    def inputs(self) -> list[Inputs]:
+        """Standard normal (b, s, e), several of them."""
+        generator = torch.Generator().manual_seed(1)
+        shape = self.batch, self.length, self.width
+        copies = COPIES if COPIES * self.batch * self.length * self.width <= LARGE else 1
+        lengths = None if self.lengths is None else self.lengths.to(self.device)
+        xs = [
+            torch.randn(shape, generator=generator).to(self.device, getattr(torch, self.dtype)) for _ in range(copies)
+        ]
+        return [Inputs(x, lengths, causal=self.mask == "causal") for x in xs]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The (batch, length) pairs of a preset, unless the command line gives others.
+
+    Attributes:
+        few: where widths of heads, modes and caches other than the usual are measured: not everywhere, or a run
+            would take days.
+    """
+
+    heads: int
+    whole: tuple[tuple[int, int], ...]  # beside the peers
+    padded: tuple[tuple[int, int], ...]
+    sliced: tuple[tuple[int, int], ...]
+    causal: tuple[tuple[int, int], ...] = ()
+    few: tuple[tuple[int, int], ...] = ()
+    head_dims: tuple[int, ...] = (64,)
+    caches: tuple[str, ...] = ("warm",)
+
+
+QUICK = Grid(8, ((1, 64),), ((8, 32),), ((1, 64),), few=((1, 64),))
+DEFAULT = Grid(12, tuple(product((1, 4), (16, 128, 512))), ((32, 128),), ((1, 256), (4, 256)), few=((1, 16), (4, 128)))
+FULL = Grid(
+    12,
+    tuple(product((1, 4, 16, 64), (16, 128, 1024))),
+    ((64, 16), (8, 128), (32, 128), (8, 512)),
+    ((1, 16), (1, 128), (1, 512), (8, 128), (8, 512)),
+    ((4, 128), (4, 512)),
+    ((1, 16), (4, 128)),
+    (32, 64, 128),
+    ("warm", "cold"),
+)
+GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
+
+
+def whole(settings: Settings) -> Iterator[Cell]:
+    """Ours beside other implementations, all heads in place; with --full also causal."""
+    grid = GRIDS[settings.preset]
+    for mask, sizes in (("none", grid.whole), ("padded", grid.padded), ("causal", grid.causal)):
+        few = grid.few if mask == "none" else ()
+        yield from (replace(cell, mask=mask) for cell in _cells(settings, sizes, few))
+
+
+def sliced(settings: Settings) -> Iterator[Cell]:
+    """The run's kept fractions; with --full also from cold caches."""
+    grid, kept = GRIDS[settings.preset], [keep for keep in settings.keep if keep < 1]
+    for cell, keep in product([*_cells(settings, grid.sliced, grid.few, grid.caches)], kept):
+        yield replace(cell, keep=keep)
+
+
+def _cells(
+    settings: Settings,
+    sizes: tuple[tuple[int, int], ...],
+    few: tuple[tuple[int, int], ...],
+    caches: tuple[str, ...] = ("warm",),
+) -> Iterator[Cell]:
+    """Every size on every device in every dtype as usual; a few of them otherwise."""
+    grid = GRIDS[settings.preset]
+    if sizes and (settings.batch_sizes or settings.lengths):
+        batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})
+        sizes = few = tuple(product(batches, settings.lengths or sorted({length for _, length in sizes})))
+    for device in settings.devices:
+        axes = settings.modes_on(device), settings.head_dims or grid.head_dims, caches
+        for dtype, way in product(settings.dtypes_on(device), product(*axes)):
+            unusual = sum(value != usual for value, usual in zip(way, map(_usual, axes), strict=True))
+            mode, head_dim, cache = way
+            for batch, length in {0: sizes, 1: few}.get(unusual, ()):
+                yield Cell(grid.heads, batch, length, device, dtype, head_dim, mode=mode, cache=cache)
+
+
+def _usual(values: Sequence[Any]) -> Any:
+    """Of what is asked for, what everything is measured at."""
+    return 64 if 64 in values else values[0]

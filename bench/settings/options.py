@@ -1,0 +1,268 @@
+"""The options of `pytest bench`, and the settings they become.
+
+Nothing heavy is imported before the settings are asked for: pytest reads this file in every run, also
+in those that collect no benchmark.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.settings.option_parsing import fraction, one_of, several, whole_number
+
+if TYPE_CHECKING:
+    from mha.tasks import Task
+
+CRITERIA = ("gate", "leave_one_out", "magnitude", "random", "taylor", "even")  # of some fifteen: each costs minutes
+DTYPES = ("float32", "bfloat16", "float16")
+MODES = ("eager", "compile")
+SELECTING = ("benchmark_only", "benchmark_skip")  # of pytest-benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How thorough a run is.
+
+    Attributes:
+        limits: what the rounds of one timed case may take, and the fewest and most of them.
+        random_draws, even_draws: repetitions of the baselines, for accuracy.
+        cost_seconds: how long the costs of one model's layers may be measured; checking them takes half of it again.
+        keep, dtypes, modes: what is measured where the command line does not say.
+    """
+
+    limits: Mapping[str, Any]
+    random_draws: int = 20
+    even_draws: int = 5
+    cost_seconds: float = 7.0
+    keep: tuple[float, ...] = (0.75, 0.5, 0.25)
+    dtypes: tuple[str, ...] = ("float32",)
+    modes: tuple[str, ...] = ("eager",)
+
+
+PRESETS = MappingProxyType(
+    {
+        "quick": Preset(
+            limits={"seconds": 0.1, "rounds": (4, 20)}, random_draws=5, even_draws=2, cost_seconds=0.2, keep=(0.5,)
+        ),
+        "default": Preset(limits={"seconds": 0.8, "rounds": (10, 200)}),
+        "full": Preset(limits={"seconds": 3.0, "rounds": (6, 1000)}, cost_seconds=30.0, dtypes=DTYPES, modes=MODES),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run measures, and how long it may take over it.
+
+    Attributes:
+        keep: fractions of the heads, in (0, 1].
+        batch_sizes: None where each task is timed at 1 and at its own batch size.
+        devices: where latency is measured, as `torch.device` takes them; scores and accuracy come from the CPU.
+        dtypes, modes: by name; `dtypes_on` and `modes_on` say which of them are measured on a device.
+        lengths, head_dims: None where each benchmark has its own.
+        process: which of the processes of a published figure this is.
+        left_out: (device, dtype or mode) -> why it is not measured, though the preset would.
+        files: task's name -> the user's file that it comes from.
+    """
+
+    directory: Path
+    tasks: Sequence["Task"] = field(repr=False)
+    criteria: tuple[str, ...]
+    keep: tuple[float, ...]
+    batch_sizes: tuple[int, ...] | None
+    devices: tuple[str, ...]
+    preset: str = "default"
+    dtypes: tuple[str, ...] = ("float32",)
+    lengths: tuple[int, ...] | None = None
+    head_dims: tuple[int, ...] | None = None
+    modes: tuple[str, ...] = ("eager",)
+    process: int = 0
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def quick(self) -> bool:
+        return self.preset == "quick"
+
+    @property
+    def limits(self) -> Mapping[str, Any]:
+        return PRESETS[self.preset].limits
+
+    @property
+    def cost_seconds(self) -> float:
+        return PRESETS[self.preset].cost_seconds
+
+    @property
+    def random_draws(self) -> int:
+        return PRESETS[self.preset].random_draws
+
+    def draws(self, criterion: str) -> int:
+        """How many plans a criterion makes of each kept fraction."""
+        return {"random": self.random_draws, "even": PRESETS[self.preset].even_draws}.get(criterion, 1)
+
+    def dtypes_on(self, device: str) -> tuple[str, ...]:
+        """The dtypes that are measured on a device."""
+        return tuple(dtype for dtype in self.dtypes if (device, dtype) not in self.left_out)
+
+    def modes_on(self, device: str) -> tuple[str, ...]:
+        """The modes that are measured on a device."""
+        return tuple(mode for mode in self.modes if (device, mode) not in self.left_out)
+
+    def batches(self, task: "Task") -> tuple[int, ...]:
+        """The batch sizes a task is timed at, in ascending order."""
+        own = _own_batch(task)
+        return self.batch_sizes or ((own,) if self.quick else tuple(sorted({1, own})))
+
+    def batch(self, task: "Task", *others: int) -> int:
+        """The batch size at which a task's latency is reported: its own, or else the largest asked for.
+
+        Args:
+            others: what an earlier part of the run was asked for.
+        """
+        batches = (*self.batches(task), *others)
+        return _own_batch(task) if _own_batch(task) in batches else max(batches)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """The benchmarks' options, all in one group of `pytest --help`."""
+    group = parser.getgroup("bench", "benchmarks of head pruning (pytest bench)")
+    several = "comma-separated; default: "
+    group.addoption(
+        "--task",
+        action="append",
+        metavar="NAME",
+        help="reference task, or path.py:name for an object of your own; repeatable or comma-separated; "
+        "default: every reference task",
+    )
+    group.addoption("--criteria", metavar="NAMES", help=f"how heads are chosen, {several}{','.join(CRITERIA)}")
+    group.addoption("--keep", metavar="FRACTIONS", help=f"kept fractions in (0, 1], {several}0.75,0.5,0.25")
+    group.addoption("--batch-sizes", metavar="SIZES", help=f"{several}1 and each task's own")
+    group.addoption("--lengths", metavar="LENGTHS", help=f"sequence lengths, {several}each benchmark's own")
+    group.addoption("--head-dims", metavar="WIDTHS", help=f"head widths of the bare layer, {several}64")
+    group.addoption("--devices", metavar="NAMES", help=f"cpu, cuda, cuda:1, mps; {several}all there are")
+    group.addoption("--dtypes", metavar="NAMES", help=f"{', '.join(DTYPES)}; {several}float32")
+    group.addoption("--modes", metavar="NAMES", help=f"{', '.join(MODES)} (torch.compile); {several}eager")
+    group.addoption("--quick", action="store_true", help="one kept fraction, one batch size, few draws and rounds")
+    group.addoption("--full", action="store_true", help="every dtype and mode that works here, and many rounds")
+    group.addoption(
+        "--run", metavar="DIR", help="where results are written; default: runs/<time in UTC>; goes on there"
+    )
+    group.addoption(
+        "--process",
+        type=int,
+        default=0,
+        metavar="K",
+        help="number of this process, from 0; what is timed is timed in each, for figures over several",
+    )
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """What the command line asks for, checked; the same object every time.
+
+    Raises:
+        pytest.UsageError: a value that is not possible here; says which ones are.
+    """
+    if _SETTINGS not in config.stash:
+        config.stash[_SETTINGS] = _settings(config)
+    return config.stash[_SETTINGS]
+
+
+def run_directory(config: pytest.Config) -> Path:
+    """Where the results of this run go; the name is made up once where none was given."""
+    if config.option.run is None:
+        config.option.run = str(Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    return Path(config.option.run)
+
+
+_SETTINGS = pytest.StashKey[Settings]()
+
+
+def _settings(config: pytest.Config) -> Settings:
+    import mha
+    from bench.measure import capabilities as abilities
+
+    option = config.option
+    _check_selection(option)
+    name = _preset(option)
+    preset = PRESETS[name]
+    sizes = {flag: several(flag, text, whole_number(flag, example)) for flag, text, example in _sizes(option)}
+    devices = several("--devices", option.devices, abilities.device) or abilities.devices()
+    dtypes = several("--dtypes", option.dtypes, one_of("--dtypes", DTYPES))
+    modes = several("--modes", option.modes, one_of("--modes", MODES))
+    no_dtype = abilities.why_no_dtype if dtypes else abilities.why_not_by_itself
+    left_out = abilities.missing("--dtypes", devices, dtypes, preset.dtypes, no_dtype)
+    left_out |= abilities.missing("--modes", devices, modes, preset.modes, abilities.why_no_mode)
+    return Settings(
+        directory=_usable(run_directory(config)),
+        criteria=several("--criteria", option.criteria, one_of("--criteria", (*mha.criteria(), "even"))) or CRITERIA,
+        keep=several("--keep", option.keep, fraction) or preset.keep,
+        batch_sizes=tuple(sorted(sizes["--batch-sizes"])) or None,
+        lengths=sizes["--lengths"] or None,
+        head_dims=sizes["--head-dims"] or None,
+        devices=devices,
+        dtypes=dtypes or preset.dtypes,
+        modes=modes or preset.modes,
+        preset=name,
+        process=_process(option.process),
+        left_out=left_out,
+        **_tasks(option.task),  # last: a file of the user's is run
+    )
+
+
+def _tasks(given: Sequence[str] | None) -> dict[str, Any]:
+    from bench.settings.task_option import chosen_tasks
+
+    chosen = chosen_tasks(given)
+    files = {each.task.name: each.file for each in chosen if each.file}
+    return {"tasks": tuple(each.task for each in chosen), "files": files}
+
+
+def _check_selection(option: Any) -> None:
+    for name in SELECTING:
+        if getattr(option, name, False):
+            flag = "--" + name.replace("_", "-")
+            raise pytest.UsageError(f"{flag}: latency is timed beside accuracy here; select with -k latency instead")
+
+
+def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
+    return (
+        ("--batch-sizes", option.batch_sizes, "sizes, as 1,32"),
+        ("--lengths", option.lengths, "lengths, as 64,256"),
+        ("--head-dims", option.head_dims, "widths, as 32,64"),
+    )
+
+
+def _preset(option: Any) -> str:
+    if option.quick and option.full:
+        raise pytest.UsageError("--quick and --full ask for opposite things; give one of them, or neither")
+    return "quick" if option.quick else "full" if option.full else "default"
+
+
+def _process(number: int) -> int:
+    if number < 0:
+        raise pytest.UsageError(f"--process: {number} is below 0; processes are counted from 0")
+    return number
+
+
+def _usable(directory: Path) -> Path:
+    """The directory, if it is a run to go on with, or nothing is in it yet."""
+    from bench.rundir.files import is_ours
+
+    if directory.exists() and not directory.is_dir():
+        raise pytest.UsageError(f"--run: {directory} is a file; give a directory that is empty or does not exist yet")
+    found = [path for path in directory.iterdir() if not is_ours(path)] if directory.is_dir() else []
+    if found and not (directory / "environment.json").exists():
+        raise pytest.UsageError(
+            f"--run: {directory} holds other files; give a run to go on with, or a directory that is empty or does not "
+            "exist"
+        )
+    return directory
+
+
+def _own_batch(task: "Task") -> int:
+    return getattr(task, "batch_size", 32)

@@ -1,0 +1,99 @@
+"""Which tasks a run is about: names of reference tasks, or objects of the user's own."""
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import pytest
+
+from bench.settings.option_parsing import several
+
+if TYPE_CHECKING:
+    from mha.tasks import Task
+
+ATTRIBUTES = ("name", "metric", "higher_is_better", "chance")
+METHODS = ("model", "calibration", "loss", "forward", "evaluate", "aggregate", "example")
+
+
+class Chosen(NamedTuple):
+    """A task, and the user's file that it comes from; None for a reference task."""
+
+    task: "Task"
+    file: Path | None = None
+
+
+def chosen_tasks(given: Sequence[str] | None) -> tuple[Chosen, ...]:
+    """The tasks that `--task` names; every reference task where it names none."""
+    from bench import tasks
+
+    words = [word for text in given or () for word in several("--task", text, str)] or tasks.names()
+    chosen: dict[str, Chosen] = {}
+    for word in dict.fromkeys(words):
+        found = _user_task(word) if ".py" in word else Chosen(tasks.load(_reference(word, tasks.names())))
+        if found.task.name in chosen:
+            raise pytest.UsageError(f"--task: two tasks are named {found.task.name!r}; results are filed by task name")
+        chosen[found.task.name] = found
+    return tuple(chosen.values())
+
+
+def _reference(word: str, known: tuple[str, ...]) -> str:
+    if word not in known:
+        raise pytest.UsageError(
+            f"--task: unknown {word!r}; choose from {', '.join(known)}, or give an object of your own as path.py:name"
+        )
+    return word
+
+
+def _user_task(word: str) -> Chosen:
+    """The task that `path.py:name` speaks of, with everything a task needs."""
+    path, _, name = word.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise pytest.UsageError(f"--task: {word!r}: expected path.py:name, the file and the name of the task in it")
+    if not Path(path).is_file():
+        raise pytest.UsageError(f"--task: {word!r}: there is no file {path}")
+    module = _imported(Path(path), word)
+    if not hasattr(module, name):
+        others = [
+            key for key, value in vars(module).items() if hasattr(value, "evaluate") and not inspect.isclass(value)
+        ]
+        raise pytest.UsageError(f"--task: {word!r}: {path} has no {name!r}; it has {', '.join(others) or 'no task'}")
+    task = getattr(module, name)
+    _check_task(task, word)
+    return Chosen(cast("Task", task), Path(path))
+
+
+def _imported(path: Path, word: str) -> Any:
+    """The file as a module, once; of two files of one name each has its own."""
+    name = f"bench_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise pytest.UsageError(f"--task: {word!r}: importing it raised {type(error).__name__}: {error}") from error
+    return module
+
+
+def _check_task(task: Any, word: str) -> None:
+    if inspect.isclass(task):
+        raise pytest.UsageError(f"--task: {word!r} is a class; name an object, as task = {task.__name__}()")
+    if missing := [member for member in (*ATTRIBUTES, *METHODS) if not hasattr(task, member)]:
+        raise pytest.UsageError(
+            f"--task: {word!r} lacks {', '.join(missing)}; mha.tasks.Task says what a task offers, subclass it"
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", str(task.name)) or task.name == "attention":
+        raise pytest.UsageError(
+            f"--task: {word!r} is named {task.name!r}; names stand in file names: lower-case letters, digits, "
+            "'_', '.' and '-' ('attention' is taken by the bare layer)"
+        )

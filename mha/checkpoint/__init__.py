@@ -1,0 +1,1 @@
+"""Pruned models on disk: safetensors and JSON, never pickle."""

@@ -1,0 +1,183 @@
+"""The directory of a checkpoint: two files, replaced as one, and read with suspicion.
+
+`pruned-<sha256>.safetensors` holds the tensors and is named by its own SHA-256, which `pruned.json` repeats.
+Replacing `pruned.json` is the one step that switches from an old checkpoint to a new one, so a crash leaves the old
+or the new, never half of each.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mha.checkpoint.document import check_content
+from mha.values.errors import CheckpointError
+
+FORMAT = "mha.pruned"
+VERSION = 1
+DOCUMENT = "pruned.json"
+LOCK = ".pruned.lock"
+LARGEST_DOCUMENT = 256 << 20
+EVERY_WORKPLACE = f".pruned-{'[0-9a-f]' * 16}.partial"
+OLDER_PARTIALS = ("pruned.json.partial", "pruned.safetensors.partial")
+EVERY_WEIGHTS = f"pruned-{'[0-9a-f]' * 64}.safetensors"
+
+
+def write(directory: Path, content: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Replace the checkpoint in the directory, or make the first; other files there are left alone.
+
+    Raises:
+        CheckpointError: the directory is a file, its lock is a link, or something can't be written; then what was there
+            before is there still.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; a checkpoint is a directory")
+    if (directory / LOCK).is_symlink():
+        raise CheckpointError(f"{directory / LOCK} is a link, which a lock must not be; remove it")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / LOCK):
+            _clear_leftovers(directory)
+            with _workplace(directory) as workplace:
+                weights = _write_weights(directory, workplace, tensors)
+                _write_document(directory, workplace, {**content, "weights": weights})
+            for path in directory.glob(EVERY_WEIGHTS):
+                if path != _weights_path(directory, weights):
+                    path.unlink()
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{directory}: the checkpoint can't be written ({error}); one that was there before is whole"
+        ) from error
+
+
+def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `pruned.json` says, and the tensors it names; nothing is returned before it has been checked.
+
+    What another process replaces in the meantime is read again.
+
+    Raises:
+        CheckpointError: the directory is foreign, cut off, damaged, incomplete or of another version.
+    """
+    unchanged = 0
+    while True:
+        content = _read_document(directory)
+        try:
+            return content, _read_weights(_weights_path(directory, content["weights"]), content["weights"])
+        except CheckpointError as error:
+            unchanged += _read_document(directory)["weights"] == content["weights"]
+            vanishing = error.__cause__ is not None and unchanged < 3  # it may have been replaced and put back
+            if unchanged and not vanishing:
+                raise
+
+
+@contextmanager
+def _workplace(directory: Path) -> Iterator[Path]:
+    """A new directory inside, which nobody else can have put a link in; removed at the end."""
+    workplace = directory / f".pruned-{os.urandom(8).hex()}.partial"
+    workplace.mkdir(mode=0o700)
+    try:
+        yield workplace
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _clear_leftovers(directory: Path) -> None:
+    """Remove what saving has left where it was killed, by this release or an older one; nobody saves meanwhile."""
+    for path in directory.glob(EVERY_WORKPLACE):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (directory / name for name in OLDER_PARTIALS):
+        if path.is_symlink() or path.exists():
+            path.unlink()
+
+
+def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    partial = workplace / "weights"
+    save_file(tensors, partial)
+    weights = {"sha256": _sha256(partial), "size": partial.stat().st_size}
+    _publish(partial, _weights_path(directory, weights))
+    return weights
+
+
+def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -> None:
+    document = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
+    partial = workplace / DOCUMENT
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    _publish(partial, directory / DOCUMENT)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Rename a file that is complete on the disk, not only in memory."""
+    with partial.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    if hasattr(os, "O_DIRECTORY"):  # where directories can be synchronised too
+        descriptor = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read_document(directory: Path) -> dict[str, Any]:
+    path = directory / DOCUMENT
+    if not path.is_file():
+        found = "has no" if directory.is_dir() else "is no directory with a"
+        by_transformers = (
+            "; mha.from_pretrained reads what transformers saved" if (directory / "config.json").is_file() else ""
+        )
+        raise CheckpointError(f"{directory} {found} {DOCUMENT}: it was not written by mha.save_pruned{by_transformers}")
+    if path.stat().st_size > LARGEST_DOCUMENT:
+        raise CheckpointError(f"{path}: larger than {LARGEST_DOCUMENT} bytes, which no description of a model is")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON, or cut off in the middle ({error})") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(f'{path}: not a pruned model: expected a JSON object with "format": "{FORMAT}"')
+    if (version := content.pop("version", None)) != VERSION or isinstance(version, bool):
+        raise CheckpointError(f"{path}: version {version!r} of the format; this release reads version {VERSION}")
+    if content.pop("sha256", None) != _digest(content):
+        raise CheckpointError(f"{path}: damaged: its contents are not what was saved (SHA-256 differs)")
+    try:
+        check_content(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return content
+
+
+def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        if (size := path.stat().st_size) != weights["size"]:
+            raise CheckpointError(f"{path}: damaged: expected {weights['size']} bytes, found {size}")
+        if _sha256(path) != weights["sha256"]:
+            raise CheckpointError(f"{path}: damaged: its contents are not what was saved (SHA-256 differs)")
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent}: {path.name} is missing; copy the whole directory") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # what safetensors raises differs by release, and where a file vanishes under it
+        raise CheckpointError(f"{path}: not in the safetensors format, or unreadable ({error})") from error
+
+
+def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:
+    return directory / f"pruned-{weights['sha256']}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

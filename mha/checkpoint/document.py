@@ -1,0 +1,103 @@
+"""The document of a checkpoint: what it must say, checked in one place before anything is done with it."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mha.checkpoint.allowed_classes import IMPLEMENTATIONS
+from mha.values.errors import CheckpointError, PlanError
+from mha.values.plan import HeadPlan
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+Check = Callable[[Any], bool]
+
+
+def check_content(content: Mapping[str, Any]) -> None:
+    """See that every field is there, and of its kind.
+
+    Raises:
+        CheckpointError: one is missing or wrong.
+    """
+    for field, (expected, check) in FIELDS.items():
+        if field not in content or not check(content[field]):
+            raise CheckpointError(f"{field!r} is {_shown(content.get(field))}; expected {expected}")
+    if "config" in content:
+        for field, (expected, check) in OF_TRANSFORMERS.items():
+            if field not in content or not check(content[field]):
+                raise CheckpointError(f"{field!r} is {_shown(content.get(field))}; expected {expected}")
+    if not _is_mapping(content.get("generation_config", {})):
+        raise CheckpointError(f"'generation_config' is {_shown(content['generation_config'])}; expected an object")
+    try:
+        HeadPlan(content["plan"])
+    except PlanError as error:
+        raise CheckpointError(f"'plan': {error}") from error
+
+
+def _shown(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) < 80 else f"{text[:80]}…"
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_plan(value: Any) -> bool:
+    heads = list(value.values()) if isinstance(value, dict) else [None]
+    return all(isinstance(kept, list) and all(map(_is_count, kept)) for kept in heads)
+
+
+def _is_attention(value: Any) -> bool:
+    counts = list(value.values()) if isinstance(value, dict) else [None]
+    return all(
+        isinstance(made, dict) and made.keys() == {"heads", "groups"} and all(map(_is_count, made.values()))
+        for made in counts
+    )
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(word, str) for word in value.values())
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_file(value: Any) -> bool:
+    named = isinstance(value, dict) and isinstance(value.get("sha256"), str)
+    return named and bool(SHA256.fullmatch(value["sha256"])) and _is_count(value.get("size"))
+
+
+def _are_implementations(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= IMPLEMENTATIONS.keys()
+        and all(_are_of(parts, IMPLEMENTATIONS[name]) for name, parts in value.items())
+    )
+
+
+def _are_of(parts: Any, names: tuple[str, ...]) -> bool:
+    """By part of the configuration: one of these names, or the same again for what is inside."""
+    return isinstance(parts, dict) and all(
+        value in names if isinstance(value, str) else _are_of(value, names) for value in parts.values()
+    )
+
+
+FIELDS: dict[str, tuple[str, Check]] = {
+    "plan": ("layer -> heads that are left", _is_plan),
+    "attention": ('layer -> {"heads": …, "groups": …} that it was made with', _is_attention),
+    "tied": ("tensor -> the one that it is", _are_words),
+    "non_persistent": ("a list of buffers", _are_names),
+    "model_class": ("the name of a class", lambda value: isinstance(value, str)),
+    "versions": ("library -> version", _are_words),
+    "weights": ("the SHA-256 and the size of a file", _is_file),
+}
+OF_TRANSFORMERS: dict[str, tuple[str, Check]] = {
+    "config": ("an object", _is_mapping),
+    "config_class": ("the name of a class", lambda value: isinstance(value, str)),
+    "implementations": ("how attention and experts are computed, by part", _are_implementations),
+}

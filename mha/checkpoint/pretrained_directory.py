@@ -1,0 +1,185 @@
+"""A pruned model as transformers itself saves it: `save_pretrained`, a trainer's checkpoint, a download from the hub.
+
+Its configuration carries the record of what was pruned. The weights are read here, from safetensors only, and
+transformers is handed them with a class that prunes itself as it is made: it maps names and ties weights as ever, and
+looks for no file.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mha.checkpoint import allowed_classes as allowed
+from mha.checkpoint import recipe as recipes
+from mha.checkpoint.document import FIELDS
+from mha.families import find_attention
+from mha.families.base.gathering import SELECTED
+from mha.pruning.configurations import RECORD, unpruned_by
+from mha.pruning.configurations.record import VERSION
+from mha.pruning.slicing import prune
+from mha.values.errors import CheckpointError
+from mha.values.layout import kept_positions
+from mha.values.plan import HeadPlan, core_lineage
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LARGEST = 256 << 20
+NAME = re.compile(r"\w[\w.-]*\.safetensors")
+
+
+def is_there(directory: Path) -> bool:
+    """Whether transformers has saved a model in the directory."""
+    return (directory / CONFIG).is_file()
+
+
+def read(directory: Path) -> nn.Module:
+    """The pruned model, in evaluation mode.
+
+    Raises:
+        CheckpointError: what was saved is no pruned model, is damaged, or can't be built from a file.
+    """
+    settings = _json(directory / CONFIG)
+    if RECORD not in settings:
+        raise CheckpointError(
+            f"{directory} holds a model that mha has not pruned: {CONFIG} has no {RECORD!r}; transformers' own "
+            "from_pretrained reads it"
+        )
+    weights = _weights(directory)
+    try:
+        model, misfits = _model(settings, settings.pop(RECORD), weights)
+    except Exception as error:  # whatever transformers may raise about what is in a file
+        raise CheckpointError(f"{directory}: the model that {CONFIG} describes can't be built here: {error}") from error
+    if misfits:
+        raise CheckpointError(f"{directory}: its weights do not fit the {type(model).__name__}: {'; '.join(misfits)}")
+    if (directory / GENERATION).is_file():
+        transformers = importlib.import_module("transformers")
+        model.generation_config = transformers.GenerationConfig.from_dict(_json(directory / GENERATION))
+    return cast(nn.Module, model.eval())
+
+
+def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) -> tuple[Any, list[str]]:
+    """The model, and what of the weights does not fit it."""
+    _check_record(record)
+    kind = _kind(settings.get("architectures"))
+    config = _unpruned_config(kind, settings, record["dense"], weights)
+    sizes = sum(tensor.numel() for tensor in weights.values()), len(weights)
+    names = [name for name, _ in recipes.built_within(kind, config, *sizes).named_modules()]
+    plan = HeadPlan(_below(record["plan"], set(names), kind.base_model_prefix))
+    model, found = _pruning(kind, plan).from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True, dtype="auto"
+    )
+    model.__class__ = kind
+    _select_again(model)
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    return model, [f"{kind.partition('_')[0]} {sorted(found[kind], key=str)[:5]}" for kind in kinds if found.get(kind)]
+
+
+def _check_record(record: Any) -> None:
+    if not isinstance(record, dict) or record.get("version") != VERSION:
+        raise CheckpointError(f"its {RECORD} is of another version than {VERSION}, which this release reads")
+    dense = record.get("dense")
+    numbers = isinstance(dense, dict) and all(
+        isinstance(fields, dict) and all(value is None or isinstance(value, int) for value in fields.values())
+        for fields in dense.values()
+    )
+    if not numbers or not all(FIELDS[name][1](record.get(name)) for name in ("plan", "attention")):
+        raise CheckpointError(f"its {RECORD} is not one that mha writes")
+
+
+def _kind(names: Any) -> Any:
+    """The class of transformers that the architecture names."""
+    transformers = importlib.import_module("transformers")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    kind = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not isinstance(kind, type):
+        raise CheckpointError(f"its architectures are {names!r}; expected the name of one class of transformers")
+    return allowed.class_at(f"{kind.__module__}:{kind.__qualname__}", transformers.PreTrainedModel)
+
+
+def _unpruned_config(
+    kind: Any, settings: dict[str, Any], dense: dict[str, dict[str, Any]], weights: Mapping[str, Tensor]
+) -> Any:
+    settings = allowed.cleaned(settings)
+    for path, fields in dense.items():
+        part = settings
+        for name in path.split(".") if path else ():
+            part = part.get(name, {})
+        if "per_layer_config" in fields:
+            part.pop("per_layer_config", None)
+    allowed.check_sizes({**settings, "dense": dense}, sum(tensor.numel() for tensor in weights.values()), len(weights))
+    config = unpruned_by(dense, kind.config_class.from_dict(settings))
+    allowed.check_built(config)
+    return config
+
+
+def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, Any]:
+    """The plan by the names that the model has: a base model that was saved alone has no prefix."""
+    if all(name in names for name in plan):
+        return dict(plan)
+    return {name.removeprefix(f"{prefix}."): heads for name, heads in plan.items()}
+
+
+def _pruning(kind: Any, plan: HeadPlan) -> Any:
+    """A class of the same name that has lost its heads as soon as it is made."""
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, config, *args, **kwargs)
+        with torch.device("cpu"):
+            prune(self, plan, inplace=True)
+        for module in self.modules():
+            if (lineage := core_lineage(module)) is not None and not lineage.heads:
+                module._is_hf_initialized = True  # nothing of it is drawn
+
+    return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
+
+
+def _select_again(model: nn.Module) -> None:
+    """Make again what no file holds: which features are selected of what is computed for all heads."""
+    for layer in find_attention(model).values():
+        lineage = layer.lineage
+        sizes = {**layer.sizes, "h": lineage.total_groups, "g": lineage.total_heads // lineage.total_groups}
+        for name, axis in layer.description.selected.items():
+            module = layer.module.get_submodule(name)
+            if SELECTED in module._buffers:
+                features = kept_positions(axis, sizes, lineage.heads, lineage.groups)
+                module._buffers[SELECTED] = features.to(next(model.parameters()).device)
+
+
+def _weights(directory: Path) -> dict[str, Tensor]:
+    """All that safetensors in the directory hold; in shards, those that the index lists."""
+    names = [WEIGHTS]
+    if not (directory / WEIGHTS).is_file():
+        shards = _json(directory / INDEX).get("weight_map")
+        names = sorted(set(shards.values())) if isinstance(shards, dict) else []
+    held: dict[str, Tensor] = {}
+    for name in names:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or not (directory / name).is_file():
+            raise CheckpointError(
+                f"{directory} has no {name}; save the model as safetensors, and copy the whole directory"
+            )
+        try:
+            held |= load_file(directory / name)
+        except Exception as error:  # what safetensors raises differs by release
+            raise CheckpointError(
+                f"{directory / name}: not in the safetensors format, or unreadable ({error})"
+            ) from error
+    return held
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{path}: larger than {LARGEST} bytes, which no description of a model is")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: missing, not JSON, or cut off in the middle ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content

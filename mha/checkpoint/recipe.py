@@ -1,0 +1,105 @@
+"""A transformers model told as data, its classes by name and its configuration, and the same model built from that."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mha.checkpoint import allowed_classes as allowed
+from mha.families import find_attention
+from mha.pruning.configurations import by_original_numbers, unpruned
+from mha.values.errors import CheckpointError
+
+DERIVED = "_from_model_config"
+STEPS = 1000  # operations of torch to build what one saved tensor comes from; a few dozen is usual
+
+
+def recipe_of(model: nn.Module) -> dict[str, Any]:
+    """The model's class and, if transformers can build it from that, its configuration before pruning."""
+    recipe: dict[str, Any] = {"model_class": _path_of(type(model))}
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return recipe
+    config: Any = unpruned(model.config, find_attention(model))
+    recipe["config_class"] = _path_of(type(config))
+    recipe["config"] = config.to_diff_dict()
+    recipe["implementations"] = {name: _implementations(config, name) for name in allowed.IMPLEMENTATIONS}
+    if getattr(model, "generation_config", None) is not None:
+        recipe["generation_config"] = by_original_numbers(model).to_diff_dict()
+    return recipe
+
+
+def build(recipe: Mapping[str, Any], elements: int, tensors: int) -> nn.Module:
+    """The unpruned model, on the meta device (its shapes, and no data) where that will do.
+
+    Args:
+        elements, tensors: how many numbers were saved of the pruned model, and in how many tensors.
+
+    Raises:
+        CheckpointError: the recipe asks for something that is no model of transformers, or is far larger than what was
+            saved; or whatever transformers raises.
+    """
+    transformers = importlib.import_module("transformers")
+    kind = allowed.class_at(recipe["model_class"], transformers.PreTrainedModel)
+    config_class = allowed.class_at(recipe["config_class"], transformers.PreTrainedConfig)
+    settings = allowed.cleaned(recipe["config"])
+    allowed.check_sizes(settings, elements, tensors)
+    config = config_class.from_dict(settings)
+    for field, implementation in recipe["implementations"].items():
+        setattr(config, f"_{field}", implementation)
+    allowed.check_built(config)
+    model = built_within(kind, config, elements, tensors)
+    if "generation_config" in recipe:
+        # One that says it was derived from the model's configuration is read without what only some models have.
+        generation = {name: value for name, value in recipe["generation_config"].items() if name != DERIVED}
+        model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        setattr(model.generation_config, DERIVED, bool(recipe["generation_config"].get(DERIVED)))
+    return model
+
+
+def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
+    """A model of that class, no larger than what was saved allows."""
+    with _Bounded(allowed.most_elements(elements), STEPS * (tensors + 100)):
+        with torch.device("meta"):
+            model = kind(config)
+        if any(
+            isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()
+        ):
+            model = kind(config)  # it also holds tensors that are neither parameters nor buffers, and so are not saved
+    return model
+
+
+class _Bounded(TorchDispatchMode):
+    """Within the context, torch makes so many tensors, and none of more elements.
+
+    Raises:
+        CheckpointError: more than that.
+    """
+
+    def __init__(self, elements: int, steps: int) -> None:
+        super().__init__()
+        self._elements, self._steps = elements, steps
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._steps -= 1
+        if self._steps < 0 or (isinstance(result, Tensor) and result.numel() > self._elements):
+            raise CheckpointError("its configuration asks for a model far larger than the weights that were saved")
+        return result
+
+
+def _implementations(config: Any, name: str) -> dict[str, Any]:
+    """That of the configuration, under "", and of its parts, as transformers takes them."""
+    parts = {part: getattr(config, part, None) for part in config.sub_configs}
+    found = {part: _implementations(own, name) for part, own in parts.items() if own is not None}
+    own = getattr(config, f"_{name}", None)
+    known = own in allowed.IMPLEMENTATIONS[name]
+    return {part: inner for part, inner in found.items() if inner} | ({"": own} if known else {})
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,1 @@
+"""What a family is, where families occur in a model, and what every family shares."""

@@ -1,0 +1,148 @@
+"""What is left of a layer that keeps no head: the bias of its output, and nothing of size 0.
+
+Parameters without entries are no harmless nothing: quantisers write garbage into them, adapters that are laid over them
+move the output, and several optimizers and sharding tools divide by their size. So what computed the heads leaves the
+model, and where the output projection stood there is an `OutputBias`, under a name of its own (`o_proj` becomes
+`o_proj_without_heads`), so that nobody takes it for a linear. What the layer was is remembered on it, for later plans.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mha.families.base.description import AttentionLayer, Family, Role
+from mha.layer.output_bias import OutputBias, left_of
+from mha.runtime.generated_classes import Members, making_class
+from mha.runtime.intercept import become
+from mha.values.layout import Axis
+
+# Of a class without heads: the children that its forward still needs, and a method that notes what else it does
+USES = "_mha_uses"
+BEFORE = "before_emptied"
+_EMPTIED = "_mha_emptied"
+
+
+class NoFeatures(nn.Module):
+    """A linear of no output features: (…, e) to (…, 0). For code that goes on calling it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[..., :0]
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """What a layer without heads was, by names below the module; its parts no longer show it.
+
+    Attributes:
+        output: the `OutputBias`.
+        axis: of the context that the output projection read.
+        sizes: the axes' letters.
+    """
+
+    family: str
+    core: str
+    output: str
+    axis: Axis
+    sizes: tuple[tuple[str, int], ...]
+    role: Role | None
+
+    @classmethod
+    def of(cls, layer: AttentionLayer) -> "Emptied":
+        """What the layer will be once it has lost all its heads."""
+        family = layer.description
+        sizes = {**layer.sizes, "h": 0}
+        return cls(
+            family.name, family.core, left_of(family.output), layer.context_axis, tuple(sizes.items()), layer.role
+        )
+
+    def described(self) -> Family:
+        """The description of a module that has nothing to slice."""
+        return Family(
+            name=self.family,
+            matches=lambda _: True,
+            sizes=lambda _: dict(self.sizes),
+            columns={self.output: self.axis},
+            output=self.output,
+            core=self.core,
+            role=lambda _: self.role,
+        )
+
+
+def emptied(module: nn.Module) -> Emptied | None:
+    """What the module was before it lost its last head; None where it has any, or never had."""
+    return vars(module).get(_EMPTIED)
+
+
+def leave_output_bias(
+    module: nn.Module, was: Emptied, output: str, linears: Iterable[str], tensors: Iterable[str]
+) -> None:
+    """Take out of a module whose heads have been sliced away all that has no entries, and what nothing uses any more.
+
+    Args:
+        output: the output projection.
+        linears: those that put out features of heads.
+        tensors: parameters and buffers with an axis of heads that no linear holds.
+    """
+    core = module.get_submodule(was.core)
+    uses = getattr(type(core), USES, None)
+    _replace_output(module, output, aliased=uses is None or was.core != "")
+    if uses is not None:
+        getattr(core, BEFORE, lambda: None)()
+        _keep_only(core, uses)
+    else:  # the family's own code runs on, with no heads
+        _stand_in(module, linears, tensors)
+    vars(module)[_EMPTIED] = was
+
+
+def _replace_output(module: nn.Module, output: str, *, aliased: bool) -> None:
+    """Put an `OutputBias` in the place of the output projection.
+
+    Args:
+        aliased: whether code goes on calling it by its old name.
+    """
+    owner, _, name = output.rpartition(".")
+    holder = module.get_submodule(owner)
+    linear = holder._modules[name]  # not as an attribute, which its new class may define
+    assert linear is not None
+    bias = linear._parameters.get("bias")
+    assert bias is None or isinstance(bias, nn.Parameter)
+    left = OutputBias(_out_features(linear), bias).train(linear.training)
+    del holder._modules[name]
+    holder.add_module(left_of(name), left)
+    if aliased:
+        become(holder, with_output_bias(type(holder), name))
+
+
+def _out_features(linear: Any) -> int:
+    return int(linear.nf if hasattr(linear, "nf") else linear.out_features)
+
+
+@making_class
+def with_output_bias(kind: Any, name: str) -> tuple[str, Members]:  # noqa: ARG001
+    """A subclass that finds its output projection's bias under the projection's name; it is held under its own."""
+    return "WithOutputBias", {name: property(lambda self: self._modules[left_of(name)])}
+
+
+def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
+    held: tuple[dict[str, Any], ...] = (core._modules, core._parameters, core._buffers)
+    for parts in held:
+        for name in parts.keys() - uses:
+            parts[name] = None
+
+
+def _stand_in(module: nn.Module, linears: Iterable[str], tensors: Iterable[str]) -> None:
+    for path in linears:
+        owner, _, name = path.rpartition(".")
+        holder = module.get_submodule(owner)
+        if holder._modules.get(name) is not None:
+            del holder._modules[name]
+            vars(holder)[name] = NoFeatures()
+    for path in tensors:
+        owner, _, name = path.rpartition(".")
+        holder = module.get_submodule(owner)
+        parameter = holder._parameters.get(name)
+        if parameter is not None and not parameter.numel():
+            del holder._parameters[name]
+            holder.register_buffer(name, parameter.detach(), persistent=False)

@@ -1,0 +1,161 @@
+"""The families that are known, and where in a model they occur."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.jit import ScriptModule
+
+from mha.families.base.description import AttentionLayer, AttentionMap, Family
+from mha.families.base.emptied import emptied
+from mha.families.base.sharing import shared_with_others, sharing
+from mha.families.base.wrappers import unwrapped, why_scripted
+from mha.runtime.generated_classes import whole
+from mha.values.errors import MhaError
+
+Convention = Callable[[nn.Module], Family | str | None]
+Relation = Callable[[nn.Module, Mapping[str, AttentionLayer]], Mapping[str, str]]
+
+_FAMILIES: dict[str, Family] = {}
+_CONVENTIONS: list[Convention] = []
+_RELATIONS: list[Relation] = [shared_with_others]
+
+NAMES = re.compile(r"att(entio)?n(v\d|\dd|nd|cl)?$")
+HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
+
+
+def register_family(description: Family) -> Family:
+    """Make a family known, so that `find_attention` finds its modules.
+
+    Raises:
+        MhaError: another family has that name, or the description contradicts itself.
+    """
+    if description.name in _FAMILIES:
+        raise MhaError(f"family {description.name!r} is registered already; choose another name")
+    if description.output not in description.columns:
+        raise MhaError(
+            f"family {description.name!r}: the output projection {description.output!r} must stand in "
+            f"columns, which has {sorted(description.columns)}: its input features are the heads' context"
+        )
+    _FAMILIES[description.name] = description
+    return description
+
+
+def register_convention(convention: Convention) -> Convention:
+    """Register a function that describes modules by how they are built.
+
+    It returns a description of the module, the reason why a module that it recognises is refused, or None.
+    """
+    _CONVENTIONS.append(convention)
+    return convention
+
+
+def register_relation(relation: Relation) -> Relation:
+    """Register a function that knows what ties layers of a model to each other.
+
+    It is given the model and the layers found in it, and returns the names of those that are refused, with the reason.
+    """
+    _RELATIONS.append(relation)
+    return relation
+
+
+def families() -> dict[str, Family]:
+    """All known families by name (a copy)."""
+    return dict(_FAMILIES)
+
+
+def find_attention(model: nn.Module) -> AttentionMap:
+    """Every attention module of the model, by name, in `named_modules()` order; "" is the model itself.
+
+    A model that `torch.compile` or data parallelism wrapped has the names of the one that was wrapped.
+
+    A module that looks like attention but is of no known family, or of several, is not guessed at: it is
+    listed in `.unsupported` with the reason.
+    """
+    layers: dict[str, AttentionLayer] = {}
+    unsupported: dict[str, str] = {}
+    model = unwrapped(model)
+    for name, module in model.named_modules():
+        if _inside(name, layers):
+            continue
+        found = _describe(module)
+        if isinstance(found, Family):
+            layers[name] = AttentionLayer.of(name, module, found)
+        elif found is not None:
+            unsupported[name] = found
+    while refused := {name: why for relation in _RELATIONS for name, why in relation(model, layers).items()}:
+        unsupported |= refused  # others may be tied to these
+        layers = {name: layer for name, layer in layers.items() if name not in refused}
+    for name, shares in sharing(model, layers).items():
+        layers[name] = replace(layers[name], shares=shares)
+    return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
+
+
+def _describe(module: nn.Module) -> Family | str | None:
+    """What is known of the module, or why it is refused although it looks like attention."""
+    if (was := emptied(module)) is not None:
+        return was.described()
+    matching = [family for family in _FAMILIES.values() if family.matches(module)]
+    described = [convention(module) for convention in _CONVENTIONS] if not matching else []
+    matching += [found for found in described if isinstance(found, Family)]
+    if len(matching) > 1:
+        return f"several families match: {', '.join(family.name for family in matching)}"
+    if matching:
+        return matching[0]
+    reasons = [found for found in described if isinstance(found, str)]
+    if reasons:
+        return f"{reasons[0]}; {HOW_TO_REGISTER}"
+    if not _looks_like_attention(module):
+        return None
+    return why_scripted(module) or _why_unknown(module)
+
+
+def _why_unknown(module: nn.Module) -> str | None:
+    """None for a module that computes attention and holds nothing: no heads can leave it."""
+    others = [(name, type(inner)) for name, inner in module.named_modules() if _replaces_linear(inner)]
+    if not others and not any(True for _ in module.parameters()):
+        return None
+    if others:
+        name, kind = others[0]
+        return (
+            f"{name} is a {kind.__module__}.{kind.__qualname__}, not a plain linear (quantised, sharded or adapted?); "
+            "merge it or turn it back before pruning"
+        )
+    return f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
+
+
+def _looks_like_attention(module: nn.Module) -> bool:
+    """By its name, as Swin's `ShiftedWindowAttentionV2` and timm's `Attention2d`, or by what it calls."""
+    name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
+    return bool(NAMES.search(name.lower())) or _calls_attention(whole(module))
+
+
+@functools.cache
+def _calls_attention(kind: Any) -> bool:
+    if kind.__module__.startswith("torch."):
+        return False
+    try:
+        return "scaled_dot_product_attention(" in inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return False
+
+
+def _replaces_linear(module: nn.Module) -> bool:
+    """Whether it has a linear's sizes and is none, as quantised and adapted ones have."""
+    return not isinstance(module, nn.Linear | nn.Bilinear) and all(
+        isinstance(getattr(module, size, None), int) for size in ("in_features", "out_features")
+    )
+
+
+def _inside(name: str, names: dict[str, AttentionLayer]) -> bool:
+    """Whether the module is part of a known layer."""
+    return any(name.startswith(f"{outer}." if outer else "") and name != outer for outer in names)
+
+
+def _contains(outer: str, names: dict[str, AttentionLayer]) -> bool:
+    """Whether a known layer lies inside: then the outer module is only a wrapper around it."""
+    return any(outer == "" or name.startswith(f"{outer}.") for name in names)

@@ -1,0 +1,122 @@
+"""Inputs and features that come for all original heads: each layer takes those of the heads that it still has.
+
+Position biases and ALiBi are made by the model, for all heads of all layers; a norm over the full width of queries or
+keys needs all heads' features for its statistic. What was pruned is known by the layer's lineage.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mha.runtime.generated_classes import WHOLE, Members, making_class, whole
+from mha.runtime.intercept import become
+from mha.values.errors import MhaError, ShapeError
+from mha.values.plan import core_lineage
+
+SELECTED = "selected_features"
+GATHERS = "_mha_gathers"
+# Masks may come for all heads in any model: somebody adds a position bias to them. Nearly always they are of one head.
+MASKS = ("attention_mask", "encoder_attention_mask", "attn_mask", "mask")
+MASK_DIM, MASK_RANK = -3, 4  # (b, h or 1, q, k); one of another rank counts no heads
+
+
+def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
+    """A subclass whose forward takes these inputs for all original heads.
+
+    Args:
+        per_head: input -> the dimension that counts heads, or examples times heads, from the back.
+    """
+    if getattr(kind, GATHERS, False):
+        return cast(type[nn.Module], kind)
+    return _gathering(kind, tuple(sorted(per_head.items())))
+
+
+@making_class
+def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> tuple[str, Members]:
+    made_from = getattr(kind, WHOLE, kind)
+    inputs = inspect.signature(made_from.forward).parameters
+    places = {name: place for place, name in enumerate(inputs, start=-1)}
+    takes_any = any(given.kind is given.VAR_KEYWORD for given in inputs.values())
+    if unknown := [name for name, _ in per_head if name not in inputs and not takes_any]:
+        raise MhaError(f"{kind.__name__}.forward is given {list(inputs)[1:]}, and per_head names {unknown}")
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for name, dim in per_head:
+            place = places.get(name, len(args))
+            if name in kwargs:
+                kwargs[name] = _of_heads(self, name, kwargs[name], dim)
+            elif place < len(args):
+                args = (*args[:place], _of_heads(self, name, args[place], dim), *args[place + 1 :])
+        return kind.forward(self, *args, **kwargs)
+
+    return "OfFewerHeads", {"forward": forward, GATHERS: True}
+
+
+def masks_of(core: nn.Module) -> dict[str, int]:
+    """The masks among the inputs of the module's forward, as `per_head` names them."""
+    return {name: MASK_DIM for name in inspect.signature(whole(core).forward).parameters if name in MASKS}
+
+
+def _of_heads(core: nn.Module, name: str, given: Any, dim: int) -> Any:
+    """The same for an input that may be several tensors, or none, or a mask that is the same for all heads."""
+    if isinstance(given, tuple):
+        return tuple(_of_heads(core, name, part, dim) for part in given)
+    lineage = core_lineage(core)
+    if not isinstance(given, Tensor) or lineage is None:
+        return given
+    if name in MASKS and (given.dim() != MASK_RANK or given.shape[dim] != lineage.total_heads):
+        return given
+    return of_heads(core, name, given, dim)
+
+
+def of_heads(core: nn.Module, name: str, given: Tensor, dim: int) -> Tensor:
+    """The part of an input that belongs to the heads still here.
+
+    Args:
+        given: (..., h, ...) or (..., b x h, ...) for all original heads, or 1 for what is the same for all.
+
+    Raises:
+        ShapeError: it is for another number of heads.
+    """
+    lineage = core_lineage(core)
+    if lineage is None or given.dim() < -dim or given.shape[dim] == 1:
+        return given
+    if given.shape[dim] % lineage.total_heads:
+        raise ShapeError(
+            f"{name}: expected 1, or a multiple of the {lineage.total_heads} original heads, along dimension {dim}; "
+            f"got {tuple(given.shape)}"
+        )
+    heads = torch.tensor(lineage.heads, device=given.device, dtype=torch.long)
+    split = given.unflatten(dim, (-1, lineage.total_heads))
+    return split.index_select(dim, heads).flatten(dim - 1, dim)
+
+
+@making_class
+def selecting(kind: Any) -> tuple[str, Members]:
+    """A subclass whose output is that of `kind`, but only the features that `select` has named."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        every: Tensor = kind.forward(self, *args, **kwargs)
+        return every.index_select(-1, self.get_buffer(SELECTED))
+
+    return "OfFewerHeads", {"forward": forward}
+
+
+def select(module: nn.Module, features: Tensor) -> None:
+    """From now on the module returns only these of the features that it returned so far."""
+    if (before := module._buffers.get(SELECTED)) is not None:
+        before.data = before.index_select(0, features.to(before.device))
+        return
+    device = next((parameter.device for parameter in module.parameters()), features.device)
+    module.register_buffer(SELECTED, features.to(device), persistent=False)
+    kind: Any = type(module)
+    become(module, selecting(kind))
+
+
+def selected(module: nn.Module) -> int | None:
+    """How many features the module returns; None where it returns all that it ever did."""
+    buffer = module._buffers.get(SELECTED)
+    return None if buffer is None else len(buffer)

@@ -1,0 +1,26 @@
+"""Linear modules, whichever way round they store their weight."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
+
+from mha.layer.output_bias import OutputBias
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """transformers' linear with the weight the other way round, (in, out)."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """The weight that it multiplies by, as (out, in), in float64 and without gradient; also one that is computed from
+    other parameters, as weight normalisation does; of an `OutputBias` (out, 0)."""
+    if isinstance(linear, OutputBias):
+        device = None if linear.bias is None else linear.bias.device
+        return torch.zeros(linear.out_features, 0, dtype=torch.float64, device=device)
+    normed = next((hook for hook in linear._forward_pre_hooks.values() if isinstance(hook, WeightNorm)), None)
+    effective = linear.weight if normed is None else normed.compute_weight(linear)  # the attribute is of the last pass
+    weight = cast(Tensor, effective).detach().double()
+    return weight.T if is_conv1d(linear) else weight

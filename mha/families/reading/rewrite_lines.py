@@ -1,0 +1,51 @@
+"""A library's own forward with a few places said differently, so that it works with any number of heads.
+
+The places are data: what the code says, and what it is to say instead. Where it does not say that, as another release
+of the library may not, the module is refused; all else goes on being the library's own code.
+"""
+
+import ast
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from mha.families.reading.known_lines import function_of
+from mha.families.reading.source import UnclearError
+from mha.runtime.generated_classes import Members, making_class
+
+Changes = tuple[tuple[str, str], ...]  # what the code says, as ast.unparse spells it -> what it says instead
+
+
+@making_class
+def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Changes = ()) -> tuple[str, Members]:
+    """A subclass whose forward is changed, and a function that it calls by name.
+
+    Args:
+        helper: the function; the changed forward finds it as `self.<helper>`.
+
+    Raises:
+        UnclearError: the code does not say, exactly once, what is to be changed.
+    """
+    if not helper:
+        return "OfAnyWidth", {"forward": _changed(kind.forward, changes, kind)}
+    called = kind.forward.__globals__.get(helper)
+    changes = (*changes, (f"{helper}(", f"self.{helper}("))
+    members = {
+        "forward": _changed(kind.forward, changes, kind),
+        helper: staticmethod(_changed(called, in_helper, kind)),
+    }
+    return "OfAnyWidth", members
+
+
+def _changed(function: Callable[..., Any] | None, changes: Changes, kind: Any) -> FunctionType:
+    if not isinstance(function, FunctionType):
+        raise UnclearError(f"{kind.__name__} does not call what the class of that name is known to call")
+    code = ast.unparse(function_of(function, kind.__name__))
+    for said, instead in changes:
+        if code.count(said) != 1:
+            raise UnclearError(f"the code of {kind.__name__} says {said!r} {code.count(said)} times, not once")
+        code = code.replace(said, instead)
+    made: dict[str, Any] = {}
+    exec(compile(code, f"<{kind.__name__} of any width>", "exec"), function.__globals__, made)
+    changed: FunctionType = made[function.__name__]
+    return changed

@@ -1,0 +1,14 @@
+"""A class whose forward gives the heads' context the width of an input, made fit for any number of heads."""
+
+from typing import Any
+
+from mha.families.reading.widths import free_width
+from mha.runtime.generated_classes import Members, compiled, forward_of, making_class
+
+
+@making_class
+def with_free_width(kind: Any) -> tuple[str, Members]:
+    """A subclass with the same forward, in which a last size that is the input's width is -1."""
+    function = forward_of(kind)
+    free_width(function)
+    return "OfAnyWidth", {"forward": compiled(function, kind)}

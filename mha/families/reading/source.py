@@ -1,0 +1,193 @@
+"""What a module's own code says about it: attributes and configuration fields it reads, and what it returns.
+
+Shapes can't tell whether a number is a head count or happens to equal one; the code that uses it can.
+"""
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mha.families.reading.dead_branches import LiveCode, Settings, settings_of
+from mha.families.reading.widths import free_width, shapes_by_input_width, shaping_calls
+from mha.runtime.generated_classes import whole
+
+
+class UnclearError(Exception):
+    """The module looks like attention of a convention, but something about it is not understood."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the methods of a class, other than its constructor, refer to.
+
+    Attributes:
+        attributes: own attributes that are read.
+        shaping: those of them that are read only to give a tensor its shape.
+        divided: those that are read only to be divided by the number of heads.
+        of_input: those that are read only to make a tensor as wide as the input.
+        config: fields of `self.config` that are read.
+        variables: arguments and other local names that `forward` reads.
+        returned: the length of the tuple that `forward` returns; None for a bare value.
+        as_list: whether that is a list.
+        input_width: whether a tensor is given the width of an input, as its shape says it, in a way that `freed` does
+            not cover.
+        freed: whether a tensor is given the width of an input where -1 would say the same; all else is read as if it
+            did.
+    """
+
+    attributes: frozenset[str]
+    shaping: frozenset[str]
+    divided: frozenset[str]
+    of_input: frozenset[str]
+    config: frozenset[str]
+    variables: frozenset[str]
+    returned: int | None
+    as_list: bool
+    input_width: bool
+    freed: bool
+
+
+def reading(module: nn.Module) -> Reading | None:
+    """None where the source can't be had, as for a class made in an interpreter."""
+    return _reading(whole(module), settings_of(module))
+
+
+def text(module: nn.Module) -> str:
+    """The code of the module's methods, in one spelling; empty where it can't be had."""
+    return _text(whole(module), settings_of(module))
+
+
+@functools.cache
+def _reading(kind: Any, settings: Settings) -> Reading | None:
+    try:
+        methods = list(_live_methods(kind, settings))
+        freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
+    except (OSError, TypeError, SyntaxError):
+        return None
+    forward = [method for method in methods if method.name == "forward"]
+    returned, as_list = _returned(methods)
+    shaping = [name for method in methods for call in shaping_calls(method) for name in _own_attributes(call)]
+    attributes = _all(_own_attributes, methods)
+    return Reading(
+        attributes=frozenset(attributes),
+        shaping=_only(attributes, shaping),
+        divided=_only(attributes, _all(_divided, methods)),
+        of_input=_only(attributes, _all(_of_input, methods)),
+        config=frozenset(_all(_config_fields, methods)),
+        variables=frozenset(_all(_variables, forward)),
+        returned=returned,
+        as_list=as_list,
+        input_width=any(shapes_by_input_width(method) for method in methods),
+        freed=freed,
+    )
+
+
+def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
+    return [name for method in methods for name in names_in(method)]
+
+
+def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
+    """The names all of whose occurrences are here."""
+    return frozenset(name for name in here if everywhere.count(name) == here.count(name))
+
+
+@functools.cache
+def _text(kind: Any, settings: Settings) -> str:
+    try:
+        return "\n".join(ast.unparse(method) for method in _live_methods(kind, settings))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+
+
+def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
+    for method in _methods(kind):
+        if method.name == "forward":
+            free_width(method)
+        yield LiveCode(settings).visit(method)
+
+
+def _methods(kind: type) -> Iterator[ast.FunctionDef]:
+    """The methods that instances of the class have, those of its bases in transformers and elsewhere too."""
+    seen: set[str] = set()
+    for base in kind.__mro__:
+        if base in (nn.Module, object) or base.__module__.startswith("torch."):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for method in tree.body:
+            if isinstance(method, ast.FunctionDef) and method.name != "__init__" and method.name not in seen:
+                seen.add(method.name)
+                yield method
+
+
+def _own_attributes(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load) and _is_self(part.value):
+            yield part.attr
+
+
+def _divided(node: ast.AST) -> Iterator[str]:
+    """The width in `self.embed_dim // self.num_heads`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.FloorDiv) and "num_heads" in ast.unparse(part.right):
+            yield from _own_attributes(part.left)
+
+
+def _of_input(node: ast.AST) -> Iterator[str]:
+    """The last size in `hidden_states.new_zeros(…)`."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call) and ast.unparse(part.func) == "hidden_states.new_zeros":
+            yield from _own_attributes(part.args[-1])
+
+
+def _variables(node: ast.AST) -> Iterator[str]:
+    return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+
+
+def _config_fields(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and _is_own_config(part.value):
+            yield part.attr
+
+
+def _is_own_config(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "config" and _is_self(node.value)
+
+
+def _is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
+    """How many values `forward` returns, and whether in a list."""
+    forward = next((method for method in methods if method.name == "forward"), None)
+    returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
+    if forward is None or not returns:
+        return None, False
+    value = _made(returns[-1].value, forward)
+    last = forward.body[-1]
+    if isinstance(value, ast.Call) and isinstance(last, ast.Return):  # of a base's forward, on some condition
+        value = _made(last.value, forward)
+    return len(value.elts) if isinstance(value, ast.Tuple | ast.List) else None, isinstance(value, ast.List)
+
+
+def _made(value: ast.expr | None, forward: ast.FunctionDef, seen: tuple[str, ...] = ()) -> ast.expr | None:
+    """The first of the parts that a returned value is put together from, attention weights not being asked for:
+    `return outputs`, where `outputs = (context, weights) if output_attentions else (context,)`."""
+    match value:
+        case ast.IfExp(orelse=part) | ast.BinOp(left=part):
+            return _made(part, forward, seen)
+        case ast.Name(id=name) if name not in seen:
+            named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, name)]
+            return _made(named[0], forward, (*seen, name)) if named else value
+    return value
+
+
+def _names(assignment: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in assignment.targets)

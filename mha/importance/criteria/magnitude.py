@@ -1,0 +1,26 @@
+"""The size of a head's columns of the output projection."""
+
+from torch import Tensor
+
+from mha.families import AttentionLayer
+from mha.families.base.linears import weight_of
+from mha.importance.registry import criterion
+from mha.importance.running.calibration import Calibration
+from mha.values.layout import owners
+
+
+@criterion("magnitude", needs="nothing", comparable=False)
+def magnitude(calibration: Calibration) -> dict[str, Tensor]:
+    """‖W_o[:,h]‖, the Frobenius norm; needs no data."""
+    return {name: output_norms(layer) for name, layer in calibration.layers.items()}
+
+
+def output_norms(layer: AttentionLayer) -> Tensor:
+    """(h,), the Frobenius norm of each head's columns of the output projection."""
+    return per_head(weight_of(layer.output).square().sum(dim=0), layer).sqrt()
+
+
+def per_head(columns: Tensor, layer: AttentionLayer) -> Tensor:
+    """(h,), the sums over each head's columns, of a number for every column of the output projection."""
+    owner = owners(layer.context_axis, layer.sizes).to(columns.device)
+    return columns.new_zeros(layer.num_heads).index_add(0, owner, columns)

@@ -1,0 +1,68 @@
+"""The size of everything that makes a head: its queries, keys, values and output."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mha.families import AttentionLayer
+from mha.families.base.linears import weight_of
+from mha.families.reading.own_parameters import GATES
+from mha.importance.criteria.magnitude import output_norms
+from mha.importance.registry import criterion
+from mha.importance.running.calibration import Calibration
+from mha.values.layout import tables, width
+
+
+@criterion("magnitude_all", needs="nothing", comparable=False)
+def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
+    """‖W_q,h‖ ‖W_k,h‖ ‖W_v,h‖ ‖W_o,h‖, the product of Frobenius norms; needs no data.
+
+    The heads of a key/value group share its W_k,h and W_v,h. Rows that are a head's keys and values, or queries and
+    their gate, without a boundary that the layout knows count as one factor.
+    """
+    return {name: _product(layer) for name, layer in calibration.layers.items()}
+
+
+def _product(layer: AttentionLayer) -> Tensor:
+    product = output_norms(layer)
+    for weight, patterns in _projections(layer):
+        for rows, pattern in zip(weight.split([width((p,), layer.sizes) for p in patterns]), patterns, strict=True):
+            for factor in _norms(rows.square().sum(dim=1), pattern, layer.sizes):
+                product = product * factor
+    return product
+
+
+def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+    """Weights (out, in) whose rows belong to heads, and how the rows lie."""
+    for name, axis in layer.description.rows.items():
+        if name.rpartition(".")[2] not in GATES:
+            yield weight_of(layer.module.get_submodule(name)), axis
+    for name, axes in layer.description.tensors.items():
+        owner, _, parameter = name.rpartition(".")
+        weight = layer.module.get_submodule(owner)._parameters.get(parameter)
+        if weight is not None and weight.dim() == 2 and 0 in axes:
+            yield weight.detach().double(), axes[0]
+
+
+def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
+    """(factors, heads): the norm of each head's rows; of each of its three parts where "s" counts them."""
+    letters = re.findall(r"\w+", pattern)
+    if "h" in letters and (several := tables(pattern, sizes))[1:]:
+        return torch.cat([_owned(squares, *one, sizes) for one in several])
+    if "h" not in letters:
+        return squares.new_ones(0, sizes["h"] * sizes["g"])  # rows that all heads share
+    parts, heads, rest = (
+        " ".join(letter for letter in letters if letter in which) for which in ("s", "g", set(letters) - set("hgs"))
+    )
+    own = {letter: sizes[letter] for letter in letters}
+    table = rearrange(squares, f"{pattern} -> ({parts}) h ({heads}) ({rest})", **own)
+    return table.sum(dim=-1).sqrt().expand(-1, -1, sizes["g"]).flatten(1)
+
+
+def _owned(squares: Tensor, of_groups: bool, table: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """(factors, heads): the norms of the blocks, a head wide, that each head or group has in a table of positions."""
+    blocks = squares[table].unflatten(1, (-1, sizes["d"])).sum(dim=-1).sqrt().T
+    return blocks.repeat_interleave(sizes["g"] if of_groups else 1, dim=1)

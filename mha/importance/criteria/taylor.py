@@ -1,0 +1,34 @@
+"""How much the loss would move to first order, whichever way (Michel, Levy and Neubig 2019)."""
+
+import torch
+from torch import Tensor
+
+from mha.importance.registry import criterion
+from mha.importance.running.calibration import Calibration
+from mha.importance.running.gradients import Unit, mean_over_units
+from mha.importance.running.scored import Scored
+
+
+@criterion("taylor", needs="gradients")
+def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool = False) -> Scored:
+    """I_h = E_x |∂L(x)/∂ξ_h| (section 4.1 of the paper).
+
+    Args:
+        unit: whose gradient the absolute value is taken of: "example", as in the paper; "token", each position of
+            the context, summed over an example; "batch", where the model's layout or the loss allows no other.
+        normalize: divide each layer's scores by their ℓ2 norm, as the paper does. It makes every layer equally
+            important as a whole, so a layer in which nothing matters can't rank low; off by default.
+
+    Raises:
+        CalibrationError: the unit is "example" and the context does not have the examples first, or the loss does
+            not decompose over examples.
+    """
+    rows, examples = mean_over_units(calibration, unit, lambda gradients, _: gradients.abs().sum(dim=0))
+    if normalize:
+        return Scored({name: _unit(row) for name, row in rows.items()})
+    return Scored(rows, examples)
+
+
+def _unit(row: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(row)
+    return row / norm if norm > 0 else row

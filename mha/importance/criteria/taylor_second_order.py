@@ -1,0 +1,31 @@
+"""What the loss would do to second order without the head."""
+
+from torch import Tensor
+
+from mha.importance.registry import criterion
+from mha.importance.running.calibration import Calibration
+from mha.importance.running.gradients import Unit, mean_over_units
+from mha.importance.running.scored import Scored
+
+
+@criterion("taylor_second_order", needs="gradients")
+def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> Scored:
+    """L(ξ_h = 0) - L(ξ = 1) ≈ -E[g] + ½ H_hh, the Hessian from the empirical Fisher, H_hh ≈ E[g²].
+
+    g is the gradient ∂L(x)/∂ξ_h of one example's loss, which must be a negative log-likelihood for the Fisher to
+    stand for the Hessian. Nothing is scaled by hand:
+
+    - unit "example": the Hessian of a mean over examples is the mean of theirs, E[g²] over examples.
+    - unit "batch": the gradient of a batch is the mean over its n examples, and of independent ones around 0 the
+      square of that is E[g²]/n on average, so H_hh ≈ E[n g²] over batches.
+    - unit "token": the tokens of an example are taken to be independent: its g² is the sum of theirs.
+
+    Raises:
+        CalibrationError: as `taylor`.
+    """
+    rows, examples = mean_over_units(calibration, unit, _increase)
+    return Scored(rows, examples)
+
+
+def _increase(gradients: Tensor, examples: int) -> Tensor:
+    return (-gradients + 0.5 * examples * gradients.square()).sum(dim=0)

@@ -1,0 +1,18 @@
+"""What the loss would do to first order without the head: the sign says whether it helps."""
+
+from mha.importance.registry import criterion
+from mha.importance.running.calibration import Calibration
+from mha.importance.running.gradients import Unit, mean_over_units
+from mha.importance.running.scored import Scored
+
+
+@criterion("taylor_signed", needs="gradients")
+def taylor_signed(calibration: Calibration, *, unit: Unit = "batch") -> Scored:
+    """L(ξ_h = 0) - L(ξ = 1) ≈ -∂L/∂ξ_h; negative for a head without which the loss would be lower.
+
+    Args:
+        unit: makes no difference to a mean over examples, since no absolute value is taken; "batch" asks nothing of
+            the model's layout and of the loss.
+    """
+    rows, examples = mean_over_units(calibration, unit, lambda gradients, _: -gradients.sum(dim=0))
+    return Scored(rows, examples)

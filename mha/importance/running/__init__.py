@@ -1,0 +1,1 @@
+"""How criteria run a model: passes over the calibration data, gradients, recorded calls, and what they cost."""

@@ -1,0 +1,270 @@
+"""Attention weights of any family, seen where they are computed.
+
+While a layer runs, a `TorchFunctionMode` watches torch's own functions. Implementations that compute the weights do
+so by a softmax over (b, h, q, k), which is seen; those that don't call `scaled_dot_product_attention`, from whose
+arguments the weights are computed again, a few queries at a time. A layer that does neither, exactly once each time it
+runs, is refused by name: other kernels (flash, flex) never have the weights.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mha.families import AttentionLayer
+from mha.importance.running.calibration import Calibration
+from mha.runtime.undoing import hooked
+from mha.values.errors import CalibrationError
+
+CHUNK = 1 << 22  # weights held at once
+FAR = 1e3  # a score so far below its row's largest has weight 0 in any precision: its key is masked
+BLIND = -5e3  # a row whose largest score is below sees no key at all
+OTHERS = ("key_value_states", "encoder_hidden_states", "cross_attention_states", "kv")  # arguments of cross-attention
+
+SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
+Row = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a layer: its scores before the softmax, and what is special about its keys.
+
+    Attributes:
+        chunks: the scores (b, h, some queries, k), in the order of the queries.
+        is_self: whether key i is of the same position as query i, for all queries.
+        extra: how many of the last keys are none of the input's.
+        sink: whether the last column is no key but takes its share of the softmax.
+    """
+
+    layer: str
+    chunks: Iterator[Tensor]
+    is_self: bool
+    extra: int
+    sink: bool
+
+
+class Statistic:
+    """Something about a row of attention weights, summed over the rows of each example.
+
+    Rows that see no key don't count, nor do, in self-attention, rows of positions that no row sees: padding.
+
+    Args:
+        row: weights (…, k) and which keys are visible (…, k) -> value (…) and whether the row counts (…).
+
+    Attributes:
+        total, count: layer -> (b, h), the sum over rows that count, and how many there are.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.total: dict[str, Tensor] = {}
+        self.count: dict[str, Tensor] = {}
+
+    def add(self, run: Run) -> None:
+        """Take one more run of a layer into the sums."""
+        rows = [self._rows(scores, run.sink) for scores in run.chunks]
+        value, counted = (torch.cat([row[part] for row in rows], dim=2) for part in (0, 1))
+        keys = torch.stack([row[2] for row in rows]).any(dim=0)
+        if run.is_self and keys.shape[1] == value.shape[2] + run.extra:
+            counted = counted & keys[:, None, : value.shape[2]]
+        total, count = value.masked_fill(~counted, 0.0).sum(dim=2), counted.sum(dim=2)
+        if run.layer in self.total:
+            if self.total[run.layer].shape != total.shape:
+                raise CalibrationError(
+                    f"layer {run.layer!r}: runs on {len(self.total[run.layer])} and on {len(total)} examples within "
+                    "one batch; use a criterion that needs no attention weights"
+                )
+            total, count = total + self.total[run.layer], count + self.count[run.layer]
+        self.total[run.layer], self.count[run.layer] = total, count
+
+    def _rows(self, scores: Tensor, sink: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Value and whether it counts, (b, h, queries) each; and which keys any row sees, (b, k)."""
+        if not scores.numel():
+            nothing = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            return (
+                scores.sum(dim=-1),
+                nothing.any(dim=-1),
+                nothing[..., : scores.shape[-1] - sink].any(dim=2).any(dim=1),
+            )
+        largest = scores.amax(dim=-1, keepdim=True)
+        sighted = largest > BLIND
+        visible = (scores > largest - FAR) & sighted
+        weights = scores.masked_fill(~visible, float("-inf")).masked_fill(~sighted, 0.0).softmax(dim=-1)
+        if sink:
+            weights, visible = weights[..., :-1], visible[..., :-1]
+        value, counted = self._row(weights, visible)
+        return value, counted & visible.any(dim=-1), visible.any(dim=2).any(dim=1)
+
+
+def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor], int | None]:
+    """Layer name -> (h,), the mean over examples of the mean over rows; and how many examples, if all of them count.
+
+    A layer that never runs scores 0.
+
+    Raises:
+        CalibrationError: a layer's weights can't be seen, or none of its rows counts.
+    """
+    calibration.expect(1)
+    total = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
+    weight = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
+    examples, ran, complete = 0, set(), True
+    for one in calibration.passes():
+        statistic = Statistic(row)
+        with torch.no_grad(), watched(calibration.with_heads, statistic):
+            one.loss()
+        for name, count in statistic.count.items():
+            means = (statistic.total[name] / count.clamp(min=1)).to("cpu", torch.float64)
+            counts = (count > 0).cpu()
+            share = one.examples / len(counts)  # less than 1 where an example is several rows of the context
+            total[name] += means.sum(dim=0) * share
+            weight[name] += counts.sum(dim=0) * share
+            complete = complete and bool(counts.all())
+            ran.add(name)
+        examples += one.examples
+    if blind := [name for name in calibration.layers if name in ran and not weight[name].all()]:
+        raise CalibrationError(
+            f"layers {blind}: no row of their attention weights counts; are all keys masked, or all sequences of "
+            "length 1?"
+        )
+    return {
+        name: row / weight[name].where(weight[name] > 0, 1.0) for name, row in total.items()
+    }, examples if complete else None
+
+
+@contextmanager
+def watched(layers: Mapping[str, AttentionLayer], statistic: Statistic) -> Iterator[None]:
+    """Within the context, every run of these layers adds to the statistic.
+
+    Raises:
+        CalibrationError: when a layer has run and its weights were not seen, or seen several times.
+    """
+    watch = _Watch(statistic)
+    with ExitStack() as hooks:
+        for layer in layers.values():
+            hooks.enter_context(hooked(layer.module, watch.enter(layer), before=True, with_kwargs=True, prepend=True))
+            hooks.enter_context(hooked(layer.module, watch.leave(layer)))
+        hooks.enter_context(watch)
+        yield
+
+
+class _Watch(TorchFunctionMode):
+    """Knows which layer is running, and sees its softmax or its fused attention."""
+
+    def __init__(self, statistic: Statistic) -> None:
+        super().__init__()
+        self._statistic = statistic
+        self._layer: AttentionLayer | None = None
+        self._is_self, self._extra, self._sink = True, 0, False
+        self._times = 0
+
+    def enter(self, layer: AttentionLayer) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._layer, self._times = layer, 0
+            self._is_self = _is_self(module, args, kwargs)
+            self._extra = (getattr(module, "bias_k", None) is not None) + bool(getattr(module, "add_zero_attn", False))
+            self._sink = any(name.rpartition(".")[2] == "sinks" for name in layer.description.tensors)
+
+        return hook
+
+    def leave(self, layer: AttentionLayer) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._layer = None
+            if self._times != 1:
+                raise CalibrationError(_not_seen(layer, self._times))
+
+        return hook
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._layer is not None and func is F.scaled_dot_product_attention:
+            self._see(_fused(*args, **kwargs), sink=False)
+        elif self._layer is not None and func in SOFTMAX:
+            scores = _per_head(self._layer, *args, **kwargs)
+            if scores is not None:
+                self._see(iter([scores]), sink=self._sink)
+        return func(*args, **kwargs)
+
+    def _see(self, chunks: Iterator[Tensor], sink: bool) -> None:
+        assert self._layer is not None
+        self._times += 1
+        if self._times == 1:
+            self._statistic.add(Run(self._layer.name, chunks, self._is_self, self._extra, sink))
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,  # noqa: ARG001
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Iterator[Tensor]:
+    """The scores of `scaled_dot_product_attention`, (b, h, some queries, k) each."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    b, h, queries, _ = query.shape
+    keys = key.shape[2]
+    mask = None if attn_mask is None else attn_mask.expand(b, h, queries, keys)
+    rows = max(1, CHUNK // max(1, b * h * keys))
+    for start in range(0, max(queries, 1), rows):
+        part = slice(start, start + rows)
+        scores = (query[:, :, part].float() if query.dtype.itemsize < 4 else query[:, :, part]) * factor
+        scores = scores @ key.transpose(-2, -1).to(scores)
+        if is_causal:
+            ahead = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1)[part]
+            scores = scores.masked_fill(ahead, float("-inf"))
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask[:, :, part], float("-inf"))
+        elif mask is not None:
+            scores = scores + mask[:, :, part]
+        yield scores
+
+
+def _per_head(layer: AttentionLayer, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor | None:
+    """The scores (b, h, q, k) that go into a softmax, or None where it is none over keys."""
+    heads = layer.num_heads
+    if dim not in (-1, input.dim() - 1) or input.dim() not in (3, 4) or not input.is_floating_point():
+        return None
+    if input.dim() == 3:
+        if not heads or input.shape[0] % heads:
+            return None
+        input = input.unflatten(0, (-1, heads))
+    if input.shape[1] != heads:
+        return None
+    return input.float() if input.dtype.itemsize < 4 else input
+
+
+def _is_self(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether queries and keys come from the same input."""
+    names = [*inspect.signature(module.forward).parameters]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    query = given.get("query", given.get("queries"))
+    key = given.get("key", given.get("keys"))
+    if query is not None and key is not None:
+        return query is key
+    return all(given.get(name) is None for name in OTHERS)
+
+
+def _not_seen(layer: AttentionLayer, times: int) -> str:
+    kind = type(layer.module.get_submodule(layer.description.core)).__name__
+    if times:
+        return (
+            f"layer {layer.name!r}: {kind} computes {times} softmaxes that may be its attention weights (b, h, q, k), "
+            "and which one is can't be told; use a criterion that needs no attention weights"
+        )
+    return (
+        f"layer {layer.name!r}: {kind} computed no attention weights that could be seen: neither a softmax over "
+        "(b, h, q, k) nor scaled_dot_product_attention was called (a flash or flex kernel?); load the model with "
+        'attn_implementation="eager" or "sdpa", or use a criterion that needs no attention weights'
+    )

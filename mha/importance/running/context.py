@@ -1,0 +1,66 @@
+"""What the output projections read: their input, position by position, as it streams by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mha.families import AttentionLayer
+from mha.importance.running.calibration import Calibration
+
+
+@dataclass
+class Moments:
+    """Count, mean and scatter of rows seen so far, merged batch by batch (Chan, Golub and LeVeque 1983).
+
+    Attributes:
+        scatter: Σ (x - mean)(x - mean)ᵀ, (c, c), or only its diagonal, (c,).
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    def add(self, rows: Tensor) -> None:
+        """Rows (n, c) in float64."""
+        total = self.count + len(rows)
+        if not len(rows):
+            return
+        mean = rows.mean(dim=0)
+        centred, shift = rows - mean, mean - self.mean
+        square = self.scatter.dim() == 2
+        own = centred.T @ centred if square else centred.square().sum(dim=0)
+        between = torch.outer(shift, shift) if square else shift.square()
+        self.scatter += own + between * (self.count * len(rows) / total)
+        self.mean += shift * (len(rows) / total)
+        self.count = total
+
+
+def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
+    """Layer name -> the moments of its context over all positions of all calibration examples, in float64.
+
+    Args:
+        full: the whole scatter matrix, or only its diagonal.
+    """
+    found: dict[str, Moments] = {}
+
+    def keep(layer: AttentionLayer, context: Tensor) -> Tensor:
+        rows = context.detach().reshape(-1, context.shape[-1]).double()
+        if layer.name not in found:
+            width = rows.shape[1]
+            scatter = rows.new_zeros(width, width) if full else rows.new_zeros(width)
+            found[layer.name] = Moments(0, rows.new_zeros(width), scatter)
+        found[layer.name].add(rows)
+        return context
+
+    run(calibration, keep)
+    return found
+
+
+def run(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
+    """Show every layer's context to `change` in one pass over the calibration set, without gradients."""
+    calibration.expect(1)
+    with torch.no_grad():
+        for one in calibration.passes():
+            one.loss(change=change)

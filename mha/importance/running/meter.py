@@ -1,0 +1,39 @@
+"""What a criterion has spent so far, counted in runs of the model, and the progress bar that shows it."""
+
+import time
+from typing import ClassVar
+
+from mha.runtime.progress import Bar
+from mha.values.scores import Spent
+
+
+class Meter(Bar):
+    """Counts runs of the model over a batch; shows them on stderr.
+
+    Args:
+        title: what the bar is called.
+        progress: show a bar; None shows one where stderr is a terminal and the work takes more than two seconds.
+    """
+
+    FORMAT: ClassVar[str | None] = None  # with the number of runs
+
+    def __init__(self, title: str = "", progress: bool | None = False) -> None:
+        super().__init__(title, progress)
+        self.backward: float = 0
+        self._start = time.perf_counter()
+
+    @property
+    def forward(self) -> float:
+        return self.done
+
+    def ran_forward(self, share: float = 1) -> None:
+        """The model has run over a batch, or over this share of its layers."""
+        self.advance(share)
+
+    def ran_backward(self, share: float = 1) -> None:
+        """Gradients have been computed."""
+        self.backward += share
+
+    def spent(self) -> Spent:
+        """Everything since the meter was made."""
+        return Spent(self.forward, self.backward, time.perf_counter() - self._start)

@@ -1,0 +1,172 @@
+"""Leave-one-out within a budget: heads whose rank is clear leave early, the others go on.
+
+A first-order estimate of all heads' leave-one-out scores costs one backward pass per batch (Molchanov et al. 2017;
+Michel et al. 2019, here with its sign). Alone it ranks badly, but it is wrong by much the same on every batch. So it
+is taken on all batches, and corrected by what it was wrong by on those batches on which heads were really left out:
+the difference estimator of survey sampling (Särndal, Swensson and Wretman 1992, section 6.3). Letting candidates
+go as soon as more batches would tell little is a race (Maron and Moore 1994).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mha.importance.running.ablation import Ablation, reseed
+from mha.importance.running.calibration import Calibration, Pass
+from mha.importance.running.scored import Scored
+from mha.values.errors import CalibrationError
+
+BACKWARD = 2.0  # forward passes that a backward pass is counted as
+OVERHEAD = 1.5  # forward passes per batch besides those without a head: the dense one, and a check
+FEWEST = 3  # batches that all heads see, if the budget allows; their errors are not known before
+PACE = 1 / 3  # the heads that go on could be afforded on this share of the batches to come
+
+
+def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
+    """Leave-one-out scores for at most that share of the forward passes that leaving every head out would take.
+
+    The batches with the highest dense loss come first: there the estimate is most often wrong. After each batch those
+    heads go on whose rank is the least certain. The first-order estimates alone take three passes per batch, so that
+    a race pays from about two dozen heads on. The result's `errors` are standard errors from the few batches
+    that the head was left out of, as if they came in random order: too small where single examples weigh much; 0
+    for a head that saw all batches. Holds all batches at the same time.
+
+    Raises:
+        CalibrationError: a budget out of range, or too small for two batches; says what would be enough.
+    """
+    if not isinstance(budget, int | float) or not 0 < budget <= 1:
+        raise CalibrationError(f"budget is a share of the passes, above 0 and up to 1; got {budget!r}")
+    places, batches = calibration.present(), list(calibration.passes())
+    if not places:
+        return Scored({name: torch.zeros(layer.num_heads) for name, layer in calibration.layers.items()})
+    purse = _Purse(calibration, budget, (len(places) + 1) * len(batches))
+    slopes = [_slopes(calibration, one) for one in batches]
+    examples = [one.examples for one in batches]
+    field = Field(torch.stack([row for _, row in slopes]), torch.tensor(examples, dtype=torch.float64))
+    running = list(range(len(places)))
+    for seen, number in enumerate(sorted(range(len(batches)), key=lambda number: -slopes[number][0]), start=1):
+        field.update(number, running, _rises(calibration, ablation, batches[number], running))
+        left = len(batches) - seen
+        costs = [ablation.share(name) for name, _ in places]
+        if seen >= FEWEST:
+            afford = purse.left() / max(1, round(left * PACE)) - OVERHEAD
+            running = _within(afford, field.least_certain(running), costs)
+        wanted = OVERHEAD + sum(costs[head] for head in running) if left else 0.0
+        if seen == 1:
+            purse.check(wanted)
+        if not running or purse.left() < wanted:
+            break
+    return Scored(_by_layer(calibration, field.estimate), sum(examples), errors=_by_layer(calibration, field.error))
+
+
+class _Purse:
+    """What may be spent on a race, in forward passes.
+
+    Args:
+        whole: the passes of which `budget` is a share.
+    """
+
+    def __init__(self, calibration: Calibration, budget: float, whole: int) -> None:
+        self._meter, self._budget, self._whole = calibration.meter, budget, whole
+        self._before = self._counted()
+        self._meter.expect(math.ceil(budget * whole))
+
+    def left(self) -> float:
+        return self._budget * self._whole - (self._counted() - self._before)
+
+    def check(self, wanted: float) -> None:
+        """
+        Raises:
+            CalibrationError: so much is not left.
+        """
+        if self.left() < wanted:
+            needed = self._budget + (wanted - self.left()) / self._whole
+            raise CalibrationError(
+                f"racing takes at least {needed:.2f} of the passes that leaving every head out would take here, above "
+                f"budget={self._budget:g}: raise that, give more and smaller batches, or score exactly (racing=False)"
+            )
+
+    def _counted(self) -> float:
+        return self._meter.forward + BACKWARD * self._meter.backward
+
+
+class Field:
+    """What is known of the heads in a race.
+
+    Args:
+        slopes: (n, h), the first-order estimates on n batches.
+        examples: (n,) of each batch.
+
+    Attributes:
+        estimate: (h,), of the score over all batches.
+        error: (h,), its standard error.
+    """
+
+    def __init__(self, slopes: Tensor, examples: Tensor) -> None:
+        self._slopes = slopes
+        self._weights = examples / examples.sum()
+        self._seen: list[int] = []
+        self._missed = torch.zeros_like(slopes)  # rise less slope, in the order of the race
+        self.estimate = self._weights @ slopes
+        self.error = torch.full_like(self.estimate, math.inf)
+
+    def update(self, number: int, heads: Sequence[int], rises: Tensor) -> None:
+        """Batch `number` was seen without each of these heads."""
+        batches = len(self._slopes)
+        self._missed[len(self._seen), heads] = rises - self._slopes[number, heads]
+        self._seen.append(number)
+        seen = len(self._seen)
+        weights, missed = self._weights[self._seen], self._missed[:seen, heads]
+        self.estimate[heads] = self._weights @ self._slopes[:, heads] + weights @ missed / weights.sum()
+        if seen > 1:
+            self.error[heads] = missed.std(dim=0) * math.sqrt((1 - seen / batches) / seen)
+        elif batches == 1:
+            self.error[heads] = 0.0
+
+    def least_certain(self, heads: Sequence[int]) -> list[int]:
+        """These heads, led by the one with the most others that it may be on the wrong side of, in expectation."""
+        apart = (self.estimate[:, None] - self.estimate).abs()
+        error = torch.hypot(self.error[:, None], self.error)
+        wrong = torch.where(error > 0, 0.5 * torch.erfc(apart / (math.sqrt(2) * error)), 0.0).sum(dim=1)
+        return sorted(heads, key=lambda head: -wrong[head].item())
+
+
+def _within(afford: float, heads: Sequence[int], costs: Sequence[float]) -> list[int]:
+    """The first of these heads that can be had for that much together, in ascending order."""
+    sums = torch.tensor([costs[head] for head in heads]).cumsum(0)
+    return sorted(heads[: int((sums <= afford).sum())])
+
+
+def _slopes(calibration: Calibration, one: Pass) -> tuple[float, Tensor]:
+    """The dense loss of a batch, and (h,) what it rises by to first order without each head; 0 without gradients."""
+    gates = {
+        name: torch.ones(layer.num_heads, dtype=torch.float64, requires_grad=True)
+        for name, layer in calibration.with_heads.items()
+    }
+    reseed(calibration.seed)
+    places = calibration.present()
+    with one.run(gates) as value:
+        if not value.requires_grad:
+            return value.item(), torch.zeros(len(places), dtype=torch.float64)
+        gradients = one.gradients(value, gates)
+    return value.item(), -torch.stack([gradients[name][head] for name, head in places])
+
+
+def _rises(calibration: Calibration, ablation: Ablation, one: Pass, heads: Sequence[int]) -> Tensor:
+    """(len(heads),): what the loss of a batch rises by without each of these heads, numbered as in `present()`."""
+    places = calibration.present()
+    chosen: dict[str, list[int]] = {}
+    for name, head in (places[number] for number in heads):
+        chosen.setdefault(name, []).append(head)
+    rises = ablation.rises(one, chosen)
+    return torch.cat([rises[name] for name in chosen])
+
+
+def _by_layer(calibration: Calibration, values: Tensor) -> dict[str, Tensor]:
+    """Layer name -> (h,); 0 for a head that is masked."""
+    rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
+    for (name, head), value in zip(calibration.present(), values, strict=True):
+        rows[name][head] = value
+    return rows

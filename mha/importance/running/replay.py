@@ -1,0 +1,135 @@
+"""The part of a model's pass that a masked head can't change, recorded once and not computed again.
+
+Everything that ran before a layer's output projection is the same with and without any of that layer's
+heads. So one pass is recorded, call by call of its submodules; in a replay, the calls that had returned
+before the projection began return what they returned then. Nothing is assumed about the model's structure:
+what ran before is known from the order of the calls alone.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from mha.importance.running.record import NotReplayableError, Recorder, Run
+from mha.runtime.intercept import following_class
+from mha.runtime.undoing import changed
+
+Handler = Callable[["partial[Any]", Run], Any]  # (the call, of a submodule with its arguments; its forward) -> output
+
+
+class Player:
+    """Handles the calls of one replay: returns what was recorded up to the start, then makes them.
+
+    Attributes:
+        problem: why the replay is not what was recorded, if it is not.
+    """
+
+    def __init__(self, record: Recorder, output: nn.Module) -> None:
+        self.problem: str | None = None
+        self._script = record.script(output)
+        self._straight = record.starts[output].straight
+        self._next = 0
+
+    def __call__(self, asked: "partial[Any]", forward: Run) -> Any:
+        if self._next == len(self._script):
+            return forward()
+        call, at_once = self._script[self._next]
+        if call.module is not asked.func:
+            self.problem = (
+                self.problem or f"a {type(asked.func).__name__} ran where a {type(call.module).__name__} had run before"
+            )
+            raise NotReplayableError(self.problem)
+        self._next += 1
+        if self._next == len(self._script) and self._straight is not None:
+            return self._straight()
+        return call.again() if at_once else forward()
+
+    def check(self) -> None:
+        """
+        Raises:
+            NotReplayableError: the modules were not called as in the recorded pass.
+        """
+        if self.problem is None and self._next < len(self._script):
+            self.problem = f"the pass ended before its {type(self._script[self._next][0].module).__name__}"
+        if self.problem is not None:  # also if the loss has caught what was raised
+            raise NotReplayableError(self.problem)
+
+
+class Replay:
+    """A model whose passes can be recorded, and run again from an output projection on.
+
+    Within `watching` its submodules are watched; outside of `recording` and `starting_at` they do what they always
+    do. One record is held at a time.
+
+    Args:
+        outputs: the output projections to start from.
+    """
+
+    def __init__(self, model: nn.Module, outputs: Collection[nn.Module]) -> None:
+        self.record = Recorder(outputs)
+        self._modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+        self._outputs = outputs
+        self._handler: Handler | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the context passes can be recorded and replayed; the record is dropped at the end."""
+        own = {module: vars(module).get("forward") for module in self._modules}
+        with changed(partial(self._unwatch, own)):
+            for module, forward in own.items():
+                vars(module)["forward"] = self._watched(module, forward)
+            yield
+
+    def _unwatch(self, own: Mapping[nn.Module, Any]) -> None:
+        for module, forward in own.items():
+            if forward is not None:
+                vars(module)["forward"] = forward
+            else:
+                vars(module).pop("forward", None)
+        self.record = Recorder(self._outputs)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within the context the model's pass is recorded, in place of the one before.
+
+        Raises:
+            NotReplayableError: what a module had returned was changed in place afterwards.
+        """
+        self.record = Recorder(self._outputs)
+        with self._handled_by(self.record):
+            yield
+        self.record.finish()
+
+    @contextmanager
+    def starting_at(self, output: nn.Module) -> Iterator[None]:
+        """Within the context the recorded pass runs again, and computes nothing that precedes this projection.
+
+        Raises:
+            NotReplayableError: the modules are not called as in the recorded pass.
+        """
+        player = Player(self.record, output)
+        with self._handled_by(player):
+            yield
+        player.check()
+
+    def _watched(self, module: nn.Module, own: Any) -> Callable[..., Any]:
+        @wraps(module.forward)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            forward = own or partial(type(module).forward, module)  # the class read anew: masking changes it
+            if self._handler is None:
+                return forward(*args, **kwargs)
+            return self._handler(partial(module, *args, **kwargs), partial(forward, *args, **kwargs))
+
+        return watched if own else following_class(watched)
+
+    @contextmanager
+    def _handled_by(self, handler: Handler) -> Iterator[None]:
+        self._handler = handler
+        try:
+            yield
+        finally:
+            self._handler = None

@@ -1,0 +1,1 @@
+"""Scores and a budget become a plan."""

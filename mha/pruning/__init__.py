@@ -1,0 +1,1 @@
+"""Heads switched off (masking) and cut out for good (slicing), and the proof that both give the same."""

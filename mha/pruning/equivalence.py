@@ -1,0 +1,82 @@
+"""The proof that slicing is masking, on a model and inputs of one's own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.pruning.masking import eval_mode, masked
+from mha.pruning.slicing import prune
+from mha.runtime.locking import exclusive
+from mha.values.errors import EquivalenceError, MhaError
+from mha.values.plan import HeadPlan
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+ROUGH = 5e-2  # of half precision, and of what is coarser still
+
+
+@exclusive("mha.check")
+def check(
+    model: nn.Module,
+    plan: HeadPlan,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    atol: float | None = None,
+) -> float:
+    """Prove that slicing is masking: the largest |masked - sliced| over all outputs for these inputs.
+
+    Both run in eval mode without gradients; the model is left as it was. What is infinite must be infinite in both.
+
+    Args:
+        atol: the largest difference allowed, as it is. By default it goes by the size of each output: 1e-10 in float64,
+            1e-5 in float32 and 5e-2 in half precision, times the largest |masked| among the values that differ, or
+            times 1 where that is smaller.
+
+    Raises:
+        EquivalenceError: the difference exceeds what is allowed, or outputs differ in shape or are NaN.
+        PlanError, UnsupportedModule: as `prune`.
+        MhaError: the model has no data (meta device).
+    """
+    if empty := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise MhaError(
+            f"check compares outputs, and {empty[0]} is on the meta device, without data: load weights first"
+        )
+    pruned = prune(model, plan).eval()
+    with eval_mode(model), torch.no_grad():
+        sliced = tensors_in(pruned(*args, **(kwargs or {})))
+        with masked(model, plan):
+            expected = tensors_in(model(*args, **(kwargs or {})))
+    if not expected or expected.keys() != sliced.keys():
+        raise EquivalenceError(f"nothing to compare: masked gives {list(expected)}, sliced gives {list(sliced)}")
+    return max(_difference(path, reference, sliced[path], atol) for path, reference in expected.items())
+
+
+def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
+    """Every floating tensor in a nest of tuples, lists, mappings and None, by where it stands."""
+    if isinstance(output, Tensor):
+        return {path: output} if output.is_floating_point() else {}
+    if isinstance(output, Mapping):
+        return {k: v for key, part in output.items() for k, v in tensors_in(part, f"{path}[{key!r}]").items()}
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return {k: v for key, part in enumerate(output) for k, v in tensors_in(part, f"{path}[{key}]").items()}
+    return {}
+
+
+def _difference(path: str, masked: Tensor, sliced: Tensor, atol: float | None) -> float:
+    """The largest |masked - sliced| of one output, once it is found to be allowed."""
+    if masked.shape != sliced.shape:
+        raise EquivalenceError(f"{path}: masked has shape {tuple(masked.shape)}, sliced {tuple(sliced.shape)}")
+    expected, found = masked.double(), sliced.double()
+    differing = expected != found  # fill values and infinities at the same places are no measure of size
+    if not differing.any():
+        return 0.0
+    difference = (expected - found)[differing].abs().max().item()
+    size = expected[differing].abs().max().item()
+    tolerance = TOLERANCE.get(masked.dtype, ROUGH)
+    allowed = tolerance * max(1.0, size if size < float("inf") else 1.0) if atol is None else atol
+    if not difference <= allowed:
+        of = f" ({tolerance:g} of values up to {size:.3g})" if atol is None else ""
+        raise EquivalenceError(f"{path}: sliced differs from masked by {difference:.3g}, allowed is {allowed:.3g}{of}")
+    return float(difference)

@@ -1,0 +1,261 @@
+"""The same function with heads switched off, or weighed, for any family.
+
+A head acts on the rest of the model only through its columns of the output projection, so scaling that
+projection's input head by head is all it takes.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer, AttentionMap, find_attention
+from mha.families.base.find import HOW_TO_REGISTER
+from mha.families.base.wrappers import unwrapped
+from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
+from mha.runtime.intercept import KEPT, keeps_own
+from mha.runtime.locking import locked
+from mha.runtime.undoing import Setting, changed, hooked, overridden
+from mha.values.errors import PlanError, UnsupportedModule
+from mha.values.layout import owners
+from mha.values.plan import HeadPlan
+
+
+@contextmanager
+def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
+    """Within the context, heads that the plan does not keep add nothing; the weights stay as they are.
+
+    What `torch.compile` has compiled runs uncompiled here: its code does not know of the masks. Any set of heads can
+    be masked, also one that grouped attention could not be sliced to. Calls of other threads that change the model for
+    a time, as masking and scoring do, wait until the context ends (`mha.runtime.locking`).
+
+    Raises:
+        PlanError: the plan names a layer or a head that is not there.
+        UnsupportedModule: it names a module of no known family.
+        BusyError: another thread has the model, and waiting for it would not end.
+    """
+    with locked(model, by="mha.masked"), ExitStack() as hooks:
+        for layer, heads in locate(model, plan):
+            if not layer.num_heads:
+                continue  # there is nothing to switch off
+            kept = torch.zeros(layer.num_heads, dtype=torch.bool)
+            kept[list(heads)] = True
+            hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))
+            hooks.enter_context(_weights_of(layer, heads))
+        yield model
+
+
+@contextmanager
+def gated(layers: AttentionMap, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context, every head's context vectors are multiplied by its gate ξ.
+
+    Args:
+        gates: layer name -> (h,), or (b, h) for one gate per example of a batch-first layer; gradients flow
+            into them.
+    """
+    with ExitStack() as hooks:
+        for name, gate in gates.items():
+            if layers[name].num_heads:
+                hooks.enter_context(on_context(layers[name], partial(scale, layer=layers[name], gate=gate)))
+        yield
+
+
+def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
+    """The context (b, …, heads x head width) with each head multiplied by its gate, (h,) or (b, h)."""
+    owner = owners(layer.context_axis, layer.sizes).to(gate.device)
+    factors = gate.index_select(-1, owner).to(context)
+    if factors.dim() == 2:
+        factors = factors.reshape(factors.shape[0], *(1,) * (context.dim() - 2), factors.shape[1])
+    return context * factors
+
+
+@contextmanager
+def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, the layer's output projection reads `change(context)` instead of `context`."""
+
+    runs = _Runs(layer)
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        context, *rest = args
+        return (change(context), *rest) if runs else args
+
+    core, kind = layer.core, layer.class_with(layer.num_heads)
+    if why := layer.why_hidden(kind):
+        raise UnsupportedModule(f"layer {layer.name!r}: {why}")
+    with (
+        hooked(layer.output, hook, before=True),
+        _kept_forward(core, kind),
+        overridden(core, "__class__", kind),
+        nothing_compiled(),
+        _unpacked(core),
+        runs.told(),
+    ):
+        yield
+
+
+def _kept_forward(core: nn.Module, kind: type[nn.Module]) -> AbstractContextManager[None]:
+    """Within the context, hooks of accelerate call the forward of this class."""
+    return overridden(core, KEPT, MethodType(kind.forward, core)) if keeps_own(core) else nullcontext()
+
+
+class _Runs:
+    """Whether it is this layer that calls its output projection; layers may share one."""
+
+    def __init__(self, layer: AttentionLayer) -> None:
+        self._module = layer.module
+        self._shared = f"{layer.description.output}.weight" in layer.shares
+        self._depth = 0
+
+    def __bool__(self) -> bool:
+        return self._depth > 0 or not self._shared
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Within the context it is known."""
+        with ExitStack() as hooks:
+            if self._shared:
+                hooks.enter_context(hooked(self._module, lambda *_: self._count(1), before=True))
+                hooks.enter_context(hooked(self._module, lambda *_: self._count(-1), always_call=True))
+            yield
+
+    def _count(self, change: int) -> None:
+        self._depth += change
+
+
+def nothing_compiled() -> AbstractContextManager[None]:
+    """Within the context, what `torch.compile` has compiled runs as it was written: compiled code does not look for
+    hooks that were registered later. It holds for the process, until the last such context of any thread ends."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    return _STANCE.at({"stance": "force_eager"})
+
+
+def _stance() -> dict[str, Any]:
+    now = sys.modules["torch._dynamo"].eval_frame._stance  # there is no public way to ask
+    return {
+        "stance": now.stance,
+        "skip_guard_eval_unsafe": now.skip_guard_eval_unsafe,
+        "force_backend": now.backend,
+    }
+
+
+_STANCE = Setting(_stance, lambda stance: torch.compiler.set_stance(**stance))
+
+
+@contextmanager
+def at_rest(*models: nn.Module) -> Iterator[None]:
+    """Within the context the models are in eval mode and gradients are enabled, whatever the caller's mode; afterwards
+    that is as it was, and so is the state of the random numbers."""
+    with ExitStack() as context:
+        context.enter_context(torch.random.fork_rng())
+        context.enter_context(changed(partial(torch.set_rng_state, torch.get_rng_state())))
+        context.enter_context(changed(partial(torch.set_grad_enabled, torch.is_grad_enabled())))
+        context.enter_context(torch.inference_mode(False))
+        context.enter_context(torch.enable_grad())
+        context.enter_context(no_reentrant_checkpoints())
+        for model in models:
+            context.enter_context(eval_mode(model))
+        yield
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context every module is in eval mode; afterwards each is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    with changed(partial(_set_modes, modes)):
+        model.eval()
+        yield
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
+
+
+@contextmanager
+def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]:
+    """Within the context, a module that can return attention weights returns those of these heads only, as
+    the sliced one would."""
+    if hasattr(type(layer.module), "shown_heads"):
+        shown: AbstractContextManager[None] = overridden(layer.module, "shown_heads", heads)
+    elif layer.description.weights is not None:
+        shown = _returned(layer.core, layer.description.weights, layer.num_heads, heads)
+    else:
+        shown = nullcontext()
+    with shown:
+        yield
+
+
+def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
+    """Within the context, a module that leaves padding out computes it: the rows of its context are examples then."""
+    return overridden(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
+
+
+def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -> AbstractContextManager[None]:
+    """Within the context, what the module returns at this place, (b, total, q, k), is that of these heads."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple) or len(output) <= place or not isinstance(output[place], Tensor):
+            return output
+        weights = output[place]
+        if weights.dim() != 4 or weights.shape[1] != total:
+            return output
+        return (*output[:place], weights[:, list(heads)], *output[place + 1 :])
+
+    return hooked(core, hook, prepend=True)  # before those that record the weights
+
+
+def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:
+    """For each layer that the plan names: what is there, and the positions, among its present heads, to keep.
+
+    Raises:
+        PlanError, UnsupportedModule: as `masked`.
+    """
+    if not isinstance(plan, HeadPlan):
+        raise PlanError(f"expected a HeadPlan, got {type(plan).__name__}; wrap it: HeadPlan(...)")
+    layers = find_attention(model)
+    return [(_layer(model, layers, name), _positions(layers[name], heads)) for name, heads in plan.keep.items()]
+
+
+def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
+    if name in layers:
+        return layers[name]
+    if name in layers.unsupported:
+        raise UnsupportedModule(f"layer {name!r}: {layers.unsupported[name]}")
+    module = dict(unwrapped(model).named_modules()).get(name)
+    if module is not None:
+        raise UnsupportedModule(
+            f"layer {name!r} is a {type(module).__name__}, which is of no known attention family; {HOW_TO_REGISTER}"
+        )
+    if not layers:
+        raise UnsupportedModule(f"layer {name!r}: the model has no attention of a known family; {HOW_TO_REGISTER}")
+    near = [inner for inner in (name.partition(".")[2],) if inner in layers] or difflib.get_close_matches(
+        name, layers, 1
+    )
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise PlanError(f"layer {name!r} is not in the model; {hint}its attention layers are {list(layers)}")
+
+
+def _positions(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
+    if unknown := [head for head in heads if head >= layer.lineage.total_heads]:
+        raise PlanError(
+            f"layer {layer.name!r}: heads {unknown} do not exist; it was made with "
+            f"{layer.lineage.total_heads} heads, numbered from 0"
+        )
+    if gone := [head for head in heads if head not in layer.heads]:
+        raise PlanError(
+            f"layer {layer.name!r}: heads {gone} have been pruned before; still present are "
+            f"{list(layer.heads)} (plans speak of original numbers)"
+        )
+    return tuple(layer.heads.index(head) for head in heads)
+
+
+def _switch_off(off: Tensor) -> Callable[[Tensor], Tensor]:
+    # Filling rather than multiplying: a head that computes NaN or infinity is off all the same.
+    return lambda context: context.masked_fill(off.to(context.device), 0.0)

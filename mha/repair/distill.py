@@ -1,0 +1,131 @@
+"""A short recovery training: the pruned model learns from the dense one's outputs (Hinton et al. 2015)."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from mha.pruning.equivalence import tensors_in
+from mha.pruning.masking import at_rest
+from mha.pruning.optimizer import slice_optimizer
+from mha.repair.residual_stream import Forward
+from mha.runtime.inference_tensors import usable, usable_batch
+from mha.runtime.locking import locked
+from mha.runtime.progress import Bar
+from mha.values.errors import CalibrationError
+
+Distance = Callable[[Any, Any], Tensor]
+HELD_OUT = 4  # every fourth batch tells whether the training has helped
+JUDGING = 0.5  # of what a step takes, which computes gradients
+
+
+def distill(
+    pruned: nn.Module,
+    teacher: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward,
+    *,
+    steps: int = 100,
+    learning_rate: float = 1e-4,
+    distance: Distance | None = None,
+    optimizer: Optimizer | None = None,
+    progress: bool | None = None,
+) -> nn.Module:
+    """A copy of `pruned`, trained for a few steps to put out what `teacher` does; no labels are needed.
+
+    All trainable parameters are trained in evaluation mode (without dropout), a batch per step, the learning rate
+    falling to 0 along a line. Every fourth batch is held out: if the copy is not closer to the teacher on those than
+    `pruned` is, it is returned as it was. Nothing is random. Both models are left as they were, also after an error.
+
+    Args:
+        batches: read once, and held.
+        forward: (model, batch) runs the model and returns what matters of its output.
+        steps: how many; a batch is seen several times where there are fewer.
+        learning_rate: of AdamW.
+        distance: (what forward returns for the copy, what it returns for the teacher) -> scalar, the mean over
+            examples, say a KL divergence of logits. By default the mean squared error of every floating tensor, as a
+            share of the teacher's mean square.
+        optimizer: one that trained the teacher: a slice of it (`slice_optimizer`) trains the copy at its own
+            learning rates, in place of a new AdamW.
+        progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
+
+    Raises:
+        CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
+        BusyError: another thread has one of the models, and waiting for it would not end.
+    """
+    held = [usable_batch(batch) for batch in batches or ()]
+    if not held:
+        raise CalibrationError("the calibration set is empty: expected at least one batch")
+    if steps < 1:
+        raise CalibrationError(f"steps must be at least 1, got {steps}")
+    fit = [batch for number, batch in enumerate(held) if number % HELD_OUT != HELD_OUT - 1]
+    judge = held[HELD_OUT - 1 :: HELD_OUT] or held
+    with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
+        bar = Bar("distill", progress)
+        bar.expect(steps + 2 * len(judge) * JUDGING)
+        model = copy.deepcopy(usable(pruned))
+        measure = _Measure(usable(teacher), forward, distance or relative_error, bar)
+        with at_rest(teacher, model), bar.shown():
+            before = measure.mean(model, judge)
+            _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate), bar)
+            closer = measure.mean(model, judge) < before
+        return model if closer else copy.deepcopy(pruned)
+
+
+def relative_error(found: Any, wanted: Any) -> Tensor:
+    """Σ over all floating tensors of mean |found - wanted|² / mean |wanted|²; a scalar."""
+    pairs = zip(tensors_in(found).values(), tensors_in(wanted).values(), strict=True)
+    errors = [(one - other).square().mean() / other.square().mean().clamp_min(1e-12) for one, other in pairs]
+    if not errors:
+        raise CalibrationError("forward returned no floating tensor that could be compared")
+    return torch.stack(errors).sum()
+
+
+class _Measure:
+    """How far a model is from the teacher on a batch."""
+
+    def __init__(self, teacher: nn.Module, forward: Forward, distance: Distance, bar: Bar) -> None:
+        self._teacher, self._forward, self._distance, self._bar = teacher, forward, distance, bar
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        with torch.no_grad():
+            wanted = self._forward(self._teacher, batch)
+        value = self._distance(self._forward(model, batch), wanted)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.isfinite():
+            raise CalibrationError(f"the distance to the teacher must be a finite scalar tensor, got {value!r}")
+        return value
+
+    def mean(self, model: nn.Module, batches: Sequence[Any]) -> float:
+        self._bar.doing("judging on held-out batches")
+        with torch.no_grad():
+            return sum(self(model, batch).item() for batch in self._bar.over(batches, JUDGING)) / len(batches)
+
+
+def _optimizer(model: nn.Module, teacher: nn.Module, given: Optimizer | None, learning_rate: float) -> Optimizer:
+    if given is not None:
+        return slice_optimizer(given, teacher, model)
+    return AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], learning_rate)
+
+
+def _train(
+    model: nn.Module, batches: Sequence[Any], measure: _Measure, steps: int, optimizer: Optimizer, bar: Bar
+) -> None:
+    bar.doing("training")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    with torch.enable_grad():
+        for step in bar.over(range(steps)):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - step / steps)
+            optimizer.zero_grad()
+            value = measure(model, batches[step % len(batches)])
+            if not value.requires_grad:
+                raise CalibrationError(
+                    "the distance to the teacher has no gradient: forward must return something differentiable, and "
+                    "the model must have trainable parameters"
+                )
+            value.backward()
+            optimizer.step()
+    optimizer.zero_grad()

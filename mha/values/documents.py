@@ -1,0 +1,165 @@
+"""JSON documents with a format and a version: they appear whole, and are read with suspicion."""
+
+import json
+import math
+import os
+import reprlib
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mha.values.atomic_files import appears_whole
+from mha.values.errors import MhaError
+
+DEEPEST = 50  # what is written here is 6 deep; what is read is walked by functions that call themselves
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of document.
+
+    Attributes:
+        format, version: what its files say they are.
+        noun: what one is called: "a plan".
+        error: raised for a file that is none.
+    """
+
+    format: str
+    version: int
+    noun: str
+    error: type[MhaError]
+
+    def write(self, path: str | os.PathLike[str], content: Mapping[str, Any], indent: int | None = 1) -> None:
+        """
+        Raises:
+            ValueError: a number that is NaN or infinite.
+        """
+        document = {"format": self.format, "version": self.version, **content}
+        text = json.dumps(document, indent=indent, allow_nan=False) + "\n"
+        with appears_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The document, of which nothing but its format and version has been checked.
+
+        Raises:
+            MhaError, of this kind: it can't be read, is cut off, foreign, or of another version.
+        """
+        try:
+            document = _parsed(_text(Path(path)))
+        except OSError as error:
+            raise self.error(f"{path}: can't be read ({error.strerror or error})") from error
+        except (ValueError, RecursionError) as error:
+            raise self.error(f"{path}: not {self.noun}, or cut off in the middle ({error})") from error
+        if not isinstance(document, dict) or document.get("format") != self.format:
+            raise self.error(f'{path}: not {self.noun}: expected a JSON object with "format": "{self.format}"')
+        version = document.get("version")
+        if type(version) is not int or version != self.version:
+            raise self.error(
+                f"{path}: {self.noun} in version {reprlib.repr(version)} of its format; this release reads version "
+                f"{self.version}"
+            )
+        return document
+
+    @contextmanager
+    def checked(self, path: str | os.PathLike[str], advice: str) -> Iterator[None]:
+        """Within it, whatever the functions below find wrong becomes this kind's error, with what to do."""
+        try:
+            yield
+        except (ValueError, MhaError) as error:
+            raise self.error(f"{path}: a damaged {self.noun.removeprefix('a ')} ({error}); {advice}") from error
+
+
+def entry(document: Mapping[str, Any], key: str) -> Any:
+    if key not in document:
+        raise ValueError(f"{key!r} is missing")
+    return document[key]
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    return value if isinstance(value, dict) else _refuse(where, "an object", value)
+
+
+def sequence(value: Any, where: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        _refuse(where, "a list" if length is None else f"a list of {length}", value)
+    return value
+
+
+def text(value: Any, where: str) -> str:
+    return value if isinstance(value, str) else _refuse(where, "a string", value)
+
+
+def flag(value: Any, where: str) -> bool:
+    return value if isinstance(value, bool) else _refuse(where, "true or false", value)
+
+
+def number(value: Any, where: str) -> float:
+    """A finite number, as it stands there: 3 does not become 3.0."""
+    finite = math.isfinite(value) if type(value) is float else type(value) is int and abs(value) <= LARGEST
+    return value if finite else _refuse(where, "a finite number", value)
+
+
+def whole_number(value: Any, where: str, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= LARGEST:
+        _refuse(where, f"a whole number, {least} or more", value)
+    return value
+
+
+def numbers(value: Any, where: str) -> list[float]:
+    return [number(one, where) for one in sequence(value, where)]
+
+
+def whole_numbers(value: Any, where: str) -> list[int]:
+    return [whole_number(one, where) for one in sequence(value, where)]
+
+
+def _refuse(where: str, expected: str, value: Any) -> NoReturn:
+    raise ValueError(f"{where}: expected {expected}, got {reprlib.repr(value)}")
+
+
+def _text(path: Path) -> str:
+    """
+    Raises:
+        OSError: not a file that ends, among others: a directory, a pipe, a device.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:  # Path.open takes no opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no regular file")
+        return file.read().decode("utf-8")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would never open
+
+
+def _parsed(content: str) -> Any:
+    document = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
+    level: list[Any] = [document]
+    for _ in range(DEEPEST):
+        level = [part for container in level for part in _parts(container) if isinstance(part, list | dict)]
+    if level:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    return document
+
+
+def _parts(container: Any) -> Iterable[Any]:
+    if isinstance(container, dict):
+        return container.values()
+    return container if isinstance(container, list) else ()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")

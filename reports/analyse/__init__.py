@@ -1,0 +1,1 @@
+"""From a run to tidy frames: one row a point, with its interval."""

@@ -1,0 +1,110 @@
+"""Where a speedup is: what the machine would allow, what attention's share allows, and what was measured."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from reports.analyse import frames
+from reports.analyse.frames import Setting
+from reports.base import stats
+from reports.base.formatting import count, listed
+from reports.read.run import Run
+
+EXPLAINED = 0.5  # a ceiling that explains less than this share of the time does not bound it
+BOUNDS = ("compute", "memory", "overhead")
+MODEL_ARMS = ("dense", "pruned", "mha")
+
+
+def points(run: Run, task: str) -> pd.DataFrame:
+    """Every arm of ours that was timed and counted where ceilings were measured, one row each.
+
+    Columns: those of cases, arm, seconds, flops, bytes, matmul (FLOP/s), copy (bytes/s), cached copy (likewise, or
+    NaN), and with them intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the
+    seconds that the machine needs at the least; share: ceiling / seconds; bound: "overhead" where that is below a
+    half, else "compute" or "memory", whichever takes longer.
+    """
+    cases = frames.cases_of(run, task)
+    timed = cases[cases["case"] == cases["timed_by"]]
+    arms = run.counts[run.counts["arm"].isin(MODEL_ARMS)][["case", "arm", "flops", "bytes"]]
+    frame = timed.merge(arms, on="case").merge(_ceilings(run), on=["device", "dtype"])
+    medians = {key: stats.median_of(processes) for key, processes in run.seconds.items()}
+    seconds = [medians.get(key, np.nan) for key in zip(frame["case"], frame["arm"], strict=True)]
+    frame = frame.assign(seconds=np.array(seconds, dtype=float))
+    frame = frame.dropna(subset=["seconds", "flops", "bytes", "matmul", "copy"])
+    return judged(frame[(frame["flops"] > 0) & (frame["bytes"] > 0)])
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds intensity, achieved, ceiling, share and bound to seconds, flops, bytes and the ceilings.
+
+    What takes less time than its bytes would from memory had them in the caches, and is judged by those.
+    """
+    compute, memory = frame["flops"] / frame["matmul"], frame["bytes"] / frame["copy"]
+    fastest = frame[["copy", "cached copy"]].max(axis=1)
+    memory = memory.where(memory <= frame["seconds"], frame["bytes"] / fastest)
+    ceiling = np.maximum(compute, memory)
+    share = ceiling / frame["seconds"]
+    by_ceiling = np.where(compute >= memory, "compute", "memory")
+    return frame.assign(
+        intensity=frame["flops"] / frame["bytes"], achieved=frame["flops"] / frame["seconds"], ceiling=ceiling,
+        share=share, bound=np.where(share < EXPLAINED, "overhead", by_ceiling),
+    )  # fmt: skip
+
+
+def told(found: pd.Series, noun: str) -> str:
+    """How many of the points are bound by what, for a sentence; empty where it is not known of any."""
+    kinds = [(bound, int((found == bound).sum())) for bound in BOUNDS if (found == bound).any()]
+    if not kinds:
+        return ""
+    first, several = kinds[0][0], count(len(found), noun)
+    if kinds[0][1] == len(found):
+        return f"the {noun} is {first}-bound" if len(found) == 1 else f"all {several} are {first}-bound"
+    return f"of {several} " + listed(
+        [f"{number} {'is' if number == 1 else 'are'} {bound}-bound" for bound, number in kinds]
+    )
+
+
+def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:
+    """The most that keeping a fraction of the heads can speed a model up in which attention takes `share` of the time.
+
+    1 / (1 - share (1 - kept)); Amdahl 1967.
+    """
+    return 1 / (1 - share * (1 - kept))
+
+
+def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """For each setting every pruned shape beside what bounds it.
+
+    Frames: batch, heads_kept, heads_total, kept, timed_by, speedup with its interval, attention (its share of the dense
+    time: what a model without heads saves), amdahl, ideal (1 / kept), and of "dense" and "pruned" NAME_bound and
+    NAME_share, "unknown" and NaN where there are no counts or no ceilings.
+    """
+    known = points(run, task).set_index(["case", "arm"])[["bound", "share"]]
+    for setting, cases in frames.settings(frames.cases_of(run, task)):
+        shapes = frames.latencies(run, cases, ["batch", "heads_kept", "heads_total", "timed_by"])
+        if shapes.empty:
+            continue
+        without = shapes[shapes["heads_kept"] == 0].groupby("batch")["speedup"].first()
+        pruned = shapes[(shapes["heads_kept"] > 0) & shapes["batch"].isin(without.index)].copy()
+        if len(pruned):
+            pruned["kept"] = pruned["heads_kept"] / pruned["heads_total"]
+            pruned["attention"] = 1 - 1 / pruned["batch"].map(without)
+            pruned["amdahl"] = amdahl(pruned["attention"], pruned["kept"])
+            pruned["ideal"] = 1 / pruned["kept"]
+            yield setting, _with_bounds(pruned.reset_index(drop=True), known)
+
+
+def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    for arm in frames.ARMS:
+        keys = pd.MultiIndex.from_product([frame["timed_by"], [arm]])
+        found = known.reindex(keys)
+        frame[f"{arm}_bound"] = found["bound"].fillna("unknown").to_numpy()
+        frame[f"{arm}_share"] = found["share"].to_numpy(dtype=float)
+    return frame
+
+
+def _ceilings(run: Run) -> pd.DataFrame:
+    """device, dtype, matmul, copy, cached copy: medians over processes."""
+    wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
+    return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

@@ -1,0 +1,123 @@
+"""Two sides -> everything that a page about both shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from reports.analyse import frames
+from reports.analyse.compare import matching
+from reports.analyse.compare.notes import differences, notes
+from reports.analyse.compare.sides import Side
+from reports.analyse.frames import Setting, Tradeoff
+from reports.read.run import Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What a figure or a table shows of both sides.
+
+    `first` and `second` are the names of the sides.
+    """
+
+    first: str
+    second: str
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Judged(Beside):
+    """And how the task is judged that it is about."""
+
+    metric: Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two sides have in common.
+
+    Attributes:
+        first, second: their names.
+        speedups, peers, accuracies, dense: as matching.py has them.
+        fronts: title -> accuracy beside latency of both: the tables of both tradeoffs (frames.py), with task, side
+            (a name) and share: of the dense latency, with _low and _high.
+        metrics: task -> how it is judged.
+        environments: field, first, second: where the two differ.
+        notes: sentences about what only one of the two has, and what makes their numbers differ.
+    """
+
+    first: str
+    second: str
+    speedups: pd.DataFrame
+    peers: pd.DataFrame
+    accuracies: pd.DataFrame
+    dense: pd.DataFrame
+    fronts: dict[str, pd.DataFrame]
+    metrics: dict[str, Metric]
+    environments: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the two have no measurement in common."""
+        return all(table.empty for table in (self.speedups, self.peers, self.accuracies, self.dense))
+
+    def beside(self, table: pd.DataFrame) -> Beside:
+        return Beside(self.first, self.second, table)
+
+    def judged(self, table: pd.DataFrame) -> Judged:
+        """Of a table about one task."""
+        return Judged(self.first, self.second, table, self.metrics[table["task"].iloc[0]])
+
+
+def compare(first: Side, second: Side) -> Comparison:
+    """All that both have measured; nothing that either lacks is an error, `notes` says it."""
+    metrics = {
+        task: first.run.metric(task)
+        for task in first.run.tasks
+        if task in second.run.tasks and first.run.metric(task).name == second.run.metric(task).name
+    }
+    speedups = matching.speedups(first), matching.speedups(second)
+    peers = matching.peers(first), matching.peers(second)
+    return Comparison(
+        first=first.name,
+        second=second.name,
+        speedups=(both := matching.joined(*speedups)),
+        peers=matching.joined(*peers),
+        accuracies=(
+            accuracies := matching.accuracies(first, second, () if first.run is second.run else tuple(metrics))
+        ),
+        dense=matching.dense(first, second),
+        fronts={title: table for task in metrics for title, table in _fronts(first, second, task)},
+        metrics=metrics,
+        environments=(environments := differences(first, second)),
+        notes=tuple(notes(first, second, speedups, both, accuracies, environments)),
+    )
+
+
+def _fronts(first: Side, second: Side, task: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and table for each setting and batch size that both were timed in."""
+    one, other = _tradeoffs(first, task), _tradeoffs(second, task)
+    for key in (key for key in one if key in other):
+        setting, batch = key
+        devices = " and ".join(dict.fromkeys(str(side.device) for side in (first, second)))
+        both = [_points(side, found[key]) for side, found in ((first, one), (second, other))]
+        yield f"{task}, batch {batch}, {replace(setting, device=devices).text}", pd.concat(both, ignore_index=True)
+
+
+def _tradeoffs(side: Side, task: str) -> dict[tuple[Setting, int | None], Tradeoff]:
+    """By setting, with no device, and batch size: those in which a pruned plan was timed."""
+    return {
+        (replace(found.setting, device=""), found.batch): found
+        for found in frames.tradeoffs(side.run, task)
+        if found.setting and found.setting.device == side.device
+        if (found.table["speedup"].notna() & (found.table["criterion"] != "dense")).any()
+    }
+
+
+def _points(side: Side, tradeoff: Tradeoff) -> pd.DataFrame:
+    table = tradeoff.table[tradeoff.table["speedup"].notna()]
+    return table.assign(
+        task=tradeoff.task, side=side.name, share=1 / table["speedup"], share_low=1 / table["speedup_high"],
+        share_high=1 / table["speedup_low"],
+    )  # fmt: skip

@@ -1,0 +1,56 @@
+"""What a row of a comparison is called: its task, and what tells it apart from the others of that task."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from reports.base.formatting import per_cent
+from reports.read.run import GENERATION, LAYER
+
+SEVERAL = 2  # criteria that are named; of more the first and how many others
+PARTS: Mapping[str, Callable[[Any], str]] = {  # in this order; what is not known is left out
+    "heads_total": "{:.0f} heads".format,
+    "head_dim": "of width {:.0f}".format,
+    "kept_fraction": lambda kept: f"{per_cent(kept)} kept" if kept else "no heads",
+    "criterion": lambda names: _criteria(str(names)),
+    "batch": "batch {:.0f}".format,
+    "seq_len": "{:.0f} tokens".format,
+    "dtype": str,
+    "mode": lambda mode: {"compile": "compiled", "eager": "not compiled"}.get(mode, str(mode)),
+    "cache": "{} cache".format,
+    "mask": lambda mask: {"none": "no mask", "padded": "padded"}.get(mask, f"{mask} mask"),
+}
+ALWAYS = ("kept_fraction", "criterion", "batch")
+
+
+def subjects(frame: pd.DataFrame) -> pd.Series:
+    found = [subject(*row) for row in frame[["kind", "task", "phase"]].itertuples(index=False, name=None)]
+    return pd.Series(found, index=frame.index, dtype=object)
+
+
+def labels(frame: pd.DataFrame) -> pd.Series:
+    """One line for each row: the subject, ALWAYS, and of the rest what differs within the subject."""
+    found = {}
+    for name_of, rows in frame.groupby(subjects(frame), sort=False):
+        shown = [name for name in PARTS if name in rows and (name in ALWAYS or rows[name].nunique(dropna=False) > 1)]
+        for index, row in rows.iterrows():
+            said = [PARTS[name](row[name]) for name in shown if pd.notna(row[name])]
+            found[index] = ", ".join([str(name_of), *filter(None, said)])
+    return pd.Series(found, dtype=object).reindex(frame.index)
+
+
+def subject(kind: str, task: str, phase: str) -> str:
+    """A task, the bare layer, or a phase of a model that generates."""
+    if kind == GENERATION:
+        return f"{task}, {phase}"
+    return "bare layer" if kind == LAYER else task
+
+
+def _criteria(names: str) -> str:
+    several = names.split(", ")
+    if several == ["none"]:
+        return ""  # no heads are kept, as the kept fraction says
+    if len(several) <= SEVERAL:
+        return " and ".join(several)
+    return f"{several[0]} and {len(several) - 1} others"

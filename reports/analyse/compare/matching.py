@@ -1,0 +1,163 @@
+"""What two sides have in common, and each side's estimate of it. Ratios are of ratios: paired within each side."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from reports.analyse import frames
+from reports.analyse.compare.sides import Side
+from reports.base import stats
+from reports.base.stats import Estimate, Processes
+from reports.read.run import LAYER
+
+CASE = [
+    "kind", "task", "criterion", "kept_fraction", "heads_total", "head_dim", "batch", "seq_len", "dtype", "mode",
+    "cache", "mask", "phase",
+]  # fmt: skip
+MODEL = [name for name in CASE if name not in ("criterion", "kept_fraction")]
+PLAN = ["task", "criterion", "kept_fraction"]
+ENDS = ("", "_low", "_high")
+OTHER_HEADS = "other heads"
+ALIKE = SAME_HEADS, SAME_SHAPE, OTHER_SHAPE = "same heads", "same shape", "other shape"
+ROUNDING = 1e-9  # by how much a ratio may be off without being another
+Key = tuple[Hashable, ...]  # of a case, in the order of CASE, and last the arm it was timed beside
+
+
+class Measured(NamedTuple):
+    """Logs of the ratios of one thing, of what shapes they are, and of which heads, where that is known."""
+
+    logs: tuple[Processes, ...]
+    timed_by: tuple[str, ...]
+    shapes: frozenset[Hashable]
+    heads: frozenset[str] | None
+
+
+def speedups(side: Side) -> dict[Key, Measured]:
+    """Key of a case -> dense over pruned."""
+    return dict(_measured(side, side.cases, "pruned", 1))
+
+
+def peers(side: Side) -> dict[Key, Measured]:
+    """Key of a case of the bare layer -> ours over that peer."""
+    return dict(_measured(side, side.cases[side.cases["kind"] == LAYER], "mha", -1))
+
+
+def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.DataFrame:
+    """What both sides measured, one row for each pair of measurements.
+
+    Criteria that share their shape on both sides share its samples and are one row. Columns: CASE, with the criteria
+    in one text; peer: the arm beside ours or the pruned one; heads: SAME_HEADS, SAME_SHAPE (other heads, or none that
+    are known) or OTHER_SHAPE; and with _low and _high first, second, and ratio: second over first; differs: whether
+    that interval leaves 1 out; first_rounds, second_rounds, first_processes, second_processes.
+    """
+    together: dict[Hashable, list[Key]] = {}
+    place = CASE.index("criterion")
+    for key in first.keys() & second.keys():
+        shared = (*key[:place], *key[place + 1 :], first[key].timed_by, second[key].timed_by)
+        together.setdefault(shared, []).append(key)
+    rows = [_row(sorted(keys, key=str), first, second) for keys in together.values()]
+    numbers = [f"{name}{end}" for name in ("first", "second", "ratio") for end in ENDS]
+    sizes = [f"{side}_{what}" for side in ("first", "second") for what in ("rounds", "processes")]
+    frame = pd.DataFrame(rows, columns=[*CASE, "peer", "heads", *numbers, "differs", *sizes])
+    return frame.sort_values([*CASE, "peer"], na_position="first", ignore_index=True)
+
+
+def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
+    """Plans of which both sides have the accuracy, one row for each criterion and kept fraction.
+
+    Columns: PLAN, heads (as of `joined`), examples, and with first_ and second_ in front and with _low and _high value
+    and difference: to the dense model on the same examples; and draws.
+    """
+    columns = ["draws", "examples", "heads", *(f"value{end}" for end in ENDS), *(f"difference{end}" for end in ENDS)]
+    found = []
+    for task in tasks if len(first.run.plans) and len(second.run.plans) else ():
+        one, other = (
+            _plans(side, task).set_index(PLAN)[columns].add_prefix(f"{name}_")
+            for side, name in ((first, "first"), (second, "second"))
+        )
+        found.append(one.join(other, how="inner").reset_index())
+    found = [table for table in found if len(table)]
+    if not found:
+        names = [f"{side}_{name}" for side in ("first", "second") for name in columns]
+        return pd.DataFrame(columns=[*PLAN, "heads", *names])
+    frame = pd.concat(found, ignore_index=True)
+    same = frame["first_heads"] == frame["second_heads"]
+    return frame.drop(columns=["first_heads", "second_heads"]).assign(heads=np.where(same, SAME_HEADS, OTHER_HEADS))
+
+
+def dense(first: Side, second: Side) -> pd.DataFrame:
+    """Seconds of the dense models that both timed: MODEL, and with _low and _high first and second."""
+    one, other = _dense(first), _dense(second)
+    rows = [
+        dict(zip(MODEL, key, strict=True)) | frames.columns("first", one[key]) | frames.columns("second", other[key])
+        for key in one
+        if key in other
+    ]
+    return pd.DataFrame(rows, columns=[*MODEL, *(f"{side}{end}" for side in ("first", "second") for end in ENDS)])
+
+
+def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterator[tuple[Key, Measured]]:
+    keep = side.run.plans.set_index("plan")["keep"].to_dict()
+    arms = sorted({over for _, over, below in side.run.log_ratios if below == under})
+    for key, group in cases.groupby(CASE, dropna=False):
+        for over in arms:
+            timed = [case for case in group["timed_by"].unique() if (case, over, under) in side.run.log_ratios]
+            if timed:
+                logs = [side.run.log_ratios[case, over, under] for case in timed]
+                heads = [keep.get(plan) for plan in group["plan"]]
+                yield (
+                    (*_known(key), over),
+                    Measured(
+                        tuple(tuple(sign * rounds for rounds in processes) for processes in logs),
+                        tuple(timed),
+                        frozenset(group["shape"]),
+                        None if None in heads else frozenset(map(str, heads)),
+                    ),
+                )
+
+
+def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> dict[str, Any]:
+    key, sides = keys[0], {"first": first[keys[0]], "second": second[keys[0]]}
+    ratio = stats.independent_ratio(sides["second"].logs, sides["first"].logs)
+    row: dict[str, Any] = dict(zip([*CASE, "peer"], key, strict=True))
+    row |= {
+        "criterion": ", ".join(str(key[CASE.index("criterion")]) for key in keys) if row["criterion"] else None,
+        "heads": max((_heads(first[key], second[key]) for key in keys), key=ALIKE.index),
+        "differs": ratio.low > 1 + ROUNDING or ratio.high < 1 - ROUNDING,
+    }
+    for name, measured in sides.items():
+        row |= frames.columns(name, stats.ratio_estimate(*measured.logs)) | {
+            f"{name}_rounds": sum(len(rounds) for processes in measured.logs for rounds in processes),
+            f"{name}_processes": min(map(len, measured.logs)),
+        }
+    return row | frames.columns("ratio", ratio)
+
+
+def _heads(first: Measured, second: Measured) -> str:
+    if first.shapes != second.shapes:
+        return OTHER_SHAPE
+    return SAME_HEADS if first.heads is not None and first.heads == second.heads else SAME_SHAPE
+
+
+def _plans(side: Side, task: str) -> pd.DataFrame:
+    """Accuracies of a task, with the heads that each row's plans keep."""
+    heads = side.run.plans.groupby(PLAN)["keep"].agg(lambda keep: " ".join(sorted(map(str, keep))))
+    found = frames.accuracies(side.run, task).rename(columns={"low": "value_low", "high": "value_high"})
+    return found.merge(heads.rename("heads"), left_on=PLAN, right_index=True)
+
+
+def _dense(side: Side) -> dict[Key, Estimate]:
+    """By MODEL."""
+    found = {}
+    for key, group in side.cases.groupby(MODEL, dropna=False):
+        timed = [case for case in group["timed_by"].unique() if (case, "dense") in side.run.seconds]
+        if timed:
+            found[_known(key)] = stats.median_estimate(*(side.run.seconds[case, "dense"] for case in timed))
+    return found
+
+
+def _known(key: Hashable) -> Key:
+    """A key of pandas, None where a value is not known, so that it equals itself."""
+    return tuple(None if pd.isna(name) else name for name in cast(tuple[Any, ...], key))

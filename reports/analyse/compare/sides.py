@@ -1,0 +1,50 @@
+"""What is compared: each run on each of its devices, two at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas as pd
+
+from reports.read.run import Run
+
+EACH_WITH_EACH = 4  # of more sides, each is compared with the first alone
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run on one device; None where the run has no latencies."""
+
+    run: Run
+    device: str | None
+
+    @property
+    def name(self) -> str:
+        several = len(_devices(self.run)) > 1
+        return f"{self.run.name}, {self.device}" if several else self.run.name
+
+    @property
+    def cases(self) -> pd.DataFrame:
+        """The cases whose shape was timed on this device."""
+        cases = _timed(self.run)
+        return cases[cases["device"] == self.device]
+
+
+def sides(runs: Sequence[Run]) -> tuple[Side, ...]:
+    """Each run on each device that it has latencies of."""
+    return tuple(Side(run, device) for run in runs for device in _devices(run) or (None,))
+
+
+def pairs(sides: Sequence[Side]) -> tuple[tuple[Side, Side], ...]:
+    """Each side with each other; of more than EACH_WITH_EACH, each with the first."""
+    if len(sides) <= EACH_WITH_EACH:
+        return tuple(combinations(sides, 2))
+    return tuple((sides[0], other) for other in sides[1:])
+
+
+def _devices(run: Run) -> list[str]:
+    return sorted(_timed(run)["device"].unique())
+
+
+def _timed(run: Run) -> pd.DataFrame:
+    return run.cases[run.cases["timed_by"].isin(run.timed)]

@@ -1,0 +1,214 @@
+"""Run -> frames that figures draw and tables print. Each row is one point with its interval."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from reports.analyse.limits import spread
+from reports.base import stats
+from reports.read.run import GENERATION, LAYER, Metric, Run
+
+CONDITIONS = ["device", "dtype", "mode", "cache", "mask"]
+SETTING = [*CONDITIONS, "seq_len"]
+ARMS = ("dense", "pruned")
+MOST_BATCHES = 12  # of one setting, beside which accuracy is shown
+SAMPLES = [
+    "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
+    "seconds", "process", "cache", "mode", "phase", "mask",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must agree for two times of one task to be comparable, besides the batch size."""
+
+    device: str
+    dtype: str
+    mode: str = "eager"
+    cache: str = "warm"
+    mask: str = "none"
+    seq_len: int | None = None
+
+    @property
+    def text(self) -> str:
+        return ", ".join([self.device, self.dtype, *self._unusual.values()])
+
+    @property
+    def slug(self) -> str:
+        return "-".join([self.device, self.dtype, *self._unusual])
+
+    @property
+    def unusual(self) -> int:
+        """In how many ways it is not as it mostly is."""
+        usual = ((self.dtype, "float32"), (self.mode, "eager"), (self.cache, "warm"), (self.mask, "none"))
+        return sum(one != other for one, other in usual)
+
+    @property
+    def _unusual(self) -> dict[str, str]:
+        """Short and in words, what is not as it mostly is."""
+        said = {
+            self.mode: "compiled" if self.mode == "compile" else self.mode,
+            self.cache: f"{self.cache} cache",
+            self.mask: "padded batches" if self.mask == "padded" else f"{self.mask} mask",
+            f"s{self.seq_len}": f"{self.seq_len} tokens",
+        }
+        return {short: text for short, text in said.items() if short not in ("eager", "warm", "none", "sNone")}
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Accuracy beside latency of every plan of one task, in one setting at one batch size.
+
+    Attributes:
+        setting, batch: None where no latency was measured.
+        table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
+            heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high,
+            examples, and with _low and _high pruned, dense (seconds, the dense model in the same rounds) and speedup;
+            front, whether no other plan beats it.
+    """
+
+    task: str
+    metric: Metric
+    setting: Setting | None
+    batch: int | None
+    criteria: tuple[str, ...]
+    table: pd.DataFrame
+
+
+def samples(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every sample of the runs once, tidy, with the columns SAMPLES.
+
+    A sample stands under the case that timed it; cases that share its shape name that case in `timed_by` of
+    their own file and have no rows here. With several runs, cases read RUN/CASE.
+    """
+    found = []
+    for run in runs:
+        about = run.cases[[name for name in SAMPLES if name in run.cases]]
+        frame = run.samples.merge(about, on="case", how="left")[SAMPLES]
+        found.append(frame if len(runs) == 1 else frame.assign(case=run.name + "/" + frame["case"]))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=SAMPLES)
+
+
+def cases_of(run: Run, task: str) -> pd.DataFrame:
+    """The cases whose shape has been timed: of a task, of the bare layer, or of all in which a model generates."""
+    kind = task if task in (LAYER, GENERATION) else "pruning"
+    mine = (run.cases["kind"] == kind) & ((run.cases["task"] == task) | (kind == GENERATION))
+    return run.cases[mine & run.cases["timed_by"].isin(run.timed)]
+
+
+def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """Cases that can be shown in one figure, those measured as usual first."""
+    found = []
+    for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
+        same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
+        tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
+        found.append((Setting(**same | {"seq_len": tokens}), rows))
+    yield from sorted(found, key=lambda pair: pair[0].unusual)
+
+
+def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """Cases that can be shown in one figure which has the sequence length as an axis, the usual ones first."""
+    groups = cases.groupby(CONDITIONS, sort=True)
+    found = [(Setting(*cast(tuple[Any, ...], key)), rows) for key, rows in groups]
+    yield from sorted(found, key=lambda pair: pair[0].unusual)
+
+
+def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Seconds of both arms and the paired speedup (dense / pruned), one row for each group of cases.
+
+    A shape that several cases share counts once. Adds to the columns `by`: shapes, rounds, processes (the fewest
+    of a shape), and with `_low` and `_high` dense, pruned (seconds) and speedup.
+    """
+    rows = []
+    for key, group in cases.groupby(by, sort=True, dropna=False):
+        timed = _timed(run, group)
+        if not timed:
+            continue
+        ratios = [run.log_ratios[(case, *ARMS)] for case in timed]
+        row = dict(zip(by, key, strict=True)) | {
+            "shapes": len(timed),
+            "rounds": sum(len(rounds) for processes in ratios for rounds in processes),
+            "processes": min(map(len, ratios)),
+        }
+        for arm in ARMS:
+            row |= columns(arm, stats.median_estimate(*(run.seconds[case, arm] for case in timed)))
+        rows.append(row | columns("speedup", stats.ratio_estimate(*ratios)))
+    return pd.DataFrame(rows)
+
+
+def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
+    """An estimate as three columns."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
+    """The task's own batch size, or the one nearest to it that was timed."""
+    default = run.environment["tasks"][task]["batch_size"]
+    return int(min(cases["batch"].unique(), key=lambda batch: (abs(np.log(batch / default)), batch)))
+
+
+@lru_cache(maxsize=64)  # several figures and a table ask for the same
+def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
+    """One for each setting in which the task was timed, and each batch size, that to report first, up to MOST_BATCHES.
+
+    One without latencies if there is none.
+    """
+    plans = accuracies(run, task)
+    if plans.empty:
+        return ()
+    bare = Tradeoff(task, run.metric(task), None, None, run.criteria, plans)
+    found = []
+    for setting, cases in settings(cases_of(run, task)):
+        first = report_batch(run, task, cases)
+        others = sorted({*map(int, cases["batch"].unique())} - {first})
+        for batch in (first, *spread(others, MOST_BATCHES - 1)):
+            timed = cases[cases["batch"] == batch]
+            times = latencies(run, timed, ["criterion", "kept_fraction"])
+            if not times.empty:
+                table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
+                found.append(replace(bare, setting=setting, batch=batch, table=_finish(run, table, timed, bare.metric)))
+    return tuple(found) or (replace(bare, table=_finish(run, plans, None, bare.metric)),)
+
+
+def accuracies(run: Run, task: str) -> pd.DataFrame:
+    """One row for each criterion and kept fraction of plans.csv.
+
+    Of several draws: the mean, and the range that holds 95 % of them.
+    """
+    rows = []
+    for _, group in run.plans[run.plans["task"] == task].groupby(["criterion", "kept_fraction"], sort=False):
+        row: dict[Hashable, Any] = group.iloc[0].to_dict() | {"draws": len(group)}
+        if len(group) > 1:
+            row.update(stats.draws_estimate(group["value"].to_numpy())._asdict())
+            row.update(columns("difference", stats.draws_estimate(group["difference"].to_numpy())))
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=[*run.plans.columns, "draws"])
+    rank = {name: place for place, name in enumerate(("dense", *run.criteria, "none"))}
+    order = frame.assign(rank=frame["criterion"].map(rank), less=-frame["kept_fraction"]).sort_values(["rank", "less"])
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
+    """Adds the dense model's own latency and the Pareto front."""
+    numbers = [f"{name}{end}" for name in (*ARMS, "speedup") for end in ("", "_low", "_high")]
+    table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
+    table[numbers] = table[numbers].astype(float)
+    if cases is not None:
+        dense = stats.median_estimate(*(run.seconds[case, "dense"] for case in _timed(run, cases)))
+        # by definition: every speedup is relative to the dense arm of its own rounds
+        row = columns("pruned", dense) | columns("dense", dense) | columns("speedup", stats.Estimate(1.0, 1.0, 1.0))
+        table.loc[table["criterion"] == "dense", list(row)] = list(row.values())
+    merit = table["value"] if metric.higher_is_better else -table["value"]
+    # a mean over draws is no plan; a model without heads is where latency ends, not a choice
+    is_choice = (table["draws"] == 1) & (table["criterion"] != "none")
+    cost = np.where(is_choice, 1 / table["speedup"], np.nan)
+    return table.assign(front=stats.pareto_front(cost, merit.to_numpy(float)))
+
+
+def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
+    """The cases that timed the shapes of `cases`, pruned beside dense."""
+    return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]

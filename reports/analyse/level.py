@@ -1,0 +1,95 @@
+"""Whether a pruned model is level with the dense one: only if its interval excludes a loss as large as the margin.
+
+An interval that includes 0 shows nothing: the fewer examples are judged, the wider it is, and the surer to include 0.
+"""
+
+import math
+
+import pandas as pd
+
+from reports.base.formatting import count
+from reports.read.run import Metric
+
+# One point of a share; of any other metric 1 % of the dense model's value. As MLPerf Inference, which asks of whoever
+# makes a model faster that it keep 99 % of the reference's quality.
+MARGIN = 0.01
+NEAREST = 0.1  # of the margin: what loses this nearly as much can't be told from it by any number of examples
+
+
+def is_level(plans: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Of each plan whether it loses less than the margin against the dense model, by the whole of its interval."""
+    return _losses(plans, metric)["most"] < _margins(plans, metric)
+
+
+def is_open(plans: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Of each plan whether its interval holds the margin: it may lose as much, or less."""
+    losses, margins = _losses(plans, metric), _margins(plans, metric)
+    return (losses["least"] < margins) & (losses["most"] >= margins)
+
+
+def examples_needed(plans: pd.DataFrame, metric: Metric) -> pd.Series:
+    """How many examples it would take to tell each plan's loss from the margin; NaN where that is not known.
+
+    An interval's width falls with the square root of their number. It is to be no wider to each side than the
+    margin, nor than what lies between the margin and the loss as it was measured.
+    """
+    losses, margins = _losses(plans, metric), _margins(plans, metric)
+    aim = (margins - losses["loss"]).abs().clip(upper=margins)
+    half = (losses["most"] - losses["least"]) / 2
+    return plans["examples"].astype(float) * (half / aim.where(aim > NEAREST * margins)) ** 2
+
+
+def margin(reference: float, metric: Metric) -> float:
+    """The loss that counts, in the metric's unit, where the model beside it has this value."""
+    return MARGIN if metric.is_share else MARGIN * abs(reference)
+
+
+def within(metric: Metric) -> str:
+    """The margin, in words."""
+    return f"{100 * MARGIN:g} point" if metric.is_share else f"{100 * MARGIN:g} %"
+
+
+def none_level(plans: pd.DataFrame, metric: Metric) -> str:
+    """The clause that no plan is level, and of how many that can't be told, for want of examples."""
+    may_be = plans[is_open(plans, metric)]
+    text = f"no pruned plan is shown to be level with the dense model, within {within(metric)}"
+    return text if may_be.empty else f"{text} ({count(len(may_be), 'plan')} may be: {_too_few(may_be, metric)})"
+
+
+def verdict(plan: pd.Series, metric: Metric) -> str:
+    """A sentence on one plan, its space in front; empty where it does lose, which its interval says."""
+    plans = pd.DataFrame([plan])
+    if is_level(plans, metric).any():
+        return f" Its {metric.name} is level with the dense model's, within {within(metric)}."
+    if is_open(plans, metric).any():
+        why = _too_few(plans, metric)
+        return f" Whether its {metric.name} is level with the dense model's, within {within(metric)}, is open: {why}."
+    return ""
+
+
+def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
+    """What it would take to tell, of the plan that needs fewest examples."""
+    needed = examples_needed(plans, metric)
+    if plans["examples"].isna().all():
+        return "too few examples were judged to tell"
+    if needed.isna().all():
+        return "the loss may be the margin itself"
+    judged = plans["examples"].iloc[int(needed.argmin())]
+    return f"{judged:,.0f} examples are too few to tell, about {_rounded(needed.min()):,} would"
+
+
+def _losses(plans: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """loss, and least and most, the ends of its interval: against the dense model, in the metric's unit."""
+    columns = ["difference", "difference_high", "difference_low"]
+    found = plans[columns].astype(float).set_axis(["loss", "least", "most"], axis=1)
+    return -found if metric.higher_is_better else found.rename(columns={"least": "most", "most": "least"})
+
+
+def _margins(plans: pd.DataFrame, metric: Metric) -> pd.Series:
+    return (plans["value"] - plans["difference"]).astype(float).map(lambda dense: margin(dense, metric))
+
+
+def _rounded(number: float) -> int:
+    """Upwards, to two digits."""
+    step = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
+    return math.ceil(number / step) * step

@@ -1,0 +1,54 @@
+"""What a figure shows of a run with thousands of cases, and the sentence on what it leaves out."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from reports.read.run import BASELINES, REFERENCES, Metric
+
+T = TypeVar("T")
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of the values: both ends, and evenly between."""
+    return [values[place] for place in _places(len(values), most)]
+
+
+def spread_rows(frame: pd.DataFrame, most: int, by: list[str]) -> pd.DataFrame:
+    """At most so many rows, in their order: those with the least and the largest `by`, and evenly between."""
+    ordered = frame.reset_index(drop=True).sort_values(by, kind="stable").index.to_numpy()
+    return frame.iloc[np.sort(ordered[_places(len(frame), most)])]
+
+
+def spread_batches(frame: pd.DataFrame, batches: int, rows: int, by: list[str]) -> pd.DataFrame:
+    """At most so many batch sizes, and so many rows of each."""
+    shown = spread(sorted(frame["batch"].unique()), batches)
+    return pd.concat([spread_rows(frame[frame["batch"] == batch], rows, by) for batch in shown])
+
+
+def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.DataFrame, str]:
+    """The plans of so many criteria, those that are best on average; all references; what `left_out` says of others."""
+    others = table[~table["criterion"].isin([*BASELINES, *REFERENCES])]
+    means = others.groupby("criterion")["value"].mean().sort_values(ascending=not metric.higher_is_better)
+    names = [*means.index[:most], *BASELINES, *REFERENCES]
+    rest = left_out(min(most, len(means)), len(means), "criteria", "those that are best on average")
+    return table[table["criterion"].isin(names)], rest
+
+
+def left_out(shown: int, total: int, nouns: str, which: str = "") -> str:
+    """A sentence to end a caption with, its space in front; empty where nothing is left out.
+
+    Args:
+        nouns: what they are, in the plural.
+        which: how they were picked, as a clause.
+    """
+    picked = f", {which}" if which else ""
+    return "" if shown >= total else f" Shown are {shown:,} of {total:,} {nouns}{picked}; the data has all."
+
+
+def _places(count: int, most: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    return [int(place) for place in np.linspace(0, count - 1, most).round()]

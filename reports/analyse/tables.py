@@ -1,0 +1,218 @@
+"""The tables of a page, as text that only needs to be set."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.analyse import frames
+from reports.analyse.frames import Tradeoff
+from reports.base import stats
+from reports.base.formatting import count, digits, per_cent, rate, size, times
+from reports.base.table_cells import NONE, Cell, Summary, interval, number, word
+from reports.read.cases import LEFT_OUT, last_line
+from reports.read.run import Metric, Run
+
+UNKNOWN = "unknown"
+GIB = 2**30
+CEILINGS = {
+    "matmul": ("matrix multiplication", "FLOP/s"),
+    "copy": ("copy from memory, read plus written", "B/s"),
+    "cached copy": ("copy within the caches, read plus written", "B/s"),
+}
+
+
+def summaries(run: Run, task: str) -> Iterator[Summary]:
+    """One table for each setting, and each batch size; those other than the first are folded."""
+    for place, tradeoff in enumerate(frames.tradeoffs(run, task)):
+        where = f"Batch {tradeoff.batch}, {tradeoff.setting.text}" if tradeoff.setting else "No latency was measured"
+        metric = tradeoff.metric
+        yield Summary(
+            title=where,
+            note=" ".join(_notes(run, tradeoff)),
+            columns=(
+                "criterion",
+                "kept",
+                "heads",
+                metric.name,
+                "against dense",
+                "latency (ms)",
+                "dense (ms)",
+                "speedup",
+            ),
+            rows=tuple(_row(row, metric) for _, row in tradeoff.table.iterrows()),
+            folded=place > 0,
+        )
+
+
+def promises(run: Run, task: str) -> Iterator[Summary]:
+    """What the task states about itself, as measured; no table where it states nothing."""
+    stated = run.promises[run.promises["task"] == task]
+    if len(stated):
+        yield Summary(
+            title="What the task promises",
+            note="",
+            columns=("promise", "bound", "measured", "kept"),
+            rows=tuple(
+                (
+                    Cell(row["promise"].replace("_", " "), order=row["promise"]),
+                    Cell(f"{row['bound']:.3g}", order=row["bound"]),
+                    Cell(f"{row['value']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}", row["value"]),
+                    Cell("yes" if row["kept"] == "True" else "no", order=row["kept"]),
+                )
+                for _, row in stated.iterrows()
+            ),
+        )
+
+
+def percentiles(run: Run, task: str) -> Iterator[Summary]:
+    """Of every case that was timed, and each of its arms: how long, how many a second, how much memory."""
+    cases = frames.cases_of(run, task)
+    timed = cases[cases["case"] == cases["timed_by"]]
+    counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
+    rows = [
+        _percentiles(case, arm, np.concatenate(processes), counts.get((name, arm)))
+        for case in timed.to_dict("records")
+        for (name, arm), processes in run.seconds.items()
+        if name == case["case"]
+    ]
+    if rows:
+        yield Summary(
+            title=f"Percentiles, throughput and memory of all {count(len(timed), 'case')}",
+            note="In brackets: 95 % intervals from order statistics, over all rounds of all processes; a dash where "
+            "there are too few (6 for p50, 36 for p90, 368 for p99). Throughput is that of the median. The last "
+            "column says what ended the sampling: that the interval was narrow enough, or that time was up.",
+            columns=(
+                *("case", "arm", "p50 (ms)", "p90 (ms)", "p99 (ms)", "n", "examples/s", "tokens/s", "peak memory"),
+                "ended",
+            ),
+            rows=tuple(rows),
+            folded=True,
+        )
+
+
+def ceilings(run: Run) -> Iterator[Summary]:
+    """What the machine can do at most, as measured in the same run."""
+    rows = []
+    for (device, dtype, ceiling), found in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
+        name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
+        measured = stats.Estimate(found["value"].median(), found["low"].min(), found["high"].max())
+        value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
+        rows.append((word(device), word(dtype), word(name), value))
+    if rows:
+        note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
+        columns = ("device", "dtype", "ceiling", "measured")
+        yield Summary("Ceilings of this machine, measured in the same run", note, columns, tuple(rows))
+
+
+def left_out(run: Run) -> Iterator[Summary]:
+    """What has no result without having failed, or could not be used, and why."""
+    found = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
+    rows = [(word(row.name), word(row.status), word(last_line(row.error))) for row in found.itertuples(index=False)]
+    for (arm, reason), cases in run.skipped_arms.groupby(["arm", "reason"]):
+        rows.append((word(f"arm {arm} of {count(len(cases), 'case')}"), word("skipped"), word(reason)))
+    for row in run.left_out.itertuples(index=False):
+        rows.append((word(row.what), word("could not be used"), word(row.reason)))
+    if rows:
+        yield Summary("What was left out, and why", "", ("what", "outcome", "reason"), tuple(rows))
+
+
+def environment(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the numbers were measured on: name, value; of environment.json."""
+    memory = about.get("memory_bytes")
+    revision = str(about.get("revision") or UNKNOWN)
+    dirty = {True: " with uncommitted changes", False: ", clean"}.get(about.get("dirty", ""), "")
+    return [
+        ("CPU", _text(about, "cpu")),
+        ("cores and threads", f"{_text(about, 'cores')}, {_text(about, 'threads')}"),
+        ("clock governor", _text(about, "governor")),
+        ("memory", f"{memory / GIB:.1f} GiB" if memory else UNKNOWN),
+        ("accelerators", _pairs(about.get("accelerators")) or "none"),
+        ("platform", _text(about, "platform")),
+        ("Python", _text(about, "python")),
+        ("packages", _pairs(about.get("packages")) or UNKNOWN),
+        ("preset", _text(about, "preset")),
+        ("revision", revision + dirty),
+        ("command", _text(about, "command")),
+        ("started", _text(about, "created")),
+        ("finished", "cut off" if about.get("finished") is None else str(about["finished"])),
+    ]
+
+
+def _row(row: pd.Series, metric: Metric) -> tuple[Cell, ...]:
+    criterion = {"none": "no heads"}.get(row["criterion"], row["criterion"])
+    return (
+        Cell(f"{criterion} ({row['draws']} draws)" if row["draws"] > 1 else criterion, order=criterion),
+        Cell(per_cent(row["kept_fraction"]), order=row["kept_fraction"]),
+        Cell(f"{row['heads_kept']:.0f} of {row['heads_total']:.0f}", order=row["heads_kept"]),
+        Cell(metric.text(row["value"]), metric.interval(row["low"], row["high"]), row["value"]),
+        _difference(row, metric),
+        interval(row, "pruned", _thousandths),
+        number(row["dense"], _thousandths),
+        interval(row, "speedup", times),
+    )
+
+
+def _percentiles(case: Mapping[Hashable, Any], arm: str, seconds: np.ndarray, peak: float | None) -> tuple[Cell, ...]:
+    median = float(np.median(seconds))
+    return (
+        word(case["case"]),
+        word(arm),
+        *(_quantile(seconds, share) for share in (0.5, 0.9, 0.99)),
+        number(len(seconds), "{:.0f}".format),
+        number(case["batch"] / median, digits),
+        number(case["tokens"] / median, digits),
+        number(peak, size),
+        word(case["ended"] or NONE),
+    )
+
+
+def _quantile(seconds: np.ndarray, share: float) -> Cell:
+    found = stats.quantile_estimate(seconds, share)
+    if found is None:
+        return Cell(NONE)
+    return Cell(_thousandths(found.value), f"{_thousandths(found.low)} to {_thousandths(found.high)}", found.value)
+
+
+def _thousandths(seconds: float) -> str:
+    return digits(1e3 * seconds)
+
+
+def _difference(row: pd.Series, metric: Metric) -> Cell:
+    if row["criterion"] == "dense" or np.isnan(row["difference"]):
+        return Cell("–")
+    bounds = metric.interval(row["difference_low"], row["difference_high"])
+    return Cell(metric.change(row["difference"]), bounds, row["difference"])
+
+
+def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
+    batches = frames.cases_of(run, tradeoff.task)["batch"].nunique()
+    if batches > frames.MOST_BATCHES:
+        yield f"Of {batches} batch sizes {frames.MOST_BATCHES} have a table and a figure like this; the data has all."
+    default = run.environment["tasks"][tradeoff.task]["batch_size"]
+    if tradeoff.batch == frames.tradeoffs(run, tradeoff.task)[0].batch not in (None, default):
+        yield f"The task's own batch size, {default}, was not timed; {tradeoff.batch} is the nearest that was."
+    processes = tradeoff.table.get("processes", pd.Series(dtype=float)).min()
+    over = f"at least {processes:.0f} processes and the rounds within each" if processes > 1 else "rounds"
+    yield f"In brackets: 95 % intervals, for accuracy over held-out examples, for times over {over}."
+    yield "Dense is timed in the same rounds; speedup is the median of the rounds' ratios, not the ratio of medians."
+    draws = tradeoff.table.loc[tradeoff.table["draws"] > 1, "draws"]
+    if len(draws):
+        yield "Rows of several draws give their mean and the range that holds 95 % of them."
+    random = tradeoff.table.loc[tradeoff.table["criterion"] == "random", "draws"]
+    if len(random) and random.min() < 20:
+        yield f"Random choices have only {random.min()} draws; 20 are wanted."
+    rounds = tradeoff.table.get("rounds", pd.Series(dtype=float)).dropna()
+    if len(rounds) and rounds.min() < stats.ENOUGH_ROUNDS:
+        yield f"Some speedups rest on only {count(rounds.min(), 'round')}; their intervals are too narrow."
+
+
+def _text(about: Any, name: str) -> str:
+    value = about.get(name)
+    return UNKNOWN if value is None else str(value)
+
+
+def _pairs(values: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items())

@@ -1,0 +1,55 @@
+"""Heatmaps of paired speedups: a cell for each point, with its number on it, on one scale around 1."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from reports.base.formatting import between, times
+from reports.draw.style import PAPER, color_bar, text_on
+
+SCALE = sns.color_palette("vlag_r", as_cmap=True)
+
+
+def log_reach(speedup: pd.Series) -> float:
+    """How far the colours go to both sides of 1, as a binary logarithm."""
+    return max(0.05, float(np.log2(speedup).abs().max()))
+
+
+def speedup_texts(frame: pd.DataFrame) -> pd.Series:
+    """What stands on the cells: the speedup above its interval."""
+    rows = zip(frame["speedup"], frame["speedup_low"], frame["speedup_high"], strict=True)
+    texts = [f"{times(value)}\n{'one round' if np.isnan(low) else between(low, high)}" for value, low, high in rows]
+    return pd.Series(texts, index=frame.index, dtype=object)
+
+
+def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach: float) -> QuadMesh:
+    """A cell for each number of `speedup`, with the text of the same place on it; rows go down.
+
+    Args:
+        reach: what `log_reach` gives.
+    """
+    logs = np.log2(speedup.to_numpy(dtype=float))
+    mesh = axes.pcolormesh(logs, cmap=SCALE, vmin=-reach, vmax=reach, edgecolors=PAPER, linewidth=1.5)
+    for (row, column), value in np.ndenumerate(logs):
+        if not np.isnan(value):
+            axes.text(
+                column + 0.5, row + 0.5, str(texts.iloc[row, column]), ha="center", va="center", fontsize="small",
+                color=text_on(mesh.to_rgba(np.array(value))),
+            )  # fmt: skip
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(speedup.shape[1]) + 0.5)
+    axes.set_yticks(np.arange(speedup.shape[0]) + 0.5)
+    axes.tick_params(length=0)
+    return mesh
+
+
+def speedup_bar(figure: Figure, mesh: QuadMesh, axes: Any, reach: float) -> None:
+    bar = color_bar(figure, mesh, axes, "speedup (dense / pruned)", aspect=25)
+    bar.set_ticks([-reach, 0, reach], labels=[times(2**-reach), "1×", times(2**reach)])

@@ -1,0 +1,49 @@
+"""Figures as SVG that one file shows on light and on dark screens: neutral colours follow the reader, data's stay."""
+
+import re
+from io import StringIO
+
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from reports.draw.style import DARK, FONTS
+
+DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough, and makes the file half as large
+PLACES = re.compile(r' (?:d|x|y)="[^"]*"')
+METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # says when it was drawn, and by which version
+END = "</style>"
+FAMILIES = ", ".join([*(f"'{name}'" for name in FONTS), "sans-serif"])
+FAMILY = f"font-family: {FAMILIES}; "
+
+
+def text(figure: Figure) -> str:
+    """The figure, drawn within `style.theme()`, as the text of a themed SVG; the same figure gives the same text."""
+    file = StringIO()
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # savefig draws everything once more beforehand
+    return themed(file.getvalue())
+
+
+def themed(svg: str) -> str:
+    """What matplotlib wrote, with the colours of style.DARK where the reader's screen is dark, and without its date.
+
+    Raises:
+        ValueError: it has no style sheet, so matplotlib didn't write it.
+    """
+    if END not in svg:
+        raise ValueError(f"expected the text of an SVG that matplotlib wrote, with a style sheet; got {svg[:80]!r}")
+    svg = METADATA.sub("", svg, count=1).replace(FAMILY, "")  # said once for all texts
+    svg = PLACES.sub(lambda place: DIGITS.sub(r"\1", place[0]), svg)
+    return svg.replace(END, f"{RULES}{END}", 1)
+
+
+def _rules() -> str:
+    """A neutral colour stands in an inline style, or in the background of a hatch as an attribute."""
+    dark = "\n".join(
+        f'[style*="{what}: {light}"], [{what}="{light}"] {{ {what}: {dark} !important }}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    return f"text {{ font-family: {FAMILIES} }}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+
+
+RULES = _rules()

@@ -1,0 +1,19 @@
+"""Figures of two sides, runs or devices, beside each other: every module here is one."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from reports.analyse.compare.comparison import Comparison
+from reports.figures import Drawing, Panel, registered
+
+
+class FigureModule(Drawing, Protocol):
+    """What a module here offers."""
+
+    def panels(self, comparison: Comparison) -> Iterator[Panel]:
+        """What there is to draw."""
+
+
+def registry() -> dict[str, FigureModule]:
+    """Name -> figure, in the order of the page."""
+    return registered(__name__, __path__)

@@ -1,0 +1,202 @@
+"""The latency cases of a run: what was timed, in how many processes, and what was not, with the reason."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.read.columns import PLAN_TYPES, check_task
+from reports.read.files import (
+    REMEDY,
+    Types,
+    check_choice,
+    check_fields,
+    check_items,
+    check_numbers,
+    check_schema,
+    printable,
+    read_json,
+)
+from reports.read.intake import MOST_RECORDS, MOST_SAMPLES, check_count, check_size, files_in
+from reports.read.problems import Problems
+from reports.read.run import GENERATION, LAYER
+from reports.read.samples import Timed, columns_of, usable
+
+MAYBE_TEXT = (str, type(None))
+NUMBER = (int, float)
+MAYBE_NUMBER = (*NUMBER, type(None))
+OUTCOME: Mapping[str, Types] = {"status": str, "error": MAYBE_TEXT}
+DONE, FAILED, LEFT_OUT = "ok", "failed", ("out of memory", "skipped")
+STATUSES = (DONE, FAILED, *LEFT_OUT)
+KINDS = ("pruning", LAYER, GENERATION)
+CASE: Mapping[str, Types] = {
+    "case": str, "kind": str, "task": str, "criterion": MAYBE_TEXT, "plan": MAYBE_TEXT,
+    "kept_fraction": MAYBE_NUMBER, "heads_kept": int, "heads_total": int, "shape": list, "batch": int,
+    "seq_len": (int, type(None)), "device": str, "dtype": str, "timed_by": str, "samples": list,
+}  # fmt: skip
+LATER: Mapping[str, tuple[Types, Any]] = {  # fields that older runs lack, and what holds for those
+    "process": (int, 0), "ended": (MAYBE_TEXT, None), "warm_up": (MAYBE_NUMBER, None), "cache": (str, "warm"),
+    "mode": (str, "eager"), "phase": (str, "forward"), "mask": (str, "none"), "width": (MAYBE_NUMBER, None),
+    "head_dim": (MAYBE_NUMBER, None), "tokens": (MAYBE_NUMBER, None), "counts": (dict, {}), "skipped_arms": (dict, {}),
+}  # fmt: skip
+LATER_TYPES: Mapping[str, Types] = {name: types for name, (types, _) in LATER.items()}
+LEAST: Mapping[str, int | None] = {
+    "kept_fraction": 0, "heads_kept": 0, "heads_total": 0, "batch": 1, "seq_len": 1, "process": 0, "warm_up": 0,
+    "width": 0, "head_dim": 0, "tokens": 0,
+}  # fmt: skip
+COUNTS = ("flops", "attention_flops", "bytes", "parameters", "peak_bytes", "cache_bytes")
+ELSEWHERE = ("process", "samples", "counts", "skipped_arms")  # frames of their own
+PROCESS = re.compile(r"\+\d+$")  # what the file of a later process adds to the name of its case
+KNOWN = frozenset({"schema", *OUTCOME, *CASE, *LATER, *PLAN_TYPES})  # what is kept of a file
+Outcome = tuple[Path, dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """What `cases/` holds.
+
+    Attributes:
+        cases: one row for each finished case, as the first process that finished it wrote it.
+        samples: case, arm, round, seconds, process.
+        counts: case, arm, and COUNTS; NaN where a count is not known.
+        skipped_arms: case, arm, reason.
+        outcomes: every file that says how the case ended, with what it says.
+    """
+
+    cases: pd.DataFrame
+    samples: pd.DataFrame
+    counts: pd.DataFrame
+    skipped_arms: pd.DataFrame
+    outcomes: tuple[Outcome, ...]
+
+
+def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Cases:
+    """Read and check `cases/`; what is wrong in it is left out, and `problems` is told."""
+    outcomes, timed, count = [], [], 0
+    for file, document in read_outcomes(folder, problems):
+        outcomes.append((file, document))
+        if document["status"] == DONE:
+            with problems.noted(file):
+                case = _timed(file, document, tasks)
+                check_count(file, count + len(case.columns["arm"]), MOST_SAMPLES, "samples in all cases")
+                count += len(case.columns["arm"])
+                timed.append(case)
+        document.pop("samples", None)  # they are columns now
+    known = {PROCESS.sub("", file.stem) for file in records_in(folder, Problems(folder))}
+    known |= {str(document["case"]) for _, document in outcomes if "case" in document}
+    timed = [*_of_known(timed, known, problems)]
+    timed = sorted(_once(timed, problems), key=lambda item: item.case["process"])
+    timed, found = usable(timed, problems)
+    first = list({item.case["case"]: item.case for item in reversed(timed)}.values())[::-1]
+    counts = [
+        (case["case"], arm, *(each.get(name) for name in COUNTS))
+        for case in first
+        for arm, each in case["counts"].items()
+    ]
+    skipped = [(case["case"], arm, str(why)) for case in first for arm, why in case["skipped_arms"].items()]
+    return Cases(
+        cases=_frame(first),
+        samples=found,
+        counts=pd.DataFrame(counts, columns=["case", "arm", *COUNTS]).astype(dict.fromkeys(COUNTS, float)),
+        skipped_arms=pd.DataFrame(skipped, columns=["case", "arm", "reason"]),
+        outcomes=tuple(outcomes),
+    )
+
+
+def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
+    """Each file of `cases/` or `plans/`, and what it says: at the least, how that ended."""
+    total = 0
+    for file in records_in(folder, problems):
+        with problems.noted(file):
+            total += file.lstat().st_size
+            check_size(file, total, MOST_RECORDS, f" in all of {folder.name}/")
+            document = read_json(file)
+            check_schema(file, document)
+            check_fields(file, document, OUTCOME)
+            check_choice(file, "statuses", document["status"], STATUSES)
+            yield file, {name: value for name, value in document.items() if name in KNOWN}
+
+
+def records_in(folder: Path, problems: Problems) -> list[Path]:
+    """The files of `cases/` or `plans/`."""
+    with problems.noted(folder):
+        return files_in(folder, ".json")
+    return []
+
+
+def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
+    """kind, name, status, error of all that has no result; `outcomes` by kind."""
+    rows = [
+        (kind, printable(file.stem), document["status"], document["error"] or "no error text")
+        for kind, found in outcomes.items()
+        for file, document in found
+        if document["status"] != DONE
+    ]
+    return pd.DataFrame(rows, columns=["kind", "name", "status", "error"])
+
+
+def last_line(error: Any) -> str:
+    """What a traceback ends with; a sentence as it is."""
+    return (str(error).strip().splitlines() or [""])[-1]
+
+
+def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> Timed:
+    """A finished case with all its fields, each of its type, and its samples as columns."""
+    check_fields(file, document, CASE)
+    case = {**document, **{name: default for name, (_, default) in LATER.items() if document.get(name) is None}}
+    check_fields(file, case, LATER_TYPES)
+    check_numbers(file, case, LEAST)
+    check_items(file, case["shape"], int, "'shape'")
+    check_choice(file, "kinds", case["kind"], KINDS)
+    if case["kind"] != GENERATION:  # models that generate may be none of the tasks
+        check_task(file, case["task"], {LAYER} if case["kind"] == LAYER else tasks)
+    for arm, found in case["counts"].items():
+        _check_counts(file, found, f"counts of arm '{arm}'")
+    if case["tokens"] is None and case["seq_len"] is not None:
+        case["tokens"] = case["batch"] * case["seq_len"]
+    return Timed(file, {**case, "samples": ()}, columns_of(file, case))
+
+
+def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems) -> Iterator[Timed]:
+    """Those that say which case of the run timed them; `known` are the names of all."""
+    for item in timed:
+        if item.case["timed_by"] in known:
+            yield item
+        else:
+            which = f"'timed_by' names the case {item.case['timed_by']!r:.60}, which is not among the {len(known)} in"
+            problems.add(item.file, f"{which} this run; {REMEDY}")
+
+
+def _check_counts(file: Path, found: Any, where: str) -> None:
+    check_fields(file, found, {}, where)
+    known = [name for name in COUNTS if name in found]
+    check_fields(file, found, dict.fromkeys(known, MAYBE_NUMBER), where)
+    check_numbers(file, found, dict.fromkeys(known, 0), where)
+
+
+def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
+    """Each case once for each process: of several files the one that is named after it, or else the first."""
+    chosen: dict[tuple[str, int], Timed] = {}
+    for item in sorted(timed, key=lambda item: not _is_named_after(item)):
+        if (first := chosen.setdefault(item.key, item)) is not item:
+            case, process = item.key
+            also = f"the case '{case}' of process {process} is there more than once, in {first.file.name}, too"
+            problems.add(item.file, f"{also}; {REMEDY}")
+    yield from (item for item in timed if chosen[item.key] is item)
+
+
+def _is_named_after(item: Timed) -> bool:
+    case, process = item.key
+    return item.file.stem == (f"{case}+{process}" if process else case)
+
+
+def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    columns = [name for name in (*CASE, *LATER) if name not in ELSEWHERE]
+    cases = pd.DataFrame(documents, columns=columns)
+    cases["shape"] = [tuple(shape) for shape in cases["shape"]]
+    cases["seq_len"] = cases["seq_len"].astype("Int64")
+    numbers = ["kept_fraction", "warm_up", "width", "head_dim", "tokens"]
+    return cases.astype(dict.fromkeys(numbers, float))

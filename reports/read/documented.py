@@ -1,0 +1,50 @@
+"""Which files are a run's: those that the documentation names, and nothing else that lies beside them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from reports.base.errors import ReportError
+from reports.read.files import read_json
+from reports.read.intake import files_in, opened
+
+FOLDERS = ("cases", "plans", "steps")  # of a benchmark run's others, traces/ may be large, and is not read
+NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the samples
+    "environment.json", "scores.csv", "promises.csv", "predictions.csv", "ceilings.csv", "operators.csv", "memory.csv",
+    "attention.npz", "plans.csv", "examples.parquet",
+    # docs/importance.md
+    "agreement.csv", "curves.csv", "areas.csv", "exhaustive.csv", "planted.csv", "stability.csv", "cost.csv",
+    "findings.csv", "summary.md",
+)  # fmt: skip
+
+
+def is_documented(place: str) -> bool:
+    """Whether a run may have a file at this place, given from its top, with /."""
+    folder, _, name = place.rpartition("/")
+    return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
+
+
+def documented(run: Path) -> Iterator[str]:
+    """The places of a run's files: those that can be read; of cases and plans, those that tell how they ended."""
+    yield from (name for name in sorted(NAMES) if _can_be_read(run / name))
+    for folder in FOLDERS:
+        try:
+            found = files_in(run / folder, ".json")
+        except ReportError:  # a link, whose files are not the run's
+            continue
+        yield from (f"{folder}/{file.name}" for file in found if _is_record(file))
+
+
+def _can_be_read(file: Path) -> bool:
+    try:
+        with opened(file):
+            return True
+    except (OSError, ReportError):
+        return False
+
+
+def _is_record(file: Path) -> bool:
+    try:
+        document = read_json(file)
+    except ReportError:
+        return False
+    return isinstance(document.get("schema"), int) and isinstance(document.get("status"), str)

@@ -1,0 +1,105 @@
+"""verdict.json of the regression gate, read and checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.base.errors import ReportError
+from reports.read.files import REMEDY, Types, check_fields, check_schema, read_json
+
+FILE = "verdict.json"
+VERDICTS = ("REGRESSED", "ERROR", "INCONCLUSIVE", "IMPROVED", "NEW", "SKIPPED", "PASS")
+NUMBERS = ("effect", "low", "high", "floor")
+COLUMNS = ("name", "kind", "verdict", *NUMBERS, "screen", "is_control")
+Number: Types = (int, float, type(None))
+FIELDS: Mapping[str, Types] = {
+    "kind": str, "verdict": str, "why": list, "base": dict, "head": dict, "rules": dict,
+    "control": (dict, type(None)), "benchmarks": list,
+}  # fmt: skip
+ROW: Mapping[str, Types] = {
+    "name": str, "kind": str, "verdict": str, **dict.fromkeys(NUMBERS, Number), "screen": (dict, type(None)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """What the figure shows.
+
+    Attributes:
+        frame: COLUMNS, a row for each benchmark and one for the control; shares, NaN where there is no number. `effect`
+            is head / base - 1, with its 95 % interval from `low` to `high`; `screen` the effect that the first look
+            saw, of what was measured again.
+        threshold: what the lower bound of a regression exceeds, a share.
+        least: the least effect of a regression, a share.
+        verdict: of the whole.
+        why: its first reason; "" if there is none.
+        sides: the labels of base and head.
+    """
+
+    frame: pd.DataFrame
+    threshold: float
+    least: float
+    verdict: str
+    why: str
+    sides: tuple[str, str]
+
+
+def load(path: Path) -> Gate:
+    """The verdict in `path`, or in verdict.json of that directory.
+
+    Raises:
+        ReportError: there is none, it is cut off, of another kind or schema, or a field is not what it should be.
+    """
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ReportError(
+            f"{path}: there is no such file; expected the directory of a gate run that has ended, or its {FILE}"
+        )
+    document = read_json(path)
+    if document.get("kind") != "gate":
+        raise ReportError(
+            f"{path}: expected the verdict of the regression gate ('kind': 'gate'), got {document.get('kind')!r}; "
+            f"give the {FILE} of a gate run"
+        )
+    check_schema(path, document)
+    check_fields(path, document, FIELDS)
+    check_fields(path, document["rules"], dict.fromkeys(("threshold", "least"), (int, float)), "rules")
+    rows = [_row(path, row, f"benchmarks[{place}]") for place, row in enumerate(document["benchmarks"])]
+    if document["control"] is not None:
+        rows.append(_row(path, document["control"], "control") | {"is_control": True})
+    numbers = dict.fromkeys((*NUMBERS, "screen"), float)
+    return Gate(
+        pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers | {"is_control": bool}),
+        float(document["rules"]["threshold"]),
+        float(document["rules"]["least"]),
+        document["verdict"],
+        str(next(iter(document["why"]), "")),
+        (str(document["base"].get("label", "base")), str(document["head"].get("label", "head"))),
+    )
+
+
+def _row(path: Path, row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ReportError(f"{path}: expected an object for {where}, got {row!r:.60}; {REMEDY}")
+    check_fields(path, row, ROW, where)
+    if row["verdict"] not in VERDICTS:
+        raise ReportError(
+            f"{path}: expected one of {', '.join(VERDICTS)} for 'verdict' in {where}, got {row['verdict']!r}; {REMEDY}"
+        )
+    screen = row["screen"] or {}
+    if screen:
+        check_fields(path, screen, {"effect": Number}, f"{where}.screen")
+    numbers = {name: _number(row[name]) for name in NUMBERS}
+    about = {name: row[name] for name in ("name", "kind", "verdict")}
+    return {**about, **numbers, "screen": _number(screen.get("effect")), "is_control": False}
+
+
+def _number(value: int | float | None) -> float:
+    try:
+        return float(value) if value is not None and math.isfinite(value) else math.nan
+    except OverflowError:  # an integer beyond any float
+        return math.nan

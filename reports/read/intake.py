@@ -1,0 +1,127 @@
+"""What is read at all: regular files, no larger than any run makes them. All limits stand here, and come first.
+
+A run may be anyone's. What is beyond a limit is left out like any other file that can't be used.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from reports.base.errors import ReportError
+from reports.base.formatting import size
+
+MIB = 2**20
+MOST_BYTES: Mapping[str, int] = {  # of one file, by its suffix
+    ".json": 32 * MIB, ".csv": 128 * MIB, ".npz": 256 * MIB, ".parquet": 512 * MIB,
+}  # fmt: skip
+OTHERS = 16 * MIB  # of one file of any other kind
+MOST_RECORDS = 256 * MIB  # cases/ together, and plans/: about four million samples
+MOST_FILES = 100_000  # of a folder
+MOST_ROWS, MOST_COLUMNS, MOST_CELLS = 1_000_000, 1_000, 20_000_000  # of a table
+MOST_ARRAYS, MOST_VALUES = 512 * MIB, 2**26  # of all arrays of one file, unpacked
+MOST_FOOTER = 16 * MIB  # of a Parquet file
+MOST_SAMPLES = 3_000_000  # of all cases
+MOST_TASKS = 200
+MOST_DEPTH = 32  # of lists and objects within each other; a run has six
+MOST_ENTRIES, MOST_DIRECTORY = 200_000, 64 * MIB  # of an archive: files, and the bytes of their names
+MOST_ARCHIVE, MOST_UNPACKED = 1024 * MIB, 1024 * MIB  # as it is, and what is read of it
+NO_LINKS = "copy the run directory again, with files in place of links"
+TOO_MUCH = "no benchmark writes so much: look where it comes from"
+FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+def most(path: Path) -> int:
+    """How many bytes a file of this kind may have."""
+    return MOST_BYTES.get(path.suffix.lower(), OTHERS)
+
+
+@contextmanager
+def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
+    """The file, if it is a regular one and of a size that is read; a link is none, wherever it leads.
+
+    Args:
+        limit: bytes; default: by the kind of file.
+
+    Raises:
+        ReportError: it is something else, or larger.
+        OSError: it can't be opened.
+    """
+    limit = most(path) if limit is None else limit
+    _check(path, path.lstat(), limit)
+    with open(os.open(path, FLAGS), "rb") as file:  # noqa: PTH123
+        _check(path, os.fstat(file.fileno()), limit)
+        yield file
+
+
+def contents(path: Path) -> bytes:
+    """All of the file, and never more than may be read, even of one that grows; see `opened`."""
+    found = bytearray()
+    with opened(path) as file:
+        while part := file.read(MIB):
+            found += part
+            check_size(path, len(found), most(path))
+    return bytes(found)
+
+
+def check_size(path: Path, found: int, limit: int, where: str = "") -> None:
+    """So many bytes are within the limit; `where` in the file, if not all of it."""
+    if found > limit:
+        raise ReportError(f"{path}: expected at most {size(limit)}{where}, got {size(found)}; {TOO_MUCH}")
+
+
+def check_count(path: Path, found: int, limit: int, what: str) -> None:
+    """So many of what there is are within the limit."""
+    if found > limit:
+        raise ReportError(f"{path}: expected at most {limit:,} {what}, got {found:,}; {TOO_MUCH}")
+
+
+def check_depth(path: Path, document: Any) -> None:
+    """Lists and objects don't lie within one another deeper than in any run: whoever prints them would not end."""
+    level = [document]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ReportError(f"{path}: expected lists and objects no deeper than {MOST_DEPTH} within one another, got deeper")
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """What a folder has of these, by name; nothing where there is none.
+
+    Raises:
+        ReportError: it is a link or a file, or has more than are read.
+    """
+    kind = kind_at(folder)
+    if kind not in (None, "directory"):
+        raise ReportError(f"{folder}: expected a folder, found a {kind}; {NO_LINKS}")
+    found = [path for path in folder.iterdir() if path.suffix == suffix] if kind else []
+    check_count(folder, len(found), MOST_FILES, "files")
+    return sorted(found, key=attrgetter("name"))
+
+
+def kind_at(path: Path) -> str | None:
+    """What stands there itself, be it a link: "file", "link", …; None where nothing does."""
+    try:
+        return kind_of(path.lstat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _check(path: Path, status: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ReportError(f"{path}: expected a file, found a {kind_of(status.st_mode)}; {NO_LINKS}")
+    check_size(path, status.st_size, limit)
+
+
+def kind_of(mode: int) -> str:
+    kinds = (("link", stat.S_ISLNK), ("directory", stat.S_ISDIR), ("file", stat.S_ISREG))
+    return next((kind for kind, is_so in kinds if is_so(mode)), "device or pipe")

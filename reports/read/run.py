@@ -1,0 +1,164 @@
+"""A run as plain values: what `load` reads and everything else draws from."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from reports.base import stats
+from reports.base.stats import Processes
+
+BASELINES = ("even", "random")
+REFERENCES = ("dense", "none")
+MINUS = "−"
+LAYER = "attention"  # what the run directory calls the task of the bare layer
+GENERATION = "generation"  # and the kind of cases in which a causal model generates
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a task is judged, and how that is written."""
+
+    name: str
+    higher_is_better: bool
+    chance: float
+    is_share: bool  # written in per cent
+
+    @property
+    def label(self) -> str:
+        if self.is_share:
+            return f"{self.name} (%)"
+        return self.name if self.higher_is_better else f"{self.name} (lower is better)"
+
+    def text(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self.is_share else f"{value:.3g}"
+
+    def change(self, value: float) -> str:
+        return (f"{100 * value:+.1f} points" if self.is_share else f"{value:+.3g}").replace("-", MINUS)
+
+    def interval(self, low: float, high: float) -> str:
+        scale, digits = (100, ".1f") if self.is_share else (1, ".3g")
+        return f"{scale * low:{digits}} to {scale * high:{digits}}".replace("-", MINUS)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionExample:
+    """Attention weights of one layer on one held-out example, before and after pruning."""
+
+    task: str
+    example: str  # what it is called; older runs have one without a name
+    layer: str
+    plan: str
+    dense: np.ndarray  # (h, q, k)
+    pruned: np.ndarray  # (kept h, q, k)
+    heads: tuple[int, ...]  # original numbers of the kept heads
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory, read and checked.
+
+    Attributes:
+        path: as it was given, of a directory or of the .zip of one; nothing reads from it later.
+        cases: finished latency cases, one row each: the fields of `cases/CASE.json`, `shape` a tuple.
+        samples: case, arm, round, seconds, process; each sample once, under the case that timed it.
+        counts: case, arm, flops, attention_flops, bytes, parameters, peak_bytes, cache_bytes of one call.
+        skipped_arms: case, arm, reason.
+        unfinished: kind, name, status, error: cases and plans that failed or were left out.
+        plans: the rows of plans.csv. Empty where the file is missing; so are the other tables.
+        scores: task, criterion, layer, head, score, seconds.
+        promises: what tasks state about themselves: task, promise, value, low, high, bound, kept ("True", "False").
+        ceilings: device, dtype, ceiling ("matmul" in FLOP/s, "copy" in bytes/s), value, low, high, samples, process.
+        predictions: shares of dense latency, predicted from measured costs, and measured.
+        operators, memory: where a profiled pass spent its time, and what it had allocated when.
+        attention: in the order of the tasks and of their layers.
+        notes: sentences about what is missing.
+        left_out: what, reason: what of the files could not be used. `what` is a path relative to the run, or tells of
+            several files; `reason` is a sentence.
+    """
+
+    path: Path
+    environment: Mapping[str, Any]
+    cases: pd.DataFrame
+    samples: pd.DataFrame
+    counts: pd.DataFrame
+    skipped_arms: pd.DataFrame
+    unfinished: pd.DataFrame
+    plans: pd.DataFrame
+    scores: pd.DataFrame
+    promises: pd.DataFrame
+    ceilings: pd.DataFrame
+    predictions: pd.DataFrame
+    operators: pd.DataFrame
+    memory: pd.DataFrame
+    attention: tuple[AttentionExample, ...]
+    notes: tuple[str, ...]
+    left_out: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.environment["tasks"])
+
+    def metric(self, task: str) -> Metric:
+        about = self.environment["tasks"][task]
+        values = self.plans.loc[self.plans["task"] == task, "value"]
+        is_share = about["higher_is_better"] and bool(values.between(0, 1).all())
+        return Metric(about["metric"], about["higher_is_better"], about["chance"], is_share)
+
+    @cached_property
+    def criteria(self) -> tuple[str, ...]:
+        """Every criterion of the run, baselines last; the order gives each its colour in all figures."""
+        found = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
+        chosen = sorted(found - {*BASELINES, *REFERENCES})
+        return (*chosen, *(name for name in BASELINES if name in found))
+
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """What the check of the machine found against it, as sentences; none for a quiet one."""
+        return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
+
+    @cached_property
+    def timed(self) -> frozenset[str]:
+        """The cases that have samples."""
+        return frozenset(self.samples["case"].unique())
+
+    @cached_property
+    def seconds(self) -> Mapping[tuple[str, str], Processes]:
+        """(case, arm) -> seconds of its rounds, by process."""
+        values = self.samples["seconds"].to_numpy()
+        found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        # indices, not groups: a frame for each of thousands of cases takes seconds
+        groups = self.samples.groupby(["case", "arm", "process"]).indices
+        for (case, arm, _), rows in sorted(cast(dict[Any, np.ndarray], groups).items()):
+            found[str(case), str(arm)].append(values[rows])
+        return {key: tuple(processes) for key, processes in found.items()}
+
+    @cached_property
+    def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:
+        """(case, arm over, arm under) -> log of the ratio of their seconds, round by round, by process.
+
+        Of ("dense", "pruned"), and of every other arm over "mha".
+        """
+        others = sorted({*self.samples["arm"]} - {"mha", "dense", "pruned"})
+        return {
+            (case, over, under): ratios
+            for over, under in (("dense", "pruned"), *((arm, "mha") for arm in others))
+            for case, ratios in stats.paired_log_ratios(self.samples, over, under).items()
+        }
+
+
+def name_of(path: Path) -> str:
+    """What a run is called: its directory, or its archive."""
+    path = path.resolve()
+    return path.stem if path.suffix.lower() == ".zip" else path.name

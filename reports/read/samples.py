@@ -1,0 +1,96 @@
+"""The samples of latency cases: taken from their files, and checked all at once."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from sys import intern
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from reports.base.errors import ReportError
+from reports.read.files import LARGEST, REMEDY, Types, check_fields, kinds
+from reports.read.problems import Problems
+
+SAMPLE: Mapping[str, Types] = {"arm": str, "round": int, "seconds": (int, float)}
+COLUMNS = ["case", *SAMPLE, "process"]
+
+
+class Timed(NamedTuple):
+    """A finished case: its file, its fields, and the columns SAMPLE of its samples."""
+
+    file: Path
+    case: Mapping[str, Any]
+    columns: Mapping[str, Sequence[Any]]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.case["case"], self.case["process"]
+
+
+def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The samples of a case, column by column, each value of its type.
+
+    Raises:
+        ReportError: a sample is not what the schema says, or there should be some and are none.
+    """
+    samples = case["samples"]
+    if case["timed_by"] == case["case"] and not samples:
+        raise ReportError(f"{file}: expected samples, for the case says it timed itself, and there are none; {REMEDY}")
+    objects = samples if {*map(type, samples)} <= {dict} else []
+    columns = {name: [sample.get(name) for sample in objects] for name in SAMPLE}
+    if len(objects) < len(samples) or any(
+        not {*map(type, values)} <= {*kinds(SAMPLE[name])} for name, values in columns.items()
+    ):
+        for number, sample in enumerate(samples):  # one of them is wrong: find it
+            check_fields(file, sample, SAMPLE, where=f"sample {number}")
+    columns["arm"] = [intern(arm) for arm in columns["arm"]]  # a few words, thousands of times
+    numbers = columns["round"] + columns["seconds"]
+    if large := [number for number in numbers if type(number) is int and not -LARGEST < number < LARGEST]:
+        raise ReportError(f"{file}: expected numbers below 2^63 in the samples, got {large[0]!r:.60}; {REMEDY}")
+    return columns
+
+
+def usable(timed: Sequence[Timed], problems: Problems) -> tuple[list[Timed], pd.DataFrame]:
+    """The cases that have a usable sample, or none of their own, and the samples (COLUMNS).
+
+    Samples of a round belong together: where one is wrong, all arms lose the round.
+    """
+    lengths = np.array([len(item.columns["arm"]) for item in timed], dtype=int)
+    place = np.repeat(np.arange(len(timed)), lengths)
+    frame = pd.DataFrame({"place": place, **{name: _column(timed, name) for name in SAMPLE}})
+    frame = frame.astype({"arm": str, "round": int, "seconds": float})
+    frame["case"] = pd.Series([item.case["case"] for item in timed], dtype=str).take(place).to_numpy()
+    frame["process"] = pd.Series([item.case["process"] for item in timed], dtype=int).take(place).to_numpy()
+    lost = _lost(timed, frame, problems)
+    frame = frame[~lost]
+    empty = {*place[lost]} - {*frame["place"]}
+    return [item for index, item in enumerate(timed) if index not in empty], frame[COLUMNS].reset_index(drop=True)
+
+
+def _column(timed: Sequence[Timed], name: str) -> list[Any]:
+    return list(chain.from_iterable(item.columns[name] for item in timed))
+
+
+def _lost(timed: Sequence[Timed], frame: pd.DataFrame, problems: Problems) -> np.ndarray:
+    """(sample,) boolean: those of rounds in which something is wrong; says so, file by file."""
+    positive = (frame["seconds"] > 0) & (frame["seconds"] < np.inf)  # nor is NaN
+    wrong = ~positive | frame.duplicated(["place", "arm", "round"])
+    if not wrong.any():
+        return wrong.to_numpy()
+    lost = wrong.groupby([frame["place"], frame["round"]]).transform("any")
+    rounds = frame.groupby("place")["round"].nunique().to_dict()
+    fewer = frame[lost].groupby("place")["round"].nunique().to_dict()
+    for row in frame.assign(positive=positive)[wrong].drop_duplicates("place").to_dict("records"):
+        arm, turn, place = (row[name] for name in ("arm", "round", "place"))
+        count, total = fewer[place], rounds[place]
+        which = f"all {total} rounds" if count == total else f"{count} of {total} rounds"
+        why = (
+            f"arm '{arm}' has round {turn} more than once; {REMEDY}"
+            if row["positive"]
+            else f"expected positive seconds, got {row['seconds']} in round {turn} of arm '{arm}'; "
+            "run the benchmark again"
+        )
+        problems.add(timed[place].file, f"{which}: {why}")
+    return lost.to_numpy()

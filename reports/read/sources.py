@@ -1,0 +1,70 @@
+"""What a report is made from: paths of runs -> runs by kind, and what could not be read, with the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reports.base.errors import ReportError
+from reports.base.formatting import count
+from reports.read import importance_run as importance
+from reports.read.archive import opened
+from reports.read.environment import FILE
+from reports.read.files import read_json
+from reports.read.load import load
+from reports.read.run import Run, name_of
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """A run of the importance experiments."""
+
+    path: Path
+    tables: importance.Tables
+    environment: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A run that could not be read at all."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    runs: tuple[Run, ...]
+    importance: tuple[Importance, ...]
+    refused: tuple[Refused, ...]
+
+
+def read(paths: Sequence[Path]) -> Sources:
+    """Read run directories, or .zip files of them, of any kind.
+
+    Raises:
+        ReportError: the same run twice, or nothing that could be read; the first reason, if there are several.
+    """
+    places = [path.resolve() for path in paths]
+    if twice := [path for place, path in enumerate(paths) if places[place] in places[:place]]:
+        raise ReportError(f"{twice[0]}: this run is named more than once; name each run once")
+    runs, studies, refused = [], [], []
+    for path in paths:
+        try:
+            with opened(path) as directory:
+                if (directory / "gate.json").is_file() or (directory / "verdict.json").is_file():
+                    raise ReportError(f"{path}: this is a run of the regression gate; python -m reports.gate draws it")
+                if (directory / "curves.csv").is_file():
+                    studies.append(Importance(path, importance.load(directory), read_json(directory / FILE)))
+                else:
+                    runs.append(replace(load(directory), path=path))
+        except ReportError as error:
+            refused.append(Refused(path, str(error)))
+    if not runs and not studies:
+        others = f" ({count(len(refused) - 1, 'other')} could not be read, either)" if len(refused) > 1 else ""
+        raise ReportError(refused[0].reason + others if refused else "no run was named; name at least one")
+    return Sources(tuple(runs), tuple(studies), tuple(refused))

@@ -1,0 +1,40 @@
+"""A .zip opened within limits: what it says of itself is no larger than of any run, and every entry is there once."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from reports.base.errors import ReportError
+from reports.read.intake import MOST_DIRECTORY, MOST_ENTRIES, check_count, check_size
+
+
+@contextmanager
+def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """The archive in an open file; `path` is what it is called.
+
+    Raises:
+        ReportError: it lists more than is read, or an entry twice. On damaged ones zipfile raises what it likes.
+    """
+    with zipfile.ZipFile(cast(IO[bytes], _Reader(path, file))) as archive:
+        entries = archive.infolist()
+        check_count(path, len(entries), MOST_ENTRIES, "entries")
+        seen = set()
+        for entry in entries:
+            if entry.filename in seen:
+                raise ReportError(f"{path}: expected every entry once, got '{entry.filename}' twice; make it again")
+            seen.add(entry.filename)
+        yield archive
+
+
+class _Reader:
+    """A file of which no more is read at once than an archive's list of entries may be long."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        check_size(self._path, size, MOST_DIRECTORY, " for the list of entries")
+        return self._file.read(size)  # without a size, no more than the end of the file

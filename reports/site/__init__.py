@@ -1,0 +1,1 @@
+"""The pages, and how they reach a directory that may hold a reader's own files as well."""

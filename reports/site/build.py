@@ -1,0 +1,39 @@
+"""Runs -> a report directory: a site of pages, and all samples of all runs in one file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.analyse import frames
+from reports.read.sources import Refused, read
+from reports.site import site
+from reports.site.delivery import Delivery
+from reports.site.workshop import workshop
+
+START = "index.html"
+MANIFEST = "report-files.json"  # what the report consists of
+SAMPLES = "samples.parquet"
+FOLDERS = ("runs", "compare", "gallery")
+
+
+def build(runs: Sequence[Path], output: Path, processes: int | None = None) -> tuple[Path, tuple[Refused, ...]]:
+    """Write the report of `runs` into the directory `output`; the path of its first page, and what could not be read.
+
+    Every file appears whole or not at all: all are made in a hidden directory inside `output` and then
+    renamed, the first page last. Files that no report wrote are never written over or taken away.
+
+    Args:
+        processes: that draw figures; as many as there are cores, up to four, unless it is given.
+
+    Raises:
+        ReportError: no run that can be read, the same one twice, an output that cannot be written, in which a foreign
+            file is in the way, or into which another process writes; these last are found out before any run is read,
+            as far as the names of files are known by then.
+    """
+    with workshop(output) as made:
+        delivery = Delivery(output, MANIFEST, spared={run.resolve() for run in runs})
+        delivery.check((START, SAMPLES), FOLDERS)
+        sources = read(runs)
+        frames.samples(sources.runs).to_parquet(made / SAMPLES, index=False)
+        site.write(sources, made, processes)
+        delivery.bring(made, last=START)
+    return output / START, sources.refused

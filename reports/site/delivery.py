@@ -1,0 +1,166 @@
+"""Files that were made -> their places in a directory, which may hold a reader's own files as well.
+
+A list in the directory names what this program wrote there, with hashes of the contents. Nothing else is ever written
+over or taken away, and no link is followed, neither to a file nor through a folder.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Collection, Iterable, Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+
+from reports.base.errors import ReportError
+from reports.read.files import read_json
+from reports.read.intake import kind_of
+
+FORMAT = "files of a report, with SHA-256 of what was written"
+FIGURES = "figure-files.json"  # the list of figures that were drawn one by one, beside what they are of
+OLD = "files.txt"  # reports of earlier versions listed their files here, without hashes
+ELSEWHERE = "move it, or give another directory with -o"
+Claims = Mapping[str, Set[str]]  # path from the directory -> hashes of what was written there
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """
+    Attributes:
+        output: the directory.
+        manifest: the name of the list in it.
+        spared: resolved paths that stay as they are, whatever the list says.
+    """
+
+    output: Path
+    manifest: str
+    spared: Collection[Path] = ()
+
+    @cached_property
+    def claims(self) -> Claims:
+        """What the list says, as far as it stays inside the directory.
+
+        Raises:
+            ReportError: a file of that name is there, and is no such list.
+        """
+        self._check_folders(self.manifest)
+        file = self.output / self.manifest
+        if _mode(file) is None:
+            return {}
+        found = read_json(file)
+        names = found.get("files")
+        if found.get("format") != FORMAT or not isinstance(names, dict):
+            raise ReportError(f"{file}: expected the list that a report keeps of its files, found another; {ELSEWHERE}")
+        return {
+            name: {hash_ for hash_ in hashes if isinstance(hash_, str)}
+            for name, hashes in names.items()
+            if isinstance(hashes, list) and _stays_inside(name) and self._may_change(name)
+        }
+
+    def check(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
+        """Nothing is in the way of files of these names, or of folders; to be found out before any is made.
+
+        Raises:
+            ReportError: there is a link, a folder, or a file that isn't as this program wrote it.
+        """
+        for name in (*names, self.manifest):
+            self._check(name)
+        for folder in folders:
+            self._check_folders(f"{folder}/any")
+
+    def bring(self, made: Path, *, last: str = "", adds: bool = False) -> None:
+        """Rename all files in `made` to their places and list them; take away what was listed before.
+
+        Whatever cuts this off, the next one goes on: old and new contents are listed until all is in its place.
+        A file that is there unlisted, and has the new contents already, stays unlisted.
+
+        Args:
+            last: what is renamed after all others.
+            adds: what was listed before stays.
+
+        Raises:
+            ReportError: something is in the way (see `check`); nothing has been written then.
+        """
+        new = {path.relative_to(made).as_posix(): _hash(path) for path in sorted(made.rglob("*")) if path.is_file()}
+        for name, content in new.items():
+            self._check(name, content)
+        before = self.claims
+        own = {name: {content} for name, content in new.items() if name in before or _mode(self.output / name) is None}
+        if not before and not own:
+            return
+        self._list(made, {name: {*before.get(name, ()), *own.get(name, ())} for name in {**before, **own}})
+        for name in sorted(own, key=lambda name: name == last):
+            self._check(name, new[name])
+            (self.output / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made / name, self.output / name)
+        for name in () if adds else before.keys() - new.keys():
+            self._take_away(name)
+        self._list(made, {**before, **own} if adds else own)
+
+    def _check(self, name: str, content: str = "") -> None:
+        """Nothing is in the way of `name`; a file that has this content already isn't."""
+        self._check_folders(name)
+        file, claims = self.output / name, self.claims
+        mode = _mode(file)
+        if mode is None or name == self.manifest:
+            return
+        if not stat.S_ISREG(mode):
+            raise ReportError(f"{file}: a {kind_of(mode)} is in the way of the report; {ELSEWHERE}")
+        if _hash(file) in {content, *claims.get(name, ())}:
+            return
+        raise ReportError(
+            f"{file}: no report wrote this file, or it was changed since, and nothing is written over it; {ELSEWHERE}"
+            f"{self._hint()}"
+        )
+
+    def _check_folders(self, name: str) -> None:
+        for parent in [*Path(name).parents][-2::-1]:
+            mode = _mode(self.output / parent)
+            if mode is not None and not stat.S_ISDIR(mode):
+                raise ReportError(f"{self.output / parent}: a {kind_of(mode)} is in the way of the report; {ELSEWHERE}")
+
+    def _hint(self) -> str:
+        old = self.output / OLD
+        if self.claims or not old.is_file():
+            return ""
+        return f". {old} tells of a report of an earlier version, which kept no hashes: delete that, and draw again"
+
+    def _may_change(self, name: str) -> bool:
+        return name != self.manifest and (self.output / name).resolve() not in self.spared
+
+    def _list(self, made: Path, claims: Claims) -> None:
+        document = {"format": FORMAT, "files": {name: sorted(claims[name]) for name in sorted(claims)}}
+        file = made.parent / self.manifest
+        file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(file, self.output / self.manifest)
+
+    def _take_away(self, name: str) -> None:
+        """The file, if it is as it was written, and folders that are empty without it."""
+        try:
+            self._check(name)
+        except ReportError:  # it has become a reader's own
+            return
+        (self.output / name).unlink(missing_ok=True)
+        for parent in [*Path(name).parents][:-1]:
+            folder = self.output / parent
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _stays_inside(name: str) -> bool:
+    place = PureWindowsPath(name)  # takes / and \ for separators, and knows drives
+    return not (place.drive or place.root or ".." in place.parts or not place.parts or "\\" in name)
+
+
+def _mode(file: Path) -> int | None:
+    """Of what stands there itself, be it a link; None where nothing does."""
+    try:
+        return file.lstat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,180 @@
+"""What a run found out, in a few plain sentences. Every number is computed from the run and has its interval."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import pandas as pd
+
+from reports.analyse import frames
+from reports.analyse.frames import Tradeoff
+from reports.analyse.level import verdict
+from reports.base.formatting import between, count, per_cent, times
+from reports.figures import accuracy_latency, kept_accuracy, layer_peers, speedup_bounds, speedup_map
+from reports.read.run import LAYER, REFERENCES, Metric, Run
+
+MOST = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, and the figure of the run's page that shows it: its module and task."""
+
+    text: str
+    figure: str
+    task: str
+
+
+def findings(run: Run) -> tuple[Finding, ...]:
+    """The most telling ones first, at most five; none where the run has nothing to say."""
+    measured = [found[0] for task in run.tasks if (found := frames.tradeoffs(run, task)) and found[0].setting]
+    halves = [half for tradeoff in measured if (half := Half.of(tradeoff))]
+    halves.sort(key=lambda half: half.loss)  # the task that can spare most comes first
+    kinds = (
+        *(_price(half) for half in halves[:2]),
+        *(_chance(half) for half in halves[:1]),
+        *(_batches(run, half) for half in halves[:1]),
+        _layer(run),
+        *(_ceiling(half) for half in halves),
+    )
+    return tuple(islice((finding for finding in kinds if finding), MOST))
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """The best plan that keeps the share of heads nearest to a half, of those whose latency was measured."""
+
+    tradeoff: Tradeoff
+    row: pd.Series
+
+    @classmethod
+    def of(cls, tradeoff: Tradeoff) -> "Half | None":
+        table = tradeoff.table
+        plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
+        plans = plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
+        if plans.empty:
+            return None
+        near = (plans["kept_fraction"] - 0.5).abs()
+        plans = plans[near == near.min()]
+        merit = plans["value"] if tradeoff.metric.higher_is_better else -plans["value"]
+        return cls(tradeoff, plans.loc[merit.idxmax()])
+
+    @property
+    def kept(self) -> str:
+        return per_cent(self.row["kept_fraction"])
+
+    @property
+    def task(self) -> str:
+        return self.tradeoff.task
+
+    @property
+    def metric(self) -> Metric:
+        return self.tradeoff.metric
+
+    @property
+    def loss(self) -> float:
+        """What half of the heads cost, as a share of the dense model's metric."""
+        worse = -self.row["difference"] if self.metric.higher_is_better else self.row["difference"]
+        return float(worse / abs(self.row["value"] - self.row["difference"]) if worse else 0.0)
+
+    def same(self, criterion: str) -> pd.DataFrame:
+        """The rows of another criterion that keep as many heads, or of a reference."""
+        table = self.tradeoff.table
+        rows = table[table["criterion"] == criterion]
+        return rows if criterion in REFERENCES else rows[rows["kept_fraction"] == self.row["kept_fraction"]]
+
+
+def _price(half: Half) -> Finding:
+    row, tradeoff = half.row, half.tradeoff
+    assert tradeoff.setting is not None  # or there would be no speedup
+    text = (
+        f"{half.task}: with {half.kept} of the heads, chosen by {row['criterion']}, {half.metric.name} changes by "
+        f"{half.metric.change(row['difference'])} "
+        f"(95 % interval {half.metric.interval(row['difference_low'], row['difference_high'])}) to "
+        f"{half.metric.text(row['value'])}, and a forward pass of batch {tradeoff.batch} takes {_share(row)} of the "
+        f"dense model's time on {tradeoff.setting.text}.{verdict(row, half.metric)}"
+    )
+    return Finding(text, _name(accuracy_latency), half.task)
+
+
+def _chance(half: Half) -> Finding | None:
+    random = half.same("random")
+    if random.empty or random["draws"].iloc[0] < 2:
+        return None
+    row, metric, drawn = half.row, half.metric, random.iloc[0]
+    beats = row["low"] > drawn["high"] if metric.higher_is_better else row["high"] < drawn["low"]
+    what = "which heads stay matters" if beats else "whether it matters which heads stay is open"
+    text = (
+        f"{half.task}: {what}. With {half.kept} of them, chosen by {row['criterion']}, the model "
+        f"reaches {metric.text(row['value'])} ({metric.interval(row['low'], row['high'])}); with as many at random "
+        f"{metric.text(drawn['value'])} on average, 95 % of {count(drawn['draws'], 'draw')} within "
+        f"{metric.interval(drawn['low'], drawn['high'])}."
+    )
+    return Finding(text, _name(kept_accuracy), half.task)
+
+
+def _batches(run: Run, half: Half) -> Finding | None:
+    """What the same plan saves at the smallest and at the largest batch."""
+    _, cases = next(iter(frames.settings(frames.cases_of(run, half.task))))
+    mine = (cases["criterion"] == half.row["criterion"]) & (cases["kept_fraction"] == half.row["kept_fraction"])
+    rows = frames.latencies(run, cases[mine], ["batch"])
+    rows = rows[rows["speedup_low"].notna()] if len(rows) else rows
+    if len(rows) < 2:
+        return None
+    small, large = rows.iloc[0], rows.iloc[-1]
+    apart = small["speedup_high"] < large["speedup_low"] or large["speedup_high"] < small["speedup_low"]
+    what = "what it saves depends on the batch" if apart else "whether what it saves depends on the batch is open"
+    text = (
+        f"{half.task}: {what}. The same plan runs {_times(small)} as fast as the dense "
+        f"model at batch {small['batch']:.0f}, and {_times(large)} at batch {large['batch']:.0f}."
+    )
+    return Finding(text, _name(speedup_map), half.task)
+
+
+def _layer(run: Run) -> Finding | None:
+    """How the bare layer stands beside the fastest other implementation, size by size."""
+    for panel in layer_peers.panels(run, LAYER):
+        are_peers, nearest = layer_peers.nearest_peers(panel.frame)
+        nearest = nearest.dropna(subset=["ratio_low"])
+        if nearest.empty or not are_peers:
+            continue
+        best, worst = (nearest.iloc[place] for place in (nearest["ratio"].argmin(), nearest["ratio"].argmax()))
+        ends = [_ratio(row) for row in ((worst,) if len(nearest) == 1 else (best, worst))]
+        text = (
+            f"The bare layer beside other implementations on the same weights, {panel.title}: over "
+            f"{count(len(nearest), 'size')} it takes {' to '.join(ends)} of the time of the fastest of them."
+        )
+        return Finding(text, _name(layer_peers), LAYER)
+    return None
+
+
+def _ceiling(half: Half) -> Finding | None:
+    """What attention's share of the time allows."""
+    none = half.same("none")
+    none = none[none["speedup_low"].notna()]
+    if none.empty:
+        return None
+    without = none.iloc[0]
+    text = (
+        f"{half.task}: a model without any head takes {_share(without)} of the dense time at batch "
+        f"{half.tradeoff.batch}, so that no pruning of heads can make it faster than {_times(without)}; with "
+        f"{half.kept} of them it is {_times(half.row)}."
+    )
+    return Finding(text, _name(speedup_bounds), half.task)
+
+
+def _share(row: pd.Series) -> str:
+    """Of the dense time, as a percentage."""
+    share, low, high = (100 / row[name] for name in ("speedup", "speedup_high", "speedup_low"))
+    return f"{share:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _times(row: pd.Series) -> str:
+    return f"{times(row['speedup'])} ({between(row['speedup_low'], row['speedup_high'])})"
+
+
+def _ratio(row: pd.Series) -> str:
+    return f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])})"
+
+
+def _name(module: object) -> str:
+    return str(getattr(module, "__name__", "")).rsplit(".", 1)[-1]

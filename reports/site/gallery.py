@@ -1,0 +1,89 @@
+"""The gallery: every figure once, with the call that draws it in a notebook."""
+
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from types import ModuleType
+
+from reports import figures, importance
+from reports.base.formatting import listed
+from reports.figures import Drawing
+from reports.figures import compare as comparing
+from reports.site.page import Part, Picture, Pictured, Section, render, slug
+
+IMPORTS = (
+    "from pathlib import Path",
+    "from reports.analyse.compare.comparison import compare",
+    "from reports.analyse.compare.sides import Side",
+    "from reports.read.importance_run import load as load_tables",
+    "from reports.read.load import load",
+    "from reports.draw.style import theme",
+    "",
+)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One figure: what it is, the call that draws it, and where it was drawn: a picture of the page in `folder`."""
+
+    anchor: str
+    title: str
+    about: str
+    call: str
+    picture: Picture
+    folder: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    exhibits: tuple[Exhibit, ...]
+    absent: str
+    preamble: str
+    path: str = "gallery/index.html"
+
+    def html(self) -> str:
+        return render("gallery.html", page=self, root="../", title="Every figure, and its call")
+
+
+def gallery(*kinds: Sequence[Pictured]) -> Gallery | None:
+    """What the pages of every kind show, each figure once; None where they show none."""
+    found: dict[str, Exhibit] = {}
+    first = [pages[0] for pages in kinds if pages]
+    for page in chain.from_iterable(kinds):
+        before = "" if page in first else f"{page.source}\n"
+        for section, part in _drawn(page.sections):
+            if part.module not in found:
+                found[part.module] = _exhibit(section, part, page.folder, before)
+    every: list[Drawing] = [
+        *figures.registry().values(), *importance.registry().values(), *comparing.registry().values()
+    ]  # fmt: skip
+    missing = [module.TITLE for module in every if module.__name__ not in found]
+    absent = f"Not drawn for any of these runs: {listed(missing)}." if missing else ""
+    preamble = "\n".join((*IMPORTS, *(page.source for page in first)))
+    return Gallery(tuple(found.values()), absent, preamble) if found else None
+
+
+def _drawn(sections: Sequence[Section]) -> Iterator[tuple[Section, Part]]:
+    return ((section, part) for section in sections for part in section.parts if part.pictures)
+
+
+def _exhibit(section: Section, part: Part, folder: str, before: str) -> Exhibit:
+    package, _, name = part.module.rpartition(".")
+    return Exhibit(
+        anchor=slug(part.module.removeprefix("reports.")),
+        title=part.title,
+        about=_first_line(sys.modules[part.module]),
+        call=f"""{before}from {package} import {name}
+
+panel = next({name}.panels({section.asked}))
+with theme():
+    figure = {name}.draw(panel.frame)""",
+        picture=part.pictures[0],
+        folder=folder,
+    )
+
+
+def _first_line(module: ModuleType) -> str:
+    return (inspect.getdoc(module) or "").partition("\n")[0]

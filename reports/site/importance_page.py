@@ -1,0 +1,75 @@
+"""The page of the importance experiments: criteria against truth, their stability and their cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports import importance
+from reports.analyse import tables
+from reports.base.commands import again
+from reports.base.formatting import size
+from reports.base.formulas import harmless_csv
+from reports.read.archive import opened
+from reports.read.documented import documented
+from reports.read.intake import contents
+from reports.read.sources import Importance
+from reports.site.downloads import Download, packed
+from reports.site.page import Album, Section, render
+
+
+@dataclass(eq=False)
+class ImportancePage:
+    study: Importance
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+    downloads: tuple[Download, ...]
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads it."""
+        return f"tables = load_tables(Path({self.study.path.name!r}))"
+
+    @property
+    def headline(self) -> str:
+        """The first figure's sentence."""
+        pictures = [picture for part in self.sections[0].parts for picture in part.pictures]
+        return pictures[0].caption if pictures else ""
+
+    def html(self) -> str:
+        return render(
+            "importance.html",
+            page=self,
+            root="../../",
+            title=self.name,
+            environment=tables.environment(self.study.environment),
+            commands=again(self.study.environment),
+        )
+
+
+def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
+    parts = tuple(
+        album.part(name, module, module.panels(study.tables)) for name, module in importance.registry().items()
+    )
+    section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
+    return ImportancePage(study, folder, album, (section,), _downloads(study, directory))
+
+
+def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
+    """Its tables as they are, and all of it to draw again."""
+    (directory / "data").mkdir(parents=True)
+    found = []
+    with opened(study.path) as source:
+        for name in (name for name in documented(source) if name.endswith(".csv")):
+            text = harmless_csv(contents(source / name).decode("utf-8"))
+            (directory / "data" / name).write_text(text, encoding="utf-8", newline="")
+            files = {"CSV": (f"data/{name}", size(len(text.encode())))}
+            found.append(Download(name.removesuffix(".csv"), "", None, files))
+    return (*found, packed(study.path, study.name, directory))

@@ -1,0 +1,194 @@
+"""What a page is made of, and how it becomes HTML. What is said stands in run_page.py and its like; looks in pages/."""
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reports.base.table_cells import Summary
+from reports.draw.drawing import Drawn, Studio
+from reports.figures import Drawing, Panel, limited
+
+BUDGET = 4_500_000  # bytes of all figures of a page, SVG and PNG; with its text it stays below 5 MB
+TEMPLATE_IDS = ("main", "found", "data", "environment", "failed")
+PHONE = ("accuracy_latency", "kept_accuracy")  # drawn again as narrow as a phone
+
+
+@dataclass(eq=False)
+class Picture:
+    """A figure that is drawn, or is going to be.
+
+    Attributes:
+        anchor: its id in the page, and the name of its files in figures/.
+        order: that of its figure; the first of every section find room before the last of any.
+        variant: the same for phones, ANCHOR-narrow.
+        kept: False where the page has no room for it.
+    """
+
+    anchor: str
+    order: int
+    title: str
+    caption: str
+    drawn: Future[Drawn]
+    variant: Future[Drawn] | None = None
+    tables: tuple[Summary, ...] = ()
+    kept: bool = True
+
+    @property
+    def width(self) -> int:
+        return self.drawn.result().width
+
+    @property
+    def height(self) -> int:
+        return self.drawn.result().height
+
+    @property
+    def files(self) -> list[str]:
+        stems = (self.anchor, f"{self.anchor}-narrow") if self.variant else (self.anchor,)
+        return [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return self.drawn.result().size + (self.variant.result().size if self.variant else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The panels of one figure module, or the sentence that stands in their place."""
+
+    module: str
+    title: str
+    anchor: str
+    pictures: tuple[Picture, ...]
+    absent: str
+    more: int = 0  # panels that there was no room for
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A task, the bare layer, or whatever has a heading. The appendix is for looking things up.
+
+    Attributes:
+        asked: what figure modules are asked about, as the arguments of `panels`, for the gallery.
+        absent: the sentence that stands in it where there is nothing.
+    """
+
+    title: str
+    anchor: str
+    asked: str
+    about: str = ""
+    tables: tuple[Summary, ...] = ()
+    parts: tuple[Part, ...] = ()
+    appendix: tuple[Summary, ...] = ()
+    absent: str = "Nothing of this was measured in this run."
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.tables and not any(part.pictures for part in self.parts)
+
+
+@dataclass
+class Slugs:
+    """Names for anchors and files, made of any text; each is given once."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def of(self, *words: str) -> str:
+        stem = slug("-".join(filter(None, words)))
+        name, number = stem, 1
+        while name.lower() in self.taken:  # some file systems do not tell capitals apart
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name.lower())
+        return name
+
+
+class Album:
+    """The figures of one page: asks the studio for them, and keeps them within the page's budget.
+
+    Attributes:
+        slugs: gives the page's anchors; what its template names itself is taken.
+    """
+
+    def __init__(self, studio: Studio, directory: Path) -> None:
+        self.studio, self.directory, self.slugs = studio, directory, Slugs(set(TEMPLATE_IDS))
+        self.pictures: list[Picture] = []
+
+    def part(self, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
+        """All panels of a module, as many as a page has room for."""
+        found, more = limited(panels)
+        pictures = tuple(self.picture(name, module, panel, *words) for panel in found)
+        anchor = self.slugs.of("about", *words, name)
+        return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
+
+    def picture(self, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
+        anchor = self.slugs.of(*words, name, panel.slug)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        title = ": ".join(filter(None, (module.TITLE, panel.title)))
+        stem, source = self.directory / anchor, module.__name__
+        drawn = self.studio.add(source, panel.frame, title, stem)
+        variant = None
+        if name in PHONE:
+            variant = self.studio.add(source, panel.frame, title, stem.with_name(f"{anchor}-narrow"), narrow=True)
+        caption = module.caption(panel.frame)
+        picture = Picture(anchor, module.ORDER, panel.title, caption, drawn, variant, panel.tables)
+        self.pictures.append(picture)
+        return picture
+
+    def fit(self) -> None:
+        """Once all is drawn: take away the files of what the page has no room for, the last figures of all sections."""
+        room = BUDGET
+        for picture in sorted(self.pictures, key=lambda picture: picture.order):
+            room -= picture.size
+            picture.kept = room >= 0
+            if not picture.kept:
+                for file in picture.files:
+                    (self.directory / file).unlink()
+
+
+class Page(Protocol):
+    """What stands at `path`, from the top of the site."""
+
+    @property
+    def path(self) -> str: ...
+
+    def html(self) -> str: ...
+
+
+class Pictured(Page, Protocol):
+    """A page with figures: of a run, of an importance run, of a comparison."""
+
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads what its figures are asked about."""
+
+
+def slug(text: str) -> str:
+    """Of any text a name that is safe as a file, in a URL, and as an id."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of pages/ with its context; everything that comes from results is escaped."""
+    return _templates().get_template(template).render(context)
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

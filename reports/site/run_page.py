@@ -1,0 +1,151 @@
+"""The page of one run: its tasks, the bare layer, generation; what failed; what it was measured on; its data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from reports import figures
+from reports.analyse import tables
+from reports.base.commands import again
+from reports.base.formatting import count, listed
+from reports.read.cases import FAILED
+from reports.read.run import GENERATION, LAYER, Run
+from reports.site import findings
+from reports.site.downloads import Download
+from reports.site.findings import Finding
+from reports.site.page import Album, Part, Picture, Section, render
+
+TITLES = {LAYER: "The bare attention layer", GENERATION: "Generation"}
+ABOUT = {
+    LAYER: "The layer alone, outside any model; every ratio is of times measured in the same rounds.",
+    GENERATION: "Causal models that read a prompt and then write, token by token, with a key/value cache.",
+}
+COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
+
+
+@dataclass(eq=False)
+class RunPage:
+    """One run's page and all that lies beside it.
+
+    Attributes:
+        folder: where it lies, from the top of the site.
+        found: its findings, each with the anchor of what shows it.
+    """
+
+    run: Run
+    folder: str
+    album: Album
+    sections: tuple[Section, ...]
+    downloads: tuple[Download, ...]
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def source(self) -> str:
+        """The line of Python that reads it."""
+        return f"run = load(Path({self.run.path.name!r}))"
+
+    @property
+    def machine(self) -> str:
+        """What it was measured on, in a line."""
+        about = self.run.environment
+        accelerators = [str(name) for name in (about.get("accelerators") or {}).values()]
+        cores = [count(about[name], name[:-1]) for name in ("cores", "threads") if about.get(name)]
+        torch = [f"torch {version}"] if (version := (about.get("packages") or {}).get("torch")) else []
+        return ", ".join([*accelerators, str(about.get("cpu") or "unknown CPU"), *cores, *torch])
+
+    @property
+    def about(self) -> str:
+        """How much was measured, in a line."""
+        run = self.run
+        processes = run.samples["process"].nunique()
+        several = f" in {processes} processes" if processes > 1 else ""
+        tasks = listed(list(run.tasks)) if run.tasks else "no tasks"
+        when = str(run.environment["created"])[:10]
+        return f"{tasks}: {count(len(run.cases), 'case')}, {len(run.samples):,} samples{several}, {when}."
+
+    @cached_property
+    def found(self) -> tuple[tuple[Finding, str], ...]:
+        return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
+
+    def anchor_of(self, finding: Finding) -> str:
+        """Of the figure that shows it, or of its section."""
+        shown = self.pictures_of(finding.figure, finding.task)
+        return shown[0].anchor if shown else self.section_of(finding.task).anchor
+
+    def pictures_of(self, figure: str, task: str) -> tuple[Picture, ...]:
+        """What this figure module gave of the task."""
+        parts = self.section_of(task).parts
+        return next((part.pictures for part in parts if part.module.endswith(f".{figure}")), ())
+
+    def section_of(self, task: str) -> Section:
+        return next(section for section in self.sections if section.asked == _asked(task))
+
+    def html(self) -> str:
+        run = self.run
+        return render(
+            "run.html",
+            page=self,
+            root="../../",
+            title=run.name,
+            notes=[*run.notes, *_notes(run)],
+            failed=run.unfinished[run.unfinished["status"] == FAILED].to_dict("records"),
+            closing=[*tables.left_out(run), *tables.ceilings(run)],
+            environment=tables.environment(run.environment),
+            commands=again(run.environment),
+        )
+
+
+def sections(run: Run, album: Album) -> tuple[Section, ...]:
+    """The tasks, the bare layer, and generation where there is some."""
+    generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
+    return tuple(_section(run, task, album) for task in (*run.tasks, LAYER, *generates))
+
+
+def _section(run: Run, task: str, album: Album) -> Section:
+    of_task = task in run.tasks
+    return Section(
+        title=TITLES.get(task, task),
+        anchor=album.slugs.of(task),
+        asked=_asked(task),
+        about=_about(run, task),
+        tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
+        parts=tuple(_parts(run, task, album)),
+        appendix=tuple(tables.percentiles(run, task)),
+    )
+
+
+def _asked(task: str) -> str:
+    return f"run, {task!r}"
+
+
+def _parts(run: Run, task: str, album: Album) -> Iterator[Part]:
+    for name, module in figures.about(task).items():
+        yield album.part(name, module, module.panels(run, task), task)
+
+
+def _about(run: Run, task: str) -> str:
+    if task in ABOUT:
+        return ABOUT[task]
+    about: Mapping[str, Any] = run.environment["tasks"][task]
+    sentence = f"{about['description'].rstrip('.')}. " if about.get("description") else ""
+    layers, metric = about.get("layers"), run.metric(task)
+    facts = [f"{sum(layers.values())} heads in {len(layers)} layers"] if layers else []
+    facts += [f"{about[key]:,} {text}" for key, text in COUNTS.items() if key in about]
+    facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
+    listed = ", ".join(facts)
+    return f"{sentence}{listed[0].upper()}{listed[1:]}."
+
+
+def _notes(run: Run) -> Iterator[str]:
+    failed = int((run.unfinished["status"] == FAILED).sum())
+    if failed:
+        count = "One measurement" if failed == 1 else f"{failed} measurements"
+        yield f"{count} failed; the errors are below, under What failed."
+    if run.environment.get("dirty"):
+        yield "The working tree had uncommitted changes when the run was made."
+    if len(run.left_out):
+        yield "Some of what the run holds could not be used; what and why is below, under What was left out."

@@ -1,0 +1,126 @@
+"""What long calls show on stderr: what they do and how much of it is done; and that they compute the same with it."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+import mha
+from mha.runtime.progress import Bar, called
+from tests.mha.conftest import loss_of
+
+PLAN = mha.HeadPlan({"plain": (0, 2, 3), "grouped": (0, 1, 6, 7), "cross": (1,)})
+
+
+def forward(model, batch):
+    return model(*batch[:2])
+
+
+@pytest.fixture
+def batches(batches):
+    return [tuple(part[:3, :7] if part.dim() > 1 else part[:3] for part in one) for one in batches[:2]]
+
+
+def values(model):
+    return {name: value.tolist() for name, value in model.state_dict().items()}
+
+
+CALLS = {
+    "compensate": lambda model, batches, progress: values(
+        mha.compensate(mha.prune(model, PLAN), model, batches, forward, progress=progress)
+    ),
+    "distill": lambda model, batches, progress: values(
+        mha.distill(mha.prune(model, PLAN), model, batches, forward, steps=3, progress=progress)
+    ),
+    "shrink": lambda model, batches, progress: values(
+        mha.shrink(model, batches, loss_of, forward, keep=0.5, rounds=2, progress=progress)
+    ),
+    "shrink by a criterion": lambda model, batches, progress: values(
+        mha.shrink(model, batches, loss_of, forward, criterion="taylor", keep=0.5, progress=progress)
+    ),
+    "measure_costs": lambda model, batches, progress: set(
+        mha.measure_costs(model, batches[0][:2], seconds=1e-3, progress=progress).layers
+    ),
+}
+SHOWN = {
+    "compensate": ["compensate, reading the dense model", "compensate, grouped.W_o"],
+    "distill": ["distill, judging on held-out batches", "distill, training"],
+    "shrink": [
+        *("shrink 1 of 8, score by the loss", "shrink 2 of 8, repair, cross.W_o"),
+        *("shrink 3 of 8, score by the distance", "shrink 5 of 8, round 1 of 2, repair, reading the dense model"),
+        *("shrink 6 of 8, round 1 of 2, score", "shrink 7 of 8, round 2 of 2, repair", "shrink 8 of 8, compare"),
+    ],
+    "shrink by a criterion": ["shrink 1 of 2, score", "shrink 2 of 2, repair, plain.W_o"],
+    "measure_costs": ["measure_costs, preparing layers", "measure_costs, round 8"],
+}
+
+
+def frames(text):
+    """(what is being done, %) of each frame of the bars."""
+    return [(what, int(percent)) for what, percent in re.findall(r"([^\r\n]+?): +(\d+)%\|", text)]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_bar_tells_what_is_done_and_changes_nothing(model, batches, capfd, call):
+    quiet = [CALLS[call](model, batches, progress) for progress in (False, None)]  # stderr is no terminal here
+    assert capfd.readouterr() == ("", "")
+    assert [CALLS[call](model, batches, True)] * 2 == quiet
+    out, err = capfd.readouterr()
+    assert out == ""
+    seen = frames(err)
+    assert [what for what in SHOWN[call] if what not in dict(seen)] == []
+    assert seen[-1][1] == 100
+
+
+def test_each_step_of_shrink_ends_at_100_percent(model, batches, capfd):
+    CALLS["shrink"](model, batches, True)
+    last = {re.match(r"shrink \d", what)[0]: percent for what, percent in frames(capfd.readouterr().err)}
+    assert set(last.values()) == {100}
+    assert last.keys() >= {f"shrink {step}" for step in (1, 2, 3, 5, 6, 7, 8)}  # 4 is left out if its plan is known
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "shrink"])
+def test_unless_told_a_bar_appears_on_a_terminal_when_the_work_takes_long(model, batches, capfd, monkeypatch, call):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("mha.runtime.progress.SILENT_SECONDS", 3600.0)
+    CALLS[call](model, batches, None)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("mha.runtime.progress.SILENT_SECONDS", 0.0)
+    CALLS[call](model, batches, None)
+    assert call.partition(" ")[0] in capfd.readouterr().err
+
+
+def test_a_bar_does_not_go_back_in_compensate_and_distill(model, batches, capfd):
+    """But for one correction, when it is known which layers are fitted again."""
+    for call in ("compensate", "distill"):
+        CALLS[call](model, batches, True)
+        percents = [percent for _, percent in frames(capfd.readouterr().err)]
+        drops = [(one, other) for one, other in pairwise(percents) if other < one]
+        assert len(drops) <= (call == "compensate"), percents
+
+
+def test_calls_that_fail_are_counted_and_the_bar_of_what_failed_does_not_say_that_all_is_done(capfd):
+    def fails():
+        raise ValueError("of the caller")
+
+    bar = Bar("work", progress=True)
+    bar.expect(4)
+    with pytest.raises(ValueError, match="of the caller"), bar.shown():
+        bar.counting(fails)()
+    assert bar.done == 1
+    assert 100 not in dict(frames(capfd.readouterr().err)).values()
+
+
+def test_a_title_from_outside_holds_within_its_context_only():
+    with called("outer"):
+        with called("inner"):
+            assert Bar("own").title == "inner"
+        assert Bar("own").title == "outer"
+    assert Bar("own").title == "own"
+
+
+def test_over_counts_an_item_when_the_next_is_asked_for():
+    bar, done = Bar(), []
+    assert [done.append(bar.done) or item for item in bar.over("abc", 0.5)] == ["a", "b", "c"]
+    assert done == [0, 0.5, 1]
+    assert bar.done == 1.5

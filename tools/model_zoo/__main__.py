@@ -1,0 +1,6 @@
+"""`nox -s families`."""
+
+from tools.model_zoo.walk import main
+
+if __name__ == "__main__":
+    main()
