@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from bench.measure.environment import environment
 from bench.measure.machine import Watch
 from bench.measure.threads import pinned
 from bench.models.experiment import Study
 from bench.models.latency import Latencies
 from bench.rundir.case_store import OUT_OF_MEMORY
 from bench.rundir.directory import RunDirectory
-from bench.rundir.environment import environment
 from bench.rundir.files import numbered, read_json, unfinished
 from bench.rundir.identity import identity
 from bench.rundir.out_of_memory import give_memory_back, out_of_memory, reason

@@ -1,13 +1,13 @@
 """Which attention heads matter, cutting the others out for good, and what that costs and saves."""
 
 from mha import tasks, visualize
-from mha.checkpoint.saving import from_pretrained, load_pruned, save_pruned
 from mha.costs import CostTable, measure_costs
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.importance.registry import criteria
 from mha.importance.score import score
 from mha.layer.attention import MultiHeadAttention
 from mha.planning.choose import choose
+from mha.pruning.checkpoint.saving import from_pretrained, load_pruned, save_pruned
 from mha.pruning.equivalence import check
 from mha.pruning.masking import masked
 from mha.pruning.optimizer import slice_optimizer

@@ -16,7 +16,7 @@ from bench.importance.records import FAILED, OK, SCHEMA, RunError, locked, read,
 from bench.importance.summary import write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
-from bench.rundir.environment import environment
+from bench.measure.environment import environment
 
 BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
 

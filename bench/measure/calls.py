@@ -1,9 +1,10 @@
-"""Models and what is called like one, as calls without arguments."""
+"""Models and what is called like one, as calls without arguments; and the tensors in what they are given."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def forward(
@@ -17,3 +18,15 @@ def forward(
             return model(*args, **named)
 
     return call
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A nest of tuples, lists and mappings with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(part, change) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        parts = [map_tensors(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
+    return value

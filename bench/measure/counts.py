@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.measure.calls import map_tensors
 from bench.measure.memory import UnsendableError, peak_bytes
-from bench.models.experiment import map_tensors
 from mha.costs import count_flops, parameters_of
 
 Counts = dict[str, int | None]

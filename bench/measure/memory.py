@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.measure.calls import forward
-from bench.models.experiment import map_tensors
+from bench.measure.calls import forward, map_tensors
 from mha.timing import synchronize
 
 PROCESS = Path("/proc/self")

@@ -8,12 +8,13 @@ from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 import mha
 from bench.measure.bootstrap import Bootstrap, Estimate
+from bench.measure.calls import map_tensors
+from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
-from bench.rundir.contents import UncomparableError, digest
 from mha.costs import parameters_of
 from mha.tasks import Task
 
@@ -236,15 +237,3 @@ def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
     """The heads of so large a share of a layer's key/value groups, the first ones; at least one, unless it is 0."""
     groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
     return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A nest of tuples, lists and mappings with every tensor in it changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(part, change) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        parts = [map_tensors(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
-    return value

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import mha
-from bench.measure.calls import forward
+from bench.measure.calls import forward, map_tensors
 from bench.measure.counts import Counts, counts
 from bench.measure.sampling import Sample, sampled
-from bench.models.experiment import Study, map_tensors
+from bench.models.experiment import Study
 from mha.timing import rotated
 
 USUAL = ("float32", "eager", "warm")  # and so not said in names

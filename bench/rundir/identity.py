@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.rundir.contents import PLAIN, UncomparableError, digest, is_local, settings
+from bench.measure.contents import PLAIN, UncomparableError, digest, is_local, settings
 
 SHOWN = 16  # digits of a part's hash
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 from filelock import FileLock, Timeout
 
-from bench.rundir.environment import IDENTITY
+from bench.measure.environment import IDENTITY
 from bench.rundir.files import LOCK
 
 FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}

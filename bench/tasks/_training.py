@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mha.layer.attention
+from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
-from bench.rundir.contents import UncomparableError, digest
 from mha.values.atomic_files import appears_whole
 
 CACHE = "MHA_BENCH_CACHE"  # environment variable: where trained models are kept

@@ -21,7 +21,8 @@ from mha.families.base.find import HOW_TO_REGISTER
 from mha.pruning.masking import eval_mode
 from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
-from mha.timing.rounds import Rounds, Spread
+from mha.timing.quantiles import Spread
+from mha.timing.rounds import Rounds
 from mha.values.errors import CostsError, UnsupportedModule
 
 DENSE = "dense"

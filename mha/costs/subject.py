@@ -1,10 +1,8 @@
 """A model, the inputs it is measured with, and which of its layers cost the same."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from mha.costs.curves import Grid
 from mha.costs.shapes import Shape, first_heads
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.pruning.slicing import prune
+from mha.runtime.sharing_copy import sharing_copy
 from mha.values.errors import CostsError
 from mha.values.plan import HeadPlan
 
@@ -140,12 +139,6 @@ def readied(module: nn.Module, call: Call) -> Callable[[], Callable[[], object]]
         return run
 
     return prepare
-
-
-def sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are those of the module: changing which ones it has costs no memory."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo)
 
 
 def _calls(layer: AttentionLayer, seen: Visits, kinds: dict[Key, Kind]) -> list[tuple[Kind, int]]:

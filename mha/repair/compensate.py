@@ -26,7 +26,6 @@ from mha.repair.residual_stream import (
     goals_of,
     is_linear,
     other_linears,
-    output_name,
     outputs_of,
     runs_of,
     together,
@@ -114,7 +113,7 @@ def _fit_again(
     """Fit the linear layers of the model anew, in place."""
     students, teachers = find_attention(repaired), find_attention(teacher)
     _check_belong(students, teachers)
-    layers = {output_name(teachers[name]): layer for name, layer in students.items()}
+    layers = {teachers[name].output_name: layer for name, layer in students.items()}
     cut = [name for name, layer in layers.items() if layer.num_heads < teachers[layer.name].num_heads]
     own = method != "least_squares"
     others = [] if own or scope == "attention" else _shared(teacher, teachers, repaired)

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha.costs.subject import sharing_copy
 from mha.families import AttentionLayer, find_attention
 from mha.families.base.linears import is_conv1d, weight_of
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 from mha.pruning.masking import eval_mode
 from mha.repair.least_squares import Moments, without
-from mha.repair.residual_stream import Forward, calling_outputs, moments_of, output_name
+from mha.repair.residual_stream import Forward, calling_outputs, moments_of
 from mha.runtime.progress import WITH_GRADIENTS, Bar
+from mha.runtime.sharing_copy import sharing_copy
 from mha.values.layout import owners
 from mha.values.plan import HeadScores
 
@@ -54,7 +54,7 @@ def resolved_scores(
     model = sharing_copy(model)
     layers = find_attention(model)
     rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in layers.items()}
-    names = {output_name(layer): name for name, layer in layers.items() if layer.num_heads}
+    names = {layer.output_name: name for name, layer in layers.items() if layer.num_heads}
     bar = Bar("score", progress)
     shares = {name: 1 - place / len(names) for place, name in enumerate(names.values())}  # of a run, replayed
     runs = sum(share * layers[name].num_heads for name, share in shares.items())

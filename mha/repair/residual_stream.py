@@ -70,7 +70,7 @@ def is_linear(module: nn.Module) -> bool:
 def other_linears(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> list[str]:
     """The linear layers that are no output projections of attention and share no weight with another module."""
     held = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
-    outputs = {output_name(layer) for layer in layers.values()}
+    outputs = {layer.output_name for layer in layers.values()}
     return [
         name
         for name, module in model.named_modules()
@@ -78,11 +78,6 @@ def other_linears(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> lis
         and name not in outputs
         and all(held[id(parameter)] == 1 for parameter in module.parameters())
     ]
-
-
-def output_name(layer: AttentionLayer) -> str:
-    """The name of the layer's output projection in the model."""
-    return f"{layer.name}.{layer.description.output}" if layer.name else layer.description.output
 
 
 @contextmanager

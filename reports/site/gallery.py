@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from types import ModuleType
 
-from reports import figures, importance
+from reports import figures
 from reports.base.formatting import listed
 from reports.figures import Drawing
 from reports.figures import compare as comparing
@@ -57,7 +57,7 @@ def gallery(*kinds: Sequence[Pictured]) -> Gallery | None:
             if part.module not in found:
                 found[part.module] = _exhibit(section, part, page.folder, before)
     every: list[Drawing] = [
-        *figures.registry().values(), *importance.registry().values(), *comparing.registry().values()
+        *figures.registry().values(), *importance_run.registry().values(), *comparing.registry().values()
     ]  # fmt: skip
     missing = [module.TITLE for module in every if module.__name__ not in found]
     absent = f"Not drawn for any of these runs: {listed(missing)}." if missing else ""

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import importance
 from reports.analyse import tables
 from reports.base.commands import again
 from reports.base.formatting import size
 from reports.base.formulas import harmless_csv
+from reports.figures import importance_run
 from reports.read.archive import opened
 from reports.read.documented import documented
 from reports.read.intake import contents
@@ -56,7 +56,7 @@ class ImportancePage:
 
 def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
     parts = tuple(
-        album.part(name, module, module.panels(study.tables)) for name, module in importance.registry().items()
+        album.part(name, module, module.panels(study.tables)) for name, module in importance_run.registry().items()
     )
     section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
     return ImportancePage(study, folder, album, (section,), _downloads(study, directory))

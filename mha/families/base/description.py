@@ -122,6 +122,11 @@ class AttentionLayer:
         return self.sizes["d"]
 
     @property
+    def output_name(self) -> str:
+        """The name of its output projection in the model."""
+        return f"{self.name}.{self.description.output}" if self.name else self.description.output
+
+    @property
     def core(self) -> nn.Module:
         """The part of the module that computes attention; often the module itself."""
         return self.module.get_submodule(self.description.core)

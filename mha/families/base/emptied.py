@@ -96,6 +96,11 @@ def leave_output_bias(
     vars(module)[_EMPTIED] = was
 
 
+def name_before(name: str) -> str:
+    """What the output projection was called whose bias has this name now."""
+    return name.removesuffix(left_of(""))
+
+
 def _replace_output(module: nn.Module, output: str, *, aliased: bool) -> None:
     """Put an `OutputBias` in the place of the output projection.
 

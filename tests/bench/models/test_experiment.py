@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import mha
+from bench.measure.contents import digest
 from bench.models.attention_maps import attention_maps, recorded_weights
 from bench.models.experiment import Study
-from bench.rundir.contents import digest
 from tests.bench.tiny_task import HEAD_DIM, HEADS, WIDTH, TinyTask
 
 LAYERS = ("layers.0", "layers.1")

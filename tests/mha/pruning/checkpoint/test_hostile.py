@@ -20,7 +20,7 @@ from mha.values.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 BERT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 8, "vocab_size": 17}
 LAYER = "encoder.layer.0.attention"
 
@@ -129,7 +129,7 @@ def test_nothing_is_run_read_or_asked(tmp_path):
         write(place, hostile)
         places.append((name, place))
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.mha.checkpoint.hostile", *(str(place) for _, place in places)]
+    command = [sys.executable, "-m", "tests.mha.pruning.checkpoint.hostile", *(str(place) for _, place in places)]
     ran = subprocess.run(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     )
@@ -214,7 +214,7 @@ def test_a_model_of_another_size_is_not_made(honest, field, monkeypatch):
     directory, content = honest
     write(directory, changed(content, f"config/{field}", 10**9))
     monkeypatch.setattr(
-        mha.checkpoint.saving, "prune", lambda *_, **__: pytest.fail("heads were cut of a model too large")
+        mha.pruning.checkpoint.saving, "prune", lambda *_, **__: pytest.fail("heads were cut of a model too large")
     )
     with pytest.raises(CheckpointError, match=r"is 1000000000, and the weights|far larger than the weights"):
         mha.load_pruned(directory)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.rundir.contents import UncomparableError, digest
+from bench.measure.contents import UncomparableError, digest
 
 Pair = namedtuple("Pair", "a b")
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_said_with_its_place(tmp_path):
 
 def test_it_is_the_same_in_every_process(pytestconfig):
     code = (
-        "from tests.bench.rundir.test_contents import *; print([list(map(digest, make())) for make in DIFFERENT[:-1]])"
+        "from tests.bench.measure.test_contents import *; print([list(map(digest, make())) for make in DIFFERENT[:-1]])"
     )
     how = {"cwd": pytestconfig.rootpath, "env": {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}, "text": True}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, **how).stdout

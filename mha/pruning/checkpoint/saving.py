@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha.checkpoint import directory as checkpoint_directory
-from mha.checkpoint import pretrained_directory
-from mha.checkpoint import recipe as recipes
-from mha.checkpoint.recipe import recipe_of
 from mha.families import find_attention
+from mha.families.base.emptied import name_before
 from mha.families.base.wrappers import unwrapped
-from mha.layer.output_bias import left_of
+from mha.pruning.checkpoint import directory as checkpoint_directory
+from mha.pruning.checkpoint import pretrained_directory
+from mha.pruning.checkpoint import recipe as recipes
+from mha.pruning.checkpoint.recipe import recipe_of
 from mha.pruning.slicing import prune
-from mha.repair.residual_stream import output_name
 from mha.values.errors import CheckpointError, MhaError
 from mha.values.plan import HeadPlan, Lineage, lineage_of
 
@@ -244,8 +243,8 @@ def _as_named_now(
     ]
     now: dict[str, str] = {}
     for layer in emptied:
-        output = output_name(layer)
-        now[f"{output.removesuffix(left_of(''))}.bias"] = f"{output}.bias"
+        output = layer.output_name
+        now[f"{name_before(output)}.bias"] = f"{output}.bias"
     inside = tuple(f"{layer.name}." if layer.name else "" for layer in emptied)
 
     def stays(name: str) -> bool:

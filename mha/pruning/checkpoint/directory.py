@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mha.checkpoint.document import check_content
+from mha.pruning.checkpoint.document import check_content
 from mha.values.errors import CheckpointError
 
 FORMAT = "mha.pruned"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mha.checkpoint.allowed_classes import IMPLEMENTATIONS
+from mha.pruning.checkpoint.allowed_classes import IMPLEMENTATIONS
 from mha.values.errors import CheckpointError, PlanError
 from mha.values.plan import HeadPlan
 

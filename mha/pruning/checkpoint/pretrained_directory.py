@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mha.checkpoint import allowed_classes as allowed
-from mha.checkpoint import recipe as recipes
-from mha.checkpoint.document import FIELDS
 from mha.families import find_attention
 from mha.families.base.gathering import SELECTED
+from mha.pruning.checkpoint import allowed_classes as allowed
+from mha.pruning.checkpoint import recipe as recipes
+from mha.pruning.checkpoint.document import FIELDS
 from mha.pruning.configurations import RECORD, unpruned_by
 from mha.pruning.configurations.record import VERSION
 from mha.pruning.slicing import prune

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mha.checkpoint import allowed_classes as allowed
 from mha.families import find_attention
+from mha.pruning.checkpoint import allowed_classes as allowed
 from mha.pruning.configurations import by_original_numbers, unpruned
 from mha.values.errors import CheckpointError
 

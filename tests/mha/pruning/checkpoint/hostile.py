@@ -1,6 +1,6 @@
 """Loads hostile checkpoints in a process that writes down whatever runs, is opened, imported or asked meanwhile.
 
-    python -m tests.mha.checkpoint.hostile DIRECTORY…
+    python -m tests.mha.pruning.checkpoint.hostile DIRECTORY…
 
 Prints a line of JSON for each: what became of it, and what happened that must not.
 """
