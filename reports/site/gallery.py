@@ -9,7 +9,7 @@ from types import ModuleType
 
 from reports import figures
 from reports.base.formatting import listed
-from reports.figures import Drawing
+from reports.figures import Drawing, importance_run
 from reports.figures import compare as comparing
 from reports.site.page import Part, Picture, Pictured, Section, render, slug
 
