@@ -118,3 +118,12 @@ def test_ci_covers_every_python_the_project_promises(project):
 
 def test_the_changelog_has_a_place_for_what_comes_next():
     assert found(r"^## \[(.+?)\]", text("CHANGELOG.md"))[0] == "Unreleased"
+
+
+def test_no_test_imports_another():
+    """What two of them need stands in a module that is no test: the first to run would be imported twice."""
+    pattern = r"^.*(?:from|import) (?:tests|tools)\.\S*(?:test_|conftest).*$"
+    files = sorted(path for folder in ("tests", "tools") for path in ROOT.joinpath(folder).rglob("*.py"))
+    lines = {str(path.relative_to(ROOT)): found(pattern, path.read_text(encoding="utf-8")) for path in files}
+    assert len(lines) > 100
+    assert {name: imports for name, imports in lines.items() if imports} == {}

@@ -5,28 +5,13 @@ import json
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from bench.measure.calls import forward
 from bench.profiles import PASSES, for_tensorboard, memory_timeline, profiled
 from bench.rundir.directory import RunDirectory
 from bench.rundir.terminal_summary import summary
+from tests.bench.chain import CALLS, Chain
 from tests.bench.gpu_trace import gpu_trace
-
-CALLS = 3
-
-
-class Chain(nn.Module):
-    """Three matrix products and a softmax."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(37, 37) for _ in range(CALLS))
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x.softmax(-1)
 
 
 @pytest.fixture

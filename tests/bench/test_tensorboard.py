@@ -19,8 +19,8 @@ import torch
 from bench.measure.calls import forward
 from bench.profiles import PASSES, for_tensorboard, profiled
 from bench.rundir.directory import RunDirectory
+from tests.bench.chain import CALLS, Chain
 from tests.bench.gpu_trace import COPY_US, KERNEL_US, STEPS, gpu_trace
-from tests.bench.test_profiles import CALLS, Chain
 
 pytest.importorskip("torch_tb_profiler", reason="the profile extra is not installed: pip install -e .[profile]")
 RUNS = ["tiny-keep0.5-cpu", "tiny-keep1-cpu"]

@@ -4,29 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mha import MultiHeadAttention
-
-
-class Reader(nn.Module):
-    """Self-attention, grouped self-attention, and cross-attention to a memory of another width and length.
-
-    7 heads of width 3; 5 groups of 2 heads of width 11; 3 heads of width 13.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(5, 23)
-        self.plain = MultiHeadAttention(23, 23, 23, 23, 7, bias=True, head_dim=3)
-        self.grouped = MultiHeadAttention(23, 23, 23, 23, 10, head_dim=11, num_kv_heads=5)
-        self.cross = MultiHeadAttention(17, 23, 17, 23, 3, bias=True, head_dim=13, dropout=0.5)
-        self.classify = nn.Linear(23, 2)
-
-    def forward(self, x: Tensor, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
-        x = self.embed(x)
-        x = x + self.plain(x, x, x, lengths)
-        x = x + self.grouped(x, x, x, is_causal=True)
-        x = x + self.cross(x, memory, memory)
-        return self.classify(x.mean(dim=1))
+from tests.mha.support.losses import loss_of
+from tests.mha.support.models import Reader
 
 
 @pytest.fixture
@@ -56,11 +35,6 @@ def batches(inputs: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]
     x, memory = inputs
     labels = torch.arange(len(x)) % 2
     return list(zip(x.split(7), memory.split(7), labels.split(7), strict=True))
-
-
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    x, memory, labels = batch
-    return nn.functional.cross_entropy(model(x, memory), labels)
 
 
 @pytest.fixture

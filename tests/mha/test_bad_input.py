@@ -15,7 +15,7 @@ from mha import HeadPlan
 from mha.pruning import optimizer_state
 from mha.pruning.equivalence import tensors_in
 from mha.values.errors import PlanError
-from tests.mha.cases import CASES, Case, make
+from tests.mha.support.cases import CASES, Case, make
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),

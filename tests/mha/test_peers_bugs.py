@@ -8,7 +8,7 @@ import torch
 import mha
 from mha import HeadPlan
 from mha.values.errors import PlanError
-from tests.mha.cases import CASES, make
+from tests.mha.support.cases import CASES, make
 
 GROUPED = ["ours", "llama"]  # six heads in two groups
 

@@ -13,8 +13,8 @@ from torch import nn
 import mha
 from mha import HeadPlan
 from mha.runtime import locking
-from tests.mha.conftest import loss_of
-from tests.mha.untouched import state_of
+from tests.mha.support.losses import loss_of
+from tests.mha.support.untouched import state_of
 
 PLAN = HeadPlan({"plain": (1, 4), "grouped": (), "cross": (0, 2)})
 COSTS_ENOUGH = 1e-3

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mha
 from mha import HeadPlan, MultiHeadAttention
-from tests.mha.cases import make
+from tests.mha.support.cases import make
 
 LINEARS = ("W_q", "W_k", "W_v", "W_o")
 

@@ -12,7 +12,7 @@ from mha import HeadPlan
 
 transformers = pytest.importorskip("transformers", minversion="5.0", reason="transformers is not installed")
 
-from tests.mha.families.test_transformers import uneven  # noqa: E402
+from tests.mha.support.plans import uneven  # noqa: E402
 from tools.model_zoo.precision import DoublePrecision  # noqa: E402
 from tools.model_zoo.weights import draw_weights  # noqa: E402
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import mha
-from tests.mha.families.test_transformers import GROUPED, PRUNABLE, build
-from tests.mha.importance.test_gradients import Windows, squared
+from tests.mha.support.losses import output_error
+from tests.mha.support.models import Windows
+from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -171,7 +172,7 @@ def test_windows_count_alike_and_examples_are_counted_by_the_batch():
     model, x = Windows().double(), torch.randn(5, 12, 6, dtype=torch.float64)
     windows = x.unflatten(1, (-1, 3)).flatten(0, 1)
     weights = model.attention(windows, windows, windows, need_weights=True)[1]
-    scores = mha.score(model, [x[:2], x[2:]], squared, "confidence")
+    scores = mha.score(model, [x[:2], x[2:]], output_error, "confidence")
     torch.testing.assert_close(scores.scores["attention"], weights.amax(-1).mean((0, 2)).detach())
     assert scores.examples == 5
 

@@ -8,16 +8,11 @@ from torch import nn
 
 import mha
 from mha.importance.registry import describe
-from tests.mha.families.test_transformers import GROUPED, PRUNABLE, build
+from tests.mha.support.criteria import QUICK
+from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-QUICK = {  # what takes many passes takes few
-    "shapley": {"max_permutations": 2},
-    "gate": {"epochs": 2},
-    "hard_concrete": {"epochs": 2},
-    "subset": {"epochs": 2},
-}
 WITH_DATA = [name for name in mha.criteria() if describe(name).needs != "nothing"]
 WITH_LOSS = [name for name in mha.criteria() if describe(name).needs in ("outputs", "gradients")]
 

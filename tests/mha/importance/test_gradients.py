@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import mha
-from tests.mha.importance.test_score import LAYERS, examples
+from tests.mha.support.losses import examples, output_error
+from tests.mha.support.models import LAYERS, Windows
 
 GRADIENTS = ("taylor", "taylor_signed", "taylor_second_order", "fisher")
 
@@ -186,34 +187,18 @@ def test_a_mean_over_tokens_is_no_reason_to_refuse(model, batches):
     assert mha.score(model, batches, loss, "taylor").examples == 19
 
 
-class Windows(nn.Module):
-    """Attends within windows of 3 positions, which stand in the first dimension."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = mha.MultiHeadAttention(6, 6, 6, 6, 3, head_dim=5)
-
-    def forward(self, x):
-        windows = x.unflatten(1, (-1, 3)).flatten(0, 1)
-        return self.attention(windows, windows, windows).unflatten(0, (len(x), -1)).flatten(1, 2)
-
-
-def squared(model, x):
-    return (model(x) - x).square().mean()
-
-
 @pytest.mark.parametrize("criterion", GRADIENTS)
 def test_a_context_without_the_examples_first_is_refused_per_example(criterion):
     torch.manual_seed(0)
     model, x = Windows().double(), torch.randn(5, 12, 6, dtype=torch.float64)
     message = r"layer 'attention': .* \[20\], but batch 0 has 5 examples .*use unit=\"batch\" or unit=\"token\""
     with pytest.raises(mha.MhaError, match=message):
-        mha.score(model, [x], squared, criterion, unit="example")
+        mha.score(model, [x], output_error, criterion, unit="example")
     parts = [x[:2], x[2:]]
-    whole, split = (mha.score(model, data, squared, criterion, unit="token") for data in ([x], parts))
+    whole, split = (mha.score(model, data, output_error, criterion, unit="token") for data in ([x], parts))
     torch.testing.assert_close(whole.scores["attention"], split.scores["attention"])
     assert whole.examples == split.examples == 5
-    assert mha.score(model, parts, squared, criterion, unit="batch").examples == 5
+    assert mha.score(model, parts, output_error, criterion, unit="batch").examples == 5
 
 
 def test_sequence_first_attention_of_torch_has_its_examples_first_inside():

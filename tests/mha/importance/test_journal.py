@@ -9,7 +9,8 @@ import torch
 import mha
 from mha.importance.running import journal
 from mha.values.errors import CalibrationError
-from tests.mha.conftest import Reader, loss_of
+from tests.mha.support.losses import loss_of
+from tests.mha.support.models import Reader
 
 SLOW = {
     "leave-one-out": {"criterion": "leave_one_out"},

@@ -11,25 +11,8 @@ import mha
 from mha.importance.criteria import hard_concrete, shapley
 from mha.importance.criteria.subset import relaxed_choice
 from mha.importance.running.learning import Adam
-
-
-def additive(columns, **sizes):
-    """A layer whose head i adds `columns[i]` times its input: queries and keys are zero, values the identity."""
-    layer = mha.MultiHeadAttention(1, 1, 1, 1, len(columns), head_dim=1, **sizes).double()
-    for linear in (layer.W_q, layer.W_k):
-        nn.init.zeros_(linear.weight)
-    nn.init.ones_(layer.W_v.weight)
-    layer.W_o.weight.data = torch.tensor([columns], dtype=torch.float64)
-    return layer
-
-
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(12, 1, 1)
-BATCHES = [X[:7], X[7:]]
-
-
-def squared(model, x):
-    """Whether the model gives back its input."""
-    return (model(x, x, x) - x).square().mean()
+from tests.mha.support.losses import attention_error
+from tests.mha.support.models import BATCHES, X, additive
 
 
 def exact_shapley(columns):
@@ -53,7 +36,9 @@ COLUMNS = [0.7, 0.3, -0.2, 0.0, 0.2]
 
 
 def test_shapley_values_are_those_of_all_orders():
-    scores = mha.score(additive(COLUMNS), BATCHES, squared, "shapley", max_permutations=400, min_permutations=400)
+    scores = mha.score(
+        additive(COLUMNS), BATCHES, attention_error, "shapley", max_permutations=400, min_permutations=400
+    )
     expected, error = exact_shapley(COLUMNS), scores.errors[""]
     assert ((scores.scores[""] - expected).abs() < 4 * error + 1e-12).all()
     assert (error < 0.02).all()
@@ -64,7 +49,10 @@ def test_shapley_values_are_those_of_all_orders():
 
 
 def test_standard_errors_are_the_spread_of_repeated_estimates():
-    found = [mha.score(additive(COLUMNS), [X], squared, "shapley", seed=seed, max_permutations=8) for seed in range(40)]
+    found = [
+        mha.score(additive(COLUMNS), [X], attention_error, "shapley", seed=seed, max_permutations=8)
+        for seed in range(40)
+    ]
     spread = torch.stack([scores.scores[""] for scores in found]).std(dim=0)
     said = torch.stack([scores.errors[""].square() for scores in found]).mean(dim=0).sqrt()
     torch.testing.assert_close(said, spread, rtol=0.4, atol=1e-12)
@@ -84,8 +72,8 @@ def test_shapley_stops_when_no_rank_is_in_doubt():
 
 def test_truncation_leaves_out_what_is_left_when_the_loss_is_that_of_no_head():
     options = {"max_permutations": 20, "min_permutations": 20}
-    whole = mha.score(additive([1.0, 0.001, 0.001, 0.001]), [X], squared, "shapley", **options)
-    cut = mha.score(additive([1.0, 0.001, 0.001, 0.001]), [X], squared, "shapley", truncation=0.02, **options)
+    whole = mha.score(additive([1.0, 0.001, 0.001, 0.001]), [X], attention_error, "shapley", **options)
+    cut = mha.score(additive([1.0, 0.001, 0.001, 0.001]), [X], attention_error, "shapley", truncation=0.02, **options)
     torch.testing.assert_close(cut.scores[""], whole.scores[""], rtol=0, atol=0.01)
     assert cut.spent.forward < 0.8 * whole.spent.forward
 
@@ -121,7 +109,7 @@ def test_bernsteins_bound_by_hand():
 )
 def test_options_of_shapley_that_are_wrong(options, message):
     with pytest.raises(mha.MhaError, match=message):
-        mha.score(additive(COLUMNS), BATCHES, squared, "shapley", **options)
+        mha.score(additive(COLUMNS), BATCHES, attention_error, "shapley", **options)
 
 
 def test_hard_concrete_gates_are_open_as_often_as_their_probability():
@@ -162,12 +150,12 @@ def test_relaxed_choice_is_the_choice_at_a_low_temperature():
 def test_learned_gates_find_the_heads_that_are_needed(criterion):
     """Heads 1 and 4 together give the input back; the others disturb, or do nothing."""
     model = additive([0.0, 0.5, 0.8, -0.7, 0.5, 0.0])
-    scores = mha.score(model, BATCHES, squared, criterion, heads=2, epochs=150, learning_rate=0.1)
+    scores = mha.score(model, BATCHES, attention_error, criterion, heads=2, epochs=150, learning_rate=0.1)
     assert mha.choose(scores, heads=2).keep[""] == (1, 4)
 
 
 def test_hard_concrete_ends_with_the_number_of_gates_wanted():
-    scores = mha.score(additive([0.5, 0.5, 0.8, -0.7, 0.1]), BATCHES, squared, "hard_concrete", heads=3)
+    scores = mha.score(additive([0.5, 0.5, 0.8, -0.7, 0.1]), BATCHES, attention_error, "hard_concrete", heads=3)
     assert hard_concrete.probability_open(scores.scores[""]).sum().item() == pytest.approx(3, rel=1e-3)
 
 
@@ -175,7 +163,7 @@ def test_hard_concrete_ends_with_the_number_of_gates_wanted():
 @pytest.mark.parametrize("heads", [0, 5, 2.5, True])
 def test_a_number_of_heads_that_cannot_be_left(criterion, heads):
     with pytest.raises(mha.MhaError, match=rf"heads is how many of the 5 heads to leave, from 1 to 4; got {heads}"):
-        mha.score(additive(COLUMNS), BATCHES, squared, criterion, heads=heads)
+        mha.score(additive(COLUMNS), BATCHES, attention_error, criterion, heads=heads)
 
 
 def test_adam_is_torchs():
@@ -192,7 +180,7 @@ def test_adam_is_torchs():
 
 def test_options_of_learning_that_are_wrong():
     with pytest.raises(mha.MhaError, match=r"temperature is above 0 at the start and at the end, got \(1.0, 0.0\)"):
-        mha.score(additive(COLUMNS), BATCHES, squared, "subset", temperature=(1.0, 0.0))
+        mha.score(additive(COLUMNS), BATCHES, attention_error, "subset", temperature=(1.0, 0.0))
     for criterion in ("gate", "hard_concrete", "subset"):
         with pytest.raises(mha.MhaError, match="epochs is 0 or more and learning_rate above 0, got -1 and"):
-            mha.score(additive(COLUMNS), BATCHES, squared, criterion, epochs=-1)
+            mha.score(additive(COLUMNS), BATCHES, attention_error, criterion, epochs=-1)

@@ -11,7 +11,7 @@ import mha
 from mha.importance.running.racing import Field
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
-from tests.mha.families.test_transformers import GROUPED, PRUNABLE, build, inputs_for
+from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build, inputs_for
 
 HEADS, WIDTH, LAYERS = 3, 11, 5
 

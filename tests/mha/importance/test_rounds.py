@@ -11,9 +11,9 @@ from torch import nn
 import mha
 from mha.importance.registry import describe
 from mha.importance.running.examples import count_examples, first_half
-from tests.mha.importance.test_contract import QUICK
-from tests.mha.importance.test_learned import BATCHES, additive, squared
-from tests.mha.importance.test_score import LAYERS, mean_loss
+from tests.mha.support.criteria import QUICK
+from tests.mha.support.losses import attention_error, mean_loss
+from tests.mha.support.models import BATCHES, LAYERS, additive
 
 
 class NamedPair(NamedTuple):
@@ -89,7 +89,7 @@ def test_a_number_of_rounds_that_cannot_be(model, rounds):
 def test_when_only_dead_heads_are_left_that_is_no_error(criterion):
     """Head 1 hurts and goes first; then the loss does not depend on the attention."""
     model = additive([0.0, -0.5, 0.0])
-    scores = mha.score(model, BATCHES, squared, criterion, rounds=3)
+    scores = mha.score(model, BATCHES, attention_error, criterion, rounds=3)
     assert order_of(scores)[0] == ("", 1)
 
 

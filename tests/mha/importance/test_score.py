@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import mha
-
-LAYERS = {"plain": (7, 3), "grouped": (10, 11), "cross": (3, 13)}
+from tests.mha.support.losses import examples, mean_loss
+from tests.mha.support.models import LAYERS
 
 
 def reweighed(model, name, factors):
@@ -16,15 +16,6 @@ def reweighed(model, name, factors):
     changed = copy.deepcopy(model)
     changed.get_submodule(name).W_o.weight.data *= factors.double().repeat_interleave(LAYERS[name][1])
     return changed
-
-
-def examples(batches):
-    return [tuple(part[i : i + 1] for part in batch) for batch in batches for i in range(len(batch[0]))]
-
-
-def mean_loss(model, batches, loss):
-    with torch.no_grad():
-        return torch.stack([loss(model, example) for example in examples(batches)]).mean().item()
 
 
 def test_leave_one_out_is_the_loss_without_the_head(model, batches, loss):

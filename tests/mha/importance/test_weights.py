@@ -8,7 +8,7 @@ from torch import nn
 
 import mha
 from mha.importance.running.context import Moments
-from tests.mha.importance.test_score import LAYERS
+from tests.mha.support.models import LAYERS
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -9,18 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mha
-from mha import HeadPlan, HeadScores
-from mha.costs import CostTable, LayerCosts, Shape, ShapeCost, feasible_shapes
-
-
-def feasible(heads: int, groups: int):
-    """Every set of heads that leaves each surviving group with the same number of query heads."""
-    per_group = heads // groups
-    for size in range(heads + 1):
-        for kept in itertools.combinations(range(heads), size):
-            sizes = {sum(head // per_group == group for head in kept) for group in range(groups)} - {0}
-            if len(sizes) <= 1:
-                yield kept
+from mha import HeadScores
+from tests.mha.support.plans import every_plan, feasible, table
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,28 +90,6 @@ def test_scores_must_belong_to_the_model(model):
         mha.choose(scores, model=pruned, keep=0.5)
     with pytest.raises(mha.MhaError, match=r"the scores name layers that the model does not have: \['x'\]"):
         mha.choose(HeadScores({"x": torch.ones(2)}), model=model, keep=0.5)
-
-
-def table(scores, seconds, rest=10.0, dense=None, **unscored):
-    """Costs of the scored layers, and of further ones (name=heads); flops and parameters are not the seconds."""
-    sizes = {name: (scores.heads[name], scores.groups[name]) for name in scores.scores}
-    sizes |= {name: (tuple(range(heads)), heads) for name, heads in unscored.items()}
-    layers = {}
-    for index, (name, (heads, groups)) in enumerate(sizes.items()):
-        shapes = feasible_shapes(Shape(len(heads), groups))
-        costs = {shape: ShapeCost(seconds(index, shape), 5 * shape.heads, 7 * shape.heads) for shape in shapes}
-        layers[name] = LayerCosts(heads, groups, costs)
-    whole = sum(layer.costs[layer.whole].seconds for layer in layers.values())
-    heads = sum(len(layer.heads) for layer in layers.values())
-    return CostTable(layers, ShapeCost(dense or rest + whole, 11 + 5 * heads, 13 + 7 * heads), rest)
-
-
-def every_plan(scores, fewest=0):
-    options = [
-        [kept for kept in feasible(len(row), scores.groups[name]) if len(kept) >= fewest]
-        for name, row in scores.scores.items()
-    ]
-    return [HeadPlan(dict(zip(scores.scores, kept, strict=True))) for kept in itertools.product(*options)]
 
 
 def worth(scores, plan):

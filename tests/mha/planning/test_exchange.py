@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mha
 from mha import HeadPlan, HeadScores
 from mha.planning.exchange import exchange, rearranged
-from tests.mha.planning.test_choose import feasible
+from tests.mha.support.plans import feasible
 
 
 def cost(interactions, kept):

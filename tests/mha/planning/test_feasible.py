@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mha
 from mha import HeadPlan, HeadScores
 from mha.planning.exchange import cost_of_removing
-from tests.mha.planning.test_choose import every_plan, table
+from tests.mha.support.plans import every_plan, table
 
 VALUES = st.lists(st.integers(-9, 20), min_size=11, max_size=11)
 TERMS = st.fixed_dictionaries(

@@ -10,38 +10,12 @@ import mha
 from mha import HeadPlan
 from mha.pruning.configurations import RECORD, pretrained_in
 from mha.values.errors import LostHeadsWarning
+from tests.mha.support.language_models import GPT, GROUPED, IDS, SIZES, alike, build, first, logits
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-SIZES = {"hidden_size": 84, "num_hidden_layers": 2, "intermediate_size": 17, "vocab_size": 97, "pad_token_id": 0}
-GROUPED = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2}
-GPT = {"n_embd": 84, "n_layer": 2, "n_head": 6, "vocab_size": 97, "n_positions": 64}
 WIDE = {**GROUPED, "head_dim": 10}  # not the quotient of the width and the heads
 CAN_SAY = {"llama": GROUPED, "mistral": WIDE, "qwen2": GROUPED, "qwen3": WIDE, "gemma": WIDE, "phi3": GROUPED}
-IDS = torch.tensor([[5, 3, 7, 11, 13, 2, 9, 4]])
-
-
-def build(model_type: str, auto: str = "AutoModelForCausalLM", **sizes):
-    config = transformers.AutoConfig.for_model(model_type, **sizes)
-    config.bos_token_id = config.eos_token_id = None
-    torch.manual_seed(1)
-    model = getattr(transformers, auto).from_config(config).double().eval()
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
-    return model
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def alike(model, heads=(3, 4, 5)) -> HeadPlan:
-    return HeadPlan(dict.fromkeys(mha.find_attention(model), heads))
-
-
-def first(model, heads) -> HeadPlan:
-    return HeadPlan({next(iter(mha.find_attention(model))): heads})
 
 
 # Counts

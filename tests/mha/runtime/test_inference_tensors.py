@@ -10,7 +10,8 @@ import mha
 from mha import HeadPlan
 from mha.runtime.inference_tensors import usable_batch
 from mha.values.errors import CalibrationError
-from tests.mha.conftest import Reader, loss_of
+from tests.mha.support.losses import loss_of
+from tests.mha.support.models import Reader
 
 PLAN = HeadPlan({"plain": (1, 4), "cross": ()})
 FEW = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mha
 from mha import HeadPlan
-from tests.mha.cases import make
+from tests.mha.support.cases import make
 
 
 class Recorded:

@@ -13,8 +13,9 @@ from mha import HeadPlan
 from mha.runtime import locking
 from mha.runtime.locking import locked
 from mha.values.errors import BusyError
-from tests.mha.conftest import Reader, loss_of
-from tests.mha.untouched import state_of
+from tests.mha.support.losses import loss_of
+from tests.mha.support.models import Reader
+from tests.mha.support.untouched import state_of
 
 PLAN = HeadPlan({"plain": (0, 2)})
 

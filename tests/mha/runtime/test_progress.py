@@ -7,7 +7,7 @@ import pytest
 
 import mha
 from mha.runtime.progress import Bar, called
-from tests.mha.conftest import loss_of
+from tests.mha.support.losses import loss_of
 
 PLAN = mha.HeadPlan({"plain": (0, 2, 3), "grouped": (0, 1, 6, 7), "cross": (1,)})
 

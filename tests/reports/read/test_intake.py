@@ -20,8 +20,8 @@ from reports.read.files import read_csv, read_json
 from reports.read.importance_run import load as load_study
 from reports.read.load import load
 from reports.read.problems import Problems
+from tests.reports.archives import packed
 from tests.reports.damaging import CASE, edit, left_out
-from tests.reports.read.test_load_zip import packed
 from tests.reports.synthetic_importance import write as write_study
 
 MIB = 2**20

@@ -11,14 +11,8 @@ import pytest
 from reports.base.errors import ReportError
 from reports.read import intake, zips
 from reports.read.load import load
+from tests.reports.archives import packed
 from tests.reports.damaging import CASE, cut_off
-
-
-def packed(run: Path, target: Path, folder: str = "") -> Path:
-    with zipfile.ZipFile(target, "w") as archive:
-        for file in sorted(run.rglob("*")):
-            archive.write(file, folder + file.relative_to(run).as_posix())
-    return target
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from reports.read.documented import documented, is_documented
 from reports.read.load import load
 from reports.site import downloads
 from reports.site.build import build
+from tests.reports.archives import packed
 from tests.reports.damaging import CASE, cut
-from tests.reports.read.test_load_zip import packed
 from tests.reports.synthetic import fill_minimal
 from tests.reports.synthetic_importance import write as write_study
 

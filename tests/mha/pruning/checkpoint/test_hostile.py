@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 
 SAVER = """
 import sys, torch, mha
-from tests.mha.conftest import Reader
+from tests.mha.support.models import Reader
 torch.manual_seed(int(sys.argv[2]))
 model = Reader().eval()
 print("ready", flush=True)

@@ -8,7 +8,7 @@ import torch
 import mha
 from mha import HeadPlan
 from mha.values.errors import CheckpointError
-from tests.mha.pruning.test_configurations import GPT, GROUPED, IDS, SIZES, alike, build, first, logits
+from tests.mha.support.language_models import GPT, GROUPED, IDS, SIZES, alike, build, first, logits
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
