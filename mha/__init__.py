@@ -1,4 +1,31 @@
-"""Which attention heads matter, cutting the others out for good, and what that costs and saves."""
+"""Which attention heads matter, cutting the others out for good, and what that costs and saves.
+
+Every arrow is one function, every noun a value that can be printed, saved and compared:
+
+    model ─find_attention─▶ AttentionMap ─score─▶ HeadScores ─choose─▶ HeadPlan ─prune─▶ smaller model
+
+To find out which heads matter: `find_attention` lists the attention layers of a model, `score` rates their heads by one
+of the `criteria`, and `visualize` shows them. To cut: `choose` turns scores and a budget into a plan, whose price
+`measure_costs` tells beforehand; `masked` tries the plan out, `prune` slices the weights, `check` proves that both
+agree. To repair: `compensate` fits what is left to the dense model, `distill` trains it, and `shrink` does everything
+in one call. To keep: `save_pruned`, `load_pruned`, `from_pretrained`. To add: `register_family` for attention of your
+own, `register_criterion` for a way to score.
+
+Plans and scores speak of original head numbers, also for a model that has been pruned before. All errors raised on
+purpose are `MhaError`s.
+
+Example:
+    >>> layer = nn.TransformerEncoderLayer(32, nhead=4, batch_first=True)
+    >>> model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    >>> batches = [torch.randn(8, 5, 32) for _ in range(2)]
+    >>> scores = mha.score(model, batches, lambda model, batch: model(batch).square().mean())
+    >>> plan = mha.choose(scores, keep=0.5)
+    >>> smaller = mha.prune(model, plan)
+    >>> sum(layer.num_heads for layer in mha.find_attention(smaller).values())
+    4
+    >>> mha.check(model, plan, (batches[0],)) < 1e-5
+    True
+"""
 
 from mha import tasks, visualize
 from mha.costs import CostTable, measure_costs
@@ -15,7 +42,21 @@ from mha.pruning.slicing import plan_of, prune
 from mha.repair.compensate import compensate
 from mha.repair.distill import distill
 from mha.repair.shrink import shrink
-from mha.values.errors import EquivalenceError, MhaError, SlowPlanWarning, UnsupportedModule
+from mha.values.errors import (
+    BusyError,
+    CalibrationError,
+    CheckpointError,
+    CostsError,
+    EquivalenceError,
+    LostHeadsWarning,
+    MhaError,
+    OptimizerError,
+    PlanError,
+    ScoresError,
+    ShapeError,
+    SlowPlanWarning,
+    UnsupportedModule,
+)
 from mha.values.plan import HeadPlan, HeadScores
 
 __version__ = "0.1.0"
@@ -23,13 +64,22 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionLayer",
     "AttentionMap",
+    "BusyError",
+    "CalibrationError",
+    "CheckpointError",
     "CostTable",
+    "CostsError",
     "EquivalenceError",
     "Family",
     "HeadPlan",
     "HeadScores",
+    "LostHeadsWarning",
     "MhaError",
     "MultiHeadAttention",
+    "OptimizerError",
+    "PlanError",
+    "ScoresError",
+    "ShapeError",
     "SlowPlanWarning",
     "UnsupportedModule",
     "check",

@@ -79,6 +79,15 @@ def test_one_version(project):
     assert found(r"^version: (.+)$", text("CITATION.cff")) == [mha.__version__]
 
 
+def test_the_last_release_is_in_the_changelog():
+    version, date = (
+        found(r"^version: (.+)$", text("CITATION.cff")),
+        found(r'^date-released: "(.+)"$', text("CITATION.cff")),
+    )
+    releases = re.findall(r"^## \[(\d.+?)\] - (.+)$", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert [releases[0]] == list(zip(version, date, strict=True))
+
+
 def test_one_licence(project):
     assert project["license"] == "MIT"
     assert found(r"^license: (.+)$", text("CITATION.cff")) == ["MIT"]
@@ -127,3 +136,39 @@ def test_no_test_imports_another():
     lines = {str(path.relative_to(ROOT)): found(pattern, path.read_text(encoding="utf-8")) for path in files}
     assert len(lines) > 100
     assert {name: imports for name, imports in lines.items() if imports} == {}
+
+
+def definitions(path: Path) -> set[str]:
+    """Names of the functions and classes of a file, methods as Class.method."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+def missing_places(document: str) -> list[str]:
+    """Files, folders and functions (file.py::function) that a document names and that are not there.
+
+    A name in capitals stands for one that the reader chooses.
+    """
+    places = re.findall(r"`((?:mha|bench|reports|tests|tools|docs|\.github)/[^`\s]*)`", document)
+    missing = []
+    for place in places:
+        path, _, name = place.partition("::")
+        chosen = re.search(r"[A-Z]{3,}", path) is not None
+        if not chosen and (not (ROOT / path).exists() or (name and name not in definitions(ROOT / path))):
+            missing.append(place)
+    return missing
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"])
+def test_files_and_functions_that_a_document_names_are_there(document):
+    assert missing_places(text(document)) == []
+
+
+def test_places_that_are_missing_are_found():
+    document = "`mha/values/plan.py::HeadPlan`, `mha/values/plan.py::Nothing`, `mha/nowhere.py`, `mha/families/NAME.py`"
+    assert missing_places(document) == ["mha/values/plan.py::Nothing", "mha/nowhere.py"]
