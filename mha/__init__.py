@@ -34,7 +34,8 @@ from mha.importance.registry import criteria
 from mha.importance.score import score
 from mha.layer.attention import MultiHeadAttention
 from mha.planning.choose import choose
-from mha.pruning.checkpoint.saving import from_pretrained, load_pruned, save_pruned
+from mha.pruning.checkpoint.loading import from_pretrained, load_pruned
+from mha.pruning.checkpoint.saving import save_pruned
 from mha.pruning.equivalence import check
 from mha.pruning.masking import masked
 from mha.pruning.optimizer import slice_optimizer

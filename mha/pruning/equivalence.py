@@ -13,7 +13,7 @@ from mha.values.errors import EquivalenceError, MhaError
 from mha.values.plan import HeadPlan
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-ROUGH = 5e-2  # of half precision, and of what is coarser still
+ROUGH = 5e-2  # for half precision, and for what is coarser still
 
 
 @exclusive("mha.check")
@@ -27,7 +27,8 @@ def check(
 ) -> float:
     """Prove that slicing is masking: the largest |masked - sliced| over all outputs for these inputs.
 
-    Both run in eval mode without gradients; the model is left as it was. What is infinite must be infinite in both.
+    Both run in eval mode without gradients; the model is left as it was. A value that is infinite in one of them must
+    be in the other.
 
     Args:
         atol: the largest difference allowed, as it is. By default it goes by the size of each output: 1e-10 in float64,
@@ -38,6 +39,11 @@ def check(
         EquivalenceError: the difference exceeds what is allowed, or outputs differ in shape or are NaN.
         PlanError, UnsupportedModule: as `prune`.
         MhaError: the model has no data (meta device).
+
+    Example:
+        >>> attention, x = mha.MultiHeadAttention(8, 8, 8, 8, 4), torch.randn(2, 5, 8)
+        >>> mha.check(attention, mha.HeadPlan({"": (0, 3)}), (x, x, x)) < 1e-5
+        True
     """
     if empty := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise MhaError(
@@ -54,25 +60,32 @@ def check(
 
 
 def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
-    """Every floating tensor in a nest of tuples, lists, mappings and None, by where it stands."""
+    """Every floating tensor in a nest of tuples, lists, mappings and None, by its place: "output[0]['logits']"."""
     if isinstance(output, Tensor):
         return {path: output} if output.is_floating_point() else {}
     if isinstance(output, Mapping):
-        return {k: v for key, part in output.items() for k, v in tensors_in(part, f"{path}[{key!r}]").items()}
+        return {k: v for key, inner in output.items() for k, v in tensors_in(inner, f"{path}[{key!r}]").items()}
     if isinstance(output, Sequence) and not isinstance(output, str):
-        return {k: v for key, part in enumerate(output) for k, v in tensors_in(part, f"{path}[{key}]").items()}
+        return {k: v for key, inner in enumerate(output) for k, v in tensors_in(inner, f"{path}[{key}]").items()}
     return {}
 
 
 def _difference(path: str, masked: Tensor, sliced: Tensor, atol: float | None) -> float:
-    """The largest |masked - sliced| of one output, once it is found to be allowed."""
+    """The largest |masked - sliced| of one output.
+
+    Args:
+        path: the output's place, for the error.
+
+    Raises:
+        EquivalenceError: it is more than is allowed, NaN, or the shapes differ.
+    """
     if masked.shape != sliced.shape:
         raise EquivalenceError(f"{path}: masked has shape {tuple(masked.shape)}, sliced {tuple(sliced.shape)}")
-    expected, found = masked.double(), sliced.double()
-    differing = expected != found  # fill values and infinities at the same places are no measure of size
+    expected, actual = masked.double(), sliced.double()
+    differing = expected != actual  # fill values and infinities at the same places are no measure of size
     if not differing.any():
         return 0.0
-    difference = (expected - found)[differing].abs().max().item()
+    difference = (expected - actual)[differing].abs().max().item()
     size = expected[differing].abs().max().item()
     tolerance = TOLERANCE.get(masked.dtype, ROUGH)
     allowed = tolerance * max(1.0, size if size < float("inf") else 1.0) if atol is None else atol

@@ -4,7 +4,6 @@ A head acts on the rest of the model only through its columns of the output proj
 projection's input head by head is all it takes.
 """
 
-import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import AttentionLayer, AttentionMap, find_attention
-from mha.families.base.find import HOW_TO_REGISTER
-from mha.families.base.wrappers import unwrapped
+from mha.pruning.locate import locate
 from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
 from mha.runtime.intercept import KEPT, keeps_own
 from mha.runtime.locking import locked
 from mha.runtime.undoing import Setting, changed, hooked, overridden
-from mha.values.errors import PlanError, UnsupportedModule
+from mha.values.errors import UnsupportedModule
 from mha.values.layout import owners
 from mha.values.plan import HeadPlan
 
@@ -39,15 +37,24 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
         PlanError: the plan names a layer or a head that is not there.
         UnsupportedModule: it names a module of no known family.
         BusyError: another thread has the model, and waiting for it would not end.
+
+    Example:
+        >>> attention, x = mha.MultiHeadAttention(8, 8, 8, 8, 4), torch.randn(2, 5, 8)
+        >>> before = attention(x, x, x)
+        >>> with mha.masked(attention, mha.HeadPlan({"": (0, 3)})):
+        ...     torch.allclose(attention(x, x, x), before)
+        False
+        >>> torch.equal(attention(x, x, x), before)
+        True
     """
     with locked(model, by="mha.masked"), ExitStack() as hooks:
-        for layer, heads in locate(model, plan):
+        for layer, positions in locate(model, find_attention(model), plan):
             if not layer.num_heads:
                 continue  # there is nothing to switch off
             kept = torch.zeros(layer.num_heads, dtype=torch.bool)
-            kept[list(heads)] = True
+            kept[list(positions)] = True
             hooks.enter_context(on_context(layer, _switch_off(~kept[owners(layer.context_axis, layer.sizes)])))
-            hooks.enter_context(_weights_of(layer, heads))
+            hooks.enter_context(_weights_of(layer, positions))
         yield model
 
 
@@ -105,7 +112,7 @@ def _kept_forward(core: nn.Module, kind: type[nn.Module]) -> AbstractContextMana
 
 
 class _Runs:
-    """Whether it is this layer that calls its output projection; layers may share one."""
+    """Whether this layer is running, and not another one that shares its output projection."""
 
     def __init__(self, layer: AttentionLayer) -> None:
         self._module = layer.module
@@ -117,7 +124,7 @@ class _Runs:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Within the context it is known."""
+        """Within the context, the answer is right; before and after it is no for a projection that is shared."""
         with ExitStack() as hooks:
             if self._shared:
                 hooks.enter_context(hooked(self._module, lambda *_: self._count(1), before=True))
@@ -137,6 +144,7 @@ def nothing_compiled() -> AbstractContextManager[None]:
 
 
 def _stance() -> dict[str, Any]:
+    """How torch.compile is set now, as arguments of `torch.compiler.set_stance`."""
     now = sys.modules["torch._dynamo"].eval_frame._stance  # there is no public way to ask
     return {
         "stance": now.stance,
@@ -179,13 +187,13 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 
 @contextmanager
-def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]:
-    """Within the context, a module that can return attention weights returns those of these heads only, as
-    the sliced one would."""
+def _weights_of(layer: AttentionLayer, positions: tuple[int, ...]) -> Iterator[None]:
+    """Within the context, a module that can return attention weights returns those of the heads at these positions
+    only, as the sliced one would."""
     if hasattr(type(layer.module), "shown_heads"):
-        shown: AbstractContextManager[None] = overridden(layer.module, "shown_heads", heads)
+        shown: AbstractContextManager[None] = overridden(layer.module, "shown_heads", positions)
     elif layer.description.weights is not None:
-        shown = _returned(layer.core, layer.description.weights, layer.num_heads, heads)
+        shown = _returned(layer.core, layer.description.weights, layer.num_heads, positions)
     else:
         shown = nullcontext()
     with shown:
@@ -193,12 +201,13 @@ def _weights_of(layer: AttentionLayer, heads: tuple[int, ...]) -> Iterator[None]
 
 
 def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
-    """Within the context, a module that leaves padding out computes it: the rows of its context are examples then."""
+    """Within the context, a module that skips padding computes it too, so that the rows of its context are examples."""
     return overridden(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
 
 
-def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -> AbstractContextManager[None]:
-    """Within the context, what the module returns at this place, (b, total, q, k), is that of these heads."""
+def _returned(core: nn.Module, place: int, total: int, positions: tuple[int, ...]) -> AbstractContextManager[None]:
+    """Within the context, what the module returns at this place, (b, total, q, k), is that of the heads at these
+    positions."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, tuple) or len(output) <= place or not isinstance(output[place], Tensor):
@@ -206,56 +215,12 @@ def _returned(core: nn.Module, place: int, total: int, heads: tuple[int, ...]) -
         weights = output[place]
         if weights.dim() != 4 or weights.shape[1] != total:
             return output
-        return (*output[:place], weights[:, list(heads)], *output[place + 1 :])
+        return (*output[:place], weights[:, list(positions)], *output[place + 1 :])
 
     return hooked(core, hook, prepend=True)  # before those that record the weights
 
 
-def locate(model: nn.Module, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:
-    """For each layer that the plan names: what is there, and the positions, among its present heads, to keep.
-
-    Raises:
-        PlanError, UnsupportedModule: as `masked`.
-    """
-    if not isinstance(plan, HeadPlan):
-        raise PlanError(f"expected a HeadPlan, got {type(plan).__name__}; wrap it: HeadPlan(...)")
-    layers = find_attention(model)
-    return [(_layer(model, layers, name), _positions(layers[name], heads)) for name, heads in plan.keep.items()]
-
-
-def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
-    if name in layers:
-        return layers[name]
-    if name in layers.unsupported:
-        raise UnsupportedModule(f"layer {name!r}: {layers.unsupported[name]}")
-    module = dict(unwrapped(model).named_modules()).get(name)
-    if module is not None:
-        raise UnsupportedModule(
-            f"layer {name!r} is a {type(module).__name__}, which is of no known attention family; {HOW_TO_REGISTER}"
-        )
-    if not layers:
-        raise UnsupportedModule(f"layer {name!r}: the model has no attention of a known family; {HOW_TO_REGISTER}")
-    near = [inner for inner in (name.partition(".")[2],) if inner in layers] or difflib.get_close_matches(
-        name, layers, 1
-    )
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise PlanError(f"layer {name!r} is not in the model; {hint}its attention layers are {list(layers)}")
-
-
-def _positions(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
-    if unknown := [head for head in heads if head >= layer.lineage.total_heads]:
-        raise PlanError(
-            f"layer {layer.name!r}: heads {unknown} do not exist; it was made with "
-            f"{layer.lineage.total_heads} heads, numbered from 0"
-        )
-    if gone := [head for head in heads if head not in layer.heads]:
-        raise PlanError(
-            f"layer {layer.name!r}: heads {gone} have been pruned before; still present are "
-            f"{list(layer.heads)} (plans speak of original numbers)"
-        )
-    return tuple(layer.heads.index(head) for head in heads)
-
-
 def _switch_off(off: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function that makes 0 of a context's features where `off`, (features,), is true."""
     # Filling rather than multiplying: a head that computes NaN or infinity is off all the same.
     return lambda context: context.masked_fill(off.to(context.device), 0.0)

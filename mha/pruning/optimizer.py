@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 from mha.families import find_attention
 from mha.families.base.wrappers import unwrapped
-from mha.pruning.optimizer_state import Indices, plain, sliced_state
-from mha.pruning.slicing import kept_entries, moved_parameters
+from mha.pruning.indices import Indices
+from mha.pruning.optimizer_state import plain, sliced_state
+from mha.pruning.resolve import entries_of, moved_parameters, resolve
 from mha.values.errors import OptimizerError
 from mha.values.plan import HeadPlan
 
@@ -31,23 +32,31 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
         OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or
             state in another shape than its parameter's (factored or flattened).
         PlanError: `after` has heads that `before` has not.
+
+    Example:
+        >>> before = nn.ModuleDict({"attention": mha.MultiHeadAttention(8, 8, 8, 8, 4)})
+        >>> optimizer = torch.optim.AdamW(before.parameters(), lr=1e-3)
+        >>> after = mha.prune(before, mha.HeadPlan({"attention": (0, 3)}))
+        >>> sliced = mha.slice_optimizer(optimizer, before, after)
+        >>> sliced.param_groups[0]["params"][0] is after["attention"].W_q.weight
+        True
     """
     optimizer = cast(SomeOptimizer, plain(optimizer))
     before, after = unwrapped(before), unwrapped(after)
     names = {id(parameter): name for name, parameter in before.named_parameters()}
     new = dict(after.named_parameters(remove_duplicate=False))
-    indices = kept_entries(before, _plan(before, after))
-    moved = moved_parameters(before, after)
+    cuts = resolve(before, _plan_between(before, after))
+    indices, moved = entries_of(cuts), moved_parameters(cuts, before, after)
     groups: list[dict[str, Any]] = []
     state: dict[Tensor, dict[str, Any]] = {}
     for number, group in enumerate(optimizer.param_groups):
         kept = []
         for parameter in group["params"]:
             name = _name(names, parameter, number)
-            there = moved.get(name, name)
-            if there is None:  # it has left with the last head of its layer
+            name_after = moved.get(name, name)
+            if name_after is None:  # it has left with the last head of its layer
                 continue
-            sliced = _counterpart(there, parameter, new, indices.get(name, {}))
+            sliced = _counterpart(name_after, parameter, new, indices.get(name, {}))
             kept.append(sliced)
             if parameter in optimizer.state:
                 state[sliced] = sliced_state(name, optimizer.state[parameter], parameter, indices.get(name, {}))
@@ -61,8 +70,12 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     return result
 
 
-def _plan(before: nn.Module, after: nn.Module) -> HeadPlan:
-    """What was pruned between the two."""
+def _plan_between(before: nn.Module, after: nn.Module) -> HeadPlan:
+    """The plan by which `before` was pruned to `after`.
+
+    Raises:
+        OptimizerError: the two have other layers.
+    """
     layers, left = find_attention(before), find_attention(after)
     if layers.keys() != left.keys():
         raise OptimizerError(
@@ -72,6 +85,15 @@ def _plan(before: nn.Module, after: nn.Module) -> HeadPlan:
 
 
 def _name(names: Mapping[int, str], parameter: Tensor, group: int) -> str:
+    """The parameter's name in `before`.
+
+    Args:
+        names: id of a parameter -> its name.
+        group: the number of the group that holds it, for the error.
+
+    Raises:
+        OptimizerError: it is not one of `before`'s.
+    """
     if id(parameter) not in names:
         raise OptimizerError(
             f"group {group} of the optimizer holds a parameter of shape {tuple(parameter.shape)} that is not one of "
@@ -81,6 +103,16 @@ def _name(names: Mapping[int, str], parameter: Tensor, group: int) -> str:
 
 
 def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indices: Indices) -> nn.Parameter:
+    """The parameter of `after` that an old one has become.
+
+    Args:
+        name: its name in `after`.
+        new: the parameters of `after`.
+        indices: what it keeps of the old one.
+
+    Raises:
+        OptimizerError: there is none, or of another shape.
+    """
     if name not in new:
         raise OptimizerError(f"{name} is in `before` and not in `after`; `after` must be `before` pruned")
     expected = tuple(len(indices[dim]) if dim in indices else size for dim, size in enumerate(old.shape))
@@ -92,7 +124,7 @@ def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indice
 
 
 def _like(optimizer: Optimizer, state: Mapping[Tensor, dict[str, Any]]) -> Any:
-    """The state in a mapping of the optimizer's own kind, which makes entries for parameters without any."""
+    """The state in a mapping of the same kind as the optimizer's, which may make entries for parameters without one."""
     mapping = copy.copy(optimizer.state)
     mapping.clear()
     mapping.update(state)

@@ -8,15 +8,13 @@ from typing import Any
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from mha.pruning.indices import Indices, taken
 from mha.values.errors import OptimizerError
-from mha.values.layout import take
-
-Indices = Mapping[int, Tensor]  # dimension -> positions
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """A parameter, what replaces it, and what that keeps of it."""
+    """A parameter, the one that replaces it, and which of its entries that keeps."""
 
     name: str
     old: Tensor
@@ -25,10 +23,10 @@ class Sliced:
 
 
 def plain(optimizer: Any) -> Optimizer:
-    """The optimizer that accelerate wrapped, or the one given.
+    """The optimizer itself, or the one inside accelerate's wrapper.
 
     Raises:
-        OptimizerError: it is none, or one that keeps a history of all parameters in one.
+        OptimizerError: no optimizer, or one that remembers all parameters in one vector (LBFGS).
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
@@ -42,10 +40,10 @@ def plain(optimizer: Any) -> Optimizer:
 
 
 def sliced_state(name: str, state: Mapping[str, Any], parameter: Tensor, indices: Indices) -> dict[str, Any]:
-    """What is remembered of the part of the parameter that stays.
+    """An optimizer's state of one parameter, cut down to the entries of the parameter that stay.
 
     Raises:
-        OptimizerError: something of another shape than the parameter's (factored or flattened).
+        OptimizerError: some state has another shape than the parameter (factored or flattened).
     """
     sliced: dict[str, Any] = {}
     for key, value in state.items():
@@ -61,20 +59,15 @@ def sliced_state(name: str, state: Mapping[str, Any], parameter: Tensor, indices
     return sliced
 
 
-def taken(tensor: Tensor, indices: Indices) -> Tensor:
-    """The tensor at these positions of each dimension."""
-    for dim, index in indices.items():
-        tensor = take(tensor, dim, index)
-    return tensor
-
-
 class Following:
-    """Optimizers that will go on with new parameters in place of the old: prepared, then done at once.
+    """Optimizers that go on with new parameters in place of the old.
 
-    Groups, their lists of parameters and the state stay the same objects, so that schedules and trainers keep them.
+    Making one prepares and checks everything and changes nothing; `follow` then can't fail. Groups, their lists of
+    parameters and the state stay the same objects, so that schedules and trainers keep them.
 
     Args:
         optimizers: one, or a sequence of them.
+        sliced: the parameters that are replaced.
         before: the parameters that the model has now.
 
     Raises:
@@ -82,31 +75,39 @@ class Following:
     """
 
     def __init__(self, optimizers: Any, sliced: Sequence[Sliced], before: Iterable[Tensor]) -> None:
-        self._sliced = {id(one.old): one for one in sliced}
+        self._sliced = {id(parameter.old): parameter for parameter in sliced}
         self._before = {id(parameter) for parameter in before}
-        given = optimizers if isinstance(optimizers, Sequence) else [optimizers]
-        self._states = {plain(one): self._state(plain(one)) for one in given}
-        if hooked := [one.name for one in sliced if getattr(one.old, "_post_accumulate_grad_hooks", None)]:
+        several = optimizers if isinstance(optimizers, Sequence) else [optimizers]
+        self._states = {plain(optimizer): self._state(plain(optimizer)) for optimizer in several}
+        if hooked := [
+            parameter.name for parameter in sliced if getattr(parameter.old, "_post_accumulate_grad_hooks", None)
+        ]:
             raise OptimizerError(f"{hooked[0]} has hooks on its gradient, which would stay behind; remove them first")
 
     def _state(self, optimizer: Optimizer) -> dict[Tensor, dict[str, Any]]:
-        """New parameter -> what is remembered of it."""
+        """New parameter -> the optimizer's state of it."""
         if not any(id(parameter) in self._before for parameter in _parameters(optimizer)):
             raise OptimizerError(
                 f"the {type(optimizer).__name__} holds none of the model's parameters (copies of them in another "
                 "precision?); give the one that trains this model"
             )
-        ours = [self._sliced[id(parameter)] for parameter in _parameters(optimizer) if id(parameter) in self._sliced]
-        remembered = [one for one in ours if one.old in optimizer.state]
-        return {one.new: sliced_state(one.name, optimizer.state[one.old], one.old, one.indices) for one in remembered}
+        states = {}
+        for parameter in _parameters(optimizer):
+            if (sliced := self._sliced.get(id(parameter))) is not None and parameter in optimizer.state:
+                states[sliced.new] = sliced_state(sliced.name, optimizer.state[parameter], parameter, sliced.indices)
+        return states
 
     def follow(self, after: Iterable[Tensor]) -> None:
-        """Go on with these parameters of the model; those that left it leave the optimizers too."""
+        """Go on with the parameters that the model has now; those that left it leave the optimizers too.
+
+        Args:
+            after: all parameters of the pruned model.
+        """
         present = {id(parameter) for parameter in after}
-        gone = (self._before | {id(one.new) for one in self._sliced.values()}) - present
-        for one in self._sliced.values():
-            if one.old.grad is not None:
-                one.new.grad = taken(one.old.grad, one.indices)
+        gone = (self._before | {id(sliced.new) for sliced in self._sliced.values()}) - present
+        for sliced in self._sliced.values():
+            if sliced.old.grad is not None:
+                sliced.new.grad = taken(sliced.old.grad, sliced.indices)
         for optimizer, state in self._states.items():
             for parameter in [parameter for parameter in _parameters(optimizer) if id(parameter) in gone]:
                 optimizer.state.pop(parameter, None)
@@ -116,16 +117,18 @@ class Following:
                 group["params"][:] = [parameter for parameter in new if id(parameter) not in gone]
 
     def _replaced(self, parameter: Tensor) -> Tensor:
-        one = self._sliced.get(id(parameter))
-        return parameter if one is None else one.new
+        """The parameter that takes the place of this one; itself where nothing of it left."""
+        sliced = self._sliced.get(id(parameter))
+        return parameter if sliced is None else sliced.new
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of all groups, in their order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _holds_entries(value: Any) -> bool:
-    """Whether it holds more than a number."""
+    """Whether a value of an optimizer's state is more than a single number."""
     if isinstance(value, list | tuple):
-        return any(_holds_entries(one) for one in value)
+        return any(map(_holds_entries, value))
     return isinstance(value, Tensor) and value.numel() > 1

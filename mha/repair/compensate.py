@@ -17,7 +17,8 @@ from mha.families.base.linears import is_conv1d, weight_of
 from mha.families.base.wrappers import unwrapped
 from mha.layer.output_bias import OutputBias
 from mha.pruning.masking import at_rest
-from mha.pruning.slicing import kept_entries, plan_of
+from mha.pruning.resolve import kept_entries
+from mha.pruning.slicing import plan_of
 from mha.repair.least_squares import Moments, recentre, refit, rescale
 from mha.repair.residual_stream import (
     Forward,

@@ -17,7 +17,7 @@ from mha.families import AttentionLayer
 from mha.families.base.linears import is_conv1d
 from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import nothing_compiled, on_context
-from mha.pruning.slicing import LINEARS
+from mha.pruning.weight_axes import LINEARS
 from mha.repair.least_squares import Moments
 from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
 from mha.runtime.undoing import hooked

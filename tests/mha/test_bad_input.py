@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import mha
 from mha import HeadPlan
-from mha.pruning import optimizer_state
+from mha.pruning import indices
 from mha.pruning.equivalence import tensors_in
 from mha.values.errors import PlanError
 from tests.mha.support.cases import CASES, Case, make
@@ -249,7 +249,7 @@ def test_a_parametrization_that_was_removed_is_no_hindrance(case):
 @pytest.mark.parametrize("call", [1, 5])
 def test_memory_that_runs_out_leaves_the_model_whole(case, monkeypatch, call):
     """The fifth weight is the second layer's, or nearly: by then the first one's are sliced."""
-    honest, calls = optimizer_state.take, []
+    honest, calls = indices.take, []
 
     def take(*args):
         calls.append(args)
@@ -257,7 +257,7 @@ def test_memory_that_runs_out_leaves_the_model_whole(case, monkeypatch, call):
             raise torch.OutOfMemoryError("out of memory")
         return honest(*args)
 
-    monkeypatch.setattr(optimizer_state, "take", take)
+    monkeypatch.setattr(indices, "take", take)
     with refused(case.model, "out of memory", torch.OutOfMemoryError):
         mha.prune(case.model, case.plan, inplace=True)
     assert mha.plan_of(case.model) == HeadPlan({})

@@ -48,7 +48,7 @@ def class_at(path: str, base: type) -> Any:
 
 
 def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what it doesn't need to build the same model: where it came from, and code beside it.
+    """The configuration without what the same model is built without: where it came from, and code beside it.
 
     Raises:
         CheckpointError: it names what another library builds, or is not a configuration.
@@ -57,6 +57,12 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
+    """The value of one field, cleaned likewise.
+
+    Args:
+        place: where the field stands, for the error.
+        depth: how much deeper it may be nested.
+    """
     if not depth:
         raise CheckpointError(f"{place} is nested more than {DEPTH} deep")
     if key in REFUSED and value:
@@ -64,10 +70,10 @@ def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
     if key == "model_type" and value in REFUSED_PACKAGES:
         raise CheckpointError(f"{place} is {value!r}, which builds a model of another library")
     if isinstance(value, dict):
-        inner = {name: part for name, part in value.items() if name not in LEFT_OUT}
-        return {name: _cleaned(name, part, f"{place}.{name}", depth - 1) for name, part in inner.items()}
+        fields = {name: field for name, field in value.items() if name not in LEFT_OUT}
+        return {name: _cleaned(name, field, f"{place}.{name}", depth - 1) for name, field in fields.items()}
     if isinstance(value, list):
-        return [_cleaned(key, part, place, depth - 1) for part in value]
+        return [_cleaned(key, item, place, depth - 1) for item in value]
     return value
 
 
@@ -96,12 +102,13 @@ def most_elements(saved: int) -> int:
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, int]]:
+    """Every whole number in a nest of mappings and lists, after the place where it stands."""
     if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _numbers(f"{place}.{key}", part)
+        for key, field in value.items():
+            yield from _numbers(f"{place}.{key}", field)
     elif isinstance(value, list):
-        for part in value:
-            yield from _numbers(place, part)
+        for item in value:
+            yield from _numbers(place, item)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield place, value
 
@@ -110,7 +117,7 @@ def check_built(config: Any) -> None:
     """Refuse a configuration that has become, or holds, one that is not transformers' own, or hides its methods.
 
     Raises:
-        CheckpointError: it is, or does.
+        CheckpointError: it is such a one; the error names the class or the field.
     """
     for part in _configurations(config):
         kind = type(part)
@@ -126,16 +133,18 @@ _OWN = frozenset({"_attn_implementation_internal", "_experts_implementation_inte
 
 
 def _is_refused(kind: type) -> bool:
+    """Whether the class is of a package that is not built from a file."""
     return not REFUSED_PACKAGES.isdisjoint(kind.__module__.split("."))
 
 
 def _configurations(value: Any) -> Iterator[Any]:
+    """Every configuration in a nest of configurations, mappings and sequences, the outer before the inner."""
     if hasattr(type(value), "sub_configs"):
         yield value
         yield from _configurations(vars(value))
     elif isinstance(value, dict):
-        for part in value.values():
-            yield from _configurations(part)
+        for inner in value.values():
+            yield from _configurations(inner)
     elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _configurations(part)
+        for inner in value:
+            yield from _configurations(inner)

@@ -16,17 +16,17 @@ from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mha.pruning.checkpoint.document import check_content
+from mha.pruning.checkpoint.reading import check_size_of_document, read_tensors
 from mha.values.errors import CheckpointError
 
 FORMAT = "mha.pruned"
 VERSION = 1
 DOCUMENT = "pruned.json"
 LOCK = ".pruned.lock"
-LARGEST_DOCUMENT = 256 << 20
 EVERY_WORKPLACE = f".pruned-{'[0-9a-f]' * 16}.partial"
 OLDER_PARTIALS = ("pruned.json.partial", "pruned.safetensors.partial")
 EVERY_WEIGHTS = f"pruned-{'[0-9a-f]' * 64}.safetensors"
@@ -62,7 +62,7 @@ def write(directory: Path, content: Mapping[str, Any], tensors: dict[str, Tensor
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `pruned.json` says, and the tensors it names; nothing is returned before it has been checked.
 
-    What another process replaces in the meantime is read again.
+    Where another process replaces the checkpoint in the meantime, it is read again.
 
     Raises:
         CheckpointError: the directory is foreign, cut off, damaged, incomplete or of another version.
@@ -81,7 +81,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @contextmanager
 def _workplace(directory: Path) -> Iterator[Path]:
-    """A new directory inside, which nobody else can have put a link in; removed at the end."""
+    """Within the context, a new directory inside this one, into which nobody else can have put a link."""
     workplace = directory / f".pruned-{os.urandom(8).hex()}.partial"
     workplace.mkdir(mode=0o700)
     try:
@@ -91,7 +91,10 @@ def _workplace(directory: Path) -> Iterator[Path]:
 
 
 def _clear_leftovers(directory: Path) -> None:
-    """Remove what saving has left where it was killed, by this release or an older one; nobody saves meanwhile."""
+    """Remove files that were left behind when saving was killed, in this release or an older one.
+
+    The lock is held, so that nobody saves meanwhile.
+    """
     for path in directory.glob(EVERY_WORKPLACE):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -101,6 +104,7 @@ def _clear_leftovers(directory: Path) -> None:
 
 
 def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Write the tensors under their final name, and return what the document says of the file."""
     partial = workplace / "weights"
     save_file(tensors, partial)
     weights = {"sha256": _sha256(partial), "size": partial.stat().st_size}
@@ -109,6 +113,7 @@ def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor])
 
 
 def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -> None:
+    """Write `pruned.json`, with which the checkpoint is the new one."""
     document = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
     partial = workplace / DOCUMENT
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -116,7 +121,7 @@ def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Rename a file that is complete on the disk, not only in memory."""
+    """Give a file its final name, once it is complete on the disk and not only in memory."""
     with partial.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -129,15 +134,19 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def _read_document(directory: Path) -> dict[str, Any]:
+    """What `pruned.json` says beside its format, version and digest, which have been checked, and so has it.
+
+    Raises:
+        CheckpointError: it is not there, or not as `write` writes it.
+    """
     path = directory / DOCUMENT
     if not path.is_file():
-        found = "has no" if directory.is_dir() else "is no directory with a"
+        lacks = "has no" if directory.is_dir() else "is no directory with a"
         by_transformers = (
             "; mha.from_pretrained reads what transformers saved" if (directory / "config.json").is_file() else ""
         )
-        raise CheckpointError(f"{directory} {found} {DOCUMENT}: it was not written by mha.save_pruned{by_transformers}")
-    if path.stat().st_size > LARGEST_DOCUMENT:
-        raise CheckpointError(f"{path}: larger than {LARGEST_DOCUMENT} bytes, which no description of a model is")
+        raise CheckpointError(f"{directory} {lacks} {DOCUMENT}: it was not written by mha.save_pruned{by_transformers}")
+    check_size_of_document(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -156,18 +165,17 @@ def _read_document(directory: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a file, which has the size and the SHA-256 that the document says."""
     try:
         if (size := path.stat().st_size) != weights["size"]:
             raise CheckpointError(f"{path}: damaged: expected {weights['size']} bytes, found {size}")
         if _sha256(path) != weights["sha256"]:
             raise CheckpointError(f"{path}: damaged: its contents are not what was saved (SHA-256 differs)")
-        return load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent}: {path.name} is missing; copy the whole directory") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # what safetensors raises differs by release, and where a file vanishes under it
+    except OSError as error:
         raise CheckpointError(f"{path}: not in the safetensors format, or unreadable ({error})") from error
+    return read_tensors(path)
 
 
 def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:

@@ -13,18 +13,15 @@ Check = Callable[[Any], bool]
 
 
 def check_content(content: Mapping[str, Any]) -> None:
-    """See that every field is there, and of its kind.
+    """Refuse a document in which a field is missing, or of the wrong kind.
 
     Raises:
-        CheckpointError: one is missing or wrong.
+        CheckpointError: it names the field, and what was expected.
     """
-    for field, (expected, check) in FIELDS.items():
+    fields = FIELDS | (OF_TRANSFORMERS if "config" in content else {})
+    for field, (expected, check) in fields.items():
         if field not in content or not check(content[field]):
             raise CheckpointError(f"{field!r} is {_shown(content.get(field))}; expected {expected}")
-    if "config" in content:
-        for field, (expected, check) in OF_TRANSFORMERS.items():
-            if field not in content or not check(content[field]):
-                raise CheckpointError(f"{field!r} is {_shown(content.get(field))}; expected {expected}")
     if not _is_mapping(content.get("generation_config", {})):
         raise CheckpointError(f"'generation_config' is {_shown(content['generation_config'])}; expected an object")
     try:
@@ -34,6 +31,7 @@ def check_content(content: Mapping[str, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
+    """The value in an error, cut short."""
     text = "missing" if value is None else repr(value)
     return text if len(text) < 80 else f"{text[:80]}…"
 
@@ -81,7 +79,7 @@ def _are_implementations(value: Any) -> bool:
 
 
 def _are_of(parts: Any, names: tuple[str, ...]) -> bool:
-    """By part of the configuration: one of these names, or the same again for what is inside."""
+    """Whether every part of a configuration has one of these names, or is such a mapping of parts itself."""
     return isinstance(parts, dict) and all(
         value in names if isinstance(value, str) else _are_of(value, names) for value in parts.values()
     )

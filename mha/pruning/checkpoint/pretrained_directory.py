@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mha.families import find_attention
@@ -21,6 +20,8 @@ from mha.families.base.gathering import SELECTED
 from mha.pruning.checkpoint import allowed_classes as allowed
 from mha.pruning.checkpoint import recipe as recipes
 from mha.pruning.checkpoint.document import FIELDS
+from mha.pruning.checkpoint.misfits import SHOWN
+from mha.pruning.checkpoint.reading import check_size_of_document, extent, read_tensors
 from mha.pruning.configurations import RECORD, unpruned_by
 from mha.pruning.configurations.record import VERSION
 from mha.pruning.slicing import prune
@@ -30,7 +31,6 @@ from mha.values.plan import HeadPlan, core_lineage
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-LARGEST = 256 << 20
 NAME = re.compile(r"\w[\w.-]*\.safetensors")
 
 
@@ -65,23 +65,34 @@ def read(directory: Path) -> nn.Module:
 
 
 def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) -> tuple[Any, list[str]]:
-    """The model, and what of the weights does not fit it."""
+    """The model with these weights, and a list of those that do not fit it.
+
+    Args:
+        settings: the configuration as a file has it.
+        record: what it says of what was pruned (`mha.pruning.configurations.record`).
+    """
     _check_record(record)
     kind = _kind(settings.get("architectures"))
     config = _unpruned_config(kind, settings, record["dense"], weights)
-    sizes = sum(tensor.numel() for tensor in weights.values()), len(weights)
-    names = [name for name, _ in recipes.built_within(kind, config, *sizes).named_modules()]
+    names = [name for name, _ in recipes.built_within(kind, config, *extent(weights)).named_modules()]
     plan = HeadPlan(_below(record["plan"], set(names), kind.base_model_prefix))
-    model, found = _pruning(kind, plan).from_pretrained(
+    model, loaded = _pruning(kind, plan).from_pretrained(
         None, config=config, state_dict=weights, output_loading_info=True, dtype="auto"
     )
     model.__class__ = kind
     _select_again(model)
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-    return model, [f"{kind.partition('_')[0]} {sorted(found[kind], key=str)[:5]}" for kind in kinds if found.get(kind)]
+    lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    return model, [
+        f"{which.partition('_')[0]} {sorted(loaded[which], key=str)[:SHOWN]}" for which in lists if loaded.get(which)
+    ]
 
 
 def _check_record(record: Any) -> None:
+    """Refuse a record of what was pruned that mha does not write.
+
+    Raises:
+        CheckpointError: it is of another version, or a field is of the wrong kind.
+    """
     if not isinstance(record, dict) or record.get("version") != VERSION:
         raise CheckpointError(f"its {RECORD} is of another version than {VERSION}, which this release reads")
     dense = record.get("dense")
@@ -94,7 +105,11 @@ def _check_record(record: Any) -> None:
 
 
 def _kind(names: Any) -> Any:
-    """The class of transformers that the architecture names."""
+    """The class of transformers that a configuration's `architectures` names.
+
+    Raises:
+        CheckpointError: it does not name exactly one.
+    """
     transformers = importlib.import_module("transformers")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
     kind = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
@@ -106,6 +121,14 @@ def _kind(names: Any) -> Any:
 def _unpruned_config(
     kind: Any, settings: dict[str, Any], dense: dict[str, dict[str, Any]], weights: Mapping[str, Tensor]
 ) -> Any:
+    """The configuration before pruning.
+
+    Args:
+        dense: part of the configuration -> field -> its value before pruning.
+
+    Raises:
+        CheckpointError: it names code, or sizes far from the weights'.
+    """
     settings = allowed.cleaned(settings)
     for path, fields in dense.items():
         part = settings
@@ -113,21 +136,21 @@ def _unpruned_config(
             part = part.get(name, {})
         if "per_layer_config" in fields:
             part.pop("per_layer_config", None)
-    allowed.check_sizes({**settings, "dense": dense}, sum(tensor.numel() for tensor in weights.values()), len(weights))
+    allowed.check_sizes({**settings, "dense": dense}, *extent(weights))
     config = unpruned_by(dense, kind.config_class.from_dict(settings))
     allowed.check_built(config)
     return config
 
 
 def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, Any]:
-    """The plan by the names that the model has: a base model that was saved alone has no prefix."""
+    """The plan by the layer names that the model has: a base model that was saved alone has no prefix."""
     if all(name in names for name in plan):
         return dict(plan)
     return {name.removeprefix(f"{prefix}."): heads for name, heads in plan.items()}
 
 
 def _pruning(kind: Any, plan: HeadPlan) -> Any:
-    """A class of the same name that has lost its heads as soon as it is made."""
+    """A class of the same name whose instances have lost their heads as soon as they are made."""
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)
@@ -141,7 +164,7 @@ def _pruning(kind: Any, plan: HeadPlan) -> Any:
 
 
 def _select_again(model: nn.Module) -> None:
-    """Make again what no file holds: which features are selected of what is computed for all heads."""
+    """Make the buffers again that no file holds: which features stay of what is computed for all heads."""
     for layer in find_attention(model).values():
         lineage = layer.lineage
         sizes = {**layer.sizes, "h": lineage.total_groups, "g": lineage.total_heads // lineage.total_groups}
@@ -153,30 +176,29 @@ def _select_again(model: nn.Module) -> None:
 
 
 def _weights(directory: Path) -> dict[str, Tensor]:
-    """All that safetensors in the directory hold; in shards, those that the index lists."""
+    """All tensors in the directory's safetensors file, or in the shards that its index lists."""
     names = [WEIGHTS]
     if not (directory / WEIGHTS).is_file():
         shards = _json(directory / INDEX).get("weight_map")
         names = sorted(set(shards.values())) if isinstance(shards, dict) else []
-    held: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name) or not (directory / name).is_file():
             raise CheckpointError(
                 f"{directory} has no {name}; save the model as safetensors, and copy the whole directory"
             )
-        try:
-            held |= load_file(directory / name)
-        except Exception as error:  # what safetensors raises differs by release
-            raise CheckpointError(
-                f"{directory / name}: not in the safetensors format, or unreadable ({error})"
-            ) from error
-    return held
+        tensors |= read_tensors(directory / name)
+    return tensors
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        CheckpointError: it can't be read, or holds something else.
+    """
     try:
-        if path.stat().st_size > LARGEST:
-            raise CheckpointError(f"{path}: larger than {LARGEST} bytes, which no description of a model is")
+        check_size_of_document(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing, not JSON, or cut off in the middle ({error})") from error

@@ -1,4 +1,4 @@
-"""A transformers model told as data, its classes by name and its configuration, and the same model built from that."""
+"""A transformers model as data: the names of its classes, and its configuration. And the model built from that."""
 
 import importlib
 import sys
@@ -62,22 +62,26 @@ def build(recipe: Mapping[str, Any], elements: int, tensors: int) -> nn.Module:
 
 
 def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
-    """A model of that class, no larger than what was saved allows."""
+    """A model of that class, on the meta device where that will do.
+
+    Raises:
+        CheckpointError: building it takes tensors that are larger, or more, than what was saved allows.
+    """
     with _Bounded(allowed.most_elements(elements), STEPS * (tensors + 100)):
         with torch.device("meta"):
             model = kind(config)
         if any(
-            isinstance(value, Tensor) and value.is_meta for part in model.modules() for value in vars(part).values()
+            isinstance(value, Tensor) and value.is_meta for inner in model.modules() for value in vars(inner).values()
         ):
             model = kind(config)  # it also holds tensors that are neither parameters nor buffers, and so are not saved
     return model
 
 
 class _Bounded(TorchDispatchMode):
-    """Within the context, torch makes so many tensors, and none of more elements.
+    """Within the context, torch may do only so many operations, none of which makes a tensor of more elements.
 
     Raises:
-        CheckpointError: more than that.
+        CheckpointError: it would do more, or make a larger one.
     """
 
     def __init__(self, elements: int, steps: int) -> None:
@@ -93,13 +97,18 @@ class _Bounded(TorchDispatchMode):
 
 
 def _implementations(config: Any, name: str) -> dict[str, Any]:
-    """That of the configuration, under "", and of its parts, as transformers takes them."""
+    """How attention, or experts, are computed, as transformers takes it: by part, and for the whole under "".
+
+    Args:
+        name: one of `allowed_classes.IMPLEMENTATIONS`, whose values alone are kept.
+    """
     parts = {part: getattr(config, part, None) for part in config.sub_configs}
-    found = {part: _implementations(own, name) for part, own in parts.items() if own is not None}
+    by_part = {part: _implementations(inner, name) for part, inner in parts.items() if inner is not None}
     own = getattr(config, f"_{name}", None)
     known = own in allowed.IMPLEMENTATIONS[name]
-    return {part: inner for part, inner in found.items() if inner} | ({"": own} if known else {})
+    return {part: inner for part, inner in by_part.items() if inner} | ({"": own} if known else {})
 
 
 def _path_of(kind: type) -> str:
+    """The class as "module:name"."""
     return f"{kind.__module__}:{kind.__qualname__}"

@@ -52,7 +52,7 @@ def pretrained_in(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _replace(model: nn.Module, old: Any, new: Any) -> None:
-    """Let all modules that hold a configuration, or a part of one, hold the new one's."""
+    """Let all modules that hold a configuration, or a part of one, hold the new configuration or its part."""
     renewed = {id(part): renewal for (_, part), (_, renewal) in zip(parts_of(old), parts_of(new), strict=True)}
     for module in model.modules():
         for name, held in vars(module).items():

@@ -34,40 +34,47 @@ def state_counts(model: nn.Module, config: Any, layers: Mapping[str, AttentionLa
     """Write the layers' present counts into the configuration, which states those before pruning.
 
     Returns:
-        What it said before, by part and field.
+        What the configuration said before: part -> field -> value.
     """
     dense = {}
     for path, part in parts_of(config):
         reading = [layer for layer in layers.values() if _configuration(layer) is part]
         if any(layer.num_heads < layer.lineage.total_heads for layer in reading):
-            dense[path] = _state(model, part, reading, _read_elsewhere(model, layers))
+            dense[path] = _stated(model, part, reading, _read_elsewhere(model, layers))
     return {path: fields for path, fields in dense.items() if fields}
 
 
 def _configuration(layer: AttentionLayer) -> Any:
+    """The configuration that the layer reads; None where it holds none."""
     held = vars(layer.core).get("config")
     return held.whole if isinstance(held, ConfigView) else held
 
 
-def _state(model: Any, config: Any, layers: Sequence[AttentionLayer], elsewhere: frozenset[str]) -> Fields:
-    """Make the fullest statement that is true, and return what the configuration said before."""
+def _stated(model: Any, config: Any, layers: Sequence[AttentionLayer], elsewhere: frozenset[str]) -> Fields:
+    """Make the configuration say as much as it truthfully can, and return what it said before.
+
+    Args:
+        layers: those that read it.
+        elsewhere: fields that code outside the layers reads too.
+    """
     if getattr(config, "is_heterogeneous", False):  # it has counts of its own for each layer
         return {}
     alike = len({(layer.num_heads, layer.num_kv_heads, layer.head_dim) for layer in layers}) == 1
     fields = _all_fields(config, layers[0])
     if alike and layers[0].num_heads and fields.keys().isdisjoint(elsewhere):
-        before = _told(config, fields)
+        before = _replaced(config, fields)
         if before and all(_is_built_from(config, layer) for layer in layers):
             return before
         put_back(config, before)
     generates = hasattr(config, CACHED) or model.can_generate()
     if not generates or CACHED in elsewhere or not all(_fits_cache(config, layer) for layer in layers):
         return {}
-    return _told(config, _of_caches(config, layers))
+    return _replaced(config, _cache_fields(config, layers))
 
 
 def _all_fields(config: Any, layer: AttentionLayer) -> Fields:
-    """Every field that counts the layer's heads or groups, and the width of a head, which a quotient gave before."""
+    """The present value of every field that counts the layer's heads or groups, and of the width of a head where the
+    configuration left that to a quotient of other fields."""
     present, made = {"h g": layer.num_heads, "h": layer.num_kv_heads}, layer.lineage
     total = {"h g": made.total_heads, "h": made.total_groups}
     names = {getattr(config, "attribute_map", {}).get(name, name): letters for name, letters in HEADS.items()}
@@ -82,27 +89,30 @@ def _quotient(config: Any) -> int | None:
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
 
 
-def _of_caches(config: Any, layers: Sequence[AttentionLayer]) -> Fields:
-    """How many heads each layer's slot of a cache has; one, where a layer that keeps none holds its place."""
-    held = {vars(layer.core).get("layer_idx"): max(layer.num_kv_heads, 1) for layer in layers}
-    if len(set(held.values())) == 1:
-        return {CACHED: held.popitem()[1]}
+def _cache_fields(config: Any, layers: Sequence[AttentionLayer]) -> Fields:
+    """The fields that say how many heads each layer's slot of a cache has; nothing where the configuration can't.
+
+    A layer that keeps no head has one in its slot, which holds the place.
+    """
+    slots = {vars(layer.core).get("layer_idx"): max(layer.num_kv_heads, 1) for layer in layers}
+    if len(set(slots.values())) == 1:
+        return {CACHED: slots.popitem()[1]}
     places = range(getattr(config, "num_hidden_layers", 0))
-    every = len(held) == len(layers) and held.keys() <= set(places)
-    if not every or not hasattr(type(config), PER_LAYER) or (len(held) < len(places) and not hasattr(config, CACHED)):
+    every = len(slots) == len(layers) and slots.keys() <= set(places)
+    if not every or not hasattr(type(config), PER_LAYER) or (len(slots) < len(places) and not hasattr(config, CACHED)):
         return {}
-    return {PER_LAYER: {place: {CACHED: heads} for place, heads in held.items()}}
+    return {PER_LAYER: {place: {CACHED: heads} for place, heads in slots.items()}}
 
 
 def _fits_cache(config: Any, layer: AttentionLayer) -> bool:
-    """Whether the layer has a slot of a cache, and the configuration gives its width."""
+    """Whether the layer has a slot of a cache, and the configuration gives that slot its true width."""
     cached = not frozenset(CACHES).isdisjoint(inspect.signature(whole(layer.core).forward).parameters)
     width = getattr(config, WIDTH, None) or _quotient(config)
     return cached and width == layer.head_dim and not config.is_encoder_decoder
 
 
-def _told(config: Any, fields: Fields) -> Fields:
-    """Set the fields and return what they were; nothing of both where the configuration refuses."""
+def _replaced(config: Any, fields: Fields) -> Fields:
+    """Set the fields and return their values before; where the configuration refuses them, neither."""
     before = {name: None if name == PER_LAYER else getattr(config, name, None) for name in fields}
     try:
         for name, value in fields.items():
@@ -116,7 +126,7 @@ def _told(config: Any, fields: Fields) -> Fields:
 
 
 def _is_built_from(config: Any, layer: AttentionLayer) -> bool:
-    """Whether the layer's class makes the same layer from the configuration, and nothing comes for all heads."""
+    """Whether the layer's class makes the same layer from the configuration, and no input comes for all heads."""
     family = layer.description
     if family.core or family.selected or not family.per_head.keys() <= set(MASKS):
         return False
@@ -125,42 +135,44 @@ def _is_built_from(config: Any, layer: AttentionLayer) -> bool:
 
 
 def _made(core: nn.Module, config: Any) -> nn.Module | None:
-    kind, given = whole(core), {"config": config}
+    """A module of the core's class made from the configuration, without data; None where that fails."""
+    kind, arguments = whole(core), {"config": config}
     names = inspect.signature(kind.__init__).parameters.keys() - {"self", "config", *COUNTS}
-    given |= {name: vars(core)[name] for name in names if name in vars(core)}
+    arguments |= {name: vars(core)[name] for name in names if name in vars(core)}
     try:
         with torch.device("meta"):
-            made: nn.Module = kind(**given)
+            made: nn.Module = kind(**arguments)
     except Exception:  # a class that is made otherwise, or refuses these counts
         return None
     return made
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    held = (*module.named_parameters(), *module.named_buffers())
-    return {name: tensor.shape for name, tensor in held}
+    """Parameter or buffer -> its shape."""
+    return {name: tensor.shape for name, tensor in (*module.named_parameters(), *module.named_buffers())}
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
+    """Attribute of the module, or of a submodule -> its value, for plain values that are not private."""
     kinds = (bool, int, float, str, type(None))
     return {
         f"{name}.{setting}": value
-        for name, part in module.named_modules()
-        for setting, value in vars(part).items()
+        for name, inner in module.named_modules()
+        for setting, value in vars(inner).items()
         if isinstance(value, kinds) and setting != "training" and not setting.startswith("_")
     }
 
 
 def _read_elsewhere(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> frozenset[str]:
-    """Counts of heads that code outside the layers reads off a configuration."""
-    inside = {id(part) for layer in layers.values() for part in layer.module.modules()}
+    """The fields that count heads and that code outside the layers reads off a configuration."""
+    inside = {id(module) for layer in layers.values() for module in layer.module.modules()}
     kinds: set[Any] = {type(module) for module in model.modules() if id(module) not in inside}
     return frozenset(name for kind in kinds for name in _counts_read_by(kind))
 
 
 @functools.cache
 def _counts_read_by(kind: Any) -> frozenset[str]:
-    """All of them, where the code can't be had."""
+    """The fields that count heads and that the class's code reads off a configuration; all where there is no source."""
     own = [base for base in kind.__mro__ if base is not object and not base.__module__.startswith(OTHERS_CODE)]
     try:
         trees = [ast.parse(textwrap.dedent(inspect.getsource(base))) for base in own]
@@ -170,6 +182,7 @@ def _counts_read_by(kind: Any) -> frozenset[str]:
 
 
 def _names_of_counts(node: ast.AST) -> Iterator[str]:
+    """The fields that count heads and that code reads off a configuration, without a width it has a default for."""
     match node:
         case ast.Attribute(value=owner, attr=name) if name in HEADS and ast.unparse(owner).endswith("config"):
             yield name

@@ -56,6 +56,7 @@ def _original(lineage: Lineage | None, head: int) -> int:
 
 
 def _that_generate(model: nn.Module) -> list[tuple[str, Any]]:
+    """The modules with a generation configuration, each after the prefix of its modules' names."""
     return [
         (f"{name}." if name else "", part)
         for name, part in model.named_modules()
@@ -64,19 +65,26 @@ def _that_generate(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _cross_attention(names: Mapping[str, Any], prefix: str) -> dict[int, str]:
-    """Layer of the decoder -> the name of its cross-attention, below a prefix."""
-    found = {name: CROSS.fullmatch(name) for name in names if name.startswith(prefix)}
-    return {int(match[1]): name for name, match in found.items() if match}
+    """Number of a decoder's layer -> the name of its cross-attention, among the names that begin with the prefix."""
+    matches = {name: CROSS.fullmatch(name) for name in names if name.startswith(prefix)}
+    return {int(match[1]): name for name, match in matches.items() if match}
 
 
 def _mapped(
     named: list[list[int]], cross: Mapping[int, str], number: Callable[[str, int], int | None]
 ) -> list[list[int]]:
+    """The list of [layer, head] with other numbers of the heads, without those that have none.
+
+    Args:
+        cross: number of a layer -> the name of its cross-attention.
+        number: (name of a cross-attention, number of a head) -> its other number.
+    """
     heads = [(layer, number(cross[layer], head) if layer in cross else head) for layer, head in named]
     return [[layer, head] for layer, head in heads if head is not None]
 
 
 def _name(config: Any, heads: list[list[int]]) -> None:
+    """Let a generation configuration name these heads; with a warning where none is left."""
     if heads:
         setattr(config, ALIGNMENT, heads)
         return

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mha
-from mha.pruning.slicing import kept_entries
+from mha.pruning.resolve import kept_entries
 
 PLAN = mha.HeadPlan({"plain": (0, 2, 3, 6), "grouped": (0, 1, 6, 7), "cross": ()})
 OF_TWO = mha.HeadPlan({"plain": (0, 2, 3, 6), "grouped": (0, 1, 6, 7)})

@@ -41,14 +41,14 @@ def test_sliced_equals_masked_for_any_plan(data, dtype, bias, seed):
 
 def test_check_finds_a_head_sliced_wrongly(model, inputs, monkeypatch):
     """The proof must be able to fail: keep the neighbour of one head instead of it."""
-    from mha.pruning import slicing as pruning
+    from mha.pruning import cut
 
-    honest = pruning.kept_positions
+    honest = cut.kept_positions
 
     def off_by_one(axis, sizes, heads, groups):
         return honest(axis, sizes, [head - 1 if head == 4 else head for head in heads], groups)
 
-    monkeypatch.setattr(pruning, "kept_positions", off_by_one)
+    monkeypatch.setattr(cut, "kept_positions", off_by_one)
     with pytest.raises(
         mha.EquivalenceError, match=r"output: sliced differs from masked by .*, allowed is .* \(1e-10 of"
     ):

@@ -214,7 +214,7 @@ def test_a_model_of_another_size_is_not_made(honest, field, monkeypatch):
     directory, content = honest
     write(directory, changed(content, f"config/{field}", 10**9))
     monkeypatch.setattr(
-        mha.pruning.checkpoint.saving, "prune", lambda *_, **__: pytest.fail("heads were cut of a model too large")
+        mha.pruning.checkpoint.loading, "prune", lambda *_, **__: pytest.fail("heads were cut of a model too large")
     )
     with pytest.raises(CheckpointError, match=r"is 1000000000, and the weights|far larger than the weights"):
         mha.load_pruned(directory)

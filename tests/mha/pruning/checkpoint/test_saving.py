@@ -15,7 +15,8 @@ from torch import nn
 import mha
 from mha import HeadPlan
 from mha.pruning.checkpoint import directory as checkpoint_directory
-from mha.pruning.checkpoint.saving import from_pretrained, load_pruned, save_pruned
+from mha.pruning.checkpoint.loading import from_pretrained, load_pruned
+from mha.pruning.checkpoint.saving import save_pruned
 from mha.values.errors import CheckpointError
 
 UNEVEN = HeadPlan({"plain": (1, 4, 6), "grouped": (2, 3, 8, 9), "cross": ()})

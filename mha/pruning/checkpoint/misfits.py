@@ -1,0 +1,74 @@
+"""Where a checkpoint and a model do not belong together, as sentences."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mha.pruning.checkpoint.held import lineages, non_persistent, original_heads, tensors_of
+from mha.values.plan import HeadPlan
+
+SHOWN = 5  # misfits that an error tells
+
+
+def misfits_outside_layers(
+    skeleton: nn.Module, plan: HeadPlan, saved: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> Iterable[str]:
+    """What does not fit outside the layers that the plan names: found before heads are cut, of whatever size.
+
+    That is tensors of another shape, and names that are tied to nothing.
+
+    Args:
+        skeleton: the model before pruning.
+        saved: the checkpoint's tensors.
+        content: what else it says.
+    """
+    yield from (
+        f"{name} is tied to {first}, which is not saved"
+        for name, first in content["tied"].items()
+        if first not in saved
+    )
+    optional = non_persistent(skeleton) | set(content["non_persistent"])
+    layers = {*plan.keep, *lineages(skeleton)}
+    for name, tensor in tensors_of(skeleton).items():
+        stored = saved.get(content["tied"].get(name, name))
+        inside = any(not layer or name.startswith(f"{layer}.") for layer in layers)
+        if stored is not None and name not in optional and not inside and stored.shape != tensor.shape:
+            yield _other_shape(name, stored, tensor)
+
+
+def attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
+    """Layers that were not made with the same heads, or lost others than the plan says."""
+    made = original_heads(pruned)
+    for name, expected in content["attention"].items():
+        if made.get(name, expected) != expected:
+            yield f"layer {name!r} was made with {expected} when saved, and with {made[name]} here"
+    for name, lineage in lineages(pruned).items():
+        if name not in plan.keep:
+            yield f"layer {name!r} was whole when saved and has been pruned to heads {list(lineage.heads)}"
+
+
+def tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]) -> Iterable[str]:
+    """Tensors that only one side has, or in another shape or kind; what the model makes while it runs may differ."""
+    tensors, names = tensors_of(pruned), {*saved, *content["tied"]}
+    optional = non_persistent(pruned) | set(content["non_persistent"])
+    for name in sorted(tensors.keys() - names):
+        if name not in optional or tensors[name].is_meta:
+            yield f"{name} is not in the checkpoint"
+    yield from (f"{name} is not in the model" for name in sorted(names - tensors.keys() - optional))
+    for name in sorted(tensors.keys() & names - optional):
+        tensor, stored = tensors[name], saved[content["tied"].get(name, name)]
+        if tensor.shape != stored.shape:
+            yield _other_shape(name, stored, tensor)
+        elif tensor.is_floating_point() != stored.dtype.is_floating_point:
+            yield f"{name} was saved as {stored.dtype} and is {tensor.dtype}"
+
+
+def listing(misfits: Sequence[str]) -> str:
+    """The first few misfits, and how many more there are."""
+    more = f", and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
+    return "; ".join(misfits[:SHOWN]) + more
+
+
+def _other_shape(name: str, stored: Tensor, tensor: Tensor) -> str:
+    return f"{name} was saved with shape {tuple(stored.shape)} and has {tuple(tensor.shape)}"

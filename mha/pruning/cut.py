@@ -1,0 +1,117 @@
+"""What pruning does to one layer, with nothing left to decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer
+from mha.families.base.emptied import Emptied
+from mha.pruning.indices import Indices
+from mha.pruning.weight_axes import selected_axes, sliced_axes
+from mha.values.errors import PlanError
+from mha.values.layout import count, kept_positions
+from mha.values.plan import Lineage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What happens to one layer.
+
+    Attributes:
+        layer: its name in the model.
+        indices: parameter, by its name below the layer -> what it keeps.
+        selected: submodule -> the features of its output to keep, ascending.
+        counts: attribute that counts heads -> its new value.
+        config: field of the core's configuration that counts heads -> its new value.
+        core: the submodule that computes attention; "" is the layer itself.
+        becomes: the core's class from now on.
+        lineage: which original heads and key/value groups are left.
+        emptied: what is left of a layer that loses its last head; None for any other.
+        linears: submodules that put out features of heads.
+        output: the output projection.
+        tensors: parameters and buffers with an axis of heads that no linear holds.
+    """
+
+    layer: str
+    indices: Mapping[str, Indices]
+    selected: Mapping[str, Tensor]
+    counts: Mapping[str, int]
+    config: dict[str, int]
+    core: str
+    becomes: type[nn.Module]
+    lineage: Lineage
+    emptied: Emptied | None
+    linears: tuple[str, ...]
+    output: str
+    tensors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, layer: AttentionLayer, positions: tuple[int, ...]) -> "Cut":
+        """The cut that leaves the heads at these positions of the layer as it is now.
+
+        Raises:
+            PlanError: key/value groups left with different numbers of query heads, or weights that contradict the
+                layer's counts.
+            UnsupportedModule: a weight or a linear that is no plain one.
+        """
+        groups = _surviving_groups(layer, positions)
+        family = layer.description
+        indices = {
+            parameter: {dim: kept_positions(axis, layer.sizes, positions, groups) for dim, axis in axes.items()}
+            for parameter, axes in sliced_axes(layer).items()
+        }
+        features = {
+            name: kept_positions(axis, layer.sizes, positions, groups) for name, axis in selected_axes(layer).items()
+        }
+        per_group = len(positions) // len(groups) if groups else layer.sizes["g"]
+        sizes = {**layer.sizes, "h": len(groups), "g": per_group}
+        counts, config = (
+            {name: count(letters, sizes) for name, letters in numbers.items()}
+            for numbers in (family.counts, family.config)
+        )
+        return cls(
+            layer=layer.name,
+            indices=indices,
+            selected=features,
+            counts=counts,
+            config=config,
+            core=family.core,
+            becomes=layer.class_with(len(positions)),
+            lineage=Lineage(
+                tuple(layer.heads[position] for position in positions),
+                layer.lineage.total_heads,
+                tuple(layer.groups[position] for position in groups),
+                layer.lineage.total_groups,
+            ),
+            emptied=None if positions else Emptied.of(layer),
+            linears=tuple(family.rows),
+            output=family.output,
+            tensors=tuple(family.tensors),
+        )
+
+    def name_of(self, parameter: str) -> str:
+        """The name in the model of a parameter that has this name below the layer."""
+        return f"{self.layer}.{parameter}" if self.layer else parameter
+
+    def kept_of(self, part: str) -> Indices:
+        """What a parameter keeps, or, along its last dimension, the output of a submodule that is selected from."""
+        return {-1: self.selected[part]} if part in self.selected else self.indices.get(part, {})
+
+
+def _surviving_groups(layer: AttentionLayer, positions: tuple[int, ...]) -> tuple[int, ...]:
+    """The positions of the key/value groups that the heads at these positions still need.
+
+    Raises:
+        PlanError: not every one of these groups keeps as many heads as the others.
+    """
+    members: dict[int, list[int]] = {}  # position of a group -> its heads that stay, by original number
+    for position in positions:
+        members.setdefault(position // layer.sizes["g"], []).append(layer.heads[position])
+    if len({len(heads) for heads in members.values()}) > 1:
+        listing = ", ".join(f"group {layer.groups[group]}: {heads}" for group, heads in members.items())
+        raise PlanError(
+            f"layer {layer.name!r}: every key/value group that stays must keep the same number of query "
+            f"heads, got {listing}; mha.choose returns only plans that do"
+        )
+    return tuple(members)

@@ -1,0 +1,16 @@
+"""Which entries of a tensor stay, dimension by dimension."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mha.values.layout import take
+
+Indices = Mapping[int, Tensor]  # dimension -> ascending indices of the entries that stay; one not named stays whole
+
+
+def taken(tensor: Tensor, indices: Indices) -> Tensor:
+    """A copy of the tensor with only these entries; the tensor itself where nothing is named."""
+    for dim, index in indices.items():
+        tensor = take(tensor, dim, index)
+    return tensor

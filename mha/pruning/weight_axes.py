@@ -1,0 +1,107 @@
+"""Which parameters of a layer hold heads, and along which axes, checked against the weights that are really there."""
+
+import torch
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer
+from mha.families.base.description import part_of
+from mha.families.base.gathering import selected
+from mha.families.base.linears import is_conv1d
+from mha.values.errors import PlanError, UnsupportedModule
+from mha.values.layout import Axis, width
+
+LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def sliced_axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
+    """Every parameter of the layer that holds heads -> dimension -> its axis.
+
+    Raises:
+        PlanError: a weight has another size than the layer's counts of heads say.
+        UnsupportedModule: a weight is not a plain dense parameter, or a linear not a plain one.
+    """
+    family = layer.description
+    axes = {name: dict(tensor) for name, tensor in family.tensors.items()}
+    rows, columns = (
+        {name: axis for name, axis in linears.items() if part_of(layer.module, name, family) is not None}
+        for linears in (family.rows, family.columns)
+    )
+    for linear, axis in rows.items():
+        axes.setdefault(f"{linear}.weight", {})[_features_dim(layer, linear)] = axis
+        axes.setdefault(f"{linear}.bias", {})[0] = axis
+    for linear, axis in columns.items():
+        axes.setdefault(f"{linear}.weight", {})[1 - _features_dim(layer, linear)] = axis
+    present = {name: dims for name, dims in axes.items() if _is_there(layer, name)}
+    for name, dims in present.items():
+        for dim, axis in dims.items():
+            _check_size(layer, name, dim, axis)
+    return present
+
+
+def selected_axes(layer: AttentionLayer) -> dict[str, Axis]:
+    """Every submodule that stays whole, and from whose output features are selected -> the axis of that output.
+
+    Raises:
+        PlanError: a submodule returns another number of features than the layer's counts of heads say.
+    """
+    for name, axis in layer.description.selected.items():
+        expected, returned = width(axis, layer.sizes), selected(layer.module.get_submodule(name))
+        if returned not in (None, expected):
+            raise PlanError(
+                f"layer {layer.name!r}: {name} returns {returned} features, but {layer.num_heads} heads need "
+                f"{expected}; weights and counts were changed by hand"
+            )
+    return dict(layer.description.selected)
+
+
+def parameter_at(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter or buffer (EVA keeps biases of keys in one) of that name below the module; None where not there."""
+    owner, _, attribute = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    return holder._parameters.get(attribute, holder._buffers.get(attribute))
+
+
+def _is_there(layer: AttentionLayer, name: str) -> bool:
+    """Whether the layer has that parameter; an error where it has one that can't be sliced."""
+    owner, _, attribute = name.rpartition(".")
+    held, parameter = getattr(layer.module.get_submodule(owner), attribute, None), parameter_at(layer.module, name)
+    if held is None and parameter is None:
+        return False
+    plain = (nn.Parameter, Tensor)
+    if parameter is None or type(parameter) not in plain or parameter.layout != torch.strided or parameter.is_quantized:
+        kind = type(held)
+        raise UnsupportedModule(
+            f"layer {layer.name!r}: {name} is no plain dense parameter ({kind.__module__}.{kind.__qualname__}; "
+            "parametrized, quantised or sharded?); turn it into one before pruning"
+        )
+    return True
+
+
+def _features_dim(layer: AttentionLayer, name: str) -> int:
+    """The dimension of the linear's weight that counts its output features."""
+    linear = layer.module.get_submodule(name)
+    known = type(linear) in LINEARS or _is_a_models_own(linear) or is_conv1d(linear)
+    if not known or parameter_at(layer.module, f"{name}.weight") is None:
+        raise UnsupportedModule(
+            f"layer {layer.name!r}: {name} is a {type(linear).__name__} whose weight is not a plain "
+            "parameter of nn.Linear (parametrized or quantised?); remove that before pruning"
+        )
+    return 1 if is_conv1d(linear) else 0
+
+
+def _is_a_models_own(linear: nn.Module) -> bool:
+    """Whether it is a linear that one of transformers' models defines for itself, as Falcon does."""
+    return isinstance(linear, nn.Linear) and type(linear).__module__.startswith("transformers.models.")
+
+
+def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
+    """Refuse a parameter with more or fewer entries along the axis than the layer's heads take up."""
+    parameter = parameter_at(layer.module, name)
+    assert parameter is not None
+    expected, size = width(axis, layer.sizes), parameter.shape[dim]
+    if expected != size:
+        raise PlanError(
+            f"layer {layer.name!r}: {name} has {size} positions along dimension {dim}, but "
+            f"{layer.num_heads} heads of width {layer.head_dim} in {layer.num_kv_heads} key/value groups need "
+            f"{expected}; weights and counts were changed by hand"
+        )
