@@ -24,7 +24,7 @@ def test_ceilings(
     """FLOP/s of a large matrix product, bytes/s of copies beyond and within the caches."""
     work = ceilings(device, dtype)
     with torch.inference_mode():
-        arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}  # type: ignore[misc]
+        arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}
         limits = {**settings.limits, "seconds": 4 * settings.limits["seconds"]}
         found = sampled(request, arms, target="matmul", device=device, limits=limits, seed=process)
     for name, (_, amount) in work.items():

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha.layer.attention import MultiHeadAttention
+import mha
 
 CLASSES, PLACES = 5, 7
 POSITIONS = PLACES + 1  # the last one is the query's
@@ -103,7 +103,7 @@ class EvidenceModel(nn.Module):
     def __init__(self, layers: Sequence[Sequence[Head]]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, len(heads), head_dim=HEAD_DIM) for heads in layers
+            mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, len(heads), head_dim=HEAD_DIM) for heads in layers
         )
         with torch.no_grad():
             for layer, heads in zip(self.layers, layers, strict=True):

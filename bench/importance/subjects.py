@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 import mha
 from bench.importance import planted
-from bench.tasks.dates import Dates
-from bench.tasks.dates import Settings as DatesSettings
-from bench.tasks.digits import Digits
-from bench.tasks.digits import Settings as DigitsSettings
+from bench.tasks.dates import Dates, DatesSettings
+from bench.tasks.digits import Digits, DigitsSettings
 
 Section = Literal["exhaustive", "planted", "held_out"]
 PerExample = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]

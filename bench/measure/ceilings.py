@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from mha.timing.cache_flush import cache_bytes
+from mha.timing import cache_bytes
 
 SIDES = {"cpu": 2048}  # of square matrices, large enough for the highest rate
 SIDE = 8192  # on an accelerator

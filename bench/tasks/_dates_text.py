@@ -69,7 +69,7 @@ class Days(NamedTuple):
 
 
 def split_days(first_year: int, last_year: int, *, calibration: int, evaluation: int, seed: int) -> Days:
-    """Every day of the years, both included, dealt out: so many to calibration and evaluation, the rest to training.
+    """Deal out every day of the years, both included: so many to calibration and evaluation, the rest to training.
 
     Raises:
         ValueError: none is left to train on.
@@ -87,7 +87,7 @@ def split_days(first_year: int, last_year: int, *, calibration: int, evaluation:
 
 
 def write(days: Iterable[date], rng: random.Random) -> list[Written]:
-    """Each day in a format, and in letters of a case, drawn from `rng`."""
+    """Each day in a format and a letter case drawn from `rng`."""
     return [Written(rng.choice(LETTER_CASES)(render(day, rng.choice(FORMATS))), day) for day in days]
 
 

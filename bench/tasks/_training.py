@@ -1,6 +1,7 @@
 """Training the reference models, and keeping what was trained."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import mha.layer.attention
+import mha
 from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
 from mha.values.atomic_files import appears_whole
@@ -32,7 +33,7 @@ def train(
     weight_decay: float = 0.01,
     label: str = "training",
 ) -> None:
-    """AdamW for `steps` steps, one cycle of the learning rate; shows a bar with the time left.
+    """Train with AdamW for `steps` steps, one cycle of the learning rate; a bar shows the time left.
 
     Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so
     that the number of cores does not matter.
@@ -76,10 +77,10 @@ def trained(
 ) -> nn.Module:
     """The model that `fit` trains from `build()`, in eval mode; trained once, then read from the cache.
 
-    The entry is named by a hash of the settings and of the code that made it: `sources`, this file, the
-    attention layer and the version of torch; and, where `build` or `fit` are methods, by what their object is, which
-    may be of a class that inherits from the one in `sources`. What can't be told from another is trained each time. A
-    second process waits for the first. An entry appears whole or not at all.
+    The cached file is named by a hash of the settings and of the code that made it: `sources`, this file, the
+    attention layer and the version of torch; and, where `build` or `fit` are methods, of their object, which may be of
+    a class that inherits from the one in `sources`. Where that can't be hashed the model is trained each time. A
+    second process waits for the first. A cached file appears whole or not at all.
     """
     model = build()
     try:
@@ -118,14 +119,14 @@ def _take(batches: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def _owner(method: Callable[..., Any]) -> Any:
-    """The object of a method, with its class; None for a function."""
+    """A method's object and its class; None for a function."""
     owner = getattr(method, "__self__", None)
     return owner and (owner, type(owner))
 
 
 def _fingerprint(sources: Iterable[Path], settings: Any) -> str:
     digest = hashlib.sha256(json.dumps([settings, torch.__version__], sort_keys=True, default=_plain).encode())
-    for source in (*sources, Path(__file__), Path(mha.layer.attention.__file__)):
+    for source in (*sources, Path(__file__), Path(inspect.getfile(mha.MultiHeadAttention))):
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bench.tasks._dates_text
+import mha
 from bench.tasks._dates_text import FORMATS, Days, Written, render, split_days, write
 from bench.tasks._training import train, trained
-from mha.layer.attention import MultiHeadAttention
 from mha.tasks import Task
 
 PADDING, BEGIN = "\0", "^"  # each is number 0 of its alphabet
@@ -44,7 +44,7 @@ SHOWN = ("{weekday}, {d} {month} {year}", "{dd}-{mon}-{year}", "the {nth} of {mo
 
 
 @dataclass(frozen=True)
-class Settings:
+class DatesSettings:
     """What the trained model and its data depend on, besides the code."""
 
     first_year: int = 1900
@@ -66,7 +66,7 @@ class Settings:
 
 
 class Batch(NamedTuple):
-    """Numbers of characters: source (b, k) with its lengths (b,), and target (b, q) beside itself shifted right."""
+    """Characters as numbers: the source (b, k), its lengths (b,), and the target (b, q), also shifted right by one."""
 
     source: Tensor
     source_lens: Tensor
@@ -102,7 +102,7 @@ class DateTranslator(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DatesSettings) -> None:
         super().__init__()
         self.source_embedding = nn.Embedding(len(SOURCE), settings.width)
         self.target_embedding = nn.Embedding(len(TARGET), settings.width)
@@ -137,7 +137,7 @@ class DateTranslator(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention over the characters of the source, then a feed-forward network."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DatesSettings) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(settings.width)
         self.self_attention = _attention(settings)
@@ -153,7 +153,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal self-attention over what has been written, cross-attention to the source, feed-forward network."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DatesSettings) -> None:
         super().__init__()
         self.self_attention_norm = nn.LayerNorm(settings.width)
         self.self_attention = _attention(settings)
@@ -169,12 +169,12 @@ class DecoderLayer(nn.Module):
         return output
 
 
-def _attention(settings: Settings) -> MultiHeadAttention:
+def _attention(settings: DatesSettings) -> mha.MultiHeadAttention:
     width = settings.width
-    return MultiHeadAttention(width, width, width, width, settings.num_heads, bias=True, head_dim=settings.head_dim)
+    return mha.MultiHeadAttention(width, width, width, width, settings.num_heads, bias=True, head_dim=settings.head_dim)
 
 
-def _feed_forward(settings: Settings) -> nn.Sequential:
+def _feed_forward(settings: DatesSettings) -> nn.Sequential:
     width, inner = settings.width, settings.feed_forward
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
 
@@ -203,7 +203,7 @@ def translate(model: DateTranslator, texts: Sequence[str]) -> list[str]:
 
 
 class Dates(Task):
-    """The task; see the top of this file."""
+    """Dates rewritten as ISO 8601, judged by how many come out exactly right; the top of this file tells more."""
 
     name = "dates"
     metric = "exact match"
@@ -214,8 +214,8 @@ class Dates(Task):
     random_half_loses = 0.03
     attention_share = 0.3
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: DatesSettings | None = None) -> None:
+        self.settings = settings or DatesSettings()
 
     @cached_property
     def days(self) -> Days:
@@ -272,9 +272,9 @@ class Dates(Task):
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> np.ndarray:
-        """(n,): 1 where greedy decoding writes the right date, 0 elsewhere.
+        """For each held-out example (n,): 1 where greedy decoding writes the right date, else 0.
 
-        One forward pass tells: greedy decoding writes the target if and only if, at every place, the likeliest
+        One forward pass is enough: greedy decoding writes the target if and only if, at every place, the likeliest
         character after the target's own prefix is the target's next one.
         """
         hits = [
@@ -298,7 +298,7 @@ class Dates(Task):
 
     def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
         """The first held-out days, written in `SHOWN`, and for each attention layer its query and key characters."""
-        found = {}
+        examples = {}
         for day, form in zip(self.days.evaluation, SHOWN, strict=False):
             text = render(day, form)
             source, target = list(text.replace(" ", "␣")), list(BEGIN + day.isoformat()[:-1])
@@ -306,16 +306,16 @@ class Dates(Task):
             for i in range(self.settings.decoder_layers):
                 layers[f"decoder.{i}.self_attention"] = (target, target)
                 layers[f"decoder.{i}.cross_attention"] = (target, source)
-            found[text] = collate([Written(text, day)]), layers
-        return found
+            examples[text] = collate([Written(text, day)]), layers
+        return examples
 
     def _rng(self, use: str) -> random.Random:
         return random.Random(f"{use} {self.settings.seed}")
 
 
 def _batches(days: Sequence[date], size: int, rng: random.Random) -> list[Batch]:
-    """The days written; texts of similar length share a batch, so that little of it is padding."""
-    written = sorted(write(days, rng), key=lambda one: len(one.text))
+    """The days in writing, as batches; texts of similar length share a batch, so that little of it is padding."""
+    written = sorted(write(days, rng), key=lambda example: len(example.text))
     batches = [collate(written[start : start + size]) for start in range(0, len(written), size)]
     rng.shuffle(batches)
     return batches

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+import mha
 from bench.tasks._training import train, trained
-from mha.layer.attention import MultiHeadAttention
 from mha.tasks import Task
 from mha.values.errors import ShapeError
 
@@ -42,8 +42,8 @@ PARTS = {"training": 1100, "calibration": 197, "evaluation": 500}  # images
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The row, the model and its training; a change of any of them trains anew."""
+class DigitsSettings:
+    """Sizes of the row and the model, and how it is trained; with any other value it is trained anew."""
 
     places: int = 6
     patches: int = 2  # of one digit, side by side
@@ -67,7 +67,7 @@ class Settings:
 
 
 class Rows(NamedTuple):
-    """Images (b, places, 8, 8) in 0…1, questions (b, 4), answers (b, 4)."""
+    """A batch: images (b, places, 8, 8) in 0…1, questions (b, 4) and answers (b, 4)."""
 
     images: Tensor
     questions: Tensor
@@ -82,16 +82,16 @@ class Rows(NamedTuple):
 class Block(nn.Module):
     """Attention, then a perceptron: each normalises its input and is added to it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DigitsSettings) -> None:
         super().__init__()
         width, heads = settings.width, settings.heads
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, width, width, width, heads, bias=True, head_dim=settings.head_dim)
+        self.attention = mha.MultiHeadAttention(*(width,) * 4, heads, bias=True, head_dim=settings.head_dim)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, settings.hidden), nn.GELU(), nn.Linear(settings.hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, tokens, width) -> the same shape."""
+        """The tokens (b, tokens, width) after this block, in the same shape."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, normed, normed)
         return x + self.mlp(self.mlp_norm(x))
@@ -100,7 +100,7 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Reads a row in patches, and the questions about it; answers where the questions stand."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DigitsSettings) -> None:
         super().__init__()
         patches, width = settings.places * settings.patches, settings.width
         self.patches = settings.patches
@@ -135,8 +135,8 @@ class Digits(Task):
     random_half_loses = 0.03
     attention_share = 0.3
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self, settings: DigitsSettings | None = None) -> None:
+        self.settings = settings or DigitsSettings()
 
     def model(self) -> nn.Module:
         return trained(self.name, self.build, self.fit, sources=[Path(__file__)], settings=self.settings)
@@ -173,7 +173,7 @@ class Digits(Task):
             yield rows._replace(images=rows.images + settings.noise * noise)
 
     def calibration(self) -> list[Rows]:
-        """16 batches of 32 rows."""
+        """Labelled rows to score heads on: 16 batches of 32."""
         return self.rows("calibration", 16 * 32).batches(32)
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
@@ -187,7 +187,7 @@ class Digits(Task):
         return model(batch.images.to(device), batch.questions.to(device))
 
     def evaluate(self, model: nn.Module, count: int = 2000) -> np.ndarray:
-        """(n,): the share of each held-out row's four questions that is answered right."""
+        """The share of each held-out row's four questions that is answered right, (n,)."""
         rows = self.rows("evaluation", count)
         with torch.inference_mode():
             answers = torch.cat([self.forward(model, batch).argmax(-1).cpu() for batch in rows.batches(250)])
@@ -209,12 +209,12 @@ class Digits(Task):
 
     def attention_examples(self) -> dict[str, tuple[Rows, dict[str, tuple[list[str], list[str]]]]]:
         """The first evaluation rows, each with layer name -> labels of its queries and keys."""
-        found = {}
+        examples = {}
         for number, row in enumerate(self.rows("evaluation", EXAMPLES).batches(1)):
             labels = _labels(row.questions[0].tolist(), self.settings)
             layers = {f"blocks.{layer}.attention": (labels, labels) for layer in range(self.settings.layers)}
-            found[f"held-out row {number}"] = row, layers
-        return found
+            examples[f"held-out row {number}"] = row, layers
+        return examples
 
     def rows(self, part: str, count: int) -> Rows:
         """`count` rows of undistorted images of one part of `PARTS`; the same ones at every call."""
@@ -270,7 +270,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
 
 
-def _labels(questions: list[int], settings: Settings) -> list[str]:
+def _labels(questions: list[int], settings: DigitsSettings) -> list[str]:
     """A short name for every token: patches by place and part ("3b"), questions by what they ask."""
     places = settings.places
     patches = [f"{place}{part}" for place in range(places) for part in "abcdefgh"[: settings.patches]]

@@ -7,7 +7,7 @@ import pytest
 
 from bench.rundir.identity import identity
 from bench.settings.task_option import chosen_tasks
-from bench.tasks.digits import Digits, Settings
+from bench.tasks.digits import Digits, DigitsSettings
 
 LIBRARY = """
 import os
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_said(told):
 
 
 def test_reference_tasks_are_their_file_and_their_settings():
-    one, same, other = (identity(Digits(settings)) for settings in (None, Settings(), Settings(seed=1)))
+    one, same, other = (identity(Digits(settings)) for settings in (None, DigitsSettings(), DigitsSettings(seed=1)))
     assert one == same
     assert changed(one, other) == {"attribute settings"}
     assert {"file digits.py", "package torch"} <= set(one["parts"])

@@ -12,10 +12,10 @@ import torch
 from bench.tasks import dates
 from bench.tasks._dates_text import FORMATS, LETTER_CASES, Written, render, split_days
 from bench.tasks._training import train
-from bench.tasks.dates import Batch, Dates, DateTranslator, Settings
+from bench.tasks.dates import Batch, Dates, DatesSettings, DateTranslator
 from mha.layer.attention import MultiHeadAttention
 
-TINY = Settings(
+TINY = DatesSettings(
     width=11,
     num_heads=3,
     head_dim=5,
@@ -149,7 +149,7 @@ def test_a_split_that_leaves_no_training_day_is_refused() -> None:
 
 
 def test_everything_follows_from_the_seed() -> None:
-    one, other, different = Dates(TINY), Dates(TINY), Dates(Settings(**{**vars(TINY), "seed": 1}))
+    one, other, different = Dates(TINY), Dates(TINY), Dates(DatesSettings(**{**vars(TINY), "seed": 1}))
     assert one.days == other.days != different.days
     for batches in (lambda task: task.evaluation, Dates.calibration, lambda task: islice(task.training(), 19)):
         assert all(same(a, b) for a, b in zip(batches(one), batches(other), strict=True))
@@ -163,7 +163,7 @@ def test_training_is_deterministic_and_leaves_global_randomness_alone() -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     models = []
     for _ in range(2):
-        task = Dates(Settings(**{**vars(TINY), "steps": 5}))
+        task = Dates(DatesSettings(**{**vars(TINY), "steps": 5}))
         models.append(task.build())
         task.fit(models[-1])
         assert not models[-1].training
@@ -177,7 +177,7 @@ def test_training_is_deterministic_and_leaves_global_randomness_alone() -> None:
 
 
 def test_evaluation_is_greedy_decoding() -> None:
-    task = Dates(Settings(**{**vars(TINY), "width": 29, "feed_forward": 31}))
+    task = Dates(DatesSettings(**{**vars(TINY), "width": 29, "feed_forward": 31}))
     model, (learnt, unseen) = task.build(), task.evaluation
     train(model, [learnt], task.loss, steps=300, learning_rate=1e-2, label="test")
 

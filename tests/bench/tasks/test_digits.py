@@ -11,11 +11,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from bench.tasks import digits
-from bench.tasks.digits import PARTS, Digits, Rows, Settings
+from bench.tasks.digits import PARTS, Digits, DigitsSettings, Rows
 from mha.layer.attention import MultiHeadAttention
 from mha.values.errors import ShapeError
 
-TINY = Settings(places=5, width=13, hidden=17, layers=3, heads=7, head_dim=11, steps=3, rows_per_step=19, distortions=2)
+TINY = DigitsSettings(
+    places=5, width=13, hidden=17, layers=3, heads=7, head_dim=11, steps=3, rows_per_step=19, distortions=2
+)
 
 
 def dataset() -> dict[bytes, tuple[int, int]]:
@@ -91,7 +93,7 @@ def test_images_come_with_their_digits() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_rows_show_images_of_their_own_part(tiny: Digits, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "distort", lambda images, _: images)
-    undistorted = Digits(Settings(**{**vars(TINY), "noise": 0.0}))
+    undistorted = Digits(DigitsSettings(**{**vars(TINY), "noise": 0.0}))
     batches = {
         "training": list(islice(undistorted.training(), 97)),
         "calibration": tiny.calibration(),
@@ -132,13 +134,13 @@ def test_training_rows_are_distorted_and_noisy(tiny: Digits) -> None:
     rows = next(tiny.training())
     assert rows.images.shape == (19, 5, 8, 8)
     assert rows.questions.shape == rows.answers.shape == (19, 4)
-    quiet = next(Digits(Settings(**{**vars(TINY), "noise": 0.0})).training())
+    quiet = next(Digits(DigitsSettings(**{**vars(TINY), "noise": 0.0})).training())
     assert not any(image.numpy().tobytes() in DATASET for row in quiet.images for image in row)
     assert (rows.images - quiet.images).std().item() == pytest.approx(0.1, abs=0.01)
 
 
 def test_everything_follows_from_the_seed() -> None:
-    one, other, different = Digits(TINY), Digits(TINY), Digits(Settings(**{**vars(TINY), "seed": 1}))
+    one, other, different = Digits(TINY), Digits(TINY), Digits(DigitsSettings(**{**vars(TINY), "seed": 1}))
     pairs = zip(islice(one.training(), 5), islice(other.training(), 5), islice(different.training(), 5), strict=True)
     assert all(same(a, b) and not same(a, c) for a, b, c in pairs)
     assert all(same(a, b) for a, b in zip(one.calibration(), different.calibration(), strict=True))
