@@ -10,6 +10,7 @@ nox -s repair           measure what repair after pruning gives back, and what i
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
+nox -s docs             build the documentation site, with a reference made from the docstrings
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox                     tests, lint and types
 """
@@ -169,6 +170,14 @@ def peers(session: nox.Session, peer: str) -> None:
         session.install("--no-compile", "torch==2.13.0", "transformers==4.57.6", "-e", ".")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     session.run("python", "-m", "tools.model_zoo.peers", peer, *session.posargs, env=one_thread)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site; a broken link or reference fails it."""
+    install(session, "-e", ".[docs]")
+    session.run("python", "-m", "sphinx", "-q", "-W", "-c", "docs", ".", "site/docs", *session.posargs)
+    session.log("the documentation: site/docs/README.html")
 
 
 @nox.session

@@ -69,8 +69,8 @@ def test_the_sessions_are_those_the_docs_name():
     functions = [node for node in ast.parse(text("noxfile.py")).body if isinstance(node, ast.FunctionDef)]
     sessions = {node.name for node in functions if any(map(is_session, node.decorator_list))}
     assert sessions == {
-        *("bench", "calibrate_gate", "families", "importance", "lint", "peers", "profile", "publish", "regress"),
-        *("repair", "report", "tests", "types"),
+        *("bench", "calibrate_gate", "docs", "families", "importance", "lint", "peers", "profile", "publish"),
+        *("regress", "repair", "report", "tests", "types"),
     }
 
 
@@ -136,6 +136,13 @@ def test_no_test_imports_another():
     lines = {str(path.relative_to(ROOT)): found(pattern, path.read_text(encoding="utf-8")) for path in files}
     assert len(lines) > 100
     assert {name: imports for name, imports in lines.items() if imports} == {}
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = sorted(ROOT.joinpath("docs", "reference").glob("*.md"))
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = found(r"^\.\. auto(?:class|function|exception):: mha\.(\w+)$", reference)
+    assert sorted(shown) == sorted(set(mha.__all__) - {"tasks", "visualize"})
 
 
 def definitions(path: Path) -> set[str]:
