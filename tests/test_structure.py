@@ -16,7 +16,11 @@ AT_MOST = {"mha": (16, 40), "bench": (18, 45), "reports": (10, 30)}  # rooms at 
 ONLY_WHERE_USED = {"matplotlib", "pandas", "pyarrow", "pytest", "seaborn", "sklearn", "transformers"}
 PICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # That users can pickle a pruned model is shown by doing it; nothing is kept.
-SHOWN_BY_PICKLING = {"tools/model_zoo/prove.py", "tests/mha/families/test_without_heads.py"}
+SHOWN_BY_PICKLING = {
+    "tools/model_zoo/prove.py",
+    "tests/mha/families/test_without_heads.py",
+    "tests/mha/runtime/test_intercept.py",
+}
 PICKLING = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}
 
 

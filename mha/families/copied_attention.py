@@ -15,8 +15,8 @@ from torch import nn
 from mha.families.base.description import Family
 from mha.families.base.find import register_convention
 from mha.families.reading.explain import is_from, is_from_transformers
-from mha.families.reading.known_lines import check_lines, function_of, home_of, known_lines
-from mha.families.reading.source import UnclearError, text
+from mha.families.reading.known_lines import check_lines, home_of, known_lines
+from mha.families.reading.source import UnclearError, function_of, text
 from mha.families.separate_projections import describe_separate
 from mha.runtime.generated_classes import WHOLE, Members, making_class, whole
 

@@ -15,8 +15,7 @@ from mha.families.base.description import Family
 from mha.families.base.emptied import USES
 from mha.families.base.find import register_convention
 from mha.families.reading.explain import Projections, describe, is_from
-from mha.families.reading.known_lines import function_of
-from mha.families.reading.source import UnclearError
+from mha.families.reading.source import UnclearError, function_of
 from mha.layer.output_bias import left_of
 from mha.runtime.generated_classes import Members, making_class, whole
 from mha.values.layout import Axis

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from mha.families.base.description import Family
 from mha.families.base.find import register_convention
 from mha.families.reading.explain import Projections, describe, head_width, is_from_transformers
-from mha.families.reading.source import UnclearError, reading, text
+from mha.families.reading.source import UnclearError, function_of, reading, text
 from mha.families.reading.without_heads import Returned, without_heads
-from mha.runtime.generated_classes import Members, compiled, forward_of, making_class, whole
+from mha.runtime.generated_classes import Members, compiled, making_class, whole
 from mha.values.layout import Axis
 from mha.values.plan import core_lineage
 
@@ -93,13 +93,13 @@ def with_keys_of_another(kind: Any) -> tuple[str, Members]:
 @making_class
 def with_keys_for_others(kind: Any) -> tuple[str, Members]:
     """A subclass with the same forward, which attends to the groups it still has once all keys are handed on."""
-    function = forward_of(kind)
+    function = function_of(kind.forward, kind.__name__)
     handed_on = [place for place, part in enumerate(function.body) if HANDED_ON in ast.unparse(part)]
     if len(handed_on) != 1:
         raise UnclearError("its code does not say clearly when keys and values are handed on")
     own = "key_states, value_states = (self.of_own_groups(key_states), self.of_own_groups(value_states))"
     function.body.insert(handed_on[0] + 1, ast.parse(own).body[0])
-    return "OfFewerHeads", {"forward": compiled(function, kind), "of_own_groups": _of_groups}
+    return "OfFewerHeads", {"forward": compiled(function, kind.forward), "of_own_groups": _of_groups}
 
 
 def _of_groups(core: nn.Module, states: Tensor) -> Tensor:

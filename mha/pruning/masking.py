@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mha.families import AttentionLayer, AttentionMap, find_attention
 from mha.pruning.locate import locate
 from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
-from mha.runtime.intercept import KEPT, keeps_own
+from mha.runtime.intercept import becoming
 from mha.runtime.locking import locked
 from mha.runtime.undoing import Setting, changed, hooked, overridden
 from mha.values.errors import UnsupportedModule
@@ -97,18 +96,12 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
         raise UnsupportedModule(f"layer {layer.name!r}: {why}")
     with (
         hooked(layer.output, hook, before=True),
-        _kept_forward(core, kind),
-        overridden(core, "__class__", kind),
+        becoming(core, kind),
         nothing_compiled(),
         _unpacked(core),
         runs.told(),
     ):
         yield
-
-
-def _kept_forward(core: nn.Module, kind: type[nn.Module]) -> AbstractContextManager[None]:
-    """Within the context, hooks of accelerate call the forward of this class."""
-    return overridden(core, KEPT, MethodType(kind.forward, core)) if keeps_own(core) else nullcontext()
 
 
 class _Runs:

@@ -1,18 +1,15 @@
 """Classes that are made while the program runs: a library's own class, computing with fewer heads or with none.
 
-Why classes and not hooks: what a module returns, and how it is called, is its forward's to say, so a pruned module gets
-a forward of its own and stays an instance of the class that it was. A class that stands in no module can't be pickled
-by its name. These know how they were made, so another process makes them again: a model can be pickled, saved whole
-and sent to spawned workers, whatever its classes are.
+A class that stands in no module can't be pickled by its name. These know how they were made, so another process makes
+them again: a model can be pickled, saved whole, copied and sent to spawned workers, whatever its classes are. Why
+modules are given other classes at all is told in `mha.runtime.intercept`.
 """
 
 import ast
 import copyreg
 import functools
-import sys
-import textwrap
+import inspect
 from collections.abc import Callable, Mapping
-from inspect import getsource
 from types import FunctionType
 from typing import Any, cast
 
@@ -60,17 +57,10 @@ def whole(module: nn.Module) -> Any:
     return getattr(type(module), WHOLE, type(module))
 
 
-def forward_of(kind: Any) -> ast.FunctionDef:
-    """The source of the class's forward, as a tree."""
-    function = ast.parse(textwrap.dedent(getsource(kind.forward))).body[0]
-    assert isinstance(function, ast.FunctionDef)
-    return function
-
-
-def compiled(function: ast.FunctionDef, kind: Any) -> FunctionType:
-    """The function in the namespace of the module that defines the class's forward."""
+def compiled(function: ast.FunctionDef, original: Callable[..., Any]) -> FunctionType:
+    """The function that this tree defines, in the namespace of the function whose source it was rewritten from."""
     tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
+    namespace: dict[str, Any] = getattr(inspect.unwrap(original), "__globals__")  # noqa: B009
     made: dict[str, Any] = {}
-    namespace = vars(sys.modules[kind.forward.__module__])
-    exec(compile(tree, f"<{kind.__name__} of fewer heads>", "exec"), namespace, made)
+    exec(compile(tree, f"<{original.__qualname__} of fewer heads>", "exec"), namespace, made)
     return cast(FunctionType, made[function.name])

@@ -4,9 +4,7 @@ Together the lines of such a list say how heads lie, and that they never meet. A
 """
 
 import ast
-import inspect
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,21 +16,6 @@ Lines = Sequence[re.Pattern[str]]
 def known_lines(*groups: Sequence[str]) -> tuple[re.Pattern[str], ...]:
     """The patterns of all groups, ready to match whole lines."""
     return tuple(re.compile(line) for group in groups for line in group)
-
-
-def function_of(function: Any, name: str) -> ast.FunctionDef:
-    """The source of a function as a tree.
-
-    Raises:
-        UnclearError: it can't be read.
-    """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, SyntaxError) as error:
-        raise UnclearError(f"the source of {name} can't be read") from error
-    if not isinstance(tree, ast.FunctionDef):
-        raise UnclearError(f"{name} is no function")
-    return tree
 
 
 def check_lines(name: str, function: ast.FunctionDef | None, known: Lines) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from mha.families.reading.known_lines import function_of
-from mha.families.reading.source import UnclearError
-from mha.runtime.generated_classes import Members, making_class
+from mha.families.reading.source import UnclearError, function_of
+from mha.runtime.generated_classes import Members, compiled, making_class
 
 Changes = tuple[tuple[str, str], ...]  # what the code says, as ast.unparse spells it -> what it says instead
 
@@ -45,7 +44,6 @@ def _changed(function: Callable[..., Any] | None, changes: Changes, kind: Any) -
         if code.count(said) != 1:
             raise UnclearError(f"the code of {kind.__name__} says {said!r} {code.count(said)} times, not once")
         code = code.replace(said, instead)
-    made: dict[str, Any] = {}
-    exec(compile(code, f"<{kind.__name__} of any width>", "exec"), function.__globals__, made)
-    changed: FunctionType = made[function.__name__]
-    return changed
+    rewritten = ast.parse(code).body[0]
+    assert isinstance(rewritten, ast.FunctionDef)
+    return compiled(rewritten, function)

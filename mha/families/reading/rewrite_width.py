@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from mha.families.reading.source import function_of
 from mha.families.reading.widths import free_width
-from mha.runtime.generated_classes import Members, compiled, forward_of, making_class
+from mha.runtime.generated_classes import Members, compiled, making_class
 
 
 @making_class
 def with_free_width(kind: Any) -> tuple[str, Members]:
     """A subclass with the same forward, in which a last size that is the input's width is -1."""
-    function = forward_of(kind)
+    function = function_of(kind.forward, kind.__name__)
     free_width(function)
-    return "OfAnyWidth", {"forward": compiled(function, kind)}
+    return "OfAnyWidth", {"forward": compiled(function, kind.forward)}

@@ -88,6 +88,21 @@ def _reading(kind: Any, settings: Settings) -> Reading | None:
     )
 
 
+def function_of(function: Any, name: str) -> ast.FunctionDef:
+    """The source of a function as a tree.
+
+    Raises:
+        UnclearError: it can't be read.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError) as error:
+        raise UnclearError(f"the source of {name} can't be read") from error
+    if not isinstance(tree, ast.FunctionDef):
+        raise UnclearError(f"{name} is no function")
+    return tree
+
+
 def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
     return [name for method in methods for name in names_in(method)]
 

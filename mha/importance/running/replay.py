@@ -6,19 +6,17 @@ before the projection began return what they returned then. Nothing is assumed a
 what ran before is known from the order of the calls alone.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from mha.importance.running.record import NotReplayableError, Recorder, Run
-from mha.runtime.intercept import following_class
+from mha.runtime.intercept import Handler, intercepted
 from mha.runtime.undoing import changed
-
-Handler = Callable[["partial[Any]", Run], Any]  # (the call, of a submodule with its arguments; its forward) -> output
 
 
 class Player:
@@ -78,18 +76,10 @@ class Replay:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within the context passes can be recorded and replayed; the record is dropped at the end."""
-        own = {module: vars(module).get("forward") for module in self._modules}
-        with changed(partial(self._unwatch, own)):
-            for module, forward in own.items():
-                vars(module)["forward"] = self._watched(module, forward)
+        with changed(self._drop_record), intercepted(self._modules, self._handle):
             yield
 
-    def _unwatch(self, own: Mapping[nn.Module, Any]) -> None:
-        for module, forward in own.items():
-            if forward is not None:
-                vars(module)["forward"] = forward
-            else:
-                vars(module).pop("forward", None)
+    def _drop_record(self) -> None:
         self.record = Recorder(self._outputs)
 
     @contextmanager
@@ -116,15 +106,8 @@ class Replay:
             yield
         player.check()
 
-    def _watched(self, module: nn.Module, own: Any) -> Callable[..., Any]:
-        @wraps(module.forward)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            forward = own or partial(type(module).forward, module)  # the class read anew: masking changes it
-            if self._handler is None:
-                return forward(*args, **kwargs)
-            return self._handler(partial(module, *args, **kwargs), partial(forward, *args, **kwargs))
-
-        return watched if own else following_class(watched)
+    def _handle(self, call: "partial[Any]", forward: Run) -> Any:
+        return forward() if self._handler is None else self._handler(call, forward)
 
     @contextmanager
     def _handled_by(self, handler: Handler) -> Iterator[None]:

@@ -25,6 +25,8 @@ from mha.pruning.checkpoint.reading import check_size_of_document, extent, read_
 from mha.pruning.configurations import RECORD, unpruned_by
 from mha.pruning.configurations.record import VERSION
 from mha.pruning.slicing import prune
+from mha.runtime.generated_classes import Members, making_class
+from mha.runtime.intercept import become
 from mha.values.errors import CheckpointError
 from mha.values.layout import kept_positions
 from mha.values.plan import HeadPlan, core_lineage
@@ -76,10 +78,11 @@ def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) ->
     config = _unpruned_config(kind, settings, record["dense"], weights)
     names = [name for name, _ in recipes.built_within(kind, config, *extent(weights)).named_modules()]
     plan = HeadPlan(_below(record["plan"], set(names), kind.base_model_prefix))
-    model, loaded = _pruning(kind, plan).from_pretrained(
+    pruning_class: Any = losing_heads(kind, plan)
+    model, loaded = pruning_class.from_pretrained(
         None, config=config, state_dict=weights, output_loading_info=True, dtype="auto"
     )
-    model.__class__ = kind
+    become(model, kind)
     _select_again(model)
     lists = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     return model, [
@@ -149,8 +152,9 @@ def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, A
     return {name.removeprefix(f"{prefix}."): heads for name, heads in plan.items()}
 
 
-def _pruning(kind: Any, plan: HeadPlan) -> Any:
-    """A class of the same name whose instances have lost their heads as soon as they are made."""
+@making_class
+def losing_heads(kind: Any, plan: HeadPlan) -> tuple[str, Members]:
+    """A subclass of the same name, of which a model has lost its heads as soon as it is made."""
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)
@@ -160,7 +164,7 @@ def _pruning(kind: Any, plan: HeadPlan) -> Any:
             if (lineage := core_lineage(module)) is not None and not lineage.heads:
                 module._is_hf_initialized = True  # nothing of it is drawn
 
-    return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
+    return "", {"__init__": init}
 
 
 def _select_again(model: nn.Module) -> None:

@@ -1,8 +1,16 @@
-"""Forwards that stand in instances: accelerate's hooks stay on, others are refused where they would hide another."""
+"""Forwards that stand in instances: accelerate's hooks stay on, others are refused where they would hide another.
 
+And classes that are made while the program runs: whatever their family, models of them can be pickled and copied.
+"""
+
+import ast
+import copy
 import functools
-from collections.abc import Callable
-from types import MethodType
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +19,11 @@ from torch import Tensor, nn
 
 import mha
 from mha import HeadPlan
+from mha.runtime.generated_classes import RECIPE
+from mha.runtime.intercept import become, becoming, intercepted
+from mha.runtime.undoing import hooked
+from tests.mha.families.like.older_llama import Older
+from tests.mha.families.proof import LIKE, load_as
 from tests.mha.support.cases import make
 
 
@@ -168,3 +181,156 @@ def test_offloaded_weights_are_refused():
         mha.UnsupportedModule, match=rf"layer '{case.layers[1]}': {case.query}.weight is offloaded by acc"
     ):
         mha.prune(case.model, case.plan)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_class_for_a_time_and_for_good():
+    linear, x = nn.Linear(3, 5), torch.randn(2, 3)
+    expected = linear(x)
+    with becoming(linear, Doubled):
+        assert torch.equal(linear(x), 2 * expected)
+    assert type(linear) is nn.Linear
+    assert torch.equal(linear(x), expected)
+    become(linear, Doubled)
+    assert torch.equal(linear(x), 2 * expected)
+
+
+def test_calls_that_are_intercepted_are_left_to_the_handler():
+    own = lambda x: x + 7  # noqa: E731
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3)
+    model[1].forward = own
+    expected, calls = model(x), []
+
+    def handle(call: functools.partial, run: Callable[[], Any]) -> Any:
+        calls.append((call.func, call.args, call.keywords))
+        return run()
+
+    with intercepted(model, handle):
+        assert torch.equal(model(input=x), expected)
+    assert [module for module, *_ in calls] == list(model)
+    assert torch.equal(calls[0][1][0], x)
+    with intercepted(model, lambda call, _: call.args[0]):  # nothing is run
+        assert model(x) is x
+    assert "forward" not in vars(model[0])
+    assert model[1].forward is own
+
+
+def test_an_intercepted_module_may_change_its_class_meanwhile():
+    linear, x = nn.Linear(3, 5), torch.randn(2, 3)
+    expected = linear(x)
+    with intercepted([linear], lambda _, run: run() + 1):
+        assert mha.runtime.intercept.why_stuck(linear, "") is None
+        with becoming(linear, Doubled):
+            assert torch.equal(linear(x), 2 * expected + 1)
+    assert torch.equal(linear(x), expected)
+
+
+def test_a_hook_cannot_keep_a_forward_from_running():
+    """Why calls are intercepted at all: a forward hook replaces the output only once it has been computed."""
+    ran = []
+    module = patch(nn.Linear(3, 5), lambda output: ran.append("forward") or output)
+    with hooked(module, lambda *_: 0.0):
+        assert module(torch.randn(2, 3)) == 0.0
+    assert ran == ["forward"]
+
+
+@pytest.fixture
+def like(monkeypatch):
+    """Loads a file of `like` as a module of a library that is not installed, for as long as the test runs."""
+
+    def load(file: str, name: str) -> ModuleType:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            package = ".".join(parts[:depth])  # pickle imports these too
+            monkeypatch.setitem(sys.modules, package, sys.modules.get(package) or ModuleType(package))
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        return load_as(name, LIKE / file)
+
+    return load
+
+
+def stand_in(file: str, name: str, kind: str, *sizes: Any, **options: int) -> Callable[[Any], nn.Module]:
+    return lambda like: getattr(like(file, name), kind)(*sizes, **options)
+
+
+def of_diffusers(like) -> nn.Module:
+    library = like("diffusers.py", "diffusers.models.attention_processor")
+    return library.Attention(15, 5, library.Processor())
+
+
+def of_the_zoo(name: str) -> Callable[[Any], nn.Module]:
+    return lambda _: other_case(name).model
+
+
+MAXVIT = "torchvision.py", "torchvision.models.maxvit"
+SWIN = "torchvision.py", "torchvision.models.swin_transformer"
+TIMM = "timm.py", "timm.models.levit"
+CONVENTIONS = {
+    "masks per head, an alias of the output": of_the_zoo("bert"),
+    "no heads, a slot of the cache": of_the_zoo("llama"),
+    "features selected": of_the_zoo("olmo2"),
+    "any width": of_the_zoo("pvt_v2"),
+    "a bias that layers share": of_the_zoo("t5"),
+    "a bias that is gated": lambda _: other_case("wavlm").model.encoder.layers,  # another part can't be pickled
+    "keys that layers share": of_the_zoo("gemma3n_text"),
+    "the cache is returned": lambda _: Older(36, 6, 3),
+    "torchvision": stand_in(*MAXVIT, "RelativePositionalMultiHeadAttention", 15, 3, 7),
+    "torchvision, a helper": stand_in(*SWIN, "ShiftedWindowAttention", 15, [2, 3], 5),
+    "diffusers": of_diffusers,
+    "LeViT": stand_in(*TIMM, "LevitAttention", 13, 2, 3, 5, tokens=7),
+    "a class token": stand_in(*TIMM, "ClassAttn", 15, 5),
+}
+
+
+def pruned_in(model: nn.Module) -> Iterator[nn.Module]:
+    """The model with some heads, and with none, in each layer."""
+    layers = mha.find_attention(model)
+    assert layers
+    for count in (1, 0):
+        keep = {name: layer.heads[: count * layer.num_heads // layer.num_kv_heads] for name, layer in layers.items()}
+        yield mha.prune(model, HeadPlan(keep))
+
+
+def generated(model: nn.Module) -> set[type]:
+    return {kind for module in model.modules() for kind in type(module).__mro__ if RECIPE in vars(kind)}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_models_of_every_convention_can_be_pickled_and_copied(like, name):
+    for pruned in pruned_in(CONVENTIONS[name](like)):
+        classes = [type(module) for module in pruned.modules()]
+        for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+            assert [type(module) for module in again.modules()] == classes
+            assert again.state_dict().keys() == pruned.state_dict().keys()
+            assert all(torch.equal(tensor, pruned.state_dict()[key]) for key, tensor in again.state_dict().items())
+            assert mha.plan_of(again) == mha.plan_of(pruned)
+        for kind in generated(pruned):
+            assert copy.deepcopy(kind) is pickle.loads(pickle.dumps(kind)) is kind
+
+
+def test_every_function_that_makes_classes_is_among_the_conventions(like):
+    root = Path(mha.__file__).parent
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in root.rglob("*.py")]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    makers = {
+        function.name
+        for function in functions
+        if any(ast.unparse(decorator) == "making_class" for decorator in function.decorator_list)
+    }
+    models = (pruned for make_model in CONVENTIONS.values() for pruned in pruned_in(make_model(like)))
+    used = {vars(kind)[RECIPE][0].__name__ for model in models for kind in generated(model)}
+    assert used | {"losing_heads"} == makers  # of that, below, no module stays an instance
+
+
+def test_a_class_that_loses_its_heads_as_it_is_made_can_be_pickled():
+    from transformers import LlamaModel
+
+    from mha.pruning.checkpoint.pretrained_directory import losing_heads
+
+    kind = losing_heads(LlamaModel, HeadPlan({"layers.0.self_attn": (0,)}))
+    assert pickle.loads(pickle.dumps(kind)) is copy.deepcopy(kind) is kind
+    assert (kind.__name__, kind.__module__) == (LlamaModel.__name__, LlamaModel.__module__)
