@@ -103,7 +103,7 @@ class EvidenceModel(nn.Module):
     def __init__(self, layers: Sequence[Sequence[Head]]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, len(heads), head_dim=HEAD_DIM) for heads in layers
+            mha.MultiHeadAttention.square(WIDTH, len(heads), head_dim=HEAD_DIM) for heads in layers
         )
         with torch.no_grad():
             for layer, heads in zip(self.layers, layers, strict=True):

@@ -171,7 +171,7 @@ class DecoderLayer(nn.Module):
 
 def _attention(settings: DatesSettings) -> mha.MultiHeadAttention:
     width = settings.width
-    return mha.MultiHeadAttention(width, width, width, width, settings.num_heads, bias=True, head_dim=settings.head_dim)
+    return mha.MultiHeadAttention.square(width, settings.num_heads, bias=True, head_dim=settings.head_dim)
 
 
 def _feed_forward(settings: DatesSettings) -> nn.Sequential:

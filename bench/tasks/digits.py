@@ -86,7 +86,7 @@ class Block(nn.Module):
         super().__init__()
         width, heads = settings.width, settings.heads
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = mha.MultiHeadAttention(*(width,) * 4, heads, bias=True, head_dim=settings.head_dim)
+        self.attention = mha.MultiHeadAttention.square(width, heads, bias=True, head_dim=settings.head_dim)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, settings.hidden), nn.GELU(), nn.Linear(settings.hidden, width))
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from mha.costs.shapes import Shape, feasible_shapes, shape_of
 from mha.values.documents import Kind, entry, mapping, number, numbers, sequence, text, whole_number, whole_numbers
 from mha.values.errors import CostsError, PlanError
+from mha.values.long_listing import shortened
 from mha.values.plan import HeadPlan
-from mha.values.shortened import shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,8 +1,10 @@
 """Multi-head attention whose head width is independent of the model width.
 
 That independence is what makes a pruned layer just another constructor call: five heads of width 16
-in a model of width 128 is `MultiHeadAttention(128, 128, 128, 128, 5, head_dim=16)`.
+in a model of width 128 is `MultiHeadAttention.square(128, 5, head_dim=16)`.
 """
+
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,21 @@ class MultiHeadAttention(nn.Module):
 
     The parameters are those of `W_q`, `W_k`, `W_v`, `W_o` (`nn.Linear`), so the `state_dict` of the
     module of this name in Dive into Deep Learning loads unchanged. Without heads there is only the bias of the output.
+
+    Example:
+        >>> layer = mha.MultiHeadAttention(24, 32, 24, 32, num_heads=4)
+        >>> queries, memory = torch.randn(2, 5, 32), torch.randn(2, 7, 24)
+        >>> output, weights = layer(queries, memory, memory, torch.tensor([7, 3]), need_weights=True)
+        >>> output.shape, weights.shape
+        (torch.Size([2, 5, 32]), torch.Size([2, 4, 5, 7]))
+        >>> mha.MultiHeadAttention.square(32, num_heads=4)
+        MultiHeadAttention(
+          num_heads=4, head_dim=8, dropout=0.0
+          (W_q): Linear(in_features=32, out_features=32, bias=False)
+          (W_k): Linear(in_features=32, out_features=32, bias=False)
+          (W_v): Linear(in_features=32, out_features=32, bias=False)
+          (W_o): Linear(in_features=32, out_features=32, bias=False)
+        )
 
     Raises:
         ShapeError: sizes that do not divide, or inputs that do not have the widths declared here.
@@ -68,6 +85,24 @@ class MultiHeadAttention(nn.Module):
         self.W_k = nn.Linear(key_size, inner_kv, bias)
         self.W_v = nn.Linear(value_size, inner_kv, bias)
         self.W_o = nn.Linear(inner, num_hiddens, bias)
+
+    @classmethod
+    def square(
+        cls,
+        num_hiddens: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        *,
+        head_dim: int | None = None,
+        num_kv_heads: int | None = None,
+    ) -> Self:
+        """A layer whose three inputs and output are all `num_hiddens` wide, as in self-attention.
+
+        The other arguments are those of the class.
+        """
+        sizes = (num_hiddens,) * 4
+        return cls(*sizes, num_heads, dropout, bias, head_dim=head_dim, num_kv_heads=num_kv_heads)
 
     def forward(
         self,
@@ -125,8 +160,8 @@ class MultiHeadAttention(nn.Module):
         batch, num_queries, num_keys = queries.shape[0], queries.shape[1], keys.shape[1]
         if self.num_heads == 0:
             weights = queries.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
-            given = {"queries": queries, "keys": keys, "values": values}
-            return tied_to(self.W_o_without_heads(queries), given), weights
+            inputs = {"queries": queries, "keys": keys, "values": values}
+            return tied_to(self.W_o_without_heads(queries), inputs), weights
 
         by_query, by_key = (
             (batch, num_queries, self.num_heads, self.head_dim),
@@ -223,6 +258,7 @@ class MultiHeadAttention(nn.Module):
         return attn_mask[..., list(lineage.heads), :, :]
 
     def _check_inputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Refuse inputs that don't have the widths that the layer was made for, or that don't belong together."""
         widths = self.input_sizes
         try:
             (b, _, query_size), (b_k, k, key_size), (b_v, v, value_size) = queries.shape, keys.shape, values.shape
@@ -232,7 +268,7 @@ class MultiHeadAttention(nn.Module):
         if not fits:
             raise ShapeError(
                 "expected queries (b, q, {}), keys (b, k, {}), values (b, k, {}); got {}, {}, {}".format(
-                    *widths, *(tuple(one.shape) for one in (queries, keys, values))
+                    *widths, *(tuple(tensor.shape) for tensor in (queries, keys, values))
                 )
             )
 
@@ -253,6 +289,11 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def _head_dim(num_hiddens: int, num_heads: int) -> int:
+    """The width of a head where heads share the layer's width among them.
+
+    Raises:
+        ShapeError: the width can't be shared evenly.
+    """
     if num_heads < 1 or num_hiddens % num_heads:
         raise ShapeError(
             f"num_hiddens={num_hiddens} is not a multiple of num_heads={num_heads}: "
@@ -262,6 +303,11 @@ def _head_dim(num_hiddens: int, num_heads: int) -> int:
 
 
 def _check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: float) -> None:
+    """Refuse sizes that no layer can have.
+
+    Raises:
+        ShapeError: counts that are negative or do not divide, or a dropout that is no probability.
+    """
     if num_heads < 0 or num_kv_heads < 0 or head_dim < 1:
         raise ShapeError(
             f"expected num_heads ≥ 0, num_kv_heads ≥ 0 and head_dim ≥ 1, got {num_heads}, {num_kv_heads} and {head_dim}"
@@ -276,6 +322,7 @@ def _check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: floa
 
 
 def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    """Refuse a mask that is neither boolean nor floating, or that does not broadcast to this shape."""
     if not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
         raise ShapeError(f"attn_mask: expected boolean (True = attend) or floating, got {attn_mask.dtype}")
     try:

@@ -28,7 +28,7 @@ class OutputBias(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        """(…, anything) -> (…, o); of the context only shape, dtype and device matter."""
+        """The bias at every position: (…, anything) -> (…, o). Only the context's shape, dtype and device matter."""
         shape = context.shape[:-1] + (self.out_features,)  # noqa: RUF005  # TorchScript can't unpack it
         bias = self.bias
         output = context.new_zeros(shape) if bias is None else bias.expand(shape).clone()
@@ -43,15 +43,15 @@ class OutputBias(nn.Module):
         return f"out_features={self.out_features}, bias={self.bias is not None}"
 
 
-def tied_to(output: Tensor, given: Mapping[str, Any]) -> Tensor:
-    """The output, which depends on none of the inputs, as one whose gradient reaches them all, as zeros.
+def tied_to(output: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """The output, which depends on none of the inputs, tied to them: its gradient reaches them all, as zeros.
 
-    What computed the inputs then gets gradients as beside any other layer, and not none: DistributedDataParallel waits
-    for those.
+    What computed the inputs then gets gradients as it would from any other layer, and not none:
+    DistributedDataParallel waits for those.
     """
     if not torch.is_grad_enabled():
         return output
-    for value in given.values():
+    for value in inputs.values():
         if isinstance(value, Tensor) and value.requires_grad:
             output = output + value.flatten()[:0].sum().to(output)
     return output

@@ -1,4 +1,4 @@
-"""Sequences of unequal lengths, laid end to end so that what is padding is not computed."""
+"""Sequences of unequal lengths, laid end to end so that nothing is computed for padding."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,7 +10,12 @@ from torch import Tensor
 
 
 class Group(NamedTuple):
-    """So many examples with as many queries, and as many keys, each."""
+    """A number of examples that have as many queries, and as many keys, as one another.
+
+    Attributes:
+        examples: how many they are.
+        queries, keys: how many each of them has.
+    """
 
     examples: int
     queries: int
@@ -18,12 +23,12 @@ class Group(NamedTuple):
 
 
 class Ragged:
-    """Which positions of a padded batch are real: of every example the first few.
+    """Where the real tokens of a padded batch are: the first few of every example.
 
     Args:
-        lengths: how many of each example.
+        lengths: how many tokens of each example are real.
         order: the examples in the order in which they are laid down.
-        longest: positions of each example, real or not.
+        longest: how many tokens each example has, real or padding.
         device: where what is packed lies.
     """
 
@@ -34,11 +39,11 @@ class Ragged:
         self._shape = len(lengths), longest
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(b, longest, e) -> (sum of the lengths, e)."""
+        """The real tokens end to end: (b, longest, e) -> (sum of the lengths, e)."""
         return padded.flatten(0, 1).index_select(0, self._rows)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """(sum of the lengths, e) -> (b, longest, e), zero where nothing is real."""
+        """The padded batch again: (sum of the lengths, e) -> (b, longest, e), zero in the padding."""
         examples, longest = self._shape
         padded = packed.new_zeros(examples * longest, packed.shape[-1])
         return padded.index_copy_(0, self._rows, packed).unflatten(0, self._shape)
@@ -50,7 +55,7 @@ class Packing:
     Args:
         query_lens, key_lens: (b,), how many are real; more than there are count as all. Reading them waits for the
             device.
-        queries, keys: positions of each example, real or not.
+        queries, keys: how many each example has, real or padding.
     """
 
     def __init__(self, query_lens: Tensor, key_lens: Tensor, queries: int, keys: int, device: torch.device) -> None:
@@ -67,7 +72,7 @@ class Packing:
 def attend_packed(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], *, is_causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """Attention within each example, one fused kernel for all examples of equal lengths: nothing is masked.
+    """Attention within each example, by one fused kernel for all examples of equal lengths, so that nothing is masked.
 
     Args:
         q: (all queries, h, d).
@@ -84,7 +89,7 @@ def attend_packed(
 
 
 def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout: float) -> Tensor:
-    """(examples · queries, h, d) and (examples · keys, h, d) -> (examples · queries, h·d)."""
+    """The context of one group: (examples · queries, h, d) and (examples · keys, h, d) -> (examples · queries, h·d)."""
     if not group.keys:
         return torch.zeros_like(q).flatten(1)
     q, k, v = (part.unflatten(0, (group.examples, -1)).transpose(1, 2) for part in (q, k, v))
@@ -95,7 +100,12 @@ def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, drop
 
 
 def clear(padded: Tensor, lengths: Tensor, dim: int = 1) -> Tensor:
-    """The same with zeros beyond each example's length; `dim` counts the positions, examples come first."""
+    """The padded batch with zeros beyond each example's length.
+
+    Args:
+        padded: (b, …), with the tokens along `dim`.
+        lengths: (b,).
+    """
     inside = torch.arange(padded.shape[dim], device=padded.device) < lengths.to(padded.device)[:, None]
     shape = [len(inside), *(padded.shape[axis] if axis == dim else 1 for axis in range(1, padded.dim()))]
     return padded.masked_fill(~inside.reshape(shape), 0.0)

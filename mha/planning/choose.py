@@ -115,7 +115,7 @@ def best_plan(
     if budget in QUANTITIES:
         best = _within(programme, budget, amount, _Charges.of(budget, model, costs))
     else:
-        best = _of_size(programme, _size(len(scores), budget, amount))
+        best = _of_size(programme, _size(scores.num_heads, budget, amount))
     return rearranged(best, scores)
 
 
@@ -275,12 +275,12 @@ def _within(programme: _Programme, budget: str, share: float, charges: _Charges)
 
 def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
     kept = sum(map(len, plan.keep.values()))
-    if costs is None or kept == len(scores):
+    if costs is None or kept == scores.num_heads:
         return
     predicted = costs.latency(plan)
     if predicted.share >= 1.0:
         warnings.warn(
-            f"the plan keeps {kept} of {len(scores)} heads and, by the measured costs, takes "
+            f"the plan keeps {kept} of {scores.num_heads} heads and, by the measured costs, takes "
             f"{predicted.share:.3f} of the dense model's time: pruning that little does not pay here",
             SlowPlanWarning,
             stacklevel=3,

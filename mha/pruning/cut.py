@@ -10,7 +10,7 @@ from mha.families.base.emptied import Emptied
 from mha.pruning.indices import Indices
 from mha.pruning.weight_axes import selected_axes, sliced_axes
 from mha.values.errors import PlanError
-from mha.values.layout import count, kept_positions
+from mha.values.layout import count, kept_indices
 from mha.values.plan import Lineage
 
 
@@ -58,11 +58,11 @@ class Cut:
         groups = _surviving_groups(layer, positions)
         family = layer.description
         indices = {
-            parameter: {dim: kept_positions(axis, layer.sizes, positions, groups) for dim, axis in axes.items()}
+            parameter: {dim: kept_indices(axis, layer.sizes, positions, groups) for dim, axis in axes.items()}
             for parameter, axes in sliced_axes(layer).items()
         }
         features = {
-            name: kept_positions(axis, layer.sizes, positions, groups) for name, axis in selected_axes(layer).items()
+            name: kept_indices(axis, layer.sizes, positions, groups) for name, axis in selected_axes(layer).items()
         }
         per_group = len(positions) // len(groups) if groups else layer.sizes["g"]
         sizes = {**layer.sizes, "h": len(groups), "g": per_group}

@@ -41,7 +41,7 @@ def check(
         MhaError: the model has no data (meta device).
 
     Example:
-        >>> attention, x = mha.MultiHeadAttention(8, 8, 8, 8, 4), torch.randn(2, 5, 8)
+        >>> attention, x = mha.MultiHeadAttention.square(8, 4), torch.randn(2, 5, 8)
         >>> mha.check(attention, mha.HeadPlan({"": (0, 3)}), (x, x, x)) < 1e-5
         True
     """

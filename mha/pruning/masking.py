@@ -38,7 +38,7 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
         BusyError: another thread has the model, and waiting for it would not end.
 
     Example:
-        >>> attention, x = mha.MultiHeadAttention(8, 8, 8, 8, 4), torch.randn(2, 5, 8)
+        >>> attention, x = mha.MultiHeadAttention.square(8, 4), torch.randn(2, 5, 8)
         >>> before = attention(x, x, x)
         >>> with mha.masked(attention, mha.HeadPlan({"": (0, 3)})):
         ...     torch.allclose(attention(x, x, x), before)

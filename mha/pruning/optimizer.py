@@ -34,7 +34,7 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
         PlanError: `after` has heads that `before` has not.
 
     Example:
-        >>> before = nn.ModuleDict({"attention": mha.MultiHeadAttention(8, 8, 8, 8, 4)})
+        >>> before = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
         >>> optimizer = torch.optim.AdamW(before.parameters(), lr=1e-3)
         >>> after = mha.prune(before, mha.HeadPlan({"attention": (0, 3)}))
         >>> sliced = mha.slice_optimizer(optimizer, before, after)

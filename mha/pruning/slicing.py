@@ -64,7 +64,7 @@ def prune(
         BusyError: another thread has the model, and waiting for it would not end.
 
     Example:
-        >>> model = nn.ModuleDict({"attention": mha.MultiHeadAttention(8, 8, 8, 8, 4)})
+        >>> model = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
         >>> pruned = mha.prune(model, mha.HeadPlan({"attention": (0, 3)}))
         >>> pruned["attention"].W_q.weight.shape  # 2 heads of width 2
         torch.Size([4, 8])
@@ -93,7 +93,7 @@ def plan_of(model: nn.Module) -> HeadPlan:
     `plan_of(prune(model, plan)) == plan` for a model that was whole.
 
     Example:
-        >>> model = nn.ModuleDict({"attention": mha.MultiHeadAttention(8, 8, 8, 8, 4)})
+        >>> model = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
         >>> mha.plan_of(mha.prune(model, mha.HeadPlan({"attention": (0, 3)})))
         HeadPlan({'attention': (0, 3)})
     """

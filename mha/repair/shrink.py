@@ -196,7 +196,7 @@ def _in_rounds(
     steps: _Steps,
 ) -> nn.Module:
     for number in range(1, rounds):
-        plan = _silently_chosen(scores, model, _on_the_way(budget, number / rounds, len(scores)))
+        plan = _silently_chosen(scores, model, _on_the_way(budget, number / rounds, scores.num_heads))
         with steps.next(f"round {number} of {rounds}, repair"):
             small = compensate(prune(model, plan), model, batches, forward, scope="attention", progress=steps.progress)
         with steps.next(f"round {number} of {rounds}, score"):

@@ -1,4 +1,8 @@
-"""JSON documents with a format and a version: they appear whole, and are read with suspicion."""
+"""JSON documents with a format and a version: they appear whole, and are read with suspicion.
+
+A `Kind` of document writes and reads its files. The functions below it take a document apart: each returns a part if it
+is what is expected, and raises a ValueError that says `where` it stands and what came instead.
+"""
 
 import json
 import math
@@ -34,7 +38,8 @@ class Kind:
     error: type[MhaError]
 
     def write(self, path: str | os.PathLike[str], content: Mapping[str, Any], indent: int | None = 1) -> None:
-        """
+        """Write the content, headed by format and version; the file appears whole or not at all.
+
         Raises:
             ValueError: a number that is NaN or infinite.
         """
@@ -75,57 +80,67 @@ class Kind:
 
 
 def entry(document: Mapping[str, Any], key: str) -> Any:
+    """What the document has under this key."""
     if key not in document:
         raise ValueError(f"{key!r} is missing")
     return document[key]
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
+    """The value, a JSON object."""
     return value if isinstance(value, dict) else _refuse(where, "an object", value)
 
 
 def sequence(value: Any, where: str, length: int | None = None) -> list[Any]:
+    """The value, a list, of this length if one is said."""
     if not isinstance(value, list) or length not in (None, len(value)):
         _refuse(where, "a list" if length is None else f"a list of {length}", value)
     return value
 
 
 def text(value: Any, where: str) -> str:
+    """The value, a string."""
     return value if isinstance(value, str) else _refuse(where, "a string", value)
 
 
 def flag(value: Any, where: str) -> bool:
+    """The value, true or false."""
     return value if isinstance(value, bool) else _refuse(where, "true or false", value)
 
 
 def number(value: Any, where: str) -> float:
-    """A finite number, as it stands there: 3 does not become 3.0."""
+    """The value, a finite number, as it stands there: 3 does not become 3.0."""
     finite = math.isfinite(value) if type(value) is float else type(value) is int and abs(value) <= LARGEST
     return value if finite else _refuse(where, "a finite number", value)
 
 
 def whole_number(value: Any, where: str, least: int = 0) -> int:
+    """The value, a whole number, `least` or more."""
     if type(value) is not int or not least <= value <= LARGEST:
         _refuse(where, f"a whole number, {least} or more", value)
     return value
 
 
 def numbers(value: Any, where: str) -> list[float]:
-    return [number(one, where) for one in sequence(value, where)]
+    """The value, a list of finite numbers."""
+    return [number(item, where) for item in sequence(value, where)]
 
 
 def whole_numbers(value: Any, where: str) -> list[int]:
-    return [whole_number(one, where) for one in sequence(value, where)]
+    """The value, a list of whole numbers, none negative."""
+    return [whole_number(item, where) for item in sequence(value, where)]
 
 
 def _refuse(where: str, expected: str, value: Any) -> NoReturn:
+    """Say what was expected and what came."""
     raise ValueError(f"{where}: expected {expected}, got {reprlib.repr(value)}")
 
 
 def _text(path: Path) -> str:
-    """
+    """The content of a regular file.
+
     Raises:
-        OSError: not a file that ends, among others: a directory, a pipe, a device.
+        OSError: it can't be read, or is no file that ends: a directory, a pipe, a device.
     """
     with open(path, "rb", opener=_without_waiting) as file:  # Path.open takes no opener
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -134,10 +149,17 @@ def _text(path: Path) -> str:
 
 
 def _without_waiting(path: str, flags: int) -> int:
+    """Open a file of any kind at once."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would never open
 
 
 def _parsed(content: str) -> Any:
+    """The document that this text is.
+
+    Raises:
+        ValueError: it is no JSON, says a key twice, holds NaN, or is nested too deep.
+        RecursionError: it is nested deeper than Python reads.
+    """
     document = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
     level: list[Any] = [document]
     for _ in range(DEEPEST):
@@ -148,18 +170,25 @@ def _parsed(content: str) -> Any:
 
 
 def _parts(container: Any) -> Iterable[Any]:
+    """What an object or a list holds; nothing for any other value."""
     if isinstance(container, dict):
         return container.values()
     return container if isinstance(container, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """The pairs of a JSON object as a dictionary.
+
+    Raises:
+        ValueError: a key stands there twice.
+    """
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return found
+    return unique
 
 
 def _no_number(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python would read."""
     raise ValueError(f"{name} is no number in JSON")

@@ -16,17 +16,28 @@ ASYMMETRY = 1e-3  # of an entry: what half precision may round
 
 
 def weighted(first: Rows, second: Rows, counts: tuple[int, int]) -> dict[str, Tensor]:
+    """The mean over the examples of both tables.
+
+    Args:
+        counts: how many examples each is the mean over.
+    """
     total = max(sum(counts), 1)
     return {name: (row * counts[0] + second[name] * counts[1]) / total for name, row in first.items()}
 
 
 def equal(first: Rows | None, second: Rows | None) -> bool:
+    """Whether two tables of the same layers hold the same numbers; None equals None only."""
     if first is None or second is None:
         return first is second
     return all(torch.equal(row, second[name]) for name, row in first.items())
 
 
 def checked_scores(name: object, row: Any) -> Tensor:
+    """A layer's scores as a tensor of their own, (h,) in float64 on the CPU.
+
+    Raises:
+        ScoresError: the name is no string, or the scores are not numbers of shape (h,).
+    """
     if not isinstance(name, str):
         raise ScoresError(f"layer names are strings, got {name!r}")
     values = _as_tensor(row, f"layer {name!r}")
@@ -35,32 +46,55 @@ def checked_scores(name: object, row: Any) -> Tensor:
     return values.clone()
 
 
-def check_finite(name: str, row: Tensor, ids: tuple[int, ...]) -> None:
-    if wrong := [head for head, value in zip(ids, row.tolist(), strict=True) if not math.isfinite(value)]:
+def check_finite(name: str, row: Tensor, heads: tuple[int, ...]) -> None:
+    """Refuse scores that can't be ranked.
+
+    Args:
+        heads: the original number of each entry, for the message.
+
+    Raises:
+        ScoresError: NaN or infinite scores.
+    """
+    if wrong := [head for head, value in zip(heads, row.tolist(), strict=True) if not math.isfinite(value)]:
         raise ScoresError(
             f"layer {name!r}: the scores of heads {wrong} are NaN or infinite and cannot be ranked; "
             "look for NaN in the calibration data or in the model's loss"
         )
 
 
-def checked_groups(name: str, heads: int, groups: int | None) -> int:
+def checked_groups(name: str, count: int, groups: int | None) -> int:
+    """How many key/value groups the layer's `count` heads stand in; as many as heads where None is said.
+
+    Raises:
+        ScoresError: they do not divide into that many groups.
+    """
     if groups is None:
-        return heads
-    if not _is_whole(groups) or (groups == 0) != (heads == 0) or (groups and heads % groups):
-        raise ScoresError(f"layer {name!r}: {heads} heads do not divide into {groups!r} key/value groups")
+        return count
+    if not _is_whole(groups) or (groups == 0) != (count == 0) or (groups and count % groups):
+        raise ScoresError(f"layer {name!r}: {count} heads do not divide into {groups!r} key/value groups")
     return int(groups)
 
 
-def checked_ids(name: str, count: int, ids: Sequence[int] | None) -> tuple[int, ...]:
-    if ids is None:
+def checked_heads(name: str, count: int, heads: Sequence[int] | None) -> tuple[int, ...]:
+    """The original number of each of the layer's `count` heads; 0, 1, 2, … where None are said.
+
+    Raises:
+        ScoresError: they are not as many distinct whole numbers.
+    """
+    if heads is None:
         return tuple(range(count))
-    numbers = [int(head) for head in ids if _is_whole(head)]
-    if len(numbers) != len(ids) or len(numbers) != count or len(set(numbers)) != count:
-        raise ScoresError(f"layer {name!r}: {count} scores need {count} distinct head numbers, got {list(ids)}")
+    numbers = [int(head) for head in heads if _is_whole(head)]
+    if len(numbers) != len(heads) or len(numbers) != count or len(set(numbers)) != count:
+        raise ScoresError(f"layer {name!r}: {count} scores need {count} distinct head numbers, got {list(heads)}")
     return tuple(numbers)
 
 
 def checked_examples(examples: int | None) -> int | None:
+    """How many examples scores are the mean over, or None.
+
+    Raises:
+        ScoresError: it is neither None nor a whole number above 0.
+    """
     if examples is None:
         return None
     if not _is_whole(examples) or int(examples) < 1:
@@ -68,9 +102,13 @@ def checked_examples(examples: int | None) -> int | None:
     return int(examples)
 
 
-def checked_interactions(given: Rows | None, rows: Rows) -> Rows | None:
-    """(h, h), symmetric but for rounding, for every layer."""
-    checked = _checked_extra(given, rows, "interactions", lambda heads: (heads, heads))
+def checked_interactions(interactions: Rows | None, scores: Rows) -> Rows | None:
+    """The interactions of every layer, (h, h) in float64; None where there are none.
+
+    Raises:
+        ScoresError: they are of other layers or another shape, not finite, or not symmetric but for rounding.
+    """
+    checked = _checked_extra(interactions, scores, "interactions", lambda count: (count, count))
     for name, values in (checked or {}).items():
         if not torch.allclose(
             values, values.mT, rtol=0, atol=ASYMMETRY * values.abs().amax().item() if len(values) else 0
@@ -82,23 +120,35 @@ def checked_interactions(given: Rows | None, rows: Rows) -> Rows | None:
     return checked
 
 
-def checked_errors(given: Rows | None, rows: Rows) -> Rows | None:
-    """(h,), none negative, for every layer."""
-    checked = _checked_extra(given, rows, "errors", lambda heads: (heads,))
+def checked_errors(errors: Rows | None, scores: Rows) -> Rows | None:
+    """The standard errors of every layer's scores, (h,) in float64; None where there are none.
+
+    Raises:
+        ScoresError: they are of other layers or another shape, not finite, or negative.
+    """
+    checked = _checked_extra(errors, scores, "errors", lambda count: (count,))
     for name, values in (checked or {}).items():
         if (values < 0).any():
             raise ScoresError(f"layer {name!r}: standard errors are not negative, got {values.tolist()}")
     return checked
 
 
-def _checked_extra(given: Rows | None, rows: Rows, what: str, shape: Callable[[int], tuple[int, ...]]) -> Rows | None:
-    if given is None:
+def _checked_extra(table: Rows | None, scores: Rows, what: str, shape: Callable[[int], tuple[int, ...]]) -> Rows | None:
+    """What is known of every layer beside its scores, in float64; None where the table is.
+
+    Args:
+        shape: number of heads -> the shape of a layer's entry.
+
+    Raises:
+        ScoresError: a layer is missing, or its entry has another shape or is not finite.
+    """
+    if table is None:
         return None
     checked = {}
-    for name, row in rows.items():
-        if name not in given:
+    for name, row in scores.items():
+        if name not in table:
             raise ScoresError(f"layer {name!r} has scores but no {what}; give those of every layer, or none")
-        values = _as_tensor(given[name], f"layer {name!r}: {what}").clone()
+        values = _as_tensor(table[name], f"layer {name!r}: {what}").clone()
         if tuple(values.shape) != shape(len(row)) or not values.isfinite().all():
             raise ScoresError(
                 f"layer {name!r}: {what} of {len(row)} heads are finite numbers of shape {shape(len(row))}, "
@@ -108,13 +158,18 @@ def _checked_extra(given: Rows | None, rows: Rows, what: str, shape: Callable[[i
     return MappingProxyType(checked)
 
 
-def _as_tensor(given: Any, where: str) -> Tensor:
-    """float64 on the CPU, without a graph."""
+def _as_tensor(values: Any, where: str) -> Tensor:
+    """The values as a tensor in float64 on the CPU, without a graph.
+
+    Raises:
+        ScoresError: they are no numbers; it begins with `where`.
+    """
     try:
-        return torch.as_tensor(given).detach().to("cpu", torch.float64)
+        return torch.as_tensor(values).detach().to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ScoresError(f"{where}: expected a tensor of numbers, got {type(given).__name__} ({error})") from error
+        raise ScoresError(f"{where}: expected a tensor of numbers, got {type(values).__name__} ({error})") from error
 
 
 def _is_whole(value: object) -> bool:
+    """Whether it is a whole number, 0 or more; True and False are none."""
     return not isinstance(value, bool) and hasattr(value, "__index__") and int(value) >= 0

@@ -2,7 +2,7 @@
 
 An axis that holds heads is a sum of segments. Each segment is an einops pattern over the letters
 `h` (key/value group), `g` (query head of that group) and further ones such as `d` (head width). Rearranging
-`torch.arange` by the pattern, never the weight itself, gives an index table: head -> positions.
+`torch.arange` by the pattern, never the weight itself, gives an index table: head -> indices along the axis.
 Slicing is then one `index_select`.
 
     W_q, W_o            ("(h g d)",)
@@ -10,6 +10,9 @@ Slicing is then one `index_select`.
     packed q, k and v   ("(h g d)", "(h d)", "(h d)")
 
 In "(h (g+2) d)" each group holds its g query heads and then 2 blocks of its own, keys and values.
+
+`positions` count the query heads that a layer has now, and its groups likewise; original numbers are unknown here. What
+lies along an axis has `indices`: each head has as many of them as it is wide.
 """
 
 import math
@@ -25,7 +28,7 @@ JOINT = re.compile(r"\(g\+(\d+)\)")
 
 
 def width(axis: Axis, sizes: Mapping[str, int]) -> int:
-    """How many positions the axis has."""
+    """How long the axis is."""
     return sum(count(*_plain(pattern, sizes)) for pattern in axis)
 
 
@@ -34,18 +37,23 @@ def count(letters: str, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[letter] for letter in _letters(letters))
 
 
-def kept_positions(axis: Axis, sizes: Mapping[str, int], heads: Sequence[int], groups: Sequence[int]) -> Tensor:
-    """Ascending positions (n,) along the axis that belong to these query heads or key/value groups."""
+def kept_indices(axis: Axis, sizes: Mapping[str, int], positions: Sequence[int], groups: Sequence[int]) -> Tensor:
+    """Ascending indices (n,) along the axis that belong to these query heads or key/value groups.
+
+    Args:
+        positions: of the query heads to keep.
+        groups: positions of the key/value groups to keep.
+    """
     kept, start = [torch.empty(0, dtype=torch.long)], 0
     for pattern in axis:
         for of_groups, table in tables(pattern, sizes):
-            kept.append(start + table[list(groups if of_groups else heads)].flatten())
+            kept.append(start + table[list(groups if of_groups else positions)].flatten())
         start += count(*_plain(pattern, sizes))
     return torch.cat(kept).sort().values
 
 
 def owners(axis: Axis, sizes: Mapping[str, int]) -> Tensor:
-    """(positions,): the query head that each position of an axis of query heads belongs to."""
+    """The position of the query head that each index of an axis of query heads belongs to, (width of the axis,)."""
     (pattern,) = axis
     table = _table(pattern, sizes)
     owner = torch.empty(table.numel(), dtype=torch.long)
@@ -54,13 +62,15 @@ def owners(axis: Axis, sizes: Mapping[str, int]) -> Tensor:
 
 
 def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """A copy of the tensor with only these positions along `dim`, in their order."""
+    """A copy of the tensor with only these entries along `dim`, in their order."""
     return tensor.detach().index_select(dim, index.to(tensor.device))
 
 
 def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
-    """What lies along a segment: whether its owners are key/value groups, and the table of their positions, (owners,
-    positions of each)."""
+    """The index tables of a segment, each with whether it is one of key/value groups, or of query heads.
+
+    A table is (owners, indices of each), counted from the start of the segment. A sum in the pattern makes two tables.
+    """
     if not (joint := JOINT.search(pattern)):
         return [("g" not in _letters(pattern), _table(pattern, sizes))]
     blocks = _table(*_plain(pattern, sizes)).unflatten(1, (sizes["g"] + int(joint[1]), -1))
@@ -75,14 +85,15 @@ def _plain(pattern: str, sizes: Mapping[str, int]) -> tuple[str, Mapping[str, in
 
 
 def _table(pattern: str, sizes: Mapping[str, int]) -> Tensor:
-    """(query heads or groups, positions of each): row i lists where head, or group, i lives."""
+    """(query heads or groups, indices of each): row i lists where the head, or group, at position i lives."""
     letters = _letters(pattern)
     whose = [letter for letter in ("h", "g") if letter in letters]
     rest = [letter for letter in letters if letter not in whose]
-    positions = torch.arange(count(pattern, sizes))
+    indices = torch.arange(count(pattern, sizes))
     target = f"({' '.join(whose)}) ({' '.join(rest)})"
-    return rearrange(positions, f"{pattern} -> {target}", **{letter: sizes[letter] for letter in letters})
+    return rearrange(indices, f"{pattern} -> {target}", **{letter: sizes[letter] for letter in letters})
 
 
 def _letters(pattern: str) -> list[str]:
+    """The names in a pattern, in order."""
     return re.findall(r"\w+", pattern)

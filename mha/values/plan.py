@@ -4,7 +4,7 @@ A plan can be printed, saved, compared and tested without a model; so can scores
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -22,7 +22,12 @@ DOCUMENT = Kind("mha.HeadPlan", 1, "a plan", PlanError)
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Which of its original heads, and key/value groups, a module still has."""
+    """Which of its original heads, and key/value groups, a module still has.
+
+    Attributes:
+        heads, groups: their original numbers; where a number stands is the position of the head, or group, now.
+        total_heads, total_groups: how many the module was made with.
+    """
 
     heads: tuple[int, ...]
     total_heads: int
@@ -40,8 +45,11 @@ def lineage_of(module: nn.Module) -> Lineage | None:
 
 
 def set_lineage(module: nn.Module, lineage: Lineage, core: nn.Module | None = None) -> None:
-    """Remember on the module, and on the part of it that computes attention, which original heads are left; travels
-    with deepcopy."""
+    """Remember on the module which of its original heads are left; copies of the module remember it too.
+
+    Args:
+        core: the part of the module that computes attention, which is to know it too; None for the module itself.
+    """
     setattr(module, _LINEAGE, lineage)
     setattr(module if core is None else core, _CORE_LINEAGE, lineage)
 
@@ -51,10 +59,22 @@ def core_lineage(core: nn.Module) -> Lineage | None:
     return getattr(core, _CORE_LINEAGE, None)
 
 
-class HeadPlan:
-    """Which heads each named layer keeps, by original number; `()` keeps none.
+class HeadPlan(Mapping[str, tuple[int, ...]]):
+    """The heads to KEEP in each layer, by original number (transformers' `prune_heads` was given those to remove).
 
-    A layer that the plan does not name stays whole. Order does not matter: heads are kept sorted.
+    `()` keeps none. A layer that the plan does not name stays whole. The order of heads does not matter: they are
+    sorted. A plan is a mapping of layer names to heads, and never changes. It equals only plans that keep the same;
+    compare `dict(plan)` with a dictionary.
+
+    Example:
+        >>> plan = mha.HeadPlan({"encoder.0": [3, 0], "encoder.1": ()})
+        >>> plan
+        HeadPlan({'encoder.0': (0, 3), 'encoder.1': ()})
+        >>> plan["encoder.0"], len(plan), "encoder.2" in plan
+        ((0, 3), 2, False)
+        >>> plan.to_json("plan.json")
+        >>> mha.HeadPlan.from_json("plan.json") == plan
+        True
 
     Raises:
         PlanError: not a mapping of layer names to sequences of distinct, non-negative integers.
@@ -69,7 +89,18 @@ class HeadPlan:
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]:
+        """Layer name -> original numbers of the heads that it keeps, ascending."""
         return self._keep
+
+    def __getitem__(self, layer: str) -> tuple[int, ...]:
+        return self._keep[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keep)
+
+    def __len__(self) -> int:
+        """How many layers the plan names."""
+        return len(self._keep)
 
     def __eq__(self, other: object) -> bool:
         return self._keep == other._keep if isinstance(other, HeadPlan) else NotImplemented
@@ -102,6 +133,11 @@ class HeadPlan:
 
 
 def _sorted_heads(name: object, heads: Any) -> tuple[int, ...]:
+    """The heads of one layer, in ascending order.
+
+    Raises:
+        PlanError: the name is no string, or the heads are not distinct whole numbers.
+    """
     if not isinstance(name, str):
         raise PlanError(f"layer names are strings, got {name!r}")
     if isinstance(heads, Tensor) and heads.dim() > 0:

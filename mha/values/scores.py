@@ -1,7 +1,7 @@
 """How much each head matters, as a value: what it is the mean over, how sure it is, and what it cost to find out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import MappingProxyType
@@ -16,14 +16,14 @@ from mha.values.head_table import (
     checked_errors,
     checked_examples,
     checked_groups,
-    checked_ids,
+    checked_heads,
     checked_interactions,
     checked_scores,
     equal,
     weighted,
 )
+from mha.values.long_listing import shortened
 from mha.values.scores_file import DOCUMENT, arguments
-from mha.values.shortened import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ PRINTED = 24  # heads: scores of more are printed as a table of layers
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What scoring took.
+    """What it took to compute scores.
 
     Attributes:
         forward, backward: runs of the model over one batch; one that starts halfway counts its share.
@@ -48,8 +48,10 @@ class Spent:
         return Spent(self.forward + other.forward, self.backward + other.backward, self.seconds + other.seconds)
 
 
-class HeadScores:
+class HeadScores(Mapping[str, Tensor]):
     """One importance per head; larger = keep.
+
+    Scores are a mapping of layer names to tensors (h,), and are never changed.
 
     Scores that are means over examples can be computed on shards of the calibration set and added: `a + b` is then
     the score of both shards together, each weighted by its examples.
@@ -66,6 +68,16 @@ class HeadScores:
         comparable: whether the score of a head says how it compares with heads of other layers, as what the loss would
             do without it does. Where it doesn't, `choose` compares heads within their layers.
         spent: what it took to compute them; two scores are equal whatever they took.
+
+    Example:
+        >>> scores = mha.HeadScores({"encoder": torch.tensor([0.5, 2.0, 1.0])}, examples=8)
+        >>> scores
+        HeadScores({'encoder': [0.5, 2.0, 1.0]}, examples=8)
+        >>> scores["encoder"].argmax().item(), scores.num_heads
+        (1, 3)
+        >>> more = mha.HeadScores({"encoder": torch.tensor([1.5, 1.0, 1.0])}, examples=8)
+        >>> scores + more
+        HeadScores({'encoder': [1.0, 1.5, 1.0]}, examples=16)
 
     Raises:
         ScoresError: NaN or infinite scores, a wrong shape, or groups that do not divide the heads.
@@ -85,18 +97,18 @@ class HeadScores:
         comparable: bool = True,
         spent: Spent | None = None,
     ) -> None:
-        if not isinstance(scores, Mapping):
+        if not isinstance(scores, Mapping) or isinstance(scores, HeadScores):  # whose groups and heads would be lost
             raise ScoresError(f"expected a mapping of layer name to scores, got {type(scores).__name__}")
         self._scores = MappingProxyType({name: checked_scores(name, row) for name, row in scores.items()})
         extras = {"groups": groups, "heads": heads, "interactions": interactions, "errors": errors}
-        for what, given in extras.items():
-            if unknown := set(given or ()) - set(self._scores):
+        for what, by_layer in extras.items():
+            if unknown := set(by_layer or ()) - set(self._scores):
                 raise ScoresError(f"{what} names layers without scores: {sorted(unknown)}")
         self._groups = MappingProxyType(
             {name: checked_groups(name, len(row), (groups or {}).get(name)) for name, row in self._scores.items()}
         )
         self._heads = MappingProxyType(
-            {name: checked_ids(name, len(row), (heads or {}).get(name)) for name, row in self._scores.items()}
+            {name: checked_heads(name, len(row), (heads or {}).get(name)) for name, row in self._scores.items()}
         )
         for name, row in self._scores.items():
             check_finite(name, row, self._heads[name])
@@ -146,9 +158,20 @@ class HeadScores:
         """What it took to compute the scores, where that is known."""
         return self._spent
 
-    def __len__(self) -> int:
+    @property
+    def num_heads(self) -> int:
         """How many heads are scored."""
         return sum(len(row) for row in self._scores.values())
+
+    def __getitem__(self, layer: str) -> Tensor:
+        return self._scores[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        """How many layers have scores."""
+        return len(self._scores)
 
     def __add__(self, other: "HeadScores") -> "HeadScores":
         """The scores of both sets of examples together.
@@ -207,10 +230,10 @@ class HeadScores:
     def __repr__(self) -> str:
         notes = [] if self._examples is None else [f"examples={self._examples}"]
         notes += [] if self._comparable else ["comparable=False"]
-        if len(self) > PRINTED:
-            about = ", ".join([f"{len(self)} heads in {len(self._scores)} layers", *notes])
-            layers = [_told(name, row, self._heads[name]) for name, row in self._scores.items()]
-            return "\n  ".join([f"HeadScores of {about}:", *shortened(layers)])
+        if self.num_heads > PRINTED:
+            title = ", ".join([f"{self.num_heads} heads in {len(self)} layers", *notes])
+            layers = [_in_a_line(name, row, self._heads[name]) for name, row in self._scores.items()]
+            return "\n  ".join([f"HeadScores of {title}:", *shortened(layers)])
         rows = ", ".join(f"{name!r}: {[round(x, 6) for x in row.tolist()]}" for name, row in self._scores.items())
         return f"HeadScores({', '.join([f'{{{rows}}}', *notes])})"
 
@@ -235,9 +258,9 @@ class HeadScores:
         """
         document = DOCUMENT.read(path)
         with DOCUMENT.checked(path, "score again"):
-            given = arguments(document)
-            spent = None if given["spent"] is None else Spent(**given["spent"])
-            return cls(**given | {"spent": spent})
+            options = arguments(document)
+            spent = None if options["spent"] is None else Spent(**options["spent"])
+            return cls(**options | {"spent": spent})
 
     def to_frame(self) -> "pd.DataFrame":
         """A tidy frame: layer, head, score, and the score's standard error where there is one."""
@@ -255,7 +278,11 @@ class HeadScores:
 
 
 def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
-    """The examples of both, which are found to be scores of the same heads."""
+    """How many examples each of the two is the mean over.
+
+    Raises:
+        ScoresError: scores that are not means over examples, or that are of different layers or heads.
+    """
     if first.examples is None or second.examples is None:
         raise ScoresError(
             "only scores that are means over examples add, and these are not: they do not say over how many "
@@ -273,9 +300,9 @@ def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
     return first.examples, second.examples
 
 
-def _told(name: str, row: Tensor, ids: Sequence[int]) -> str:
-    """A layer in a line: how far its scores reach, and whose they are."""
+def _in_a_line(name: str, row: Tensor, heads: Sequence[int]) -> str:
+    """A layer in a line: its smallest and its largest score, each with the head that has it."""
     if not len(row):
         return f"{name!r}: no heads"
     least, most = int(row.argmin()), int(row.argmax())
-    return f"{name!r}: {row[least]:.3g} (head {ids[least]}) to {row[most]:.3g} (head {ids[most]}), {len(row)} heads"
+    return f"{name!r}: {row[least]:.3g} (head {heads[least]}) to {row[most]:.3g} (head {heads[most]}), {len(row)} heads"

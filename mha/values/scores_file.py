@@ -20,10 +20,10 @@ DOCUMENT = Kind("mha.HeadScores", 1, "a file of scores", ScoresError)
 
 
 def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What scores are made of, by the names of the arguments; what was spent as another such mapping.
+    """The arguments that make the scores again, by name; `spent` is still a mapping of its own.
 
     Raises:
-        ValueError: something that scores are not made of.
+        ValueError: a part is missing, or of the wrong kind.
     """
     examples, spent = entry(document, "examples"), entry(document, "spent")
     rows = {name: _layer(name, row) for name, row in mapping(entry(document, "layers"), "layers").items()}
@@ -37,6 +37,7 @@ def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layer(name: str, row: Any) -> dict[str, Any]:
+    """What the file says of one layer, by part."""
     where = f"layer {name!r}"
     row = mapping(row, where)
     interactions, errors = entry(row, "interactions"), entry(row, "errors")
@@ -50,14 +51,17 @@ def _layer(name: str, row: Any) -> dict[str, Any]:
 
 
 def _matrix(value: Any, where: str) -> list[list[float]]:
+    """As many lists of numbers as each of them is long."""
     rows = sequence(value, where)
-    return [[number(one, where) for one in sequence(row, where, len(rows))] for row in rows]
+    return [[number(value, where) for value in sequence(row, where, len(rows))] for row in rows]
 
 
 def _of_every_layer(rows: Mapping[str, Mapping[str, Any]], part: str) -> dict[str, Any] | None:
-    found = {name: row[part] for name, row in rows.items() if row[part] is not None}
-    return found or None
+    """Layer -> this part, for those that have it; None where none has."""
+    by_layer = {name: row[part] for name, row in rows.items() if row[part] is not None}
+    return by_layer or None
 
 
 def _spent(row: Mapping[str, Any]) -> dict[str, float]:
+    """The arguments of `Spent`."""
     return {name: number(entry(row, name), f"spent: {name}") for name in ("forward", "backward", "seconds")}

@@ -86,7 +86,7 @@ def show_importance(scores: HeadScores) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    if not len(scores):
+    if not scores.num_heads:
         raise ScoresError(f"expected the score of at least one head, got none for layers {list(scores.scores)}")
     names = list(scores.scores)
     table = np.full((len(names), 1 + max(max(ids, default=0) for ids in scores.heads.values())), np.nan)

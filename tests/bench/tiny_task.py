@@ -19,7 +19,7 @@ class TinyModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(CLASSES, WIDTH)
         self.layers = nn.ModuleList(
-            MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, bias=True, head_dim=HEAD_DIM) for _ in range(2)
+            MultiHeadAttention.square(WIDTH, HEADS, bias=True, head_dim=HEAD_DIM) for _ in range(2)
         )
         self.head = nn.Linear(WIDTH, CLASSES)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import mha
 from mha.pruning import slicing as pruning
-from mha.values.layout import kept_positions, width
+from mha.values.layout import kept_indices, width
 from tools.model_zoo.zoo import NotBuilt, Specimen, build, build_generating, generate, run, tensors
 
 ATOL = 1e-9  # float64
@@ -176,7 +176,7 @@ def _falls(layer: mha.AttentionLayer, heads: tuple[int, ...]) -> int:
     for name, axes in pruning._axes(layer).items():
         size = left = dict(layer.module.named_parameters()).get(name, torch.empty(0)).numel()
         for axis in axes.values():
-            left = left * len(kept_positions(axis, layer.sizes, heads, groups)) // width(axis, layer.sizes)
+            left = left * len(kept_indices(axis, layer.sizes, heads, groups)) // width(axis, layer.sizes)
         total += size - left
     return total
 
@@ -235,12 +235,12 @@ def _sabotage(specimen: Specimen, layers: mha.AttentionMap, unseen: Collection[s
 
 @contextmanager
 def _wrong_neighbour() -> Iterator[None]:
-    honest = pruning.kept_positions
-    pruning.kept_positions = lambda axis, sizes, heads, groups: honest(axis, sizes, [0] * len(heads), [0] * len(groups))
+    honest = pruning.kept_indices
+    pruning.kept_indices = lambda axis, sizes, heads, groups: honest(axis, sizes, [0] * len(heads), [0] * len(groups))
     try:
         yield
     finally:
-        pruning.kept_positions = honest
+        pruning.kept_indices = honest
 
 
 def _save_load(specimen: Specimen, layers: mha.AttentionMap) -> str | None:

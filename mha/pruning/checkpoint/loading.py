@@ -40,11 +40,11 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
 
     Example:
         >>> import tempfile
-        >>> attention = mha.MultiHeadAttention(8, 8, 8, 8, 4)
+        >>> attention = mha.MultiHeadAttention.square(8, 4)
         >>> pruned = mha.prune(attention, mha.HeadPlan({"": (0, 3)}))
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     mha.save_pruned(pruned, directory)
-        ...     loaded = mha.load_pruned(directory, mha.MultiHeadAttention(8, 8, 8, 8, 4))
+        ...     loaded = mha.load_pruned(directory, mha.MultiHeadAttention.square(8, 4))
         >>> loaded.W_q.weight.shape, torch.equal(loaded.W_q.weight, pruned.W_q.weight)
         (torch.Size([4, 8]), True)
     """

@@ -28,7 +28,7 @@ from mha.pruning.slicing import prune
 from mha.runtime.generated_classes import Members, making_class
 from mha.runtime.intercept import become
 from mha.values.errors import CheckpointError
-from mha.values.layout import kept_positions
+from mha.values.layout import kept_indices
 from mha.values.plan import HeadPlan, core_lineage
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -175,7 +175,7 @@ def _select_again(model: nn.Module) -> None:
         for name, axis in layer.description.selected.items():
             module = layer.module.get_submodule(name)
             if SELECTED in module._buffers:
-                features = kept_positions(axis, sizes, lineage.heads, lineage.groups)
+                features = kept_indices(axis, sizes, lineage.heads, lineage.groups)
                 module._buffers[SELECTED] = features.to(next(model.parameters()).device)
 
 

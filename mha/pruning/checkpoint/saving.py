@@ -33,7 +33,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
 
     Example:
         >>> import os, tempfile
-        >>> pruned = mha.prune(mha.MultiHeadAttention(8, 8, 8, 8, 4), mha.HeadPlan({"": (0, 3)}))
+        >>> pruned = mha.prune(mha.MultiHeadAttention.square(8, 4), mha.HeadPlan({"": (0, 3)}))
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     mha.save_pruned(pruned, directory)
         ...     "pruned.json" in os.listdir(directory)

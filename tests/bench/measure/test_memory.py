@@ -51,7 +51,7 @@ def test_an_allocation_is_seen_to_a_few_percent():
 @on_linux
 def test_a_layer_holds_its_weights_and_its_activations():
     """At its worst queries, keys, values and what attention makes of them, of whole width or half of it."""
-    whole = mha.MultiHeadAttention(256, 256, 256, 256, 8, bias=True, head_dim=32).eval()
+    whole = mha.MultiHeadAttention.square(256, 8, bias=True, head_dim=32).eval()
     x = torch.randn(8, 512, 256)
     half = mha.prune(whole, mha.HeadPlan({"": range(4)}))
     peaks = {layer: peak_bytes(layer, (x, x, x), {}, "cpu") - weight_bytes(layer) for layer in (whole, half)}

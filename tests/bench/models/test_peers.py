@@ -21,7 +21,7 @@ ALL = {**PEERS, "ours": ours, "products": products}
 @pytest.fixture(scope="module")
 def layer():
     torch.manual_seed(0)
-    return mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, H, bias=True, head_dim=D).double().eval()
+    return mha.MultiHeadAttention.square(WIDTH, H, bias=True, head_dim=D).double().eval()
 
 
 def by_masking(layer, kept, inputs):

@@ -44,7 +44,7 @@ class Stack(nn.Module):
     def __init__(self, layers, heads=12, groups=None):
         super().__init__()
         self.layers = nn.ModuleList(
-            mha.MultiHeadAttention(5, 5, 5, 5, heads, head_dim=3, num_kv_heads=groups) for _ in range(layers)
+            mha.MultiHeadAttention.square(5, heads, head_dim=3, num_kv_heads=groups) for _ in range(layers)
         )
         self.last = nn.Linear(5, 2)
 
@@ -175,7 +175,7 @@ def test_a_layer_that_is_called_twice_counts_twice(clock):
 
 def test_a_layer_that_is_not_reached_takes_no_time(clock):
     model = stack(clock, 1, lambda layer: 1.0 + layer.num_heads)
-    model.unused = mha.MultiHeadAttention(5, 5, 5, 5, 2, head_dim=3)
+    model.unused = mha.MultiHeadAttention.square(5, 2, head_dim=3)
     table = mha.measure_costs(model, (X,), seconds=SECONDS)
     costs = table.layers["unused"].costs[Shape(2, 2)]
     assert (costs.seconds, costs.flops, costs.parameters) == (0.0, 0, 4 * 5 * 6)

@@ -110,13 +110,13 @@ def lost(model: nn.Module, plan: HeadPlan) -> int:
 
 
 def _can_fail(model: nn.Module, layers: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    honest = pruning.kept_positions
+    honest = pruning.kept_indices
     name, layer = next((name, layer) for name, layer in layers.items() if layer.num_kv_heads > 1)
     last = layer.heads[-layer.num_heads // layer.num_kv_heads :]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             pruning,
-            "kept_positions",
+            "kept_indices",
             lambda axis, sizes, heads, groups: honest(axis, sizes, range(len(heads)), range(len(groups))),
         )
         with pytest.raises(mha.EquivalenceError, match="sliced differs from masked"):

@@ -17,7 +17,7 @@ PLAN = mha.HeadPlan({"attention": (1, 3)})
 class Alone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.attention = mha.MultiHeadAttention(13, 13, 13, 13, 5, head_dim=7)
+        self.attention = mha.MultiHeadAttention.square(13, 5, head_dim=7)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(x, x, x)

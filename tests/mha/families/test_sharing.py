@@ -22,7 +22,7 @@ class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = (
-            MultiHeadAttention(13, 13, 13, 13, 10, bias=True, head_dim=7, num_kv_heads=5) for _ in range(2)
+            MultiHeadAttention.square(13, 10, bias=True, head_dim=7, num_kv_heads=5) for _ in range(2)
         )
         self.head = nn.Linear(13, 70)
 
@@ -187,7 +187,7 @@ def test_one_layer_under_two_names(x):
 class Alone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.attention = MultiHeadAttention(13, 13, 13, 13, 5, head_dim=7)
+        self.attention = MultiHeadAttention.square(13, 5, head_dim=7)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(x, x, x)

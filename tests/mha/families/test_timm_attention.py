@@ -138,12 +138,12 @@ def test_sliced_is_masked(name, fused):
 def test_the_comparison_can_fail(name, monkeypatch):
     model, x = make(name), images(name)
     first, layer = next(iter(mha.find_attention(model).items()))
-    honest = pruning.kept_positions
+    honest = pruning.kept_indices
 
     def always_the_first(axis, sizes, heads, groups):
         return honest(axis, sizes, [0] * len(heads), [0] * len(groups))
 
-    monkeypatch.setattr(pruning, "kept_positions", always_the_first)
+    monkeypatch.setattr(pruning, "kept_indices", always_the_first)
     with pytest.raises(mha.EquivalenceError, match="sliced differs from masked"):
         mha.check(model, HeadPlan({first: (layer.num_heads - 1,)}), (x,), atol=1e-9)
 

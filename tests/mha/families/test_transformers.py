@@ -39,12 +39,12 @@ def test_the_comparison_can_fail(model_type, monkeypatch):
     model, inputs = build(model_type, PRUNABLE[model_type]), inputs_for(model_type)
     layers = mha.find_attention(model)
     name = next(iter(layers))
-    honest = pruning.kept_positions
+    honest = pruning.kept_indices
 
     def neighbour(axis, sizes, heads, groups):
         return honest(axis, sizes, [0 if head == 1 else head for head in heads], [0 if g == 1 else g for g in groups])
 
-    monkeypatch.setattr(pruning, "kept_positions", neighbour)
+    monkeypatch.setattr(pruning, "kept_indices", neighbour)
     per_group = layers[name].num_heads // layers[name].num_kv_heads
     wrong = HeadPlan({name: (1,) if per_group == 1 else (per_group,)})
     with pytest.raises(mha.EquivalenceError, match="sliced differs from masked"):

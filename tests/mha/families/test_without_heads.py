@@ -42,7 +42,7 @@ class Ours(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(17, 14)
-        self.ours = mha.MultiHeadAttention(14, 14, 14, 14, 6, bias=True, head_dim=3, num_kv_heads=2)
+        self.ours = mha.MultiHeadAttention.square(14, 6, bias=True, head_dim=3, num_kv_heads=2)
         self.torchs = nn.MultiheadAttention(14, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)
         self.encoder = nn.TransformerEncoderLayer(14, 2, 11, batch_first=True)
 

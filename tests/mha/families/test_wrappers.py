@@ -173,7 +173,7 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Alone() for _ in range(10))
         for layer in self.layers:
-            layer.attention = mha.MultiHeadAttention(13, 13, 13, 13, 10, head_dim=3)
+            layer.attention = mha.MultiHeadAttention.square(13, 10, head_dim=3)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:

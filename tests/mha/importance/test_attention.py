@@ -113,7 +113,7 @@ def test_rows_that_see_no_key_do_not_count():
 
 def test_rows_that_see_no_key_do_not_count_in_fused_attention_either():
     torch.manual_seed(0)
-    layer = mha.MultiHeadAttention(23, 23, 23, 23, 5, head_dim=3).double().eval()
+    layer = mha.MultiHeadAttention.square(23, 5, head_dim=3).double().eval()
     x = torch.randn(3, 11, 23, dtype=torch.float64)
     seen = torch.arange(11) >= 11 - torch.tensor((11, 5, 3))[:, None]
     mask = seen[:, None, None, :] & torch.ones(11, 11, dtype=torch.bool).tril()
@@ -125,7 +125,7 @@ def test_rows_that_see_no_key_do_not_count_in_fused_attention_either():
 @pytest.mark.parametrize("asks", [False, True], ids=["fused", "need_weights"])
 def test_weights_of_our_own_module(asks):
     torch.manual_seed(0)
-    layer = mha.MultiHeadAttention(23, 23, 23, 23, 10, head_dim=11, num_kv_heads=5).double().eval()
+    layer = mha.MultiHeadAttention.square(23, 10, head_dim=11, num_kv_heads=5).double().eval()
     x, lengths = torch.randn(3, 11, 23, dtype=torch.float64), torch.tensor(LENGTHS)
     weights = layer(x, x, x, lengths, need_weights=True)[1]
 
@@ -193,7 +193,7 @@ def test_a_kernel_that_has_no_weights_is_refused_by_name():
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention = mha.MultiHeadAttention(6, 6, 6, 6, 3)
+            self.attention = mha.MultiHeadAttention.square(6, 3)
             self.attention.forward = lambda x: self.attention.W_o(self.attention.W_v(x))
 
         def forward(self, x):
@@ -218,7 +218,7 @@ def test_a_sequence_of_one_key_has_no_entropy(model, batches, loss):
 
 
 def test_entropy_is_0_for_a_head_that_looks_at_all_keys_alike_and_1_for_one_that_looks_at_one():
-    layer = mha.MultiHeadAttention(2, 2, 2, 2, 2, head_dim=1).double()
+    layer = mha.MultiHeadAttention.square(2, 2, head_dim=1).double()
     layer.W_q.weight.data = torch.tensor([[0.0, 0.0], [1e4, 0.0]]).double()
     layer.W_k.weight.data = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).double()
     x = torch.stack([torch.ones(7), torch.arange(7)], dim=1)[None].double() / 7

@@ -121,7 +121,7 @@ def test_every_criterion_scores_a_pruned_model_by_original_numbers(model, batche
     assert scores.to_frame()["head"].tolist() == [1, 4, 6, *range(10)]
     none = mha.prune(model, mha.HeadPlan({"plain": (), "grouped": (), "cross": ()}))
     if describe(criterion).needs != "gradients":
-        assert len(score(none, batches, loss, criterion)) == 0
+        assert score(none, batches, loss, criterion).num_heads == 0
 
 
 @pytest.mark.parametrize("criterion", mha.criteria())
@@ -165,7 +165,7 @@ def test_every_criterion_streams_its_batches(model, batches, loss, criterion):
     streamed = Streamed([tuple(part[:2] for part in batches[i % 3]) for i in range(7)])
     scores = score(model, streamed, loss, criterion)
     assert streamed.most <= 2
-    assert len(scores)
+    assert scores.num_heads
 
 
 def encoder():

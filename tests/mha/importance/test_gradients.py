@@ -131,7 +131,7 @@ def test_signed_taylor_predicts_what_leaving_a_head_out_does_when_heads_are_smal
 
 def test_second_order_taylor_is_exact_up_to_third_order_where_fisher_is_the_hessian():
     """A logistic model at its truth: labels are drawn by its own probabilities, many of them."""
-    layer = mha.MultiHeadAttention(1, 1, 1, 1, 3, head_dim=1).double()
+    layer = mha.MultiHeadAttention.square(1, 3, head_dim=1).double()
     for linear in (layer.W_q, layer.W_k):
         nn.init.zeros_(linear.weight)
     layer.W_v.weight.data[:] = 1.0
@@ -264,7 +264,7 @@ def test_frozen_weights_need_no_gradients(model, batches, loss):
 def test_a_layer_that_runs_twice_has_one_gate(batches):
     """Weights shared between layers, as in ALBERT: leaving a head out leaves it out of both runs."""
     torch.manual_seed(0)
-    layer = mha.MultiHeadAttention(5, 5, 5, 5, 3, head_dim=2).double()
+    layer = mha.MultiHeadAttention.square(5, 3, head_dim=2).double()
     x = batches[0][0]
 
     def loss(model, x):

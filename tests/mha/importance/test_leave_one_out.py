@@ -22,7 +22,7 @@ class Block(nn.Module):
     def __init__(self, attention=None, activation=None):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
-        self.attention = attention or mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, bias=True, head_dim=2)
+        self.attention = attention or mha.MultiHeadAttention.square(WIDTH, HEADS, bias=True, head_dim=2)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 13), activation or nn.GELU(), nn.Linear(13, WIDTH))
         self.runs = 0
 
@@ -192,7 +192,7 @@ class Returns(nn.Module):
 
     def __init__(self, more):
         super().__init__()
-        self.inner, self.more = mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, head_dim=2), more
+        self.inner, self.more = mha.MultiHeadAttention.square(WIDTH, HEADS, head_dim=2), more
 
     def forward(self, *args):
         output = self.inner(*args)
@@ -218,7 +218,7 @@ class Doubling(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, head_dim=2)
+        self.inner = mha.MultiHeadAttention.square(WIDTH, HEADS, head_dim=2)
 
     def forward(self, *args):
         return self.inner(*args).mul_(2)
@@ -234,9 +234,7 @@ class Bare(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.attentions = nn.ModuleList(
-            mha.MultiHeadAttention(WIDTH, WIDTH, WIDTH, WIDTH, HEADS, head_dim=2) for _ in range(3)
-        )
+        self.attentions = nn.ModuleList(mha.MultiHeadAttention.square(WIDTH, HEADS, head_dim=2) for _ in range(3))
         self.classify = nn.Linear(WIDTH, 2)
 
     def forward(self, x):

@@ -187,8 +187,8 @@ class Two(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.images = mha.MultiHeadAttention(6, 6, 6, 6, 3, head_dim=5)
-        self.text = mha.MultiHeadAttention(6, 6, 6, 6, 3, head_dim=5)
+        self.images = mha.MultiHeadAttention.square(6, 3, head_dim=5)
+        self.text = mha.MultiHeadAttention.square(6, 3, head_dim=5)
 
     def forward(self, images, text):
         seen = self.images(images, images, images).mean((0, 1))

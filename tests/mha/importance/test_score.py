@@ -76,7 +76,7 @@ def test_gate_starts_at_the_identity(model, batches, loss):
 
 def test_gate_closes_a_head_that_hurts_and_keeps_the_layers_sum():
     """Two heads, of which one only adds a harmful constant direction to the prediction."""
-    attention = mha.MultiHeadAttention(1, 1, 1, 1, 2, head_dim=1)
+    attention = mha.MultiHeadAttention.square(1, 2, head_dim=1)
     for linear in (attention.W_q, attention.W_k):
         nn.init.zeros_(linear.weight)
     attention.W_v.weight.data[:] = 1.0

@@ -272,6 +272,18 @@ def test_head_dim_defaults_to_an_equal_share():
     assert MultiHeadAttention(13, 17, 19, 33, 3).head_dim == 11
 
 
+def test_a_square_layer_has_one_width():
+    torch.manual_seed(5)
+    square = MultiHeadAttention.square(33, 6, 0.5, True, head_dim=7, num_kv_heads=2)
+    torch.manual_seed(5)
+    layer = MultiHeadAttention(33, 33, 33, 33, 6, 0.5, True, head_dim=7, num_kv_heads=2)
+    assert repr(square) == repr(layer)
+    assert square.dropout == 0.5
+    assert all(torch.equal(tensor, layer.state_dict()[name]) for name, tensor in square.state_dict().items())
+    assert MultiHeadAttention.square(33, 3).head_dim == 11
+    assert type(type("Own", (MultiHeadAttention,), {}).square(4, 2)).__name__ == "Own"
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_without_heads_only_the_bias_of_the_output_is_left(bias):
     layer, inputs = make_layer(0, bias=bias), make_inputs()

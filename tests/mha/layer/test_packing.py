@@ -16,7 +16,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 def make_layer(num_heads=H, **options):
     torch.manual_seed(0)
-    return mha.MultiHeadAttention(E, E, E, E, num_heads, head_dim=D, bias=True, **options).double().eval()
+    return mha.MultiHeadAttention.square(E, num_heads, head_dim=D, bias=True, **options).double().eval()
 
 
 def make_input(length=Q):

@@ -16,7 +16,7 @@ class Off(nn.Module):
     def __init__(self, size: float = 1.0, share: float = 0.0, fill: float = 0.0, fill_later: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(2)
-        self.attention = MultiHeadAttention(13, 13, 13, 13, 5, head_dim=7)
+        self.attention = MultiHeadAttention.square(13, 5, head_dim=7)
         self.size, self.share, self.fills = size, share, (fill, fill_later)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -43,12 +43,12 @@ def test_check_finds_a_head_sliced_wrongly(model, inputs, monkeypatch):
     """The proof must be able to fail: keep the neighbour of one head instead of it."""
     from mha.pruning import cut
 
-    honest = cut.kept_positions
+    honest = cut.kept_indices
 
     def off_by_one(axis, sizes, heads, groups):
         return honest(axis, sizes, [head - 1 if head == 4 else head for head in heads], groups)
 
-    monkeypatch.setattr(cut, "kept_positions", off_by_one)
+    monkeypatch.setattr(cut, "kept_indices", off_by_one)
     with pytest.raises(
         mha.EquivalenceError, match=r"output: sliced differs from masked by .*, allowed is .* \(1e-10 of"
     ):

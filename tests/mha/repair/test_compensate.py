@@ -51,9 +51,9 @@ class Encoder(nn.Module):
 
 
 KINDS = {
-    "plain": lambda: mha.MultiHeadAttention(11, 11, 11, 11, 5, bias=True, head_dim=3),
-    "without bias": lambda: mha.MultiHeadAttention(11, 11, 11, 11, 5, head_dim=3),
-    "grouped": lambda: mha.MultiHeadAttention(11, 11, 11, 11, 6, bias=True, head_dim=3, num_kv_heads=3),
+    "plain": lambda: mha.MultiHeadAttention.square(11, 5, bias=True, head_dim=3),
+    "without bias": lambda: mha.MultiHeadAttention.square(11, 5, head_dim=3),
+    "grouped": lambda: mha.MultiHeadAttention.square(11, 6, bias=True, head_dim=3, num_kv_heads=3),
     "torch": lambda: nn.MultiheadAttention(11, 11, batch_first=True),
 }
 

@@ -183,7 +183,7 @@ def test_grouped_attention_gets_a_feasible_plan():
         def __init__(self) -> None:
             super().__init__()
             self.layers = nn.ModuleList(
-                mha.MultiHeadAttention(24, 24, 24, 24, 6, head_dim=5, num_kv_heads=3) for _ in range(2)
+                mha.MultiHeadAttention.square(24, 6, head_dim=5, num_kv_heads=3) for _ in range(2)
             )
 
         def forward(self, x):

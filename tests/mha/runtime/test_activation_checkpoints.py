@@ -19,7 +19,7 @@ CRITERIA = [
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.attention = mha.MultiHeadAttention(11, 11, 11, 11, 3, bias=True, head_dim=2)
+        self.attention = mha.MultiHeadAttention.square(11, 3, bias=True, head_dim=2)
         self.mlp = nn.Sequential(nn.Linear(11, 13), nn.GELU(), nn.Linear(13, 11))
 
     def forward(self, x):

@@ -38,7 +38,7 @@ class Ours(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            mha.MultiHeadAttention(13, 13, 13, 13, 6, bias=True, head_dim=7, num_kv_heads=2) for _ in range(2)
+            mha.MultiHeadAttention.square(13, 6, bias=True, head_dim=7, num_kv_heads=2) for _ in range(2)
         )
 
     def forward(self, x: Tensor) -> Tensor:

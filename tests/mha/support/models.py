@@ -16,8 +16,8 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(5, 23)
-        self.plain = MultiHeadAttention(23, 23, 23, 23, 7, bias=True, head_dim=3)
-        self.grouped = MultiHeadAttention(23, 23, 23, 23, 10, head_dim=11, num_kv_heads=5)
+        self.plain = MultiHeadAttention.square(23, 7, bias=True, head_dim=3)
+        self.grouped = MultiHeadAttention.square(23, 10, head_dim=11, num_kv_heads=5)
         self.cross = MultiHeadAttention(17, 23, 17, 23, 3, bias=True, head_dim=13, dropout=0.5)
         self.classify = nn.Linear(23, 2)
 
@@ -34,7 +34,7 @@ LAYERS = {"plain": (7, 3), "grouped": (10, 11), "cross": (3, 13)}  # those of `R
 
 def additive(columns, **sizes):
     """A layer whose head i adds `columns[i]` times its input: queries and keys are zero, values the identity."""
-    layer = mha.MultiHeadAttention(1, 1, 1, 1, len(columns), head_dim=1, **sizes).double()
+    layer = mha.MultiHeadAttention.square(1, len(columns), head_dim=1, **sizes).double()
     for linear in (layer.W_q, layer.W_k):
         nn.init.zeros_(linear.weight)
     nn.init.ones_(layer.W_v.weight)
@@ -51,7 +51,7 @@ class Windows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = mha.MultiHeadAttention(6, 6, 6, 6, 3, head_dim=5)
+        self.attention = mha.MultiHeadAttention.square(6, 3, head_dim=5)
 
     def forward(self, x):
         windows = x.unflatten(1, (-1, 3)).flatten(0, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mha.values.layout import kept_positions, owners, take, width
+from mha.values.layout import kept_indices, owners, take, width
 
 PLAIN = {"h": 3, "g": 1, "d": 2}
 GROUPED = {"h": 2, "g": 3, "d": 2}
@@ -26,12 +26,12 @@ GROUPED = {"h": 2, "g": 3, "d": 2}
         (("(h g d)",), {"h": 0, "g": 1, "d": 2}, (), (), []),
     ],
 )
-def test_kept_positions(axis, sizes, heads, groups, expected):
-    assert kept_positions(axis, sizes, heads, groups).tolist() == expected
+def test_kept_indices(axis, sizes, heads, groups, expected):
+    assert kept_indices(axis, sizes, heads, groups).tolist() == expected
 
 
 def test_positions_come_in_ascending_order_whatever_the_order_of_heads():
-    assert kept_positions(("(h g d)",), PLAIN, (2, 0), (2, 0)).tolist() == [0, 1, 4, 5]
+    assert kept_indices(("(h g d)",), PLAIN, (2, 0), (2, 0)).tolist() == [0, 1, 4, 5]
 
 
 def test_width_sums_the_segments():

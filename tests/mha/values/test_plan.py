@@ -2,6 +2,8 @@
 
 import copy
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -70,7 +72,32 @@ def test_plans_are_equal_when_they_keep_the_same_heads():
     assert hash(plan) == hash(HeadPlan({"b": (), "a": (0, 1)}))
     assert plan != HeadPlan({"a": (0, 1)})
     assert plan != HeadPlan({"a": (0, 2), "b": ()})
-    assert plan != {"a": (0, 1), "b": ()}
+    assert plan != HeadPlan({})
+
+
+def test_a_plan_equals_no_dictionary_but_holds_what_one_holds():
+    plan, keep = HeadPlan({"a": [1, 0], "b": []}), {"a": (0, 1), "b": ()}
+    assert plan != keep
+    assert keep != plan
+    assert plan.keep == keep
+    assert dict(plan) == keep
+    assert HeadPlan(plan) == plan
+
+
+def test_a_plan_is_a_mapping_of_layers_to_heads():
+    plan = HeadPlan({"b": [5, 0], "": (), "a": [2]})
+    assert isinstance(plan, Mapping)
+    assert (list(plan), len(plan)) == (["b", "", "a"], 3)
+    assert list(plan.items()) == [("b", (0, 5)), ("", ()), ("a", (2,))]
+    assert (list(plan.keys()), list(plan.values())) == (["b", "", "a"], [(0, 5), (), (2,)])
+    assert (plan["a"], plan.get("c"), plan.get("", 1)) == ((2,), None, ())
+    assert "" in plan
+    assert "c" not in plan
+    assert {**plan, "c": (1,)} == {"b": (0, 5), "": (), "a": (2,), "c": (1,)}
+    with pytest.raises(KeyError, match="'c'"):
+        plan["c"]
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        plan["a"] = (0,)
 
 
 def test_nothing_changes_a_plan_after_it_is_made():
@@ -98,6 +125,17 @@ def test_a_plan_prints_as_what_makes_it_again():
 def test_copies_of_a_plan_are_equal(again):
     plan = HeadPlan({"a": [2, 0], "b": ()})
     assert again(plan) == plan
+
+
+def test_a_dataclass_that_holds_a_plan_hands_on_a_plan():
+    @dataclass(frozen=True)
+    class Holder:
+        plan: HeadPlan
+
+    holder = Holder(HeadPlan({"a": [1, 0]}))
+    assert hash(holder) == hash(Holder(HeadPlan({"a": (0, 1)})))
+    assert asdict(holder) == {"plan": holder.plan}
+    assert type(asdict(holder)["plan"]) is HeadPlan
 
 
 def test_a_plan_as_json(tmp_path):

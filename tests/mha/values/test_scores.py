@@ -1,6 +1,7 @@
 """Scores as values: what they refuse, that nothing changes them later, and that those of shards add."""
 
 import copy
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -18,7 +19,20 @@ def test_scores_are_float64_on_the_cpu():
     scores = HeadScores({"a": torch.tensor([1, 2, 3]), "b": torch.tensor([0.5], dtype=torch.bfloat16)})
     assert {row.dtype for row in scores.scores.values()} == {torch.float64}
     assert {name: row.tolist() for name, row in scores.scores.items()} == {"a": [1.0, 2.0, 3.0], "b": [0.5]}
-    assert len(scores) == 4
+    assert scores.num_heads == 4
+
+
+def test_scores_are_a_mapping_of_layers_to_tensors():
+    scores = HeadScores({"b": torch.tensor([1.0, 2.0]), "a": [3.0], "gone": []})
+    assert isinstance(scores, Mapping)
+    assert (list(scores), len(scores), scores.num_heads) == (["b", "a", "gone"], 3, 3)
+    assert {name: row.tolist() for name, row in scores.items()} == {"b": [1.0, 2.0], "a": [3.0], "gone": []}
+    assert scores["b"] is scores.scores["b"]
+    assert "a" in scores
+    assert scores.get("c") is None
+    assert scores != dict(scores)
+    with pytest.raises(KeyError, match="'c'"):
+        scores["c"]
 
 
 def test_groups_and_heads_default_to_plain_attention():
@@ -31,6 +45,7 @@ def test_groups_and_heads_default_to_plain_attention():
     ("arguments", "options", "message"),
     [
         ([None], {}, "expected a mapping of layer name to scores, got NoneType"),
+        ([HeadScores({"a": [1.0]}, heads={"a": [7]})], {}, "expected a mapping .* got HeadScores"),
         ([{7: torch.ones(3)}], {}, "layer names are strings, got 7"),
         ([{"a": torch.ones(3, 1)}], {}, r"layer 'a': expected one score per head, shape \(h,\), got \(3, 1\)"),
         ([{"a": torch.tensor(1.0)}], {}, r"layer 'a': expected one score per head, shape \(h,\), got \(\)"),

@@ -171,7 +171,7 @@ class Odd(nn.Module):
 
     def __init__(self, *, tie: bool = True) -> None:
         super().__init__()
-        self.attention = mha.MultiHeadAttention(14, 14, 14, 14, 7)
+        self.attention = mha.MultiHeadAttention.square(14, 7)
         self.first = nn.Linear(11, 11)
         self.second = nn.Linear(11, 11)
         if tie:
@@ -440,10 +440,10 @@ def test_a_model_of_another_architecture_is_refused(model, directory):
 
 
 def test_the_same_shapes_divided_into_other_heads_are_refused(tmp_path):
-    save_pruned(mha.MultiHeadAttention(12, 12, 12, 12, 6), tmp_path)
+    save_pruned(mha.MultiHeadAttention.square(12, 6), tmp_path)
     message = r"layer '' was made with {'heads': 6, 'groups': 6} when saved, and with {'heads': 4, 'groups': 4} here"
     with pytest.raises(CheckpointError, match=message):
-        load_pruned(tmp_path, mha.MultiHeadAttention(12, 12, 12, 12, 4))
+        load_pruned(tmp_path, mha.MultiHeadAttention.square(12, 4))
 
 
 def test_a_model_that_was_pruned_otherwise_is_refused(model, pruned, directory):
