@@ -10,6 +10,7 @@ from torch import nn
 
 import mha
 from mha import costs, tasks, timing, visualize
+from mha.families.base import find
 
 MODULES = (mha, costs, tasks, timing, visualize)
 
@@ -37,6 +38,7 @@ def examples_in(value: object, name: str) -> list[doctest.DocTest]:
 @pytest.mark.parametrize("name", ["mha", *PUBLIC])
 def test_its_examples_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(find, "_FAMILIES", find.families())  # an example registers one
     torch.manual_seed(0)
     found = examples_in(PUBLIC.get(name, mha), name)
     assert found, f"{name} has no example"

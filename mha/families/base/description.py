@@ -17,6 +17,7 @@ Place = tuple[str | None, str]  # a layer and a name below it, or None and a nam
 
 
 def _no_role(module: nn.Module) -> Role | None:  # noqa: ARG001
+    """None: it can't be told what a module of the family attends to."""
     return None
 
 
@@ -49,6 +50,28 @@ class Family:
         counts: attribute of the module, or of a submodule -> the letters whose product it counts: "h g"
             query heads, "h" key/value groups, "g" query heads per group, "h g d" width of all heads.
         role: whether the module attends to its own input or to another's, where that can be told.
+
+    Example:
+        Of a class that holds `num_heads` heads, `width` wide each, in two linears. Its forward must read `num_heads`
+        anew each time, and must not derive the width of a head from it.
+
+        >>> class Attention(nn.Module):
+        ...     def __init__(self, num_heads, width):
+        ...         super().__init__()
+        ...         self.num_heads, self.width = num_heads, width
+        ...         self.qkv = nn.Linear(16, 3 * num_heads * width)
+        ...         self.out = nn.Linear(num_heads * width, 16)
+        >>> family = mha.Family(
+        ...     name="fused",
+        ...     matches=lambda module: isinstance(module, Attention),
+        ...     sizes=lambda module: {"h": module.num_heads, "g": 1, "d": module.width},
+        ...     rows={"qkv": ("(h g d)", "(h d)", "(h d)")},
+        ...     columns={"out": ("(h g d)",)},
+        ...     output="out",
+        ...     counts={"num_heads": "h g"},
+        ... )
+        >>> family.matches(Attention(4, 5)), family.sizes(Attention(4, 5))
+        (True, {'h': 4, 'g': 1, 'd': 5})
     """
 
     name: str
@@ -75,10 +98,19 @@ class AttentionLayer:
 
     Attributes:
         name: its name in `model.named_modules()`; "" is the model itself.
-        heads: original numbers of the query heads still present.
-        groups: original numbers of the key/value groups still present.
+        description: what its family says of modules like it.
+        sizes: the letters of the axes, as they are now.
+        lineage: which of its original heads, and groups, it still has.
+        role: whether it attends to its own input or to another's; None where that can't be told.
         shares: part of the module that holds heads -> where else in the model it is held: by another layer, or
             under another name in this one. These can only lose the same heads of it.
+
+    Example:
+        >>> model = nn.ModuleDict({"encoder": mha.MultiHeadAttention.square(8, 4, num_kv_heads=2)})
+        >>> pruned = mha.prune(model, mha.HeadPlan({"encoder": (0, 3)}))
+        >>> layer = mha.find_attention(pruned)["encoder"]
+        >>> layer.heads, layer.num_heads, layer.num_kv_heads, layer.head_dim, layer.family
+        ((0, 3), 2, 2, 2, 'mha.MultiHeadAttention')
     """
 
     name: str
@@ -91,6 +123,7 @@ class AttentionLayer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module, description: Family) -> "AttentionLayer":
+        """The layer that a module of this description is now."""
         sizes = description.sizes(module)
         heads, groups = sizes["h"] * sizes["g"], sizes["h"]
         whole = Lineage(tuple(range(heads)), heads, tuple(range(groups)), groups)
@@ -99,26 +132,32 @@ class AttentionLayer:
 
     @property
     def family(self) -> str:
+        """The name of its family."""
         return self.description.name
 
     @property
     def heads(self) -> tuple[int, ...]:
+        """Original numbers of the query heads still present, in the order of their positions."""
         return self.lineage.heads
 
     @property
     def groups(self) -> tuple[int, ...]:
+        """Original numbers of the key/value groups still present, in the order of their positions."""
         return self.lineage.groups
 
     @property
     def num_heads(self) -> int:
+        """How many query heads it has now."""
         return len(self.lineage.heads)
 
     @property
     def num_kv_heads(self) -> int:
+        """How many key/value groups it has now."""
         return len(self.lineage.groups)
 
     @property
     def head_dim(self) -> int:
+        """The width of a head's queries and keys."""
         return self.sizes["d"]
 
     @property
@@ -131,18 +170,19 @@ class AttentionLayer:
         """The part of the module that computes attention; often the module itself."""
         return self.module.get_submodule(self.description.core)
 
-    def class_with(self, heads: int) -> type[nn.Module]:
-        """What the core becomes once it is masked or sliced, and has this many heads."""
+    def class_with(self, count: int) -> type[nn.Module]:
+        """The class that the core becomes one of once it is masked or sliced, and has this many heads."""
         family = self.description
-        if not heads and family.without_heads:
+        if not count and family.without_heads:
             return family.without_heads
         kind: Any = family.replacement or type(self.core)
         return gathering(kind, family.per_head) if family.per_head else kind
 
     def why_hidden(self, kind: type[nn.Module]) -> str | None:
-        """Why the core can't become one of this class: a forward in the instance would hide that of the class.
+        """The reason why the core can't become one of this class; None where it can.
 
-        Where only masks per head would be missed, which fail by their shape, it does not matter.
+        A forward in the instance would hide that of the class. It does not matter where only masks per head would be
+        missed, which fail by their shape.
         """
         family = self.description
         plain = family.replacement is None and kind is not family.without_heads and family.per_head.keys() <= {*MASKS}
@@ -163,6 +203,16 @@ class AttentionMap(Mapping[str, AttentionLayer]):
     """Name -> layer, in `named_modules()` order.
 
     `unsupported` holds, by name, the modules that look like attention but can't be pruned, and why.
+
+    Example:
+        >>> model = nn.Sequential(mha.MultiHeadAttention.square(8, 4), nn.Linear(8, 2))
+        >>> layers = mha.find_attention(model)
+        >>> layers
+        AttentionMap(
+          '0': 4 heads (mha.MultiHeadAttention)
+        )
+        >>> list(layers), layers["0"].heads, layers.unsupported
+        (['0'], (0, 1, 2, 3), {})
     """
 
     def __init__(self, layers: Mapping[str, AttentionLayer], unsupported: Mapping[str, str]) -> None:

@@ -31,6 +31,37 @@ HOW_TO_REGISTER = "describe it with mha.register_family(mha.Family(...))"
 def register_family(description: Family) -> Family:
     """Make a family known, so that `find_attention` finds its modules.
 
+    Example:
+        >>> class Attention(nn.Module):
+        ...     def __init__(self, num_heads, width):
+        ...         super().__init__()
+        ...         self.num_heads, self.width = num_heads, width
+        ...         self.qkv = nn.Linear(16, 3 * num_heads * width)
+        ...         self.out = nn.Linear(num_heads * width, 16)
+        ...
+        ...     def forward(self, x):
+        ...         parts = self.qkv(x).chunk(3, dim=-1)
+        ...         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        ...         return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        >>> family = mha.register_family(
+        ...     mha.Family(
+        ...         name="an example of a family",
+        ...         matches=lambda module: isinstance(module, Attention),
+        ...         sizes=lambda module: {"h": module.num_heads, "g": 1, "d": module.width},
+        ...         rows={"qkv": ("(h g d)", "(h d)", "(h d)")},
+        ...         columns={"out": ("(h g d)",)},
+        ...         output="out",
+        ...         counts={"num_heads": "h g"},
+        ...     )
+        ... )
+        >>> model = nn.Sequential(Attention(num_heads=4, width=5))
+        >>> mha.find_attention(model)
+        AttentionMap(
+          '0': 4 heads (an example of a family)
+        )
+        >>> mha.check(model, mha.HeadPlan({"0": (1, 2)}), (torch.randn(2, 3, 16),)) < 1e-5
+        True
+
     Raises:
         MhaError: another family has that name, or the description contradicts itself.
     """
@@ -48,7 +79,8 @@ def register_family(description: Family) -> Family:
 def register_convention(convention: Convention) -> Convention:
     """Register a function that describes modules by how they are built.
 
-    It returns a description of the module, the reason why a module that it recognises is refused, or None.
+    The function returns a description of the module, or the reason why a module that it recognises is refused, or None
+    for any other module.
     """
     _CONVENTIONS.append(convention)
     return convention
@@ -57,14 +89,15 @@ def register_convention(convention: Convention) -> Convention:
 def register_relation(relation: Relation) -> Relation:
     """Register a function that knows what ties layers of a model to each other.
 
-    It is given the model and the layers found in it, and returns the names of those that are refused, with the reason.
+    The function is given the model and the layers in it, and returns the names of those that are refused, each with the
+    reason.
     """
     _RELATIONS.append(relation)
     return relation
 
 
 def families() -> dict[str, Family]:
-    """All known families by name (a copy)."""
+    """All registered families by name, in a dictionary of its own."""
     return dict(_FAMILIES)
 
 
@@ -75,6 +108,12 @@ def find_attention(model: nn.Module) -> AttentionMap:
 
     A module that looks like attention but is of no known family, or of several, is not guessed at: it is
     listed in `.unsupported` with the reason.
+
+    Example:
+        >>> model = nn.ModuleDict({"attention": nn.MultiheadAttention(12, 3), "feed_forward": nn.Linear(12, 12)})
+        >>> for name, layer in mha.find_attention(model).items():
+        ...     print(name, layer.num_heads, "heads of width", layer.head_dim)
+        attention 3 heads of width 4
     """
     layers: dict[str, AttentionLayer] = {}
     unsupported: dict[str, str] = {}
@@ -82,11 +121,11 @@ def find_attention(model: nn.Module) -> AttentionMap:
     for name, module in model.named_modules():
         if _inside(name, layers):
             continue
-        found = _describe(module)
-        if isinstance(found, Family):
-            layers[name] = AttentionLayer.of(name, module, found)
-        elif found is not None:
-            unsupported[name] = found
+        description = _describe(module)
+        if isinstance(description, Family):
+            layers[name] = AttentionLayer.of(name, module, description)
+        elif description is not None:
+            unsupported[name] = description  # why it is refused
     while refused := {name: why for relation in _RELATIONS for name, why in relation(model, layers).items()}:
         unsupported |= refused  # others may be tied to these
         layers = {name: layer for name, layer in layers.items() if name not in refused}
@@ -96,17 +135,17 @@ def find_attention(model: nn.Module) -> AttentionMap:
 
 
 def _describe(module: nn.Module) -> Family | str | None:
-    """What is known of the module, or why it is refused although it looks like attention."""
+    """The module's description, or the reason why it is refused although it looks like attention, or None."""
     if (was := emptied(module)) is not None:
         return was.described()
     matching = [family for family in _FAMILIES.values() if family.matches(module)]
-    described = [convention(module) for convention in _CONVENTIONS] if not matching else []
-    matching += [found for found in described if isinstance(found, Family)]
+    answers = [convention(module) for convention in _CONVENTIONS] if not matching else []
+    matching += [answer for answer in answers if isinstance(answer, Family)]
     if len(matching) > 1:
         return f"several families match: {', '.join(family.name for family in matching)}"
     if matching:
         return matching[0]
-    reasons = [found for found in described if isinstance(found, str)]
+    reasons = [answer for answer in answers if isinstance(answer, str)]
     if reasons:
         return f"{reasons[0]}; {HOW_TO_REGISTER}"
     if not _looks_like_attention(module):
@@ -115,12 +154,12 @@ def _describe(module: nn.Module) -> Family | str | None:
 
 
 def _why_unknown(module: nn.Module) -> str | None:
-    """None for a module that computes attention and holds nothing: no heads can leave it."""
-    others = [(name, type(inner)) for name, inner in module.named_modules() if _replaces_linear(inner)]
-    if not others and not any(True for _ in module.parameters()):
+    """Why a module that looks like attention is of no family; None for one that holds no parameters."""
+    replaced = [(name, type(inner)) for name, inner in module.named_modules() if _replaces_linear(inner)]
+    if not replaced and not any(True for _ in module.parameters()):
         return None
-    if others:
-        name, kind = others[0]
+    if replaced:
+        name, kind = replaced[0]
         return (
             f"{name} is a {kind.__module__}.{kind.__qualname__}, not a plain linear (quantised, sharded or adapted?); "
             "merge it or turn it back before pruning"
@@ -129,13 +168,14 @@ def _why_unknown(module: nn.Module) -> str | None:
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
-    """By its name, as Swin's `ShiftedWindowAttentionV2` and timm's `Attention2d`, or by what it calls."""
+    """Whether it is called like attention, as Swin's `ShiftedWindowAttentionV2` is, or calls a kernel of attention."""
     name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
     return bool(NAMES.search(name.lower())) or _calls_attention(whole(module))
 
 
 @functools.cache
 def _calls_attention(kind: Any) -> bool:
+    """Whether the class's own forward calls torch's fused attention; False where its source can't be read."""
     if kind.__module__.startswith("torch."):
         return False
     try:
@@ -151,11 +191,11 @@ def _replaces_linear(module: nn.Module) -> bool:
     )
 
 
-def _inside(name: str, names: dict[str, AttentionLayer]) -> bool:
-    """Whether the module is part of a known layer."""
-    return any(name.startswith(f"{outer}." if outer else "") and name != outer for outer in names)
+def _inside(name: str, layers: Mapping[str, AttentionLayer]) -> bool:
+    """Whether the module of that name is part of a known layer."""
+    return any(name.startswith(f"{layer}." if layer else "") and name != layer for layer in layers)
 
 
-def _contains(outer: str, names: dict[str, AttentionLayer]) -> bool:
-    """Whether a known layer lies inside: then the outer module is only a wrapper around it."""
-    return any(outer == "" or name.startswith(f"{outer}.") for name in names)
+def _contains(name: str, layers: Mapping[str, AttentionLayer]) -> bool:
+    """Whether a known layer lies inside the module of that name, which then is only a wrapper around it."""
+    return any(name == "" or layer.startswith(f"{name}.") for layer in layers)
