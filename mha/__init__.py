@@ -30,7 +30,7 @@ Example:
 from mha import tasks, visualize
 from mha.costs import CostTable, measure_costs
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
-from mha.importance.registry import criteria
+from mha.importance.registry import criteria, register_criterion
 from mha.importance.score import score
 from mha.layer.attention import MultiHeadAttention
 from mha.planning.choose import choose
@@ -95,6 +95,7 @@ __all__ = [
     "measure_costs",
     "plan_of",
     "prune",
+    "register_criterion",
     "register_family",
     "save_pruned",
     "score",

@@ -9,6 +9,7 @@ import torch
 
 import mha
 from mha.families.base import find as registry
+from mha.importance.registry import registered as criteria
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -20,9 +21,10 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run a page in an empty directory, with families of its own; returns its names."""
+    """Run a page in an empty directory, with families and criteria of its own; returns its names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    monkeypatch.setattr(criteria, "_CRITERIA", dict(criteria._CRITERIA))
 
     def execute(page: str) -> dict[str, Any]:
         names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Which modules cost the same: layers of a model are mostly copies of one another, and one is enough to measure."""
+"""Which modules cost the same: a model's layers are mostly copies of one another, and one is enough to measure."""
 
 from typing import Any
 
@@ -10,17 +10,19 @@ NUMBERING = ("layer_idx", "layer_id")  # attributes in which layers of the same 
 Key = tuple[Any, ...]
 
 
-def kind_of(module: nn.Module) -> Key:
-    """Equal for modules of equal cost: classes, plain attributes, and the shapes of all parameters."""
-    return tuple((name, type(part), _plain_attributes(part), _shapes(part)) for name, part in module.named_modules())
+def cost_key(module: nn.Module) -> Key:
+    """A key that is equal for modules of equal cost: classes, plain attributes, and the shapes of all parameters."""
+    return tuple((name, type(each), _plain_attributes(each), _shapes(each)) for name, each in module.named_modules())
 
 
 def _plain_attributes(module: nn.Module) -> Key:
+    """The module's attributes that are numbers, names and the like, but for the layer's number."""
     values = vars(module)
     plain = (name for name in sorted(values) if isinstance(values[name], PLAIN) and name not in NUMBERING)
     return tuple((name, values[name]) for name in plain)
 
 
 def _shapes(module: nn.Module) -> Key:
+    """Name, shape and dtype of the module's own parameters and buffers."""
     tensors = {**module._parameters, **module._buffers}
     return tuple((name, t.shape, t.dtype) for name, t in tensors.items() if t is not None)

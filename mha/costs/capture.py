@@ -18,56 +18,61 @@ from mha.runtime.undoing import hooked
 from mha.values.errors import CostsError
 
 
-class Call:
-    """Arguments of a call, to be used any number of times: what a call might change is copied for each."""
+class CallArguments:
+    """The arguments of a call, to be used any number of times: what a call might change is copied for each."""
 
     def __init__(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
-        self._given = tuple(args), dict(kwargs or {})
-        self._tensors = {id(part): part for part in _leaves(self._given) if isinstance(part, Tensor)}
-        self._changeable = any(not isinstance(part, (Tensor, *PLAIN)) for part in _leaves(self._given))
+        self._arguments = tuple(args), dict(kwargs or {})
+        self._tensors = {id(leaf): leaf for leaf in _leaves(self._arguments) if isinstance(leaf, Tensor)}
+        self._changeable = any(not isinstance(leaf, (Tensor, *PLAIN)) for leaf in _leaves(self._arguments))
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with caches and other objects copied, outside of what is timed; tensors are shared."""
         memo: dict[int, Any] = dict(self._tensors)
-        return copy.deepcopy(self._given, memo) if self._changeable else self._given
+        return copy.deepcopy(self._arguments, memo) if self._changeable else self._arguments
 
-    def on(self, device: torch.device | None = None) -> "Call":
-        """The same with tensors of its own, which no later computation changes."""
+    def on(self, device: torch.device | None = None) -> "CallArguments":
+        """The same arguments, on that device, with tensors of their own, which no later computation changes."""
         moved: dict[int, Any] = {key: copy.deepcopy(tensor.detach()) for key, tensor in self._tensors.items()}
         if device is not None:
             moved = {key: tensor.to(device) for key, tensor in moved.items()}
-        return Call(*copy.deepcopy(self._given, moved))
+        return CallArguments(*copy.deepcopy(self._arguments, moved))
 
     def key(self) -> Key:
-        """Equal for calls of equal cost: shapes, types, plain values, and which arguments are one and the same."""
+        """A key, equal for calls of equal cost: shapes, types, plain values, and which arguments are the same."""
         order: dict[int, int] = {}
-        return tuple((*path, _description(part, order)) for path, part in _paths(self._given))
+        return tuple((*path, _description(leaf, order)) for path, leaf in _paths(self._arguments))
 
     def __str__(self) -> str:
-        """Every tensor, as "name dtype (shape)"."""
-        tensors = [(path, part) for path, part in _paths(self._given) if isinstance(part, Tensor)]
+        """All tensors among the arguments, each as "name dtype (shape)"."""
+        tensors = [(path, leaf) for path, leaf in _paths(self._arguments) if isinstance(leaf, Tensor)]
         names = {path: ".".join(map(str, path[1:])) for path, _ in tensors}
         return ", ".join(f"{names[path]} {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for path, t in tensors)
 
 
 @dataclass
-class Visits:
-    """The calls of one layer during one run of the model, those of equal cost only counted."""
+class LayerCalls:
+    """The calls of one layer during one run of the model.
 
-    calls: dict[Key, Call] = field(default_factory=dict)
+    Attributes:
+        calls: key of the cost -> the arguments of the first call that costs so much.
+        counts: key of the cost -> how many calls cost so much.
+    """
+
+    calls: dict[Key, CallArguments] = field(default_factory=dict)
     counts: dict[Key, int] = field(default_factory=dict)
 
 
-def capture(model: nn.Module, layers: AttentionMap, call: Call) -> dict[str, Visits]:
-    """Layer -> its calls in one run of the model; none for a layer that these inputs do not reach.
+def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict[str, LayerCalls]:
+    """The calls of every layer in one run of the model, by its name; none for one that these inputs do not reach.
 
     Raises:
         CostsError: the model can't be called like that.
     """
-    visits = {name: Visits() for name in layers}
+    visits = {name: LayerCalls() for name in layers}
 
-    def note(seen: Visits, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        passing = Call(args, kwargs)
+    def note(seen: LayerCalls, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        passing = CallArguments(args, kwargs)
         key = passing.key()
         if key not in seen.calls:
             seen.calls[key] = passing.on()
@@ -89,24 +94,30 @@ def capture(model: nn.Module, layers: AttentionMap, call: Call) -> dict[str, Vis
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    return (part for _, part in _paths(value))
+    """Everything in a nest of tuples, lists and dictionaries."""
+    return (leaf for _, leaf in _paths(value))
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Everything in a nest of tuples, lists and dictionaries, and where it stands."""
     if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        for index, part in enumerate(value):
-            yield from _paths(part, (*path, index))
+        for index, item in enumerate(value):
+            yield from _paths(item, (*path, index))
     elif isinstance(value, dict):
-        for name, part in value.items():
-            yield from _paths(part, (*path, name))
+        for name, item in value.items():
+            yield from _paths(item, (*path, name))
     else:
         yield path, value
 
 
-def _description(part: Any, order: dict[int, int]) -> Any:
-    if isinstance(part, Tensor):
-        same_as = order.setdefault(id(part), len(order))
-        shape = "nested" if part.is_nested else tuple(part.shape)
-        return part.dtype, part.device, shape, same_as
-    return part if isinstance(part, PLAIN) else type(part)
+def _description(leaf: Any, order: dict[int, int]) -> Any:
+    """What of an argument decides the cost of a call.
+
+    Args:
+        order: id of a tensor -> how many came before it; one that came before is told by its number.
+    """
+    if isinstance(leaf, Tensor):
+        same_as = order.setdefault(id(leaf), len(order))
+        shape = "nested" if leaf.is_nested else tuple(leaf.shape)
+        return leaf.dtype, leaf.device, shape, same_as
+    return leaf if isinstance(leaf, PLAIN) else type(leaf)

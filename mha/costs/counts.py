@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mha.costs.alike import Key, kind_of
+from mha.costs.alike import Key, cost_key
 from mha.costs.shapes import Shape, feasible_shapes, first_heads
 from mha.families import AttentionLayer, AttentionMap
 from mha.pruning.slicing import prune
@@ -20,27 +20,36 @@ UNCOUNTED = (  # fused attention that torch's counter has no formula for, and so
     "_scaled_dot_product_fused_attention_overrideable",
     "_scaled_dot_product_attention_math_for_mps",
 )
-ATTENTION = (
-    "dot_product",
-    "bmm",
-    "_attention_forward",
-    "flex_attention",
-)  # in the names of what multiplies two computed tensors
+# What stands in the names of operators that multiply two computed tensors
+ATTENTION = ("dot_product", "bmm", "_attention_forward", "flex_attention")
 
 _FAST_PATH = Setting(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
 
 
 def parameters_of(module: nn.Module) -> int:
-    """How many numbers its parameters hold, each parameter once."""
+    """How many numbers the module's parameters hold; one that is used in several places counts once.
+
+    Example:
+        >>> mha.costs.parameters_of(nn.Linear(3, 5))
+        20
+    """
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_parameters(layers: AttentionMap) -> dict[str, dict[Shape, int]]:
-    """Layer -> shape -> the layer's parameters when pruned to that shape. Takes no memory and reads no weights."""
+    """How many parameters each layer has in every shape that it can be pruned to: layer name -> shape -> parameters.
+
+    Takes no memory and reads no weights.
+
+    Example:
+        >>> layers = mha.find_attention(mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2))
+        >>> mha.costs.count_parameters(layers)[""]
+        {Shape(heads=0, groups=0): 0, Shape(heads=1, groups=1): 128, Shape(heads=2, groups=2): 256}
+    """
     counted: dict[Key, dict[Shape, int]] = {}
     counts = {}
     for name, layer in layers.items():
-        key = (layer.heads, layer.groups, *kind_of(layer.module))
+        key = (layer.heads, layer.groups, *cost_key(layer.module))
         if key not in counted:
             counted[key] = _layer_parameters(layer)
         counts[name] = counted[key]
@@ -48,6 +57,7 @@ def count_parameters(layers: AttentionMap) -> dict[str, dict[Shape, int]]:
 
 
 def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
+    """The layer's parameters in every shape, counted on copies without data that are pruned to it."""
     module, whole = _without_data(layer.module), Shape(layer.num_heads, layer.num_kv_heads)
     plans = {shape: HeadPlan({"": first_heads(layer.heads, whole, shape)}) for shape in feasible_shapes(whole)}
     return {shape: parameters_of(prune(module, plan)) for shape, plan in plans.items()}
@@ -56,7 +66,11 @@ def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
 class Flops(NamedTuple):
     """Floating-point operations of the matrix products in a call, and how many of them are attention's own.
 
-    Those are products of tensors that are both computed: fused attention, 4·b·h·q·k·d, and batched products.
+    Attention's own are products of tensors that are both computed: fused attention, 4·b·h·q·k·d, and batched products.
+
+    Example:
+        >>> mha.costs.Flops(total=4800, attention=960).attention
+        960
     """
 
     total: int
@@ -68,45 +82,51 @@ def count_flops(function: Callable[[], Any]) -> Flops:
 
     Attention counts as 4·b·h·q·k·d, whatever is masked. torch's fused encoder kernels, which no counter looks
     into, are off meanwhile.
+
+    Example:
+        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> mha.costs.count_flops(lambda: model(x, x, x))
+        Flops(total=10080, attention=2400)
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     operators = [getattr(torch.ops.aten, name) for name in UNCOUNTED if hasattr(torch.ops.aten, name)]
     with (
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _attention)) as counter,
+        FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _attention_flops)) as counter,
     ):
         without_fast_path(function)
     counts = counter.get_flop_counts().get("Global", {})
-    attention = sum(count for operator, count in counts.items() if any(part in str(operator) for part in ATTENTION))
+    attention = sum(count for operator, count in counts.items() if any(name in str(operator) for name in ATTENTION))
     return Flops(counter.get_total_flops(), attention)
 
 
 def without_fast_path(function: Callable[[], Any]) -> Any:
-    """Call it while `nn.TransformerEncoder` and `nn.MultiheadAttention` run as what they are made of."""
+    """What the function returns while torch's encoder and attention layers run as the modules they are made of."""
     with _FAST_PATH.at(False):
         return function()
 
 
 def fill_flops(counted: Mapping[Shape, int], whole: Shape) -> dict[Shape, int]:
-    """FLOPs of every shape, from those of some: with any head left they are affine in heads and groups."""
-    some = [shape for shape in counted if shape.heads]
-    if not some:
+    """FLOPs of every shape, from those of a few: with any head left they are affine in heads and groups."""
+    shapes = [shape for shape in counted if shape.heads]
+    if not shapes:
         return dict(counted)
-    terms = np.array([(1, *shape) for shape in some], dtype=float)
-    factors, *_ = np.linalg.lstsq(terms, np.array([counted[shape] for shape in some], dtype=float))
+    terms = np.array([(1, *shape) for shape in shapes], dtype=float)
+    factors, *_ = np.linalg.lstsq(terms, np.array([counted[shape] for shape in shapes], dtype=float))
     filled = {shape: round(float(np.dot((1, *shape), factors))) for shape in feasible_shapes(whole)}
     return filled | dict(counted)
 
 
-def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:  # noqa: ARG001
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """The operations of fused attention, from the shapes of what it is called with: what torch's counter asks for."""
     from torch.utils.flop_counter import sdpa_flop_count
 
     return int(sdpa_flop_count(query, key, value))
 
 
 def _without_data(module: nn.Module) -> nn.Module:
-    """A copy on the meta device."""
+    """A copy of the module on the meta device, where tensors have shapes but no data."""
     tensors = [*module.parameters(), *module.buffers()]
     memo: dict[int, Any] = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
     memo |= {id(tensor): nn.Parameter(memo[id(tensor)], tensor.requires_grad) for tensor in module.parameters()}

@@ -12,18 +12,23 @@ NONE = Shape(0, 0)
 
 @dataclass
 class _Axis:
-    """Where along an axis is measured, denser where what is measured bends."""
+    """The points of an axis at which something is measured, denser where what is measured bends.
+
+    Attributes:
+        gaps: pairs of neighbouring points between which none has been added yet.
+        tried: the gaps that were split last, each with the point between.
+    """
 
     points: list[int]
-    gaps: list[tuple[int, int]] = field(init=False)  # not yet split
-    tried: list[tuple[int, int, int]] = field(default_factory=list)  # split last, with the point between
+    gaps: list[tuple[int, int]] = field(init=False)
+    tried: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.points = sorted({point for point in self.points if 1 <= point <= max(self.points)})
         self.gaps = list(zip(self.points, self.points[1:], strict=False))
 
     def split(self, bends: Callable[[int, int, int], bool]) -> None:
-        """A point within each gap; after the first time, only in gaps beside a bend."""
+        """Add a point within each gap; after the first time, only within gaps beside a bend."""
         for low, middle, high in self.tried:
             if bends(low, middle, high):
                 self.gaps += [(low, middle), (middle, high)]
@@ -45,17 +50,17 @@ class Grid:
         self._per_group = _Axis([1, 2, (per_group + 1) // 2, per_group] if groups == 1 else [1, per_group])
 
     def shapes(self) -> list[Shape]:
-        """Where to measure; no head and all heads among them."""
+        """The shapes to measure at; no head and all heads are among them."""
         if not self.whole.heads:
             return [NONE]
         return [NONE, *(_shape(k, m) for m in self._per_group.points for k in self._groups.points)]
 
     def refine(self, bends: Callable[[Shape, Shape, Shape], bool]) -> None:
-        """More shapes: first between all, later only where `bends(low, middle, high)` says that it isn't linear."""
+        """Add shapes: first between all, later only where `bends(low, middle, high)` says that it isn't linear."""
         groups, per_group = tuple(self._groups.points), tuple(self._per_group.points)
         if self.whole.heads:
-            self._groups.split(lambda *k: any(bends(*(_shape(one, m) for one in k)) for m in per_group))
-            self._per_group.split(lambda *m: any(bends(*(_shape(k, one) for one in m)) for k in groups))
+            self._groups.split(lambda *k: any(bends(*(_shape(point, m) for point in k)) for m in per_group))
+            self._per_group.split(lambda *m: any(bends(*(_shape(k, point) for point in m)) for k in groups))
 
     def fill(self, seconds: Mapping[Shape, float]) -> dict[Shape, float]:
         """Seconds at every feasible shape: never falling with more heads or groups, linear between measured shapes.
@@ -88,9 +93,13 @@ def rising(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _between(low: int, high: int) -> int:
-    """Two fifths of the way: halves would meet steps of 8 or 16 heads just where they lie on a straight line."""
+    """The point two fifths of the way from one to the other.
+
+    Halves would meet steps of 8 or 16 heads just where they lie on a straight line.
+    """
     return low + max(1, 2 * (high - low) // 5)
 
 
 def _shape(groups: int, per_group: int) -> Shape:
+    """The shape of so many groups with so many heads in each."""
     return Shape(groups * per_group, groups)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mha.costs.counts import count_parameters, fill_flops, parameters_of
+from mha.costs.measured import LayerKind, MeasuredModel, share_of, whole_of
 from mha.costs.shapes import Shape
-from mha.costs.subject import Kind, Subject, share_of, whole_of
 from mha.costs.table import CostTable, LayerCosts, ShapeCost, WholeModel
 from mha.families import AttentionLayer
 from mha.timing.quantiles import NORMAL, Spread
@@ -22,22 +22,23 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Fit:
-    """All times as shares of the dense model's.
+    """What the measured times say of every shape. They are shares of the dense model's.
 
     Attributes:
+        measured: what was timed.
         dense: the dense model, in seconds.
         wholes: share of heads kept in every layer -> the model pruned so.
         alone: kind -> shape -> the layer by itself.
     """
 
-    subject: Subject
+    measured: MeasuredModel
     dense: Spread
     wholes: Mapping[float, Spread]
-    alone: Mapping[Kind, Mapping[Shape, Spread]]
+    alone: Mapping[LayerKind, Mapping[Shape, Spread]]
 
     @cached_property
-    def curves(self) -> dict[Kind, dict[Shape, float]]:
-        """The layers by themselves at every shape."""
+    def curves(self) -> dict[LayerKind, dict[Shape, float]]:
+        """Kind of layer -> shape -> what the layer takes by itself; at every shape."""
         return {
             kind: kind.grid.fill({shape: spread.value for shape, spread in spreads.items()})
             for kind, spreads in self.alone.items()
@@ -45,7 +46,7 @@ class Fit:
 
     @property
     def anchor(self) -> float:
-        """The pruned model with all heads: the dense one, unless pruning changes the class of a layer."""
+        """What the pruned model with all heads takes: as the dense one, unless pruning changes the class of a layer."""
         return self.wholes[1.0].value if 1.0 in self.wholes else 1.0
 
     @cached_property
@@ -78,20 +79,20 @@ class Fit:
         one. What is within the interval of the measured time is taken for noise (positive-part shrinkage, James and
         Stein 1961).
         """
-        found = {1.0: 0.0}
+        corrections = {1.0: 0.0}
         for share, spread in self.wholes.items():
             beyond = spread.value - self.rest - self.scale * self._attention(share)
             noise = max(spread.half_width, LEAST_NOISE)
-            found[share] = beyond * max(0.0, 1.0 - (noise / beyond) ** 2) if beyond else 0.0
-        return dict(sorted(found.items()))
+            corrections[share] = beyond * max(0.0, 1.0 - (noise / beyond) ** 2) if beyond else 0.0
+        return dict(sorted(corrections.items()))
 
     def table(self, environment: Mapping[str, Any], ended: str) -> CostTable:
-        """Everything in seconds."""
-        layers, parameters = self.subject.layers, count_parameters(self.subject.layers)
-        size, bounds = parameters_of(self.subject.model), (self.dense.low, self.dense.high)
+        """The table of what every layer costs in every shape, in seconds."""
+        layers, parameters = self.measured.layers, count_parameters(self.measured.layers)
+        size, bounds = parameters_of(self.measured.model), (self.dense.low, self.dense.high)
         return CostTable(
             layers={name: self._layer(layer, parameters[name]) for name, layer in layers.items()},
-            dense=ShapeCost(self.dense.value, self.subject.flops, size, *bounds),
+            dense=ShapeCost(self.dense.value, self.measured.flops, size, *bounds),
             rest=self.rest * self.dense.value,
             scale=self.scale,
             whole_models=tuple(self._whole_model(share) for share in self.wholes),
@@ -100,16 +101,17 @@ class Fit:
         )
 
     def _attention(self, share: float) -> float:
-        """All layers by themselves, with that share of their heads."""
-        layers = self.subject.layers.values()
+        """What all layers together take by themselves, with that share of their heads."""
+        layers = self.measured.layers.values()
         return sum(self._sum(layer, share_of(layer, share), self.curves) for layer in layers)
 
-    def _sum(self, layer: AttentionLayer, shape: Shape, amounts: Mapping[Kind, Mapping[Shape, float]]) -> float:
-        """Over the layer's calls in one run of the model."""
-        return sum(count * amounts[kind][shape] for kind, count in self.subject.calls[layer.name])
+    def _sum(self, layer: AttentionLayer, shape: Shape, amounts: Mapping[LayerKind, Mapping[Shape, float]]) -> float:
+        """The sum of a layer's amounts in that shape, over its calls in one run of the model."""
+        return sum(count * amounts[kind][shape] for kind, count in self.measured.calls[layer.name])
 
     def _layer(self, layer: AttentionLayer, parameters: Mapping[Shape, int]) -> LayerCosts:
-        calls = self.subject.calls[layer.name]
+        """What a layer costs in every shape."""
+        calls = self.measured.calls[layer.name]
         flops = {kind: fill_flops(kind.flops, kind.grid.whole) for kind, _ in calls}
         seconds = self._corrected(layer, parameters)
         costs = {
@@ -124,21 +126,21 @@ class Fit:
         return LayerCosts(layer.heads, layer.num_kv_heads, costs)
 
     def _corrected(self, layer: AttentionLayer, shapes: Iterable[Shape]) -> dict[Shape, float]:
-        """Of the layer in the model, at every shape; no shape takes less than one that it contains."""
-        part = self._sum(layer, whole_of(layer), self.curves) / max(self._attention(1.0), TINY)
-        measured = [share_of(layer, share).heads for share in self.corrections]
+        """What the layer takes in the model, at every shape; no shape takes less than one that it contains."""
+        part_of_attention = self._sum(layer, whole_of(layer), self.curves) / max(self._attention(1.0), TINY)
+        heads = [share_of(layer, share).heads for share in self.corrections]
         beyond = list(self.corrections.values())
-        found: dict[Shape, float] = {}
+        seconds: dict[Shape, float] = {}
         for shape in sorted(shapes):
-            extra = part * float(np.interp(shape.heads, measured, beyond))
+            extra = part_of_attention * float(np.interp(shape.heads, heads, beyond))
             value = self.scale * self._sum(layer, shape, self.curves) + extra
-            inner = [found[one] for one in found if one.heads <= shape.heads and one.groups <= shape.groups]
-            found[shape] = max([value, 0.0, *inner])
-        return found
+            inner = [seconds[s] for s in seconds if s.heads <= shape.heads and s.groups <= shape.groups]
+            seconds[shape] = max([value, 0.0, *inner])
+        return seconds
 
     def _bounds(self, layer: AttentionLayer, shape: Shape, seconds: float) -> Iterable[float | None]:
-        """The interval of the layer by itself, around what it takes in the model."""
-        calls = self.subject.calls[layer.name]
+        """The 95 % interval of the layer by itself, put around what it takes in the model; None where not timed."""
+        calls = self.measured.calls[layer.name]
         if any(shape not in self.alone[kind] for kind, _ in calls):
             return None, None
         spreads = [(self.alone[kind][shape], count * self.scale) for kind, count in calls]
@@ -149,6 +151,7 @@ class Fit:
         )
 
     def _whole_model(self, share: float) -> WholeModel:
-        heads = tuple(share_of(layer, share).heads for layer in self.subject.layers.values())
+        """What was measured of the whole model with that share of its heads, beside what the fit says."""
+        heads = tuple(share_of(layer, share).heads for layer in self.measured.layers.values())
         predicted = self.rest + self.scale * self._attention(share) + self.corrections[share]
         return WholeModel(heads, *self.wholes[share], predicted)

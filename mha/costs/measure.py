@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mha.costs.capture import Call
+from mha.costs.capture import CallArguments
 from mha.costs.fit import Fit
+from mha.costs.measured import LayerKind, MeasuredModel, readied
 from mha.costs.shapes import Shape
-from mha.costs.subject import Kind, Subject, readied
 from mha.costs.table import CostTable
 from mha.families import find_attention
 from mha.families.base.find import HOW_TO_REGISTER
@@ -63,6 +63,15 @@ def measure_costs(
         CostsError: the model can't be called with these arguments, has no data (the meta device)
             or no time, or a cache in them has been filled by the dense model.
         UnsupportedModule: the model has no attention of a known family.
+
+    Example:
+        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> costs = mha.measure_costs(model, (x, x, x), seconds=0.05, progress=False)
+        >>> plan = mha.HeadPlan({"": [0]})
+        >>> costs.parameters(plan)
+        Predicted(value=128, share=0.5)
+        >>> costs.latency(plan).value > 0  # seconds
+        True
     """
     _check(model, seconds)
     with locked(model, by="mha.measure_costs"), eval_mode(model):
@@ -72,24 +81,27 @@ def measure_costs(
         bar.expect(1)
         with bar.shown():
             bar.doing("preparing layers")
-            subject = Subject.of(placed, Call(args, kwargs).on(where))
+            measured = MeasuredModel.of(placed, CallArguments(args, kwargs).on(where))
             start = time.perf_counter()
-            timings = _Timings(subject, where)
+            timings = _Timings(measured, where)
             ended = timings.run(start, seconds, bar)
         facts = _environment(timings, where, time.perf_counter() - start)
         return timings.fit().table(facts, ended)
 
 
 class _Timings:
-    """Everything that takes turns: the dense model, a share of its heads, and (kind, shape) of the layers alone."""
+    """Everything that takes turns: the dense model, the model with a share of its heads, and layers by themselves.
 
-    def __init__(self, subject: Subject, device: torch.device) -> None:
-        self.subject, self.kinds = subject, subject.kinds
-        self.shares = (*SHARES, 1.0) if subject.changes_class() else SHARES
+    They are known to `Rounds` as DENSE, by their share, and as (kind of layer, shape).
+    """
+
+    def __init__(self, measured: MeasuredModel, device: torch.device) -> None:
+        self.measured, self.kinds = measured, measured.kinds
+        self.shares = (*SHARES, 1.0) if measured.changes_class() else SHARES
         self.rounds = Rounds(device)
-        self.rounds.add(DENSE, readied(subject.model, subject.call))
+        self.rounds.add(DENSE, readied(measured.model, measured.call))
         for share in self.shares:
-            self.rounds.add(share, subject.ready(share))
+            self.rounds.add(share, measured.ready(share))
         self._join()
 
     def run(self, start: float, seconds: float, bar: Bar) -> str:
@@ -117,30 +129,34 @@ class _Timings:
         return all(width <= STEADY for width in (*wholes, *alone))
 
     def fit(self) -> Fit:
+        """What the times taken so far say of every shape."""
         wholes = {share: self._of(share) for share in self.shares}
         alone = {kind: {shape: self._of((kind, shape)) for shape in kind.grid.shapes()} for kind in self.kinds}
-        return Fit(self.subject, self.rounds.seconds(DENSE), wholes, alone)
+        return Fit(self.measured, self.rounds.seconds(DENSE), wholes, alone)
 
-    def _points(self) -> Iterator[tuple[Kind, Shape]]:
+    def _points(self) -> Iterator[tuple[LayerKind, Shape]]:
+        """Every kind of layer in every shape that it is measured in."""
         return ((kind, shape) for kind in self.kinds for shape in kind.grid.shapes())
 
     def _of(self, name: object) -> Spread:
+        """What one of them takes, as a share of the dense model's time."""
         return self.rounds.ratio(name, DENSE)
 
     def _refine(self) -> bool:
-        """Whether there are more shapes to measure now."""
+        """Look for shapes that have to be measured too; whether there are any."""
         for kind in self.kinds:
             kind.grid.refine(partial(self._bends, kind))
         return self._join()
 
-    def _bends(self, kind: Kind, low: Shape, middle: Shape, high: Shape) -> bool:
+    def _bends(self, kind: LayerKind, low: Shape, middle: Shape, high: Shape) -> bool:
         """Whether the shape in the middle is further from the straight line than matters, and than noise."""
         left, between, right = (self._of((kind, shape)) for shape in (low, middle, high))
-        part = (middle.heads - low.heads) / (high.heads - low.heads)
-        distance = abs(between.value - left.value - part * (right.value - left.value))
+        way = (middle.heads - low.heads) / (high.heads - low.heads)
+        distance = abs(between.value - left.value - way * (right.value - left.value))
         return distance > between.half_width and distance * kind.uses > BEND
 
     def _join(self) -> bool:
+        """Let layers in shapes that are new take part; whether there are any."""
         new = [(kind, shape) for kind, shape in self._points() if (kind, shape) not in self.rounds]
         for kind, shape in new:
             self.rounds.add((kind, shape), kind.sliced(shape))
@@ -148,6 +164,11 @@ class _Timings:
 
 
 def _check(model: nn.Module, seconds: float) -> None:
+    """
+    Raises:
+        CostsError: no time, or a model without data.
+        UnsupportedModule: the model has no attention of a known family.
+    """
     if not seconds > 0:
         raise CostsError(f"seconds is how long measuring may take, above 0, got {seconds}")
     layers = find_attention(model)
@@ -159,24 +180,25 @@ def _check(model: nn.Module, seconds: float) -> None:
 
 
 def _device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is."""
     return next(model.parameters()).device
 
 
 def _is_on(model: nn.Module, device: torch.device) -> bool:
-    """Whether the model is there already; "cuda" is any of them."""
+    """Whether the model is on the device already; "cuda" is any of its kind."""
     here = _device_of(model)
     return here.type == device.type and device.index in (None, here.index)
 
 
 def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[str, Any]:
-    """What the times depend on."""
-    model = timings.subject.model
+    """What the times depend on: the machine, the inputs, and how long was measured."""
+    model = timings.measured.model
     return {
         "device": str(device),
         "device_name": _device_name(device),
         "threads": torch.get_num_threads(),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "inputs": str(timings.subject.call),
+        "inputs": str(timings.measured.call),
         "torch": str(torch.__version__),
         "rounds": timings.rounds.count,
         "seconds": spent,
@@ -184,6 +206,7 @@ def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[
 
 
 def _device_name(device: torch.device) -> str | None:
+    """What its maker calls the device, as far as the system says."""
     if device.type == "cpu":
         lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else []
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

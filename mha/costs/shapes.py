@@ -7,18 +7,29 @@ from mha.values.errors import PlanError
 
 
 class Shape(NamedTuple):
-    """How many query heads, in how many key/value groups; as many groups as heads in plain attention."""
+    """How many query heads a layer has, in how many key/value groups; as many groups as heads in plain attention.
+
+    Example:
+        >>> mha.costs.Shape(heads=8, groups=4).per_group
+        2
+    """
 
     heads: int
     groups: int
 
     @property
     def per_group(self) -> int:
+        """Query heads in each key/value group."""
         return self.heads // self.groups if self.groups else 0
 
 
 def feasible_shapes(whole: Shape) -> Iterator[Shape]:
-    """Every shape that a layer can be pruned to: none, and k groups with the same number of heads in each."""
+    """Every shape that a layer can be pruned to: without heads, or k groups with the same number of heads in each.
+
+    Example:
+        >>> [tuple(shape) for shape in mha.costs.feasible_shapes(mha.costs.Shape(heads=4, groups=2))]
+        [(0, 0), (1, 1), (2, 2), (2, 1), (4, 2)]
+    """
     yield Shape(0, 0)
     for per_group in range(1, whole.per_group + 1):
         for groups in range(1, whole.groups + 1):
@@ -26,13 +37,13 @@ def feasible_shapes(whole: Shape) -> Iterator[Shape]:
 
 
 def first_heads(heads: Sequence[int], whole: Shape, shape: Shape) -> list[int]:
-    """Original numbers of heads with which a layer has that shape: the first of each of the first groups.
+    """Original numbers of heads that give a layer that shape: the first few of each of the first few groups.
 
     Args:
         heads: original numbers of those that the layer has.
         whole: its shape.
     """
-    return [heads[group * whole.per_group + one] for group in range(shape.groups) for one in range(shape.per_group)]
+    return [heads[group * whole.per_group + place] for group in range(shape.groups) for place in range(shape.per_group)]
 
 
 def shape_of(name: str, heads: Sequence[int], whole: Shape, kept: Sequence[int]) -> Shape:

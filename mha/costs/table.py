@@ -20,7 +20,12 @@ Quantity = Literal["seconds", "flops", "parameters"]
 
 
 class Predicted(NamedTuple):
-    """What a plan's whole model costs: in the quantity's own unit, and as a share of the dense model."""
+    """What a plan's whole model costs: in the quantity's own unit, and as a share of the dense model.
+
+    Example:
+        >>> mha.costs.Predicted(value=0.003, share=0.75)  # 3 ms where the dense model takes 4
+        Predicted(value=0.003, share=0.75)
+    """
 
     value: float
     share: float
@@ -30,10 +35,15 @@ class ShapeCost(NamedTuple):
     """What a layer, or a model, costs in one shape.
 
     Attributes:
-        seconds: of one forward pass.
-        flops: matrix products only, a multiplication and an addition as two.
+        seconds: the time of one forward pass.
+        flops: the operations of its matrix products, a multiplication and an addition as two.
+        parameters: how many numbers its parameters hold.
         low, high: where the measured median of the seconds lies with 95 % confidence; None where the seconds are
             interpolated.
+
+    Example:
+        >>> mha.costs.ShapeCost(seconds=0.001, flops=10080, parameters=256).low is None  # it was not timed
+        True
     """
 
     seconds: float
@@ -44,10 +54,22 @@ class ShapeCost(NamedTuple):
 
 
 class WholeModel(NamedTuple):
-    """A check of the table: a whole pruned model, timed beside the dense one, and what the table says of it."""
+    """A check of the table: a whole pruned model, timed beside the dense one, and what the table says of it.
 
-    heads: tuple[int, ...]  # kept in each layer
-    measured: float  # share of the dense model's seconds
+    Attributes:
+        heads: how many heads each layer keeps.
+        measured: its time, as a share of the dense model's.
+        low, high: where the median of that share lies with 95 % confidence.
+        predicted: the share that the table says.
+
+    Example:
+        >>> checked = mha.costs.WholeModel(heads=(4, 4), measured=0.75, low=0.74, high=0.76, predicted=0.755)
+        >>> checked.low <= checked.predicted <= checked.high
+        True
+    """
+
+    heads: tuple[int, ...]
+    measured: float
     low: float
     high: float
     predicted: float
@@ -61,6 +83,13 @@ class LayerCosts:
         heads: original numbers of the heads that it had when measured.
         groups: how many key/value groups they stand in.
         costs: shape -> what the layer adds to the model's cost.
+
+    Example:
+        >>> def cost(heads):
+        ...     return mha.costs.ShapeCost(seconds=0.001 * heads, flops=5040 * heads, parameters=128 * heads)
+        >>> costs = {mha.costs.Shape(heads, heads): cost(heads) for heads in range(3)}
+        >>> mha.costs.LayerCosts(heads=(0, 1), groups=2, costs=costs)
+        2 heads: 2 ms, without any 0 ms
     """
 
     heads: tuple[int, ...]
@@ -69,6 +98,7 @@ class LayerCosts:
 
     @property
     def whole(self) -> Shape:
+        """The shape of the layer with all of its heads."""
         return Shape(len(self.heads), self.groups)
 
     def __repr__(self) -> str:
@@ -94,6 +124,14 @@ class CostTable:
         whole_models: pruned models that were timed as a whole.
         environment: what it was measured on, and with which inputs.
         ended: what ended the measuring: "steady" (the intervals were narrow enough) or "time spent".
+
+    Example:
+        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> table = mha.measure_costs(model, (x, x, x), seconds=0.05, progress=False)
+        >>> table.flops(mha.HeadPlan({"": [1]})).share
+        0.5
+        >>> table.rest_of("parameters"), table.dense.parameters
+        (0, 256)
     """
 
     layers: Mapping[str, LayerCosts]
@@ -137,7 +175,7 @@ class CostTable:
         return getattr(self.dense, quantity) - whole
 
     def amounts(self, quantity: Quantity) -> dict[str, dict[Shape, float]]:
-        """Layer -> shape -> what the layer adds."""
+        """What every layer adds in every shape: layer name -> shape -> amount."""
         return {
             name: {shape: getattr(cost, quantity) for shape, cost in layer.costs.items()}
             for name, layer in self.layers.items()
@@ -181,6 +219,11 @@ class CostTable:
             )
 
     def _predicted(self, quantity: Quantity, plan: HeadPlan) -> Predicted:
+        """The rest and the layers in the shapes that the plan gives them.
+
+        Raises:
+            PlanError: as `latency`.
+        """
         if unknown := [name for name in plan.keep if name not in self.layers]:
             raise PlanError(
                 f"the plan names layers without measured costs: {unknown}; the table has {list(self.layers)}"
@@ -196,6 +239,11 @@ class CostTable:
 
 
 def _dense(row: Any) -> ShapeCost:
+    """What the dense model costs, as a file says it.
+
+    Raises:
+        ValueError: no seconds above 0.
+    """
     dense = _cost(sequence(row, "dense", len(ShapeCost._fields)), "dense")
     if dense.seconds <= 0:
         raise ValueError(f"dense: expected seconds above 0, got {dense.seconds}")
@@ -203,25 +251,32 @@ def _dense(row: Any) -> ShapeCost:
 
 
 def _cost(row: list[Any], where: str) -> ShapeCost:
+    """A cost as a file says it; `where` it stands is for messages."""
     seconds, flops, parameters, low, high = row
     between = [None if bound is None else number(bound, where) for bound in (low, high)]
     return ShapeCost(number(seconds, where), whole_number(flops, where), whole_number(parameters, where), *between)
 
 
 def _whole_model(row: Any) -> WholeModel:
+    """The check of a whole model, as a file says it."""
     heads, *shares = sequence(row, "whole_models", len(WholeModel._fields))
     return WholeModel(tuple(whole_numbers(heads, "whole_models")), *numbers(shares, "whole_models"))
 
 
 def _layer(row: Any, where: str) -> LayerCosts:
+    """A layer's costs as a file says them.
+
+    Raises:
+        ValueError: heads that are none, or costs that are not one for every shape.
+    """
     heads = tuple(whole_numbers(entry(mapping(row, where), "heads"), where))
     groups = whole_number(entry(row, "groups"), where)
     if len(set(heads)) != len(heads) or (groups == 0) != (not heads) or (groups and len(heads) % groups):
         raise ValueError(f"{where}: {list(heads)} are no distinct heads in {groups} key/value groups")
     costs = {}
-    for one in sequence(entry(row, "costs"), where):
-        of_heads, of_groups, *cost = sequence(one, where, 2 + len(ShapeCost._fields))
-        shape = Shape(whole_number(of_heads, where), whole_number(of_groups, where))
+    for line in sequence(entry(row, "costs"), where):
+        num_heads, num_groups, *cost = sequence(line, where, 2 + len(ShapeCost._fields))
+        shape = Shape(whole_number(num_heads, where), whole_number(num_groups, where))
         if shape in costs:
             raise ValueError(f"{where}: two costs for {shape}")
         costs[shape] = _cost(cost, where)

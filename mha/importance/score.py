@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ from torch import nn
 import mha.importance.criteria  # each registers itself  # noqa: F401
 from mha.families import find_attention
 from mha.families.base.find import HOW_TO_REGISTER
+from mha.importance.head_scores import head_scores
 from mha.importance.registry import Criterion, describe
-from mha.importance.running.calibration import Calibration, Loss, Pass
+from mha.importance.running.batch import Loss
+from mha.importance.running.calibration import Calibration
 from mha.importance.running.journal import Journal, content_of, name_of, weights_of
 from mha.importance.running.meter import Meter
 from mha.importance.running.rounds import in_rounds
@@ -48,7 +49,8 @@ def score(
         batches: calibration batches, anything that can be read more than once, one batch after the other; None where
             the criterion needs no data.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where it needs no data.
-        criterion: one of `criteria()`.
+        model: any model in which `find_attention` finds layers.
+        criterion: one of `criteria()`, which prints what they are; one of your own by `register_criterion`.
         seed: for criteria that draw at random.
         rounds: remove heads in so many steps, by masking, and score what is left again after each; the result's
             scores are then the order of removal, 0 for the head that goes first. As many rounds as heads is the
@@ -60,13 +62,26 @@ def score(
             leave-one-out (not racing), each loss for shapley, and every round; within a round or a call of another
             criterion nothing is kept. Weights, batches, options, seed and the first batch's loss must be the same; of
             functions only their names and that loss can be compared.
-        options: those of the criterion, as keyword arguments.
+        options: those of the criterion, as keyword arguments; `print(criteria())` lists them.
 
     Raises:
         CalibrationError: an unknown criterion or option, no batches, a loss that is not a finite scalar or does
             not depend on the model; a journal of another scoring.
         UnsupportedModule: the model has no attention of a known family.
         BusyError: another thread has the model, and waiting for it would not end.
+
+    Example:
+        >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=4)
+        >>> batches = [torch.randn(16, 5, 8) for _ in range(2)]
+        >>> def loss(model, batch):
+        ...     return (model(batch, batch, batch) - batch).square().mean()
+        >>> scores = mha.score(model, batches, loss)  # leave_one_out
+        >>> len(scores), scores.examples
+        (4, 32)
+        >>> mha.score(model, batches, loss, "taylor", unit="batch").scores[""].shape
+        torch.Size([4])
+        >>> mha.score(model, None, None, "magnitude").comparable  # weights say nothing of other layers
+        False
     """
     chosen = describe(criterion)
     if unknown := set(options) - set(chosen.options):
@@ -81,25 +96,24 @@ def score(
             listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
             raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
         meter = Meter(chosen.name, progress)
-        calibration = Calibration(model, layers, batches, loss, seed, examples, meter)
+        calibration = Calibration(model, layers, batches, loss, seed, examples, meter=meter)
         if chosen.needs != "nothing":
             calibration.check()
         with at_rest(model), nothing_compiled(), meter.shown(), ExitStack() as opened:
             if journal is not None:
-                kept = Journal(journal, _identity(calibration, chosen, rounds, options))
-                calibration = replace(calibration, journal=opened.enter_context(kept.open()))
+                notes = Journal(journal, _identity(calibration, chosen, rounds, options))
+                calibration = calibration.noted_in(opened.enter_context(notes.open()))
             torch.manual_seed(seed)
             if rounds is None:
-                found = chosen.scored(calibration, options)
+                scored = chosen.scored(calibration, options)
             else:
-                found = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
-    return HeadScores(
-        {name: found.rows[name] for name in layers},
-        groups={name: layer.num_kv_heads for name, layer in layers.items()},
-        heads={name: layer.heads for name, layer in layers.items()},
-        examples=found.examples,
-        interactions=found.interactions,
-        errors=found.errors,
+                scored = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
+    return head_scores(
+        layers,
+        {name: scored.rows[name] for name in layers},
+        examples=scored.examples,
+        interactions=scored.interactions,
+        errors=scored.errors,
         comparable=chosen.comparable,
         spent=meter.spent(),
     )
@@ -108,7 +122,7 @@ def score(
 def _identity(
     calibration: Calibration, chosen: Criterion, rounds: int | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the measurements of a scoring depend on, as far as it can be told."""
+    """What the measurements of a scoring depend on, as far as that can be told."""
     torch.manual_seed(calibration.seed)  # a loader that shuffles by it gives the batches that scoring will read
     identity: dict[str, Any] = {
         "criterion": chosen.name,
@@ -124,5 +138,6 @@ def _identity(
         identity["set of batches"] = [content_of(batch) for batch in batches]
         torch.manual_seed(calibration.seed)
         with torch.no_grad():
-            identity["loss of the first batch"] = [Pass(calibration, 0, batch).loss().item() for batch in batches[:1]]
+            losses = [calibration.batch(content, 0).loss() for content in batches[:1]]
+            identity["loss of the first batch"] = [loss.value.item() for loss in losses]
     return identity

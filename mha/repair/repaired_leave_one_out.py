@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mha.families import AttentionLayer, find_attention
 from mha.families.base.linears import is_conv1d, weight_of
+from mha.importance.head_scores import head_scores
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 from mha.pruning.masking import eval_mode
@@ -67,11 +68,7 @@ def resolved_scores(
             for batch in judged:
                 for name, rises in judge.rises(batch).items():
                     rows[name] += rises / len(judged)
-    return HeadScores(
-        rows,
-        groups={name: layer.num_kv_heads for name, layer in layers.items()},
-        heads={name: layer.heads for name, layer in layers.items()},
-    )
+    return head_scores(layers, rows)
 
 
 class _Judge:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import find_attention
-from mha.importance.running.calibration import Loss
+from mha.importance.head_scores import head_scores
+from mha.importance.running.batch import Loss
 from mha.importance.score import score
 from mha.planning.choose import best_plan, choose
 from mha.pruning.masking import at_rest, eval_mode
@@ -253,11 +254,7 @@ def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
     for name, layer in layers.items():
         known = dict(zip(scores.heads[name], scores.scores[name].tolist(), strict=True))
         rows[name] = torch.tensor([known.get(head, lowest) for head in layer.heads], dtype=torch.float64)
-    return HeadScores(
-        rows,
-        groups={name: layer.num_kv_heads for name, layer in layers.items()},
-        heads={name: layer.heads for name, layer in layers.items()},
-    )
+    return head_scores(layers, rows)
 
 
 def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str, Any]:

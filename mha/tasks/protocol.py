@@ -11,7 +11,7 @@ Batch = Any
 
 
 class Task(ABC):
-    """Subclass this, or offer the same members: whatever has them is a task.
+    """What the benchmark suite asks of a task. Subclass this, or offer the same members: whatever has them is a task.
 
     Attributes:
         name: short, lower case; it stands in benchmark ids and file names.
@@ -20,6 +20,30 @@ class Task(ABC):
         chance: the metric's value for a model that knows nothing.
         batch_size: the batch size at which latency is reported unless another is asked for.
         generates: whether the model is a causal one of transformers, whose prefill and decode are timed too.
+
+    Example:
+        >>> class Copying(mha.tasks.Task):
+        ...     name, metric, higher_is_better = "copying", "squared error", False
+        ...     def model(self):
+        ...         return mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2).eval()
+        ...     def calibration(self):
+        ...         return [torch.randn(16, 5, 8) for _ in range(2)]
+        ...     def forward(self, model, batch):
+        ...         return model(batch, batch, batch)
+        ...     def loss(self, model, batch):
+        ...         return (self.forward(model, batch) - batch).square().mean()
+        ...     def evaluate(self, model):
+        ...         held_out = torch.randn(64, 5, 8, generator=torch.Generator().manual_seed(1))
+        ...         return (self.forward(model, held_out) - held_out).square().mean((1, 2)).detach().numpy()
+        ...     def example(self, batch_size, seq_len=None):
+        ...         x = torch.randn(batch_size, seq_len or 5, 8)
+        ...         return (x, x, x), {}
+        >>> task = Copying()
+        >>> task.evaluate(task.model()).shape
+        (64,)
+        >>> scores = mha.score(task.model(), task.calibration(), task.loss)
+        >>> len(scores)
+        2
     """
 
     name: str
@@ -31,7 +55,7 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """The trained model, in eval mode; a new object at each call."""
+        """The trained model, in eval mode; every call makes a new object."""
 
     @abstractmethod
     def calibration(self) -> Sequence[Batch]:
@@ -39,26 +63,26 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A scalar, the mean over the batch's examples; differentiable."""
+        """The loss of a batch: a differentiable scalar, the mean over the batch's examples."""
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> Any:
-        """Run the model on the inputs of a batch."""
+        """Run the model on the inputs of a batch, and return what matters of its output."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> np.ndarray:
-        """(n,) or (n, k): a value, or sufficient statistics, for each held-out example."""
+        """A value, or k sufficient statistics, for each of n held-out examples: (n,) or (n, k)."""
 
     def aggregate(self, values: np.ndarray) -> float:
-        """The metric over rows of what `evaluate` returns; intervals resample rows. Default: the mean."""
+        """The metric over rows of what `evaluate` returns, by default their mean; intervals resample the rows."""
         return float(np.mean(values))
 
     @abstractmethod
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs for timing, at the task's own length unless one is given."""
+        """The model's positional and keyword arguments for timing, at the task's own length unless one is given."""
 
     def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
-        """Held-out examples whose attention is worth drawing, by what a reader may call them; default: none.
+        """Held-out examples whose attention is worth drawing, by what a reader may call them; by default none.
 
         Each is a batch of one and, for each attention layer, the labels of its queries and of its keys.
         """

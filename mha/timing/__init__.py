@@ -2,7 +2,7 @@
 
 from mha.timing.cache_flush import cache_bytes, emptying
 from mha.timing.quantiles import Quantile, Spread, median, quantile
-from mha.timing.rounds import ENOUGH, WARM_UP, Rounds, Sample, rotated, synchronize, time_call
+from mha.timing.rounds import ENOUGH, WARM_UP, Rounds, Sample, TimedCall, rotated, synchronize, time_call
 
 __all__ = [
     "ENOUGH",
@@ -11,6 +11,7 @@ __all__ = [
     "Rounds",
     "Sample",
     "Spread",
+    "TimedCall",
     "cache_bytes",
     "emptying",
     "median",

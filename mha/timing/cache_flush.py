@@ -10,21 +10,30 @@ UNKNOWN = 64 << 20  # bytes, where nothing says how much it is: what large ones 
 
 
 def cache_bytes(device: torch.device | str = "cpu") -> int:
-    """Size of the last cache before memory: the largest of a CPU, the L2 of an accelerator; 64 MiB where unknown.
+    """Bytes of the last cache before memory: the largest of a CPU, the L2 of an accelerator; 64 MiB where unknown.
 
     Raises:
         RuntimeError: torch has no such device here.
+
+    Example:
+        >>> mha.timing.cache_bytes("cpu") > 0
+        True
     """
     device = torch.device(device)
     if device.type == "cpu":
         sizes = [path.read_text(encoding="ascii").strip() for path in CPU.glob("index*/size")]
         return max((int(size.removesuffix("K")) << 10 for size in sizes), default=UNKNOWN)
     module = torch.get_device_module(device)
-    about = module.get_device_properties(device) if hasattr(module, "get_device_properties") else None
-    return int(getattr(about, "L2_cache_size", UNKNOWN))
+    properties = module.get_device_properties(device) if hasattr(module, "get_device_properties") else None
+    return int(getattr(properties, "L2_cache_size", UNKNOWN))
 
 
 def emptying(device: torch.device | str = "cpu") -> Callable[[], object]:
-    """A call after which nothing older is left in the device's caches: it reads and writes twice their size."""
+    """A function after whose call nothing older is left in the device's caches: it reads and writes twice their size.
+
+    Example:
+        >>> empty = mha.timing.emptying("cpu")
+        >>> _ = empty()  # the next call on this device reads everything from memory
+    """
     buffer = torch.zeros(2 * cache_bytes(device), dtype=torch.uint8, device=device)
     return lambda: buffer.add_(1)  # a plain fill may write past the caches

@@ -10,7 +10,13 @@ TAIL = 0.025  # of the probability, on either side of a 95 % interval
 
 
 class Spread(NamedTuple):
-    """A median and its 95 % interval."""
+    """A median and its 95 % interval.
+
+    Example:
+        >>> spread = mha.timing.Spread(value=10.0, low=9.5, high=11.0)
+        >>> spread.half_width
+        0.75
+    """
 
     value: float
     low: float
@@ -18,10 +24,11 @@ class Spread(NamedTuple):
 
     @property
     def half_width(self) -> float:
+        """Half of what lies between the bounds."""
         return (self.high - self.low) / 2
 
     def is_within(self, share: float) -> bool:
-        """Whether neither bound is further from the value than that share of it."""
+        """Whether neither bound lies further from the value than this share of the value."""
         return max(self.value - self.low, self.high - self.value) <= share * self.value
 
 
@@ -30,6 +37,10 @@ def median(values: Sequence[float]) -> Spread:
 
     The bounds are the values at ranks n/2 ± 0.98·√n (Conover 1999, section 3.2); below six values, the smallest and
     the largest, which hold less than 95 %.
+
+    Example:
+        >>> mha.timing.median([5.0, 1.0, 4.0, 2.0, 3.0])
+        Spread(value=3.0, low=1.0, high=5.0)
     """
     ordered, middle = sorted(values), (len(values) - 1) / 2
     reach = NORMAL * math.sqrt(len(values)) / 2
@@ -38,7 +49,12 @@ def median(values: Sequence[float]) -> Spread:
 
 
 class Quantile(NamedTuple):
-    """A quantile, its 95 % interval, and the number of values that they come from."""
+    """A quantile, its 95 % interval, and the number of values that they come from.
+
+    Example:
+        >>> mha.timing.Quantile(value=0.5, low=0.4, high=0.7, n=100).n
+        100
+    """
 
     value: float
     low: float
@@ -47,7 +63,7 @@ class Quantile(NamedTuple):
 
 
 def quantile(values: Sequence[float], share: float) -> Quantile | None:
-    """What that share of the values lies below; None where they are too few for an interval within them.
+    """The value that this share of the values lies below; None where they are too few for an interval within them.
 
     Between two values it is interpolated, as numpy does it. The bounds are those values that the true quantile lies
     between in 95 % of samples, at binomial ranks, whatever the distribution (Conover 1999, section 3.2). A median
@@ -58,6 +74,12 @@ def quantile(values: Sequence[float], share: float) -> Quantile | None:
 
     Raises:
         ValueError: share is not between 0 and 1.
+
+    Example:
+        >>> mha.timing.quantile(range(101), 0.9)
+        Quantile(value=90.0, low=84, high=96, n=101)
+        >>> mha.timing.quantile(range(10), 0.9) is None
+        True
     """
     if not 0 < share < 1:
         raise ValueError(f"quantile: share lies between 0 and 1, as 0.99 for the 99th percentile, got {share}")
@@ -70,7 +92,7 @@ def quantile(values: Sequence[float], share: float) -> Quantile | None:
 
 @lru_cache
 def _ranks(n: int, share: float) -> tuple[int, int]:
-    """Ranks from 1 of the bounds; 0 or n + 1 where a bound would lie outside the values."""
+    """The ranks of the bounds, counted from 1; 0 or n + 1 where a bound would lie outside the values."""
     from scipy.stats import binom  # takes a second to import
 
     low, high = (int(binom.ppf(level, n, share)) for level in (TAIL, 1 - TAIL))  # values below the true quantile
@@ -78,6 +100,6 @@ def _ranks(n: int, share: float) -> tuple[int, int]:
 
 
 def _at(ordered: Sequence[float], rank: float) -> float:
-    """The value at a rank from 0, interpolated."""
+    """The value at this rank, counted from 0; between two values it is interpolated."""
     below, above = ordered[math.floor(rank)], ordered[math.ceil(rank)]
     return below + (rank - math.floor(rank)) * (above - below)

@@ -30,10 +30,13 @@ _COLLECTING = Setting(gc.isenabled, lambda wanted: gc.enable() if wanted else gc
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until an accelerator has finished what was asked of it; nothing to wait for on the CPU.
+    """Wait until an accelerator has finished what was asked of it; on the CPU there is nothing to wait for.
 
     Raises:
         RuntimeError: torch has no such device here.
+
+    Example:
+        >>> mha.timing.synchronize("cpu")
     """
     device = torch.device(device)
     if device.type not in ("cpu", "meta"):
@@ -43,11 +46,16 @@ def synchronize(device: torch.device | str) -> None:
 def time_call(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
     """Seconds that one call takes, from an idle device until the device has finished.
 
-    By the device's own events on CUDA and XPU, else by the clock. Neither the garbage collector nor a tracer or
-    profiler of Python runs meanwhile: they would land in whichever sample they happen to meet.
+    They are measured by the device's own events on CUDA and XPU, else by the clock. Neither the garbage collector nor a
+    tracer or profiler of Python runs meanwhile: they would land in whichever sample they happen to meet.
 
     Raises:
         RuntimeError: torch has no such device here.
+
+    Example:
+        >>> x = torch.randn(8, 8)
+        >>> mha.timing.time_call(lambda: x @ x) > 0
+        True
     """
     device = torch.device(device)
     with _undisturbed():
@@ -56,6 +64,7 @@ def time_call(function: Callable[[], object], device: torch.device | str = "cpu"
 
 
 def _by_clock(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds by the clock, until the device has finished."""
     start = time.perf_counter()
     function()
     synchronize(device)
@@ -63,6 +72,7 @@ def _by_clock(function: Callable[[], object], device: torch.device) -> float:
 
 
 def _by_events(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds between two events on the device's current stream."""
     start, end = (torch.Event(device=device, enable_timing=True) for _ in range(2))
     stream = torch.accelerator.current_stream(device)
     start.record(stream)
@@ -74,6 +84,7 @@ def _by_events(function: Callable[[], object], device: torch.device) -> float:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
+    """Keep the garbage collector, tracers and profilers of Python off within the context."""
     tracer, profiler = sys.gettrace(), sys.getprofile()
     with _COLLECTING.at(False):
         sys.settrace(None)
@@ -86,25 +97,51 @@ def _undisturbed() -> Iterator[None]:
 
 
 def rotated(calls: Iterable[Callable[[], object]]) -> Prepare:
-    """Gives one call after another, again and again, so that none meets in a cache the inputs it has just had.
+    """Let these calls take turns, again and again, so that none meets in a cache the inputs it has just had.
 
-    Functions that are added to `Rounds` together, with as many calls each, have the same turn in every round.
+    What is returned is for `Rounds.add`. Functions that are added together, with as many calls each, have the same turn
+    in every round.
+
+    Example:
+        >>> prepare = mha.timing.rotated([lambda: "first", lambda: "second"])
+        >>> [prepare()() for _ in range(3)]
+        ['first', 'second', 'first']
     """
     return cycle(list(calls)).__next__
 
 
-class Sample(NamedTuple):
-    """One timed call. Those of one round belong together."""
+class TimedCall(NamedTuple):
+    """One timed call. Those of one round belong together.
+
+    Attributes:
+        name: under which the function was added to `Rounds`.
+        round: the number of its round, from 0.
+        seconds: what the call took.
+
+    Example:
+        >>> mha.timing.TimedCall("dense", round=0, seconds=0.25).seconds
+        0.25
+    """
 
     name: Hashable
     round: int
     seconds: float
 
 
+Sample = TimedCall  # as it has been called in earlier releases
+
+
 @dataclass
 class _Arm:
+    """One of the functions that are timed.
+
+    Attributes:
+        prepare: makes, untimed, the function for one call.
+        seconds: number of a round -> what the call took in it.
+    """
+
     prepare: Prepare
-    seconds: dict[int, float] = field(default_factory=dict)  # by round
+    seconds: dict[int, float] = field(default_factory=dict)
 
 
 class Rounds:
@@ -114,17 +151,33 @@ class Rounds:
 
     Args:
         device: where they run; waited for at both ends of every sample.
+        seed: of the orders.
         cold: whether the device's caches are emptied before every call, outside the time.
+
+    Attributes:
+        count: rounds so far.
+        warm_up: rounds before the first that counts.
+
+    Example:
+        >>> rounds, x = mha.timing.Rounds("cpu"), torch.randn(64, 64)
+        >>> rounds.add("once", lambda: lambda: x @ x)
+        >>> rounds.add("twice", lambda: lambda: x @ x @ x)
+        >>> for _ in range(10):
+        ...     rounds.run()
+        >>> rounds.count
+        10
+        >>> rounds.ratio("twice", "once").value > 0  # the median over rounds, with its interval
+        True
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, seed: int = 0, cold: bool = False) -> None:
-        self.count = 0  # rounds so far
-        self.warm_up = WARM_UP  # rounds before the first that counts
+        self.count = 0
+        self.warm_up = WARM_UP
         self._device, self._random = device, random.Random(seed)
         self._empty = emptying(device) if cold else lambda: None
         self._arms: dict[Hashable, _Arm] = {}
         self._order: list[Hashable] = []
-        self._samples: list[Sample] = []
+        self._samples: list[TimedCall] = []
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._arms
@@ -140,10 +193,10 @@ class Rounds:
             self._time(name)
 
     def run(self) -> None:
-        """One round: a sample of every function."""
+        """Take one round: a timed call of every function."""
         for name in self._turn():
             seconds = self._arms[name].seconds[self.count] = self._time(name)
-            self._samples.append(Sample(name, self.count, seconds))
+            self._samples.append(TimedCall(name, self.count, seconds))
         self.count += 1
 
     def until(
@@ -185,28 +238,33 @@ class Rounds:
             look = taken * RARER
 
     def seconds(self, name: Hashable) -> Spread:
-        """Of one call, over all rounds."""
+        """What one call takes: the median over all rounds, and its interval."""
         return median(list(self._arms[name].seconds.values()))
 
     def ratio(self, name: Hashable, baseline: Hashable) -> Spread:
-        """Its seconds over the baseline's, round by round: what slows down both does not show."""
+        """The median, over rounds, of the function's seconds divided by the baseline's, and its interval.
+
+        What slows down both in the same round does not show.
+        """
         over, under = self._arms[name].seconds, self._arms[baseline].seconds
         return median([over[index] / under[index] for index in over.keys() & under.keys()])
 
-    def samples(self) -> list[Sample]:
-        """All that were taken, in the order in which they were."""
+    def samples(self) -> list[TimedCall]:
+        """All timed calls, in the order in which they were made."""
         return list(self._samples)
 
     def _spread(self, name: Hashable, baseline: Hashable | None) -> Spread:
+        """The median of the function's seconds, or of its ratio to a baseline."""
         return self.seconds(name) if baseline is None else self.ratio(name, baseline)
 
     def _time(self, name: Hashable) -> float:
+        """Seconds that one call of the function takes, prepared anew."""
         call = self._arms[name].prepare()
         self._empty()
         return time_call(call, self._device)
 
     def _turn(self) -> list[Hashable]:
-        """The order of this round."""
+        """The names in the order of this round."""
         if self.count % 2 and len(self._order) == len(self._arms):
             self._order.reverse()
         else:

@@ -45,6 +45,13 @@ def show_attention(
     Raises:
         ShapeError: weights of another shape or without heads, or labels that are not as many as what they label.
         MhaError: weights that are NaN or infinite.
+
+    Example:
+        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(1, 5, 8)
+        >>> output, weights = model(x, x, x, need_weights=True)
+        >>> figure = mha.visualize.show_attention(weights, queries="abcde", keys="abcde")
+        >>> [axes.get_title() for axes in figure.axes[:2]]
+        ['head 0', 'head 1']
     """
     from matplotlib.figure import Figure
 
@@ -83,6 +90,12 @@ def show_importance(scores: HeadScores) -> "Figure":
 
     Raises:
         ScoresError: there is not one score to draw.
+
+    Example:
+        >>> scores = mha.HeadScores({"layer 0": torch.tensor([0.5, 2.0]), "layer 1": torch.tensor([1.0, 0.0])})
+        >>> figure = mha.visualize.show_importance(scores)
+        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+        ('Head', 'Layer')
     """
     from matplotlib.figure import Figure
 
@@ -114,6 +127,12 @@ def show_importance(scores: HeadScores) -> "Figure":
 
 
 def _as_array(weights: Any) -> "NDArray[np.float64]":
+    """The weights as an array of three or four dimensions.
+
+    Raises:
+        ShapeError: they have others, or one of them is 0.
+        MhaError: weights that are NaN or infinite.
+    """
     if isinstance(weights, Tensor):
         weights = weights.detach().cpu().double().numpy()
     array: NDArray[np.float64] = np.asarray(weights, dtype=np.float64)
@@ -133,7 +152,11 @@ def _as_array(weights: Any) -> "NDArray[np.float64]":
 
 
 def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) -> "NDArray[np.float64]":
-    """(b, h, q, k), from that, (h, q, k), or (b * h, q, k) where the number of heads is given."""
+    """The weights as (b, h, q, k), from that, (h, q, k), or (b * h, q, k) where the number of heads is given.
+
+    Raises:
+        ShapeError: the number of heads is not that of the weights.
+    """
     if array.ndim == 4:
         if num_heads not in (None, array.shape[1]):
             raise ShapeError(f"num_heads={num_heads}, but weights of shape {array.shape} have {array.shape[1]} heads")
@@ -149,6 +172,10 @@ def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) ->
 
 
 def _check_count(what: str, labels: Sequence[Any] | None, count: int) -> None:
+    """
+    Raises:
+        ShapeError: there are labels, but not so many.
+    """
     if labels is not None and len(labels) != count:
         raise ShapeError(f"{what}: expected {count}, as many as the weights have, got {len(labels)}: {list(labels)}")
 

@@ -20,7 +20,7 @@ def restore_heads(
     *,
     fill: float = 0.0,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Attention weights of a pruned model with all of its original heads, those that were pruned as zeros.
+    """Attention weights of a pruned model with all of its original heads, with zeros for those that were pruned.
 
     Tools that show attention expect as many heads in every layer. What a model of transformers returns as `attentions`
     (or `encoder_attentions`, `decoder_attentions`, `cross_attentions`: one call for each) becomes what the dense model
@@ -29,8 +29,8 @@ def restore_heads(
     Args:
         model: the pruned model, which knows what its heads were.
         weights: (b, h, q, k) of one layer, or those of several in their order; None, or h = 0, for one without heads.
-        layers: which layers of the model those are: their names, or a pattern, such as "decoder.*.encoder_attn". Told
-            from how many there are, and how many heads each has, where that leaves one possibility.
+        layers: which layers of the model those are: their names, or a pattern, such as "decoder.*.encoder_attn". Not
+            needed where how many there are, and how many heads each has, leaves one possibility.
         fill: what pruned heads show; `float("nan")` tells them from heads that attend to nothing.
 
     Returns:
@@ -39,16 +39,27 @@ def restore_heads(
     Raises:
         PlanError: no layers of such a name, or several possibilities.
         ShapeError: as many heads as the layers do not have, or no layer that says what queries and keys there are.
+
+    Example:
+        >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=4)
+        >>> pruned = mha.prune(model, mha.HeadPlan({"": [1, 3]}))
+        >>> x = torch.randn(1, 5, 8)
+        >>> output, weights = pruned(x, x, x, need_weights=True)
+        >>> weights.shape
+        torch.Size([1, 2, 5, 5])
+        >>> restored = mha.visualize.restore_heads(pruned, weights)
+        >>> restored.shape, restored[:, 0].any().item()
+        (torch.Size([1, 4, 5, 5]), False)
     """
-    found = find_attention(model)
+    known = find_attention(model)
     if isinstance(weights, Tensor):
-        (layer,) = _layers_for([weights], found, layers)
+        (layer,) = _layers_for([weights], known, layers)
         return _restored(layer, weights, fill)
     entries = list(weights)
-    chosen = _layers_for(entries, found, layers)
+    chosen = _layers_for(entries, known, layers)
     if len(entries) < len(chosen):
         entries = _with_gaps(entries, chosen)
-    like = _shape_of_all(entries)
+    like = _example_of(entries)
     return tuple(
         _restored(layer, like.new_zeros(_without_heads(like)) if entry is None else entry, fill)
         for layer, entry in zip(chosen, entries, strict=True)
@@ -56,22 +67,30 @@ def restore_heads(
 
 
 def _layers_for(
-    entries: Sequence[Tensor | None], found: Mapping[str, AttentionLayer], named: str | Sequence[str] | None
+    entries: Sequence[Tensor | None], known: Mapping[str, AttentionLayer], named: str | Sequence[str] | None
 ) -> Layers:
-    """The layers that the weights are of."""
+    """The layers that the weights are of.
+
+    Args:
+        named: their names, or a pattern; None to tell it from the weights.
+
+    Raises:
+        ShapeError: the weights are not of these layers, or of none of the model's.
+        PlanError: no layer has such a name, or several sets of layers are possible.
+    """
     if named is not None:
-        layers = _named(found, named)
+        layers = _named(known, named)
         if not _fit(entries, layers):
             raise ShapeError(
-                f"weights: {_told(entries)} are not of the layers {[layer.name for layer in layers]}, which have "
+                f"weights: {_shapes(entries)} are not of the layers {[layer.name for layer in layers]}, which have "
                 f"{[layer.num_heads for layer in layers]} heads"
             )
         return layers
-    possible = [layers for layers in _kinds(found.values()) if _fit(entries, layers)]
+    possible = [layers for layers in _kinds(known.values()) if _fit(entries, layers)]
     if not possible:
         raise ShapeError(
-            f"weights: {_told(entries)} are not of this model, whose layers have "
-            f"{ {name: layer.num_heads for name, layer in found.items()} } heads"
+            f"weights: {_shapes(entries)} are not of this model, whose layers have "
+            f"{ {name: layer.num_heads for name, layer in known.items()} } heads"
         )
     if len({_heads_of(layers) for layers in possible}) > 1:
         firsts = [layers[0].name for layers in possible]
@@ -82,19 +101,24 @@ def _layers_for(
     return possible[0]
 
 
-def _named(found: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> Layers:
+def _named(known: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> Layers:
+    """The layers of these names, or whose names match one of these patterns.
+
+    Raises:
+        PlanError: there is none.
+    """
     patterns = [named] if isinstance(named, str) else list(named)
     layers = []
     for pattern in patterns:
-        matching = [layer for name, layer in found.items() if name == pattern or fnmatchcase(name, pattern)]
+        matching = [layer for name, layer in known.items() if name == pattern or fnmatchcase(name, pattern)]
         if not matching:
-            raise PlanError(f"no attention layer is called {pattern!r}; there are {list(found)}")
+            raise PlanError(f"no attention layer is called {pattern!r}; there are {list(known)}")
         layers += matching
     return layers
 
 
 def _kinds(layers: Iterable[AttentionLayer]) -> list[Layers]:
-    """All layers; those whose names differ by numbers only, as those of a decoder; each on its own."""
+    """The sets of layers that weights may be of: all; those whose names differ in numbers only; each on its own."""
     layers = list(layers)
     kinds: dict[str, list[AttentionLayer]] = {}
     for layer in layers:
@@ -103,56 +127,67 @@ def _kinds(layers: Iterable[AttentionLayer]) -> list[Layers]:
 
 
 def _kind(name: str) -> str:
+    """The name of a layer with a # in place of each number."""
     return re.sub(r"\d+", "#", name)
 
 
 def _fit(entries: Sequence[Tensor | None], layers: Layers) -> bool:
     """Whether the weights may be of these layers; of layers without heads there may be none at all."""
-    some = [layer for layer in layers if layer.num_heads]
-    return any(len(entries) == len(these) and all(map(_is_of, entries, these)) for these in (layers, some))
+    with_heads = [layer for layer in layers if layer.num_heads]
+    return any(len(entries) == len(these) and all(map(_is_of, entries, these)) for these in (layers, with_heads))
 
 
 def _is_of(entry: Tensor | None, layer: AttentionLayer) -> bool:
+    """Whether the weights have as many heads as the layer."""
     return _heads(entry) == layer.num_heads
 
 
 def _heads(entry: Tensor | None) -> int:
+    """How many heads the weights are of; -1 where they have too few dimensions to say."""
     return 0 if entry is None else entry.shape[-3] if entry.dim() >= 3 else -1
 
 
 def _heads_of(layers: Layers) -> tuple[tuple[tuple[int, ...], int], ...]:
+    """Which heads each layer has, and of how many: layers that agree in it are restored alike."""
     return tuple((layer.heads, layer.lineage.total_heads) for layer in layers)
 
 
-def _told(entries: Sequence[Tensor | None]) -> list[tuple[int, ...] | None]:
+def _shapes(entries: Sequence[Tensor | None]) -> list[tuple[int, ...] | None]:
+    """The shapes of the weights, for messages."""
     return [None if entry is None else tuple(entry.shape) for entry in entries]
 
 
 def _with_gaps(entries: Sequence[Tensor | None], layers: Layers) -> list[Tensor | None]:
-    """None for layers without heads, of which nothing was returned."""
-    given = iter(entries)
-    return [next(given) if layer.num_heads else None for layer in layers]
+    """The weights with None added for the layers without heads, of which nothing was returned."""
+    returned = iter(entries)
+    return [next(returned) if layer.num_heads else None for layer in layers]
 
 
-def _shape_of_all(entries: Sequence[Tensor | None]) -> Tensor:
-    """One of the weights, by which those of layers that returned none are made."""
-    given = [entry for entry in entries if entry is not None]
-    if not given:
+def _example_of(entries: Sequence[Tensor | None]) -> Tensor:
+    """One of the weights, after which those of layers that returned none are made.
+
+    Raises:
+        ShapeError: there are none, or their shapes leave open what the others are.
+    """
+    tensors = [entry for entry in entries if entry is not None]
+    if not tensors:
         raise ShapeError("weights: no layer has any, so that nothing tells of how many queries and keys")
-    shapes = {_without_heads(entry) for entry in given}
-    if len(shapes) > 1 and len(given) < len(entries):
+    shapes = {_without_heads(entry) for entry in tensors}
+    if len(shapes) > 1 and len(tensors) < len(entries):
         raise ShapeError(
-            f"weights: {_told(entries)} differ in more than heads, so that nothing tells the shape of those that are "
+            f"weights: {_shapes(entries)} differ in more than heads, so that nothing tells the shape of those that are "
             "None; give (b, 0, q, k) in their place"
         )
-    return given[0]
+    return tensors[0]
 
 
 def _without_heads(weights: Tensor) -> tuple[int, ...]:
+    """The shape of the weights if they were of no head."""
     return (*weights.shape[:-3], 0, *weights.shape[-2:])
 
 
 def _restored(layer: AttentionLayer, weights: Tensor, fill: float) -> Tensor:
+    """The weights of a layer, each head at the place of its original number."""
     whole = weights.new_full((*weights.shape[:-3], layer.lineage.total_heads, *weights.shape[-2:]), fill)
     places = weights.new_tensor(layer.heads, dtype=torch.long)
     return whole.index_copy(-3, places, weights)

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mha.importance.registry import registered
 from tests.mha.support.losses import loss_of
 from tests.mha.support.models import Reader
+
+
+@pytest.fixture(autouse=True)
+def _criteria_as_they_were(monkeypatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registered, "_CRITERIA", dict(registered._CRITERIA))
 
 
 @pytest.fixture

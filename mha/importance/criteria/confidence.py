@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.attention_weights import mean_over_rows
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 
 
-@criterion("confidence", needs="attention weights", comparable=False)
+@register_criterion("confidence", needs="attention weights", comparable=False)
 def confidence(calibration: Calibration) -> Scored:
-    """The mean over rows of the largest attention weight: confident heads are kept.
+    """The mean over rows of the largest attention weight: heads that are sure where to look are kept.
 
     Rows of padding don't count, as far as the masks of self-attention tell which they are; in cross-attention they do.
 

@@ -3,18 +3,19 @@
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.attention_weights import mean_over_rows
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 
 
-@criterion("entropy", needs="attention weights", comparable=False)
+@register_criterion("entropy", needs="attention weights", comparable=False)
 def entropy(calibration: Calibration) -> Scored:
-    """1 - mean over rows of (-Σ p log p) / log n, n the number of keys that the row sees: focused heads are kept.
+    """How focused the head is, whatever the length: 1 less the mean over rows of its relative entropy.
 
-    1 for a head that always looks at one key, 0 for one that looks at all alike. Rows that see one key only don't
-    count; rows of padding as in `confidence`. What goes to an attention sink is left out of the sum.
+    That is 1 - (-Σ p log p) / log n for a row p of attention weights that sees n keys: 1 for a head that always looks
+    at one key, 0 for one that looks at all alike. Rows that see one key only don't count; rows of padding as in
+    `confidence`. What goes to an attention sink is left out of the sum.
 
     Raises:
         CalibrationError: a layer's attention weights can't be seen (says why), or no row sees two keys.

@@ -2,16 +2,17 @@
 
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@criterion("fisher", needs="gradients")
+@register_criterion("fisher", needs="gradients")
 def fisher(calibration: Calibration, *, unit: Unit = "example") -> Scored:
-    """F_h = E[g_h²] for the gradient g_h = ∂L/∂ξ_h (equation 8 of the paper, up to a factor that ranks nothing).
+    """The empirical Fisher information of the head's gate: the mean square of the loss's gradient, E[g_h²].
 
+    g_h = ∂L/∂ξ_h is the gradient by the gate (equation 8 of the paper, up to a factor that ranks nothing).
     The scores come with the Fisher's blocks within the layers, E[g gᵀ]: removing the set S of a layer's heads costs
     the sum of the block over S × S, and `mha.choose` rearranges within each layer by it (section 4.2 of the paper).
 

@@ -5,15 +5,16 @@ from torch import Tensor
 
 from mha.families.base.linears import weight_of
 from mha.importance.criteria.magnitude import per_head
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.context import moments
 
 
-@criterion("fluctuation", needs="context", comparable=False)
+@register_criterion("fluctuation", needs="context", comparable=False)
 def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[str, Tensor]:
-    """Σ_j Var(x_j) ‖W_o[:,j]‖² over the head's columns j (equation 5 of the paper, summed over a head).
+    """How much the head's context varies, weighed by the columns that read it: Σ_j Var(x_j) ‖W_o[:,j]‖².
 
+    The sum is over the head's columns j of the output projection (equation 5 of the paper, summed over a head).
     The variance is over all positions of all examples, padding included. What does not vary can be made up for by a
     bias, which is what `mha.compensate` does.
 

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.learning import learn
 
 
-@criterion("gate", needs="gradients")
+@register_criterion("gate", needs="gradients")
 def gate(calibration: Calibration, *, epochs: int = 8, learning_rate: float = 0.05) -> dict[str, Tensor]:
-    """ξ = h · softmax(a), one logit a per head, trained on the calibration set while the model is frozen.
+    """The head's gate, ξ = h · softmax(a), learned on the calibration set while the model is frozen.
 
+    There is one logit a per head of a layer.
     A layer's gates multiply its heads' context vectors. Scaled by the number of heads h they start at 1, so
     training starts from the model itself (a bare softmax would shrink every output to 1/h); the gate reached is the
     score. The gates of a layer always sum to h, so no layer ranks low as a whole: they compare the heads of a layer.

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
-from mha.importance.running.learning import Logits, learn, of_layers, target
+from mha.importance.running.learning import Logits, learn, target
 
 BETA = 0.33
 LOW, HIGH = -0.1, 1.1
@@ -15,16 +15,17 @@ MOST_OPEN = 0.99  # of the heads, on average: all of them would need infinite lo
 ALL = "all heads"
 
 
-@criterion("hard_concrete", needs="gradients")
+@register_criterion("hard_concrete", needs="gradients")
 def hard_concrete(
     calibration: Calibration, *, heads: int | None = None, epochs: int = 20, learning_rate: float = 0.1
 ) -> dict[str, Tensor]:
-    """log α of gates clip(s (HIGH - LOW) + LOW, 0, 1), s = σ((logit u + log α) / β), trained with the model frozen.
+    """How far the head's random gate stays open, log α, when only so many gates may; the model is frozen.
 
-    u is uniform noise, drawn anew for every batch. A gate is open with P = σ(log α - β log(-LOW / HIGH)), which log α
-    ranks. An L0 penalty λ ΣP leaves whatever number of heads its λ happens to; here the number is given and λ is
-    found: after each step all log α are shifted alike, by as much as makes ΣP the number wanted, which falls from all
-    to `heads` during the first half of training.
+    The gates are clip(s (HIGH - LOW) + LOW, 0, 1) with s = σ((logit u + log α) / β). u is uniform noise, drawn anew for
+    every batch. A gate is open with P = σ(log α - β log(-LOW / HIGH)), which log α ranks. An L0 penalty λ ΣP leaves
+    whatever number of heads its λ happens to; here the number is given and λ is found: after each step all log α are
+    shifted alike, by as much as makes ΣP the number wanted, which falls from all to `heads` during the first half of
+    training.
 
     Args:
         heads: how many gates shall be open; half of all heads unless given.
@@ -40,7 +41,7 @@ def hard_concrete(
 
     def gates(logits: Logits, _: float) -> dict[str, Tensor]:
         noise = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
-        return of_layers(calibration, sampled(logits[ALL], noise), absent=0.0)
+        return calibration.by_layer(sampled(logits[ALL], noise), masked=0.0)
 
     def settle(logits: Logits, progress: float) -> None:
         now = total + (wanted - total) * min(2 * progress, 1.0)
@@ -49,7 +50,7 @@ def hard_concrete(
     start = torch.zeros(total)
     start += shift(start, MOST_OPEN * total)
     logits = learn(calibration, {ALL: start}, gates, epochs=epochs, learning_rate=learning_rate, settle=settle)
-    return of_layers(calibration, logits[ALL], absent=float(logits[ALL].min()))
+    return calibration.by_layer(logits[ALL], masked=float(logits[ALL].min()))
 
 
 def sampled(log_alpha: Tensor, noise: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mha.families import AttentionLayer
 from mha.families.base.linears import weight_of
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.context import Moments, moments
 from mha.values.errors import CalibrationError
@@ -20,13 +20,14 @@ LOGGER = logging.getLogger(__name__)
 SINGULAR = 1e-12  # a smaller eigenvalue, relative to the largest, can't be told from 0 in float64
 
 
-@criterion("least_squares", needs="context", comparable=False)
+@register_criterion("least_squares", needs="context", comparable=False)
 def least_squares(
     calibration: Calibration, *, damping: float = 1e-6, intercept: bool = False, normalize: bool = False
 ) -> dict[str, Tensor]:
-    """½ tr(W_hᵀ [(H⁻¹)_hh]⁻¹ W_h), H = XᵀX / n over the n positions' context X (rows), W the projection, transposed.
+    """What the layer's output loses without the head when the output projection is solved again for the others.
 
-    That is min over W' with W'_h = 0 of ½‖X (W - W')‖² / n. All in float64; padding counts as positions.
+    That is ½ tr(W_hᵀ [(H⁻¹)_hh]⁻¹ W_h), H = XᵀX / n over the n positions' context X (rows), W the projection,
+    transposed: the minimum of ½‖X (W - W')‖² / n over W' with W'_h = 0. All in float64; padding counts as positions.
 
     Args:
         damping: added to H's diagonal, as a share of the diagonal's mean. Where H is singular without it (fewer

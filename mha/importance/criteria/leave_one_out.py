@@ -2,19 +2,18 @@
 
 import torch
 
-from mha.importance.registry import criterion
-from mha.importance.running.ablation import Ablation, Noted
+from mha.importance.registry import register_criterion
+from mha.importance.running.ablation import Ablation, BatchNotes
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.racing import race
 from mha.importance.running.scored import Scored
-from mha.values.errors import CalibrationError
 
 
-@criterion("leave_one_out", needs="outputs")
+@register_criterion("leave_one_out", needs="outputs")
 def leave_one_out(
     calibration: Calibration, *, reuse: bool = True, racing: bool = False, budget: float = 0.25
 ) -> Scored:
-    """L(ξ_h = 0) - L(ξ = 1) over the calibration set; negative for a head that hurts.
+    """What the loss rises by without the head, L(ξ_h = 0) - L(ξ = 1); negative for a head that hurts.
 
     The loss need not be differentiable. It is computed for every batch without every head, but what precedes a layer
     only once for all of its heads.
@@ -31,34 +30,27 @@ def leave_one_out(
     ablation = Ablation(calibration, reuse=reuse)
     scored = race(calibration, ablation, budget) if racing else _every_head(calibration, ablation)
     if not calibration.removed and not any(row.any() for row in scored.rows.values()):
-        _check_depends(calibration)
+        all_off = {name: torch.zeros(layer.num_heads) for name, layer in calibration.with_heads.items()}
+        dense = calibration.mean_loss()
+        if all_off:
+            calibration.check_depends(dense, calibration.mean_loss(all_off))
     return scored
 
 
 def _every_head(calibration: Calibration, ablation: Ablation) -> Scored:
-    heads: dict[str, list[int]] = {}
-    for name, head in calibration.present():
-        heads.setdefault(name, []).append(head)
-    total = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
-    examples, told = 0, False
-    for one in calibration.passes():
-        noted, before = Noted(calibration, one.number, heads), calibration.meter.forward
-        if noted.missing() or not heads:
-            ablation.rises(one, noted.missing(), noted)
-            if not told:
+    """The scores by a pass without each head over every batch, but for what the journal has already."""
+    positions: dict[str, list[int]] = {}
+    for name, position in calibration.present():
+        positions.setdefault(name, []).append(position)
+    total, examples, expected = calibration.zeros(), 0, False
+    for batch in calibration.each_batch():
+        notes, before = BatchNotes(calibration, batch.number, positions), calibration.meter.forward
+        if notes.missing() or not positions:
+            rises = ablation.rises(batch, notes.missing(), notes)
+            if not expected:
                 calibration.expect(round(calibration.meter.forward - before))
-            told = True
-        for name in heads:
-            total[name][heads[name]] += noted.rises(name) * noted.examples(name)
-        examples += noted.examples(next(iter(heads))) if heads else one.examples
+            expected = True
+        for name in positions:
+            total[name][positions[name]] += notes.rises(name) * notes.examples(name)
+        examples += notes.examples(next(iter(positions))) if positions else rises.examples
     return Scored({name: row / examples for name, row in total.items()}, examples)
-
-
-def _check_depends(calibration: Calibration) -> None:
-    all_off = {name: torch.zeros(layer.num_heads) for name, layer in calibration.with_heads.items()}
-    dense = calibration.mean_loss()
-    if all_off and calibration.mean_loss(all_off) == dense:
-        raise CalibrationError(
-            f"the loss is {dense:.6g} with all heads and with none: on these batches it does not depend on the "
-            "model's attention"
-        )

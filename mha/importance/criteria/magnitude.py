@@ -4,14 +4,14 @@ from torch import Tensor
 
 from mha.families import AttentionLayer
 from mha.families.base.linears import weight_of
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.values.layout import owners
 
 
-@criterion("magnitude", needs="nothing", comparable=False)
+@register_criterion("magnitude", needs="nothing", comparable=False)
 def magnitude(calibration: Calibration) -> dict[str, Tensor]:
-    """‖W_o[:,h]‖, the Frobenius norm; needs no data."""
+    """The Frobenius norm of the head's columns of the output projection, ‖W_o[:,h]‖; needs no data."""
     return {name: output_norms(layer) for name, layer in calibration.layers.items()}
 
 

@@ -11,14 +11,14 @@ from mha.families import AttentionLayer
 from mha.families.base.linears import weight_of
 from mha.families.reading.own_parameters import GATES
 from mha.importance.criteria.magnitude import output_norms
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.values.layout import tables, width
 
 
-@criterion("magnitude_all", needs="nothing", comparable=False)
+@register_criterion("magnitude_all", needs="nothing", comparable=False)
 def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
-    """‖W_q,h‖ ‖W_k,h‖ ‖W_v,h‖ ‖W_o,h‖, the product of Frobenius norms; needs no data.
+    """The product of the Frobenius norms of the head's weights, ‖W_q,h‖ ‖W_k,h‖ ‖W_v,h‖ ‖W_o,h‖; needs no data.
 
     The heads of a key/value group share its W_k,h and W_v,h. Rows that are a head's keys and values, or queries and
     their gate, without a boundary that the layout knows count as one factor.

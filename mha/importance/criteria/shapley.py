@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 from mha.values.errors import CalibrationError
@@ -16,7 +16,7 @@ from mha.values.errors import CalibrationError
 Bound = Literal["normal", "bernstein"]
 
 
-@criterion("shapley", needs="outputs")
+@register_criterion("shapley", needs="outputs")
 def shapley(
     calibration: Calibration,
     *,
@@ -26,7 +26,7 @@ def shapley(
     bound: Bound = "normal",
     truncation: float = 0.0,
 ) -> Scored:
-    """φ_h: the mean, over random orders of all heads, of what the loss rises by when h leaves after those before it.
+    """What the loss rises by when the head leaves, φ_h, on average over random orders in which all heads leave.
 
     Signed: negative for a head that hurts. The φ of all heads sum to the loss without any head minus the dense one.
     An order takes a pass over the calibration set for every head. Stops early when no interval overlaps that of a
@@ -48,17 +48,14 @@ def shapley(
     _check(max_permutations, min_permutations, confidence, bound, truncation)
     places = calibration.present()
     if not places:
-        return Scored(_by_layer(calibration, torch.zeros(0)))
+        return Scored(calibration.zeros())
     readings = max_permutations * len(places) + 2
     calibration.expect(readings)
     gates = {name: torch.ones(layer.num_heads) for name, layer in calibration.with_heads.items()}
     dense = _loss(calibration, "all heads", gates)
     empty = _loss(calibration, "no head", {name: gate * 0 for name, gate in gates.items()})
-    if dense == empty and not calibration.removed:
-        raise CalibrationError(
-            f"the loss is {dense:.6g} with all heads and with none: on these batches it does not depend on the "
-            "model's attention"
-        )
+    if not calibration.removed:
+        calibration.check_depends(dense, empty)
     samples = torch.zeros(0, len(places), dtype=torch.float64)
     for drawn in range(1, max_permutations + 1):
         order = torch.randperm(len(places), generator=calibration.generator).tolist()
@@ -75,7 +72,7 @@ def shapley(
         if drawn >= min_permutations and not _in_doubt(samples, confidence, bound):
             break
     error = samples.std(dim=0) / math.sqrt(len(samples))
-    return Scored(_by_layer(calibration, samples.mean(dim=0)), errors=_by_layer(calibration, error))
+    return Scored(calibration.by_layer(samples.mean(dim=0)), errors=calibration.by_layer(error))
 
 
 def _loss(calibration: Calibration, what: str, gates: Mapping[str, Tensor]) -> float:
@@ -105,14 +102,6 @@ def _in_doubt(samples: Tensor, confidence: float, bound: Bound) -> bool:
     mean, half = samples.mean(dim=0), half_widths(samples, confidence, bound)
     ranked = mean.argsort()
     return bool(((mean + half)[ranked[:-1]] >= (mean - half)[ranked[1:]]).any())
-
-
-def _by_layer(calibration: Calibration, values: Tensor) -> dict[str, Tensor]:
-    """Layer name -> (h,); 0 for a head that is masked."""
-    rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
-    for (name, head), value in zip(calibration.present(), values, strict=True):
-        rows[name][head] = value
-    return rows
 
 
 def _check(most: int, fewest: int, confidence: float, bound: str, truncation: float) -> None:

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
-from mha.importance.running.learning import Logits, learn, of_layers, target
+from mha.importance.running.learning import Logits, learn, target
 from mha.values.errors import CalibrationError
 
 ALL = "all heads"
 
 
-@criterion("subset", needs="gradients")
+@register_criterion("subset", needs="gradients")
 def subset(
     calibration: Calibration,
     *,
@@ -20,9 +20,9 @@ def subset(
     learning_rate: float = 0.1,
     temperature: tuple[float, float] = (1.0, 0.1),
 ) -> dict[str, Tensor]:
-    """The logits w of a relaxed choice of `heads` heads among all, trained with the model frozen.
+    """The head's logit in a learned, relaxed choice of exactly so many heads among all; the model is frozen.
 
-    Gumbel noise is added to w, anew for every batch; then as many successive softmaxes as heads choose, each
+    Gumbel noise is added to the logits w, anew for every batch; then as many successive softmaxes as heads choose, each
     pushing down what those before it have chosen, and a head's gate is the sum of its shares (section 3 of the
     paper). As the temperature falls, the gates become 0 or 1.
 
@@ -47,10 +47,10 @@ def subset(
         uniform = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
         gumbel = -(-uniform.log()).log()
         chosen = relaxed_choice(logits[ALL] + gumbel, wanted, first * (last / first) ** progress)
-        return of_layers(calibration, chosen, absent=0.0)
+        return calibration.by_layer(chosen, masked=0.0)
 
     logits = learn(calibration, {ALL: torch.zeros(total)}, gates, epochs=epochs, learning_rate=learning_rate)
-    return of_layers(calibration, logits[ALL], absent=float(logits[ALL].min()))
+    return calibration.by_layer(logits[ALL], masked=float(logits[ALL].min()))
 
 
 def relaxed_choice(keys: Tensor, count: int, temperature: float) -> Tensor:

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@criterion("taylor", needs="gradients")
+@register_criterion("taylor", needs="gradients")
 def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool = False) -> Scored:
-    """I_h = E_x |∂L(x)/∂ξ_h| (section 4.1 of the paper).
+    """How far the loss would move to first order, up or down, without the head: I_h = E_x |∂L(x)/∂ξ_h|.
+
+    The formula is that of section 4.1 of the paper.
 
     Args:
         unit: whose gradient the absolute value is taken of: "example", as in the paper; "token", each position of

@@ -2,16 +2,17 @@
 
 from torch import Tensor
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@criterion("taylor_second_order", needs="gradients")
+@register_criterion("taylor_second_order", needs="gradients")
 def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> Scored:
-    """L(ξ_h = 0) - L(ξ = 1) ≈ -E[g] + ½ H_hh, the Hessian from the empirical Fisher, H_hh ≈ E[g²].
+    """What the loss would rise by to second order without the head: -E[g] + ½ H_hh, with H_hh ≈ E[g²].
 
+    It approximates L(ξ_h = 0) - L(ξ = 1), the Hessian H taken from the empirical Fisher information.
     g is the gradient ∂L(x)/∂ξ_h of one example's loss, which must be a negative log-likelihood for the Fisher to
     stand for the Hessian. Nothing is scaled by hand:
 

@@ -1,14 +1,16 @@
 """What the loss would do to first order without the head: the sign says whether it helps."""
 
-from mha.importance.registry import criterion
+from mha.importance.registry import register_criterion
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@criterion("taylor_signed", needs="gradients")
+@register_criterion("taylor_signed", needs="gradients")
 def taylor_signed(calibration: Calibration, *, unit: Unit = "batch") -> Scored:
-    """L(ξ_h = 0) - L(ξ = 1) ≈ -∂L/∂ξ_h; negative for a head without which the loss would be lower.
+    """What the loss would rise by to first order without the head, -∂L/∂ξ_h; negative for a head that hurts.
+
+    It approximates L(ξ_h = 0) - L(ξ = 1).
 
     Args:
         unit: makes no difference to a mean over examples, since no absolute value is taken; "batch" asks nothing of

@@ -3,16 +3,33 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mha.importance.running.calibration import Calibration, Pass
+from mha.importance.running.batch import BatchLoss, CalibrationBatch
+from mha.importance.running.calibration import Calibration
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 
 LOGGER = logging.getLogger(__name__)
 CLOSE = 1e-9  # how far a replayed loss may be from the one computed anew, relative to it
+
+Positions = Mapping[str, Sequence[int]]  # layer name -> positions of heads in it
+
+
+@dataclass(frozen=True)
+class Rises:
+    """How much the loss of a batch rises when heads are switched off, one at a time.
+
+    Attributes:
+        rows: layer name -> one number for each head that was switched off, in float64.
+        examples: how many examples the loss is a mean over.
+    """
+
+    rows: Mapping[str, Tensor]
+    examples: int
 
 
 class Ablation:
@@ -27,6 +44,9 @@ class Ablation:
     Several heads side by side in one batch would save nothing more on a CPU: 8 copies of 16 x 64 tokens took 1.1
     times as long as 8 passes, of 32 x 16 tokens as long (width 128, one thread); only tiny batches gain.
 
+    Args:
+        reuse: False makes every pass as a whole.
+
     Attributes:
         whole: why every pass is made as a whole; None while replays are made.
     """
@@ -39,28 +59,25 @@ class Ablation:
         self._layers = calibration.with_heads
         self._replay = Replay(calibration.model, [layer.output for layer in self._layers.values()])
 
-    def rises(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None" = None) -> dict[str, Tensor]:
-        """How much the batch's loss rises when each of these heads, given by position, is switched off; no gradients.
+    def rises(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None" = None) -> Rises:
+        """How much the batch's loss rises when each of the heads at these positions is switched off; no gradients.
 
         Args:
-            noted: where each layer's rises are written down once they are known.
-
-        Returns:
-            layer name -> (number of its heads given,) in float64, for each layer in `heads`.
+            notes: where each layer's rises are written down once they are known.
 
         Raises:
-            CalibrationError: as `Pass.loss`.
+            CalibrationError: as `CalibrationBatch.loss`.
         """
         with torch.no_grad():
-            if self.whole is not None or not any(heads.values()):
-                return self._anew(one, heads, noted)
+            if self.whole is not None or not any(positions.values()):
+                return self._anew(batch, positions, notes)
             try:
-                return self._replayed(one, heads, noted)
+                return self._replayed(batch, positions, notes)
             except Exception as error:  # whatever it is: if it is not the replay's fault, the whole pass raises it too
                 self.whole = str(error) if isinstance(error, NotReplayableError) else repr(error)
-                if noted is not None:
-                    noted.drop()
-            rises = self._anew(one, heads, noted)
+                if notes is not None:
+                    notes.drop()
+            rises = self._anew(batch, positions, notes)
             LOGGER.warning("leave-one-out makes every pass as a whole: %s", self.whole)
             return rises
 
@@ -68,88 +85,102 @@ class Ablation:
         """How much of a forward pass it takes to leave out a head of this layer, by the last batch."""
         return self._shares.get(name, 1.0) if self.whole is None else 1.0
 
-    def _anew(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None") -> dict[str, Tensor]:
-        dense, rises = self._loss(one), {}
-        for name, given in heads.items():
-            rises[name] = _row([self._loss(one, name, head) for head in given]) - dense
-            if noted is not None:
-                noted.put(name, rises[name], one.examples)
-        return rises
+    def _anew(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
+        """The rises by passes of the whole model."""
+        dense = self._loss(batch)
+        rows = {}
+        for name, switched_off in positions.items():
+            losses = [self._loss(batch, name, position).value.item() for position in switched_off]
+            rows[name] = _row(losses) - dense.value.item()
+            if notes is not None:
+                notes.put(name, rows[name], dense.examples)
+        return Rises(rows, dense.examples)
 
-    def _replayed(self, one: Pass, heads: Mapping[str, Sequence[int]], noted: "Noted | None") -> dict[str, Tensor]:
-        given = {name: some for name, some in heads.items() if some}
-        checked = list(given) if self._batch == 0 else [list(given)[self._batch % len(given)]]
-        rises = {name: torch.zeros(0, dtype=torch.float64) for name in heads}
+    def _replayed(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
+        """The rises by replays from each layer's output projection on.
+
+        Raises:
+            NotReplayableError: the replays do not give what whole passes give.
+        """
+        asked = {name: switched_off for name, switched_off in positions.items() if switched_off}
+        checked = list(asked) if self._batch == 0 else [list(asked)[self._batch % len(asked)]]
+        rows = {name: torch.zeros(0, dtype=torch.float64) for name in positions}
         with self._replay.watching():
             with self._replay.recording():
-                dense = self._loss(one)
-            examples = one.examples  # a replay does not see them in all layers
-            for name, some in given.items():
-                rises[name] = _row([self._from(one, name, head) for head in some]) - dense
+                loss = self._loss(batch)
+            dense, examples = loss.value.item(), loss.examples  # a replay does not see the examples in all layers
+            for name, switched_off in asked.items():
+                rows[name] = _row([self._from(batch, name, position) for position in switched_off]) - dense
                 if name in checked:  # afterwards: the masked passes before it may have left something behind
-                    _compare(self._from(one, name), dense, f"replayed from {name!r} on")
-                if noted is not None:
-                    noted.put(name, rises[name], examples)
+                    _compare(self._from(batch, name), dense, f"replayed from {name!r} on")
+                if notes is not None:
+                    notes.put(name, rows[name], examples)
             self._replay.record.check()
         if self._batch == 0:
-            replayed, anew = rises[name][0].item() + dense, self._loss(one, name, some[0])
-            _compare(replayed, anew, f"replayed without head {some[0]} of {name!r}")
-        one.examples = examples
+            replayed, anew = rows[name][0].item() + dense, self._loss(batch, name, switched_off[0]).value.item()
+            _compare(replayed, anew, f"replayed without head {switched_off[0]} of {name!r}")
         self._batch += 1
-        return rises
+        return Rises(rows, examples)
 
-    def _from(self, one: Pass, name: str, head: int | None = None) -> float:
+    def _from(self, batch: CalibrationBatch, name: str, position: int | None = None) -> float:
         """The loss without the head, or with all, by a replay from its layer's output projection on."""
         output = self._output(name)
         if output not in self._replay.record.starts:  # not part of the recorded pass
-            return self._loss(one, name, head)
+            return self._loss(batch, name, position).value.item()
         self._shares[name] = self._replay.record.share(output)
         with self._replay.starting_at(output):
-            return self._loss(one, name, head, share=self._shares[name])
+            return self._loss(batch, name, position, share=self._shares[name]).value.item()
 
-    def _loss(self, one: Pass, name: str = "", head: int | None = None, *, share: float = 1.0) -> float:
+    def _loss(
+        self, batch: CalibrationBatch, name: str = "", position: int | None = None, *, share: float = 1.0
+    ) -> BatchLoss:
+        """The loss without one head of the layer, or with all of them."""
         reseed(self._calibration.seed)
-        if head is None:
-            return one.loss(share=share).item()
+        if position is None:
+            return batch.loss(share=share)
         gate = torch.ones(self._layers[name].num_heads)
-        gate[head] = 0.0
-        return one.loss({name: gate}, share=share).item()
+        gate[position] = 0.0
+        return batch.loss({name: gate}, share=share)
 
     def _output(self, name: str) -> nn.Module:
         return self._layers[name].output
 
 
-class Noted:
+class BatchNotes:
     """What the journal has of a batch: layer by layer, the rises and how many examples they are means over.
 
     Args:
-        heads: layer name -> positions of those that are left out.
+        number: the batch's.
+        positions: layer name -> positions of the heads that are switched off.
     """
 
-    def __init__(self, calibration: Calibration, number: int, heads: Mapping[str, Sequence[int]]) -> None:
-        self._journal, self._heads = calibration.journal, heads
-        self._keys = {name: calibration.key(f"batch {number} of {name!r}") for name in heads}
+    def __init__(self, calibration: Calibration, number: int, positions: Positions) -> None:
+        self._journal, self._positions = calibration.journal, positions
+        self._keys = {name: calibration.key(f"batch {number} of {name!r}") for name in positions}
 
     def missing(self) -> dict[str, Sequence[int]]:
-        """The layers of which nothing is known."""
-        return {name: heads for name, heads in self._heads.items() if self._keys[name] not in self._journal}
+        """The layers that are not in the journal yet, and the positions of their heads."""
+        return {name: row for name, row in self._positions.items() if self._keys[name] not in self._journal}
 
     def put(self, name: str, rises: Tensor, examples: int) -> None:
+        """Write down a layer's rises, and how many examples the batch has."""
         self._journal.put(self._keys[name], [examples, *rises.tolist()])
 
     def drop(self) -> None:
-        """What was noted of this batch can't be trusted."""
+        """Forget what was written down of this batch: it can't be trusted."""
         self._journal.drop(self._keys.values())
 
     def rises(self, name: str) -> Tensor:
+        """The rises of a layer, (positions,) in float64."""
         return _row(self._journal[self._keys[name]][1:])
 
     def examples(self, name: str) -> int:
+        """How many examples the layer's rises are means over."""
         return int(self._journal[self._keys[name]][0])
 
 
 def reseed(seed: int) -> None:
-    """The same random numbers in every pass: a loss that draws is compared with itself on the same draws.
+    """Let the next pass draw the same random numbers: a loss that draws is compared with itself on the same draws.
 
     `torch.manual_seed` notes down the whole stack where there is no CUDA, which takes longer than a small layer.
     """
@@ -159,9 +190,14 @@ def reseed(seed: int) -> None:
 
 
 def _row(values: Sequence[float]) -> Tensor:
+    """These numbers as a row, in float64."""
     return torch.tensor(values, dtype=torch.float64)
 
 
 def _compare(replayed: float, anew: float, how: str) -> None:
+    """
+    Raises:
+        NotReplayableError: a replayed loss is not the one computed anew.
+    """
     if not math.isclose(replayed, anew, rel_tol=CLOSE):
         raise NotReplayableError(f"the loss is {anew!r}, but {replayed!r} {how}")

@@ -32,7 +32,7 @@ Row = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Run:
+class LayerRun:
     """One run of a layer: its scores before the softmax, and what is special about its keys.
 
     Attributes:
@@ -49,7 +49,7 @@ class Run:
     sink: bool
 
 
-class Statistic:
+class RowStatistic:
     """Something about a row of attention weights, summed over the rows of each example.
 
     Rows that see no key don't count, nor do, in self-attention, rows of positions that no row sees: padding.
@@ -66,7 +66,7 @@ class Statistic:
         self.total: dict[str, Tensor] = {}
         self.count: dict[str, Tensor] = {}
 
-    def add(self, run: Run) -> None:
+    def add(self, run: LayerRun) -> None:
         """Take one more run of a layer into the sums."""
         rows = [self._rows(scores, run.sink) for scores in run.chunks]
         value, counted = (torch.cat([row[part] for row in rows], dim=2) for part in (0, 1))
@@ -111,34 +111,32 @@ def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor
         CalibrationError: a layer's weights can't be seen, or none of its rows counts.
     """
     calibration.expect(1)
-    total = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
-    weight = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
+    total, weight = calibration.zeros(), calibration.zeros()
     examples, ran, complete = 0, set(), True
-    for one in calibration.passes():
-        statistic = Statistic(row)
+    for batch in calibration.each_batch():
+        statistic = RowStatistic(row)
         with torch.no_grad(), watched(calibration.with_heads, statistic):
-            one.loss()
+            examples_here = batch.loss().examples
         for name, count in statistic.count.items():
             means = (statistic.total[name] / count.clamp(min=1)).to("cpu", torch.float64)
             counts = (count > 0).cpu()
-            share = one.examples / len(counts)  # less than 1 where an example is several rows of the context
+            share = examples_here / len(counts)  # less than 1 where an example is several rows of the context
             total[name] += means.sum(dim=0) * share
             weight[name] += counts.sum(dim=0) * share
             complete = complete and bool(counts.all())
             ran.add(name)
-        examples += one.examples
+        examples += examples_here
     if blind := [name for name in calibration.layers if name in ran and not weight[name].all()]:
         raise CalibrationError(
             f"layers {blind}: no row of their attention weights counts; are all keys masked, or all sequences of "
             "length 1?"
         )
-    return {
-        name: row / weight[name].where(weight[name] > 0, 1.0) for name, row in total.items()
-    }, examples if complete else None
+    means_over_rows = {name: row / weight[name].where(weight[name] > 0, 1.0) for name, row in total.items()}
+    return means_over_rows, examples if complete else None
 
 
 @contextmanager
-def watched(layers: Mapping[str, AttentionLayer], statistic: Statistic) -> Iterator[None]:
+def watched(layers: Mapping[str, AttentionLayer], statistic: RowStatistic) -> Iterator[None]:
     """Within the context, every run of these layers adds to the statistic.
 
     Raises:
@@ -156,7 +154,7 @@ def watched(layers: Mapping[str, AttentionLayer], statistic: Statistic) -> Itera
 class _Watch(TorchFunctionMode):
     """Knows which layer is running, and sees its softmax or its fused attention."""
 
-    def __init__(self, statistic: Statistic) -> None:
+    def __init__(self, statistic: RowStatistic) -> None:
         super().__init__()
         self._statistic = statistic
         self._layer: AttentionLayer | None = None
@@ -196,7 +194,7 @@ class _Watch(TorchFunctionMode):
         assert self._layer is not None
         self._times += 1
         if self._times == 1:
-            self._statistic.add(Run(self._layer.name, chunks, self._is_self, self._extra, sink))
+            self._statistic.add(LayerRun(self._layer.name, chunks, self._is_self, self._extra, sink))
 
 
 def _fused(

@@ -1,4 +1,4 @@
-"""What the output projections read: their input, position by position, as it streams by."""
+"""Statistics of what the output projections read (the heads' context), merged batch by batch as it streams by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Moments:
     scatter: Tensor
 
     def add(self, rows: Tensor) -> None:
-        """Rows (n, c) in float64."""
+        """Take in some more rows, (n, c) in float64."""
         total = self.count + len(rows)
         if not len(rows):
             return
@@ -43,24 +43,24 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
     Args:
         full: the whole scatter matrix, or only its diagonal.
     """
-    found: dict[str, Moments] = {}
+    layer_moments: dict[str, Moments] = {}
 
-    def keep(layer: AttentionLayer, context: Tensor) -> Tensor:
+    def add(layer: AttentionLayer, context: Tensor) -> Tensor:
         rows = context.detach().reshape(-1, context.shape[-1]).double()
-        if layer.name not in found:
+        if layer.name not in layer_moments:
             width = rows.shape[1]
             scatter = rows.new_zeros(width, width) if full else rows.new_zeros(width)
-            found[layer.name] = Moments(0, rows.new_zeros(width), scatter)
-        found[layer.name].add(rows)
+            layer_moments[layer.name] = Moments(0, rows.new_zeros(width), scatter)
+        layer_moments[layer.name].add(rows)
         return context
 
-    run(calibration, keep)
-    return found
+    show_context(calibration, add)
+    return layer_moments
 
 
-def run(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
+def show_context(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
     """Show every layer's context to `change` in one pass over the calibration set, without gradients."""
     calibration.expect(1)
     with torch.no_grad():
-        for one in calibration.passes():
-            one.loss(change=change)
+        for batch in calibration.each_batch():
+            batch.loss(change=change)

@@ -5,20 +5,22 @@ an example's own, or a token's, is b times that: scores depend neither on the ba
 batched, and a short last batch has no more weight than its examples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mha.families import AttentionLayer
-from mha.importance.running.calibration import Calibration, Pass
+from mha.importance.running.batch import BatchLoss, CalibrationBatch
+from mha.importance.running.calibration import Calibration
 from mha.importance.running.examples import first_half
 from mha.pruning.masking import scale
 from mha.values.errors import CalibrationError
 
 Unit = Literal["token", "example", "batch"]
-Statistic = Callable[[Tensor, int], Tensor]
+UnitStatistic = Callable[[Tensor, int], Tensor]
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 # By how much, relative to its norm, an example's gradient may depend on the batch it is in: rounding.
@@ -26,7 +28,20 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 ROUGH = 0.2  # in half precision
 
 
-def mean_over_units(calibration: Calibration, unit: Unit, statistic: Statistic) -> tuple[dict[str, Tensor], int]:
+@dataclass(frozen=True)
+class GateGradients:
+    """The gradients of one batch with respect to its gates.
+
+    Attributes:
+        rows: layer name -> (units, h) in float64.
+        examples: how many examples the batch has.
+    """
+
+    rows: Mapping[str, Tensor]
+    examples: int
+
+
+def mean_over_units(calibration: Calibration, unit: Unit, statistic: UnitStatistic) -> tuple[dict[str, Tensor], int]:
     """Layer name -> the mean over examples of a statistic of the gates' gradients; and how many examples there are.
 
     An example counts by the sum over its tokens, where the unit is the token; a batch counts for all its examples.
@@ -45,19 +60,19 @@ def mean_over_units(calibration: Calibration, unit: Unit, statistic: Statistic) 
         for name, layer in calibration.layers.items()
     }
     examples = 0
-    for one in calibration.passes():
-        gradients = gate_gradients(one, unit)
-        if one.number == 0 and unit == "example":
-            _check_decomposes(one, gradients)
-        weight, count = (one.examples, one.examples) if unit == "batch" else (1, 1)
-        for name, rows in gradients.items():
+    for batch in calibration.each_batch():
+        gradients = gate_gradients(batch, unit)
+        if batch.number == 0 and unit == "example":
+            _check_decomposes(batch, gradients)
+        weight = count = gradients.examples if unit == "batch" else 1
+        for name, rows in gradients.rows.items():
             total[name] += weight * statistic(rows, count)
-        examples += one.examples
+        examples += gradients.examples
     return {name: rows / examples for name, rows in total.items()}, examples
 
 
-def gate_gradients(one: Pass, unit: Unit) -> dict[str, Tensor]:
-    """Layer name -> (units, h) in float64: the derivative of each unit's own loss by its own gates, all of them 1.
+def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:
+    """The derivative of each unit's own loss by its own gates, all of them 1.
 
     A layer that runs several times has the same gates each time; tokens have their own each time.
 
@@ -75,55 +90,59 @@ def gate_gradients(one: Pass, unit: Unit) -> dict[str, Tensor]:
             known.append(ones.requires_grad_())
         return scale(context, layer, fitting[0] if fitting else known[-1])
 
-    with one.run(change=change) as value:
+    with batch.run(change=change) as loss:
         if unit == "example":
-            _check_rows(one)
+            _check_rows(batch, loss)
         ran = {name: list(rows) for name, rows in gates.items()}  # a run again during the backward pass adds none
-        found = one.gradients(
-            value, {f"{name} {number}": gate for name, rows in ran.items() for number, gate in enumerate(rows)}
+        derivatives = batch.gradients(
+            loss, {f"{name} {number}": gate for name, rows in ran.items() for number, gate in enumerate(rows)}
         )
-    own = 1 if unit == "batch" else one.examples
-    return {
-        name: own
-        * torch.cat([found[f"{name} {number}"].reshape(-1, gate.shape[-1]) for number, gate in enumerate(rows)]).to(
-            "cpu", torch.float64
-        )
-        for name, rows in ran.items()
+    own = 1 if unit == "batch" else loss.examples
+    rows = {
+        name: torch.cat([derivatives[f"{name} {number}"].reshape(-1, gate.shape[-1]) for number, gate in enumerate(gs)])
+        for name, gs in ran.items()
     }
+    return GateGradients({name: own * row.to("cpu", torch.float64) for name, row in rows.items()}, loss.examples)
 
 
-def _check_rows(one: Pass) -> None:
-    for name, rows in one.rows.items():
-        if rows != {one.examples}:
+def _check_rows(batch: CalibrationBatch, loss: BatchLoss) -> None:
+    """
+    Raises:
+        CalibrationError: the context of a layer does not have the examples in its first dimension.
+    """
+    for name, rows in loss.rows.items():
+        if rows != {loss.examples}:
             raise CalibrationError(
-                f"layer {name!r}: the first dimension of its context is {sorted(rows)}, but batch {one.number} has "
-                f"{one.examples} examples (windows, or another layout?), so no gate can be put on each example: use "
+                f"layer {name!r}: the first dimension of its context is {sorted(rows)}, but batch {batch.number} has "
+                f"{loss.examples} examples (windows, or another layout?), so no gate can be put on each example: use "
                 'unit="batch" or unit="token", or say examples=, if the number is wrong'
             )
 
 
-def _check_decomposes(one: Pass, whole: dict[str, Tensor]) -> None:
+def _check_decomposes(batch: CalibrationBatch, whole: GateGradients) -> None:
     """Compare the gradients of the first half of the examples with those that they have in the whole batch.
 
     They may differ by a factor, as where a loss is a mean over tokens and not over examples. A batch that can't be cut
     in half (see `first_half`) can't be checked.
+
+    Raises:
+        CalibrationError: they differ by more, or the loss fails on the half.
     """
-    batch = first_half(one.batch, one.examples)
-    if batch is None:
+    half = first_half(batch.content, whole.examples)
+    if half is None:
         return
-    part = one.half(batch)
     try:
-        alone = gate_gradients(part, "example")
+        alone = gate_gradients(batch.holding(half), "example")
     except Exception as error:  # whatever the caller's loss raises
         raise CalibrationError(
-            f"the loss fails on the first half of batch {one.number} ({error}), so it does not decompose over "
+            f"the loss fails on the first half of batch {batch.number} ({error}), so it does not decompose over "
             'examples: use unit="batch", or unit="token"'
         ) from error
-    together = torch.cat([whole[name][: part.examples].flatten() for name in alone])
-    apart = torch.cat([rows.flatten() for rows in alone.values()])
+    together = torch.cat([whole.rows[name][: alone.examples].flatten() for name in alone.rows])
+    apart = torch.cat([rows.flatten() for rows in alone.rows.values()])
     factor = together @ apart / (apart @ apart) if apart.any() else 0.0
     difference = (together - factor * apart).norm() / together.norm() if together.any() else torch.zeros(())
-    dtype = next((p.dtype for p in one.model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = next((p.dtype for p in batch.model.parameters() if p.is_floating_point()), torch.float32)
     if difference > TOLERANCE.get(dtype, ROUGH):
         raise CalibrationError(
             f"an example's gradient depends on which others are in its batch (by {float(difference):.2g} of its "

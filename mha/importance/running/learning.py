@@ -1,4 +1,4 @@
-"""Gates that are learned while the model is frozen."""
+"""Gates on the heads that are learned by gradient descent while the model is frozen."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,12 +20,12 @@ def learn(
     learning_rate: float,
     settle: Callable[[Logits, float], None] | None = None,
 ) -> Logits:
-    """Minimise the loss over logits by Adam, the heads multiplied by the gates that they give; the logits reached.
+    """The logits that minimise the loss when every head is multiplied by the gate that they give it; by Adam.
 
     Args:
-        start: layer name -> (h,).
+        start: the logits to start from: layer name -> (h,), or any other name for gates of several layers.
         gates: (logits, progress) -> layer name -> (h,), differentiable; progress goes from 0 to 1 over the epochs.
-        settle: changes the logits in place after every step.
+        settle: (logits, progress) changes the logits in place after every step.
 
     Raises:
         CalibrationError: epochs or a learning rate out of range.
@@ -37,9 +37,9 @@ def learn(
     calibration.expect(epochs)
     for epoch in range(epochs):
         progress = epoch / max(epochs - 1, 1)
-        for one in calibration.passes():
-            with one.run(gates(logits, progress)) as value:
-                gradients = one.gradients(value, logits)
+        for batch in calibration.each_batch():
+            with batch.run(gates(logits, progress)) as loss:
+                gradients = batch.gradients(loss, logits)
             with torch.no_grad():
                 adam.step(gradients)
                 if settle is not None:
@@ -61,7 +61,7 @@ class Adam:
         self._second = {name: torch.zeros_like(row) for name, row in parameters.items()}
 
     def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """Change the parameters in place."""
+        """Change the parameters in place, by one step against these gradients."""
         self._steps += 1
         for name, gradient in gradients.items():
             first = self._first[name].lerp_(gradient, 1 - 0.9)
@@ -71,7 +71,7 @@ class Adam:
 
 
 def target(calibration: Calibration, heads: int | None) -> int:
-    """How many heads are to be left: half of those there are, unless told.
+    """How many heads are to be left: half of those that are there, unless `heads` says.
 
     Raises:
         CalibrationError: not from 1 to one less than there are.
@@ -84,13 +84,3 @@ def target(calibration: Calibration, heads: int | None) -> int:
     if isinstance(heads, bool) or not isinstance(heads, int) or not 1 <= heads < total:
         raise CalibrationError(f"heads is how many of the {total} heads to leave, from 1 to {total - 1}; got {heads!r}")
     return heads
-
-
-def of_layers(calibration: Calibration, row: Tensor, absent: float) -> dict[str, Tensor]:
-    """Layer name -> (h,), from a number for each head that is present, (n,); masked heads get `absent`."""
-    positions: dict[tuple[str, int], int] = {place: number for number, place in enumerate(calibration.present())}
-    padded = torch.cat([row, row.new_full((1,), absent)])
-    return {
-        name: padded[[positions.get((name, head), len(row)) for head in range(layer.num_heads)]]
-        for name, layer in calibration.layers.items()
-    }

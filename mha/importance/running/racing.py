@@ -9,12 +9,14 @@ go as soon as more batches would tell little is a race (Maron and Moore 1994).
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mha.importance.running.ablation import Ablation, reseed
-from mha.importance.running.calibration import Calibration, Pass
+from mha.importance.running.batch import CalibrationBatch
+from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 from mha.values.errors import CalibrationError
 
@@ -38,27 +40,27 @@ def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
     """
     if not isinstance(budget, int | float) or not 0 < budget <= 1:
         raise CalibrationError(f"budget is a share of the passes, above 0 and up to 1; got {budget!r}")
-    places, batches = calibration.present(), list(calibration.passes())
+    places, batches = calibration.present(), list(calibration.each_batch())
     if not places:
-        return Scored({name: torch.zeros(layer.num_heads) for name, layer in calibration.layers.items()})
+        return Scored(calibration.zeros())
     purse = _Purse(calibration, budget, (len(places) + 1) * len(batches))
-    slopes = [_slopes(calibration, one) for one in batches]
-    examples = [one.examples for one in batches]
-    field = Field(torch.stack([row for _, row in slopes]), torch.tensor(examples, dtype=torch.float64))
+    slopes = [_slopes(calibration, batch) for batch in batches]
+    examples = [slope.examples for slope in slopes]
+    standings = Standings(torch.stack([slope.row for slope in slopes]), torch.tensor(examples, dtype=torch.float64))
     running = list(range(len(places)))
-    for seen, number in enumerate(sorted(range(len(batches)), key=lambda number: -slopes[number][0]), start=1):
-        field.update(number, running, _rises(calibration, ablation, batches[number], running))
+    for seen, number in enumerate(sorted(range(len(batches)), key=lambda number: -slopes[number].dense), start=1):
+        standings.update(number, running, _rises(calibration, ablation, batches[number], running))
         left = len(batches) - seen
         costs = [ablation.share(name) for name, _ in places]
         if seen >= FEWEST:
             afford = purse.left() / max(1, round(left * PACE)) - OVERHEAD
-            running = _within(afford, field.least_certain(running), costs)
+            running = _within(afford, standings.least_certain(running), costs)
         wanted = OVERHEAD + sum(costs[head] for head in running) if left else 0.0
         if seen == 1:
             purse.check(wanted)
         if not running or purse.left() < wanted:
             break
-    return Scored(_by_layer(calibration, field.estimate), sum(examples), errors=_by_layer(calibration, field.error))
+    return Scored(calibration.by_layer(standings.estimate), sum(examples), errors=calibration.by_layer(standings.error))
 
 
 class _Purse:
@@ -92,7 +94,7 @@ class _Purse:
         return self._meter.forward + BACKWARD * self._meter.backward
 
 
-class Field:
+class Standings:
     """What is known of the heads in a race.
 
     Args:
@@ -139,34 +141,41 @@ def _within(afford: float, heads: Sequence[int], costs: Sequence[float]) -> list
     return sorted(heads[: int((sums <= afford).sum())])
 
 
-def _slopes(calibration: Calibration, one: Pass) -> tuple[float, Tensor]:
-    """The dense loss of a batch, and (h,) what it rises by to first order without each head; 0 without gradients."""
+@dataclass(frozen=True)
+class _Slopes:
+    """What one backward pass tells of a batch.
+
+    Attributes:
+        dense: the loss with all heads.
+        row: (h,), what the loss rises by to first order without each head; 0 where there are no gradients.
+        examples: how many examples the batch has.
+    """
+
+    dense: float
+    row: Tensor
+    examples: int
+
+
+def _slopes(calibration: Calibration, batch: CalibrationBatch) -> _Slopes:
     gates = {
         name: torch.ones(layer.num_heads, dtype=torch.float64, requires_grad=True)
         for name, layer in calibration.with_heads.items()
     }
     reseed(calibration.seed)
     places = calibration.present()
-    with one.run(gates) as value:
-        if not value.requires_grad:
-            return value.item(), torch.zeros(len(places), dtype=torch.float64)
-        gradients = one.gradients(value, gates)
-    return value.item(), -torch.stack([gradients[name][head] for name, head in places])
+    with batch.run(gates) as loss:
+        if not loss.value.requires_grad:
+            return _Slopes(loss.value.item(), torch.zeros(len(places), dtype=torch.float64), loss.examples)
+        gradients = batch.gradients(loss, gates)
+    row = -torch.stack([gradients[name][position] for name, position in places])
+    return _Slopes(loss.value.item(), row, loss.examples)
 
 
-def _rises(calibration: Calibration, ablation: Ablation, one: Pass, heads: Sequence[int]) -> Tensor:
-    """(len(heads),): what the loss of a batch rises by without each of these heads, numbered as in `present()`."""
+def _rises(calibration: Calibration, ablation: Ablation, batch: CalibrationBatch, numbers: Sequence[int]) -> Tensor:
+    """(n,): what the loss of a batch rises by without each of these heads, numbered as in `present()`."""
     places = calibration.present()
-    chosen: dict[str, list[int]] = {}
-    for name, head in (places[number] for number in heads):
-        chosen.setdefault(name, []).append(head)
-    rises = ablation.rises(one, chosen)
-    return torch.cat([rises[name] for name in chosen])
-
-
-def _by_layer(calibration: Calibration, values: Tensor) -> dict[str, Tensor]:
-    """Layer name -> (h,); 0 for a head that is masked."""
-    rows = {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in calibration.layers.items()}
-    for (name, head), value in zip(calibration.present(), values, strict=True):
-        rows[name][head] = value
-    return rows
+    positions: dict[str, list[int]] = {}
+    for name, position in (places[number] for number in numbers):
+        positions.setdefault(name, []).append(position)
+    rises = ablation.rises(batch, positions)
+    return torch.cat([rises.rows[name] for name in positions])

@@ -1,4 +1,25 @@
-"""The calls of a model's submodules in one pass, and what of them a replay needs."""
+"""The calls of a model's submodules in one pass, and what of them a replay needs.
+
+Calls within calls, in the order in which they begin, and what becomes of them in a replay that starts at the output
+projection of block 1:
+
+    recorded pass                        replay
+    -------------                        ------
+    model(                               runs
+        embed()                          returns what it returned
+        block 0(                         returns what it returned; nothing within it is called
+            ...  )
+        block 1(                         runs
+            norm()                       returns what it returned
+            attention(                   runs, or is not called either: see `ReplayStart.straight`
+                W_q()  W_k()  W_v()      return what they returned
+                W_o()                    the start: runs, on a context in which a head is masked
+            )
+            mlp()  )                     runs
+        head()  )                        runs
+
+So what had returned before W_o began is not computed again; what was under way then, or came later, is.
+"""
 
 import copy
 from collections.abc import Callable, Collection, Mapping
@@ -9,8 +30,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-Run = Callable[[], Any]
-Versions = list[tuple[Tensor, int]]
+Repeat = Callable[[], Any]  # makes a call with the arguments that it has been bound to
+Versions = list[tuple[Tensor, int]]  # tensors, each with the count of its changes in place
 PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 
 
@@ -19,7 +40,7 @@ class NotReplayableError(Exception):
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of a submodule in the recorded pass.
 
     Attributes:
@@ -45,46 +66,64 @@ class Call:
 
 
 @dataclass(eq=False)
-class Start:
+class ReplayStart:
     """Where a replay begins to compute.
+
+    Of `attention(... W_o() )`, the projection is W_o. Where all that the attention module returns is what W_o returned,
+    alone or in a tuple beside None, a replay does not enter the module, but makes W_o's call in its place:
+
+        call        straight         what a replay does when it comes to `call`
+        ----        --------         ------------------------------------------
+        W_o         None             runs W_o
+        attention   again            runs `again`, which is W_o with the arguments it had, and returns that
+        attention   (again, None)    the same, and returns it in such a tuple
 
     Attributes:
         projection: the first call of an output projection.
-        call: that one, or the attention module's around it, if all that it returns is the projection's output.
+        call: that one, or the attention module's around it.
         again: makes the projection's call with the arguments it had.
-        straight: what such an attention module returns, from `again` alone; None where `call` is the projection's.
-        tensors: the arguments, as `Call.tensors`.
+        straight: returns what such an attention module does, from `again` alone; None where `call` is the projection's.
+        tensors: the arguments, as `ModuleCall.tensors`.
     """
 
-    projection: Call
-    call: Call
-    again: Run | None
+    projection: ModuleCall
+    call: ModuleCall
+    again: Repeat | None
     tensors: Versions | None
-    straight: Run | None = None
+    straight: Repeat | None = None
 
 
 class Recorder:
     """Handles the calls of one pass: makes them, and remembers what replays will return.
 
-    Of each block that is the output, and what the attention layer starts from: about four activations.
+    What it remembers of each block is its output, and what the attention layer starts from: about four activations.
 
     Args:
         outputs: the output projections that replays will start from.
+
+    Attributes:
+        starts: output projection -> where a replay from it on begins, in the order of the pass.
     """
 
     def __init__(self, outputs: Collection[nn.Module]) -> None:
-        self.starts: dict[Any, Start] = {}  # in the order of the pass
+        self.starts: dict[Any, ReplayStart] = {}
         self._outputs = frozenset(outputs)
-        self._calls: list[Call] = []  # in the order in which they began
+        self._calls: list[ModuleCall] = []  # in the order in which they began
         self._clock = 0
         self._leaves = 0
 
-    def __call__(self, asked: "partial[Any]", forward: Run) -> Any:
-        module = cast(nn.Module, asked.func)
-        call, number = Call(module, self._tick(), self._leaves), len(self._calls)
+    def __call__(self, bound: "partial[Any]", forward: Repeat) -> Any:
+        """Make a submodule's call, and return what it returns.
+
+        Args:
+            bound: the submodule, with the arguments that it is called with.
+            forward: runs its forward on them.
+        """
+        module = cast(nn.Module, bound.func)
+        call, number = ModuleCall(module, self._tick(), self._leaves), len(self._calls)
         self._calls.append(call)
         if module in self._outputs and module not in self.starts:
-            self.starts[module] = Start(call, call, asked, versions_of((asked.args, asked.keywords)))
+            self.starts[module] = ReplayStart(call, call, bound, versions_of((bound.args, bound.keywords)))
         call.output = forward()
         call.end = self._tick()
         call.tensors = versions_of(call.output)
@@ -94,13 +133,13 @@ class Recorder:
         return call.output
 
     def share(self, output: nn.Module) -> float:
-        """How much of the pass a replay from there on makes, in calls of modules without submodules."""
+        """The share of the pass that a replay from this projection on makes, in calls of modules without submodules."""
         return 1 - self.starts[output].projection.before / max(self._leaves, 1)
 
-    def script(self, output: nn.Module) -> list[tuple[Call, bool]]:
-        """The calls of a replay up to its start, in order, each with whether it returns at once what it returned."""
+    def script(self, output: nn.Module) -> list[tuple[ModuleCall, bool]]:
+        """The calls that a replay comes to up to its start, in order, each with whether it returns what it returned."""
         start = self.starts[output].call.start
-        script: list[tuple[Call, bool]] = []
+        script: list[tuple[ModuleCall, bool]] = []
         until = 0
         for call in self._calls:
             if until < call.start <= start:
@@ -110,7 +149,7 @@ class Recorder:
         return script
 
     def finish(self) -> None:
-        """Let go of what no replay returns.
+        """Let go of what no replay returns, at the end of the pass.
 
         Raises:
             NotReplayableError: as `check`.
@@ -127,9 +166,10 @@ class Recorder:
         self.check()
 
     def check(self) -> None:
-        """
+        """Check that what was recorded is as it was.
+
         Raises:
-            NotReplayableError: what was recorded has been changed in place since.
+            NotReplayableError: it has been changed in place since.
         """
         for call in self._calls:
             if not unchanged(call.tensors):
@@ -138,7 +178,7 @@ class Recorder:
             raise NotReplayableError("what an output projection reads was changed in place")
 
     def held(self) -> list[Tensor]:
-        """What the record keeps alive."""
+        """The tensors that the record keeps alive, each once."""
         kept = [call.tensors for call in self._calls] + [start.tensors for start in self.starts.values() if start.again]
         return list({id(tensor): tensor for tensors in kept for tensor, _ in tensors or ()}.values())
 
@@ -146,7 +186,7 @@ class Recorder:
         self._clock += 1
         return self._clock
 
-    def _shorten(self, call: Call) -> None:
+    def _shorten(self, call: ModuleCall) -> None:
         """Let a replay go straight to the projection within this call, where all it returns is that one's output."""
         within = [start for start in self.starts.values() if start.projection.start > call.start]
         if len(within) != 1 or within[0].tensors is None or not unchanged(within[0].projection.tensors):
@@ -156,12 +196,12 @@ class Recorder:
         assert again is not None
         if call.output is projected:
             start.call, start.straight = call, again
-        elif type(call.output) is tuple and all(part is projected or part is None for part in call.output):
-            filled = [part is projected for part in call.output]
+        elif type(call.output) is tuple and all(item is projected or item is None for item in call.output):
+            filled = [item is projected for item in call.output]
             if sum(filled) == 1:
-                start.call, start.straight = call, lambda: tuple(again() if one else None for one in filled)
+                start.call, start.straight = call, lambda: tuple(again() if here else None for here in filled)
 
-    def _forget(self, call: Call, number: int) -> None:
+    def _forget(self, call: ModuleCall, number: int) -> None:
         """Drop the calls within a finished one that no replay makes: those after the last start."""
         if call.tensors is not None:
             starts = {start.call for start in self.starts.values()}
@@ -172,7 +212,7 @@ class Recorder:
 
 
 def versions_of(value: Any) -> Versions | None:
-    """The tensors in a value, with the counts of their changes in place; None where it holds what can't be known."""
+    """The tensors in a value, with the counts of their changes in place; None where it holds objects of other kinds."""
     if isinstance(value, Tensor):
         return [(value, value._version)]
     if isinstance(value, PLAIN):
@@ -184,4 +224,5 @@ def versions_of(value: Any) -> Versions | None:
 
 
 def unchanged(tensors: Versions | None) -> bool:
+    """Whether none of these tensors has been changed in place since they were counted."""
     return all(tensor._version == version for tensor, version in tensors or ())

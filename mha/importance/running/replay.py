@@ -3,7 +3,15 @@
 Everything that ran before a layer's output projection is the same with and without any of that layer's
 heads. So one pass is recorded, call by call of its submodules; in a replay, the calls that had returned
 before the projection began return what they returned then. Nothing is assumed about the model's structure:
-what ran before is known from the order of the calls alone.
+what ran before is known from the order of the calls alone (drawn in `mha.importance.running.record`).
+
+    with replay.watching():
+        with replay.recording():          Recorder handles every call of a submodule: makes it, and keeps its output
+            loss(model, batch)
+        with replay.starting_at(W_o):     Player handles them: returns what was kept up to W_o, then makes them
+            loss(model, batch)
+        with replay.starting_at(...):     the same record, from another layer on
+            loss(model, batch)
 """
 
 from collections.abc import Collection, Iterator
@@ -14,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mha.importance.running.record import NotReplayableError, Recorder, Run
+from mha.importance.running.record import NotReplayableError, Recorder, Repeat
 from mha.runtime.intercept import Handler, intercepted
 from mha.runtime.undoing import changed
 
@@ -32,13 +40,22 @@ class Player:
         self._straight = record.starts[output].straight
         self._next = 0
 
-    def __call__(self, asked: "partial[Any]", forward: Run) -> Any:
+    def __call__(self, bound: "partial[Any]", forward: Repeat) -> Any:
+        """What a submodule's call returns: what it returned in the recorded pass, or, from the start on, what it does.
+
+        Args:
+            bound: the submodule, with the arguments that it is called with.
+            forward: runs its forward on them.
+
+        Raises:
+            NotReplayableError: another module ran at this place in the recorded pass.
+        """
         if self._next == len(self._script):
             return forward()
         call, at_once = self._script[self._next]
-        if call.module is not asked.func:
+        if call.module is not bound.func:
             self.problem = (
-                self.problem or f"a {type(asked.func).__name__} ran where a {type(call.module).__name__} had run before"
+                self.problem or f"a {type(bound.func).__name__} ran where a {type(call.module).__name__} had run before"
             )
             raise NotReplayableError(self.problem)
         self._next += 1
@@ -47,7 +64,8 @@ class Player:
         return call.again() if at_once else forward()
 
     def check(self) -> None:
-        """
+        """Check, after the pass, that the replay came to its start as the recorded pass did.
+
         Raises:
             NotReplayableError: the modules were not called as in the recorded pass.
         """
@@ -106,7 +124,8 @@ class Replay:
             yield
         player.check()
 
-    def _handle(self, call: "partial[Any]", forward: Run) -> Any:
+    def _handle(self, call: "partial[Any]", forward: Repeat) -> Any:
+        """Hand a submodule's call to the present handler, or run its forward if there is none."""
         return forward() if self._handler is None else self._handler(call, forward)
 
     @contextmanager

@@ -1,7 +1,6 @@
 """Iterative and greedy scoring: remove a few heads, score what is left again, and so on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,17 +11,18 @@ from mha.pruning.masking import masked
 from mha.values.errors import CalibrationError
 from mha.values.plan import HeadPlan
 
-Place = tuple[str, int]
+Place = tuple[str, int]  # the name of a layer, and the position of a head in it
+Scoring = Callable[[Calibration], Mapping[str, Tensor]]
 
 
-def in_rounds(calibration: Calibration, scores: Callable[[Calibration], Mapping[str, Tensor]], rounds: int) -> Scored:
-    """The order in which heads leave: 0 for the first. The plans that it ranks are nested.
+def in_rounds(calibration: Calibration, score: Scoring, rounds: int) -> Scored:
+    """The order in which heads leave, as scores: 0 for the first. The plans that it ranks are nested.
 
     Removed heads are masked, so any set may leave, also one that grouped attention could not be sliced to. Heads of
     one round leave in the order of their scores.
 
     Args:
-        scores: a criterion's scores of the heads that are there, and whatever it says of the masked ones.
+        score: a criterion's scores of the heads that are there, and whatever it says of the masked ones.
 
     Raises:
         CalibrationError: not 1 to as many rounds as there are heads.
@@ -32,34 +32,32 @@ def in_rounds(calibration: Calibration, scores: Callable[[Calibration], Mapping[
         raise CalibrationError(f"rounds is a number from 1 to {len(places)}, that of the heads; got {rounds!r}")
     order: list[Place] = []
     for number in range(1, rounds + 1):
-        order += _worst(calibration, scores, order, number * len(places) // rounds - len(order))
-    rank = {place: position for position, place in enumerate(order)}
+        order += _lowest(calibration, score, order, number * len(places) // rounds - len(order))
+    rank = {place: number for number, place in enumerate(order)}
     return Scored(
         {
-            name: torch.tensor([rank[name, head] for head in range(layer.num_heads)], dtype=torch.float64)
+            name: torch.tensor([rank[name, position] for position in range(layer.num_heads)], dtype=torch.float64)
             for name, layer in calibration.layers.items()
         }
     )
 
 
-def _worst(
-    calibration: Calibration, scores: Callable[[Calibration], Mapping[str, Tensor]], gone: list[Place], count: int
-) -> list[Place]:
+def _lowest(calibration: Calibration, score: Scoring, gone: list[Place], count: int) -> list[Place]:
     """The `count` heads with the lowest scores when those gone are masked, the lowest first."""
-    removed = {name: [head for layer, head in gone if layer == name] for name in calibration.layers}
-    left = replace(calibration, removed=removed)
-    present = left.present()
+    removed = {name: [position for layer, position in gone if layer == name] for name in calibration.layers}
+    remaining = calibration.without(removed)
+    present = remaining.present()
     if len(present) == 1:
         return present
     kept = {
-        name: [layer.heads[head] for head in range(layer.num_heads) if head not in removed[name]]
+        name: [head for position, head in enumerate(layer.heads) if position not in removed[name]]
         for name, layer in calibration.layers.items()
         if removed[name]
     }
 
-    def found() -> dict[str, list[float]]:
+    def scores() -> dict[str, list[float]]:
         with masked(calibration.model, HeadPlan(kept)):
-            return {name: [float(value) for value in row] for name, row in scores(left).items()}
+            return {name: [float(value) for value in row] for name, row in score(remaining).items()}
 
-    rows = calibration.journal.get(left.key("scores"), found)
+    rows = calibration.journal.get(remaining.key("scores"), scores)
     return sorted(present, key=lambda place: float(rows[place[0]][place[1]]))[:count]

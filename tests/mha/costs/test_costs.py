@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 import mha
-from mha import HeadPlan, timing
+from mha import HeadPlan
 from mha.costs import Shape, feasible_shapes
-from mha.costs.capture import Call
+from mha.costs.capture import CallArguments
 from mha.costs.counts import count_flops
 from mha.costs.curves import Grid, rising
+from mha.costs.measured import readied
 from mha.costs.shapes import first_heads
-from mha.costs.subject import readied
+from mha.timing import rounds
 from mha.values.errors import CostsError
 
 SECONDS = 1e-9  # of real time: everything takes part in the fewest rounds, and the clock stands still between
@@ -34,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -198,7 +199,7 @@ def test_parameters_and_operations_are_those_of_the_pruned_model(model, inputs):
         keep = HeadPlan({name: first_heads(layers[name].heads, whole[name], shape) for name, shape in shapes.items()})
         pruned = mha.prune(model, keep)
         assert table.parameters(keep).value == sum(parameter.numel() for parameter in pruned.parameters())
-        assert table.flops(keep).value == count_flops(readied(pruned, Call(args))()).total
+        assert table.flops(keep).value == count_flops(readied(pruned, CallArguments(args))()).total
     assert table.parameters(keep).share == table.parameters(keep).value / sum(p.numel() for p in model.parameters())
 
 
@@ -278,13 +279,13 @@ def test_caches_are_new_for_every_call():
 
 
 def test_arguments_that_are_one_and_the_same_stay_so():
-    call = Call((X, X, [X, {"a": 3, "b": None}]), {"box": Box()})
+    call = CallArguments((X, X, [X, {"a": 3, "b": None}]), {"box": Box()})
     (a, b, (c, _)), _ = call.on().fresh()
     assert a is b is c
     assert a is not X
-    assert call.key() == Call((X, X, [X, {"a": 3, "b": None}]), {"box": Box()}).key()
-    assert call.key() != Call((X, X.clone(), [X, {"a": 3, "b": None}]), {"box": Box()}).key()
-    assert call.key() != Call((X, X, [X, {"a": 4, "b": None}]), {"box": Box()}).key()
+    assert call.key() == CallArguments((X, X, [X, {"a": 3, "b": None}]), {"box": Box()}).key()
+    assert call.key() != CallArguments((X, X.clone(), [X, {"a": 3, "b": None}]), {"box": Box()}).key()
+    assert call.key() != CallArguments((X, X, [X, {"a": 4, "b": None}]), {"box": Box()}).key()
 
 
 @pytest.mark.parametrize(

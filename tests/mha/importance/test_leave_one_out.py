@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mha
-from mha.importance.running.racing import Field
+from mha.importance.running.racing import Standings
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build, inputs_for
@@ -532,24 +532,24 @@ def test_a_race_over_a_loss_without_gradients(stack):
 def test_estimates_of_the_race_by_hand():
     """Two heads, three batches of 1, 2 and 1 examples; batches 1 and 2 are seen without head 0."""
     slopes = torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 3.0]], dtype=torch.float64)
-    field = Field(slopes, torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
-    assert field.estimate.tolist() == [(1 + 2 * 2 + 4) / 4, 3 / 4]
-    field.update(1, [0, 1], torch.tensor([2.5, 0.0], dtype=torch.float64))  # 0.5 and 0 more than the slopes
-    field.update(2, [0], torch.tensor([5.5], dtype=torch.float64))  # 1.5 more
+    standings = Standings(slopes, torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64))
+    assert standings.estimate.tolist() == [(1 + 2 * 2 + 4) / 4, 3 / 4]
+    standings.update(1, [0, 1], torch.tensor([2.5, 0.0], dtype=torch.float64))  # 0.5 and 0 more than the slopes
+    standings.update(2, [0], torch.tensor([5.5], dtype=torch.float64))  # 1.5 more
     mean = (2 * 0.5 + 1 * 1.5) / 3
-    assert field.estimate.tolist() == pytest.approx([9 / 4 + mean, 3 / 4], rel=1e-15)
-    assert field.error[0].item() == pytest.approx((0.5**0.5) * ((1 - 2 / 3) / 2) ** 0.5, rel=1e-15)
-    field.update(0, [0], torch.tensor([0.0], dtype=torch.float64))
-    assert field.estimate[0].item() == pytest.approx((0 + 2 * 2.5 + 5.5) / 4, rel=1e-15)
-    assert field.error[0].item() == 0
+    assert standings.estimate.tolist() == pytest.approx([9 / 4 + mean, 3 / 4], rel=1e-15)
+    assert standings.error[0].item() == pytest.approx((0.5**0.5) * ((1 - 2 / 3) / 2) ** 0.5, rel=1e-15)
+    standings.update(0, [0], torch.tensor([0.0], dtype=torch.float64))
+    assert standings.estimate[0].item() == pytest.approx((0 + 2 * 2.5 + 5.5) / 4, rel=1e-15)
+    assert standings.error[0].item() == 0
 
 
 def test_heads_of_uncertain_rank_come_first():
     slopes = torch.zeros(4, 3, dtype=torch.float64)
-    field = Field(slopes, torch.ones(4, dtype=torch.float64))
+    standings = Standings(slopes, torch.ones(4, dtype=torch.float64))
     for number, row in enumerate(([1.0, 0.9, 7.0], [2.0, 2.3, 7.1])):
-        field.update(number, [0, 1, 2], torch.tensor(row, dtype=torch.float64))
-    assert field.least_certain([0, 1, 2])[-1] == 2
+        standings.update(number, [0, 1, 2], torch.tensor(row, dtype=torch.float64))
+    assert standings.least_certain([0, 1, 2])[-1] == 2
 
 
 def test_budgets_that_cannot_be_met(stack, data):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mha import timing
+from mha.timing import rounds as timer
 from mha.timing.rounds import ENOUGH, WARM_UP, Rounds, rotated, synchronize, time_call
 
 
@@ -33,7 +33,7 @@ def events(monkeypatch):
             assert log[-1].startswith("wait for ")
             return 4000.0 if end is not self else 0.0  # milliseconds
 
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=clock))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: log.append(f"wait for {device}"))
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: f"event on the stream of {device}")
     monkeypatch.setattr(torch, "Event", Event)
@@ -114,7 +114,7 @@ def test_neither_tracer_nor_profiler_runs_meanwhile_and_then_they_do_again():
 def rounds(monkeypatch):
     """Rounds on a clock that "dense" advances by 2, 4, 6 … and "half" by half of that; warm-up included."""
     state = {"now": 0.0, "dense": 0.0, "half": 0.0, "order": []}
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: state["now"]))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: state["now"]))
 
     def call(name, step):
         def run():
@@ -172,7 +172,7 @@ class Noisy:
 
     def __init__(self, monkeypatch, seconds, **options):
         self.now, self.calls = 0.0, 0
-        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: self.now))
         self.seconds, self.rounds = seconds, Rounds(**options)
         self.rounds.add("only", lambda: self.call)
 
@@ -216,7 +216,7 @@ def test_or_when_time_is_spent_or_there_are_enough(monkeypatch, limits, expected
 def test_what_is_watched_decides(monkeypatch):
     """Both drift alike, so that their ratio is known long before their seconds are."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
     def call(share, rounds):
         clock.now += share * (1 + 0.1 * rounds.count)
@@ -253,8 +253,8 @@ def test_noise_does_not_keep_warm_up_going(monkeypatch):
 
 def test_caches_are_emptied_before_every_call_outside_the_time(monkeypatch):
     log = []
-    monkeypatch.setattr(timing, "emptying", lambda device: lambda: log.append(f"empty {device}"))
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: log.append("clock") or 0.0))
+    monkeypatch.setattr(timer, "emptying", lambda device: lambda: log.append(f"empty {device}"))
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: log.append("clock") or 0.0))
 
     def prepare():
         log.append("prepare")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from mha.costs.alike import Key, kind_of
-from mha.costs.capture import Call, Visits, capture
+from mha.costs.alike import Key, cost_key
+from mha.costs.capture import CallArguments, LayerCalls, capture
 from mha.costs.counts import count_flops
 from mha.costs.curves import Grid
 from mha.costs.shapes import Shape, first_heads
@@ -20,17 +20,17 @@ from mha.values.plan import HeadPlan
 
 
 @dataclass(eq=False)
-class Kind:
+class LayerKind:
     """A layer with its inputs, measured on behalf of all that cost the same.
 
     Attributes:
         grid: the shapes at which it is measured.
         uses: how many calls, of however many layers, it stands for.
-        flops: shape -> counted, of the shapes that have been sliced.
+        flops: shape -> floating-point operations, of the shapes that have been sliced.
     """
 
     layer: AttentionLayer
-    call: Call
+    call: CallArguments
     grid: Grid
     uses: int = 0
     flops: dict[Shape, int] = field(default_factory=dict)
@@ -46,8 +46,8 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is measured.
+class MeasuredModel:
+    """A model with the inputs that it is measured with, and what its attention layers do on them.
 
     Attributes:
         calls: layer -> the kinds of its calls in one run of the model, and how many of each; empty for a layer that
@@ -56,24 +56,26 @@ class Subject:
     """
 
     model: nn.Module
-    call: Call
+    call: CallArguments
     layers: AttentionMap
-    calls: Mapping[str, list[tuple[Kind, int]]]
+    calls: Mapping[str, list[tuple[LayerKind, int]]]
     flops: int
 
     @classmethod
-    def of(cls, model: nn.Module, call: Call) -> "Subject":
-        """
+    def of(cls, model: nn.Module, call: CallArguments) -> "MeasuredModel":
+        """Run the model once, to learn what reaches its layers.
+
         Raises:
             CostsError: the model can't be called like that.
         """
-        layers, kinds = find_attention(model), dict[Key, Kind]()
+        layers, kinds = find_attention(model), dict[Key, LayerKind]()
         visits = capture(model, layers, call)
         calls = {name: _calls(layers[name], seen, kinds) for name, seen in visits.items()}
         return cls(model, call, layers, calls, count_flops(readied(model, call)()).total)
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[LayerKind]:
+        """The kinds of all layers' calls, each once."""
         return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
 
     def ready(self, share: float) -> Callable[[], Callable[[], object]]:
@@ -91,15 +93,16 @@ class Subject:
         return prune(sharing_copy(self.model), HeadPlan(plan), inplace=True)
 
     def changes_class(self) -> bool:
-        """Whether pruning replaces the class of a layer even if all heads stay."""
+        """Whether pruning replaces the class of some layer even if all of its heads stay."""
         whole = self.pruned(1.0)
         pairs = zip(whole.modules(), self.model.modules(), strict=True)
-        return any(type(one) is not type(other) for one, other in pairs)
+        return any(type(pruned) is not type(dense) for pruned, dense in pairs)
 
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """
+    """Say of an error within the context what can't run, and what may be the reason.
+
     Raises:
         CostsError: for whatever the body raises.
     """
@@ -113,11 +116,12 @@ def _explained(what: str) -> Iterator[None]:
 
 
 def whole_of(layer: AttentionLayer) -> Shape:
+    """The shape of the layer with all of its heads."""
     return Shape(layer.num_heads, layer.num_kv_heads)
 
 
 def share_of(layer: AttentionLayer, share: float) -> Shape:
-    """That share of the layer's key/value groups, whole; of a single group, that share of its heads."""
+    """The shape with that share of the layer's key/value groups, whole; of a single group, that share of its heads."""
     whole = whole_of(layer)
     if whole.groups != 1:
         groups = round(share * whole.groups)
@@ -126,8 +130,8 @@ def share_of(layer: AttentionLayer, share: float) -> Shape:
     return Shape(heads, 1 if heads else 0)
 
 
-def readied(module: nn.Module, call: Call) -> Callable[[], Callable[[], object]]:
-    """Makes, as often as asked, a function that runs the module once without gradients on fresh arguments."""
+def readied(module: nn.Module, call: CallArguments) -> Callable[[], Callable[[], object]]:
+    """What `Rounds` takes: makes a function that runs the module once, without gradients, on fresh arguments."""
 
     def prepare() -> Callable[[], object]:
         args, kwargs = call.fresh()
@@ -141,11 +145,12 @@ def readied(module: nn.Module, call: Call) -> Callable[[], Callable[[], object]]
     return prepare
 
 
-def _calls(layer: AttentionLayer, seen: Visits, kinds: dict[Key, Kind]) -> list[tuple[Kind, int]]:
+def _calls(layer: AttentionLayer, seen: LayerCalls, kinds: dict[Key, LayerKind]) -> list[tuple[LayerKind, int]]:
+    """The kinds of a layer's calls, and how many of each there are; kinds that are new are added to those known."""
     calls = []
     for key, call in seen.calls.items():
         whole = whole_of(layer)
-        kind = kinds.setdefault((whole, *kind_of(layer.module), *key), Kind(layer, call, Grid(whole)))
+        kind = kinds.setdefault((whole, *cost_key(layer.module), *key), LayerKind(layer, call, Grid(whole)))
         kind.uses += seen.counts[key]
         calls.append((kind, seen.counts[key]))
     return calls
