@@ -19,6 +19,7 @@ from bench.measure.counts import Counts, counts
 from bench.measure.sampling import sampled
 from bench.models.experiment import Study, first_groups
 from bench.models.latency import cast
+from bench.rundir.description import USUAL
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import Settings, settings_of
 from mha.timing import rotated
@@ -46,7 +47,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        dtype = () if self.dtype == "float32" else (self.dtype,)
+        dtype = () if self.dtype == USUAL["dtype"] else (self.dtype,)
         parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}", *dtype)
         return "-".join([*parts, self.device.replace(":", "")])
 

@@ -18,7 +18,7 @@ from bench.measure.machine import Watch
 from bench.measure.threads import pinned
 from bench.models.experiment import Study
 from bench.models.latency import Latencies
-from bench.rundir.case_store import OUT_OF_MEMORY
+from bench.rundir.description import OUT_OF_MEMORY
 from bench.rundir.directory import RunDirectory
 from bench.rundir.files import numbered, read_json, unfinished
 from bench.rundir.identity import identity

@@ -16,9 +16,10 @@ from bench.measure.calls import forward, map_tensors
 from bench.measure.counts import Counts, counts
 from bench.measure.sampling import Sample, sampled
 from bench.models.experiment import Study
+from bench.rundir.description import USUAL
 from mha.timing import rotated
 
-USUAL = ("float32", "eager", "warm")  # and so not said in names
+NAMED = ("dtype", "mode", "cache")  # in the name of a case, where they are not as usual
 INPUTS = 4  # copies of an example that calls take turns with
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Calls = list[Callable[[], Any]]
@@ -37,15 +38,15 @@ class Place:
 
     batch: int
     device: str
-    dtype: str = "float32"
-    mode: str = "eager"
-    cache: str = "warm"
+    dtype: str = USUAL["dtype"]
+    mode: str = USUAL["mode"]
+    cache: str = USUAL["cache"]
     length: int | None = None
 
     @property
     def id(self) -> str:
         length = () if self.length is None else (f"s{self.length}",)
-        unusual = [text for text in (self.dtype, self.mode, self.cache) if text not in USUAL]
+        unusual = [value for axis in NAMED if (value := getattr(self, axis)) != USUAL[axis]]
         return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from bench.rundir.description import FAILED, OK, OUT_OF_MEMORY, SCHEMA, SKIPPED
 from bench.rundir.files import read_json, write_json
 from bench.rundir.out_of_memory import out_of_memory
 
-SCHEMA = 1
-OK, FAILED, OUT_OF_MEMORY, SKIPPED = "ok", "failed", "out of memory", "skipped"
 BULKY = ("samples", "values")  # stay on disk
 
 

@@ -1,4 +1,4 @@
-"""Writes a run directory; docs/run-directory.md says what is in it.
+"""Writes a run directory; run-directory.toml describes what is in it, and docs/run-directory.md says what it means.
 
 Whatever has been measured is on disk at once, one file each. What reads better as one table is assembled
 from those files when the run ends. A run that was cut off goes on in the same directory.
@@ -7,6 +7,7 @@ from those files when the run ends. A run that was cut off goes on in the same d
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -16,44 +17,14 @@ import numpy as np
 import pandas as pd
 from filelock import BaseFileLock
 
-from bench.rundir.case_store import OK, SCHEMA, Records, read_records
+from bench.rundir.case_store import Records, read_records
+from bench.rundir.description import BLANK_CASE, OK, SCHEMA, TABLES
 from bench.rundir.files import PARTIAL, numbered, read_json, unfinished, write_json, written
 from bench.rundir.resume import GIVEN, continued, locked, stop_mixing
 from bench.rundir.tables import Table, write_csv
 
-CASE = ("case", "kind", "task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "shape")
-TIMING = (
-    "batch",
-    "length",
-    "seq_len",
-    "device",
-    "dtype",
-    "timed_by",
-    "ended",
-    "warm_up",
-    "width",
-    "head_dim",
-    "tokens",
-)
-AXES = {"cache": "warm", "mode": "eager", "phase": "forward", "mask": "none"}  # what they are unless said otherwise
-PLAN = ("plan", "task", "criterion", "draw", "kept_fraction", "heads_kept", "heads_total", "parameters", "shape")
-ACCURACY = ("keep", "value", "low", "high", "difference", "difference_low", "difference_high", "examples")
-BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys((*PLAN, *ACCURACY)) | {"values": []})
-PROFILED = ("task", "device", "criterion", "kept_fraction", "batch")
-TABLES = {  # file: what tells its rows' origin, and all columns
-    "scores.csv": (("task", "criterion"), ("task", "criterion", "layer", "head", "score", "seconds")),
-    "promises.csv": (("task", "promise"), ("task", "promise", "value", "low", "high", "bound", "kept")),
-    "predictions.csv": (
-        ("task", "device"),
-        ("task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"),
-    ),
-    "operators.csv": (PROFILED, (*PROFILED, "operator", "calls", "seconds", "device_seconds", "bytes")),
-    "memory.csv": (PROFILED, (*PROFILED, "seconds", "bytes")),
-    "ceilings.csv": (
-        ("device", "dtype", "ceiling", "process"),
-        ("device", "dtype", "ceiling", "value", "low", "high", "samples", "process"),
-    ),
-}
+PLANS = "plans.csv"
+BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys(TABLES[PLANS].names) | {"values": []})
 DENSE, ROUNDED = "dense", 0.001
 ATTENTION = "attention.npz"
 TRACES = "traces"
@@ -71,7 +42,8 @@ class RunDirectory:
         self.environment = dict(environment)
         self._lock = lock
         self._cases, self._plans, self._steps = (Records(path / folder) for folder in ("cases", "plans", "steps"))
-        self._tables = {name: Table(path / name, columns, group) for name, (group, columns) in TABLES.items()}
+        growing = {name: columns for name, columns in TABLES.items() if columns.origin}
+        self._tables = {name: Table(path / name, *columns) for name, columns in growing.items()}
         self._attention = _arrays(path / ATTENTION)
 
     @classmethod
@@ -166,8 +138,7 @@ class RunDirectory:
         self._steps.forget(numbered(step, self.process))
 
     def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        blank = dict.fromkeys((*CASE, *TIMING)) | AXES | {"counts": {}, "skipped_arms": {}, "samples": []}
-        return {**blank, **known, "process": self.process}
+        return {**deepcopy(dict(BLANK_CASE)), "samples": [], **known, "process": self.process}
 
     def has_case(self, name: str) -> bool:
         """Whether this process has ended the case, now or before it was cut off; a failed one is to be tried again."""
@@ -236,8 +207,8 @@ class RunDirectory:
         self.add_attention({})
         done = [record for record in read_records(self.path / "plans") if record["status"] == OK]
         done.sort(key=lambda plan: (plan["task"], plan["criterion"], -plan["kept_fraction"], plan["draw"]))
-        columns = (*PLAN, *ACCURACY)
-        write_csv(self.path / "plans.csv", columns, [[plan[column] for column in columns] for plan in done])
+        columns = TABLES[PLANS].names
+        write_csv(self.path / PLANS, columns, [[plan[column] for column in columns] for plan in done])
         with written(self.path / "examples.parquet") as temporary:
             _examples(done).to_parquet(temporary, index=False)
 

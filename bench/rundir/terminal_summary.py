@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure.bootstrap import ratio
-from bench.rundir.case_store import OK, read_records
-from bench.rundir.directory import AXES, TRACES
+from bench.rundir.case_store import read_records
+from bench.rundir.description import OK, USUAL
+from bench.rundir.directory import TRACES
 
 Case = Mapping[str, Any]
 
@@ -64,8 +65,8 @@ def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Seque
 
 def _place(case: Case) -> str:
     """Where and how a case was timed, as words."""
-    usual = [case[name] for name, word in AXES.items() if case[name] != word]
-    return ", ".join(filter(None, [case["device"], case["dtype"], *usual]))
+    unusual = [case[axis] for axis, usual in USUAL.items() if axis != "dtype" and case[axis] != usual]
+    return ", ".join(filter(None, [case["device"], case["dtype"], *unusual]))
 
 
 def _ends(timed: Sequence[Case]) -> Iterator[str]:

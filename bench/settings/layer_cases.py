@@ -9,6 +9,7 @@ import torch
 
 import mha
 from bench.models.peers import Inputs
+from bench.rundir.description import USUAL, VALUES
 from bench.settings.options import Settings
 
 COPIES = 4  # inputs that calls take turns with, unless they are large
@@ -28,12 +29,12 @@ class Cell:
     batch: int
     length: int
     device: str
-    dtype: str = "float32"
+    dtype: str = USUAL["dtype"]
     head_dim: int = 64
     keep: float = 1.0
-    mask: str = "none"
-    mode: str = "eager"
-    cache: str = "warm"
+    mask: str = USUAL["mask"]
+    mode: str = USUAL["mode"]
+    cache: str = USUAL["cache"]
 
     @property
     def width(self) -> int:
@@ -62,8 +63,8 @@ class Cell:
         """Its columns in the run directory."""
         case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
         heads = {"heads_kept": len(self.kept), "heads_total": self.heads, "shape": [len(self.kept)]}
-        where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
-        how = {"mask": self.mask, "mode": self.mode, "cache": self.cache}
+        where = {"batch": self.batch, "seq_len": self.length, "device": self.device}
+        how = {name: value for name, value in vars(self).items() if name in USUAL}
         return {
             **case,
             "kept_fraction": self.keep,
@@ -124,7 +125,7 @@ class Grid:
     causal: tuple[tuple[int, int], ...] = ()
     few: tuple[tuple[int, int], ...] = ()
     head_dims: tuple[int, ...] = (64,)
-    caches: tuple[str, ...] = ("warm",)
+    caches: tuple[str, ...] = (USUAL["cache"],)
 
 
 QUICK = Grid(8, ((1, 64),), ((8, 32),), ((1, 64),), few=((1, 64),))
@@ -137,7 +138,7 @@ FULL = Grid(
     ((4, 128), (4, 512)),
     ((1, 16), (4, 128)),
     (32, 64, 128),
-    ("warm", "cold"),
+    VALUES["cache"],
 )
 GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
 
@@ -161,7 +162,7 @@ def _cells(
     settings: Settings,
     sizes: tuple[tuple[int, int], ...],
     few: tuple[tuple[int, int], ...],
-    caches: tuple[str, ...] = ("warm",),
+    caches: tuple[str, ...] = (USUAL["cache"],),
 ) -> Iterator[Cell]:
     """Every size on every device in every dtype as usual; a few of them otherwise."""
     grid = GRIDS[settings.preset]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.rundir.description import USUAL, VALUES
 from bench.settings.option_parsing import fraction, one_of, several, whole_number
 
 if TYPE_CHECKING:
     from mha.tasks import Task
 
 CRITERIA = ("gate", "leave_one_out", "magnitude", "random", "taylor", "even")  # of some fifteen: each costs minutes
-DTYPES = ("float32", "bfloat16", "float16")
-MODES = ("eager", "compile")
+DTYPES, MODES = VALUES["dtype"], VALUES["mode"]
 SELECTING = ("benchmark_only", "benchmark_skip")  # of pytest-benchmark
 
 
@@ -40,8 +40,8 @@ class Preset:
     even_draws: int = 5
     cost_seconds: float = 7.0
     keep: tuple[float, ...] = (0.75, 0.5, 0.25)
-    dtypes: tuple[str, ...] = ("float32",)
-    modes: tuple[str, ...] = ("eager",)
+    dtypes: tuple[str, ...] = (USUAL["dtype"],)
+    modes: tuple[str, ...] = (USUAL["mode"],)
 
 
 PRESETS = MappingProxyType(
@@ -77,10 +77,10 @@ class Settings:
     batch_sizes: tuple[int, ...] | None
     devices: tuple[str, ...]
     preset: str = "default"
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = (USUAL["dtype"],)
     lengths: tuple[int, ...] | None = None
     head_dims: tuple[int, ...] | None = None
-    modes: tuple[str, ...] = ("eager",)
+    modes: tuple[str, ...] = (USUAL["mode"],)
     process: int = 0
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -145,8 +145,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--lengths", metavar="LENGTHS", help=f"sequence lengths, {several}each benchmark's own")
     group.addoption("--head-dims", metavar="WIDTHS", help=f"head widths of the bare layer, {several}64")
     group.addoption("--devices", metavar="NAMES", help=f"cpu, cuda, cuda:1, mps; {several}all there are")
-    group.addoption("--dtypes", metavar="NAMES", help=f"{', '.join(DTYPES)}; {several}float32")
-    group.addoption("--modes", metavar="NAMES", help=f"{', '.join(MODES)} (torch.compile); {several}eager")
+    group.addoption("--dtypes", metavar="NAMES", help=f"{', '.join(DTYPES)}; {several}{USUAL['dtype']}")
+    group.addoption("--modes", metavar="NAMES", help=f"{', '.join(MODES)} (torch.compile); {several}{USUAL['mode']}")
     group.addoption("--quick", action="store_true", help="one kept fraction, one batch size, few draws and rounds")
     group.addoption("--full", action="store_true", help="every dtype and mode that works here, and many rounds")
     group.addoption(

@@ -10,53 +10,68 @@ import pandas as pd
 
 from reports.analyse.limits import spread
 from reports.base import stats
+from reports.read import description
+from reports.read.description import Field
 from reports.read.run import GENERATION, LAYER, Metric, Run
 
-CONDITIONS = ["device", "dtype", "mode", "cache", "mask"]
+AXES = {name: axis for name, axis in description.AXES.items() if not axis.beside}  # a figure is of one value of each
+CONDITIONS = ["device", *AXES]
 SETTING = [*CONDITIONS, "seq_len"]
 ARMS = ("dense", "pruned")
 MOST_BATCHES = 12  # of one setting, beside which accuracy is shown
-SAMPLES = [
+ABOUT_SAMPLES = [
     "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
-    "seconds", "process", "cache", "mode", "phase", "mask",
+    "seconds", "process",
 ]  # fmt: skip
+SAMPLES = [
+    *ABOUT_SAMPLES,
+    *(name for name in description.CASE if name in description.AXES and name not in ABOUT_SAMPLES),
+]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What must agree for two times of one task to be comparable, besides the batch size."""
+    """What must agree for two times of one task to be comparable, besides the batch size.
+
+    Attributes:
+        values: one for each of AXES.
+        seq_len: None where the sequence length is unknown, or an axis of the figure.
+    """
 
     device: str
-    dtype: str
-    mode: str = "eager"
-    cache: str = "warm"
-    mask: str = "none"
+    values: tuple[str, ...]
     seq_len: int | None = None
+
+    @classmethod
+    def of(cls, device: str, seq_len: int | None = None, **values: str) -> "Setting":
+        """A setting by the names of AXES; those that aren't given are as usual."""
+        return cls(device, tuple(values.get(name, str(axis.usual)) for name, axis in AXES.items()), seq_len)
 
     @property
     def text(self) -> str:
-        return ", ".join([self.device, self.dtype, *self._unusual.values()])
+        """The setting in a title: the device, the dtype, and what is unusual besides."""
+        titles = [axis.title(value) for axis, value in self._named]
+        return ", ".join([self.device, *titles, *([f"{self.seq_len} tokens"] if self.seq_len is not None else [])])
 
     @property
     def slug(self) -> str:
-        return "-".join([self.device, self.dtype, *self._unusual])
+        """The same in the name of a file."""
+        values = [value for _, value in self._named]
+        return "-".join([self.device, *values, *([f"s{self.seq_len}"] if self.seq_len is not None else [])])
 
     @property
     def unusual(self) -> int:
-        """In how many ways it is not as it mostly is."""
-        usual = ((self.dtype, "float32"), (self.mode, "eager"), (self.cache, "warm"), (self.mask, "none"))
-        return sum(one != other for one, other in usual)
+        """The number of axes that are not as usual."""
+        return sum(value != axis.usual for axis, value in self._axes)
 
     @property
-    def _unusual(self) -> dict[str, str]:
-        """Short and in words, what is not as it mostly is."""
-        said = {
-            self.mode: "compiled" if self.mode == "compile" else self.mode,
-            self.cache: f"{self.cache} cache",
-            self.mask: "padded batches" if self.mask == "padded" else f"{self.mask} mask",
-            f"s{self.seq_len}": f"{self.seq_len} tokens",
-        }
-        return {short: text for short, text in said.items() if short not in ("eager", "warm", "none", "sNone")}
+    def _axes(self) -> list[tuple[Field, str]]:
+        return list(zip(AXES.values(), self.values, strict=True))
+
+    @property
+    def _named(self) -> list[tuple[Field, str]]:
+        """The dtype, and those of the other axes that are not as usual."""
+        return [(axis, value) for axis, value in self._axes if axis is AXES["dtype"] or value != axis.usual]
 
 
 @dataclass(frozen=True)
@@ -106,14 +121,16 @@ def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
         same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
         tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
-        found.append((Setting(**same | {"seq_len": tokens}), rows))
+        found.append((Setting.of(**same | {"seq_len": tokens}), rows))
     yield from sorted(found, key=lambda pair: pair[0].unusual)
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """Cases that can be shown in one figure which has the sequence length as an axis, the usual ones first."""
     groups = cases.groupby(CONDITIONS, sort=True)
-    found = [(Setting(*cast(tuple[Any, ...], key)), rows) for key, rows in groups]
+    found = [
+        (Setting.of(**dict(zip(CONDITIONS, cast(tuple[Any, ...], key), strict=True))), rows) for key, rows in groups
+    ]
     yield from sorted(found, key=lambda pair: pair[0].unusual)
 
 

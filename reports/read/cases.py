@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from reports.read.columns import PLAN_TYPES, check_task
+from reports.read.description import CASE, COUNTS, RECORD, STATUSES, Fields, optional, required
 from reports.read.files import (
     REMEDY,
-    Types,
     check_choice,
     check_fields,
     check_items,
@@ -25,32 +25,17 @@ from reports.read.problems import Problems
 from reports.read.run import GENERATION, LAYER
 from reports.read.samples import Timed, columns_of, usable
 
-MAYBE_TEXT = (str, type(None))
-NUMBER = (int, float)
-MAYBE_NUMBER = (*NUMBER, type(None))
-OUTCOME: Mapping[str, Types] = {"status": str, "error": MAYBE_TEXT}
-DONE, FAILED, LEFT_OUT = "ok", "failed", ("out of memory", "skipped")
-STATUSES = (DONE, FAILED, *LEFT_OUT)
-KINDS = ("pruning", LAYER, GENERATION)
-CASE: Mapping[str, Types] = {
-    "case": str, "kind": str, "task": str, "criterion": MAYBE_TEXT, "plan": MAYBE_TEXT,
-    "kept_fraction": MAYBE_NUMBER, "heads_kept": int, "heads_total": int, "shape": list, "batch": int,
-    "seq_len": (int, type(None)), "device": str, "dtype": str, "timed_by": str, "samples": list,
-}  # fmt: skip
-LATER: Mapping[str, tuple[Types, Any]] = {  # fields that older runs lack, and what holds for those
-    "process": (int, 0), "ended": (MAYBE_TEXT, None), "warm_up": (MAYBE_NUMBER, None), "cache": (str, "warm"),
-    "mode": (str, "eager"), "phase": (str, "forward"), "mask": (str, "none"), "width": (MAYBE_NUMBER, None),
-    "head_dim": (MAYBE_NUMBER, None), "tokens": (MAYBE_NUMBER, None), "counts": (dict, {}), "skipped_arms": (dict, {}),
-}  # fmt: skip
-LATER_TYPES: Mapping[str, Types] = {name: types for name, (types, _) in LATER.items()}
-LEAST: Mapping[str, int | None] = {
-    "kept_fraction": 0, "heads_kept": 0, "heads_total": 0, "batch": 1, "seq_len": 1, "process": 0, "warm_up": 0,
-    "width": 0, "head_dim": 0, "tokens": 0,
-}  # fmt: skip
-COUNTS = ("flops", "attention_flops", "bytes", "parameters", "peak_bytes", "cache_bytes")
+DONE, FAILED, *LEFT_OUT = STATUSES
+KINDS = CASE["kind"].values
+UNREAD = ("length",)  # what was asked for; what came of it is seq_len
+KEPT: Fields = {name: field for name, field in CASE.items() if name not in UNREAD}
+OUTCOME = {name: field.types for name, field in RECORD.items() if name != "schema"}
+LATER = {name: field.missing for name, field in KEPT.items() if field.optional}  # what holds where older runs lack it
+LEAST = {name: field.least for name, field in KEPT.items() if field.least is not None}
+MAYBE_NUMBERS = [name for name, field in KEPT.items() if field.kind == "number or null"]
 ELSEWHERE = ("process", "samples", "counts", "skipped_arms")  # frames of their own
 PROCESS = re.compile(r"\+\d+$")  # what the file of a later process adds to the name of its case
-KNOWN = frozenset({"schema", *OUTCOME, *CASE, *LATER, *PLAN_TYPES})  # what is kept of a file
+KNOWN = frozenset({*RECORD, *KEPT, *PLAN_TYPES})  # what is kept of a file
 Outcome = tuple[Path, dict[str, Any]]
 
 
@@ -145,9 +130,9 @@ def last_line(error: Any) -> str:
 
 def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> Timed:
     """A finished case with all its fields, each of its type, and its samples as columns."""
-    check_fields(file, document, CASE)
-    case = {**document, **{name: default for name, (_, default) in LATER.items() if document.get(name) is None}}
-    check_fields(file, case, LATER_TYPES)
+    check_fields(file, document, required(KEPT))
+    case = {**document, **{name: default for name, default in LATER.items() if document.get(name) is None}}
+    check_fields(file, case, optional(KEPT))
     check_numbers(file, case, LEAST)
     check_items(file, case["shape"], int, "'shape'")
     check_choice(file, "kinds", case["kind"], KINDS)
@@ -172,9 +157,9 @@ def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems
 
 def _check_counts(file: Path, found: Any, where: str) -> None:
     check_fields(file, found, {}, where)
-    known = [name for name in COUNTS if name in found]
-    check_fields(file, found, dict.fromkeys(known, MAYBE_NUMBER), where)
-    check_numbers(file, found, dict.fromkeys(known, 0), where)
+    known = {name: count for name, count in COUNTS.items() if name in found}
+    check_fields(file, found, {name: count.types for name, count in known.items()}, where)
+    check_numbers(file, found, {name: count.least for name, count in known.items()}, where)
 
 
 def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
@@ -194,9 +179,8 @@ def _is_named_after(item: Timed) -> bool:
 
 
 def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    columns = [name for name in (*CASE, *LATER) if name not in ELSEWHERE]
+    columns = [name for name in (*required(KEPT), *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]
     cases["seq_len"] = cases["seq_len"].astype("Int64")
-    numbers = ["kept_fraction", "warm_up", "width", "head_dim", "tokens"]
-    return cases.astype(dict.fromkeys(numbers, float))
+    return cases.astype(dict.fromkeys(MAYBE_NUMBERS, float))

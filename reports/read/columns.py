@@ -9,51 +9,33 @@ import numpy as np
 import pandas as pd
 
 from reports.base.errors import ReportError
-from reports.read.files import REMEDY, Types, check_fields, check_numbers, read_csv
+from reports.read.description import OR_NULL, TABLES, Field, required
+from reports.read.files import REMEDY, check_fields, check_numbers, read_csv
 from reports.read.intake import kind_at
 from reports.read.problems import Problems
 from reports.read.run import LAYER
 
 TEXT, NUMBER, FINITE = "text", "number", "finite"  # a number may be NaN where nothing was found out
-TABLES: Mapping[str, Mapping[str, str]] = {
-    "plans.csv": {
-        "plan": TEXT, "task": TEXT, "criterion": TEXT, "draw": FINITE, "kept_fraction": FINITE, "heads_kept": FINITE,
-        "heads_total": FINITE, "parameters": NUMBER, "shape": TEXT, "keep": TEXT, "value": FINITE, "low": FINITE,
-        "high": FINITE, "difference": NUMBER, "difference_low": NUMBER, "difference_high": NUMBER, "examples": NUMBER,
-    },
-    "scores.csv": {
-        "task": TEXT, "criterion": TEXT, "layer": TEXT, "head": FINITE, "score": FINITE, "seconds": NUMBER
-    },
-    "promises.csv": {
-        "task": TEXT, "promise": TEXT, "value": NUMBER, "low": NUMBER, "high": NUMBER, "bound": NUMBER, "kept": TEXT
-    },
-    "ceilings.csv": {
-        "device": TEXT, "dtype": TEXT, "ceiling": TEXT, "value": FINITE, "low": NUMBER, "high": NUMBER,
-        "samples": NUMBER, "process": NUMBER,
-    },
-    "predictions.csv": {
-        "task": TEXT, "device": TEXT, "plan": TEXT, "shape": TEXT, "predicted": FINITE, "measured": FINITE,
-        "low": NUMBER, "high": NUMBER, "error": NUMBER, "ended": TEXT, "rounds": NUMBER,
-    },
-    "operators.csv": {
-        "task": TEXT, "device": TEXT, "criterion": TEXT, "kept_fraction": FINITE, "batch": FINITE, "operator": TEXT,
-        "calls": FINITE, "seconds": FINITE, "device_seconds": FINITE, "bytes": NUMBER,
-    },
-    "memory.csv": {
-        "task": TEXT, "device": TEXT, "criterion": TEXT, "kept_fraction": FINITE, "batch": FINITE, "seconds": FINITE,
-        "bytes": FINITE,
-    },
-}  # fmt: skip
-KEYS = {"plans.csv": ["plan"], "scores.csv": ["task", "criterion", "layer", "head"]}
 OF_THE_LAYER_TOO = ("predictions.csv",)
-PLANS = TABLES["plans.csv"]
-AS_JSON: Mapping[str, Types] = {"shape": list, "keep": dict}  # what is text in plans.csv
-TYPES: Mapping[str, Types] = {TEXT: str, FINITE: (int, float), NUMBER: (int, float, type(None))}
-PLAN_TYPES = {name: AS_JSON.get(name, TYPES[kind]) for name, kind in PLANS.items()}
+
+
+def _kind(column: Field) -> str:
+    """What stands in a column; in CSV lists and objects are text."""
+    if not column.is_number:
+        return TEXT
+    return NUMBER if column.kind.endswith(OR_NULL) else FINITE
+
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    name: {column: _kind(field) for column, field in table.columns.items()} for name, table in TABLES.items()
+}
+PLANS = COLUMNS["plans.csv"]
+PLAN_TYPES = required(TABLES["plans.csv"].columns)
+AS_JSON = ("shape", "keep")  # what is text in plans.csv
 
 
 def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[str, pd.DataFrame]:
-    """Name without .csv -> table, of all that TABLES has.
+    """Name without .csv -> table, of all that the description has.
 
     A table that can't be read is empty, and one with wrong rows is without those; `problems` is told.
     """
@@ -102,7 +84,7 @@ def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems
 
 
 def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
-    columns = TABLES[file.name]
+    columns = COLUMNS[file.name]
     if kind_at(file):
         with problems.noted(file):
             return _good_rows(file, read_csv(file, columns), tasks, problems)
@@ -111,7 +93,7 @@ def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFra
 
 def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[tuple[pd.Series, list[str], str]]:
     """What may be wrong with rows: which have it, in what columns, and what was expected."""
-    columns = TABLES[name]
+    columns = COLUMNS[name]
     if "task" in columns:
         known = {*tasks, LAYER} if name in OF_THE_LAYER_TOO else tasks
         yield ~frame["task"].isin(known), ["task"], _expected_tasks(known)
@@ -119,7 +101,7 @@ def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[
         if kind != TEXT:
             wrong = np.isinf(frame[column]) | (frame[column].isna() if kind == FINITE else False)
             yield wrong, [column], f"expected a finite number in column '{column}', got"
-    if key := KEYS.get(name):
+    if key := list(TABLES[name].key):
         yield frame.duplicated(key, keep=False), key, f"expected one row for each {' and '.join(key)}, got several for"
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reports.base.errors import ReportError
+from reports.read.description import TABLES
 from reports.read.files import read_json
 from reports.read.intake import files_in, opened
 
 FOLDERS = ("cases", "plans", "steps")  # of a benchmark run's others, traces/ may be large, and is not read
 NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the samples
-    "environment.json", "scores.csv", "promises.csv", "predictions.csv", "ceilings.csv", "operators.csv", "memory.csv",
-    "attention.npz", "plans.csv", "examples.parquet",
+    "environment.json", *TABLES, "attention.npz", "examples.parquet",
     # docs/importance.md
     "agreement.csv", "curves.csv", "areas.csv", "exhaustive.csv", "planted.csv", "stability.csv", "cost.csv",
     "findings.csv", "summary.md",

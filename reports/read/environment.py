@@ -5,26 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from reports.base.errors import ReportError
-from reports.read.files import Types, check_fields, check_items, check_numbers, check_schema, read_json
+from reports.read.description import ENVIRONMENT, MACHINE, TASK, Types, optional, required
+from reports.read.files import check_fields, check_items, check_numbers, check_schema, read_json
 from reports.read.intake import MOST_TASKS, check_count, kind_at
 from reports.read.problems import Problems
 
 FILE = "environment.json"
 GIVE = "give the directory that the benchmark wrote, or a .zip of it"
-MAYBE_TEXT = (str, type(None))
-NUMBER = (int, float)
-MAYBE_NUMBER = (*NUMBER, type(None))
-MAYBE_BOOL = (bool, type(None))
-MAYBE_OBJECT = (dict, type(None))
-FIELDS: Mapping[str, Types] = {"schema": int, "created": str, "finished": MAYBE_TEXT, "tasks": dict}
-LATER: Mapping[str, Types] = {
-    "interrupted": MAYBE_BOOL, "dirty": MAYBE_BOOL, "memory_bytes": MAYBE_NUMBER, "packages": MAYBE_OBJECT,
-    "accelerators": MAYBE_OBJECT, "machine": MAYBE_OBJECT,
-}  # fmt: skip
-TASK: Mapping[str, Types] = {
-    "metric": str, "higher_is_better": bool, "chance": NUMBER, "batch_size": int
-}  # fmt: skip
-TASK_LATER: Mapping[str, Types] = {"layers": dict, "description": MAYBE_TEXT, "parameters": int, "examples": int}
 
 
 def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
@@ -40,18 +27,18 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
         raise ReportError(f"{path}: expected a run directory with {FILE} in it, which is not there; {GIVE}")
     environment = read_json(file)
     check_schema(file, environment)
-    check_fields(file, environment, FIELDS)
+    check_fields(file, environment, required(ENVIRONMENT))
     tasks = {}
     for number, (task, about) in enumerate(environment["tasks"].items(), start=1):
         where = f"task '{task}'"
         with problems.noted(file):
             check_count(file, number, MOST_TASKS, "tasks")
-            check_fields(file, about, TASK, where)
-            check_numbers(file, about, {"batch_size": 1, "chance": None}, where)
-            tasks[task] = _sound(file, about, TASK_LATER, where, problems)
-    about = _sound(file, environment, LATER, "", problems)
+            check_fields(file, about, required(TASK), where)
+            check_numbers(file, about, {"batch_size": TASK["batch_size"].least, "chance": None}, where)
+            tasks[task] = _sound(file, about, optional(TASK), where, problems)
+    about = _sound(file, environment, optional(ENVIRONMENT), "", problems)
     if about.get("machine"):
-        about["machine"] = _sound(file, about["machine"], {"noisy": (list, type(None))}, "machine", problems)
+        about["machine"] = _sound(file, about["machine"], optional(MACHINE), "machine", problems)
     return {**about, "tasks": tasks}
 
 
@@ -67,7 +54,7 @@ def _sound(
                 if name == "layers":
                     check_items(file, about[name].values(), int, f"'{name}' in {where}")
                 if name == "memory_bytes":
-                    check_numbers(file, about, {name: 0}, where)
+                    check_numbers(file, about, {name: ENVIRONMENT[name].least}, where)
                 continue
             del sound[name]
     return sound

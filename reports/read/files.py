@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from reports.base.errors import ReportError
+from reports.read.description import SCHEMA, Types
 from reports.read.intake import (
     MOST_CELLS,
     MOST_COLUMNS,
@@ -26,11 +27,9 @@ from reports.read.intake import (
     opened,
 )
 
-SCHEMA = 1
 REMEDY = "copy the run directory again, or run the benchmark again"
 LARGEST = 2**63  # numbers stay below it, so that they fit into any column
 MOST_NAMES = 30  # that an error lists
-Types = type | tuple[type, ...]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from reports.base.errors import ReportError
-from reports.read.files import REMEDY, Types, check_fields, check_schema, read_json
+from reports.read.description import Types
+from reports.read.files import REMEDY, check_fields, check_schema, read_json
 
 FILE = "verdict.json"
 VERDICTS = ("REGRESSED", "ERROR", "INCONCLUSIVE", "IMPROVED", "NEW", "SKIPPED", "PASS")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from reports.base.errors import ReportError
-from reports.read.files import LARGEST, REMEDY, Types, check_fields, kinds
+from reports.read.description import SAMPLE, required
+from reports.read.files import LARGEST, REMEDY, check_fields
 from reports.read.problems import Problems
 
-SAMPLE: Mapping[str, Types] = {"arm": str, "round": int, "seconds": (int, float)}
 COLUMNS = ["case", *SAMPLE, "process"]
 
 
@@ -41,10 +41,10 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
     objects = samples if {*map(type, samples)} <= {dict} else []
     columns = {name: [sample.get(name) for sample in objects] for name in SAMPLE}
     if len(objects) < len(samples) or any(
-        not {*map(type, values)} <= {*kinds(SAMPLE[name])} for name, values in columns.items()
+        not {*map(type, values)} <= {*SAMPLE[name].types} for name, values in columns.items()
     ):
         for number, sample in enumerate(samples):  # one of them is wrong: find it
-            check_fields(file, sample, SAMPLE, where=f"sample {number}")
+            check_fields(file, sample, required(SAMPLE), where=f"sample {number}")
     columns["arm"] = [intern(arm) for arm in columns["arm"]]  # a few words, thousands of times
     numbers = columns["round"] + columns["seconds"]
     if large := [number for number in numbers if type(number) is int and not -LARGEST < number < LARGEST]:

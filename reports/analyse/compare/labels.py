@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.analyse.frames import AXES
 from reports.base.formatting import per_cent
 from reports.read.run import GENERATION, LAYER
 
@@ -16,10 +17,7 @@ PARTS: Mapping[str, Callable[[Any], str]] = {  # in this order; what is not know
     "criterion": lambda names: _criteria(str(names)),
     "batch": "batch {:.0f}".format,
     "seq_len": "{:.0f} tokens".format,
-    "dtype": str,
-    "mode": lambda mode: {"compile": "compiled", "eager": "not compiled"}.get(mode, str(mode)),
-    "cache": "{} cache".format,
-    "mask": lambda mask: {"none": "no mask", "padded": "padded"}.get(mask, f"{mask} mask"),
+    **{name: axis.word for name, axis in AXES.items()},
 }
 ALWAYS = ("kept_fraction", "criterion", "batch")
 

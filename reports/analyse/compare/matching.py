@@ -10,11 +10,11 @@ from reports.analyse import frames
 from reports.analyse.compare.sides import Side
 from reports.base import stats
 from reports.base.stats import Estimate, Processes
+from reports.read.description import AXES
 from reports.read.run import LAYER
 
 CASE = [
-    "kind", "task", "criterion", "kept_fraction", "heads_total", "head_dim", "batch", "seq_len", "dtype", "mode",
-    "cache", "mask", "phase",
+    "kind", "task", "criterion", "kept_fraction", "heads_total", "head_dim", "batch", "seq_len", *AXES,
 ]  # fmt: skip
 MODEL = [name for name in CASE if name not in ("criterion", "kept_fraction")]
 PLAN = ["task", "criterion", "kept_fraction"]

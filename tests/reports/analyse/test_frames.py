@@ -26,7 +26,7 @@ def run(full_run):
 @pytest.fixture(scope="module")
 def table(run):
     tradeoff, small = frames.tradeoffs(run, "digits")
-    assert (tradeoff.batch, tradeoff.setting) == (2, frames.Setting("cpu", "float32", seq_len=7))
+    assert (tradeoff.batch, tradeoff.setting) == (2, frames.Setting.of("cpu", seq_len=7))
     assert (small.batch, small.setting) == (1, tradeoff.setting)
     assert row(small.table, criterion="taylor", kept_fraction=0.5)["speedup"] == pytest.approx(1.0)
     return tradeoff.table

@@ -1,0 +1,38 @@
+"""What a run directory holds, as `run-directory.toml` describes it: what the writer needs of that."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+FILE = Path(__file__).with_name("run-directory.toml")
+_DESCRIPTION = tomllib.loads(FILE.read_text(encoding="utf-8"))
+_AXES = {name: field for name, field in _DESCRIPTION["case"].items() if "usual" in field}
+
+
+class Columns(NamedTuple):
+    """The columns of a table, and those of them that tell what was measured; () where it doesn't grow."""
+
+    names: tuple[str, ...]
+    origin: tuple[str, ...]
+
+
+def _blank(field: Mapping[str, Any]) -> Any:
+    """What stands in a field until it is known: its default, as far as older runs may lack it."""
+    return field.get("usual", field.get("default")) if field.get("optional") else None
+
+
+SCHEMA: int = _DESCRIPTION["schema"]
+OK, FAILED, OUT_OF_MEMORY, SKIPPED = _DESCRIPTION["statuses"]
+USUAL: Mapping[str, str] = MappingProxyType({axis: field["usual"] for axis, field in _AXES.items()})
+VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {axis: tuple(field.get("values", ())) for axis, field in _AXES.items()}
+)
+BLANK_CASE: Mapping[str, Any] = MappingProxyType({name: _blank(field) for name, field in _DESCRIPTION["case"].items()})
+TABLES: Mapping[str, Columns] = MappingProxyType(
+    {
+        name: Columns(tuple(table["columns"]), tuple(table.get("origin", ())))
+        for name, table in _DESCRIPTION["tables"].items()
+    }
+)

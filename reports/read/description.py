@@ -1,0 +1,111 @@
+"""What a run directory holds, as `bench/rundir/run-directory.toml` describes it: what the reader needs of that.
+
+That file is the writer's, and all that is known here of the writer.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).parents[2].joinpath("bench", "rundir", "run-directory.toml")
+Types = type | tuple[type, ...]
+PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "text": (str,), "whole number": (int,), "number": (int, float), "truth value": (bool,), "list": (list,),
+    "object": (dict,),
+}  # fmt: skip
+OR_NULL = " or null"
+
+
+@dataclass(frozen=True)
+class Field:
+    """What may stand in one field; the description itself says what its keys mean."""
+
+    kind: str  # `type` in the description
+    optional: bool = False
+    default: Any = None
+    least: int | None = None
+    values: tuple[str, ...] = ()
+    usual: str | None = None
+    words: str = "{}"
+    names: Mapping[str, str] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = False
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its type matters; whatever stands in others is shown as it is."""
+        return self.kind != "anything"
+
+    @property
+    def is_number(self) -> bool:
+        return "number" in self.kind
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The Python types of its values as JSON has them."""
+        types = PYTHON_TYPES[self.kind.removesuffix(OR_NULL)]
+        return (*types, type(None)) if self.kind.endswith(OR_NULL) else types
+
+    @property
+    def missing(self) -> Any:
+        """What holds in runs that lack it."""
+        return self.default if self.usual is None else self.usual
+
+    def word(self, value: str) -> str:
+        """What a value of an axis is called in a sentence or a table."""
+        return self.names.get(value, self.words.format(value))
+
+    def title(self, value: str) -> str:
+        """What it is called in the title of a figure."""
+        return self.titles.get(value, self.word(value))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a CSV table, and those that tell its rows apart; () where rows may be alike."""
+
+    columns: Mapping[str, Field]
+    key: tuple[str, ...] = ()
+
+
+Fields = Mapping[str, Field]
+
+
+def required(fields: Fields) -> dict[str, Types]:
+    """The types of the fields that every run has."""
+    return {name: each.types for name, each in fields.items() if not each.optional}
+
+
+def optional(fields: Fields) -> dict[str, Types]:
+    """The types of the fields that older runs lack, of those whose type matters."""
+    return {name: each.types for name, each in fields.items() if each.optional and each.is_checked}
+
+
+def _fields(section: str) -> dict[str, Field]:
+    return {name: _field(entry) for name, entry in _DESCRIPTION[section].items()}
+
+
+def _field(entry: Mapping[str, Any]) -> Field:
+    others = {name: value for name, value in entry.items() if name not in ("type", "values")}
+    return Field(entry["type"], values=tuple(entry.get("values", ())), **others)
+
+
+def _axes(case: Fields) -> dict[str, Field]:
+    """The axes among the fields of a case, in the order in which they are named."""
+    named = [*_DESCRIPTION["axes"], *case]
+    return {name: case[name] for name in sorted(case, key=named.index) if case[name].usual is not None}
+
+
+def _table(entry: Mapping[str, Any]) -> Table:
+    return Table({name: Field(kind) for name, kind in entry["columns"].items()}, tuple(entry.get("key", ())))
+
+
+_DESCRIPTION = tomllib.loads(FILE.read_text(encoding="utf-8"))
+SCHEMA: int = _DESCRIPTION["schema"]
+STATUSES: tuple[str, ...] = tuple(_DESCRIPTION["statuses"])
+ENVIRONMENT, MACHINE, TASK = (_fields(section) for section in ("environment", "machine", "task"))
+RECORD, CASE, SAMPLE, COUNTS = (_fields(section) for section in ("record", "case", "sample", "counts"))
+AXES: Fields = _axes(CASE)
+TABLES: Mapping[str, Table] = {name: _table(entry) for name, entry in _DESCRIPTION["tables"].items()}
