@@ -14,6 +14,7 @@ from mha.costs.alike import PLAIN, Key
 from mha.costs.counts import without_fast_path
 from mha.families import AttentionMap
 from mha.pruning.masking import nothing_compiled
+from mha.runtime.nests import Path, leaves
 from mha.runtime.undoing import hooked
 from mha.values.errors import CostsError
 
@@ -23,8 +24,8 @@ class CallArguments:
 
     def __init__(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self._arguments = tuple(args), dict(kwargs or {})
-        self._tensors = {id(leaf): leaf for leaf in _leaves(self._arguments) if isinstance(leaf, Tensor)}
-        self._changeable = any(not isinstance(leaf, (Tensor, *PLAIN)) for leaf in _leaves(self._arguments))
+        self._tensors = {id(leaf): leaf for _, leaf in _leaves(self._arguments) if isinstance(leaf, Tensor)}
+        self._changeable = any(not isinstance(leaf, (Tensor, *PLAIN)) for _, leaf in _leaves(self._arguments))
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with caches and other objects copied, outside of what is timed; tensors are shared."""
@@ -41,11 +42,11 @@ class CallArguments:
     def key(self) -> Key:
         """A key, equal for calls of equal cost: shapes, types, plain values, and which arguments are the same."""
         order: dict[int, int] = {}
-        return tuple((*path, _description(leaf, order)) for path, leaf in _paths(self._arguments))
+        return tuple((*path, _description(leaf, order)) for path, leaf in _leaves(self._arguments))
 
     def __str__(self) -> str:
         """All tensors among the arguments, each as "name dtype (shape)"."""
-        tensors = [(path, leaf) for path, leaf in _paths(self._arguments) if isinstance(leaf, Tensor)]
+        tensors = [(path, leaf) for path, leaf in _leaves(self._arguments) if isinstance(leaf, Tensor)]
         names = {path: ".".join(map(str, path[1:])) for path, _ in tensors}
         return ", ".join(f"{names[path]} {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for path, t in tensors)
 
@@ -93,21 +94,9 @@ def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict
     return visits
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Everything in a nest of tuples, lists and dictionaries."""
-    return (leaf for _, leaf in _paths(value))
-
-
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Everything in a nest of tuples, lists and dictionaries, and where it stands."""
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        for index, item in enumerate(value):
-            yield from _paths(item, (*path, index))
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _paths(item, (*path, name))
-    else:
-        yield path, value
+def _leaves(arguments: Any) -> Iterator[tuple[Path, Any]]:
+    """Everything in arguments that is no tuple, list or dictionary, with its path."""
+    return leaves(arguments, containers=(tuple, list, dict))
 
 
 def _description(leaf: Any, order: dict[int, int]) -> Any:

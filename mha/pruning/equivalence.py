@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mha.pruning.masking import eval_mode, masked
 from mha.pruning.slicing import prune
 from mha.runtime.locking import exclusive
+from mha.runtime.nests import leaves
 from mha.values.errors import EquivalenceError, MhaError
 from mha.values.plan import HeadPlan
 
@@ -61,13 +62,11 @@ def check(
 
 def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
     """Every floating tensor in a nest of tuples, lists, mappings and None, by its place: "output[0]['logits']"."""
-    if isinstance(output, Tensor):
-        return {path: output} if output.is_floating_point() else {}
-    if isinstance(output, Mapping):
-        return {k: v for key, inner in output.items() for k, v in tensors_in(inner, f"{path}[{key!r}]").items()}
-    if isinstance(output, Sequence) and not isinstance(output, str):
-        return {k: v for key, inner in enumerate(output) for k, v in tensors_in(inner, f"{path}[{key}]").items()}
-    return {}
+    return {
+        path + "".join(f"[{key!r}]" for key in keys): leaf
+        for keys, leaf in leaves(output, containers=(Sequence, Mapping))
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    }
 
 
 def _difference(path: str, masked: Tensor, sliced: Tensor, atol: float | None) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from mha.pruning.indices import Indices, taken
+from mha.runtime.nests import tensors
 from mha.values.errors import OptimizerError
 
 
@@ -129,6 +130,4 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 def _holds_entries(value: Any) -> bool:
     """Whether a value of an optimizer's state is more than a single number."""
-    if isinstance(value, list | tuple):
-        return any(map(_holds_entries, value))
-    return isinstance(value, Tensor) and value.numel() > 1
+    return any(tensor.numel() > 1 for tensor in tensors(value, containers=(tuple, list)))

@@ -2,11 +2,12 @@
 
 import copy
 from collections import UserDict
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from mha.runtime.nests import mapped
 from mha.values.errors import CalibrationError
 
 T = TypeVar("T")
@@ -33,26 +34,9 @@ def usable(model: nn.Module) -> nn.Module:
 def usable_batch(batch: T) -> T:
     """The batch, with copies of the tensors in it (in tuples, lists and mappings) that were made in inference mode."""
     with torch.inference_mode(False):
-        return batch if not _is_made_there(batch) else _copied(batch)
+        return cast(T, mapped(batch, _made_outside, containers=(tuple, list, dict, UserDict)))
 
 
-def _is_made_there(part: Any) -> bool:
-    if isinstance(part, Tensor):
-        return part.is_inference()
-    if isinstance(part, dict | UserDict):
-        return any(map(_is_made_there, part.values()))
-    return isinstance(part, tuple | list) and any(map(_is_made_there, part))
-
-
-def _copied(part: Any) -> Any:
-    if isinstance(part, Tensor):
-        return part.clone() if part.is_inference() else part
-    if not _is_made_there(part):
-        return part
-    if isinstance(part, dict | UserDict):
-        changed = copy.copy(part)
-        for key, value in part.items():
-            changed[key] = _copied(value)
-        return changed
-    parts = [_copied(value) for value in part]
-    return type(part)(*parts) if hasattr(part, "_make") else type(part)(parts)
+def _made_outside(leaf: Any) -> Any:
+    """A copy of a tensor that was made in inference mode; anything else as it is."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf

@@ -4,12 +4,13 @@ A batch may be anything. What is looked at are the tensors in it (also in tuples
 that the attention layers compute from it.
 """
 
-import copy
 from collections import UserDict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+
+from mha.runtime.nests import is_named_tuple, refilled, tensors
 
 
 def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
@@ -30,49 +31,33 @@ def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
 
 def first_half(batch: Any, examples: int) -> Any | None:
     """The first half of the batch's examples, or None where it can't be cut: not all its tensors have them first."""
-    tensors = list(_tensors(batch))
-    cut = examples >= 2 and tensors and all(len(tensor) == examples for tensor in tensors)
+    sized = list(_tensors(batch))
+    cut = examples >= 2 and sized and all(len(tensor) == examples for tensor in sized)
     return _first(batch, examples // 2, examples) if cut and _is_plain(batch) else None
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
-    """Every tensor with a first dimension."""
-    if isinstance(batch, Tensor):
-        if batch.dim():
-            yield batch
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _tensors(part)
-    elif isinstance(batch, tuple | list):
-        for part in batch:
-            yield from _tensors(part)
+    """Every tensor of the batch that has a first dimension."""
+    return (tensor for tensor in tensors(batch, containers=(tuple, list, Mapping)) if tensor.dim())
 
 
 def _is_plain(batch: Any) -> bool:
     """Whether the batch is a nest of nothing but tensors, names, numbers and None, in containers known how to copy."""
     if isinstance(batch, UserDict) or type(batch) is dict:
         return all(map(_is_plain, batch.values()))
-    if type(batch) in (tuple, list) or _is_named_tuple(batch):
+    if type(batch) in (tuple, list) or is_named_tuple(batch):
         return all(map(_is_plain, batch))
     return isinstance(batch, Tensor | str | int | float | None)
 
 
-def _is_named_tuple(batch: Any) -> bool:
-    return isinstance(batch, tuple) and hasattr(batch, "_make")
-
-
 def _first(batch: Any, count: int, examples: int) -> Any:
+    """The first `count` of a plain batch's examples."""
     if isinstance(batch, Tensor):
         return batch[:count] if batch.dim() else batch
-    if isinstance(batch, UserDict):
-        half = copy.copy(batch)
-        half.data = _first(dict(batch), count, examples)
-        return half
-    if isinstance(batch, dict):
-        return {key: _first(part, count, examples) for key, part in batch.items()}
+    if isinstance(batch, Mapping):
+        return refilled(batch, [_first(part, count, examples) for part in batch.values()])
     if not isinstance(batch, tuple | list):
         return batch
     if len(batch) == examples and not any(isinstance(part, Tensor) for part in batch):
         return batch[:count]  # one entry per example: names, say
-    parts = [_first(part, count, examples) for part in batch]
-    return type(batch)(*parts) if _is_named_tuple(batch) else type(batch)(parts)
+    return refilled(batch, [_first(part, count, examples) for part in batch])

@@ -22,7 +22,7 @@ So what had returned before W_o began is not computed again; what was under way 
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -30,9 +30,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mha.runtime.nests import leaves
+
 Repeat = Callable[[], Any]  # makes a call with the arguments that it has been bound to
 Versions = list[tuple[Tensor, int]]  # tensors, each with the count of its changes in place
-PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
+PLAIN = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
 
 
 class NotReplayableError(Exception):
@@ -213,14 +215,13 @@ class Recorder:
 
 def versions_of(value: Any) -> Versions | None:
     """The tensors in a value, with the counts of their changes in place; None where it holds objects of other kinds."""
-    if isinstance(value, Tensor):
-        return [(value, value._version)]
-    if isinstance(value, PLAIN):
-        return []
-    if not isinstance(value, tuple | list | dict):
-        return None
-    parts = [versions_of(part) for part in (value.values() if isinstance(value, Mapping) else value)]
-    return None if None in parts else [pair for part in parts for pair in part or ()]
+    versions: Versions = []
+    for _, leaf in leaves(value, containers=(tuple, list, dict)):
+        if isinstance(leaf, Tensor):
+            versions.append((leaf, leaf._version))
+        elif not isinstance(leaf, PLAIN):
+            return None
+    return versions
 
 
 def unchanged(tensors: Versions | None) -> bool:
