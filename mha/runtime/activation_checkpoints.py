@@ -9,10 +9,11 @@ from mha.runtime.undoing import Setting
 
 
 class _NotReentrant:
-    """In place of `CheckpointFunction`."""
+    """Stands in for torch's `CheckpointFunction`, which checkpoints with `use_reentrant=True` call."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
+        """What the function returns for these arguments, checkpointed the other way."""
         return checkpointing.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
 
 
@@ -24,7 +25,7 @@ _FUNCTION = Setting(
 def no_reentrant_checkpoints() -> AbstractContextManager[None]:
     """Within the context, checkpoints with `use_reentrant=True` are made the other way, and save as much memory.
 
-    Reentrant ones give gradients by `.backward()` alone, into every parameter, and none at all where what goes in needs
-    none. It holds for the process, until the last such context of any thread ends.
+    Reentrant ones give gradients to `.backward()` alone, which puts them into every parameter, and give none at all
+    where no input needs any. The context holds for the process, until the last one of any thread ends.
     """
     return _FUNCTION.at(_NotReentrant)

@@ -1,4 +1,4 @@
-"""Models and batches that were made in torch's inference mode: gradients can't be taken of them, of copies they can."""
+"""Models and batches that were made in torch's inference mode: gradients need copies of them."""
 
 import copy
 from collections import UserDict
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def usable(model: nn.Module) -> nn.Module:
-    """The model, or a copy where a parameter or buffer of it was made in inference mode.
+    """The model if gradients can be taken of it; a copy where a parameter or buffer was made in inference mode.
 
     Raises:
         CalibrationError: it has no data: parameters on the meta device that nothing loads when it is called.

@@ -1,6 +1,6 @@
-"""One thread at a time: a call that runs a model with changes excludes those of other threads that touch it too.
+"""One thread at a time: while a call runs a model with changes, such calls of other threads on the same model wait.
 
-Who comes second waits, also where two models merely share a module. A thread may call on a model that it holds itself,
+They wait also where two models merely share a module. A thread may make further calls on a model that it holds itself,
 as `mha.check` masks. Nothing keeps a thread from calling a model that another one has masked: it sees the masks.
 """
 
@@ -23,9 +23,9 @@ from torch import nn
 from mha.runtime.undoing import undoing
 from mha.values.errors import BusyError
 
-POLL = 0.005  # seconds between looks at who is in front; nothing that an interrupt could leave locked waits longer
-SAID = 10.0  # seconds of waiting after which a line is logged
-STUCK = 60.0  # seconds for which who is in front has itself been waiting, in one place
+POLL = 0.005  # seconds between looks at the line; nothing waits on a lock that an interrupt could leave locked
+LOGGED_AFTER = 10.0  # seconds of waiting after which a line is logged
+STUCK = 60.0  # seconds after which whoever is in front, if it has itself been waiting in one place, is taken for stuck
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,10 +35,12 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Hold:
-    """A call in the line: it has what it asks for (`active`), or waits for it.
+    """A call in the line.
 
     Attributes:
-        keys: the modules, by id, and the process's random state.
+        keys: what it asks for: modules, by id, and the process's random state.
+        by: whose call it is, for messages.
+        active: whether it has what it asks for; otherwise it waits.
     """
 
     keys: frozenset[int]
@@ -48,7 +50,7 @@ class _Hold:
 
 
 _GUARD = threading.Lock()
-_LINE: list["weakref.ref[_Hold]"] = []  # in order of arrival; a hold that nobody has any more is none
+_LINE: list["weakref.ref[_Hold]"] = []  # in order of arrival; a hold that nobody refers to any more has left
 
 
 @contextmanager
@@ -74,8 +76,13 @@ def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
 
 
 def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """The decorated function, of a `model`, excludes those of other threads; what it makes can be trained, also if the
-    caller is in inference mode."""
+    """A decorator for functions with an argument `model`: within a call, other threads wait for that model.
+
+    What the function makes can be trained, also if the caller is in inference mode.
+
+    Args:
+        by: what the function is called, for messages.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
@@ -90,86 +97,99 @@ def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def _wait(hold: _Hold) -> None:
-    began, still = time.monotonic(), _Still()
-    said = False
+    """Wait until it is this call's turn.
+
+    Raises:
+        BusyError: waiting would not end.
+    """
+    began, stillness = time.monotonic(), _Stillness()
+    logged = False
     while (front := _in_front(hold)) is not None:
         waited = time.monotonic() - began
         if not front.thread.is_alive():
             raise BusyError(f"{_whose(hold, front)}, which has ended within it: leave the context that it opened")
-        if front.active and still.seconds(front.thread) > STUCK:
+        if front.active and stillness.seconds(front.thread) > STUCK:
             raise BusyError(
                 f"{_whose(hold, front)}, which has itself waited for something for {STUCK:.0f} s: for this thread? "
                 "Leave that context before others are waited for, or give each thread a model of its own"
             )
-        if waited > SAID and not said:
+        if waited > LOGGED_AFTER and not logged:
             LOGGER.warning("waiting: %s", _whose(hold, front))
-            said = True
+            logged = True
         time.sleep(POLL)
 
 
 def _in_front(hold: _Hold) -> _Hold | None:
-    """Who has to leave first; None where it is this one's turn, which it then takes.
+    """The call that has to end first; None where it is this one's turn, which it then takes.
 
     Raises:
-        BusyError: they wait for one another.
+        BusyError: the threads wait for one another.
     """
     with _GUARD:
         line = _line()
         if hold not in line:
             _LINE.append(weakref.ref(hold))
             line.append(hold)
-        front = _blockers(hold, line)
-        if any(_waits_for(one.thread, hold.thread, line) for one in front):
+        blockers = _blockers(hold, line)
+        if any(_waits_for(blocker.thread, hold.thread, line) for blocker in blockers):
             _leave_line(hold)
             raise BusyError(
-                f"{_whose(hold, front[0])}, which waits for this thread: take both models in one order in all threads"
+                f"{_whose(hold, blockers[0])}, which waits for this thread: take both models in one order in all "
+                "threads"
             )
-        hold.active = not front
-        return front[0] if front else None
+        hold.active = not blockers
+        return blockers[0] if blockers else None
 
 
 def _leave(hold: _Hold) -> None:
+    """Take the call out of the line: it has ended, or waits no more."""
     with _GUARD:
         _leave_line(hold)
 
 
 def _leave_line(hold: _Hold) -> None:
-    _LINE[:] = [one for one in _LINE if one() not in (None, hold)]
+    """Take the call, and those that nobody refers to any more, out of the line; the caller has the guard."""
+    _LINE[:] = [place for place in _LINE if place() not in (None, hold)]
 
 
 def _line() -> list[_Hold]:
-    return [hold for one in _LINE if (hold := one()) is not None]
+    """The calls in the line, in order of arrival."""
+    return [hold for place in _LINE if (hold := place()) is not None]
 
 
 def _blockers(hold: _Hold, line: list[_Hold]) -> list[_Hold]:
-    """Those of other threads that have what it asks for, and, unless its thread has something, who asked earlier."""
-    others = [one for one in line if one.thread is not hold.thread and not one.keys.isdisjoint(hold.keys)]
-    has = any(one.active and one.thread is hold.thread for one in line)
-    return [one for one in others if one.active or (not has and line.index(one) < line.index(hold))]
+    """The calls of other threads that have to end before this one: those that have something that it asks for.
+
+    And those that have asked for it earlier, unless this call's thread has something already: others may wait for that.
+    """
+    others = [other for other in line if other.thread is not hold.thread and not other.keys.isdisjoint(hold.keys)]
+    has = any(other.active and other.thread is hold.thread for other in line)
+    return [other for other in others if other.active or (not has and line.index(other) < line.index(hold))]
 
 
 def _waits_for(thread: threading.Thread, other: threading.Thread, line: list[_Hold]) -> bool:
-    """Whether the thread waits for the other, perhaps by way of more."""
-    asked, seen = [thread], set[threading.Thread]()
-    while asked:
-        one = asked.pop()
-        if one is other:
+    """Whether the thread waits for the other one, or for threads that do."""
+    pending, seen = [thread], set[threading.Thread]()
+    while pending:
+        current = pending.pop()
+        if current is other:
             return True
-        if one not in seen:
-            seen.add(one)
-            waiting = [hold for hold in line if hold.thread is one and not hold.active]
-            asked += [front.thread for hold in waiting for front in _blockers(hold, line)]
+        if current not in seen:
+            seen.add(current)
+            waiting = [hold for hold in line if hold.thread is current and not hold.active]
+            pending += [blocker.thread for hold in waiting for blocker in _blockers(hold, line)]
     return False
 
 
-class _Still:
-    """For how long a thread has been waiting for another, or an event, in one and the same call."""
+class _Stillness:
+    """Measures for how long a thread has been waiting for another one, or an event, in one and the same call."""
 
     def __init__(self) -> None:
         self._frame: FrameType | None = None
         self._since = 0.0
 
     def seconds(self, thread: threading.Thread) -> float:
+        """The seconds since the thread was first seen where it is now; 0 where it is not waiting."""
         frame = sys._current_frames().get(thread.ident or 0)
         if frame is None or frame.f_code.co_filename != threading.__file__:
             self._frame = None
@@ -180,6 +200,7 @@ class _Still:
 
 
 def _whose(hold: _Hold, front: _Hold) -> str:
+    """The start of a message: which call waits for which."""
     shared = hold.keys & front.keys - {id(torch.default_generator)}
     what = "the model, or a part of it, is held by" if shared else "random numbers are drawn by"
     return f"{hold.by}: {what} {front.by} in thread {front.thread.name!r}"

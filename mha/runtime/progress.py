@@ -17,7 +17,7 @@ _called: ContextVar[str] = ContextVar("_called", default="")
 
 @contextmanager
 def called(title: str) -> Iterator[None]:
-    """Bars that are made within the context bear this title in place of their own."""
+    """Within the context, bars that are made bear this title in place of their own."""
     token = _called.set(title)
     try:
         yield
@@ -43,7 +43,7 @@ class Bar:
         self._bar: Any = None
 
     def expect(self, units: float) -> None:
-        """So much more is to come; less, where it is negative."""
+        """Say that so much more work is to come; less, where it is negative."""
         self._expected += units
         if self._bar is not None:
             self._bar.total = self._expected
@@ -51,24 +51,24 @@ class Bar:
                 self._bar.refresh()
 
     def advance(self, units: float = 1) -> None:
-        """So much has been done."""
+        """Say that so much work has been done."""
         self.done += units
         if self._bar is not None:
             self._bar.update(units)
 
     def doing(self, what: str) -> None:
-        """What comes next belongs to this part of the work."""
+        """Show this beside the title: the part of the work that comes next."""
         if self._bar is not None:
             self._bar.set_description_str(f"{self.title}, {what}", refresh=bool(self._progress))
 
     def over(self, items: Iterable[T], units: float = 1) -> Iterator[T]:
-        """The items, each of which is so much work."""
+        """The items, one after another; each counts as so much work once the next one is asked for."""
         for item in items:
             yield item
             self.advance(units)
 
     def counting(self, function: Callable[P, R], units: float = 1) -> Callable[P, R]:
-        """The function, each call of which is so much work, also one that ends early."""
+        """The function, with each call counted as so much work, also one that raises."""
 
         def counted(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
@@ -80,7 +80,7 @@ class Bar:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Within the context the bar is there, if it is wanted; where the context ends well, all is done."""
+        """Within the context the bar is shown, if it is wanted; where the context ends without an error, it is full."""
         wanted = sys.stderr.isatty() if self._progress is None else self._progress
         if not wanted:
             yield
@@ -105,7 +105,7 @@ class Bar:
             self._bar = None
 
     def _finish(self) -> None:
-        """What was expected and did not have to be done counts as done."""
+        """Count what was expected, and did not have to be done, as done."""
         self._bar.total = self._bar.n = max(self._expected, self.done)
         if self._progress:
             self._bar.refresh()

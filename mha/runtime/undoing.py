@@ -15,14 +15,14 @@ from torch import nn
 
 Undo = Callable[[], object]
 
-_LOG = threading.local()  # .undos: what the changes of this thread are taken back by, in their order
-_OVERRIDDEN: dict[tuple[int, str], dict[object, Any]] = {}  # (module, attribute) -> what it was, and what it is to be
+_LOG = threading.local()  # .undos: what takes the changes of this thread back, in the order of the changes
+_OVERRIDDEN: dict[tuple[int, str], dict[object, Any]] = {}  # (module, attribute) -> its own value, then others
 _MISSING = object()
 
 
 @contextmanager
 def undoing() -> Iterator[None]:
-    """At the end of the context, whatever in it could not be taken back, being interrupted, is taken back."""
+    """At the end of the context, take back the changes in it that an interrupt kept from being taken back."""
     outer, own = getattr(_LOG, "undos", None), dict[Undo, None]()
     try:
         _LOG.undos = own
@@ -36,7 +36,11 @@ def undoing() -> Iterator[None]:
 
 @contextmanager
 def changed(undo: Undo) -> Iterator[None]:
-    """Within the context something may be changed that `undo` takes back; twice does no harm."""
+    """Within the context something may be changed; at its end `undo` takes that back.
+
+    Args:
+        undo: called at least once, perhaps before anything was changed; a second call must do no harm.
+    """
     undos = getattr(_LOG, "undos", None)
     undos = dict[Undo, None]() if undos is None else undos
     try:
@@ -61,7 +65,7 @@ def hooked(module: nn.Module, hook: Callable[..., Any], *, before: bool = False,
 
 @contextmanager
 def overridden(module: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Within the context the module has this attribute, or this class where that is "__class__".
+    """Within the context the module's attribute of this name is `value`; its class is, where the name is "__class__".
 
     Contexts of the same attribute may end in any order, as those of generators do: the one that began last counts, and
     when none is left the attribute is as it was.
@@ -75,12 +79,13 @@ def overridden(module: nn.Module, name: str, value: object) -> Iterator[None]:
 
 
 class Setting:
-    """A setting of the whole process that contexts in several threads want alike for a time.
+    """A setting of the whole process that contexts in several threads change for a time, all to the same value.
 
     When the last of them ends, it is what it was before the first.
 
     Args:
-        read, write: the setting.
+        read: returns the setting.
+        write: changes it.
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
@@ -98,6 +103,7 @@ class Setting:
             yield
 
     def _join(self, token: object, value: Any) -> None:
+        """Begin a context, the first of which changes the setting."""
         with self._guard:
             if not self._tokens:
                 self._before = self._read()
@@ -106,6 +112,7 @@ class Setting:
             self._tokens.add(token)
 
     def _leave(self, token: object) -> None:
+        """End a context, the last of which changes the setting back."""
         with self._guard:
             if self._tokens == {token}:
                 self._write(self._before)
@@ -113,8 +120,9 @@ class Setting:
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Take the hook off the module, with all that torch notes of it; nothing happens where it is not on."""
     for held in (module._forward_pre_hooks, module._forward_hooks):
-        for number in [number for number, one in held.items() if one is hook]:
+        for number in [number for number, registered in held.items() if registered is hook]:
             for marked in (
                 module._forward_pre_hooks_with_kwargs,
                 module._forward_hooks_with_kwargs,
@@ -125,6 +133,7 @@ def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
 
 
 def _give_back(module: nn.Module, name: str, token: object) -> None:
+    """End the context of this token: the attribute is what the last one of those that are left says, or its own."""
     held = _OVERRIDDEN.get((id(module), name))
     if held is None:
         return
@@ -136,10 +145,12 @@ def _give_back(module: nn.Module, name: str, token: object) -> None:
 
 
 def _value(module: nn.Module, name: str) -> Any:
+    """What the module itself has under this name; `_MISSING` for nothing."""
     return type(module) if name == "__class__" else vars(module).get(name, _MISSING)
 
 
 def _put(module: nn.Module, name: str, value: Any) -> None:
+    """Give the module itself this value; `_MISSING` takes the attribute away."""
     if name == "__class__":
         module.__class__ = value
     elif value is _MISSING:

@@ -39,7 +39,7 @@ class ConfigView:
 
 
 def own_config(config: Any, fields: dict[str, int]) -> ConfigView:
-    """The configuration with these fields replaced; views do not pile up."""
+    """A view of the configuration with these fields replaced; of a view, another one of what it views."""
     if isinstance(config, ConfigView):
         return ConfigView(config._config, {**config._fields, **fields})
     return ConfigView(config, fields)

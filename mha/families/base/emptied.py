@@ -18,27 +18,28 @@ from mha.runtime.generated_classes import Members, making_class
 from mha.runtime.intercept import become
 from mha.values.layout import Axis
 
-# Of a class without heads: the children that its forward still needs, and a method that notes what else it does
-USES = "_mha_uses"
-BEFORE = "before_emptied"
+USES = "_mha_uses"  # on a class without heads: the names of the children that its forward still needs
+BEFORE = "before_emptied"  # a method of such a class, called before the other children are taken away
 _EMPTIED = "_mha_emptied"
 
 
 class NoFeatures(nn.Module):
-    """A linear of no output features: (…, e) to (…, 0). For code that goes on calling it."""
+    """A linear without output features, (…, e) to (…, 0), for code that goes on calling it."""
 
     def forward(self, features: Tensor) -> Tensor:
+        """(…, e) -> (…, 0)."""
         return features[..., :0]
 
 
 @dataclass(frozen=True)
 class Emptied:
-    """What a layer without heads was, by names below the module; its parts no longer show it.
+    """What a layer was before it lost its last head, which its parts no longer show; names are below the module.
 
     Attributes:
-        output: the `OutputBias`.
-        axis: of the context that the output projection read.
-        sizes: the axes' letters.
+        family, core, role: as in its description.
+        output: the `OutputBias` that stands where the output projection was.
+        axis: the axis of the context that the output projection read.
+        sizes: the letters of the axes.
     """
 
     family: str
@@ -58,7 +59,7 @@ class Emptied:
         )
 
     def described(self) -> Family:
-        """The description of a module that has nothing to slice."""
+        """A description of the module as it is now, with nothing to slice."""
         return Family(
             name=self.family,
             matches=lambda _: True,
@@ -71,16 +72,17 @@ class Emptied:
 
 
 def emptied(module: nn.Module) -> Emptied | None:
-    """What the module was before it lost its last head; None where it has any, or never had."""
+    """What the module was before it lost its last head; None where it has heads, or never had any."""
     return vars(module).get(_EMPTIED)
 
 
 def leave_output_bias(
     module: nn.Module, was: Emptied, output: str, linears: Iterable[str], tensors: Iterable[str]
 ) -> None:
-    """Take out of a module whose heads have been sliced away all that has no entries, and what nothing uses any more.
+    """Leave of a module whose heads have been sliced away the output's bias, and what its forward still uses.
 
     Args:
+        was: what the module was.
         output: the output projection.
         linears: those that put out features of heads.
         tensors: parameters and buffers with an axis of heads that no linear holds.
@@ -97,7 +99,7 @@ def leave_output_bias(
 
 
 def name_before(name: str) -> str:
-    """What the output projection was called whose bias has this name now."""
+    """The name that the output projection had whose bias has this name now."""
     return name.removesuffix(left_of(""))
 
 
@@ -105,7 +107,7 @@ def _replace_output(module: nn.Module, output: str, *, aliased: bool) -> None:
     """Put an `OutputBias` in the place of the output projection.
 
     Args:
-        aliased: whether code goes on calling it by its old name.
+        aliased: whether code goes on calling it by the projection's name.
     """
     owner, _, name = output.rpartition(".")
     holder = module.get_submodule(owner)
@@ -121,6 +123,7 @@ def _replace_output(module: nn.Module, output: str, *, aliased: bool) -> None:
 
 
 def _out_features(linear: Any) -> int:
+    """The width of what the linear returns; transformers' Conv1D calls it `nf`."""
     return int(linear.nf if hasattr(linear, "nf") else linear.out_features)
 
 
@@ -131,6 +134,7 @@ def with_output_bias(kind: Any, name: str) -> tuple[str, Members]:  # noqa: ARG0
 
 
 def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
+    """Put None in the place of all children, parameters and buffers that are not used."""
     held: tuple[dict[str, Any], ...] = (core._modules, core._parameters, core._buffers)
     for parts in held:
         for name in parts.keys() - uses:
@@ -138,6 +142,7 @@ def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
 
 
 def _stand_in(module: nn.Module, linears: Iterable[str], tensors: Iterable[str]) -> None:
+    """Put `NoFeatures` in the place of these linears, and a buffer in that of each parameter without entries."""
     for path in linears:
         owner, _, name = path.rpartition(".")
         holder = module.get_submodule(owner)

@@ -16,18 +16,21 @@ from mha.runtime.intercept import become
 from mha.values.errors import MhaError, ShapeError
 from mha.values.plan import core_lineage
 
-SELECTED = "selected_features"
-GATHERS = "_mha_gathers"
+SELECTED = "selected_features"  # a buffer: the features that are returned, of all that are computed
+GATHERS = "_mha_gathers"  # on a class that gathers
 # Masks may come for all heads in any model: somebody adds a position bias to them. Nearly always they are of one head.
 MASKS = ("attention_mask", "encoder_attention_mask", "attn_mask", "mask")
 MASK_DIM, MASK_RANK = -3, 4  # (b, h or 1, q, k); one of another rank counts no heads
 
 
 def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
-    """A subclass whose forward takes these inputs for all original heads.
+    """A subclass of `kind` whose forward takes these inputs for all original heads; itself, where it does already.
 
     Args:
         per_head: input -> the dimension that counts heads, or examples times heads, from the back.
+
+    Raises:
+        MhaError: the forward has no such input.
     """
     if getattr(kind, GATHERS, False):
         return cast(type[nn.Module], kind)
@@ -36,10 +39,11 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
 
 @making_class
 def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> tuple[str, Members]:
+    """A subclass that hands on, of each such input, the part of the heads still here."""
     made_from = getattr(kind, WHOLE, kind)
     inputs = inspect.signature(made_from.forward).parameters
     places = {name: place for place, name in enumerate(inputs, start=-1)}
-    takes_any = any(given.kind is given.VAR_KEYWORD for given in inputs.values())
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inputs.values())
     if unknown := [name for name, _ in per_head if name not in inputs and not takes_any]:
         raise MhaError(f"{kind.__name__}.forward is given {list(inputs)[1:]}, and per_head names {unknown}")
 
@@ -60,43 +64,45 @@ def masks_of(core: nn.Module) -> dict[str, int]:
     return {name: MASK_DIM for name in inspect.signature(whole(core).forward).parameters if name in MASKS}
 
 
-def _of_heads(core: nn.Module, name: str, given: Any, dim: int) -> Any:
-    """The same for an input that may be several tensors, or none, or a mask that is the same for all heads."""
-    if isinstance(given, tuple):
-        return tuple(_of_heads(core, name, part, dim) for part in given)
+def _of_heads(core: nn.Module, name: str, value: Any, dim: int) -> Any:
+    """As `of_heads`, of an input that may be several tensors, or none, or a mask that is the same for all heads."""
+    if isinstance(value, tuple):
+        return tuple(_of_heads(core, name, part, dim) for part in value)
     lineage = core_lineage(core)
-    if not isinstance(given, Tensor) or lineage is None:
-        return given
-    if name in MASKS and (given.dim() != MASK_RANK or given.shape[dim] != lineage.total_heads):
-        return given
-    return of_heads(core, name, given, dim)
+    if not isinstance(value, Tensor) or lineage is None:
+        return value
+    if name in MASKS and (value.dim() != MASK_RANK or value.shape[dim] != lineage.total_heads):
+        return value
+    return of_heads(core, name, value, dim)
 
 
-def of_heads(core: nn.Module, name: str, given: Tensor, dim: int) -> Tensor:
+def of_heads(core: nn.Module, name: str, value: Tensor, dim: int) -> Tensor:
     """The part of an input that belongs to the heads still here.
 
     Args:
-        given: (..., h, ...) or (..., b x h, ...) for all original heads, or 1 for what is the same for all.
+        name: what the error calls the input.
+        value: (..., h, ...) or (..., b x h, ...) for all original heads, or 1 for what is the same for all.
+        dim: the dimension that counts heads, from the back.
 
     Raises:
         ShapeError: it is for another number of heads.
     """
     lineage = core_lineage(core)
-    if lineage is None or given.dim() < -dim or given.shape[dim] == 1:
-        return given
-    if given.shape[dim] % lineage.total_heads:
+    if lineage is None or value.dim() < -dim or value.shape[dim] == 1:
+        return value
+    if value.shape[dim] % lineage.total_heads:
         raise ShapeError(
             f"{name}: expected 1, or a multiple of the {lineage.total_heads} original heads, along dimension {dim}; "
-            f"got {tuple(given.shape)}"
+            f"got {tuple(value.shape)}"
         )
-    heads = torch.tensor(lineage.heads, device=given.device, dtype=torch.long)
-    split = given.unflatten(dim, (-1, lineage.total_heads))
+    heads = torch.tensor(lineage.heads, device=value.device, dtype=torch.long)
+    split = value.unflatten(dim, (-1, lineage.total_heads))
     return split.index_select(dim, heads).flatten(dim - 1, dim)
 
 
 @making_class
 def selecting(kind: Any) -> tuple[str, Members]:
-    """A subclass whose output is that of `kind`, but only the features that `select` has named."""
+    """A subclass that returns, of what `kind` returns, the features that `select` has named."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         every: Tensor = kind.forward(self, *args, **kwargs)
@@ -106,7 +112,7 @@ def selecting(kind: Any) -> tuple[str, Members]:
 
 
 def select(module: nn.Module, features: Tensor) -> None:
-    """From now on the module returns only these of the features that it returned so far."""
+    """Let the module return only these of the features that it has returned so far."""
     if (before := module._buffers.get(SELECTED)) is not None:
         before.data = before.index_select(0, features.to(before.device))
         return
@@ -117,6 +123,6 @@ def select(module: nn.Module, features: Tensor) -> None:
 
 
 def selected(module: nn.Module) -> int | None:
-    """How many features the module returns; None where it returns all that it ever did."""
+    """How many features the module returns once some have been selected; None where none have been."""
     buffer = module._buffers.get(SELECTED)
     return None if buffer is None else len(buffer)

@@ -12,18 +12,18 @@ from mha.families.base.description import AttentionLayer, Place, part_of
 
 
 def shared_with_others(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
-    """Layer -> why it is refused, for those of which a part with heads is also used where none are known."""
+    """The layers that are refused since a part of them that holds heads is also used outside of attention, and why."""
     sliced = {name: sliced_parts(layer) for name, layer in layers.items()}
     refused = {}
     for name, parts in sharing(model, layers).items():
         for part, places in parts.items():
-            if others := [place for place in places if place[0] is None or place[1] not in sliced[place[0]]]:
-                refused[name] = _why(part, *others[0])
+            if elsewhere := [place for place in places if place[0] is None or place[1] not in sliced[place[0]]]:
+                refused[name] = _why(part, *elsewhere[0])
     return refused
 
 
 def sharing(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, dict[str, tuple[Place, ...]]]:
-    """Layer -> part of it that holds heads -> where else that is held; without layers that share nothing."""
+    """Layer -> part of it that holds heads -> where else that is held. Layers that share nothing are left out."""
     places = _places(model, layers)
     shared = {
         name: {
@@ -31,37 +31,47 @@ def sharing(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str,
         }
         for name, parts in ((name, sliced_parts(layer)) for name, layer in layers.items())
     }
-    found = {name: {part: others for part, others in parts.items() if others} for name, parts in shared.items()}
-    return {name: parts for name, parts in found.items() if parts}
+    shared = {name: {part: others for part, others in parts.items() if others} for name, parts in shared.items()}
+    return {name: parts for name, parts in shared.items() if parts}
 
 
 def sliced_parts(layer: AttentionLayer) -> dict[str, Tensor | nn.Module]:
-    """What loses something when heads leave, by its name below the layer: parameters, buffers, and submodules whose
-    output is selected from."""
+    """The parts of a layer that lose something when heads leave, by their names below it.
+
+    They are parameters, buffers, and submodules whose output is selected from.
+    """
     family = layer.description
     names = [*(f"{linear}.{name}" for linear in family.rows for name in ("weight", "bias")), *family.tensors]
     names += [f"{linear}.weight" for linear in family.columns]
-    found = {name: _tensor(layer, name) for name in names}
+    tensors = {name: _tensor(layer, name) for name in names}
     modules = {name: part_of(layer.module, name, family) for name in family.selected}
-    return {name: part for name, part in {**found, **modules}.items() if part is not None}
+    return {name: part for name, part in {**tensors, **modules}.items() if part is not None}
 
 
 def _tensor(layer: AttentionLayer, name: str) -> Tensor | None:
+    """The parameter or buffer of that name; None where the layer has none."""
     owner, _, attribute = name.rpartition(".")
     holder = part_of(layer.module, owner, layer.description)
     return None if holder is None else holder._parameters.get(attribute, holder._buffers.get(attribute))
 
 
 def _places(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[int, list[Place]]:
-    """Id of a module, parameter or buffer -> where it is held, each place once: layer and name below it, or None and
-    name below the model. A layer that has several names is one place."""
-    found: dict[int, dict[Place, None]] = {}
+    """The places where each module, parameter or buffer is held, by its id, each place once.
+
+    A layer that has several names is one place.
+    """
+    by_id: dict[int, dict[Place, None]] = {}
     for place, held in _held(model, {id(layer.module): name for name, layer in layers.items()}):
-        found.setdefault(id(held), {})[place] = None
-    return {key: list(places) for key, places in found.items()}
+        by_id.setdefault(id(held), {})[place] = None
+    return {key: list(places) for key, places in by_id.items()}
 
 
 def _held(model: nn.Module, layers: Mapping[int, str]) -> Iterator[tuple[Place, object]]:
+    """Every module, parameter and buffer of the model with its place, as often as it has a name.
+
+    Args:
+        layers: id of a layer's module -> its name.
+    """
     of_module: dict[str, Place] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         parent, _, child = path.rpartition(".")
@@ -75,6 +85,7 @@ def _held(model: nn.Module, layers: Mapping[int, str]) -> Iterator[tuple[Place, 
 
 
 def _why(part: str, layer: str | None, name: str) -> str:
+    """The reason why a layer is refused whose part is also held at this place."""
     other = f"{layer}.{name}" if layer else name
     return (
         f"{part} is shared with {other}, of which it is not known that it holds the same heads: what leaves here would "

@@ -31,14 +31,14 @@ SHARDED = {
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile`, data parallelism or DeepSpeed wrapped, or the model itself."""
+    """The model that `torch.compile`, data parallelism or DeepSpeed wrapped; the model itself where nothing did."""
     while place := _known(model, HOLDERS):
         model = cast(nn.Module, getattr(model, place))
     return model
 
 
 def why_fixed(model: nn.Module) -> str | None:
-    """Why the model's parameters can't be replaced by others, where something that wraps it goes on using them."""
+    """The reason why the model's parameters can't be replaced: something that wraps it goes on using them; or None."""
     while place := _known(model, HOLDERS):
         if why := _known(model, FIXED):
             return f"the model is wrapped in {type(model).__name__}: {why}"
@@ -47,7 +47,7 @@ def why_fixed(model: nn.Module) -> str | None:
 
 
 def why_held(model: nn.Module, layer: str) -> str | None:
-    """Why a layer can't be pruned where it is, if something within the model shards or replicates it."""
+    """The reason why a layer can't be pruned where it is: something shards, replicates or offloads it; or None."""
     for name, module in _around(model, layer):
         if how := _known(module, SHARDED):
             return f"{name} is sharded by {how}, so its parameters lie in parts; prune it before it is sharded"
@@ -64,7 +64,7 @@ def why_held(model: nn.Module, layer: str) -> str | None:
 
 
 def why_scripted(module: nn.Module) -> str | None:
-    """Why attention in TorchScript can't be pruned; None for anything else."""
+    """The reason why attention in TorchScript can't be pruned; None for anything else."""
     if not isinstance(module, ScriptModule):
         return None
     return (
@@ -74,7 +74,7 @@ def why_scripted(module: nn.Module) -> str | None:
 
 
 def _around(model: nn.Module, layer: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that the layer lies in, by how to call them in an error, itself included."""
+    """The layer and the modules that it lies in, from the model down, each with what an error calls it."""
     steps = layer.split(".") if layer else []
     for depth in range(len(steps) + 1):
         name = ".".join(steps[:depth])
@@ -82,5 +82,6 @@ def _around(model: nn.Module, layer: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _known(module: nn.Module, classes: dict[str, str]) -> str | None:
+    """What is said of the module's class, or of the first of its bases that is named; None where none is."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
     return next((classes[name] for name in names if name in classes), None)

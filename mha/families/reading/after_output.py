@@ -1,6 +1,6 @@
 """What some modules do after their output projection: add their input, normalise the sum.
 
-That is beyond the heads and stays as it is, but a layer without heads has to do it too.
+No head takes part in that, so it stays as it is; but a layer without heads has to do it too.
 """
 
 import re
@@ -19,17 +19,27 @@ ADDED_RESIDUAL = re.compile(r"dropout_add\(output_tensor, (\w+), self\.hidden_dr
 
 @dataclass(frozen=True)
 class AfterOutput:
-    """The input that is added to the output, and the norm that takes the sum; None where there is none."""
+    """What a module does after its output projection.
+
+    Attributes:
+        added: the argument of forward that is added to the output; None for none.
+        norm: the submodule that normalises the sum; None for none, and then the output is dropped out before.
+    """
 
     added: str | None = None
     norm: str | None = None
 
-    def __call__(self, module: Any, output: Tensor, given: Mapping[str, Any]) -> Tensor:
+    def __call__(self, module: Any, output: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """What the module returns for this output of its projection.
+
+        Args:
+            arguments: those of its forward, by name.
+        """
         if self.added is None:
             return output
         if self.norm is None:
-            return given[self.added] + F.dropout(output, module.hidden_dropout, module.training)
-        return module.get_submodule(self.norm)(given[self.added] + output)
+            return arguments[self.added] + F.dropout(output, module.hidden_dropout, module.training)
+        return module.get_submodule(self.norm)(arguments[self.added] + output)
 
 
 NOTHING = AfterOutput()

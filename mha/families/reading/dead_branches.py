@@ -1,4 +1,4 @@
-"""A method as one module runs it: branches that its settings rule out are left away.
+"""A method as one module runs it: branches that its settings rule out are left out.
 
 One class often holds several layouts and picks one by a flag (`if self.multi_query`); only the picked one says how
 this module's heads lie.
@@ -23,7 +23,7 @@ def settings_of(module: nn.Module) -> Settings:
 
 
 class LiveCode(ast.NodeTransformer):
-    """Replaces each `if` whose test the settings decide by the branch that is taken."""
+    """Puts the branch that is taken in the place of each `if` whose test the settings decide; drops assertions."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = dict(settings)
@@ -53,10 +53,10 @@ class LiveCode(ast.NodeTransformer):
                 return None if inner is None else not inner
             case ast.BoolOp():
                 deciding = isinstance(test.op, ast.Or)  # one True decides an `or`, one False an `and`
-                parts = [self._holds(part) for part in test.values]
-                if deciding in parts:
+                known = [self._holds(operand) for operand in test.values]
+                if deciding in known:
                     return deciding
-                return None if None in parts else not deciding
+                return None if None in known else not deciding
             case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq() as op], comparators=[ast.Constant() as other]):
                 if (name := self._setting(left)) is None:
                     return None
@@ -69,6 +69,7 @@ class LiveCode(ast.NodeTransformer):
         return None if name is None else bool(self.settings[name])
 
     def _setting(self, node: ast.expr) -> str | None:
+        """The setting that the node reads, as `self.multi_query`; None where it is no setting."""
         match node:
             case ast.Attribute(value=ast.Name(id="self"), attr=name) if name in self.settings:
                 return name

@@ -1,4 +1,4 @@
-"""From projections that a convention has recognised to a description, or the reason why not.
+"""From projections that a convention has recognised to a description of the module, or the reason why it is refused.
 
 Every parameter of the module and every number that its code uses as a count must be explained; a module that holds
 anything else is refused, never guessed at.
@@ -62,7 +62,7 @@ MAYBE_COUNTS = (
 )
 SEQUENCE_FIRST = "tgt_len, bsz, embed_dim = query.size()"
 SEVERAL_CONTEXTS = frozenset({"entity_hidden_states"})
-# Own attributes in code that mixes heads with each other, so that leaving one out changes the others.
+# Attribute of a module whose code mixes heads with each other, so that leaving one out changes the others -> how.
 COUPLING = {
     "autocorrelation_factor": "it averages correlations over heads",
     "lambda_q1": "heads are paired",
@@ -75,7 +75,7 @@ COUPLING = {
     "fsmn": "a branch of its own reads all heads' values",
 }
 ELSEWHERE = {"approx_mode": "computes attention in a CUDA kernel, and zeros where there is none"}
-# Harmless is to divide by the number of heads what was multiplied by it: examples times heads, the width of all heads.
+# Division by the number of heads, but for that of what was multiplied by it: examples times heads, the width of all.
 DERIVED_WIDTH = re.compile(
     r"(?<!batch_size_and_num_heads )(?<!x\.size\(-1\) )(?<!query_layer\.size\(0\) )(?<!self\.embed_dim )"
     r"// self\.(num_heads|num_attention_heads|n_heads?)\b"
@@ -84,15 +84,16 @@ DERIVED_WIDTH = re.compile(
 
 @dataclass(frozen=True)
 class Projections:
-    """What a convention has recognised; dotted names are below the module.
+    """The projections that a convention has recognised in a module; dotted names are below the module.
 
     Attributes:
+        name: the description's.
         core: the submodule that computes attention, "" for the module itself.
         rows: linear -> axis of its output features.
         output: the linear that reads the heads' context.
-        sizes: the axes' letters.
+        sizes: the letters of the axes.
         whole: submodules that hold parameters for all heads together, and stay as they are.
-        inputs: what it is given that the convention has an account of.
+        inputs: arguments of the core's forward that the convention accounts for.
         selected: as in `Family`.
         unread: attributes that the convention's replacement does not read.
         counts: further attributes of the core that count heads, as in `Family`.
@@ -113,22 +114,23 @@ class Projections:
 
     @property
     def prefix(self) -> str:
+        """What names below the core begin with."""
         return f"{self.core}." if self.core else ""
 
     @property
     def known(self) -> frozenset[str]:
-        """Submodules of the core that the convention has an account of."""
+        """The children of the core that the convention accounts for."""
         names = (*self.rows, self.output, *self.whole)
         return frozenset(name.removeprefix(self.prefix).partition(".")[0] for name in names)
 
     def inside(self, named: Mapping[str, T]) -> dict[str, T]:
-        """The same by names below the module instead of the core."""
+        """What is given by names below the core, by names below the module."""
         return {self.prefix + name: value for name, value in named.items()}
 
 
 def describe(
     module: nn.Module,
-    found: Projections,
+    projections: Projections,
     *,
     replacement: type[nn.Module] | None = None,
     empty: type[nn.Module] | None = None,
@@ -141,7 +143,7 @@ def describe(
     Raises:
         UnclearError: something about the module is not understood.
     """
-    core = module.get_submodule(found.core)
+    core = module.get_submodule(projections.core)
     kind, code = whole(core), reading(core)
     if code is None:
         raise UnclearError(f"the source of {kind.__name__} can't be read")
@@ -149,36 +151,39 @@ def describe(
         raise UnclearError(f"{kind.__name__} couples its heads: {coupled[0]}")
     if elsewhere := [why for name, why in ELSEWHERE.items() if name in code.attributes]:
         raise UnclearError(f"{kind.__name__} {elsewhere[0]}")
-    if code.input_width and not found.widths_freed:
+    if code.input_width and not projections.widths_freed:
         raise UnclearError(f"{kind.__name__} gives its heads' context the width of an input")
-    if DERIVED_WIDTH.search(text(core)) and not found.widths_freed:
+    if DERIVED_WIDTH.search(text(core)) and not projections.widths_freed:
         raise UnclearError(f"{kind.__name__} derives the width of a head from their number")
-    per_head = explain_inputs(core, found.inputs)
-    own = explain_own(core, found.known, found.sizes)
+    per_head = explain_inputs(core, projections.inputs)
+    own = explain_own(core, projections.known, projections.sizes)
     return Family(
-        name=found.name,
+        name=projections.name,
         matches=lambda _: True,
-        sizes=lambda _: found.sizes,
-        rows={**found.rows, **found.inside(own.rows)},
-        columns={found.output: ("(h g e)",)},
-        output=found.output,
-        tensors=found.inside(own.tensors),
-        counts=found.inside({**_counts(core, found, code), **found.counts}),
-        config={name: COUNTS[name] for name in _config_counts(core, found.sizes, code)},
-        core=found.core,
+        sizes=lambda _: projections.sizes,
+        rows={**projections.rows, **projections.inside(own.rows)},
+        columns={projections.output: ("(h g e)",)},
+        output=projections.output,
+        tensors=projections.inside(own.tensors),
+        counts=projections.inside({**_counts(core, projections, code), **projections.counts}),
+        config={name: COUNTS[name] for name in _config_counts(core, projections.sizes, code)},
+        core=projections.core,
         replacement=replacement or (with_free_width(kind) if code.freed else None),
         per_head=per_head,
-        selected=found.selected,
+        selected=projections.selected,
         weights=weights.place if (weights := weights_of(core)) else None,
-        without_heads=empty or _without_heads(kind, core, found, code),
+        without_heads=empty or _without_heads(kind, core, projections, code),
     )
 
 
-def _without_heads(kind: Any, core: nn.Module, found: Projections, code: Reading) -> type[nn.Module] | None:
-    """None for a module that returns the contexts of several sequences; their own code works without heads."""
+def _without_heads(kind: Any, core: nn.Module, projections: Projections, code: Reading) -> type[nn.Module] | None:
+    """The class for a layer that keeps no head; None where the module's own code works without heads.
+
+    It does where a module returns the contexts of several sequences.
+    """
     if SEVERAL_CONTEXTS & code.variables:
         return None
-    output = None if found.core else found.output
+    output = None if projections.core else projections.output
     returned = Returned(
         output,
         code.returned,
@@ -209,9 +214,13 @@ def head_count(core: nn.Module) -> int | None:
     return next((vars(core)[name] for name in COUNTS if COUNTS[name] == "h g" and name in vars(core)), None)
 
 
-def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str]:
-    """Attributes to keep in step; a number that may be a count must be known to be one, or not."""
-    counts, sizes = {}, found.sizes
+def _counts(core: nn.Module, projections: Projections, code: Reading) -> dict[str, str]:
+    """The attributes of the core that count heads, each with the letters whose product it is.
+
+    Raises:
+        UnclearError: an attribute contradicts the weights, or it can't be told whether it counts heads.
+    """
+    counts, sizes = {}, projections.sizes
     for name, letters in COUNTS.items():
         value = vars(core).get(name)
         if isinstance(value, int) and value == count(letters, sizes):
@@ -225,7 +234,7 @@ def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str
     for name in MAYBE_COUNTS:
         value = vars(core).get(name)
         if isinstance(value, int) and name in code.attributes and value == count("h g e", sizes):
-            if name in code.of_input | found.unread:
+            if name in code.of_input | projections.unread:
                 continue
             if name not in code.shaping | code.divided:
                 raise UnclearError(f"its code reads {name}, which may be the width of all heads or of the model")
@@ -234,6 +243,11 @@ def _counts(core: nn.Module, found: Projections, code: Reading) -> dict[str, str
 
 
 def _config_counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> list[str]:
+    """The fields of the configuration that count heads and that the core's code reads.
+
+    Raises:
+        UnclearError: one contradicts the weights.
+    """
     names = [name for name in COUNTS if name in code.config]
     for name in names:
         value, expected = getattr(getattr(core, "config", None), name, None), count(COUNTS[name], sizes)
@@ -248,4 +262,5 @@ def is_from_transformers(module: nn.Module) -> bool:
 
 
 def is_from(library: str, module: nn.Module) -> bool:
+    """Whether the library defines the module's class or a base of it; found out without importing it."""
     return any(base.__module__.startswith(f"{library}.") for base in type(module).__mro__)

@@ -1,6 +1,6 @@
-"""What attention is given, and whose it is: the same for all heads, or one part for each.
+"""The arguments of an attention module's forward: which are the same for all heads, and which hold a part for each.
 
-An input that is not known here, by its name and by what the code does with it, may have a size per head, or come from
+One that is not known here, by its name and by what the code does with it, may have a size per head, or come from
 a layer with other heads; the module is then refused.
 """
 
@@ -131,7 +131,7 @@ def explain_inputs(module: nn.Module, known: frozenset[str] = frozenset()) -> di
     """The inputs of the module's forward that hold a part for each head, and the dimension that counts heads.
 
     Args:
-        known: further inputs, which the caller has an account of.
+        known: further inputs, for which the caller accounts.
 
     Raises:
         UnclearError: an input may differ from head to head, and the code does not say how.

@@ -1,6 +1,7 @@
-"""Code that is known line by line: whoever wrote a module, what each line of its forward says is one of a list.
+"""Code that is known line by line: a module may be anybody's, if each line of its forward is on a list.
 
-Together the lines of such a list say how heads lie, and that they never meet. A line that stands in none is quoted.
+Together the lines of a list say how heads lie, and that they never meet. A line that is on no list is quoted in the
+reason why the module is refused.
 """
 
 import ast
@@ -19,16 +20,19 @@ def known_lines(*groups: Sequence[str]) -> tuple[re.Pattern[str], ...]:
 
 
 def check_lines(name: str, function: ast.FunctionDef | None, known: Lines) -> None:
-    """
+    """Refuse a function with a line that is not known.
+
     Args:
         name: what errors call the code.
+        function: None for one whose source can't be read.
 
     Raises:
-        UnclearError: a line is none of those that are known.
+        UnclearError: it quotes the line.
     """
     if function is None:
         raise UnclearError(f"the source of {name} can't be read")
-    if unknown := next((line for line in lines_of(function) if not any(one.fullmatch(line) for one in known)), None):
+    lines = lines_of(function)
+    if unknown := next((line for line in lines if not any(pattern.fullmatch(line) for pattern in known)), None):
         raise UnclearError(f"the code of {name} says {unknown!r}, which is not understood")
 
 
@@ -41,13 +45,12 @@ def lines_of(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def method_of(code: str, name: str) -> ast.FunctionDef | None:
-    """The function of that name among several."""
-    return next(
-        (part for part in ast.parse(code).body if isinstance(part, ast.FunctionDef) and part.name == name), None
-    )
+    """The function of that name in code that defines several; None where it defines no such function."""
+    functions = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
+    return next((function for function in functions if function.name == name), None)
 
 
-def home_of(meant: Any) -> str:
-    """The library that something comes from; empty where that is not to be seen."""
-    name = getattr(meant, "__module__", None) or (meant.__name__ if hasattr(meant, "__spec__") else "")
+def home_of(value: Any) -> str:
+    """The library that a function, class or module comes from; empty where it does not say."""
+    name = getattr(value, "__module__", None) or (value.__name__ if hasattr(value, "__spec__") else "")
     return str(name).partition(".")[0]

@@ -1,6 +1,7 @@
 """What an attention module holds beside its projections, and where heads lie in it.
 
-Known by name, then checked by shape; a parameter that is neither is not understood.
+A parameter is known by its name, and its shape is checked. One that is unknown, or has another shape, is not
+understood, and the module is refused.
 """
 
 import re
@@ -63,7 +64,12 @@ NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 @dataclass(frozen=True)
 class Own:
-    """Rows of further linears, and axes of bare parameters and buffers, by their names below the module."""
+    """Where heads lie in what a module holds beside its projections, by names below the module.
+
+    Attributes:
+        rows: linear -> axis of its output features.
+        tensors: parameter or buffer -> dimension -> axis.
+    """
 
     rows: Mapping[str, Axis]
     tensors: Mapping[str, Mapping[int, Axis]]
@@ -74,7 +80,7 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
 
     Args:
         known: submodules that are accounted for.
-        sizes: the axes' letters.
+        sizes: the letters of the axes.
 
     Raises:
         UnclearError: a parameter is not understood.
@@ -89,13 +95,13 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
             continue  # no parameters, or a norm over one head's width, the same for all
         if axis := _linear_axis(name, child, sizes):
             rows[name] = axis
-        elif (axes := _module_axes(name, child, sizes)) is not None:
-            tensors |= axes
+        elif (inside := _module_axes(name, child, sizes)) is not None:
+            tensors |= inside
         else:
             raise UnclearError(f"{type(core).__name__}.{name} ({type(child).__name__}) is not understood")
     for name, parameter in core.named_parameters(recurse=False):
-        if (found := _axes(name, tuple(parameter.shape), sizes)) is not None:
-            tensors[name] = found
+        if (axes := _axes(name, tuple(parameter.shape), sizes)) is not None:
+            tensors[name] = axes
         elif tuple(parameter.shape) not in one_head:
             raise UnclearError(f"{type(core).__name__}.{name} of shape {tuple(parameter.shape)} is not understood")
     for name, buffer in core.named_buffers(recurse=False):
@@ -104,6 +110,7 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
 
 
 def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis | None:
+    """The axis of the output features of a linear that is known; None for anything else."""
     if not isinstance(child, nn.Linear):
         return None
     axes: dict[int, Axis] = {count("h g", sizes): ("(h g)",), count("h g e", sizes): ("(h g e)",)}
@@ -113,12 +120,13 @@ def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis 
 
 
 def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[str, dict[int, Axis]] | None:
-    found = {
+    """Parameter of the child -> dimension -> axis; None where one of them is not known."""
+    every = {
         f"{name}.{inner}": _axes(f"{name}.{inner}", tuple(parameter.shape), sizes)
         for inner, parameter in child.named_parameters()
     }
-    explained = {name: axes for name, axes in found.items() if axes is not None}
-    return explained if len(explained) == len(found) else None
+    known = {name: axes for name, axes in every.items() if axes is not None}
+    return known if len(known) == len(every) else None
 
 
 def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, Axis] | None:
@@ -134,7 +142,7 @@ def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[i
 
 
 def _reductions(core: nn.Module) -> list[str]:
-    """Submodules that the code applies to its input alone."""
+    """The submodules that the code applies to its input, before anything is projected."""
     code = text(core)
     of_input = r"self\.{}\((?:self\.\w+\()?hidden_states[,)]"
     convolutions = [name for name in CONVOLUTIONS if f"self.{name}(hidden_state)" in code]

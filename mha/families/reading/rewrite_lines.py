@@ -1,7 +1,7 @@
-"""A library's own forward with a few places said differently, so that it works with any number of heads.
+"""A library's own forward with a few places changed, so that it works with any number of heads.
 
-The places are data: what the code says, and what it is to say instead. Where it does not say that, as another release
-of the library may not, the module is refused; all else goes on being the library's own code.
+The changes are data: what the code says, and what it is to say instead. Where it does not say that, as another release
+of the library may not, the module is refused. All else goes on being the library's own code.
 """
 
 import ast
@@ -17,10 +17,12 @@ Changes = tuple[tuple[str, str], ...]  # what the code says, as ast.unparse spel
 
 @making_class
 def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Changes = ()) -> tuple[str, Members]:
-    """A subclass whose forward is changed, and a function that it calls by name.
+    """A subclass whose forward is changed, and with it a function that the forward calls.
 
     Args:
-        helper: the function; the changed forward finds it as `self.<helper>`.
+        changes: those of the forward.
+        helper: the function's name, "" for none; the changed forward calls it as `self.<helper>`.
+        in_helper: its changes.
 
     Raises:
         UnclearError: the code does not say, exactly once, what is to be changed.
@@ -37,13 +39,18 @@ def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Chang
 
 
 def _changed(function: Callable[..., Any] | None, changes: Changes, kind: Any) -> FunctionType:
+    """The function with these changes.
+
+    Raises:
+        UnclearError: it is no function, or does not say exactly once what is to be changed.
+    """
     if not isinstance(function, FunctionType):
         raise UnclearError(f"{kind.__name__} does not call what the class of that name is known to call")
     code = ast.unparse(function_of(function, kind.__name__))
-    for said, instead in changes:
-        if code.count(said) != 1:
-            raise UnclearError(f"the code of {kind.__name__} says {said!r} {code.count(said)} times, not once")
-        code = code.replace(said, instead)
+    for line, instead in changes:
+        if code.count(line) != 1:
+            raise UnclearError(f"the code of {kind.__name__} says {line!r} {code.count(line)} times, not once")
+        code = code.replace(line, instead)
     rewritten = ast.parse(code).body[0]
     assert isinstance(rewritten, ast.FunctionDef)
     return compiled(rewritten, function)

@@ -1,4 +1,4 @@
-"""A class whose forward gives the heads' context the width of an input, made fit for any number of heads."""
+"""Subclasses of classes whose forward gives the heads' context the width of an input: these work with any number."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mha.runtime.generated_classes import Members, compiled, making_class
 
 @making_class
 def with_free_width(kind: Any) -> tuple[str, Members]:
-    """A subclass with the same forward, in which a last size that is the input's width is -1."""
+    """A subclass with the same forward, in which a last size is -1 where it was the input's width."""
     function = function_of(kind.forward, kind.__name__)
     free_width(function)
     return "OfAnyWidth", {"forward": compiled(function, kind.forward)}

@@ -201,7 +201,7 @@ def test_contexts_may_end_in_another_order(model):
 
 
 def test_whoever_waits_long_says_so(model, monkeypatch, caplog):
-    monkeypatch.setattr(locking, "SAID", 0.0)
+    monkeypatch.setattr(locking, "LOGGED_AFTER", 0.0)
     with ThreadPoolExecutor(1) as pool:
         with locked(model, by="test"):
             pruned = pool.submit(mha.prune, model, PLAN)
