@@ -1,5 +1,6 @@
 """One line on stderr that shows what a long call is doing, and how long that will still take."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 SILENT_SECONDS = 2.0  # before a bar that nobody asked for appears
 WITH_GRADIENTS = 3.0  # forward passes that a pass with gradients is counted as
+ROUNDING = 0.5  # units: tqdm warns of a bar that is fuller than full by less, as sums of shares may be
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +56,8 @@ class Bar:
         """Say that so much work has been done."""
         self.done += units
         if self._bar is not None:
-            self._bar.update(units)
+            excess = self._bar.n + units - (self._bar.total or math.inf)
+            self._bar.update(units - excess if 0 < excess < ROUNDING else units)
 
     def doing(self, what: str) -> None:
         """Show this beside the title: the part of the work that comes next."""

@@ -124,3 +124,13 @@ def test_over_counts_an_item_when_the_next_is_asked_for():
     assert [done.append(bar.done) or item for item in bar.over("abc", 0.5)] == ["a", "b", "c"]
     assert done == [0, 0.5, 1]
     assert bar.done == 1.5
+
+
+def test_shares_that_add_up_to_a_little_more_than_all_are_all(capfd):
+    bar = Bar("work", progress=True)
+    bar.expect(2)
+    with bar.shown():
+        bar.advance(2.1)
+        bar.doing("the last of it")  # shows the bar; tqdm would warn
+    assert bar.done == 2.1
+    assert frames(capfd.readouterr().err)[-1] == ("work, the last of it", 100)
