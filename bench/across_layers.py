@@ -3,8 +3,9 @@
     python -m bench.across_layers FOLDER                    # a causal model of transformers, as it was saved
     python -m bench.across_layers FOLDER --gguf FILE.gguf   # needs gguf and accelerate
 
-A quarter of the heads leaves by each criterion: once as its scores say, over all layers, and once as `mha.choose` does
-by default. Calibration and evaluation text, 1,024 tokens each, is what ships with Python (`pydoc_data.topics`).
+Prints a line for each criterion, and writes no file. A quarter of the heads leaves by each criterion: once as its
+scores say, over all layers, and once as `mha.choose` does by default. Calibration and evaluation text, 1,024 tokens
+each, is what ships with Python (`pydoc_data.topics`).
 """
 
 import argparse
@@ -26,40 +27,44 @@ KEEP = 0.75
 
 @dataclass(frozen=True)
 class Text:
-    """Blocks of tokens, (8, 128) each; a block's length of text between them is left out."""
+    """Two sets of blocks of tokens, (8, 128) each; between them a block's length of text is left out."""
 
     calibration: Tensor
     evaluation: Tensor
 
     @classmethod
     def of(cls, ids: Sequence[int]) -> "Text":
+        """Cut token ids into blocks."""
         blocks = torch.tensor(ids[: (2 * BLOCKS + 1) * LENGTH]).view(-1, LENGTH)
         return cls(blocks[:BLOCKS], blocks[BLOCKS + 1 :])
 
 
 def loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """The model's own language-model loss on blocks of tokens, the mean over tokens."""
     result: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
     return result
 
 
 def perplexity(model: nn.Module, ids: Tensor) -> float:
+    """The perplexity of the model on blocks of tokens."""
     with torch.no_grad():
         return loss(model, ids).exp().item()
 
 
 def row(model: nn.Module, text: Text, criterion: str) -> str:
-    """A criterion's perplexities and emptied layers, with heads compared across layers, and as by default."""
+    """A criterion's line: perplexity and emptied layers, with heads compared across layers, and as by default."""
     scores = mha.score(model, text.calibration.split(4), loss, criterion)
     cells = [f"{criterion:14}"]
     for across_layers in (True, None):
         plan = mha.choose(scores, keep=KEEP, across_layers=across_layers)
         with mha.masked(model, plan):
-            found = perplexity(model, text.evaluation)
-        cells.append(f"{found:12.1f} {sum(not heads for heads in plan.keep.values()):8}")
+            value = perplexity(model, text.evaluation)
+        cells.append(f"{value:12.1f} {sum(not heads for heads in plan.keep.values()):8}")
     return "".join(cells)
 
 
 def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
+    """The model in a folder, in float32 and eval mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra = {"gguf_file": gguf} if gguf else {}
@@ -68,6 +73,7 @@ def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Print the perplexity of the dense model, then a line for each criterion."""
     parser = argparse.ArgumentParser("python -m bench.across_layers", description=__doc__.partition("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--gguf")
@@ -83,6 +89,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

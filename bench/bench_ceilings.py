@@ -1,4 +1,7 @@
-"""The ceilings of this machine, measured in the same run as what stands under them."""
+"""What this machine can compute and copy at most, measured in the same run as what stands under it.
+
+Fills `ceilings.csv`.
+"""
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ import torch
 from bench.measure.ceilings import ceilings
 from bench.measure.sampling import sampled
 from bench.rundir.directory import RunDirectory
-from bench.settings.options import Settings, settings_of
+from bench.settings.options import RunSettings, settings_of
 from mha.timing import median
 
 
@@ -19,15 +22,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.fills("ceilings.csv", device="device", dtype="dtype", process="process")
 def test_ceilings(
-    device: str, dtype: str, process: int, settings: Settings, run: RunDirectory, request: pytest.FixtureRequest
+    device: str, dtype: str, process: int, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """FLOP/s of a large matrix product, bytes/s of copies beyond and within the caches."""
+    """FLOP/s of a large matrix product, and bytes/s of copies beyond and within the caches."""
     work = ceilings(device, dtype)
     with torch.inference_mode():
         arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}
         limits = {**settings.limits, "seconds": 4 * settings.limits["seconds"]}
-        found = sampled(request, arms, target="matmul", device=device, limits=limits, seed=process)
+        taken = sampled(request, arms, target="matmul", device=device, limits=limits, seed=process)
     for name, (_, amount) in work.items():
-        seconds = [sample["seconds"] for sample in found.samples if sample["arm"] == name]
+        seconds = [sample["seconds"] for sample in taken.samples if sample["arm"] == name]
         value, low, high = median(seconds)
         run.add_ceiling((device, dtype, name, amount / value, amount / high, amount / low, len(seconds)))

@@ -1,8 +1,8 @@
-"""Whether measured costs predict what a pruned model takes: the table's word beside the clock's, plan by plan.
+"""Whether measured costs predict what a pruned model takes: the cost table beside the clock, plan by plan.
 
-The table is measured first, from layers by themselves and a few even plans. Then plans that it has not seen are timed
-in turns with the dense model, in the same process. What is recorded is the error; none fails here, since a
-busy machine is not the table's fault.
+Fills `predictions.csv`. The cost table is measured first, from layers by themselves and a few even plans. Then plans
+that it has not seen are timed in turns with the dense model, in the same process. What is recorded is the error; none
+fails here, since a busy machine is not the table's fault.
 """
 
 import random
@@ -14,10 +14,10 @@ from torch import nn
 
 import mha
 from bench.measure.calls import forward
-from bench.models.experiment import Study, first_groups
+from bench.models.experiment import Experiment, first_groups
 from bench.rundir.directory import RunDirectory
-from bench.settings.layer_cases import Cell
-from bench.settings.options import Settings, settings_of
+from bench.settings.layer_cases import LayerCase
+from bench.settings.options import RunSettings, settings_of
 from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself
@@ -35,10 +35,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.fills("predictions.csv", task="subject", device="device")
 def test_predicted_latency(
-    subject: str, device: str, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
+    subject: str, device: str, experiments: Mapping[str, Experiment], settings: RunSettings, run: RunDirectory
 ) -> None:
-    """Predicted and measured shares of the dense model's latency."""
-    model, args, kwargs = _bare(device) if subject == BARE else _of(studies[subject], settings, device)
+    """The share of the dense model's latency that each plan takes, as predicted and as measured."""
+    model, args, kwargs = _bare(device) if subject == BARE else _of(experiments[subject], settings, device)
     costs = mha.measure_costs(model, args, kwargs, device=device, seconds=settings.cost_seconds)
     plans = dict(_plans(mha.find_attention(model)))
     rounds = Rounds(device)
@@ -57,17 +57,21 @@ def test_predicted_latency(
     run.add_predictions(rows)
 
 
-def _of(study: Study, settings: Settings, device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    return study.dense(device), *study.inputs(settings.batch(study.task), device)
+def _of(
+    experiment: Experiment, settings: RunSettings, device: str
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """A task's dense model and its inputs, at the batch size that is reported."""
+    return experiment.dense(device), *experiment.inputs(settings.batch(experiment.task), device)
 
 
 def _bare(device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    cell = Cell(HEADS, BATCH, LENGTH, device)
-    return cell.layer(), (cell.inputs()[0].x,) * 3, {}
+    """Our layer by itself, and its inputs."""
+    case = LayerCase(HEADS, BATCH, LENGTH, device)
+    return case.layer(), (case.inputs()[0].x,) * 3, {}
 
 
 def _plans(layers: mha.AttentionMap) -> Iterator[tuple[str, mha.HeadPlan]]:
-    """Even and uneven plans, with and without layers that keep nothing; groups of key/value heads leave whole."""
+    """Even and uneven plans, with and without layers that keep nothing; groups of key/value heads leave as a whole."""
     rng = random.Random(0)
     count = len(layers)
     shares = {

@@ -1,7 +1,8 @@
-"""Causal models that generate: the prompt read at once, and token by token with a key/value cache.
+"""Causal models that generate: how fast they read the prompt, and go on token by token with a key/value cache.
 
-A small Llama with random weights and grouped heads, since time does not depend on what weights say; and every task
-whose model is a causal one of transformers. Plans keep the same share of each layer, in whole groups.
+Fills `cases/` (kind "generation"). A small Llama with random weights and grouped heads, since time does not depend on
+what weights say; and every task whose model is a causal one of transformers. Plans keep the same share of each layer,
+in whole groups.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,11 @@ import mha
 from bench.measure.calls import forward
 from bench.measure.counts import Counts, counts
 from bench.measure.sampling import sampled
-from bench.models.experiment import Study, first_groups
+from bench.models.experiment import Experiment, first_groups
 from bench.models.latency import cast
 from bench.rundir.description import USUAL
 from bench.rundir.directory import RunDirectory
-from bench.settings.options import Settings, settings_of
+from bench.settings.options import RunSettings, settings_of
 from mha.timing import rotated
 
 LLAMA = "llama"  # the name of the random model in the run directory
@@ -30,7 +31,7 @@ SEEDS = (0, 1)  # of inputs that calls take turns with
 
 
 @dataclass(frozen=True)
-class Case:
+class GenerationCase:
     """A model, the share of its heads that stays, and one phase of generating.
 
     Attributes:
@@ -47,6 +48,7 @@ class Case:
 
     @property
     def id(self) -> str:
+        """The name of the case, in pytest and in the run directory."""
         dtype = () if self.dtype == USUAL["dtype"] else (self.dtype,)
         parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}", *dtype)
         return "-".join([*parts, self.device.replace(":", "")])
@@ -64,11 +66,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_generation(
-    case: Case, settings: Settings, studies: Mapping[str, Study], run: RunDirectory, request: pytest.FixtureRequest
+    case: GenerationCase,
+    settings: RunSettings,
+    experiments: Mapping[str, Experiment],
+    run: RunDirectory,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """The pruned model and the dense one, interleaved."""
+    """The pruned model and the dense one, timed in turns."""
     with run.case(**case.record()) as record:
-        model = _model(case, studies)
+        model = _model(case, experiments)
         layers = mha.find_attention(model)
         plan = mha.HeadPlan({name: first_groups(layer, case.keep) for name, layer in layers.items()})
         models = {"pruned": mha.prune(model, plan), "dense": model}
@@ -76,9 +82,9 @@ def test_generation(
         total = sum(layer.num_heads for layer in layers.values())
         kept = {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
         record |= kept
-        record["counts"] = {name: _counts(case, one) for name, one in models.items()}
-        arms = {name: PHASES[case.phase](case, one) for name, one in models.items()}
-        found = sampled(
+        record["counts"] = {name: _counts(case, arm) for name, arm in models.items()}
+        arms = {name: PHASES[case.phase](case, arm) for name, arm in models.items()}
+        timing = sampled(
             request,
             arms,
             target="pruned",
@@ -87,16 +93,16 @@ def test_generation(
             facts={**case.record(), **kept},
             seed=settings.process,
         )
-        record |= found._asdict()
+        record |= timing._asdict()
 
 
-def prefill(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Read the prompt, and fill a cache."""
+def prefill(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
+    """Prepare calls that read the prompt and fill a cache."""
     return rotated([_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS])
 
 
-def decode(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Read one more token of each sequence; what it adds to the cache is taken out again, untimed."""
+def decode(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
+    """Prepare calls that read one more token of each sequence; what that adds to the cache is taken out untimed."""
     cache = _reading(model, _ids(case, model, case.length))().past_key_values
     turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
 
@@ -110,7 +116,8 @@ def decode(case: Case, model: nn.Module) -> Callable[[], Callable[[], object]]:
 PHASES = {"prefill": prefill, "decode": decode}
 
 
-def _cases(settings: Settings) -> Iterator[Case]:
+def _cases(settings: RunSettings) -> Iterator[GenerationCase]:
+    """Every model, size and phase of the preset, or of what the command line gives instead."""
     batches, lengths = SIZES[settings.preset]
     kept = [keep for keep in settings.keep if keep < 1]
     for device in settings.devices:
@@ -123,16 +130,17 @@ def _cases(settings: Settings) -> Iterator[Case]:
             kept,
         )
         for subject, dtype, batch, length, phase, keep in axes:
-            yield Case(subject, keep, phase, batch, length, device, dtype)
+            yield GenerationCase(subject, keep, phase, batch, length, device, dtype)
 
 
-def _model(case: Case, studies: Mapping[str, Study]) -> nn.Module:
-    model = llama() if case.subject == LLAMA else studies[case.subject].model()
+def _model(case: GenerationCase, experiments: Mapping[str, Experiment]) -> nn.Module:
+    """The case's model, on its device and in its dtype."""
+    model = llama() if case.subject == LLAMA else experiments[case.subject].model()
     return cast(model.to(case.device), case.dtype)
 
 
 def llama() -> nn.Module:
-    """4 layers, 8 query heads on 4 key/value heads of width 64, model width 512."""
+    """A Llama with random weights: 4 layers, 8 query heads on 4 key/value heads of width 64, model width 512."""
     transformers = pytest.importorskip(
         "transformers", reason="generating needs transformers: pip install -e '.[peers]'"
     )
@@ -152,17 +160,19 @@ def llama() -> nn.Module:
 
 
 def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:
+    """A call in which the model reads tokens and keeps their keys and values."""
     return forward(model, (), {"input_ids": ids, "use_cache": True, **more})
 
 
-def _ids(case: Case, model: Any, length: int, seed: int = 0) -> Tensor:
+def _ids(case: GenerationCase, model: Any, length: int, seed: int = 0) -> Tensor:
+    """Random tokens (b, length), the same for the same seed."""
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (case.batch, length), generator=generator).to(case.device)
 
 
-def _counts(case: Case, model: nn.Module) -> Counts:
-    """Of the prompt, or of one token after it."""
+def _counts(case: GenerationCase, model: nn.Module) -> Counts:
+    """What the model computes and moves in a call: over the prompt, or over one token after it."""
     prompt = _ids(case, model, case.length)
     cache = _reading(model, prompt)().past_key_values
     size = _cache_bytes(cache)
@@ -184,6 +194,6 @@ def _shorten(cache: Any, length: int) -> None:
 
 
 def _cache_bytes(cache: Any) -> int:
-    """Of all keys and values in it."""
+    """Bytes of all keys and values in a cache."""
     tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     return sum(part.numel() * part.element_size() for part in tensors)

@@ -1,7 +1,8 @@
 """What pruning costs and what it saves: scores, accuracy and latency of every plan of every task.
 
-Accuracy is measured once for each plan, latency for each plan, batch size and device, beside the dense
-model. Accuracy comes first: it says whether a run is worth its timings.
+Fills `scores.csv` (scores), `plans/` (accuracy, once for each plan), `attention.npz` (attention weights of examples)
+and `cases/` of kind "pruning" (latency beside the dense model, for each plan, batch size and device). Accuracy comes
+first: it says whether a run is worth its timings.
 """
 
 from collections.abc import Mapping
@@ -9,13 +10,13 @@ from collections.abc import Mapping
 import pytest
 
 from bench.models.attention_maps import attention_maps
-from bench.models.experiment import Study
+from bench.models.experiment import Experiment
 from bench.models.latency import Latencies
 from bench.rundir.directory import RunDirectory
-from bench.settings.options import Settings, settings_of
-from bench.settings.task_cases import Timed, Variant, timed, variants
+from bench.settings.options import RunSettings, settings_of
+from bench.settings.task_cases import LatencyCase, ModelVariant, latency_cases, model_variants
 
-Studies = Mapping[str, Study]
+Experiments = Mapping[str, Experiment]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,48 +27,48 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pairs = [(task, criterion) for task in tasks for criterion in scored]
         metafunc.parametrize(("task", "criterion"), pairs, ids=["-".join(pair) for pair in pairs])
     elif metafunc.function is test_accuracy:
-        metafunc.parametrize("variant", list(variants(settings)), ids=lambda variant: variant.id)
+        metafunc.parametrize("variant", list(model_variants(settings)), ids=lambda variant: variant.id)
     elif metafunc.function is test_attention_maps:
         metafunc.parametrize("task", tasks)
     elif metafunc.function is test_latency:
-        metafunc.parametrize("case", list(timed(settings)), ids=lambda case: case.id)
+        metafunc.parametrize("case", list(latency_cases(settings)), ids=lambda case: case.id)
 
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
-def test_scores(task: str, criterion: str, studies: Studies, run: RunDirectory) -> None:
+def test_scores(task: str, criterion: str, experiments: Experiments, run: RunDirectory) -> None:
     """How much each head matters, and how long it takes to find out."""
-    scores, seconds = studies[task].scores(criterion)
+    scores, seconds = experiments[task].scores(criterion)
     rows = scores.to_frame()[["layer", "head", "score"]].itertuples(index=False)
     run.add_scores([(task, criterion, layer, head, score, seconds) for layer, head, score in rows])
 
 
-def test_accuracy(variant: Variant, studies: Studies, run: RunDirectory) -> None:
+def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirectory) -> None:
     """A plan's accuracy on held-out examples, and its paired difference to the dense model's."""
-    study = studies[variant.task]
+    experiment = experiments[variant.task]
     with run.plan(**variant.record(), draw=variant.draw) as record:
-        plan = study.plan(variant.criterion, variant.keep, variant.draw)
-        record |= study.accuracy(plan)
+        plan = experiment.plan(variant.criterion, variant.keep, variant.draw)
+        record |= experiment.accuracy(plan)
 
 
 @pytest.mark.fills("attention.npz", task="task")
-def test_attention_maps(task: str, studies: Studies, settings: Settings, run: RunDirectory) -> None:
+def test_attention_maps(task: str, experiments: Experiments, settings: RunSettings, run: RunDirectory) -> None:
     """Attention weights of held-out examples before and after pruning, for tasks that offer some."""
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
     keep = min(settings.keep, key=lambda fraction: abs(fraction - 0.5))
-    variant = Variant(task, criterion, keep)
-    run.add_attention(attention_maps(studies[task], studies[task].plan(criterion, keep), variant.plan))
+    variant = ModelVariant(task, criterion, keep)
+    run.add_attention(attention_maps(experiments[task], experiments[task].plan(criterion, keep), variant.plan))
 
 
 def test_latency(
-    case: Timed, studies: Studies, latencies: Latencies, run: RunDirectory, request: pytest.FixtureRequest
+    case: LatencyCase, experiments: Experiments, latencies: Latencies, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
     """The pruned model's forward pass, interleaved with the dense one's."""
-    variant, study = case.variant, studies[case.variant.task]
+    variant, experiment = case.variant, experiments[case.variant.task]
     with run.case(**case.record()) as record:
-        plan = study.plan(variant.criterion, variant.keep)
-        record |= study.describe(plan)
+        plan = experiment.plan(variant.criterion, variant.keep)
+        record |= experiment.describe(plan)
         facts = {key: value for key, value in record.items() if key not in ("samples", "error", "status")}
-        timing = latencies.of(case.id, study, plan, case.place, request, facts)
+        timing = latencies.of(case.id, experiment, plan, case.place, request, facts)
         record |= {"timed_by": timing.case, "seq_len": timing.seq_len}
         if timing.case == case.id:
             measured = ("samples", "ended", "warm_up", "counts")

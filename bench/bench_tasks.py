@@ -1,6 +1,6 @@
 """What each task promises about itself, measured: that its heads matter, and that they take time.
 
-A task states a promise as an attribute; one that states none is not asked.
+Fills `promises.csv`. A task states a promise as an attribute; one that states none is not asked.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,38 +9,41 @@ from dataclasses import dataclass
 import pytest
 
 from bench.measure.bootstrap import Interval, average, ratio
-from bench.models.experiment import DENSE, NONE, Study
+from bench.models.experiment import DENSE, NONE, Experiment
 from bench.models.latency import Latencies, Place
 from bench.rundir.directory import RunDirectory
-from bench.settings.options import Settings, settings_of
-from bench.settings.task_cases import Timed, Variant
+from bench.settings.options import RunSettings, settings_of
+from bench.settings.task_cases import LatencyCase, ModelVariant
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a promise is judged by."""
+    """What a promise is judged by: a task's experiment, and what is needed to time it."""
 
-    study: Study
-    settings: Settings
+    experiment: Experiment
+    settings: RunSettings
     latencies: Latencies
     request: pytest.FixtureRequest
 
     def metric(self, criterion: str) -> Interval:
-        """The metric of the dense model, or of the one without heads."""
-        return self.study.metric(self.study.plan(criterion, 1.0)).interval()
+        """The metric of the dense model, or of the one without heads, by the name of its plan."""
+        return self.experiment.metric(self.experiment.plan(criterion, 1.0)).interval()
 
     def loss_of_random_half(self) -> Interval:
         """How much worse the metric is when a random half of the heads has left, on average over draws."""
-        plans = [self.study.plan("random", 0.5, draw) for draw in range(self.settings.random_draws)]
-        dense, half = self.study.metric(self.study.plan(DENSE, 1.0)), average(map(self.study.metric, plans))
-        return (dense - half if self.study.task.higher_is_better else half - dense).interval()
+        plans = [self.experiment.plan("random", 0.5, draw) for draw in range(self.settings.random_draws)]
+        dense, half = (
+            self.experiment.metric(self.experiment.plan(DENSE, 1.0)),
+            average(map(self.experiment.metric, plans)),
+        )
+        return (dense - half if self.experiment.task.higher_is_better else half - dense).interval()
 
     def attention_share(self) -> Interval:
         """The share of the dense model's latency that goes when all heads leave."""
-        task, device = self.study.task, self.settings.devices[0]
-        case = Timed(Variant(task.name, NONE, 0.0), Place(task.batch_size, device))
-        plan = self.study.plan(NONE, 0.0)
-        timing = self.latencies.of(case.id, self.study, plan, case.place, self.request)
+        task, device = self.experiment.task, self.settings.devices[0]
+        case = LatencyCase(ModelVariant(task.name, NONE, 0.0), Place(task.batch_size, device))
+        plan = self.experiment.plan(NONE, 0.0)
+        timing = self.latencies.of(case.id, self.experiment, plan, case.place, self.request)
         value, low, high = ratio(timing.samples, "pruned", "dense")
         return Interval(1 - value, 1 - high, 1 - low)
 
@@ -75,15 +78,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_promise(
     task: str,
     promise: str,
-    studies: Mapping[str, Study],
-    settings: Settings,
+    experiments: Mapping[str, Experiment],
+    settings: RunSettings,
     latencies: Latencies,
     run: RunDirectory,
     request: pytest.FixtureRequest,
 ) -> None:
-    study = studies[task]
-    bound = getattr(study.task, promise)
-    measured = PROMISES[promise].measure(Evidence(study, settings, latencies, request))
+    """Measure what a task states about itself, and fail where it does not hold."""
+    experiment = experiments[task]
+    bound = getattr(experiment.task, promise)
+    measured = PROMISES[promise].measure(Evidence(experiment, settings, latencies, request))
     kept = PROMISES[promise].kept(measured, bound)
     run.add_promise((task, promise, *measured, bound, kept))
     assert kept, f"task {task!r} states {promise} = {bound}, measured {measured}"

@@ -1,4 +1,4 @@
-"""What happens around the benchmarks: the run directory, the studies, and the table at the end.
+"""What happens around the benchmarks: the run directory, the experiments, and the table at the end.
 
 Read by pytest only where a benchmark is collected; the options themselves are in bench/settings/options.py.
 """
@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 
 from bench.measure.environment import environment
+from bench.measure.errors import reason
 from bench.measure.machine import Watch
 from bench.measure.threads import pinned
-from bench.models.experiment import Study
+from bench.models.experiment import Experiment
 from bench.models.latency import Latencies
 from bench.rundir.description import OUT_OF_MEMORY
 from bench.rundir.directory import RunDirectory
 from bench.rundir.files import numbered, read_json, unfinished
 from bench.rundir.identity import identity
-from bench.rundir.out_of_memory import give_memory_back, out_of_memory, reason
+from bench.rundir.out_of_memory import give_memory_back, out_of_memory
 from bench.rundir.progress import Progress
 from bench.rundir.terminal_summary import summary
-from bench.settings.options import Settings, run_directory, settings_of
+from bench.settings.options import RunSettings, run_directory, settings_of
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
@@ -37,15 +38,15 @@ collect_ignore = ["regress"]  # the gate has its own way to run (bench/regress/_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before pytest-benchmark reads its options: one table is enough, and its JSON belongs to the run.
+    """Set pytest-benchmark's options before it reads them: one table is enough, and its JSON belongs to the run.
 
     A warning is no error here, as it is in the project's tests: the code of a task is the user's.
     """
     config.addinivalue_line("filterwarnings", "default")
     config.option.benchmark_quiet = True  # --benchmark-verbose brings its table back
     target = run_directory(config) / f"{numbered('benchmarks', config.option.process)}.json"
-    given = config.option.benchmark_json
-    if given is None or given.absolute() == target.absolute():
+    report = config.option.benchmark_json
+    if report is None or report.absolute() == target.absolute():
         config.option.benchmark_json = unfinished(target)  # it writes in place; renamed when whole
 
 
@@ -68,7 +69,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """What was there already, and what the preset wants and this machine can't do."""
+    """Say what was there already, and what the preset wants and this machine can't do."""
     left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
     done = config.stash.get(DONE, 0)
     there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
@@ -98,7 +99,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """A case for which memory does not suffice is skipped: the others may fit."""
+    """Skip a case for which memory does not suffice: the others may fit."""
     try:
         return (yield)
     except Exception as error:
@@ -113,7 +114,7 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Whatever ends without a result is recorded, wherever it was raised."""
+    """Record whatever ends without a result, wherever it was raised."""
     report = yield
     run, afterwards = item.config.stash[RUN], report.when == "teardown"
     step = _step(item) + ("-teardown" if afterwards else "")
@@ -141,6 +142,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the tables of the run."""
     run = config.stash.get(RUN, None)
     if run is not None:
         terminalreporter.section("heads kept, accuracy, latency")
@@ -149,28 +151,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def settings(pytestconfig: pytest.Config) -> Settings:
+def settings(pytestconfig: pytest.Config) -> RunSettings:
+    """What the command line asks for."""
     return settings_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def run(pytestconfig: pytest.Config) -> RunDirectory:
+    """The directory that this run fills."""
     return pytestconfig.stash[RUN]
 
 
 @pytest.fixture(autouse=True)
 def threads(run: RunDirectory) -> Iterator[None]:
-    """As many threads from the first case to the last as the run records."""
+    """Let torch compute on as many threads from the first case to the last as the run records."""
     with pinned(run.environment["threads"]):
         yield
 
 
 @pytest.fixture(scope="session")
-def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Study]:
-    """One for each task, by name."""
+def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Experiment]:
+    """The experiment of each task, by the task's name."""
     training = partial(_visible, pytestconfig)
     return {
-        task.name: Study(
+        task.name: Experiment(
             task,
             training,
             partial(run.describe_task, task.name),
@@ -182,7 +186,8 @@ def studies(settings: Settings, run: RunDirectory, pytestconfig: pytest.Config) 
 
 
 @pytest.fixture(scope="session")
-def latencies(settings: Settings, run: RunDirectory) -> Latencies:
+def latencies(settings: RunSettings, run: RunDirectory) -> Latencies:
+    """What times each shape once."""
     return Latencies(settings.limits, run.timed, seed=settings.process)
 
 
@@ -195,7 +200,7 @@ def _visible(config: pytest.Config) -> Iterator[None]:
 
 
 def _say(config: pytest.Config, line: str) -> None:
-    """A line on the terminal, unless pytest is to be quiet."""
+    """Print a line on the terminal, unless pytest is to be quiet."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter and config.get_verbosity() >= 0:
         reporter.ensure_newline()
@@ -203,7 +208,7 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 def _final(config: pytest.Config) -> list[str]:
-    """A line for each task that no run can go on with."""
+    """A line for each task whose run can't go on if it is cut off."""
     tasks = config.stash[RUN].environment["tasks"] if RUN in config.stash else {}
     return [
         f"if it is cut off, this run can't go on: task {name}, {what}"
@@ -213,6 +218,7 @@ def _final(config: pytest.Config) -> list[str]:
 
 
 def _opened(config: pytest.Config) -> RunDirectory:
+    """Make the run directory, or go on in the one that is there."""
     settings = settings_of(config)
     earlier = (read_json(settings.directory / "environment.json") or {}).get("tasks", {})
     tasks = {task.name: _describe(task, settings, earlier.get(task.name, {})) for task in settings.tasks}
@@ -224,6 +230,7 @@ def _opened(config: pytest.Config) -> RunDirectory:
 
 
 def _assemble(session: pytest.Session, run: RunDirectory) -> None:
+    """Look at the machine once more, and write the tables that are made of the other files."""
     stash = session.config.stash
     if stash[DONE] and not session.items:
         session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
@@ -233,19 +240,19 @@ def _assemble(session: pytest.Session, run: RunDirectory) -> None:
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:
-    """Whether what a case would leave is there: the record of one of its parameters, or rows of a table."""
+    """Whether what a case would leave is there: the record of a parameter that has one, or rows of a table."""
     if known := _known(item):
         return run.has_case(known["case"]) if "case" in known else run.has_plan(known["plan"])
     return _has_rows(item, run, whole=True)
 
 
 def _known(item: pytest.Item) -> dict[str, Any]:
-    """What is known of the case, or the plan, that an item is about; {} where it is about none."""
+    """What is known beforehand of the case or plan that an item measures; {} where it measures neither."""
     return next((value.record() for value in _params(item).values() if hasattr(value, "record")), {})
 
 
 def _has_rows(item: pytest.Item, run: RunDirectory, *, whole: bool = False) -> bool:
-    """Whether the rows of a table that an item leaves are there.
+    """Whether the table rows that an item leaves are there already.
 
     Args:
         whole: and say that all is well.
@@ -259,11 +266,12 @@ def _has_rows(item: pytest.Item, run: RunDirectory, *, whole: bool = False) -> b
 
 
 def _params(item: pytest.Item) -> dict[str, Any]:
+    """The values that an item is parametrized with, by name."""
     return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def _kind(item: pytest.Item) -> tuple[str, ...]:
-    """The kind of work: what is done, and with the model of which task."""
+    """The kind of work, by which its time is guessed: the test function, and whose model it uses."""
     params = _params(item)
     subject = _known(item).get("task") or params.get("task") or params.get("subject")
     function = item.nodeid.partition("[")[0]
@@ -271,11 +279,11 @@ def _kind(item: pytest.Item) -> tuple[str, ...]:
 
 
 def _step(item: pytest.Item) -> str:
-    """A name for files: scores-digits-taylor."""
+    """A name for the files of an item: scores-digits-taylor."""
     return re.sub(r"[^\w.+-]+", "-", item.name.removeprefix("test_")).strip("-")
 
 
-def _describe(task: Task, settings: Settings, earlier: Mapping[str, int]) -> dict[str, object]:
+def _describe(task: Task, settings: RunSettings, earlier: Mapping[str, int]) -> dict[str, object]:
     """What is known about a task before its model is there."""
     module = sys.modules[type(task).__module__]
     docs = module.__doc__ or type(task).__doc__ or ""

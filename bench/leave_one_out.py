@@ -2,9 +2,10 @@
 
     python -m bench.leave_one_out
 
-In every round each way of scoring runs once, in an order that turns; their CPU times, all on one thread, are
-divided within the round. Replays must give the scores of whole passes to 1e-6. The race is shown on the trained
-tasks only: scores of random weights are mostly noise, of which any ranking is as good.
+Prints a line for each way of scoring each model, and writes no file. In every round each way of scoring runs once, in
+an order that turns; their CPU times, all on one thread, are divided within the round. Replays must give the scores of
+whole passes to 1e-6. The race is shown on the trained tasks only: scores of random weights are mostly noise, of which
+any ranking is as good.
 """
 
 import argparse
@@ -31,8 +32,8 @@ WAYS: dict[str, dict[str, Any]] = {"whole": {"reuse": False}, "replays": {}, "ra
 
 
 @dataclass(frozen=True)
-class Case:
-    """Something to score, and the ways in which it is scored."""
+class ScoringCase:
+    """A model to score, and the ways of scoring it."""
 
     name: str
     model: nn.Module
@@ -41,6 +42,7 @@ class Case:
     ways: tuple[str, ...]
 
     def score(self, way: str) -> mha.HeadScores:
+        """The scores of all heads, found in one of the ways."""
         return mha.score(self.model, self.batches, self.loss, "leave_one_out", **WAYS[way])
 
 
@@ -54,34 +56,36 @@ class Classifier(nn.Module):
         self.classify = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, e) -> (b, classes)"""
+        """Tokens (b, n, e) -> logits (b, classes)."""
         return self.classify(self.encoder(x).mean(dim=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what each way of scoring costs on each case."""
     parser = argparse.ArgumentParser(prog="python -m bench.leave_one_out", description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="*", default=[6, 12], help="encoders with random weights")
     parser.add_argument("--batches", type=int, default=4, help=f"for those, of {BATCH} x {LENGTH} tokens")
     parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with one_thread():
-        for case in cases(given.layers, given.batches, given.tasks):
-            for line in report(case, given.rounds):
+        for case in cases(options.layers, options.batches, options.tasks):
+            for line in report(case, options.rounds):
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
 
 
-def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator[Case]:
+def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator[ScoringCase]:
+    """Encoders with random weights, of so many layers each, then the tasks of these names."""
     for count in layers:
         yield _encoder(count, batches)
     for name in names:
         task = tasks.load(name)
-        yield Case(name, task.model(), task.calibration(), task.loss, ("whole", "replays", "race"))
+        yield ScoringCase(name, task.model(), task.calibration(), task.loss, ("whole", "replays", "race"))
 
 
-def report(case: Case, rounds: int) -> Iterator[str]:
-    """A line for each way of scoring.
+def report(case: ScoringCase, rounds: int) -> Iterator[str]:
+    """Time a case in rounds; a line for each way of scoring.
 
     Raises:
         AssertionError: replays do not give what whole passes give.
@@ -95,12 +99,13 @@ def report(case: Case, rounds: int) -> Iterator[str]:
         yield _line(case.name, way, share, median([seconds[way] for seconds in times]).value, scores[way], exact)
 
 
-def _encoder(layers: int, batches: int) -> Case:
+def _encoder(layers: int, batches: int) -> ScoringCase:
+    """An encoder of so many layers with random weights, on random data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Classifier(layers).eval()
         data = [(torch.randn(BATCH, LENGTH, WIDTH), torch.randint(CLASSES, (BATCH,))) for _ in range(batches)]
-    return Case(
+    return ScoringCase(
         f"encoder-{layers}",
         model,
         data,
@@ -109,26 +114,28 @@ def _encoder(layers: int, batches: int) -> Case:
     )
 
 
-def _round(case: Case, number: int) -> dict[str, float]:
-    """CPU seconds of each way of scoring."""
+def _round(case: ScoringCase, number: int) -> dict[str, float]:
+    """CPU seconds of each way of scoring in one round; the order turns from round to round."""
     turn = number % len(case.ways)
     return {way: _seconds(case, way) for way in (*case.ways[turn:], *case.ways[:turn])}
 
 
-def _seconds(case: Case, way: str) -> float:
+def _seconds(case: ScoringCase, way: str) -> float:
+    """CPU seconds of one way of scoring."""
     start = time.process_time()
     case.score(way)
     return time.process_time() - start
 
 
 def _flat(scores: mha.HeadScores) -> Tensor:
+    """All scores in one row, layer after layer."""
     return torch.cat(list(scores.scores.values()))
 
 
 def _line(name: str, way: str, share: Spread, seconds: float, scores: mha.HeadScores, exact: Tensor) -> str:
-    found, spent = _flat(scores), scores.spent
-    rank = spearmanr(found, exact).statistic
-    off = (found - exact).abs().max().item()
+    flat, spent = _flat(scores), scores.spent
+    rank = spearmanr(flat, exact).statistic
+    off = (flat - exact).abs().max().item()
     passes = math.ceil(spent.forward) if spent else 0
     return (
         f"{name:10} {way:8} {share.value:.3f} of whole passes [{share.low:.3f}, {share.high:.3f}]  {seconds:6.2f} s  "

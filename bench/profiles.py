@@ -2,8 +2,9 @@
 
     nox -s profile -- --task digits --keep 1,0.5,0.25
 
-Not collected among the benchmarks: a profiler takes time of its own, so nothing here is compared with a timed sample.
-Every trace opens in Perfetto; TensorBoard's profiler plugin finds one run for each kept fraction.
+Fills `operators.csv`, `memory.csv` and `traces/`. Not collected among the benchmarks: a profiler takes time of its own,
+so nothing here is compared with a timed sample. Every trace opens in Perfetto; TensorBoard's profiler plugin finds one
+run for each kept fraction.
 """
 
 import json
@@ -18,9 +19,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from bench.measure.calls import forward
-from bench.models.experiment import DENSE, Study
+from bench.models.experiment import DENSE, Experiment
 from bench.rundir.directory import RunDirectory
-from bench.settings.options import Settings, settings_of
+from bench.settings.options import RunSettings, settings_of
 from mha.timing import synchronize
 
 WARM_UP, PASSES = 3, 5
@@ -38,41 +39,47 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def case_name(task: str, device: str, keep: float) -> str:
+    """A name for the files of a profile."""
     return f"{task}-keep{keep:g}-{device.replace(':', '')}"
 
 
 @pytest.mark.fills("operators.csv", task="subject", device="device", kept_fraction="keep")
 def test_profile(
-    subject: str, device: str, keep: float, studies: Mapping[str, Study], settings: Settings, run: RunDirectory
+    subject: str,
+    device: str,
+    keep: float,
+    experiments: Mapping[str, Experiment],
+    settings: RunSettings,
+    run: RunDirectory,
 ) -> None:
-    """The trace of a few forward passes, and what each operator took in one of them."""
-    study = studies[subject]
+    """Trace a few forward passes; what each operator took in one of them, and the memory over time."""
+    experiment = experiments[subject]
     chosen = PREFERRED if PREFERRED in settings.criteria else settings.criteria[0]
     criterion = DENSE if keep == 1 else chosen
-    plan = study.plan(criterion, keep)
-    batch = settings.batch(study.task)
-    args, kwargs = study.inputs(batch, device)
-    call = forward(study.pruned(plan, device), args, kwargs)
+    plan = experiment.plan(criterion, keep)
+    batch = settings.batch(experiment.task)
+    args, kwargs = experiment.inputs(batch, device)
+    call = forward(experiment.pruned(plan, device), args, kwargs)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         rows = list(profiled(call, device, trace))
         memory = list(memory_timeline(json.loads(trace.read_text(encoding="utf-8")), device))
         run.add_trace(case_name(subject, device, keep), trace)
-    about = subject, device, criterion, keep, batch
-    run.add_operators((*about, *row) for row in rows)
-    run.add_memory((*about, *row) for row in memory)
+    key = subject, device, criterion, keep, batch
+    run.add_operators((*key, *row) for row in rows)
+    run.add_memory((*key, *row) for row in memory)
     assert rows, "the profiler has seen no operator"
 
 
 def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
-    """Run and write the trace; operator, calls, seconds, device_seconds and bytes, each of one pass.
+    """Profile a call, and write the trace; operator, calls, seconds, device_seconds and bytes, each of one pass.
 
     Seconds are an operator's own, without those of the operators that it calls; device_seconds are those of the kernels
     that it started.
     """
     activities = [ProfilerActivity.CPU]
     if device != "cpu":
-        activities += [one for one in torch.profiler.supported_activities() if one != ProfilerActivity.CPU]
+        activities += [each for each in torch.profiler.supported_activities() if each != ProfilerActivity.CPU]
     plan = schedule(wait=0, warmup=WARM_UP, active=PASSES)
     with profile(
         activities=activities,
@@ -108,7 +115,7 @@ def for_tensorboard(trace: Path) -> None:
 
 
 def _known(category: str) -> str:
-    """cuda_runtime, xpu_driver and the like are its "runtime"; marks of steps on the device are not the steps."""
+    """The category as torch-tb-profiler knows it: cuda_runtime, xpu_driver and the like are its "runtime"."""
     if category.endswith(("_runtime", "_driver")):
         return "runtime"
     return "device_annotation" if category == "gpu_user_annotation" else category
@@ -128,7 +135,7 @@ def memory_timeline(document: Mapping[str, Any], device: str) -> Iterator[tuple[
     yield 0.0, 0
     allocated = 0
     for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        since, about = event["ts"] - last["ts"], event["args"]
-        if 0 <= since <= last["dur"] and (about["Device Type"] == CPU) == (device == "cpu"):
-            allocated += about["Bytes"]
+        since, details = event["ts"] - last["ts"], event["args"]
+        if 0 <= since <= last["dur"] and (details["Device Type"] == CPU) == (device == "cpu"):
+            allocated += details["Bytes"]
             yield since / 1e6, allocated

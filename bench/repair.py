@@ -3,9 +3,9 @@
     python -m bench.repair -o DIR
 
 Heads chosen by several criteria are cut out of each task's model, and what is left is repaired from the calibration
-set (`mha.compensate`). Told is how much of the lost metric comes back, on the same held-out examples, with intervals
-over resamples of them; and the repair's CPU time beside that of one evaluation, both on one thread. `mha.shrink` is
-judged on the same examples. The results are `repair.csv` and `shrink.csv`.
+set (`mha.compensate`). `repair.csv` says how much of the lost metric comes back, on the same held-out examples, with
+intervals over resamples of them, and the repair's CPU time beside that of one evaluation, both on one thread.
+`shrink.csv` says what `mha.shrink` reaches on the same examples.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import mha
 from bench import tasks
 from bench.measure.bootstrap import Estimate, Interval
 from bench.measure.threads import one_thread
-from bench.models.experiment import DENSE, Study
+from bench.models.experiment import DENSE, Experiment
 from mha.repair.compensate import METHODS
 from mha.values.atomic_files import appears_whole
 
@@ -36,54 +36,60 @@ HALF = 0.5  # how much of a gap that is there least squares is to close
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Repair, print a line for each repair and what all of them say, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
     parser.add_argument("--criteria", nargs="*", default=CRITERIA, choices=mha.criteria())
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP)
-    given = parser.parse_args(arguments)
-    given.output.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, Any]]] = {"repair": [], "shrink": []}
     with one_thread():
-        for study in map(Study, map(tasks.load, given.tasks)):
-            for name, row in _rows(study, given.criteria, given.keep):
+        for experiment in map(Experiment, map(tasks.load, options.tasks)):
+            for name, row in _rows(experiment, options.criteria, options.keep):
                 rows[name].append(row)
-                _write(given.output / f"{name}.csv", rows[name])
+                _write(options.output / f"{name}.csv", rows[name])
                 _say(_line(name, row))
     for line in verdict(rows["repair"]):
         _say(line)
 
 
-def _rows(study: Study, criteria: Sequence[str], keep: Sequence[float]) -> Iterator[tuple[str, dict[str, Any]]]:
-    batches = list(study.task.calibration())
-    dense = study.metric_of(study.model())
-    _, evaluation = _timed(lambda: study.task.evaluate(study.model()))  # warm, and without the intervals' resamples
+def _rows(
+    experiment: Experiment, criteria: Sequence[str], keep: Sequence[float]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of both tables for one task, each with the name of its table."""
+    batches = list(experiment.task.calibration())
+    dense = experiment.metric_of(experiment.model())
+    _, evaluation = _timed(
+        lambda: experiment.task.evaluate(experiment.model())
+    )  # warm, and without the intervals' resamples
     for criterion in criteria:
         for share in keep:
-            for row in repairs(study, criterion, share, batches, dense, evaluation):
+            for row in repairs(experiment, criterion, share, batches, dense, evaluation):
                 yield "repair", row
     for share in keep:
-        yield "shrink", _shrunk(study, share, batches, dense)
+        yield "shrink", _shrunk(experiment, share, batches, dense)
 
 
 def repairs(
-    study: Study, criterion: str, keep: float, batches: Sequence[Any], dense: Estimate, evaluation: float
+    experiment: Experiment, criterion: str, keep: float, batches: Sequence[Any], dense: Estimate, evaluation: float
 ) -> Iterator[dict[str, Any]]:
-    """A row for each method.
+    """Prune by a criterion, and repair by each method: a row for each of them.
 
     Args:
         dense: the dense model's metric.
         evaluation: CPU seconds of one evaluation of it.
     """
-    pruned = study.pruned(study.plan(criterion, keep))
-    bare = study.metric_of(pruned)
+    pruned = experiment.pruned(experiment.plan(criterion, keep))
+    bare = experiment.metric_of(pruned)
     lost = dense - bare
     for method in METHODS:
-        repair = partial(mha.compensate, pruned, study.model(), batches, study.task.forward, method)
+        repair = partial(mha.compensate, pruned, experiment.model(), batches, experiment.task.forward, method)
         repaired, seconds = _timed(repair)
-        metric = study.metric_of(repaired)
+        metric = experiment.metric_of(repaired)
         yield {
-            "task": study.task.name, "criterion": criterion, "keep": keep, "method": method,
+            "task": experiment.task.name, "criterion": criterion, "keep": keep, "method": method,
             **_columns("dense", dense.interval()), **_columns("pruned", bare.interval()),
             **_columns("repaired", metric.interval()), **_columns("gap", lost.interval()),
             **_columns("gained", (metric - bare).interval()), **_columns("closed", closed(metric - bare, lost)),
@@ -101,7 +107,7 @@ def closed(gained: Estimate, lost: Estimate) -> Interval:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What the rows say about least squares."""
+    """Lines that say what least squares has reached over all rows."""
     fitted = [row for row in rows if row["method"] == "least_squares"]
     gaps = [row for row in fitted if not np.isnan(row["closed"])]
     enough = [row for row in gaps if row["closed"] >= HALF]
@@ -116,14 +122,15 @@ def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _far(row: dict[str, Any]) -> float:
-    """What was gained, if its interval excludes 0."""
+    """What a repair has gained, if its interval excludes 0, else 0."""
     return 0.0 if row["gained_low"] <= 0 <= row["gained_high"] else float(row["gained"])
 
 
-def _shrunk(study: Study, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
-    task = study.task
-    small, seconds = _timed(lambda: mha.shrink(study.model(), batches, task.loss, task.forward, keep=keep))
-    metric, chance = study.metric_of(small), task.chance
+def _shrunk(experiment: Experiment, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
+    """The row of one `mha.shrink`."""
+    task = experiment.task
+    small, seconds = _timed(lambda: mha.shrink(experiment.model(), batches, task.loss, task.forward, keep=keep))
+    metric, chance = experiment.metric_of(small), task.chance
     share = Estimate(
         (metric.value - chance) / (dense.value - chance), (metric.replicates - chance) / (dense.replicates - chance)
     )
@@ -132,7 +139,7 @@ def _shrunk(study: Study, keep: float, batches: Sequence[Any], dense: Estimate) 
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What it returns, and the CPU seconds that it took."""
+    """The result of some work, and the CPU seconds that it took."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start

@@ -10,31 +10,33 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.importance.cases import Case, cases
-from bench.importance.options import Options, parse
-from bench.importance.records import FAILED, OK, SCHEMA, RunError, locked, read, write_json
+from bench.importance.cases import ImportanceCase, cases
+from bench.importance.options import ImportanceOptions, parse
+from bench.importance.records import FAILED, OK, SCHEMA, RunError, opened, read
 from bench.importance.summary import write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
 from bench.measure.environment import environment
+from bench.measure.files import write_json
 
 BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 if a case failed, 2 if the directory can't be used, 130 if interrupted."""
+    """Run the experiments; exit code 0, 1 if a case failed, 2 if the directory can't be used, 130 if interrupted."""
     options = parse(arguments)
     try:
-        with locked(options.directory):
+        with opened(options.directory):
             return _run(options, arguments)
     except RunError as error:
         _say(str(error))
         return 2
 
 
-def _run(options: Options, arguments: Sequence[str] | None) -> int:
+def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
+    """Do the cases that are left, whatever ends them, and write what is known then."""
     wanted = cases(options.settings, options.subjects, options.labels, options.seeds)
-    about = _environment(options, arguments)
+    facts = _environment(options, arguments)
     before = read(options.directory)
     left = [case for case in wanted if before.get(case.id, {}).get("status") != OK]
     interrupted = False
@@ -43,12 +45,12 @@ def _run(options: Options, arguments: Sequence[str] | None) -> int:
             do_all(options.directory, left, options.settings, options.jobs, progress.done)
     except KeyboardInterrupt:
         interrupted = True
-    write_json(options.directory / "environment.json", {**about, "finished": _now(), "interrupted": interrupted}, 2)
+    write_json(options.directory / "environment.json", {**facts, "finished": _now(), "interrupted": interrupted}, 2)
     return _end(options, wanted, interrupted=interrupted)
 
 
-def _end(options: Options, wanted: Sequence[Case], *, interrupted: bool) -> int:
-    """Tables and summary of all that there is, and what failed."""
+def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interrupted: bool) -> int:
+    """Write the tables and the summary of all that there is, and say what failed."""
     records = read(options.directory)
     write_tables(options.directory, records)
     summary = write_summary(options.directory)
@@ -66,9 +68,9 @@ def _end(options: Options, wanted: Sequence[Case], *, interrupted: bool) -> int:
 
 
 class _Progress:
-    """What has been done of all, on stderr, and about how long the rest takes."""
+    """A bar on stderr: how much of all has been done, and about how long the rest takes."""
 
-    def __init__(self, wanted: Sequence[Case], left: Sequence[Case]) -> None:
+    def __init__(self, wanted: Sequence[ImportanceCase], left: Sequence[ImportanceCase]) -> None:
         self._total, self._finished = len(wanted), len(wanted) - len(left)
         self._bar = tqdm(total=sum(case.seconds for case in left) + 0.1, bar_format=BAR, file=sys.stderr)
         self._say("")
@@ -79,7 +81,8 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def done(self, case: Case, outcome: Mapping[str, Any]) -> None:
+    def done(self, case: ImportanceCase, outcome: Mapping[str, Any]) -> None:
+        """Count a case as done."""
         self._finished += 1
         self._say(case.id if outcome["status"] == OK else f"FAILED {case.id}")
         self._bar.update(case.seconds)
@@ -88,8 +91,8 @@ class _Progress:
         self._bar.set_description_str(f"{self._finished} of {self._total} {what}", refresh=False)
 
 
-def _environment(options: Options, arguments: Sequence[str] | None) -> dict[str, Any]:
-    """What `environment.json` says while the run is going on; written.
+def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """Write `environment.json` as it stands while the run is going on, and return it.
 
     Raises:
         RunError: the directory was begun with other settings, or is something else's.
@@ -112,12 +115,13 @@ def _environment(options: Options, arguments: Sequence[str] | None) -> dict[str,
         if len(revisions) > 1:
             _say(f"{options.directory} holds results of {len(revisions)} revisions of the code")
     head = {"schema": SCHEMA, "created": created, "finished": None, "interrupted": False}
-    about = {**head, **here, "revisions": revisions, "settings": settings, "seeds": options.seeds}
-    write_json(path, about, 2)
-    return about
+    document = {**head, **here, "revisions": revisions, "settings": settings, "seeds": options.seeds}
+    write_json(path, document, 2)
+    return document
 
 
 def _earlier(path: Path) -> dict[str, Any]:
+    """What the run in the directory was begun with."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         return {name: earlier[name] for name in ("settings", "created", "revisions")}

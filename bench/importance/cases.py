@@ -13,9 +13,9 @@ import mha
 from bench.importance import subsets
 from bench.importance.data import count, pick
 from bench.importance.records import pack
-from bench.importance.settings import Settings
+from bench.importance.settings import ImportanceSettings
 from bench.importance.subjects import Subject, section_of, subject
-from bench.importance.variants import FLOOR, Variant, variants
+from bench.importance.variants import FLOOR, ScoringVariant, variants
 from mha.costs import parameters_of
 
 Record = dict[str, Any]
@@ -39,8 +39,8 @@ SCORINGS = {"scores": 1, "resamples": 4, "stability": 2.75}  # of the whole cali
 
 
 @dataclass(frozen=True)
-class Case:
-    """One piece of work, and one file.
+class ImportanceCase:
+    """One piece of work of the importance experiments, whose result is one file.
 
     Attributes:
         what: one of ORDER.
@@ -54,58 +54,64 @@ class Case:
 
     @property
     def id(self) -> str:
+        """The name of the case, and of its file."""
         return "-".join(filter(None, (self.subject, f"s{self.seed}", self.what, self.detail)))
 
     @property
     def seconds(self) -> float:
-        """A guess; only the time left depends on it."""
+        """About how many seconds the case takes: a guess, on which only the time left depends."""
         size = SIZES.index(self.subject.split("_")[0])
         scoring = SCORING.get(self.detail, QUICKLY)[size] * SCORINGS.get(self.what, 0)
         return SECONDS[self.what][size] + scoring
 
 
-def cases(settings: Settings, subjects: Sequence[str], labels: Sequence[str], seeds: int) -> list[Case]:
-    """All of them, those that others wait for first, the slow ones early."""
-    found = [case for name in subjects for seed in range(seeds) for case in _of(settings, name, seed, labels)]
-    return sorted(found, key=lambda case: (ORDER.index(case.what), -case.seconds))
+def cases(
+    settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str], seeds: int
+) -> list[ImportanceCase]:
+    """All cases of these subjects: those that others wait for first, and the slow ones early."""
+    unordered = [case for name in subjects for seed in range(seeds) for case in _of(settings, name, seed, labels)]
+    return sorted(unordered, key=lambda case: (ORDER.index(case.what), -case.seconds))
 
 
-def _of(settings: Settings, name: str, seed: int, labels: Sequence[str]) -> Iterator[Case]:
+def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str]) -> Iterator[ImportanceCase]:
+    """The cases of one subject and training seed."""
     section = section_of(name)
     known = variants()
     if section != "planted":
-        yield Case(name, seed, "model")
+        yield ImportanceCase(name, seed, "model")
         if section == "exhaustive" or seed == 0:
             for heads in (RIVALS_QUICK if settings.quick else RIVALS).get(name, ()):
-                yield Case(name, seed, "rival", str(heads))
-    yield Case(name, seed, "truth")
+                yield ImportanceCase(name, seed, "rival", str(heads))
+    yield ImportanceCase(name, seed, "truth")
     if section != "held_out":
         for part in range(settings.parts if section == "exhaustive" else 1):
-            yield Case(name, seed, "subsets", str(part))
+            yield ImportanceCase(name, seed, "subsets", str(part))
     for label in labels:
         if label == FLOOR:
             draws = settings.random_draws if section == "held_out" else 1
-            yield from (Case(name, seed, "scores", f"{FLOOR}@{draw}") for draw in range(draws))
+            yield from (ImportanceCase(name, seed, "scores", f"{FLOOR}@{draw}") for draw in range(draws))
             continue
-        yield Case(name, seed, "scores", label)
+        yield ImportanceCase(name, seed, "scores", label)
         if section == "exhaustive":
-            yield Case(name, seed, "resamples", label)
+            yield ImportanceCase(name, seed, "resamples", label)
         if seed == 0 and section != "planted" and not (section == "held_out" and known[label].slow):
-            yield Case(name, seed, "stability", label)
+            yield ImportanceCase(name, seed, "stability", label)
 
 
-def run(case: Case, settings: Settings) -> Record:
-    """Do it; what it found out, ready for JSON."""
+def run(case: ImportanceCase, settings: ImportanceSettings) -> Record:
+    """Do a case, and return what it found out, ready for JSON."""
     it = _subject(case.subject, case.seed, settings.quick)
     return _RUN[case.what](it, case, settings)
 
 
 @lru_cache(maxsize=3)
 def _subject(name: str, seed: int, quick: bool) -> Subject:
+    """The subject of that name, kept while other cases want it too."""
     return subject(name, seed, quick=quick)
 
 
-def _model(it: Subject, _case: Case, _settings: Settings) -> Record:
+def _model(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
+    """Train the model, and evaluate it whole."""
     loss, values = it.evaluate(it.model)
     return {
         "heads": [list(head) for head in it.heads],
@@ -115,42 +121,45 @@ def _model(it: Subject, _case: Case, _settings: Settings) -> Record:
     }
 
 
-def _rival(it: Subject, case: Case, _settings: Settings) -> Record:
+def _rival(it: Subject, case: ImportanceCase, _settings: ImportanceSettings) -> Record:
+    """Train a smaller dense model from scratch, and evaluate it."""
     model = it.rivals[int(case.detail)]()
     loss, values = it.evaluate(model)
     heads = sum(layer.num_heads for layer in mha.find_attention(model).values())
     return {"heads_kept": heads, "parameters": parameters_of(model), "loss": loss, "values": pack(values)}
 
 
-def _subsets(it: Subject, case: Case, settings: Settings) -> Record:
+def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
+    """Evaluate one part of all subsets of heads."""
     parts = settings.parts if it.section == "exhaustive" else 1
     kept = subsets.masks(len(it.heads)).tensor_split(parts)[int(case.detail)]
     losses, values = subsets.evaluate(it, kept)
     return {"losses": losses.tolist(), "values": pack(values)}
 
 
-def _truth(it: Subject, _case: Case, _settings: Settings) -> Record:
-    """Leave-one-out on held-out data, on two halves to see how far it agrees with itself; the ends of all curves."""
+def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
+    """Score by leave-one-out on two halves of the held-out data, and evaluate both ends of all curves."""
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
-    found = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
+    scored = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
     ends = {str(kept): _judged(it, _pruned(it, range(kept))) for kept in (0, len(it.heads))}
     return {
         "metric": it.metric,
         "about": it.about,
         "section": it.section,
         "heads": [list(head) for head in it.heads],
-        "planted": [place for place, (name, head) in enumerate(it.heads) if head in it.planted.get(name, ())],
+        "planted": [position for position, (name, head) in enumerate(it.heads) if head in it.planted.get(name, ())],
         "examples": count(it.held_out),
         "calibration": count(it.calibration),
         "passes": len(it.calibration),
-        "halves": [{"scores": it.flat(scores), "examples": examples} for scores, examples in found],
+        "halves": [{"scores": it.flat(scores), "examples": examples} for scores, examples in scored],
         "ends": ends,
-        "kind_heads": {kind: len(places) for kind, places in _kinds(it).items()},
+        "kind_heads": {kind: len(positions) for kind, positions in _kinds(it).items()},
         "kinds": {kind: {"0": _judged(it, _pruned_kind(it, kind, [0.0] * len(it.heads), 0))} for kind in _kinds(it)},
     }  # fmt: skip
 
 
-def _scores(it: Subject, case: Case, settings: Settings) -> Record:
+def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
+    """Score by a criterion, and evaluate the plans that follow, where not every subset is evaluated anyway."""
     label, _, draw = case.detail.partition("@")
     start = time.process_time()
     scores = _score(it, variants()[label], it.calibration, settings, seed=int(draw or case.seed))
@@ -164,21 +173,21 @@ def _scores(it: Subject, case: Case, settings: Settings) -> Record:
     }
     if it.exhaustive:
         return record
-    inner = {kept: places for kept, places in plans.items() if 0 < int(kept) < len(it.heads)}
-    record["curve"] = {kept: _judged(it, _pruned(it, places)) for kept, places in inner.items()}
+    inner = {kept: positions for kept, positions in plans.items() if 0 < int(kept) < len(it.heads)}
+    record["curve"] = {kept: _judged(it, _pruned(it, positions)) for kept, positions in inner.items()}
     if label in KINDS_BY or (label == FLOOR and int(draw) < settings.kind_draws):
         record["kinds"] = {
             kind: {
                 str(kept): _judged(it, _pruned_kind(it, kind, flat, kept))
-                for kept in (round(fraction * len(places)) for fraction in KIND_FRACTIONS)
+                for kept in (round(fraction * len(positions)) for fraction in KIND_FRACTIONS)
             }
-            for kind, places in _kinds(it).items()
+            for kind, positions in _kinds(it).items()
         }
     return record
 
 
-def _resamples(it: Subject, case: Case, settings: Settings) -> Record:
-    """The calibration set drawn anew, with replacement."""
+def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
+    """Score again on calibration sets drawn anew, with replacement."""
     total, size = count(it.calibration), len(it.calibration[0][0])
     draws = []
     for draw in range(settings.resamples):
@@ -190,11 +199,11 @@ def _resamples(it: Subject, case: Case, settings: Settings) -> Record:
     return {"draws": draws}
 
 
-def _stability(it: Subject, case: Case, settings: Settings) -> Record:
-    """The scores from parts of the calibration set that do not overlap."""
+def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
+    """Score again on parts of the calibration set that do not overlap."""
     total, size = count(it.calibration), len(it.calibration[0][0])
     order = torch.randperm(total, generator=torch.Generator().manual_seed(case.seed)).tolist()
-    found = {}
+    scores_by_size = {}
     for examples in settings.sizes:
         slices = min(settings.slices, total // examples)
         parts = [order[part * examples : (part + 1) * examples] for part in range(slices)]
@@ -202,11 +211,14 @@ def _stability(it: Subject, case: Case, settings: Settings) -> Record:
             _score(it, variants()[case.detail], pick(it.calibration, part, size), settings, seed=case.seed)
             for part in parts
         ]
-        found[str(examples)] = [it.flat(scores) for scores in scored]
-    return {"sizes": found}
+        scores_by_size[str(examples)] = [it.flat(scores) for scores in scored]
+    return {"sizes": scores_by_size}
 
 
-def _score(it: Subject, variant: Variant, batches: Sequence[Any], settings: Settings, *, seed: int) -> mha.HeadScores:
+def _score(
+    it: Subject, variant: ScoringVariant, batches: Sequence[Any], settings: ImportanceSettings, *, seed: int
+) -> mha.HeadScores:
+    """Score by a variant of a criterion, as thoroughly as the settings want it."""
     rounds = len(it.heads) if it.exhaustive else settings.rounds
     few, many = settings.permutations
     permutations = few if it.exhaustive else many
@@ -214,36 +226,38 @@ def _score(it: Subject, variant: Variant, batches: Sequence[Any], settings: Sett
 
 
 def _plans(it: Subject, scores: mha.HeadScores) -> dict[str, list[int]]:
-    """Head count -> positions of the heads that stay."""
+    """The plans that follow from scores: head count -> positions of the heads that stay."""
     return {str(kept): it.positions(mha.choose(scores, heads=kept, across_layers=True)) for kept in it.counts}
 
 
-def _pruned(it: Subject, places: Sequence[int]) -> nn.Module:
-    return mha.prune(it.model, it.plan(places)).eval()
+def _pruned(it: Subject, positions: Sequence[int]) -> nn.Module:
+    """The model with the heads at these positions only."""
+    return mha.prune(it.model, it.plan(positions)).eval()
 
 
 def _pruned_kind(it: Subject, kind: str, scores: Sequence[float], kept: int) -> nn.Module:
-    """The model with the best `kept` heads of that kind, and with all others."""
+    """The model with the best `kept` heads of one kind of attention, and with all heads of other kinds."""
     own = _kinds(it)[kind]
-    best = sorted(own, key=lambda place: -scores[place])[:kept]
-    return _pruned(it, [place for place in range(len(it.heads)) if place in best or place not in own])
+    best = sorted(own, key=lambda position: -scores[position])[:kept]
+    return _pruned(it, [position for position in range(len(it.heads)) if position in best or position not in own])
 
 
 def _kinds(it: Subject) -> dict[str, list[int]]:
-    """Kind of attention -> positions of its heads."""
-    found: dict[str, list[int]] = {}
-    for place, (name, _) in enumerate(it.heads):
+    """The heads of each kind of attention: kind -> positions."""
+    kinds: dict[str, list[int]] = {}
+    for position, (name, _) in enumerate(it.heads):
         if name in it.kinds:
-            found.setdefault(it.kinds[name], []).append(place)
-    return found
+            kinds.setdefault(it.kinds[name], []).append(position)
+    return kinds
 
 
 def _judged(it: Subject, model: nn.Module) -> Record:
+    """The held-out loss of a model, and the value of each example."""
     loss, values = it.evaluate(model)
     return {"loss": loss, "values": pack(values)}
 
 
-_RUN: Mapping[str, Callable[[Subject, Case, Settings], Record]] = {
+_RUN: Mapping[str, Callable[[Subject, ImportanceCase, ImportanceSettings], Record]] = {
     "model": _model,
     "rival": _rival,
     "subsets": _subsets,

@@ -24,7 +24,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Curves:
-    """Of one task.
+    """What the metric of one task is at each head count, by each criterion.
 
     Attributes:
         counts: head counts, from none to all.
@@ -41,20 +41,21 @@ class Curves:
 
     @property
     def fractions(self) -> Array:
+        """The share of heads kept at each head count."""
         return np.array(self.counts) / self.counts[-1]
 
 
 def curves(results: Results) -> list[Curves]:
-    """Of every trained task that has enough to draw them."""
-    found = [curves_of(results, subject) for subject in results.of_section("exhaustive", "held_out")]
-    return [one for one in found if one is not None]
+    """The curves of every trained task that has enough to draw them."""
+    drawn = [curves_of(results, subject) for subject in results.of_section("exhaustive", "held_out")]
+    return [curve for curve in drawn if curve is not None]
 
 
 def curves_of(results: Results, subject: str) -> Curves | None:
-    """None where the task has too little to draw a curve."""
+    """The curves of one task; None where it has too little to draw any."""
     seeds = results.seeds(subject)
     exhaustive = [results.subsets(subject, seed) for seed in seeds]
-    if all(found is not None for found in exhaustive):
+    if all(subsets is not None for subsets in exhaustive):
         return _looked_up(results, subject, seeds)
     if results.about(subject)["section"] == "held_out" and results.labels(subject):
         return _measured(results, subject, seeds)
@@ -62,7 +63,7 @@ def curves_of(results: Results, subject: str) -> Curves | None:
 
 
 def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """From the values under every subset."""
+    """Curves read off from the values under every subset of heads."""
     total = len(results.about(subject)["heads"])
     counts = tuple(range(total + 1))
     masks: dict[str, list[list[int]]] = {}
@@ -97,7 +98,7 @@ def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
 
 
 def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """From the plans that were pruned and evaluated."""
+    """Curves of the plans that were pruned and evaluated."""
     plans = results.scored(subject, seeds[0], results.labels(subject)[0])["plans"]
     counts = tuple(sorted(map(int, plans)))
     values, losses = {}, {}
@@ -116,19 +117,19 @@ def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
         values[FLOOR] = [np.mean([points for points, _ in found], axis=0) for found in random]
         losses[FLOOR] = np.mean([loss for found in random for _, loss in found], axis=0)
         metric = np.array([points.mean(axis=0) for found in random for points, _ in found])
-        draws = {kept: metric[:, place] for place, kept in enumerate(counts)}
+        draws = {kept: metric[:, column] for column, kept in enumerate(counts)}
     return Curves(subject, counts, values, losses, draws)
 
 
 def _points(results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]) -> tuple[Array, Array]:
-    """Every example's value (n, counts), and the losses (counts,)."""
+    """Each example's value (n, counts) and the losses (counts,) of one criterion and seed."""
     curve = results.truth(subject, seed)["ends"] | record["curve"]
     points = [curve[str(kept)] for kept in counts]
     return np.stack([unpack(point["values"]) for point in points], axis=1), np.array([p["loss"] for p in points])
 
 
 def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
-    """(RESAMPLES, columns) means of resampled examples, of resampled seeds.
+    """Bootstrap means (RESAMPLES, columns) over resampled examples, and over resampled seeds.
 
     The same examples and seeds are drawn each time, so that differences between replicates are paired.
 
@@ -144,20 +145,20 @@ def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
 
 
 def _resampled(rows: Array, seed: int) -> Array:
-    """(RESAMPLES, columns) means of the rows (n, columns), drawn with replacement."""
+    """Means (RESAMPLES, columns) of the rows (n, columns), drawn with replacement."""
     count = len(rows)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return np.asarray(weights @ rows / count)
 
 
 def interval(samples: Array) -> tuple[float, float]:
-    """Where 95 % of them lie; NaN where one is."""
+    """The ends of the middle 95 % of samples; NaN where one is."""
     low, high = np.quantile(samples, [0.025, 0.975])
     return float(low), float(high)
 
 
 def over_seeds(means: Array) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t over training seeds; NaN of one seed."""
+    """The 95 % interval of a mean over training seeds, by Student's t; NaN for one seed."""
     if len(means) < 2:
         return float("nan"), float("nan")
     half = stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
@@ -167,38 +168,39 @@ def over_seeds(means: Array) -> tuple[float, float]:
 def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
     """The metric at each head count, with the difference to the dense model on the same examples."""
     rows: list[dict[str, Any]] = []
-    for one in all_curves:
-        for label in one.values:
+    for curve in all_curves:
+        for label in curve.values:
             if label != DENSE:
-                rows += _curve(one, label)
-        rows += _rivals(results, one.subject, one.counts[-1])
+                rows += _curve(curve, label)
+        rows += _rivals(results, curve.subject, curve.counts[-1])
     return pd.DataFrame(rows)
 
 
-def _curve(one: Curves, label: str) -> list[dict[str, Any]]:
-    values, dense = one.values[label], one.values[DENSE]
+def _curve(curve: Curves, label: str) -> list[dict[str, Any]]:
+    """The rows of one criterion's curve."""
+    values, dense = curve.values[label], curve.values[DENSE]
     lost = [mine - its for mine, its in zip(values, dense, strict=True)]
     lost_examples = replicates(lost, over_seeds=False)
     both, examples = replicates(values), replicates(values, over_seeds=False)
     rows = []
-    for place, kept in enumerate(one.counts):
-        means = np.array([found[:, place].mean() for found in values])
-        row = _row(one.subject, label, kept, one.counts[-1], means, both[:, place], examples[:, place])
-        row |= {"loss": one.losses[label][place], "difference": np.mean([found[:, place].mean() for found in lost])}
-        row |= _bounds("difference", interval(lost_examples[:, place]))
-        row |= _bounds("draws", interval(one.draws[kept]) if label == FLOOR else (np.nan, np.nan))
+    for column, kept in enumerate(curve.counts):
+        means = np.array([seed[:, column].mean() for seed in values])
+        row = _row(curve.subject, label, kept, curve.counts[-1], means, both[:, column], examples[:, column])
+        row |= {"loss": curve.losses[label][column], "difference": np.mean([seed[:, column].mean() for seed in lost])}
+        row |= _bounds("difference", interval(lost_examples[:, column]))
+        row |= _bounds("draws", interval(curve.draws[kept]) if label == FLOOR else (np.nan, np.nan))
         rows.append(row)
     return rows
 
 
 def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
-    """Smaller dense models trained from scratch."""
-    found: dict[int, list[Any]] = {}
+    """The rows of smaller dense models trained from scratch."""
+    by_heads: dict[int, list[Any]] = {}
     for seed in results.seeds(subject):
         for _, record in results.details(subject, seed, "rival"):
-            found.setdefault(record["heads_kept"], []).append(record)
+            by_heads.setdefault(record["heads_kept"], []).append(record)
     rows = []
-    for kept, records in sorted(found.items()):
+    for kept, records in sorted(by_heads.items()):
         values = [unpack(record["values"])[:, None] for record in records]
         means = np.array([value.mean() for value in values])
         both, examples = replicates(values)[:, 0], replicates(values, over_seeds=False)[:, 0]
@@ -208,6 +210,7 @@ def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
 
 
 def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Array, examples: Array) -> dict[str, Any]:
+    """A row with its intervals: over seeds and examples, over examples alone, and over seeds alone."""
     return {
         "task": subject,
         "criterion": label,
@@ -223,14 +226,15 @@ def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Ar
 
 
 def _bounds(name: str, bounds: tuple[float, float]) -> dict[str, float]:
+    """Two columns with the ends of an interval."""
     start = f"{name}_" if name else ""
     return {f"{start}low": bounds[0], f"{start}high": bounds[1]}
 
 
-def areas(one: Curves) -> dict[str, list[Array]]:
-    """Label -> for each seed (n,): each example's mean over the kept fraction, by the trapezoidal rule."""
+def areas(curve: Curves) -> dict[str, list[Array]]:
+    """The mean over the kept fraction, by the trapezoidal rule: criterion -> for each seed each example's (n,)."""
     return {
-        label: [trapezoid(found, one.fractions, axis=1) for found in values] for label, values in one.values.items()
+        label: [trapezoid(seed, curve.fractions, axis=1) for seed in values] for label, values in curve.values.items()
     }
 
 
@@ -241,17 +245,17 @@ def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     shares: dict[str, list[tuple[float, Array]]] = {}
-    for one in all_curves:
-        found = areas(one)
-        resampled = {label: _replicates(mine, over_seeds=True) for label, mine in found.items()}
-        means = {label: np.array([area.mean() for area in mine]) for label, mine in found.items()}
-        for label, mine in found.items():
-            row = {"task": one.subject, "criterion": label, "area": means[label].mean(), "seeds": len(means[label])}
+    for curve in all_curves:
+        by_label = areas(curve)
+        resampled = {label: _replicates(mine, over_seeds=True) for label, mine in by_label.items()}
+        means = {label: np.array([area.mean() for area in mine]) for label, mine in by_label.items()}
+        for label, mine in by_label.items():
+            row = {"task": curve.subject, "criterion": label, "area": means[label].mean(), "seeds": len(means[label])}
             row |= _bounds("area", interval(resampled[label]))
             row |= _bounds("examples", interval(_replicates(mine, over_seeds=False)))
             row |= _bounds("seeds", over_seeds(means[label]))
-            row |= _bounds("calibration", _calibration(results, one, label))
-            if FLOOR in found:
+            row |= _bounds("calibration", _calibration(results, curve, label))
+            if FLOOR in by_label:
                 share = float(_share(*(means[name].mean() for name in (label, FLOOR, DENSE))))
                 samples = _share(*(resampled[name] for name in (label, FLOOR, DENSE)))
                 row |= {"share": share, **_bounds("share", interval(samples))}
@@ -266,25 +270,26 @@ def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
 
 
 def _share(area: Any, random: Any, dense: Any) -> Any:
-    """NaN where pruning at random loses nothing."""
+    """An area as a share of the way from random plans to the dense model; NaN where random plans lose nothing."""
     span = np.where(dense == random, np.nan, dense - random)
     return (area - random) / span
 
 
 def _replicates(areas: Sequence[Array], *, over_seeds: bool) -> Array:
+    """Bootstrap means of areas."""
     return replicates([area[:, None] for area in areas], over_seeds=over_seeds)[:, 0]
 
 
-def _calibration(results: Results, one: Curves, label: str) -> tuple[float, float]:
-    """The smallest and the largest area, the mean over seeds, of resampled calibration sets and the set itself."""
-    found = []
-    for seed in results.seeds(one.subject):
-        table = results.subsets(one.subject, seed)
-        record = dict(results.details(one.subject, seed, "resamples", label)).get(label)
+def _calibration(results: Results, curve: Curves, label: str) -> tuple[float, float]:
+    """The smallest and largest area, meaned over seeds, over the calibration set and its resamples."""
+    seed_areas = []
+    for seed in results.seeds(curve.subject):
+        table = results.subsets(curve.subject, seed)
+        record = dict(results.details(curve.subject, seed, "resamples", label)).get(label)
         if table is None or record is None:
             return float("nan"), float("nan")
-        plans = [draw["plans"] for draw in (results.scored(one.subject, seed, label), *record["draws"])]
-        metric = [[table.metric[mask_of(plan[str(kept)])] for kept in one.counts] for plan in plans]
-        found.append(trapezoid(metric, one.fractions, axis=1))
-    draws = np.mean(found, axis=0)
+        plans = [draw["plans"] for draw in (results.scored(curve.subject, seed, label), *record["draws"])]
+        metric = [[table.metric[mask_of(plan[str(kept)])] for kept in curve.counts] for plan in plans]
+        seed_areas.append(trapezoid(metric, curve.fractions, axis=1))
+    draws = np.mean(seed_areas, axis=0)
     return float(draws.min()), float(draws.max())

@@ -14,41 +14,46 @@ def count(batches: Sequence[Any]) -> int:
 
 
 def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
-    """The examples of those numbers, in that order, `size` at a time.
+    """The examples of these numbers, in that order, as batches of `size`.
 
     Args:
         batches: tuples of tensors with examples first. Sequences padded to different lengths are padded to the longest
             with zeros.
     """
     ends = torch.tensor([len(batch[0]) for batch in batches]).cumsum(0)
-    places = [int(torch.searchsorted(ends, row, right=True)) for row in rows]
+    numbers = [int(torch.searchsorted(ends, row, right=True)) for row in rows]
     starts = [0, *ends.tolist()]
-    examples = [_example(batches[place], row - starts[place]) for place, row in zip(places, rows, strict=True)]
+    examples = [_example(batches[number], row - starts[number]) for number, row in zip(numbers, rows, strict=True)]
     return [_merged(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
 def repeat(batch: Any, times: int) -> Any:
-    """All examples of the batch, then all again, …"""
+    """A batch with all examples of another so many times, one round after the other."""
     return _like(batch, [part.repeat(times, *(1,) * (part.dim() - 1)) for part in batch])
 
 
 def _example(batch: Any, row: int) -> Any:
+    """One example of a batch."""
     return _like(batch, [part[row] for part in batch])
 
 
 def _merged(examples: Sequence[Any]) -> Any:
+    """Examples as one batch."""
     return _like(examples[0], [_stacked(parts) for parts in zip(*examples, strict=True)])
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors padded to the largest size of each axis, and stacked."""
     sizes = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
     return torch.stack([_padded(part, sizes) for part in parts])
 
 
 def _padded(part: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A tensor padded with zeros at its ends."""
     missing = [(0, size - have) for size, have in zip(sizes, part.shape, strict=True)]
     return F.pad(part, [number for pair in reversed(missing) for number in pair])
 
 
 def _like(batch: Any, parts: Sequence[Tensor]) -> Any:
+    """Parts as a batch of the same type."""
     return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)

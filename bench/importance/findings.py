@@ -18,31 +18,31 @@ Row = dict[str, Any]
 
 
 def finding_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """Both, with 95 % intervals over examples, of the mean over training seeds."""
-    rows = [row for one in all_curves for row in unnoticed(one)]
+    """The rows of both findings, with 95 % intervals over examples, of the mean over training seeds."""
+    rows = [row for curve in all_curves for row in unnoticed(curve)]
     for subject in results.of_section("held_out"):
         rows += sensitive(results, subject)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def unnoticed(one: Curves) -> list[Row]:
-    """By each criterion the largest share of heads without which the interval of the metric's loss includes 0.
+def unnoticed(curve: Curves) -> list[Row]:
+    """For each criterion the largest share of heads without which the interval of the metric's loss includes 0.
 
     Every smaller share must do so too. The value is the loss at that share.
     """
     rows = []
-    for label, values in one.values.items():
+    for label, values in curve.values.items():
         if label in (DENSE, FLOOR):
             continue
-        lost = [dense - mine for mine, dense in zip(values, one.values[DENSE], strict=True)]
+        lost = [dense - mine for mine, dense in zip(values, curve.values[DENSE], strict=True)]
         samples = replicates(lost, over_seeds=False)
         means = np.mean([found.mean(axis=0) for found in lost], axis=0)
-        best = len(one.counts) - 1
+        best = len(curve.counts) - 1
         while best > 0 and interval(samples[:, best - 1])[0] <= 0:
             best -= 1
         low, high = interval(samples[:, best])
-        kept = one.fractions[best]
-        rows.append(_row(UNNOTICED, one.subject, label, "loss at this share", kept, means[best], low, high, kept < 1))
+        kept = curve.fractions[best]
+        rows.append(_row(UNNOTICED, curve.subject, label, "loss at this share", kept, means[best], low, high, kept < 1))
     return rows
 
 
@@ -51,23 +51,23 @@ def sensitive(results: Results, subject: str) -> list[Row]:
     losses = _losses(results, subject)
     rows = []
     for label, kept in dict.fromkeys((label, kept) for label, kept, _ in losses):
-        kinds = {kind: found for (name, left, kind), found in losses.items() if (name, left) == (label, kept)}
-        for kind, found in kinds.items():
-            low, high = interval(replicates(found, over_seeds=False)[:, 0])
-            value = float(np.mean([lost.mean() for lost in found]))
+        kinds = {kind: seeds for (name, left, kind), seeds in losses.items() if (name, left) == (label, kept)}
+        for kind, seeds in kinds.items():
+            low, high = interval(replicates(seeds, over_seeds=False)[:, 0])
+            value = float(np.mean([lost.mean() for lost in seeds]))
             rows.append(_row(SENSITIVE, subject, label, f"loss without {kind}", kept, value, low, high, None))
         for kind in kinds.keys() - {"cross"} if "cross" in kinds else ():
             more = [cross - other for cross, other in zip(kinds["cross"], kinds[kind], strict=True)]
             low, high = interval(replicates(more, over_seeds=False)[:, 0])
-            value = float(np.mean([found.mean() for found in more]))
+            value = float(np.mean([lost.mean() for lost in more]))
             verdict = "yes" if low > 0 else "no" if high < 0 else "undecided"
             rows.append(_row(SENSITIVE, subject, label, f"cross more than {kind}", kept, value, low, high, verdict))
     return sorted(rows, key=lambda row: (row["criterion"], -row["kept_fraction"], row["what"]))
 
 
 def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list[Array]]:
-    """(label, fraction of the kind kept, kind) -> for each seed (n, 1) what each example's value loses."""
-    found: dict[tuple[str, float, str], list[Array]] = {}
+    """What each example's value loses: (criterion, share of a kind kept, kind) -> for each seed (n, 1)."""
+    losses: dict[tuple[str, float, str], list[Array]] = {}
     for seed in results.seeds(subject):
         truth = results.truth(subject, seed)
         dense = unpack(truth["ends"][str(len(truth["heads"]))]["values"])
@@ -79,13 +79,13 @@ def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list
             for kind, kept in _points(records):
                 values = [unpack(record["kinds"][kind][kept]["values"]) for record in records]
                 fraction = int(kept) / truth["kind_heads"][kind]
-                found.setdefault((label, fraction, kind), []).append((dense - np.mean(values, axis=0))[:, None])
+                losses.setdefault((label, fraction, kind), []).append((dense - np.mean(values, axis=0))[:, None])
     whole = len(results.seeds(subject))
-    return {key: lost for key, lost in found.items() if len(lost) == whole}
+    return {key: lost for key, lost in losses.items() if len(lost) == whole}
 
 
 def _points(records: Sequence[Any]) -> list[tuple[str, str]]:
-    """Kind and head count, of what all these records have."""
+    """The kinds and head counts that all these records have."""
     if not records:
         return []
     return [(kind, kept) for kind, points in records[0].get("kinds", {}).items() for kept in points]

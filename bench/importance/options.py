@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.importance.settings import FULL, QUICK, Settings
+from bench.importance.settings import FULL, QUICK, ImportanceSettings
 from bench.importance.subjects import names, section_of
 from bench.importance.variants import variants
 
@@ -14,7 +14,7 @@ SECTIONS = ("exhaustive", "planted", "held_out")
 
 
 @dataclass(frozen=True)
-class Options:
+class ImportanceOptions:
     """What the command line asks for, checked."""
 
     directory: Path
@@ -22,12 +22,13 @@ class Options:
     labels: tuple[str, ...]
     seeds: int
     jobs: int
-    settings: Settings
+    settings: ImportanceSettings
     docs: Path | None
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """
+def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
+    """Parse the command line.
+
     Raises:
         SystemExit: a value that is not possible; says which ones are.
     """
@@ -47,22 +48,22 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, one thread each; default: 2")
     parser.add_argument("--quick", action="store_true", help="tiny models: to see that everything runs")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the results between the markers of this page")
-    given = parser.parse_args(arguments)
-    seeds = given.seeds if given.seeds is not None else 1 if given.quick else 3
-    for flag, number in (("--seeds", seeds), ("--jobs", given.jobs)):
+    options = parser.parse_args(arguments)
+    seeds = options.seeds if options.seeds is not None else 1 if options.quick else 3
+    for flag, number in (("--seeds", seeds), ("--jobs", options.jobs)):
         if number < 1:
             parser.error(f"{flag}: expected a whole number from 1 up, got {number}")
-    sections = _several(parser, "--only", given.only, SECTIONS)
-    subjects = [name for name in _several(parser, "--tasks", given.tasks, names()) if section_of(name) in sections]
+    sections = _several(parser, "--only", options.only, SECTIONS)
+    subjects = [name for name in _several(parser, "--tasks", options.tasks, names()) if section_of(name) in sections]
     if not subjects:
-        parser.error(f"--tasks: none of {given.tasks} is in {', '.join(sections)}")
-    labels = _several(parser, "--criteria", given.criteria, known)
-    settings = QUICK if given.quick else FULL
-    return Options(given.run, tuple(subjects), labels, seeds, given.jobs, settings, given.docs)
+        parser.error(f"--tasks: none of {options.tasks} is in {', '.join(sections)}")
+    labels = _several(parser, "--criteria", options.criteria, known)
+    settings = QUICK if options.quick else FULL
+    return ImportanceOptions(options.run, tuple(subjects), labels, seeds, options.jobs, settings, options.docs)
 
 
 def _several(parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The comma-separated words, each once and in the order of what is known; all where nothing is given."""
+    """Parse comma-separated words: each once, in the order of what is known; all where nothing is given."""
     if text is None:
         return tuple(known)
     words = {word.strip() for word in text.split(",") if word.strip()}

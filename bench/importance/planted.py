@@ -27,7 +27,7 @@ NOISE = 0.2  # standard deviation of what is added to the evidence
 
 
 class Batch(NamedTuple):
-    """The stream (b, places + 1, e) as the model reads it, and the right classes (b,)."""
+    """The stream (b, places + 1, e) as the model reads it, and the right class of each row (b,)."""
 
     stream: Tensor
     answers: Tensor
@@ -55,7 +55,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A model and its data.
+    """A model built by hand, and its data.
 
     Attributes:
         about: what is planted, in one sentence.
@@ -78,7 +78,7 @@ class Scenario:
         return EvidenceModel(self.layers).eval()
 
     def batches(self, examples: int, size: int, seed: int) -> list[Batch]:
-        """So many examples, `size` at a time."""
+        """Draw so many examples, as batches of `size`."""
         generator = torch.Generator().manual_seed(seed)
         answers = torch.randint(CLASSES, (examples,), generator=generator)
         shown = torch.stack([_shown(answers, self._reliability(place), generator) for place in range(PLACES)], dim=1)
@@ -94,6 +94,7 @@ class Scenario:
         return [Batch(*part) for part in zip(stream.split(size), answers.split(size), strict=True)]
 
     def _reliability(self, place: int) -> float:
+        """How often a place shows the right class; by chance where nothing is said about it."""
         return self.reliability.get(place, 1 / CLASSES)
 
 
@@ -130,6 +131,7 @@ def working(place: int, reliability: float, share: float = 1.0) -> Head:
 
 
 def _write(layer: nn.Module, number: int, head: Head) -> None:
+    """Write the weights of one head into a layer."""
     rows = slice(number * HEAD_DIM, (number + 1) * HEAD_DIM)
     classes = torch.eye(CLASSES)
     query, key, value, output = (layer.get_parameter(f"W_{name}.weight") for name in "qkvo")
@@ -142,7 +144,7 @@ def _write(layer: nn.Module, number: int, head: Head) -> None:
 
 
 def _shown(answers: Tensor, reliability: float, generator: torch.Generator) -> Tensor:
-    """The answers, each with that probability; else another class."""
+    """The class that a place shows of each row: the right one with that probability, else another."""
     right = torch.rand(len(answers), generator=generator) < reliability
     others = (answers + torch.randint(1, CLASSES, answers.shape, generator=generator)) % CLASSES
     return torch.where(right, answers, others)
@@ -160,6 +162,7 @@ def _scenario(
 
 
 def dead() -> Scenario:
+    """Heads that can't have an effect, among working ones."""
     q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45}
     silent = Head(4, {OWN: 2.0}, gain=0.0)
     deaf = Head(5, {}, gain=4.0)
@@ -174,6 +177,7 @@ def dead() -> Scenario:
 
 
 def duplicate() -> Scenario:
+    """Two heads that compute the same."""
     q = {0: 0.9, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(1, q[1]), working(0, q[0], 0.75), working(2, q[2]), working(0, q[0], 0.75), working(3, q[3])]
     return _scenario(
@@ -182,6 +186,7 @@ def duplicate() -> Scenario:
 
 
 def redundant() -> Scenario:
+    """Two heads that find the same evidence at different places."""
     q = {0: 0.9, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(0, q[0], 0.75), working(1, q[1]), working(2, q[2]), working(4, q[0], 0.75), working(3, q[3])]
     return _scenario(
@@ -190,12 +195,14 @@ def redundant() -> Scenario:
 
 
 def harmful() -> Scenario:
+    """A head that only adds noise."""
     q = {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(0, q[0]), working(1, q[1]), Head(4, {OWN: 2.0}), working(2, q[2]), working(3, q[3])]
     return _scenario("a head that adds the class of a place which knows nothing", [heads], {0: (2,)}, q)
 
 
 def cancelling() -> Scenario:
+    """Two heads whose noise cancels."""
     q = {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.5, 5: 0.9}
     noise, evidence = 5.0, weight_of_evidence(q[5])
     heads = [
@@ -216,6 +223,7 @@ def cancelling() -> Scenario:
 
 
 def relay() -> Scenario:
+    """Two heads of different layers that work together only."""
     q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45, 4: 0.9}
     first = [
         working(0, q[0]),

@@ -19,7 +19,7 @@ BEST, RIVAL = "best subset", "trained small"
 
 @dataclass(frozen=True)
 class Subsets:
-    """Every subset of one model's heads.
+    """What every subset of one model's heads loses and reaches.
 
     Attributes:
         losses: (2^h,), held out. values: (2^h, n).
@@ -31,21 +31,22 @@ class Subsets:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
+        """How many heads each subset keeps, (2^h,)."""
         return np.array([int(mask).bit_count() for mask in range(len(self.losses))])
 
     @cached_property
     def metric(self) -> Array:
-        """(2^h,), the mean of the values."""
+        """The metric of each subset, the mean of its values, (2^h,)."""
         return self.values.mean(axis=1, dtype=np.float64)
 
     def of_size(self, kept: int) -> NDArray[np.int64]:
-        """The masks that keep so many heads, the one with the smallest loss first."""
+        """The subsets that keep so many heads, by number, the one with the smallest loss first."""
         masks = np.flatnonzero(self.sizes == kept)
         return masks[np.argsort(self.losses[masks], kind="stable")]
 
 
 class Results:
-    """The finished cases of a run."""
+    """What the finished cases of a run have found out."""
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self._found = {
@@ -57,53 +58,56 @@ class Results:
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
-        """Those of which the truth is known."""
+        """The subjects whose truth is known."""
         return tuple(dict.fromkeys(name for name, _, what, _ in sorted(self._found) if what == "truth"))
 
     def of_section(self, *sections: str) -> tuple[str, ...]:
+        """The subjects of these sections."""
         return tuple(name for name in self.subjects if self.about(name)["section"] in sections)
 
     def seeds(self, subject: str) -> tuple[int, ...]:
-        """Those of which the truth is known."""
+        """The training seeds of a subject whose truth is known."""
         return tuple(sorted(seed for name, seed, what, _ in self._found if name == subject and what == "truth"))
 
     def about(self, subject: str) -> Record:
-        """The truth of the first seed: its heads, examples and so on are those of all seeds."""
+        """The truth of the first seed, whose heads, examples and so on are those of all seeds."""
         return self.truth(subject, self.seeds(subject)[0])
 
     def truth(self, subject: str, seed: int) -> Record:
+        """The record of leave-one-out on held-out data."""
         return self._found[subject, seed, "truth", ""]
 
     def increases(self, subject: str, seed: int) -> Array:
-        """(h,): leave-one-out on all held-out examples."""
+        """The increase of the held-out loss without each head, over all held-out examples, (h,)."""
         halves = self.truth(subject, seed)["halves"]
         weights = [half["examples"] for half in halves]
         return np.average([half["scores"] for half in halves], axis=0, weights=weights)
 
     def labels(self, subject: str) -> tuple[str, ...]:
-        """Criteria with scores for every seed; without the random draws."""
+        """The criteria that have scores for every seed, less the random draws."""
         seeds = self.seeds(subject)
         seen: dict[str, set[int]] = {}
         for name, seed, what, detail in self._found:
             if (name, what) == (subject, "scores") and not detail.startswith(FLOOR):
                 seen.setdefault(detail, set()).add(seed)
-        return tuple(sorted(label for label, found in seen.items() if found >= set(seeds)))
+        return tuple(sorted(label for label, seeds_done in seen.items() if seeds_done >= set(seeds)))
 
     def scored(self, subject: str, seed: int, label: str) -> Record:
+        """The record of a criterion's scores."""
         return self._found[subject, seed, "scores", label]
 
     def draws(self, subject: str, seed: int) -> list[Record]:
-        """The random plans."""
+        """The records of the random plans."""
         return [record for _, record in self.details(subject, seed, "scores", f"{FLOOR}@")]
 
     def details(self, subject: str, seed: int, what: str, start: str = "") -> Iterator[tuple[str, Record]]:
-        """What was done of one sort: detail and record."""
+        """The finished cases of one sort: detail and record."""
         for (name, number, kind, detail), record in sorted(self._found.items()):
             if (name, number, kind) == (subject, seed, what) and detail.startswith(start):
                 yield detail, record
 
     def subsets(self, subject: str, seed: int) -> Subsets | None:
-        """None where they are not evaluated, or not all yet."""
+        """Every subset of the heads; None where they are not evaluated, or not all yet."""
         if (subject, seed) not in self._subsets:
             parts = {int(detail): record for detail, record in self.details(subject, seed, "subsets")}
             heads = len(self.truth(subject, seed)["heads"])
@@ -114,9 +118,10 @@ class Results:
 
 def mask_of(kept: list[int]) -> int:
     """The number of the subset that keeps the heads at these positions."""
-    return sum(1 << place for place in kept)
+    return sum(1 << position for position in kept)
 
 
 def _joined(parts: list[Record]) -> Subsets:
+    """The subsets of all parts together."""
     losses = np.concatenate([part["losses"] for part in parts])
     return Subsets(losses, np.concatenate([unpack(part["values"]).astype(np.float32) for part in parts]))

@@ -5,8 +5,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The same for all cases of a run directory.
+class ImportanceSettings:
+    """How much is measured; the same for all cases of a run directory.
 
     Attributes:
         quick: tiny models and few examples, only to see that everything runs.
@@ -30,12 +30,12 @@ class Settings:
     parts: int = 8
 
     def document(self) -> dict[str, Any]:
-        """As it stands in `environment.json`."""
+        """The settings as they stand in `environment.json`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-FULL = Settings()
-QUICK = Settings(
+FULL = ImportanceSettings()
+QUICK = ImportanceSettings(
     quick=True, random_draws=2, kind_draws=1, resamples=2, sizes=(16, 32), slices=2, rounds=2, permutations=(2, 2),
     parts=2,
 )  # fmt: skip

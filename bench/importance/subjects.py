@@ -25,7 +25,7 @@ EVERY_SUBSET = 12  # heads at most, for every subset of them to be evaluated
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its data.
+    """What criteria are tried on: a model and its data.
 
     Attributes:
         metric: what the values of `per_example` are, as a reader would call it.
@@ -56,11 +56,12 @@ class Subject:
 
     @cached_property
     def model(self) -> nn.Module:
+        """The model, built when it is first asked for."""
         return self.build()
 
     @cached_property
     def heads(self) -> tuple[tuple[str, int], ...]:
-        """Layer and number of every head, in the order in which all else counts them."""
+        """The layer and the number of every head, in the order of positions."""
         layers = mha.find_attention(self.model)
         return tuple((name, head) for name, layer in layers.items() for head in layer.heads)
 
@@ -77,7 +78,7 @@ class Subject:
         return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
 
     def plan(self, kept: Sequence[int]) -> mha.HeadPlan:
-        """The plan that keeps the heads of those positions in `heads`."""
+        """The plan that keeps the heads at these positions."""
         keep: dict[str, list[int]] = {name: [] for name, _ in self.heads}
         for position in kept:
             name, head = self.heads[position]
@@ -85,11 +86,11 @@ class Subject:
         return mha.HeadPlan(keep)
 
     def positions(self, plan: mha.HeadPlan) -> list[int]:
-        """The positions in `heads` that the plan keeps."""
-        return [place for place, (name, head) in enumerate(self.heads) if head in plan.keep[name]]
+        """The positions of the heads that a plan keeps."""
+        return [position for position, (name, head) in enumerate(self.heads) if head in plan.keep[name]]
 
     def flat(self, scores: mha.HeadScores) -> list[float]:
-        """The scores in the order of `heads`."""
+        """The scores of all heads by position."""
         return [scores.scores[name][scores.heads[name].index(head)].item() for name, head in self.heads]
 
     def evaluate(self, model: nn.Module) -> tuple[float, Tensor]:
@@ -105,6 +106,7 @@ def names() -> tuple[str, ...]:
 
 
 def section_of(name: str) -> Section:
+    """The section that a subject belongs to."""
     return _SUBJECTS[name][0]
 
 
@@ -125,6 +127,7 @@ class Small(Digits):
 
 
 def _small(seed: int, quick: bool) -> Subject:
+    """Few digits, and so few heads that every subset is evaluated."""
     settings = replace(SMALL, seed=seed)
     if quick:
         settings = replace(settings, layers=2, heads=2, steps=30, distortions=1)
@@ -132,6 +135,7 @@ def _small(seed: int, quick: bool) -> Subject:
 
 
 def _large(seed: int, quick: bool) -> Subject:
+    """The reference task `digits`."""
     settings = DigitsSettings(seed=seed)
     if quick:
         settings = replace(settings, width=32, hidden=32, layers=3, heads=5, head_dim=4, steps=30, distortions=1)
@@ -139,6 +143,8 @@ def _large(seed: int, quick: bool) -> Subject:
 
 
 def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int) -> Subject:
+    """A subject of rows of digits."""
+
     def per_example(model: nn.Module, rows: Any) -> tuple[Tensor, Tensor]:
         logits = task.forward(model, rows)
         losses = F.cross_entropy(logits.flatten(0, 1), rows.answers.flatten(), reduction="none")
@@ -161,6 +167,7 @@ def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], 
 
 
 def _dates(seed: int, quick: bool) -> Subject:
+    """The subject of dates."""
     settings = DatesSettings(seed=seed)
     if quick:
         settings = replace(
@@ -195,6 +202,7 @@ def _dates(seed: int, quick: bool) -> Subject:
 
 
 def _planted(scenario: str, seed: int, quick: bool) -> Subject:
+    """The subject of a scenario built by hand."""
     plant = planted.SCENARIOS[scenario]()
     examples = 64 if quick else 512
 

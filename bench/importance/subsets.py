@@ -14,12 +14,12 @@ ROWS = 4000  # examples in one pass, all masks together
 
 
 def masks(heads: int) -> Tensor:
-    """(2^h, h): row m keeps head i if bit i of m is set."""
+    """All subsets of heads (2^h, h): row m keeps the head at position i if bit i of m is set."""
     return (torch.arange(2**heads)[:, None] >> torch.arange(heads)) & 1
 
 
 def evaluate(subject: Subject, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The held-out loss of each mask (m,), float64, and the value of each example under each mask (m, n).
+    """The held-out loss of each mask (m,), in float64, and the value of each example under each mask (m, n).
 
     Several masks go through the model in one batch: an example stands there once for each, with gates of its own.
 
@@ -30,14 +30,14 @@ def evaluate(subject: Subject, kept: Tensor) -> tuple[Tensor, Tensor]:
     values = []
     with torch.inference_mode():
         for batch in subject.held_out:
-            losses, found = _one_batch(subject, batch, kept)
+            losses, batch_values = _one_batch(subject, batch, kept)
             total += losses.double().sum(dim=1)
-            values.append(found)
+            values.append(batch_values)
     return total / count(subject.held_out), torch.cat(values, dim=1)
 
 
 def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and value, both (m, b)."""
+    """The losses and values of a batch's examples under each mask, both (m, b)."""
     examples = len(batch[0])
     together = max(1, ROWS // examples)
     layers = mha.find_attention(subject.model)
@@ -51,7 +51,7 @@ def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple
 
 
 def _gates(subject: Subject, kept: Tensor) -> dict[str, Tensor]:
-    """Layer name -> (rows, its heads), from (rows, all heads)."""
+    """The gates of each layer: its name -> (rows, its heads), from (rows, all heads)."""
     columns: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(subject.heads):
         columns.setdefault(name, []).append(position)

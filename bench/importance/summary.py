@@ -13,7 +13,7 @@ from bench.importance.records import RunError
 from bench.importance.results import BEST, RIVAL
 from bench.importance.tables import TRUTH
 from bench.importance.variants import FLOOR
-from mha.values.atomic_files import appears_whole
+from bench.measure.files import write_text
 
 START, END = "<!-- results: written by nox -s importance -->", "<!-- end of the results -->"
 NAMES = (
@@ -28,12 +28,12 @@ Frames = Mapping[str, pd.DataFrame]
 
 
 def write_summary(directory: Path) -> str:
-    """Write `summary.md`; its text."""
+    """Write `summary.md`, and return its text."""
     frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
     about = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     parts = [_head(about), *(part(frames) for part in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed))]
     text = "\n\n".join(part for part in parts if part) + "\n"
-    _write(directory / "summary.md", text)
+    write_text(directory / "summary.md", text)
     return text
 
 
@@ -47,11 +47,11 @@ def write_docs(page: Path, summary: str) -> None:
     _, end, after = rest.partition(END)
     if not start or not end:
         raise RunError(f"{page}: expected the lines {START!r} and {END!r}, between which the results are written")
-    _write(page, f"{before}{START}\n\n{summary}\n{END}{after}")
+    write_text(page, f"{before}{START}\n\n{summary}\n{END}{after}")
 
 
 def trust(frames: Frames) -> str:
-    """One row for each criterion, the best share on top."""
+    """A table with a row for each criterion, the best share on top."""
     areas, rows = frames["areas"], []
     if not _ranked(frames):
         return ""
@@ -77,7 +77,7 @@ def trust(frames: Frames) -> str:
 
 
 def fronts(frames: Frames) -> str:
-    """The criteria that no cheaper one beats."""
+    """A sentence with the criteria that no cheaper one beats."""
     shares = _all_shares(frames)
     if not (front := _front(frames)):
         return ""
@@ -86,7 +86,7 @@ def fronts(frames: Frames) -> str:
 
 
 def plants(frames: Frames) -> str:
-    """For each scenario the share of head counts at which what was planted is treated right."""
+    """A table for the scenarios: the share of head counts at which what was planted is treated right."""
     frame = frames["planted"]
     if frame.empty:
         return ""
@@ -101,7 +101,7 @@ def plants(frames: Frames) -> str:
 
 
 def subsets(frames: Frames) -> str:
-    """How a criterion's subsets stand among all of their size."""
+    """A table of how a criterion's subsets stand among all of their size."""
     frame = frames["exhaustive"]
     frame = frame[~frame["task"].str.startswith("planted")] if len(frame) else frame
     if frame.empty:
@@ -123,27 +123,28 @@ def subsets(frames: Frames) -> str:
 
 
 def rivals(frames: Frames) -> str:
-    """Smaller dense models trained from scratch beside the best criterion's pruned ones."""
+    """A table of smaller dense models trained from scratch beside the best criterion's pruned ones."""
     frame = frames["curves"]
     if frame.empty or not (frame["criterion"] == RIVAL).any():
         return ""
     rows = []
     chosen = _ranked(frames)[:1]
     for row in _records(frame[frame["criterion"] == RIVAL]):
-        same = [one for one in _records(frame) if all(one[key] == row[key] for key in ("task", "heads_kept"))]
-        points = {one["criterion"]: _estimate(one, "") for one in same}
+        same = [point for point in _records(frame) if all(point[key] == row[key] for key in ("task", "heads_kept"))]
+        points = {point["criterion"]: _estimate(point, "") for point in same}
         cells = [points.get(label, NOTHING) for label in (RIVAL, *chosen, BEST, FLOOR)]
         rows.append([row["task"], f"{row['heads_kept']} of {row['heads_total']}", *cells])
     return _table(["task", "heads", RIVAL, *chosen, BEST, "random, mean"], rows)
 
 
 def sensitive(frames: Frames) -> str:
+    """The finding that cross-attention is the most sensitive kind, and a table of the losses."""
     frame = frames["findings"]
     frame = frame[(frame["finding"] == SENSITIVE)] if len(frame) else frame
     if frame.empty:
         return ""
     answer = frame.loc[frame["what"].str.startswith(MORE), "holds"].value_counts().to_dict()
-    said = ", ".join(f"{answer.get(word, 0)} {word}" for word in ("yes", "no", "undecided"))
+    counted = ", ".join(f"{answer.get(word, 0)} {word}" for word in ("yes", "no", "undecided"))
     kinds = sorted(what.removeprefix(LOSS) for what in set(frame["what"]) if what.startswith(LOSS))
     rows = []
     for label, kept in dict.fromkeys((row["criterion"], row["kept_fraction"]) for row in _records(frame)):
@@ -153,10 +154,11 @@ def sensitive(frames: Frames) -> str:
         holds = [f"{what.removeprefix(MORE)}: {row['holds']}" for what, row in same.items() if what.startswith(MORE)]
         rows.append([label, f"{kept:.0%}", *(_estimate(same[LOSS + kind], "") for kind in kinds), ", ".join(holds)])
     header = ["heads chosen by", "of one kind kept", *(f"lost: {kind}" for kind in kinds), "cross loses more"]
-    return f"Finding: {SENSITIVE}. Over all comparisons: {said}.\n\n{_table(header, rows)}"
+    return f"Finding: {SENSITIVE}. Over all comparisons: {counted}.\n\n{_table(header, rows)}"
 
 
 def unnoticed(frames: Frames) -> str:
+    """The finding that a share of heads goes unnoticed, and a table of the shares."""
     frame = frames["findings"]
     frame = frame[(frame["finding"] == UNNOTICED)] if len(frame) else frame
     if frame.empty:
@@ -170,6 +172,7 @@ def unnoticed(frames: Frames) -> str:
 
 
 def _head(about: Mapping[str, object]) -> str:
+    """What was measured on, and when."""
     quick = " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(about) else ""
     packages = about["packages"]
     torch = packages["torch"] if isinstance(packages, dict) else "?"
@@ -183,12 +186,13 @@ def _is_quick(about: Mapping[str, object]) -> bool:
 
 
 def _ranked(frames: Frames) -> list[str]:
-    """Criteria by their share over all tasks; references left out."""
+    """The criteria by their share over all tasks, the best first; references are left out."""
     shares = _all_shares(frames)
     return sorted((label for label in shares if label not in REFERENCES), key=lambda label: -shares[label])
 
 
 def _all_shares(frames: Frames) -> dict[str, float]:
+    """The share of each criterion over all tasks."""
     areas = frames["areas"]
     if areas.empty or "share" not in areas:
         return {}
@@ -198,6 +202,7 @@ def _all_shares(frames: Frames) -> dict[str, float]:
 
 
 def _front(frames: Frames) -> list[str]:
+    """The criteria that no cheaper one beats, from cheap to dear."""
     shares, front, best = _all_shares(frames), [], 0.0
     priced = [(price, label) for label in _ranked(frames) if (price := _price(frames, label)) is not None]
     for _, label in sorted(priced, key=lambda row: (row[0], -shares[row[1]])):
@@ -208,21 +213,23 @@ def _front(frames: Frames) -> list[str]:
 
 
 def _price(frames: Frames, label: str) -> float | None:
-    """Readings of the calibration set, on the task with most heads that was scored."""
+    """How often a criterion reads the calibration set, on the task with most heads that was scored."""
     return _last(frames["cost"], "readings", label)
 
 
 def _seconds(frames: Frames, label: str) -> float | None:
+    """How many seconds a criterion takes, on the same task."""
     return _last(frames["cost"], "seconds", label)
 
 
 def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
+    """A column of the cost table, on the dearest task."""
     rows = cost[cost["criterion"] == label] if len(cost) else cost
     return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
 
 
 def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
-    """The mean of a column over the rows of which this holds; None if there are none."""
+    """The mean of a column over the rows that have these values; None if there are none."""
     if frame.empty:
         return None
     for name, value in where.items():
@@ -232,6 +239,7 @@ def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
 
 
 def _share(areas: pd.DataFrame, task: str, label: str) -> str:
+    """The share of a criterion on a task, with its interval."""
     rows = _records(areas[(areas["task"] == task) & (areas["criterion"] == label)])
     return _estimate(rows[0], "share", ".2f") if rows and not pd.isna(rows[0]["share"]) else NOTHING
 
@@ -243,6 +251,7 @@ def _estimate(row: Mapping[str, Any], name: str, style: str = ".3f") -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as mappings."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
@@ -256,12 +265,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    """Read a table; an empty one where nothing stands in the file."""
     try:
         return pd.read_csv(path, keep_default_na=True)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-
-
-def _write(path: Path, text: str) -> None:
-    with appears_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

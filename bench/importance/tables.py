@@ -41,14 +41,14 @@ def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
 
 
 def scores(results: Results) -> pd.DataFrame:
-    """One row for each head; random draws left out."""
+    """A row for each head, criterion and seed; random draws are left out."""
     rows = []
     for subject in results.subjects:
         heads = results.about(subject)["heads"]
         for seed in results.seeds(subject):
-            found = {TRUTH: results.increases(subject, seed)}
-            found |= {label: results.scored(subject, seed, label)["scores"] for label in results.labels(subject)}
-            for label, row in found.items():
+            flat_scores = {TRUTH: results.increases(subject, seed)}
+            flat_scores |= {label: results.scored(subject, seed, label)["scores"] for label in results.labels(subject)}
+            for label, row in flat_scores.items():
                 rows += [
                     (subject, seed, label, layer, head, score) for (layer, head), score in zip(heads, row, strict=True)
                 ]
@@ -70,40 +70,41 @@ def agreement(results: Results) -> pd.DataFrame:
             truth = results.increases(subject, seed)
             flat[TRUTH], plans[TRUTH] = truth, _plans(truth, [int(kept) for kept in next(iter(plans.values()), ())])
             halves = [np.array(half["scores"]) for half in results.truth(subject, seed)["halves"]]
-            for one in flat:
-                for other in flat:
-                    first, second = flat[one], flat[other]
-                    if one == other == TRUTH and len(halves) == 2:
+            for first_label in flat:
+                for second_label in flat:
+                    first, second = flat[first_label], flat[second_label]
+                    if first_label == second_label == TRUTH and len(halves) == 2:
                         first, second = halves
-                    row = {"task": subject, "seed": seed, "criterion": one, "other": other}
+                    row = {"task": subject, "seed": seed, "criterion": first_label, "other": second_label}
                     row |= dict(zip(("spearman", "kendall"), correlations(first, second), strict=True))
-                    row |= _overlaps(plans[one], plans[other], len(truth))
+                    row |= _overlaps(plans[first_label], plans[second_label], len(truth))
                     rows.append(row)
     columns = ["task", "seed", "criterion", "other", "spearman", "kendall", *(f"overlap_{x:g}" for x in OVERLAP)]
     return pd.DataFrame(rows, columns=columns)
 
 
-def correlations(one: Array, other: Array) -> tuple[float, float]:
-    """Spearman's and Kendall's; NaN where one of both is constant."""
+def correlations(first: Array, second: Array) -> tuple[float, float]:
+    """The rank correlations of Spearman and Kendall; NaN where one of both is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        return float(stats.spearmanr(one, other).statistic), float(stats.kendalltau(one, other).statistic)
+        return float(stats.spearmanr(first, second).statistic), float(stats.kendalltau(first, second).statistic)
 
 
 def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
+    """The best heads by scores: head count -> positions."""
     ranked = np.argsort(-flat, kind="stable")
     return {str(kept): ranked[:kept].tolist() for kept in counts}
 
 
-def _overlaps(one: Mapping[str, list[int]], other: Mapping[str, list[int]], total: int) -> dict[str, float]:
-    """Shares of the heads that one prunes which the other prunes too, at the head counts nearest to OVERLAP."""
-    found = {}
+def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], total: int) -> dict[str, float]:
+    """How many of the heads that one prunes the other prunes too, as shares, at the head counts nearest to OVERLAP."""
+    shares = {}
     for share in OVERLAP:
-        inner = [kept for kept in map(int, one) if 0 < kept < total]
+        inner = [kept for kept in map(int, first) if 0 < kept < total]
         kept = str(min(inner, key=lambda kept: abs(total - kept - share * total)))
-        gone = [set(range(total)) - set(plan[kept]) for plan in (one, other)]
-        found[f"overlap_{share:g}"] = len(gone[0] & gone[1]) / len(gone[0])
-    return found
+        gone = [set(range(total)) - set(plan[kept]) for plan in (first, second)]
+        shares[f"overlap_{share:g}"] = len(gone[0] & gone[1]) / len(gone[0])
+    return shares
 
 
 def exhaustive(results: Results) -> pd.DataFrame:
@@ -121,7 +122,7 @@ def exhaustive(results: Results) -> pd.DataFrame:
                     rows.append(row | _standing(table, masks, mask_of(plans[str(kept)]), kept))
             for kept, masks in enumerate(sized):
                 standings = [_standing(table, masks, int(mask), kept) for mask in masks]
-                mean = {name: float(np.mean([one[name] for one in standings])) for name in standings[0]}
+                mean = {name: float(np.mean([standing[name] for standing in standings])) for name in standings[0]}
                 rows.append({"task": subject, "seed": seed, "criterion": FLOOR, "draw": 0, **mean, "heads_kept": kept})
                 rows.append({"task": subject, "seed": seed, "criterion": BEST, "draw": 0, **standings[0]})
     columns = [
@@ -132,15 +133,15 @@ def exhaustive(results: Results) -> pd.DataFrame:
 
 
 def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int, Mapping[str, list[int]]]]:
-    """Label, draw of the calibration set, plans."""
-    found = [(label, 0, results.scored(subject, seed, label)["plans"]) for label in results.labels(subject)]
+    """The plans of all criteria, and of their resamples: criterion, draw of the calibration set, plans."""
+    plans = [(label, 0, results.scored(subject, seed, label)["plans"]) for label in results.labels(subject)]
     for label, record in results.details(subject, seed, "resamples"):
-        found += [(label, draw, one["plans"]) for draw, one in enumerate(record["draws"], start=1)]
-    return sorted(found, key=lambda row: row[:2])
+        plans += [(label, draw, resample["plans"]) for draw, resample in enumerate(record["draws"], start=1)]
+    return sorted(plans, key=lambda row: row[:2])
 
 
 def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, float]:
-    """How a subset stands among those of its size, `masks`, the best one first; rank 1 is the best."""
+    """How a subset stands among those of its size, `masks`, of which the first is the best; rank 1 is the best."""
     loss, best = table.losses[mask], table.losses[masks[0]]
     shared = (mask & int(masks[0])).bit_count()
     return {
@@ -156,7 +157,7 @@ def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, flo
 
 
 def planted(results: Results) -> pd.DataFrame:
-    """Whether a criterion treats what was planted as the best subsets do, over all head counts.
+    """How often a criterion treats what was planted as the best subsets do, over all head counts.
 
     `right`: the share of head counts at which it keeps as many of the planted heads as a best subset of that size.
     `regret`: the mean over head counts of the loss above that of the best subset.
@@ -184,13 +185,13 @@ def planted(results: Results) -> pd.DataFrame:
 
 
 def planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
-    """How many planted heads the best subsets keep; several numbers where they are tied."""
+    """How many planted heads a best subset keeps; several numbers where some are tied."""
     best = table.losses[masks] <= table.losses[masks[0]] + TIE
     return {(int(mask) & plant).bit_count() for mask in masks[best]}
 
 
 def stability(results: Results) -> pd.DataFrame:
-    """Rank correlation of the scores from parts of the calibration set with those from all of it, and between parts."""
+    """How scores from parts of the calibration set correlate with those from all of it, and with each other."""
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
         for seed in results.seeds(subject):
@@ -199,20 +200,20 @@ def stability(results: Results) -> pd.DataFrame:
                     continue
                 whole = np.array(results.scored(subject, seed, label)["scores"])
                 for examples, parts in record["sizes"].items():
-                    found = [correlations(np.array(part), whole)[0] for part in parts]
+                    to_whole = [correlations(np.array(part), whole)[0] for part in parts]
                     pairs = [
-                        correlations(np.array(one), np.array(other))[0]
-                        for place, one in enumerate(parts)
-                        for other in parts[:place]
+                        correlations(np.array(first), np.array(second))[0]
+                        for number, first in enumerate(parts)
+                        for second in parts[:number]
                     ]
                     between = float(np.mean(pairs)) if pairs else np.nan
-                    rows += [(subject, seed, label, int(examples), part, x, between) for part, x in enumerate(found)]
+                    rows += [(subject, seed, label, int(examples), part, x, between) for part, x in enumerate(to_whole)]
     columns = ["task", "seed", "criterion", "examples", "part", "spearman", "between"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def cost(results: Results) -> pd.DataFrame:
-    """Runs of the model over a batch, and CPU seconds on one thread, the mean over seeds.
+    """What each criterion spends: runs of the model over a batch, and CPU seconds on one thread; means over seeds.
 
     `readings`: what that amounts to in forward passes over the calibration set, a backward pass counted as two.
     """

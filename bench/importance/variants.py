@@ -19,8 +19,8 @@ SLOW = ("shapley",)  # not scored again and again where a model has many heads; 
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A criterion and how it is used.
+class ScoringVariant:
+    """A criterion, and how it is used.
 
     Attributes:
         label: as results name it.
@@ -35,7 +35,7 @@ class Variant:
     def score(
         self, model: Any, batches: Sequence[Any], loss: Any, *, seed: int, rounds: int, permutations: int
     ) -> mha.HeadScores:
-        """The scores of all heads.
+        """The scores of all heads by this variant.
 
         Args:
             rounds: in how many, where there are rounds.
@@ -50,13 +50,14 @@ class Variant:
 
     @property
     def slow(self) -> bool:
+        """Whether scoring takes long."""
         return self.rounds or self.criterion in SLOW
 
 
-def variants() -> dict[str, Variant]:
-    """All of them by label; a criterion that the library gains is there without an edit."""
+def variants() -> dict[str, ScoringVariant]:
+    """All variants by label; a criterion that the library gains is there without an edit."""
     known = mha.criteria()
-    several = [Variant(name, name) for name in known]
-    several += [Variant(f"{name}+{word}", name, options) for name, word, options in OPTIONS if name in known]
-    several += [Variant(f"{name}+{ROUNDS}", name, rounds=True) for name in IN_ROUNDS if name in known]
+    several = [ScoringVariant(name, name) for name in known]
+    several += [ScoringVariant(f"{name}+{word}", name, options) for name, word, options in OPTIONS if name in known]
+    several += [ScoringVariant(f"{name}+{ROUNDS}", name, rounds=True) for name in IN_ROUNDS if name in known]
     return {variant.label: variant for variant in sorted(several, key=lambda variant: variant.label)}

@@ -18,35 +18,39 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench.importance.cases import Case, run
+from bench.importance.cases import ImportanceCase, run
 from bench.importance.records import FAILED, OK, write
-from bench.importance.settings import Settings
+from bench.importance.settings import ImportanceSettings
 from bench.measure.threads import one_thread
 
 Outcome = Mapping[str, Any]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several trainings would overwrite each other
 
 
-def do(directory: Path, case: Case, settings: Settings) -> Outcome:
-    """Do one case and write its record; what it raises is recorded, and the others go on."""
-    about = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
+def do(directory: Path, case: ImportanceCase, settings: ImportanceSettings) -> Outcome:
+    """Do one case and write its record; what it raises is recorded too, and the others go on."""
+    identity = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
     start, cpu = time.perf_counter(), time.process_time()
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with one_thread():
                 outcome = {"status": OK, "error": None, **run(case, settings)}
         except Exception:
             outcome = {"status": FAILED, "error": traceback.format_exc()}
-    texts = list(dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in said))
+    texts = list(dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in caught))
     took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    record = {**about, **outcome, "warnings": texts, **took}
+    record = {**identity, **outcome, "warnings": texts, **took}
     write(directory, record)
     return record
 
 
 def do_all(
-    directory: Path, cases: Sequence[Case], settings: Settings, jobs: int, done: Callable[[Case, Outcome], None]
+    directory: Path,
+    cases: Sequence[ImportanceCase],
+    settings: ImportanceSettings,
+    jobs: int,
+    done: Callable[[ImportanceCase, Outcome], None],
 ) -> None:
     """Do all cases in their order, `jobs` at a time, in this process if one; `done` is told of each.
 
@@ -69,15 +73,16 @@ def do_all(
 
 @dataclass
 class _Team:
-    """The workers; each has a pipe, over which it gets cases and says what became of them."""
+    """The worker processes; each has a pipe, over which it gets cases and says what became of them."""
 
     directory: Path
-    settings: Settings
+    settings: ImportanceSettings
     processes: dict[Connection, BaseProcess] = field(default_factory=dict)
-    busy: dict[Connection, Case] = field(default_factory=dict)
+    busy: dict[Connection, ImportanceCase] = field(default_factory=dict)
     idle: list[Connection] = field(default_factory=list)
 
-    def hire(self, case: Case) -> None:
+    def hire(self, case: ImportanceCase) -> None:
+        """Start a worker, and give it its first case."""
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.directory, self.settings), daemon=True)
@@ -88,7 +93,8 @@ class _Team:
         self.idle.append(mine)
         self.give(case)
 
-    def give(self, case: Case) -> None:
+    def give(self, case: ImportanceCase) -> None:
+        """Give a case to a worker that has none."""
         if not self.idle:
             self.hire(case)
             return
@@ -96,7 +102,7 @@ class _Team:
         pipe.send(case)
         self.busy[pipe] = case
 
-    def next_done(self) -> tuple[Case, Outcome]:
+    def next_done(self) -> tuple[ImportanceCase, Outcome]:
         """Wait for the next case that is finished."""
         pipe = next(iter(wait(list(self.busy))))
         assert isinstance(pipe, Connection)
@@ -109,13 +115,14 @@ class _Team:
             process.join()
             error = f"the process that worked on it ended with code {process.exitcode}; was there enough memory?"
             outcome = {"status": FAILED, "error": error}
-            about = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what}
-            write(self.directory, {**about, "detail": case.detail, **outcome})
+            identity = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what}
+            write(self.directory, {**identity, "detail": case.detail, **outcome})
         return case, outcome
 
 
 @contextmanager
-def _team(directory: Path, settings: Settings) -> Iterator[_Team]:
+def _team(directory: Path, settings: ImportanceSettings) -> Iterator[_Team]:
+    """Within the context a team can be hired; afterwards its workers are gone."""
     team = _Team(directory, settings)
     try:
         yield team
@@ -127,8 +134,8 @@ def _team(directory: Path, settings: Settings) -> Iterator[_Team]:
             process.join()
 
 
-def _work(pipe: Connection, directory: Path, settings: Settings) -> None:
-    """Do what comes over the pipe until it is closed, as it is when the other side ends, however it ends."""
+def _work(pipe: Connection, directory: Path, settings: ImportanceSettings) -> None:
+    """Do in a worker what comes over the pipe, until that is closed, as it is when the other side ends in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own, of processes, would be left behind by one that is stopped
@@ -143,6 +150,7 @@ def _work(pipe: Connection, directory: Path, settings: Settings) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the context these environment variables are set."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

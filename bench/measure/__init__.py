@@ -1,1 +1,1 @@
-"""The measuring instruments: samples taken in turns, memory, counted operations, and the machine itself."""
+"""The instruments: samples in turns, memory, counted operations, the machine; and how results are kept in files."""

@@ -42,7 +42,7 @@ class Estimate:
 
 
 def average(estimates: Iterable[Estimate]) -> Estimate:
-    """The mean of several models' metric; paired too."""
+    """The mean of several models' metric; it is paired with each of them, too."""
     several = list(estimates)
     value = float(np.mean([estimate.value for estimate in several]))
     return Estimate(value, np.mean([estimate.replicates for estimate in several], axis=0))

@@ -10,7 +10,7 @@ from torch import Tensor
 def forward(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Callable[[], Any]:
-    """A call that runs the model, or whatever is called like one, on these inputs, without gradients."""
+    """A call without arguments that runs the model, or what is called like one, on these inputs, without gradients."""
     named = dict(kwargs or {})
 
     def call() -> Any:
@@ -21,7 +21,7 @@ def forward(
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A nest of tuples, lists and mappings with every tensor in it changed."""
+    """A copy of a nest of tuples, lists and mappings in which every tensor has been changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):

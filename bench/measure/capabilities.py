@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.measure.errors import described
+
 HALF = "a CPU computes in it, but seldom faster than in float32; ask for it by --dtypes"
 
 
 def devices() -> tuple[str, ...]:
-    """The CPU, and every device of torch's accelerator."""
+    """The names of the CPU and of every device of torch's accelerator."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return ("cpu",)
@@ -22,15 +24,19 @@ def devices() -> tuple[str, ...]:
 
 
 def device(word: str) -> str:
-    """A device that is there, by the name it goes by here."""
+    """The device that a word means, by the name it goes by here: of several, "cuda" is "cuda:0".
+
+    Raises:
+        ValueError: this machine has no such device; says which ones it has.
+    """
     here = devices()
     kind, _, index = word.partition(":")
-    first = f"{kind}:0" in here  # of several: "cuda" is "cuda:0"
+    first = f"{kind}:0" in here
     if word in here or (not index and first):
         return word if word in here else f"{word}:0"
     if index == "0" and kind in here and kind != "cpu":
         return kind
-    raise pytest.UsageError(f"--devices: {word!r} is not here; this machine has {', '.join(here)}")
+    raise ValueError(f"{word!r} is not here; this machine has {', '.join(here)}")
 
 
 @cache
@@ -71,7 +77,7 @@ def missing(
     preset: Sequence[str],
     why_not: Callable[[str, str], str | None],
 ) -> dict[tuple[str, str], str]:
-    """(device, name) -> why it is not measured there, of what only the preset asks for.
+    """What only the preset asks for and this machine can't do: (device, name) -> why it is not measured there.
 
     Raises:
         pytest.UsageError: the command line asks for what does not work.
@@ -84,10 +90,11 @@ def missing(
 
 
 def _failure(attempt: Callable[[], None]) -> str | None:
+    """Why an attempt fails, on one line; None where it does not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             attempt()
     except Exception as error:  # whatever keeps it from working, it doesn't
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return described(error)
     return None

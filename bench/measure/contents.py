@@ -34,7 +34,7 @@ BY_DEFINITION = {"__dict__", "__weakref__", "__module__", "__doc__", "__slots__"
 
 
 class UncomparableError(Exception):
-    """A value of which two processes can't tell whether they have the same; says where it stands."""
+    """A value whose contents two processes can't compare; says where it stands."""
 
 
 def digest(value: Any, where: str = "") -> str:
@@ -52,7 +52,7 @@ def digest(value: Any, where: str = "") -> str:
 
 
 def is_local(file: str | Path | None) -> bool:
-    """Whether a file of Python is of the user's own: neither Python's, nor installed, nor this project's library."""
+    """Whether a file of Python is the user's own: not Python's, not installed, not this project's library."""
     if file is None or not str(file).endswith(".py"):
         return False
     path = Path(file).resolve()
@@ -69,6 +69,7 @@ class _Reader:
     alive: list[Any] = field(default_factory=list)  # or another value might get an id that is known
 
     def read(self, value: Any, where: str) -> bytes:
+        """The hash of a value; known at once where the same object has been read before."""
         if isinstance(value, PLAIN):
             return _hash(type(value).__name__, repr(value))
         if id(value) in self.within:
@@ -85,7 +86,7 @@ class _Reader:
         return self.known[id(value)]
 
     def _parts(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """What tells a value from others: its kind, and its parts in an order of their own."""
+        """What tells a value from others: its kind, and its parts in an order that depends on nothing else."""
         yield _kind(value)
         if isinstance(value, Tensor):
             yield from _of_tensor(value, where)
@@ -121,7 +122,7 @@ class _Reader:
         yield from self._each(array.ravel(), where) if array.dtype.hasobject else [array.tobytes()]
 
     def _of_code(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """A function with its defaults and what it has closed over; a class with its attributes."""
+        """A function with its defaults and what it has closed over, or a class with its attributes."""
         if isinstance(value, types.CodeType):
             yield self.read((value.co_consts, value.co_names, value.co_varnames, value.co_freevars), where)
             yield value.co_code
@@ -140,37 +141,39 @@ class _Reader:
                 yield self.read(own, where)
 
     def _of_object(self, value: Any, where: str) -> Iterator[bytes]:
-        """What it would be copied from, by the protocol of `copy`; so `__getstate__` can leave things out."""
+        """What the object would be copied from, by the protocol of `copy`; so `__getstate__` can leave things out."""
         try:
             reduced = copyreg.dispatch_table.get(type(value))  # as that of a regular expression
-            found = reduced(value) if reduced else value.__reduce_ex__(4)
+            recipe = reduced(value) if reduced else value.__reduce_ex__(4)
         except Exception as error:
             raise UncomparableError(f"{where}: a {type(value).__qualname__}, whose contents can't be read") from error
-        if isinstance(found, str):
+        if isinstance(recipe, str):
             return
-        made_by, given, state, items, pairs = (*found, None, None, None)[:5]
+        made_by, arguments, state, items, pairs = (*recipe, None, None, None)[:5]
         yield self.read(made_by, where)
-        yield self.read(given, where)
+        yield self.read(arguments, where)
         for part in state if isinstance(state, tuple) else (state,):
-            yield self.read(settings(value, part), where)
+            yield self.read(without_cached(value, part), where)
         yield from self._each(items or (), where)
         yield from self._of_mapping(dict(pairs or ()), where)
 
 
 def _hash(*parts: str | bytes) -> bytes:
-    found = sha256()
+    """A hash of parts, each with its length, so that none can pass for two."""
+    hashed = sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        found.update(len(data).to_bytes(8, "big") + data)
-    return found.digest()
+        hashed.update(len(data).to_bytes(8, "big") + data)
+    return hashed.digest()
 
 
 def _at(where: str, key: Any) -> str:
+    """Where a value of a mapping stands, for errors."""
     return f"{where}.{key}" if isinstance(key, str) else where
 
 
 def _kind(value: Any) -> str:
-    """The name of its type; of functions, classes and modules their own, too, with an installed package's."""
+    """The name of a value's type; of functions, classes and modules also their own name and package."""
     if not isinstance(value, (*CODE, types.ModuleType)):
         return type(value).__qualname__
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
@@ -179,6 +182,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_filled(cell: types.CellType) -> bool:
+    """Whether a cell of a closure has been given a value yet."""
     try:
         return cell.cell_contents is not cell
     except ValueError:
@@ -186,16 +190,17 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _file(value: Any) -> str | None:
+    """The file of the module that a function or class is from."""
     return getattr(sys.modules.get(getattr(value, "__module__", None) or ""), "__file__", None)
 
 
 def _is_own(name: str, value: Any) -> bool:
-    """Whether somebody wrote an attribute of a class, and Python did not make it of others."""
+    """Whether somebody wrote an attribute of a class, rather than Python making it of others."""
     made = name.startswith("__") and not isinstance(value, types.FunctionType)
     return name not in BY_DEFINITION and not made and not isinstance(value, types.MemberDescriptorType)
 
 
-def settings(value: Any, state: Any) -> Any:
+def without_cached(value: Any, state: Any) -> Any:
     """The state of an object without what a `cached_property` has cached, which follows from the rest."""
     if not isinstance(state, dict):
         return state

@@ -22,7 +22,7 @@ def counts(
     *,
     cache_bytes: int | None = None,
 ) -> Counts:
-    """The fields of an arm's `counts` in the run directory.
+    """Count an arm's operations, bytes and parameters: the fields of its `counts` in the run directory.
 
     Args:
         way: what is called. Its peak is measured if it is a module.
@@ -46,7 +46,7 @@ def counts(
 
 
 def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
-    """None for what is no module, or can't be sent to the process that would tell."""
+    """The peak of a module's call; None for what is no module, or can't be sent to the process that would tell."""
     try:
         return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
     except UnsendableError:

@@ -54,11 +54,11 @@ def fingerprint(known: Mapping[str, Any]) -> str:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """A hash of the files' names and contents."""
-    found = hashlib.sha256()
+    """A hash of the names and contents of files."""
+    hashed = hashlib.sha256()
     for path in paths:
-        found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    return found.hexdigest()
+        hashed.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return hashed.hexdigest()
 
 
 def _sources(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def _version(package: str) -> str | None:
 
 
 def _accelerators() -> dict[str, str]:
-    """Device name, as `--devices` takes it, -> what it is."""
+    """Accelerators that are here: name of a device, as `--devices` takes it, -> what it is."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return {}

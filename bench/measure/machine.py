@@ -95,6 +95,7 @@ def noise(checks: Sequence[Check]) -> Iterator[str]:
 
 
 def _work(matrix: torch.Tensor) -> float:
+    """Seconds of one repetition of the control workload."""
     start, total = time.perf_counter(), 0
     for _ in range(PRODUCTS):
         matrix = matrix @ matrix
@@ -104,6 +105,7 @@ def _work(matrix: torch.Tensor) -> float:
 
 
 def _apart(values: Sequence[float]) -> float:
+    """How far the largest value is above the smallest, as a share of that."""
     return max(values) / min(values) - 1
 
 
@@ -113,7 +115,7 @@ def _between(values: Sequence[float], style: str, unit: str) -> str:
 
 
 def _average_load(checks: Sequence[Check]) -> float | None:
-    """Cores used by others, each reading weighed by how long it spans."""
+    """How many cores others used on average, each reading weighed by the time it spans."""
     spans = [
         (load, (_time(after) - _time(before)).total_seconds())
         for before, after in pairwise(checks)
@@ -131,7 +133,7 @@ Usage = tuple[float, float, float]  # seconds on the clock, of all cores' time i
 
 
 def usage_so_far() -> Usage | None:
-    """None where the system does not tell."""
+    """The clock, the time in use of all cores, and our own part of that; None where the system does not tell."""
     if not STAT.exists():
         return None
     fields = STAT.read_text().split("\n", 1)[0].split()[1:9]  # user nice system idle iowait irq softirq steal
@@ -140,7 +142,7 @@ def usage_so_far() -> Usage | None:
 
 
 def _our_seconds() -> float:
-    """Of this process, and of those that it has started, directly or not, with those that these have outlived."""
+    """CPU seconds of this process, of all that it has started, and of those that these have outlived."""
     used, parents = {}, {}
     for file in PROCESSES.glob("[0-9]*/stat"):
         try:
@@ -157,7 +159,7 @@ def _our_seconds() -> float:
 
 
 def load_between(before: Usage | None, now: Usage | None) -> float | None:
-    """Cores that others used; None where the system does not tell."""
+    """How many cores others used between two readings of the usage; None where the system does not tell."""
     if before is None or now is None or now[0] <= before[0]:
         return None
     seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))
@@ -165,8 +167,8 @@ def load_between(before: Usage | None, now: Usage | None) -> float | None:
 
 
 def _mhz() -> float | None:
-    """Of the fastest core: the others may rest."""
+    """The clock of the fastest core, since the others may rest; None where it is not known."""
     clocks = [int(file.read_text()) / 1e3 for file in CPUFREQ.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     if not clocks and CPUINFO.exists():
-        clocks = [float(found) for found in re.findall(r"^cpu MHz\s*: ([\d.]+)$", CPUINFO.read_text(), re.MULTILINE)]
+        clocks = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", CPUINFO.read_text(), re.MULTILINE)]
     return max(clocks, default=None)

@@ -24,17 +24,17 @@ M_MMAP_THRESHOLD, LARGE = -3, 64 << 10  # for glibc: blocks from so many bytes g
 HEAVY = ("transformers.modeling_utils",)  # take seconds to import
 RESET_PEAK = "5"  # for clear_refs, as proc(5) has it
 
-Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+ModelCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
 class UnsendableError(RuntimeError):
-    """A model that can't be sent to another process, as one of a class that nobody can import."""
+    """The model can't be sent to another process, as one of a class that nobody can import."""
 
 
 def peak_bytes(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device | str
 ) -> int | None:
-    """Bytes of the weights, and of all else that one call without gradients has at its worst; inputs do not count.
+    """Bytes of the weights and of all else that one call without gradients has at its worst; inputs do not count.
 
     On an accelerator its allocator says it. On the CPU it is what the resident set of a fresh process grows by during
     a call, when one before has warmed it up; that is good to about a megabyte.
@@ -57,12 +57,12 @@ def peak_bytes(
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers; what is shared counts once."""
+    """Bytes of a model's parameters and buffers; shared ones count once."""
     storages = [part.untyped_storage() for part in (*model.parameters(), *model.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _on_accelerator(call: Call, device: torch.device) -> int | None:
+def _on_accelerator(call: ModelCall, device: torch.device) -> int | None:
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
     synchronize(device)
@@ -82,7 +82,7 @@ def _allocator_counts(device: torch.device) -> bool:
         return False
 
 
-def _in_fresh_process(call: Call) -> int | None:
+def _in_fresh_process(call: ModelCall) -> int | None:
     if not (PROCESS / "clear_refs").exists() or _resident("VmHWM") is None:
         return None
     sources = _sources(call[0])
@@ -112,8 +112,8 @@ _DIED = (
 )
 
 
-def _asked(connection: Connection, call: Call) -> int | str:
-    """What the process answers about the call.
+def _asked(connection: Connection, call: ModelCall) -> int | str:
+    """Send a call to the process, and return its answer: bytes, or a traceback.
 
     Raises:
         EOFError, ConnectionError: it is gone.
@@ -132,7 +132,7 @@ def _asked(connection: Connection, call: Call) -> int | str:
     return connection.recv()
 
 
-def _name(call: Call) -> str:
+def _name(call: ModelCall) -> str:
     return type(call[0]).__name__
 
 
@@ -145,7 +145,7 @@ def _context(sources: Iterable[str]) -> Any:
 
 
 def _measure(connection: Connection, sources: Mapping[str, str | None], threads: int) -> None:
-    """In the fresh process: what a call grows by, or the traceback of what it raises."""
+    """Run in the fresh process: answer what a call grows by, or the traceback of what it raises."""
     _malloc("mallopt", M_MMAP_THRESHOLD, LARGE)  # first of all, or blocks would fill the gaps that others have left
     try:
         torch.set_num_threads(threads)
@@ -157,7 +157,7 @@ def _measure(connection: Connection, sources: Mapping[str, str | None], threads:
     connection.send(outcome)
 
 
-def _growth(call: Call) -> int:
+def _growth(call: ModelCall) -> int:
     """Bytes of the resident set at its largest during a call, above what it was before."""
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
@@ -170,12 +170,12 @@ def _growth(call: Call) -> int:
 
 def _resident(field: str) -> int | None:
     """Bytes that the system counts for this process, by the name it has for them."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
-    return int(found[1]) << 10 if found else None
+    line = re.search(rf"^{field}:\s+(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
+    return int(line[1]) << 10 if line else None
 
 
 def _malloc(name: str, *arguments: int) -> None:
-    """Tell glibc, where it is the C library."""
+    """Call a function of the C library by its name, where it is glibc and has it."""
     if function := getattr(ctypes.CDLL(None), name, None):
         function(*arguments)
 
@@ -188,6 +188,8 @@ class _Slot:
 
 
 class _Packed(NamedTuple):
+    """A tensor as plain bytes, with what is needed to make it again."""
+
     data: np.ndarray
     dtype: torch.dtype
     shape: torch.Size
@@ -195,10 +197,12 @@ class _Packed(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "_Packed":
+        """Pack a tensor."""
         data = tensor.detach().reshape(-1).view(torch.uint8).numpy()
         return cls(data, tensor.dtype, tensor.shape, isinstance(tensor, nn.Parameter))
 
     def tensor(self) -> Tensor:
+        """Make the tensor again; a parameter where it was one."""
         plain = torch.empty(self.shape, dtype=self.dtype)
         plain.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(self.data))
         return nn.Parameter(plain, requires_grad=False) if self.is_parameter else plain
@@ -207,7 +211,8 @@ class _Packed(NamedTuple):
 Parcel = tuple[Any, list[_Slot], list[_Packed]]  # a call with slots for tensors, the slots, and what they stand for
 
 
-def _packed(call: Call) -> Parcel:
+def _packed(call: ModelCall) -> Parcel:
+    """Take the tensors out of a call, so that it can travel."""
     model, *inputs = call
     tensors = [*model.parameters(), *model.buffers()]
     map_tensors(inputs, tensors.append)
@@ -217,20 +222,21 @@ def _packed(call: Call) -> Parcel:
     return skeleton, list(slots.values()), [_Packed.of(tensor) for tensor in each.values()]
 
 
-def _unpacked(parcel: Parcel) -> Call:
+def _unpacked(parcel: Parcel) -> ModelCall:
+    """Put the tensors back into a call that has travelled."""
     skeleton, slots, packed = parcel
-    tensors = {id(slot): one.tensor() for slot, one in zip(slots, packed, strict=True)}
+    tensors = {id(slot): each.tensor() for slot, each in zip(slots, packed, strict=True)}
     return copy.deepcopy(skeleton, tensors)
 
 
 def _sources(model: nn.Module) -> dict[str, str | None]:
-    """Module that a class of the model is from -> its file."""
+    """The modules that the model's classes are from, by name -> their files."""
     names = {type(part).__module__ for part in model.modules()}
     return {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
 
 
 def _import(name: str, path: str | None) -> None:
-    """Import a module, also one that was read from a file outside the path."""
+    """Import a module, even one that was read from a file outside Python's path."""
     try:
         importlib.import_module(name)
     except ImportError:

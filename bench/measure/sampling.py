@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from bench.measure.bootstrap import ratio
+from bench.measure.replay_clock import ReplayClock
 from bench.measure.threads import pinned
 from mha.timing import Rounds
 
 Arms = Mapping[str, Callable[[], Callable[[], object]]]
 
 
-class Sample(TypedDict):
+class SampleRecord(TypedDict):
     """One timed call. Those of one round belong together."""
 
     arm: str
@@ -35,7 +36,7 @@ class Sampled(NamedTuple):
         warm_up: rounds before the first of them.
     """
 
-    samples: list[Sample]
+    samples: list[SampleRecord]
     ended: str
     warm_up: int
 
@@ -70,22 +71,23 @@ def sampled(
     if "benchmark" in request.fixturenames:
         raise RuntimeError(f"{request.node.nodeid}: sampled makes the benchmark fixture; leave it out of the test")
     with pinned(torch.get_num_threads()):
-        found = _taken(arms, target, device, None if _is_disabled(request.config) else limits, cache, seed)
-    speedups = {arm: ratio(found.samples, arm, target)._asdict() for arm in arms if arm != target}
-    _hand_over(request, [sample["seconds"] for sample in found.samples if sample["arm"] == target], arms[target])
-    extra = {"ended": found.ended, "warm_up": found.warm_up, "speedups": speedups}
+        taken = _taken(arms, target, device, None if _is_disabled(request.config) else limits, cache, seed)
+    speedups = {arm: ratio(taken.samples, arm, target)._asdict() for arm in arms if arm != target}
+    _hand_over(request, [sample["seconds"] for sample in taken.samples if sample["arm"] == target], arms[target])
+    extra = {"ended": taken.ended, "warm_up": taken.warm_up, "speedups": speedups}
     request.getfixturevalue("benchmark").extra_info.update(facts or {}, **extra)
-    return found
+    return taken
 
 
 def _taken(
     arms: Arms, target: str, device: torch.device | str, limits: Mapping[str, Any] | None, cache: str, seed: int
 ) -> Sampled:
+    """Time the arms in rounds; only one round where there are no limits."""
     rounds = Rounds(device, seed=seed, cold=cache == "cold")
     for arm, prepare in arms.items():
         rounds.add(arm, prepare)
     ended = _run(rounds, limits, [(target, None), *((arm, target) for arm in arms if arm != target)])
-    samples: list[Sample] = [
+    samples: list[SampleRecord] = [
         {"arm": str(name), "round": index, "seconds": seconds} for name, index, seconds in rounds.samples()
     ]
     return Sampled(samples, ended, rounds.warm_up)
@@ -106,14 +108,9 @@ def _is_disabled(config: pytest.Config) -> bool:
 def _hand_over(
     request: pytest.FixtureRequest, seconds: Sequence[float], prepare: Callable[[], Callable[[], object]]
 ) -> None:
-    """Have pytest-benchmark time nothing as often as there are samples, by a clock that shows each in turn."""
-    readings = chain.from_iterable((0.0, sample) for sample in seconds)
+    """Have pytest-benchmark time nothing as often as there are samples, by a clock that shows each sample in turn."""
     calls = chain(repeat(lambda: None, len(seconds)), iter(lambda: prepare(), None))  # --benchmark-cprofile calls more
-
-    def recorded() -> float:
-        return next(readings)
-
-    request.node.add_marker(pytest.mark.benchmark(timer=recorded))
+    request.node.add_marker(pytest.mark.benchmark(timer=ReplayClock(seconds)))
     benchmark = request.getfixturevalue("benchmark")
     try:
         benchmark.pedantic(lambda: next(calls)(), rounds=len(seconds))

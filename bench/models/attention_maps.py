@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 import mha
-from bench.models.experiment import Study
+from bench.models.experiment import Experiment
 
 
-def attention_maps(study: Study, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
-    """What `attention.npz` holds of a task; only the plan's name where the task offers no example."""
-    task = study.task.name
+def attention_maps(experiment: Experiment, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
+    """The arrays of a task in `attention.npz`; only the plan's name where the task offers no example."""
+    task = experiment.task.name
     arrays = {f"{task}/plan": np.array(plan_name)}
-    offer: Any = getattr(study.task, "attention_examples", dict)  # tasks need not have it
+    offer: Any = getattr(experiment.task, "attention_examples", dict)  # tasks need not have it
     examples = offer()
     if not examples:
         return arrays
-    models = study.model(), study.pruned(plan)
+    models = experiment.model(), experiment.pruned(plan)
     for number, (name, (batch, labels)) in enumerate(examples.items()):
         arrays[f"{task}/{number}/name"] = np.array(name)
-        dense, pruned = (_weights(study, model, batch) for model in models)
+        dense, pruned = (_weights(experiment, model, batch) for model in models)
         for layer, (queries, keys) in labels.items():
             parts = {
                 "dense": dense[layer],
@@ -38,7 +38,7 @@ def attention_maps(study: Study, plan: mha.HeadPlan, plan_name: str) -> dict[str
 
 @contextmanager
 def recorded_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While this lasts, every `MultiHeadAttention` leaves the weights (b, h, q, k) of its latest call, by name.
+    """Within the context every `MultiHeadAttention` leaves the weights (b, h, q, k) of its latest call, by name.
 
     The model computes them the long way meanwhile, and returns what it always returns.
     """
@@ -61,8 +61,8 @@ def _leaving_weights(forward: Callable[..., Any], weights: dict[str, Tensor], na
     return leaving
 
 
-def _weights(study: Study, model: nn.Module, batch: Any) -> dict[str, np.ndarray]:
-    """Layer -> (h, q, k) of the batch's first example."""
+def _weights(experiment: Experiment, model: nn.Module, batch: Any) -> dict[str, np.ndarray]:
+    """The attention weights of the batch's first example: layer -> (h, q, k)."""
     with recorded_weights(model) as weights, torch.inference_mode():
-        study.task.forward(model, batch)
+        experiment.task.forward(model, batch)
     return {name: tensor[0].float().numpy() for name, tensor in weights.items()}

@@ -24,7 +24,7 @@ DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everythin
 
 
 def once(method: Method) -> Method:
-    """Do it once for each set of arguments. What failed fails again at once, with the same error."""
+    """Decorate a method to work once for each set of arguments. What failed fails again with the same error."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -46,7 +46,7 @@ def once(method: Method) -> Method:
     return cast(Method, remembering)
 
 
-class Study:
+class Experiment:
     """Everything a run knows about one task, made when it is first asked for and then kept.
 
     Args:
@@ -81,7 +81,7 @@ class Study:
 
     @once
     def dense(self, device: str) -> nn.Module:
-        """The same on another device."""
+        """The trained model on another device."""
         return mha.prune(self.model(), mha.HeadPlan({})).to(device)
 
     def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
@@ -90,7 +90,7 @@ class Study:
 
     @once
     def layers(self) -> mha.AttentionMap:
-        """Where the model has heads."""
+        """The model's attention layers."""
         layers = mha.find_attention(self.model())
         if not layers:
             reasons = "; ".join(f"{name!r}: {why}" for name, why in layers.unsupported.items())
@@ -113,7 +113,7 @@ class Study:
 
     @once
     def plan(self, criterion: str, keep: float, draw: int = 0) -> mha.HeadPlan:
-        """The heads that stay, named for every layer.
+        """The heads that stay, for every layer.
 
         Args:
             criterion: one of the library's, or "even" (the same share of each layer, heads at random),
@@ -134,19 +134,19 @@ class Study:
 
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:
-        """What the task's `evaluate` says of each held-out example, (n,) or (n, k)."""
+        """The task's `evaluate` of a pruned model: for each held-out example a value (n,) or several (n, k)."""
         return self._checked(self.task.evaluate(self.pruned(plan)))
 
     @once
     def dense_values(self) -> np.ndarray:
-        """Those of the dense model."""
+        """The values of the dense model."""
         values = self.values(self.plan(DENSE, 1.0))
         self._check(values)
         return values
 
     @once
     def metric(self, plan: mha.HeadPlan) -> Estimate:
-        """The task's metric for a plan."""
+        """The task's metric under a plan, with its replicates."""
         return self._estimate(self.values(plan))
 
     def metric_of(self, model: nn.Module) -> Estimate:
@@ -154,6 +154,7 @@ class Study:
         return self._estimate(self._checked(self.task.evaluate(model)))
 
     def _checked(self, found: Any) -> np.ndarray:
+        """What `evaluate` has returned, as an array of finite numbers, one row for each example."""
         values = np.asarray(found, dtype=float)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
@@ -183,7 +184,7 @@ class Study:
         return Bootstrap(examples, self.task.aggregate)
 
     def describe(self, plan: mha.HeadPlan) -> dict[str, Any]:
-        """Heads kept, of how many, and in each layer."""
+        """How many heads a plan keeps, of how many, and how many in each layer."""
         shape = [len(plan.keep[name]) for name in self.layers()]
         total = sum(layer.num_heads for layer in self.layers().values())
         return {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
@@ -217,7 +218,7 @@ class Study:
 
 
 def contents(value: Any) -> str | None:
-    """A hash of it; None where it can't be read."""
+    """A hash of a value; None where it can't be read."""
     try:
         return digest(value)
     except UncomparableError:
@@ -225,7 +226,7 @@ def contents(value: Any) -> str | None:
 
 
 def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
-    """The same share of every layer; within a layer, the best-scored heads."""
+    """The plan that keeps the same share of every layer: the best-scored heads of each."""
     kept: dict[str, tuple[int, ...]] = {}
     for name, row in scores.scores.items():
         layer = mha.HeadScores({name: row}, {name: scores.groups[name]}, heads={name: scores.heads[name]})
@@ -234,6 +235,6 @@ def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
 
 
 def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
-    """The heads of so large a share of a layer's key/value groups, the first ones; at least one, unless it is 0."""
+    """The heads of the first few key/value groups, so large a share of a layer; at least one, unless it is 0."""
     groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
     return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import mha
 from bench.measure.calls import forward, map_tensors
 from bench.measure.counts import Counts, counts
-from bench.measure.sampling import Sample, sampled
-from bench.models.experiment import Study
+from bench.measure.errors import described
+from bench.measure.sampling import SampleRecord, sampled
+from bench.models.experiment import Experiment
 from bench.rundir.description import USUAL
 from mha.timing import rotated
 
@@ -45,16 +46,17 @@ class Place:
 
     @property
     def id(self) -> str:
+        """The place as part of a case's name; says what is unusual about it."""
         length = () if self.length is None else (f"s{self.length}",)
         unusual = [value for axis in NAMED if (value := getattr(self, axis)) != USUAL[axis]]
         return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
 
 
 class Timing(NamedTuple):
-    """The samples of one shape, and the case that took them; what ended them and how many rounds warmed up."""
+    """What was measured of one shape: its samples, the case that took them, and how they ended."""
 
     case: str
-    samples: list[Sample]
+    samples: list[SampleRecord]
     seq_len: int | None
     ended: str
     warm_up: int
@@ -62,7 +64,7 @@ class Timing(NamedTuple):
 
 
 class Latencies:
-    """Times a plan, unless one with as many heads in each layer has been timed under the same conditions.
+    """Times plans, those of the same shape once: with as many heads in each layer, under the same conditions.
 
     Latency depends on the shape of a plan, not on which heads it names.
 
@@ -87,13 +89,13 @@ class Latencies:
     def of(
         self,
         case: str,
-        study: Study,
+        experiment: Experiment,
         plan: mha.HeadPlan,
         place: Place,
         request: pytest.FixtureRequest,
         facts: Mapping[str, Any] | None = None,
     ) -> Timing:
-        """The timing of this plan's shape.
+        """The timing of a plan's shape.
 
         Args:
             case: who asks; named in the timing if nobody has asked before.
@@ -103,31 +105,34 @@ class Latencies:
         Raises:
             RuntimeError: `torch.compile` can't compile one of the models.
         """
-        task, shape = study.task.name, study.describe(plan)["shape"]
+        task, shape = experiment.task.name, experiment.describe(plan)["shape"]
         key = task, place, tuple(shape)
         if key not in self._timed:
             known = self._earlier(kind="pruning", task=task, shape=shape, **asdict(place))
-            self._timed[key] = _read(known) if known else self._time(case, study, plan, place, request, facts or {})
+            self._timed[key] = (
+                _read(known) if known else self._time(case, experiment, plan, place, request, facts or {})
+            )
         return self._timed[key]
 
     def _time(
         self,
         case: str,
-        study: Study,
+        experiment: Experiment,
         plan: mha.HeadPlan,
         place: Place,
         request: pytest.FixtureRequest,
         facts: Mapping[str, Any],
     ) -> Timing:
-        dense = cast(study.dense(place.device), place.dtype)
-        models = {"pruned": cast(study.pruned(plan, place.device), place.dtype), "dense": dense}
-        inputs = rotation(study.inputs(place.batch, place.device, place.length), place.dtype)
+        """Time a plan beside the dense model."""
+        dense = cast(experiment.dense(place.device), place.dtype)
+        models = {"pruned": cast(experiment.pruned(plan, place.device), place.dtype), "dense": dense}
+        inputs = rotation(experiment.inputs(place.batch, place.device, place.length), place.dtype)
         seq_len = sequence_length(dense, *inputs[0])
-        if (study, place) not in self._dense:  # the same for every plan
-            self._dense[study, place] = counts(dense, dense, *inputs[0], place.device)
+        if (experiment, place) not in self._dense:  # the same for every plan
+            self._dense[experiment, place] = counts(dense, dense, *inputs[0], place.device)
         pruned = counts(models["pruned"], models["pruned"], *inputs[0], place.device)
         arms = {name: rotated(calls) for name, calls in MODES[place.mode](models, inputs).items()}
-        found = sampled(
+        taken = sampled(
             request,
             arms,
             target="pruned",
@@ -137,11 +142,12 @@ class Latencies:
             facts={**facts, **asdict(place), "timed_by": case, "seq_len": seq_len},
             seed=self._seed,
         )
-        counted = {"pruned": pruned, "dense": self._dense[study, place]}
-        return Timing(case, found.samples, seq_len, found.ended, found.warm_up, counted)
+        counted = {"pruned": pruned, "dense": self._dense[experiment, place]}
+        return Timing(case, taken.samples, seq_len, taken.ended, taken.warm_up, counted)
 
 
 def _read(record: Mapping[str, Any]) -> Timing:
+    """The timing that a record holds."""
     return Timing(*(record[name] for name in Timing._fields))
 
 
@@ -164,7 +170,7 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:
-    """The model with weights of that dtype; the same one where they are, else a copy."""
+    """The model with weights of a dtype: the same one where they have it, else a copy."""
     wanted = getattr(torch, dtype)
     if all(part.dtype == wanted for part in model.parameters() if part.is_floating_point()):
         return model
@@ -172,7 +178,7 @@ def cast(model: nn.Module, dtype: str) -> nn.Module:
 
 
 def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
-    """The same inputs at several places in memory, floating-point ones in that dtype."""
+    """Copies of the same inputs at several places in memory, floating-point ones in a dtype."""
     wanted = getattr(torch, dtype)
     change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
     args, kwargs = inputs
@@ -181,10 +187,12 @@ def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
 
 
 def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
-    return {name: [forward(model, *one) for one in inputs] for name, model in models.items()}
+    """Calls of each model on each copy of the inputs."""
+    return {name: [forward(model, *example) for example in inputs] for name, model in models.items()}
 
 
 def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    """Calls of each model, compiled."""
     torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
     return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
 
@@ -193,7 +201,7 @@ MODES = {"eager": _eager, "compile": _compiled}
 
 
 def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
-    """The model by `torch.compile`, for inputs like these.
+    """The model compiled by `torch.compile`, for inputs like these.
 
     Raises:
         RuntimeError: it can't be compiled.
@@ -204,11 +212,7 @@ def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
             forward(fast, *inputs)()
     except Exception as error:
         raise RuntimeError(
-            f"torch.compile can't compile the {what} model here ({type(error).__name__}: {_first_line(error)}); "
+            f"torch.compile can't compile the {what} model here ({described(error)}); "
             "for the CPU it needs a C++ compiler, for a GPU Triton: install it, or leave out the mode compile"
         ) from error
     return fast
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")

@@ -20,20 +20,20 @@ class NoPeerError(Exception):
 
 
 class Inputs(NamedTuple):
-    """What a layer is called with: x (b, s, e); lengths (b,) of which x is a padded batch; or a causal mask."""
+    """What a layer is called with: x (b, s, e); the lengths (b,) of a padded batch; and whether the mask is causal."""
 
     x: Tensor
     lengths: Tensor | None = None
     causal: bool = False
 
     def real(self) -> Tensor:
-        """(b, s), where there is no padding."""
+        """Which positions are no padding, (b, s)."""
         if self.lengths is None:
             return torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device)
         return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
 
     def seen(self) -> Tensor | None:
-        """(b, 1, 1, s), True = attend; None where nothing is padding."""
+        """Which keys may be attended, (b, 1, 1, s), True = attend; None where nothing is padding."""
         return None if self.lengths is None else self.real()[:, None, None, :]
 
 
@@ -41,7 +41,7 @@ Attend = Callable[[Inputs], Tensor]  # x of the inputs -> (b, s, e)
 
 
 class Linears(nn.Module):
-    """Four plain linears around a way to attend; nothing is checked.
+    """Four plain linears around a way to attend, without any checks.
 
     Args:
         layer: gives its weights; the module has as many heads as it.
@@ -53,24 +53,26 @@ class Linears(nn.Module):
         self.W_q, self.W_k, self.W_v, self.W_o = (copy.deepcopy(part) for part in layer.children())
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """Project, attend, and project back: (b, s, e) -> (b, s, e)."""
         q, k, v = (self.split(project(inputs.x)) for project in (self.W_q, self.W_k, self.W_v))
         return self.W_o(self.attend(q, k, v, inputs).transpose(1, 2).flatten(2))
 
     def split(self, projected: Tensor) -> Tensor:
-        """(b, s, h·d) -> (b, h, s, d)."""
+        """Split a projection into heads: (b, s, h·d) -> (b, h, s, d)."""
         return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
-        """(b, h, s, d) -> (b, h, s, d)."""
+        """Attend by torch's fused attention: (b, h, s, d) -> (b, h, s, d)."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=inputs.seen(), is_causal=inputs.causal)
 
 
 class Textbook(Linears):
-    """An explicit softmax, as in Dive into Deep Learning (section 11.5)."""
+    """Attention with an explicit softmax, as in Dive into Deep Learning (section 11.5)."""
 
     head_mask: Tensor | None = None  # (h, 1, 1), multiplied onto the weights
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
+        """Attend by matrix products and a softmax: (b, h, s, d) -> (b, h, s, d)."""
         scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
         if inputs.causal:
             ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -82,20 +84,21 @@ class Textbook(Linears):
 
 
 class Ours(nn.Module):
-    """Our layer; of a padded batch only what is real is computed."""
+    """Our layer, which computes of a padded batch only what is no padding."""
 
     def __init__(self, layer: mha.MultiHeadAttention) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """Self-attention over x."""
         x, lengths = inputs.x, inputs.lengths
         output: Tensor = self.layer(x, x, x, lengths, is_causal=inputs.causal, query_lens=lengths)
         return output
 
 
 def ours(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Ours, sliced."""
+    """Our layer, sliced to the heads to keep."""
     return Ours(_sliced(layer, kept))
 
 
@@ -105,11 +108,12 @@ def linears(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def textbook(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
+    """An explicit softmax, sliced likewise."""
     return Textbook(_sliced(layer, kept))
 
 
 def masked(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """All heads, those not kept multiplied by 0: the `head_mask` of transformers 4, which saves nothing."""
+    """All heads, those not kept multiplied by 0: the `head_mask` of transformers 4, which saves no time."""
     module = Textbook(layer)
     gates = torch.zeros(layer.num_heads, 1, 1)
     gates[list(kept)] = 1.0
@@ -138,7 +142,7 @@ def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def torchs(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """`torch.nn.MultiheadAttention`, without weights returned."""
+    """`torch.nn.MultiheadAttention`, which returns no weights here."""
     _whole("nn.MultiheadAttention", layer, kept)
     width = layer.W_o.out_features
     like = layer.W_o.weight
@@ -206,10 +210,12 @@ def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def _sliced(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> mha.MultiHeadAttention:
+    """Our layer with these heads only."""
     return cast(mha.MultiHeadAttention, mha.prune(layer, mha.HeadPlan({"": kept})))
 
 
 def _whole(name: str, layer: mha.MultiHeadAttention, kept: Sequence[int]) -> None:
+    """Refuse to prune, for implementations that can't."""
     if len(kept) < layer.num_heads:
         raise NoPeerError(f"{name} ties the width of a head to the number of heads, so it has none with fewer of them")
 

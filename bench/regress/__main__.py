@@ -11,14 +11,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from bench.measure.capabilities import device
+from bench.measure.files import locked
 from bench.regress.checkouts import remove
 from bench.regress.errors import GateError
 from bench.regress.files import write_json, write_text
-from bench.regress.measuring import Options
+from bench.regress.measuring import GateOptions
 from bench.regress.preparing import Wish, alone, prepared
 from bench.regress.show.junit import junit
 from bench.regress.show.markdown import markdown
@@ -31,30 +31,30 @@ INTERRUPTED = 130  # as shells have it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the gate; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    given = parser().parse_args(words)
-    directory = given.run or Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ"))
+    options = parser().parse_args(words)
+    directory = options.run or Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ"))
     wish = Wish(
         where=Path.cwd(),
-        base=given.base,
+        base=options.base,
         directory=directory.absolute(),
-        options=Options(
-            files=tuple(given.benchmarks or Options().files),
-            budget=given.budget,
-            threads=given.threads,
-            device=given.device,
+        options=GateOptions(
+            files=tuple(options.benchmarks or GateOptions().files),
+            budget=options.budget,
+            threads=options.threads,
+            device=options.device,
         ),
         command=shlex.join(["python", "-m", "bench.regress", *words]),
-        python=given.python,
-        here=given.here,
-        locked=given.locked,
-        without=tuple(given.without or ()),
+        python=options.python,
+        here=options.here,
+        locked=options.locked,
+        without=tuple(options.without or ()),
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
-            if given.record:
-                return _record(wish, given.record)
-            return _run(wish, given.baseline, keep=given.keep_checkouts)
+        with locked(directory):
+            if options.record:
+                return _record(wish, options.record)
+            return _run(wish, options.baseline, keep=options.keep_checkouts)
     except GateError as error:
         say(f"error: {error}")
     except Timeout:
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
+    """Measure and judge; write the summary and the JUnit file, and show the verdict."""
     gate = alone(wish, stored, say) if stored else prepared(wish, say)
     verdict = gate.run()
     write_text(wish.directory / "summary.md", markdown(verdict))
@@ -79,66 +80,70 @@ def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
 
 
 def _record(wish: Wish, file: Path) -> int:
+    """Measure this checkout alone, and store what it is like."""
     write_json(file, alone(wish, None, say).record())
     say(f"stored in {file}; compare with it by --baseline {file}")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's."""
-    found = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
-    found.add_argument("--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with")
-    found.add_argument(
+    """The parser of the command line."""
+    command = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
+    command.add_argument(
+        "--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with"
+    )
+    command.add_argument(
         "--record", type=Path, metavar="FILE", help="measure this checkout alone, for a later --baseline"
     )
-    found.add_argument(
+    command.add_argument(
         "--baseline",
         type=Path,
         metavar="FILE",
         help="compare with what --record stored instead: exact figures and ratios only, never absolute times",
     )
-    found.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
-    found.add_argument(
+    command.add_argument("--run", type=Path, metavar="DIR", help="where results go; goes on there where it was cut off")
+    command.add_argument(
         "--budget",
         type=seconds_above_0,
         default=600.0,
         metavar="SECONDS",
         help="for all measuring, second looks included (600)",
     )
-    found.add_argument(
+    command.add_argument(
         "--benchmarks", action="append", metavar="FILE", help="of the head, with pytest-benchmark's fixture; repeatable"
     )
-    found.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
-    found.add_argument("--threads", type=_whole, default=1, metavar="N", help="of torch, in each process (1)")
-    found.add_argument(
+    command.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
+    command.add_argument("--threads", type=_whole, default=1, metavar="N", help="of torch, in each process (1)")
+    command.add_argument(
         "--python", type=Path, default=Path(sys.executable), metavar="FILE", help="that environments are built from"
     )
-    found.add_argument(
+    command.add_argument(
         "--here",
         action="store_true",
         help="use that interpreter as it is for both sides, without building environments",
     )
-    found.add_argument(
+    command.add_argument(
         "--locked", action="store_true", help="that interpreter has what the head needs, from constraints.txt: reuse it"
     )
-    found.add_argument(
+    command.add_argument(
         "--without",
         action="append",
         metavar="NAME",
         help="a benchmark that the head has no more, on purpose; repeatable",
     )
-    found.add_argument("--keep-checkouts", action="store_true", help="leave DIR/sides there at the end")
-    return found
+    command.add_argument("--keep-checkouts", action="store_true", help="leave DIR/sides there at the end")
+    return command
 
 
 def say(sentence: str) -> None:
-    """On the terminal, apart from the verdict."""
+    """Print a sentence on the terminal, apart from the verdict."""
     with suppress(BrokenPipeError):
         sys.stderr.write(f"{sentence}\n")
         sys.stderr.flush()
 
 
 def seconds_above_0(word: str) -> float:
+    """Parse a number of seconds."""
     value = float(word)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")
@@ -146,13 +151,15 @@ def seconds_above_0(word: str) -> float:
 
 
 def _device(word: str) -> str:
+    """Parse the name of a device."""
     try:
         return device(word)
-    except pytest.UsageError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--devices: ")) from error
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _whole(word: str) -> int:
+    """Parse a whole number from 1 up."""
     value = int(word)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{word} is not a whole number from 1 up")

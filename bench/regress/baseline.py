@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.regress.errors import GateError
 from bench.regress.files import read_json
-from bench.regress.measuring import SCREEN, Next, Options, Rounds
+from bench.regress.measuring import SCREEN, GateOptions, GateRounds, Next
 from bench.regress.rounds import PROCESSES, run_apart
 from bench.regress.statistics import Contrast
 from bench.regress.workers import Arm
@@ -44,55 +44,58 @@ class Baseline(NamedTuple):
     about: Mapping[str, Any]
 
 
-def of_ratios(arm: Arm, options: Options, step: Next, number: int) -> dict[str, Any]:  # noqa: ARG001
-    """A round of two fresh processes, one after the other.
+def of_ratios(arm: Arm, options: GateOptions, step: Next, number: int) -> dict[str, Any]:  # noqa: ARG001
+    """Measure a round of two fresh processes, one after the other.
 
     Returns:
         `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors`, `skipped` and `spent`.
     """
     runs = [run_apart(arm, RATIOS, options.threads, step.only) for _ in range(PROCESSES)]
-    found: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
     spent: Counter[str] = Counter()
     for run in runs:
         spent.update(run.spent)
         for entry in run.document["benchmarks"]:
             if "speedups" in entry["extra_info"]:
-                found.setdefault(entry["fullname"], []).append(-log(entry["extra_info"]["speedups"]["dense"]["value"]))
+                ratios.setdefault(entry["fullname"], []).append(-log(entry["extra_info"]["speedups"]["dense"]["value"]))
     errors = {name: error for run in runs for name, error in run.errors.items()}
     skipped = {name: why for run in runs for name, why in run.skipped.items()}
     of_head = {"errors": {"head": errors, "base": {}}, "skipped": {"head": skipped, "base": {}}}
-    return {"ratios": found, **of_head, "spent": dict(spent)}
+    return {"ratios": ratios, **of_head, "spent": dict(spent)}
 
 
-def kept(rounds: Rounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The document to store: what this run's head was like."""
-    found: dict[str, list[float]] = {}
+def kept(rounds: GateRounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The document to store: what the head of this run was like."""
+    ratios: dict[str, list[float]] = {}
     for record in rounds.of(SCREEN):
         for name, logs in record["ratios"].items():
-            found.setdefault(name, []).append(fmean(logs))
-    return {"schema": SCHEMA, "kind": KIND, **about, "ratios": found, "figures": figures}
+            ratios.setdefault(name, []).append(fmean(logs))
+    return {"schema": SCHEMA, "kind": KIND, **about, "ratios": ratios, "figures": figures}
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises:
-    GateError: there is none, or it is something else.
+    """Read a stored run.
+
+    Raises:
+        GateError: there is none, or it is something else.
     """
     if not path.is_file():
         raise GateError(f"--baseline {path}: no such file; make one with --record {path}")
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != KIND:
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("kind") != KIND:
         raise GateError(
             f"--baseline {path}: expected what --record writes; times of another machine, as in a report of "
             "pytest-benchmark, are never compared"
         )
-    if found.get("schema") != SCHEMA:
-        raise GateError(f"--baseline {path}: its schema is {found.get('schema')!r}, expected {SCHEMA}; make it again")
-    about = {name: found.get(name) for name in ("revision", "created", "python", "machine")}
-    return Baseline(str(path), found.get("ratios") or {}, found.get("figures") or {}, about)
+    if document.get("schema") != SCHEMA:
+        schema = document.get("schema")
+        raise GateError(f"--baseline {path}: its schema is {schema!r}, expected {SCHEMA}; make it again")
+    about = {name: document.get(name) for name in ("revision", "created", "python", "machine")}
+    return Baseline(str(path), document.get("ratios") or {}, document.get("figures") or {}, about)
 
 
 def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[str, Contrast]:
-    """The contrasts of a round with the stored rounds, paired as they come.
+    """The contrasts of a round with the stored rounds, which are paired with it in their order.
 
     Args:
         number: of the round, from 0.
@@ -105,7 +108,7 @@ def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[
 
 
 def with_itself(record: Mapping[str, Any], number: int) -> dict[str, Contrast]:  # noqa: ARG001
-    """No change, for a run that is stored and compared with nothing."""
+    """Contrasts of no change, for a run that is stored and compared with nothing."""
     return {name: Contrast(0.0, 0.0) for name in record["ratios"]}
 
 

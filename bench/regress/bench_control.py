@@ -1,4 +1,7 @@
-"""The gate's control: work that no change to `mha` can touch, so that its time tells what the machine did."""
+"""The gate's control: work that no change to `mha` can touch, so that its time tells what the machine did.
+
+Its samples stand in each file of the gate's `rounds/`, and the verdict has them under `control`.
+"""
 
 from typing import Any
 
@@ -11,7 +14,7 @@ WARM_UP = 3
 
 
 def test_control(benchmark: Any) -> None:
-    """Products of matrices that fit in a core's cache, and steps of the interpreter: some two milliseconds."""
+    """Products of matrices that fit in a core's cache, and steps of the interpreter; some two milliseconds."""
     matrix = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
     def work() -> int:

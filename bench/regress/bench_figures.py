@@ -1,9 +1,10 @@
-"""The gate's exact figures: one benchmark for each subject, run once, and the accuracy of a fixed seed.
+"""The gate's exact figures: one benchmark for each workload, run once, and the accuracy of a fixed seed.
 
     python -m pytest bench/regress/bench_figures.py --confcutdir=bench/regress -p no:cacheprovider --benchmark-json=FILE
 
 Run once with each side's mha, of which only public names are used. No time in the file means anything: what is timed is
-the counting itself. What counts is `extra_info`, which `bench.regress.exact` reads.
+the counting itself. What counts is `extra_info`, which `bench.regress.exact` reads, and the gate keeps in
+`figures-base.json` and `figures-head.json`.
 """
 
 import pytest
@@ -11,14 +12,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.regress import seeded
 from bench.regress.counting import counted
-from bench.regress.subjects import SUBJECTS
+from bench.regress.workloads import WORKLOADS
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
-def test_figures(benchmark: BenchmarkFixture, subject: str) -> None:
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_figures(benchmark: BenchmarkFixture, workload: str) -> None:
     """Parameters, FLOPs and peak bytes of one call."""
-    benchmark.name = subject
-    benchmark.extra_info["exact"] = benchmark.pedantic(lambda: counted(*SUBJECTS[subject]()), rounds=1)
+    benchmark.name = workload
+    benchmark.extra_info["exact"] = benchmark.pedantic(lambda: counted(*WORKLOADS[workload]()), rounds=1)
 
 
 def test_seeded(benchmark: BenchmarkFixture) -> None:

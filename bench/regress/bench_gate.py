@@ -1,6 +1,7 @@
-"""The gate's benchmarks: one call of each subject, without gradients, after a few that warm it up.
+"""The gate's benchmarks: one call of each workload, without gradients, after a few that warm it up.
 
-Run by bench/regress/workers.py over both checkouts. Any other file with pytest-benchmark's fixture does as well.
+Run by bench/regress/workers.py over both checkouts; samples go into the gate's `rounds/`, a file for each round. Any
+other file with pytest-benchmark's fixture does as well.
 """
 
 from functools import cache
@@ -9,20 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from bench.regress.subjects import SUBJECTS, Subject
+from bench.regress.workloads import WORKLOADS, Workload
 
 WARM_UP = 3
 
 
 @cache
-def made(name: str) -> Subject:
-    """The subject: once in a process, which has many turns with it."""
-    return SUBJECTS[name]()
+def made(name: str) -> Workload:
+    """The workload of that name, made once in a process, which has many turns with it."""
+    return WORKLOADS[name]()
 
 
-@pytest.mark.parametrize("subject", list(SUBJECTS))
-def test_forward(subject: str, benchmark: Any) -> None:
-    call = made(subject).call
+@pytest.mark.parametrize("workload", list(WORKLOADS))
+def test_forward(workload: str, benchmark: Any) -> None:
+    """The time of one call."""
+    call = made(workload).call
     with torch.inference_mode():
         for _ in range(WARM_UP):
             call()

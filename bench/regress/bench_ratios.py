@@ -1,7 +1,7 @@
 """The time of pruned attention over dense, in one process: what may be compared with a stored run.
 
-Run by bench/regress/baseline.py, process by process. What counts is the speedup over "dense" that `sampled` leaves in
-`extra_info`; any benchmark that leaves one takes part.
+Run by bench/regress/baseline.py, process by process; ratios go into the gate's `rounds/`. What counts is the speedup
+over "dense" that `sampled` leaves in `extra_info`; any benchmark that leaves one takes part.
 """
 
 import os
@@ -11,7 +11,7 @@ import torch
 
 from bench.measure.sampling import sampled
 from bench.regress.device import DEVICE
-from bench.regress.subjects import SUBJECTS
+from bench.regress.workloads import WORKLOADS
 from mha.timing import rotated
 
 PAIRS = {
@@ -25,7 +25,8 @@ LIMITS = {"seconds": 1.0, "rounds": (10, 1000)}
 
 @pytest.mark.parametrize("pruned", list(PAIRS))
 def test_ratio(pruned: str, request: pytest.FixtureRequest) -> None:
-    subjects = {"pruned": SUBJECTS[pruned](), "dense": SUBJECTS[PAIRS[pruned]]()}
-    arms = {name: rotated([subject.call]) for name, subject in subjects.items()}
+    """The time of a pruned layer beside the dense one's, in turns."""
+    workloads = {"pruned": WORKLOADS[pruned](), "dense": WORKLOADS[PAIRS[pruned]]()}
+    arms = {name: rotated([workload.call]) for name, workload in workloads.items()}
     with torch.inference_mode():
         sampled(request, arms, target="pruned", device=DEVICE, limits=LIMITS, cache="warm", seed=os.getpid())

@@ -18,11 +18,11 @@ from typing import Any
 
 from bench.regress import environments
 from bench.regress.__main__ import say, seconds_above_0
-from bench.regress.checkouts import Sides, make_sides, remove
+from bench.regress.checkouts import Checkouts, make_checkouts, remove
 from bench.regress.errors import GateError
 from bench.regress.gate import Gate
 from bench.regress.injecting import NOTHING, VARIABLE
-from bench.regress.measuring import Options
+from bench.regress.measuring import GateOptions
 from bench.regress.preparing import machine
 from bench.regress.simulating import published
 from bench.regress.workers import Arm
@@ -35,17 +35,19 @@ LENGTH = 16  # of what is put in, in every arm: the size of the environment move
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is not there yet; returns the exit code."""
-    given = parser().parse_args(arguments)
-    folder = given.run.absolute()
+    options = parser().parse_args(arguments)
+    folder = options.run.absolute()
     try:
-        calibration = Calibration(folder, make_sides(Path.cwd(), "HEAD", folder), Options(budget=given.budget))
-        injected = [word for word in given.injected.split(",") if word]
-        for name, what in wanted(given.no_change, injected, given.loaded):
+        calibration = Calibration(
+            folder, make_checkouts(Path.cwd(), "HEAD", folder), GateOptions(budget=options.budget)
+        )
+        injected = [word for word in options.injected.split(",") if word]
+        for name, what in wanted(options.no_change, injected, options.loaded):
             if not (folder / name / "verdict.json").exists():
                 with busy(os.cpu_count() or 1) if name.startswith(LOADED) else nullcontext():
                     verdict = calibration.run(name, what)
                 say(f"{name}: {verdict['verdict']} in {verdict['seconds']:.0f} s")
-        say(published(folder, given.simulated))
+        say(published(folder, options.simulated))
     except GateError as error:
         say(f"error: {error}")
         return 1
@@ -54,21 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's."""
-    found = argparse.ArgumentParser(prog="python -m bench.regress.calibrate", description=__doc__, allow_abbrev=False)
-    found.add_argument("--run", type=Path, required=True, metavar="DIR", help="where results go, and are read from")
-    found.add_argument("--no-change", type=int, default=20, metavar="N", help="real runs without a change (20)")
-    found.add_argument(
+    """The parser of the command line."""
+    command = argparse.ArgumentParser(prog="python -m bench.regress.calibrate", description=__doc__, allow_abbrev=False)
+    command.add_argument("--run", type=Path, required=True, metavar="DIR", help="where results go, and are read from")
+    command.add_argument("--no-change", type=int, default=20, metavar="N", help="real runs without a change (20)")
+    command.add_argument(
         "--injected", default=",".join(REAL), metavar="KINDS", help=f"real runs slowed ({','.join(REAL)})"
     )
-    found.add_argument("--loaded", type=int, default=2, metavar="N", help="real runs beside other work (2)")
-    found.add_argument("--simulated", type=int, default=500, metavar="N", help="simulated runs of each slowdown (500)")
-    found.add_argument("--budget", type=seconds_above_0, default=Options().budget, metavar="SECONDS", help="each (600)")
-    return found
+    command.add_argument("--loaded", type=int, default=2, metavar="N", help="real runs beside other work (2)")
+    command.add_argument(
+        "--simulated", type=int, default=500, metavar="N", help="simulated runs of each slowdown (500)"
+    )
+    command.add_argument(
+        "--budget", type=seconds_above_0, default=GateOptions().budget, metavar="SECONDS", help="each (600)"
+    )
+    return command
 
 
 def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tuple[str, str]]:
-    """Name and slowdown of each real run."""
+    """The name of each real run, and the slowdown that is put into its head."""
     for number in range(no_change):
         yield f"{NO_CHANGE}-{number:02d}", NOTHING
     for number, what in enumerate(injected):
@@ -83,8 +89,8 @@ def busy(count: int) -> Iterator[None]:
     orphan = '"$0" -c "while True: pass" > /dev/null 2>&1 & echo $!'
     with ExitStack() as stack:
         for _ in range(count):
-            said = subprocess.run(["sh", "-c", orphan, sys.executable], check=True, capture_output=True, text=True)
-            stack.callback(os.kill, int(said.stdout), signal.SIGKILL)
+            started = subprocess.run(["sh", "-c", orphan, sys.executable], check=True, capture_output=True, text=True)
+            stack.callback(os.kill, int(started.stdout), signal.SIGKILL)
         yield
 
 
@@ -93,11 +99,11 @@ class Calibration:
     """Whole real runs in one folder, over the same two checkouts."""
 
     folder: Path
-    sides: Sides
-    options: Options
+    checkouts: Checkouts
+    options: GateOptions
 
     def run(self, name: str, injected: str) -> dict[str, Any]:
-        """The verdict of one run, the head slowed as said.
+        """The verdict of one run, with that slowdown in its head.
 
         Exact figures are the same every time, and so counted once.
         """
@@ -113,7 +119,7 @@ class Calibration:
     def _gate(self, directory: Path, injected: str) -> Gate:
         python = Path(sys.executable)
         facts = environments.facts(python)
-        head = self.sides.head
+        head = self.checkouts.head
         side = {"label": "HEAD", "revision": head.revision, "dirty": head.dirty, "python": facts["python"]}
         about = {
             "command": f"python -m bench.regress.calibrate --run {self.folder.name}",
@@ -127,7 +133,7 @@ class Calibration:
 
     def _arm(self, name: str, python: Path, injected: str) -> Arm:
         variables = {"PYTEST_PLUGINS": "bench.regress.injecting", VARIABLE: injected.ljust(LENGTH)}
-        return Arm(name, getattr(self.sides, name).root, python, variables)
+        return Arm(name, getattr(self.checkouts, name).root, python, variables)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ BASE, HEAD, WHOLE = "base", "head", "whole"  # equally long: the length of a pat
 
 
 @dataclass(frozen=True)
-class Side:
+class Checkout:
     """One of the two checkouts.
 
     Attributes:
@@ -42,22 +42,22 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Both; `identical` where they have the same `mha/`."""
+class Checkouts:
+    """Both checkouts; `identical` where they have the same `mha/`."""
 
-    base: Side
-    head: Side
+    base: Checkout
+    head: Checkout
     identical: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the verdict should know about them, in sentences."""
+        """What a reader of the verdict should know about the checkouts, in sentences."""
         dirty = f"The tree is dirty: measured as it is, with changes since {self.head.revision[:12]}."
         identical = f"The base and the head have the same {LIBRARY}/: what differs in times is noise."
         return tuple(note for note, holds in ((dirty, self.head.dirty), (identical, self.identical)) if holds)
 
 
-def make_sides(where: Path, base: str, folder: Path) -> Sides:
+def make_checkouts(where: Path, base: str, folder: Path) -> Checkouts:
     """Check out both sides at `folder/sides/base` and `folder/sides/head`, or find them there.
 
     Args:
@@ -81,15 +81,15 @@ def make_sides(where: Path, base: str, folder: Path) -> Sides:
     sides = _folder(folder)
     _check_out(root, sides / BASE, mixed)
     _check_out(root, sides / HEAD, head)
-    return Sides(
-        Side("base", base, before, False, mixed, sides / BASE),
-        Side("head", "HEAD", revision, head != revision, head, sides / HEAD),
+    return Checkouts(
+        Checkout("base", base, before, False, mixed, sides / BASE),
+        Checkout("head", "HEAD", revision, head != revision, head, sides / HEAD),
         identical=old == new,
     )
 
 
 def remove(where: Path, folder: Path) -> None:
-    """Take away what `make_sides` made in the folder, as far as that can be done; nothing is raised."""
+    """Remove what `make_checkouts` made in the folder, as far as that can be done; nothing is raised."""
     sides = folder.resolve() / FOLDER
     with suppress(GateError, OSError):
         root = repository(where)
@@ -100,8 +100,8 @@ def remove(where: Path, folder: Path) -> None:
 
 
 @contextmanager
-def whole_base(where: Path, base: Side, folder: Path) -> Iterator[Path]:
-    """The base commit itself, checked out for as long as the body runs.
+def whole_base(where: Path, base: Checkout, folder: Path) -> Iterator[Path]:
+    """Within the context the base commit itself, with its own benchmarks, is checked out.
 
     Raises:
         GateError: git can't write.
@@ -138,20 +138,21 @@ def text_at(where: Path, commit: str, path: str) -> str:
 
 
 def _head(root: Path) -> str:
-    if not (found := resolved(root, "HEAD")):
+    """The commit of HEAD, if there is one, and no conflict."""
+    if not (revision := resolved(root, "HEAD")):
         raise GateError(f"{root} has no commit yet, so there is nothing to compare: commit first")
     if unmerged := git(root, "ls-files", "--unmerged", "-z").split("\0")[:-1]:
         names = dict.fromkeys(line.partition("\t")[2] for line in unmerged)
         raise GateError(
             f"{root} has conflicts in {', '.join(names)}: resolve them and `git add` the files, or `git merge --abort`"
         )
-    return found
+    return revision
 
 
 def _commit(root: Path, label: str) -> str:
     """The commit that a base's label means."""
-    if found := resolved(root, label):
-        return found
+    if commit := resolved(root, label):
+        return commit
     remote, _, branch = label.partition("/")
     remotes = git(root, "remote").split()
     remote, branch = (remote, branch) if remote in remotes and branch else (next(iter(remotes), ""), "")
@@ -193,30 +194,30 @@ def _as_it_is(root: Path, revision: str, ours: Path) -> str:
 
 
 def _with_library(root: Path, commit: str, library: str, message: str) -> str:
-    """A commit with another library in it."""
+    """A commit of the same files, but with another library."""
     listing = "".join(f"{entry}\t{name}\0" for name, entry in {**_entries(root, commit), LIBRARY: library}.items())
     tree = git(root, "mktree", "-z", given=listing).strip()
     return new_commit(root, tree, message)
 
 
 def _library(root: Path, commit: str, label: str) -> str:
-    """Mode, type and object of the library at a commit."""
-    found = _entries(root, commit, LIBRARY).get(LIBRARY, "")
-    if not found.startswith("040000 tree"):
+    """The mode, type and object of the library at a commit, as git lists them."""
+    entry = _entries(root, commit, LIBRARY).get(LIBRARY, "")
+    if not entry.startswith("040000 tree"):
         raise GateError(
             f"{label} ({commit[:12]}) has no folder {LIBRARY}/, so nothing can be compared: choose one that has"
         )
-    return found
+    return entry
 
 
 def _entries(root: Path, commit: str, *names: str) -> dict[str, str]:
-    """Name -> mode, type and object, of what stands at the top of a commit, or of these names alone."""
+    """What stands at the top of a commit, or these names of it: name -> mode, type and object."""
     lines = git(root, "ls-tree", "--full-tree", "-z", commit, *names).split("\0")[:-1]
     return {name: entry for entry, _, name in (line.partition("\t") for line in lines)}
 
 
 def _folder(folder: Path) -> Path:
-    """Where the checkouts stand: a folder that git does not see, marked as ours."""
+    """Make the folder that the checkouts stand in, which git does not see and which is marked as ours."""
     sides = folder / FOLDER
     mark = sides / ".gitignore"
     try:
@@ -233,12 +234,12 @@ def _folder(folder: Path) -> Path:
 
 def _check_out(root: Path, path: Path, commit: str) -> None:
     """Have the commit checked out at the path; what an interrupted run left half done is made anew."""
-    found = _checked_out(path)
-    if found == commit and _is_whole(path):
+    there = _checked_out(path)
+    if there == commit and _is_whole(path):
         return
-    if found and found != commit:
+    if there and there != commit:
         raise GateError(
-            f"{path} holds {found[:12]}, but {commit[:12]} is wanted: the run was begun with other code. "
+            f"{path} holds {there[:12]}, but {commit[:12]} is wanted: the run was begun with other code. "
             "Results of different code are never mixed: give another --run, or go back to what it was begun with"
         )
     _take_away(root, path)
@@ -251,14 +252,17 @@ def _check_out(root: Path, path: Path, commit: str) -> None:
 
 
 def _checked_out(path: Path) -> str | None:
+    """The commit that is checked out at a path; None where none is."""
     return resolved(path, "HEAD") if (path / ".git").is_file() else None
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether a checkout has all of its files, unchanged."""
     done = run(path, "status", "--porcelain", "--untracked-files=no")
     return done.returncode == 0 and not done.stdout
 
 
 def _take_away(root: Path, path: Path) -> None:
+    """Remove a checkout, and git's entry of it."""
     shutil.rmtree(path, ignore_errors=True)  # first: git removes the entry of what is gone, but not of what is broken
     run(root, "worktree", "remove", "--force", "--force", str(path))  # twice: git locks what it is still making

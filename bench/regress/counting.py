@@ -28,7 +28,7 @@ FUSED = (  # attention that torch's counter knows no formula for, and so takes f
 
 
 def counted(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Parameters, floating-point operations and peak bytes of one call, as `bench.regress.exact` compares them."""
+    """Count parameters, floating-point operations and peak bytes of one call, for `bench.regress.exact` to compare."""
 
     def call() -> Any:
         return model(*args, **(kwargs or {}))
@@ -42,7 +42,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def flops(call: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products in a call, a multiplication and an addition as two.
+    """Count the floating-point operations of the matrix products in a call, a multiply-add as two.
 
     Attention counts as 4·b·h·q·k·d, whatever is masked. torch's fused encoder kernels, which no counter looks into, are
     off meanwhile.
@@ -55,7 +55,7 @@ def flops(call: Callable[[], Any]) -> int:
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Bytes that a warm call has allocated where it has most, above what there was when it began.
+    """Bytes that a warm call has allocated at its worst, above what there was when it began.
 
     On a CPU the sum of what the call has asked torch's allocator for and not yet given back. On one thread, since some
     kernels take working memory for each. On CUDA what the allocator counts, which rounds every block up to 512 bytes.
@@ -67,7 +67,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
 
 
 def highest(events: Iterable[tuple[int, int]]) -> int:
-    """The most bytes held at once.
+    """The most bytes that were held at once.
 
     What is freed and was not allocated here does not count: it was there before.
 
@@ -87,6 +87,7 @@ def highest(events: Iterable[tuple[int, int]]) -> int:
 
 
 def _on_cpu(call: Callable[[], Any]) -> int:
+    """The peak of a call, from a trace of torch's allocator."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +98,7 @@ def _on_cpu(call: Callable[[], Any]) -> int:
 
 
 def _allocations(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Address and bytes of each of a trace's events of the CPU's allocator, in their order."""
+    """Address and bytes of each event of the CPU's allocator in a trace, in order of time."""
     memory = [event for event in events if event["name"] == "[memory]"]
     for event in sorted(memory, key=lambda event: event["ts"]):
         if event["args"]["Device Type"] == DeviceType.CPU.value:
@@ -105,6 +106,7 @@ def _allocations(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, int
 
 
 def _on_accelerator(call: Callable[[], Any], device: torch.device | str) -> int:
+    """The peak of a call, as the accelerator's allocator counts it."""
     torch.accelerator.synchronize(device)
     torch.accelerator.reset_peak_memory_stats(device)
     before = torch.accelerator.memory_allocated(device)
@@ -115,7 +117,7 @@ def _on_accelerator(call: Callable[[], Any], device: torch.device | str) -> int:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Within the context nothing frees tensors at a moment of its own choice."""
+    """Within the context the garbage collector, which frees tensors at moments of its own choice, is off."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -137,10 +139,12 @@ def _without_fast_path() -> Iterator[None]:
 
 
 def _device(model: nn.Module) -> torch.device:
+    """The device that a model is on."""
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:  # noqa: ARG001
+    """Floating-point operations of fused attention, from the shapes of what it is given."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[-2] * (width + value[-1])

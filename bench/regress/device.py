@@ -9,6 +9,6 @@ DEVICE = os.environ.get(VARIABLE, "cpu")
 
 
 def wait() -> None:
-    """Until the device has finished what was asked of it."""
+    """Wait until the device has finished what was asked of it."""
     if DEVICE != "cpu":
         torch.accelerator.synchronize()

@@ -55,7 +55,7 @@ def environment(
     say: Callable[[str], None] = lambda sentence: None,  # noqa: ARG005
     build: Build | None = None,
 ) -> Path:
-    """The interpreter of an environment with a side's dependencies, built at the first time.
+    """The interpreter of an environment with a side's dependencies, which is built the first time.
 
     Args:
         pyproject: the text of the side's `pyproject.toml`.
@@ -96,7 +96,7 @@ def cache_directory() -> Path:
 
 
 def facts(python: str | Path) -> dict[str, Any]:
-    """`python` (its version), `implementation`, and `packages`: name -> version, of all that it has installed.
+    """What an interpreter has: `python` (its version), `implementation`, and `packages`: name -> version.
 
     Raises:
         GateError: it is no Python.
@@ -117,10 +117,10 @@ def compared(base: Mapping[str, Any], head: Mapping[str, Any]) -> str | None:
     Raises:
         GateError: the interpreters differ, so that times would differ by them.
     """
-    one, other = (f"{side['implementation']} {side['python']}" for side in (base, head))
-    if one != other:
+    of_base, of_head = (f"{side['implementation']} {side['python']}" for side in (base, head))
+    if of_base != of_head:
         raise GateError(
-            f"The base runs on {one}, the head on {other}: times would differ by the interpreter. "
+            f"The base runs on {of_base}, the head on {of_head}: times would differ by the interpreter. "
             "Give both the same by --python"
         )
     found = [
@@ -142,14 +142,14 @@ def venv_with_pip(folder: Path, executable: str, requirements: Sequence[str], lo
 
 
 def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
-    """Install; likewise."""
+    """Install the requirements at the lock's versions."""
     options = ("--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
     if requirements:
         _called(str(python), "-I", "-m", "pip", "install", *options, "-c", str(lock.absolute()), *requirements)
 
 
 def declared(pyproject: str, name: str) -> tuple[list[str], str]:
-    """The dependencies of a project, and the Pythons it is made for."""
+    """The dependencies that a project declares, and the Pythons that it is made for."""
     try:
         project = tomllib.loads(pyproject).get("project", {})
         needed, range_ = project["dependencies"], project.get("requires-python", "")
@@ -183,6 +183,7 @@ def _asked(python: str | Path) -> dict[str, Any]:
 
 
 def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
+    """See that the interpreter is one that the side is made for."""
     if not SpecifierSet(range_).contains(".".join(map(str, interpreter["version"]))):
         raise GateError(
             f"The {name} is made for Python {range_} (`requires-python`), but {interpreter['executable']} is "
@@ -191,7 +192,7 @@ def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
 
 
 def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, name: str, build: Build) -> None:
-    """An environment at the folder, marked at the end: it can't be built elsewhere and moved."""
+    """Build an environment in its folder, and mark it at the end: it can't be built elsewhere and moved."""
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted build
     try:
         build(folder, executable, needed, lock)
@@ -205,7 +206,7 @@ def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, nam
 
 
 def _called(*command: str) -> str:
-    """What a command prints; a GateError of its last lines where it fails."""
+    """Run a command, and return what it prints."""
     outside = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
     done = subprocess.run(command, env=outside, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -215,10 +216,12 @@ def _called(*command: str) -> str:
 
 
 def _python_of(folder: Path) -> Path:
+    """The interpreter of an environment."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def _text(lock: Path) -> str:
+    """The text of the lock."""
     try:
         return lock.read_text(encoding="utf-8")
     except OSError as error:

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """Of two accuracies on the same examples, head − base, and where its interval ends."""
+    """The difference of two accuracies on the same examples, head − base, with its interval."""
 
     value: float
     low: float
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 
 def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Benchmark -> the fields to compare, from pytest-benchmark's JSON; a benchmark without them is left out.
+    """Read the exact figures from pytest-benchmark's JSON: benchmark -> its fields; one without them is left out.
 
     Plain mappings and lists: written as JSON, they are a baseline to compare with later.
 
@@ -46,14 +46,14 @@ def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         GateError: it is no such document, or two benchmarks that have these fields share a name.
     """
     try:
-        found = [(each["name"], each.get("extra_info") or {}) for each in document["benchmarks"]]
+        benchmarks = [(each["name"], each.get("extra_info") or {}) for each in document["benchmarks"]]
     except (AttributeError, KeyError, TypeError) as error:
         raise GateError(
             'expected the JSON of pytest-benchmark, an object with "benchmarks" that each have a "name"; got '
             f"{document!r:.60}; write it with --benchmark-json=FILE"
         ) from error
     figures: dict[str, dict[str, Any]] = {}
-    for name, extra in found:
+    for name, extra in benchmarks:
         fields = {key: extra[key] for key in ("exact", "examples") if key in extra}
         if fields and name in figures:
             raise GateError(f"two benchmarks with exact figures are called {name!r}; give one of them another name")
@@ -65,7 +65,7 @@ def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def compare(
     base: Figures, head: Figures, errors: Mapping[str, str] | None = None, skipped: Mapping[str, str] | None = None
 ) -> list[Row]:
-    """A row of verdict.json for each figure of each benchmark, the head's first.
+    """Compare the figures of both sides: a row of verdict.json for each figure of each benchmark, the head's first.
 
     More parameters, FLOPs or bytes are REGRESSED, fewer IMPROVED, if it `matters`. Accuracy is either only where the
     interval of the difference, from `low` to `high`, leaves 0 out (see `difference`). What the head alone has is NEW;
@@ -79,7 +79,7 @@ def compare(
     Raises:
         GateError: the fields of a benchmark are no mappings.
     """
-    failed = {name: f"it fails on the head: {said}" for name, said in (errors or {}).items()}
+    failed = {name: f"it fails on the head: {error}" for name, error in (errors or {}).items()}
     left_out = {name: f"it is skipped: {why}" for name, why in (skipped or {}).items() if name not in failed}
     rows = []
     for name in dict.fromkeys([*head, *base, *failed, *left_out]):
@@ -93,7 +93,7 @@ def compare(
 
 
 def difference(base: Sequence[int], head: Sequence[int]) -> Difference:
-    """Of the accuracies on the same examples, 0 or 1 each, with its 95 % interval.
+    """The difference of two accuracies on the same examples, 0 or 1 each, with its 95 % interval.
 
     The interval is Wald's with one example added to each of the two kinds that differ (Bonett and Price 2012, "Adjusted
     Wald confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat.
@@ -112,7 +112,7 @@ Key = tuple[str, str]  # benchmark and figure, as a row names them
 
 
 def _values(name: str, figures: Figures) -> dict[Key, Any]:
-    """The value of every figure that a benchmark has."""
+    """The values of all figures that a benchmark has, by benchmark and figure."""
     fields = figures.get(name, {})
     exact, examples = (
         fields.get(field, {}) if isinstance(fields, Mapping) else None for field in ("exact", "examples")
@@ -140,7 +140,7 @@ def _judged(key: Key, before: Mapping[Key, Any], after: Mapping[Key, Any]) -> Ro
 
 
 def matters(figure: str, base: int) -> float:
-    """The least change of a figure that is one: of peak bytes a thousandth, or a page where that is more; else 1."""
+    """The least change of a figure that counts: of peak bytes a thousandth, or a page where that is more; else 1."""
     return max(LEAST_SHARE * base, PAGE) if figure == "peak_bytes" else 1
 
 
@@ -160,10 +160,10 @@ def _accuracy(key: Key, base: Sequence[int], head: Sequence[int]) -> Row:
     if len(base) != len(head):
         why = f"{len(base):,} examples on the base and {len(head):,} on the head; only the same ones can be compared"
         return _row(key, "ERROR", *shown, why)
-    found = difference(base, head)
-    verdict = "REGRESSED" if found.high < 0 else "IMPROVED" if found.low > 0 else "PASS"
-    changed = f"of {len(base):,} examples {found.lost:,} are no longer answered right, and {found.won:,} newly are"
-    return _row(key, verdict, *shown, changed if found.lost or found.won else None, found.low, found.high)
+    change = difference(base, head)
+    verdict = "REGRESSED" if change.high < 0 else "IMPROVED" if change.low > 0 else "PASS"
+    answers = f"of {len(base):,} examples {change.lost:,} are no longer answered right, and {change.won:,} newly are"
+    return _row(key, verdict, *shown, answers if change.lost or change.won else None, change.low, change.high)
 
 
 def _wrong(figure: str, value: Any) -> str | None:

@@ -1,21 +1,37 @@
 """The files of a gate run: each appears whole or not at all."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.measure import files
 from bench.regress.errors import GateError
-from mha.values.atomic_files import appears_whole
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises:
-    GateError: it can't be written, as on a full disk.
+    """Write a text file, and the folders above it.
+
+    Raises:
+        GateError: it can't be written, as on a full disk.
     """
+    with _stops_if_unwritable(path):
+        files.write_text(path, text)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document as JSON, likewise; text from git may be no valid Unicode, so all but ASCII is escaped."""
+    with _stops_if_unwritable(path):
+        files.write_json(path, document, ascii_only=True)
+
+
+@contextmanager
+def _stops_if_unwritable(path: Path) -> Iterator[None]:
+    """Make the folders of a file, and say as a GateError why it can't be written within the context."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with appears_whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        yield
     except OSError as error:
         raise GateError(
             f"{path} can't be written ({error.strerror or error}); what was finished before stays. Mend that, then go "
@@ -23,13 +39,11 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def write_json(path: Path, document: Any) -> None:
-    write_text(path, json.dumps(document, allow_nan=False) + "\n")
-
-
 def read_json(path: Path) -> Any:
-    """Raises:
-    GateError: it is no JSON.
+    """The document in a JSON file.
+
+    Raises:
+        GateError: it is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from bench.regress import exact
 from bench.regress.baseline import Baseline, against, comparable, kept, of_ratios, with_itself
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
-from bench.regress.measuring import Contrasts, Options, Rounds, Store, Take, measure, of_arms, of_both_arms
+from bench.regress.measuring import Contrasts, GateOptions, GateRounds, Store, Take, measure, of_arms, of_both_arms
 from bench.regress.rounds import run_apart
 from bench.regress.statistics import LEVEL
 from bench.regress.verdict import overall
@@ -38,7 +38,7 @@ class Gate:
 
     directory: Path
     arms: tuple[Arm, ...]
-    options: Options
+    options: GateOptions
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     only_base: tuple[str, ...] = ()
@@ -83,25 +83,27 @@ class Gate:
         return exact.compare(before, head["figures"], head["errors"], skipped), took
 
     def _counted(self, arm: Arm) -> dict[str, Any]:
+        """The exact figures of one side, counted unless they have been."""
         kept = self.directory / f"figures-{arm.name}.json"
         if not kept.exists():
             self.say(f"exact figures of the {arm.name}")
             write_json(kept, count_figures(arm, self.options.threads))
         return read_json(kept)
 
-    def _verdict(self, rounds: Rounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
+    def _verdict(self, rounds: GateRounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
+        """The verdict as a document."""
         rows = rows_of(rounds, self.options, self.only_base, self.baseline)
         if not rows:
             raise GateError(
                 f"{', '.join(self.options.files)}: no benchmark takes pytest-benchmark's fixture; name others"
             )
-        found = doubts(rounds, self.options, self.about["machine"]["cores"])
+        reasons = doubts(rounds, self.options, self.about["machine"]["cores"])
         alone = [] if rounds.compared() else ["No benchmark runs on both sides, so no time is compared."]
         return {
             "schema": SCHEMA,
             "kind": "gate",
-            "verdict": overall([*rows, *figures], found),
-            "why": [*found, *alone, *self.notes],
+            "verdict": overall([*rows, *figures], reasons),
+            "why": [*reasons, *alone, *self.notes],
             **self.about,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "budget": self.options.budget,
@@ -114,12 +116,12 @@ class Gate:
 
 
 def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
-    """`figures`, `errors`, `skipped` and `took` of one side, counted in a process of its own.
+    """Count the exact figures of one side in a process of its own: `figures`, `errors`, `skipped` and `took`.
 
     Raises:
         GateError: it breaks.
     """
     run = run_apart(arm, FIGURES, threads)
-    errors, skipped = ({short(name) or "any": why for name, why in said.items()} for said in (run.errors, run.skipped))
+    errors, skipped = ({short(name) or "any": why for name, why in each.items()} for each in (run.errors, run.skipped))
     took = sum(run.spent.values())
     return {"figures": exact.read(run.document), "errors": errors, "skipped": skipped, "took": took}

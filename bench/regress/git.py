@@ -40,8 +40,8 @@ def repository(where: Path) -> Path:
 def resolved(where: Path, label: str) -> str | None:
     """The commit that a label means; None where it means none."""
     done = run(where, "rev-parse", "--verify", "--quiet", f"{label}^{{commit}}")
-    found = done.stdout.strip()
-    return found if done.returncode == 0 and found.isalnum() else None  # ^HEAD means all but HEAD
+    commit = done.stdout.strip()
+    return commit if done.returncode == 0 and commit.isalnum() else None  # ^HEAD means all but HEAD
 
 
 def new_commit(root: Path, tree: str, message: str) -> str:
@@ -50,7 +50,7 @@ def new_commit(root: Path, tree: str, message: str) -> str:
 
 
 def git(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> str:
-    """What git answers.
+    """Run git; what it answers.
 
     Args:
         index: instead of the user's.
@@ -68,7 +68,7 @@ def git(where: Path, *arguments: str, index: Path | None = None, given: str = ""
 
 
 def run(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> subprocess.CompletedProcess[str]:
-    """The same where a failure says something too."""
+    """Run git, whether it fails or not; what it answers and says."""
     settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     command = ["git", "-C", str(where), "--literal-pathspecs", *settings, *arguments]
     try:
@@ -85,16 +85,17 @@ def run(where: Path, *arguments: str, index: Path | None = None, given: str = ""
 
 
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what tells git of another repository or index, as a hook finds it set."""
+    """The environment without what points git at another repository or index, as a hook finds it set."""
     return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(KEPT)}
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """Git's last words, printable."""
+    """The last words of git, printable."""
     words = done.stderr.strip().encode("utf-8", "replace").decode()
     return words.removeprefix("fatal: ") or f"exit code {done.returncode}"
 
 
 def _wishes(index: Path | None) -> dict[str, str]:
+    """Variables by which git works quietly, and on another index if there is one."""
     chosen = {"GIT_INDEX_FILE": str(index)} if index else {}
     return {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **chosen}

@@ -30,12 +30,13 @@ KINDS: Mapping[str, Kind] = {
 
 
 def pytest_configure() -> None:
+    """Slow the layer's forward as the environment variable asks."""
     kind, _, share = os.environ.get(VARIABLE, NOTHING).partition(":")
     mha.MultiHeadAttention.forward = slowed(mha.MultiHeadAttention.forward, KINDS[kind], float(share))  # type: ignore[method-assign]
 
 
 def slowed(forward: Callable[..., Any], kind: Kind, share: float) -> Callable[..., Any]:
-    """The same, but busy for a while longer."""
+    """A forward that does the same, and is busy for a while longer."""
 
     @wraps(forward)
     def later(layer: mha.MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:

@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib import metadata
-from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture, FixtureAlreadyUsed
+
+from bench.measure.errors import described
+from bench.measure.replay_clock import ReplayClock
 
 WARM_UP = 3  # calls before the first that counts; the last of them says how long one takes
 UNUSED = "it takes the fixture `benchmark` and never calls it, so nothing is timed: call it once"
@@ -26,18 +28,20 @@ TWICE = "a test can call the fixture `benchmark` once, and this one calls it aga
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options that the gate starts a process with."""
     group = parser.getgroup("turns", "taking turns with other processes")
     group.addoption("--baton", metavar="R,W", help="file descriptors: what to do comes from R, what was done goes to W")
     group.addoption("--as-they-are", action="store_true", help="benchmarks sample by themselves, in one turn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Where there is a baton, run only when it is passed here."""
     if config.option.baton and not config.option.collectonly:
         read, write = map(int, config.option.baton.split(","))
         turns = Turns(os.fdopen(read), os.fdopen(write, "w"), every=config.option.as_they_are)
         config.pluginmanager.register(turns)
         if not config.option.as_they_are:
-            config.pluginmanager.register(Sampling(turns))  # late: its fixture comes first
+            config.pluginmanager.register(SamplesInTurns(turns))  # late: its fixture comes first
 
 
 class Turns:
@@ -68,6 +72,7 @@ class Turns:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run the items that are asked for, one after the other, until nothing more comes in."""
         items = {
             item.nodeid: item
             for item in session.items
@@ -95,15 +100,16 @@ class Turns:
         return report
 
     def pytest_benchmark_generate_machine_info(self) -> dict[str, str]:
-        """In place of pytest-benchmark's own, which asks about the processor for two seconds in every process."""
+        """Replace pytest-benchmark's own, which asks about the processor for two seconds in every process."""
         versions = {name: metadata.version(name) for name in ("torch", "numpy")}
         return {"python": platform.python_version(), "implementation": platform.python_implementation(), **versions}
 
     def pytest_benchmark_generate_commit_info(self) -> dict[str, str]:
+        """Replace pytest-benchmark's own: the gate knows the commits."""
         return {}  # the gate knows
 
     def sizes(self, seconds: float) -> Iterator[int]:
-        """How many calls make the next sample; it has been taken when the next one is asked for."""
+        """Yield how many calls make the next sample; it has been taken when the next one is asked for."""
         self._used = True
         self._say({"seconds": seconds})
         while size := json.loads(self._in.readline() or "0"):
@@ -115,37 +121,37 @@ class Turns:
         self._out.flush()
 
 
-class Sampling:
+class SamplesInTurns:
     """Wraps pytest-benchmark's fixture, so that samples are taken in turns."""
 
     def __init__(self, turns: "Turns") -> None:
         self._turns = turns
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        item.add_marker(pytest.mark.benchmark(timer=Clock()))
+        item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
 
     @pytest.fixture
-    def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "Shared":
-        """pytest-benchmark's fixture; samples are taken in turns."""
+    def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "BenchmarkInTurns":
+        """Wrap pytest-benchmark's fixture, so that samples are taken in turns."""
         (clock, *_) = (
             mark.kwargs["timer"]
             for mark in request.node.iter_markers("benchmark")
-            if isinstance(mark.kwargs.get("timer"), Clock)
+            if isinstance(mark.kwargs.get("timer"), ReplayClock)
         )
-        return Shared(benchmark, clock, self._turns.sizes)
+        return BenchmarkInTurns(benchmark, clock, self._turns.sizes)
 
 
 def _first_line(call: pytest.CallInfo[None]) -> str:
+    """What has gone wrong in a call, on one line."""
     if call.excinfo is None:
         return "XPASS(strict): it is marked as one that fails, and has not"
-    said = str(call.excinfo.value).strip().splitlines()
-    return ": ".join([call.excinfo.typename, *said[:1]])
+    return described(call.excinfo.value)
 
 
 def _why_skipped(report: pytest.CollectReport | pytest.TestReport) -> str:
-    """One line; a benchmark that is expected to fail, and does, counts as skipped, as pytest has it."""
-    said = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
-    lines = said.removeprefix("Skipped: ").strip().splitlines()
+    """Why something is skipped, on one line; as in pytest, also where it was expected to fail and did."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+    lines = reason.removeprefix("Skipped: ").strip().splitlines()
     return lines[0] if lines else "no reason is given"
 
 
@@ -154,29 +160,17 @@ def _library() -> str | None:
     return getattr(sys.modules.get("mha"), "__file__", None)
 
 
-class Clock:
-    """Shows, one after the other, the readings it is given."""
+class BenchmarkInTurns(BenchmarkFixture):
+    """The fixture of pytest-benchmark in a process that has turns: the same one, but for how it samples."""
 
-    def __init__(self) -> None:
-        self._readings: Iterator[float] = iter(())
-
-    def show(self, samples: Sequence[float]) -> None:
-        """The beginning and the end of each sample, which began at 0."""
-        self._readings = chain.from_iterable((0.0, seconds) for seconds in samples)
-
-    def __call__(self) -> float:
-        return next(self._readings)
-
-
-class Shared(BenchmarkFixture):
-    """pytest-benchmark's fixture in a process that has turns: the same one, but for how it samples."""
-
-    def __init__(self, benchmark: BenchmarkFixture, clock: Clock, sizes: Callable[[float], Iterator[int]]) -> None:
+    def __init__(
+        self, benchmark: BenchmarkFixture, clock: ReplayClock, sizes: Callable[[float], Iterator[int]]
+    ) -> None:
         self.__dict__ = benchmark.__dict__
         self._clock, self._sizes, self._called = clock, sizes, False
 
     def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._sample(lambda: Call(function_to_benchmark, args, kwargs))
+        return self._sample(lambda: TimedCall(function_to_benchmark, args, kwargs))
 
     def pedantic(
         self,
@@ -189,16 +183,16 @@ class Shared(BenchmarkFixture):
         warmup_rounds: int = 0,  # noqa: ARG002
         iterations: int = 1,  # noqa: ARG002
     ) -> Any:
-        """As pytest-benchmark's, but the gate chooses how often; with a `setup` or a `teardown` a call is a sample."""
+        """Time a call as often as the gate chooses; with a `setup` or a `teardown` each call is a sample."""
 
-        def prepared() -> Call:
-            given = setup() if setup else None
-            called_with, named = given or (args, kwargs or {})
-            return Call(target, called_with, named, teardown)
+        def prepared() -> TimedCall:
+            arguments = setup() if setup else None
+            called_with, named = arguments or (args, kwargs or {})
+            return TimedCall(target, called_with, named, teardown)
 
         return self._sample(prepared, several=setup is None and teardown is None)
 
-    def _sample(self, prepare: Callable[[], "Call"], *, several: bool = True) -> Any:
+    def _sample(self, prepare: Callable[[], "TimedCall"], *, several: bool = True) -> Any:
         """Warm up, take samples for as long as they are asked for, and hand them to pytest-benchmark.
 
         Args:
@@ -223,8 +217,8 @@ class Shared(BenchmarkFixture):
         return result
 
 
-class Call(NamedTuple):
-    """What is timed, and what is done afterwards."""
+class TimedCall(NamedTuple):
+    """A function with its arguments to be timed, and what is done afterwards."""
 
     function: Callable[..., Any]
     args: Sequence[Any]
@@ -232,7 +226,7 @@ class Call(NamedTuple):
     teardown: Callable[..., Any] | None = None
 
     def timed(self, size: int) -> tuple[float, Any]:
-        """Seconds of one of so many calls, and what the last one returned; the garbage collector waits."""
+        """Time so many calls, without garbage collection: seconds of one of them, and what the last one returned."""
         collecting = gc.isenabled()
         gc.disable()
         try:

@@ -22,7 +22,7 @@ TIMES = 2  # as many rounds in the second look
 
 
 @dataclass(frozen=True)
-class Options:
+class GateOptions:
     """How a run measures.
 
     Attributes:
@@ -45,18 +45,18 @@ Contrasts = Callable[[Mapping[str, Any], int], Mapping[str, Contrast]]
 
 
 class Next(NamedTuple):
-    """The round to measure; of all benchmarks, or only of some."""
+    """The round to measure next: of all benchmarks, or only of some."""
 
     phase: str
     only: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """The rounds so far.
+class GateRounds:
+    """The rounds that have been measured.
 
     Attributes:
-        records: of each round what was measured (`seconds`, `errors` and `skipped` as in `Round`, or `ratios`),
+        records: of each round what was measured (`seconds`, `errors` and `skipped` as in `GateRound`, or `ratios`),
             `spent`, `phase`, `took` (seconds), `load` (cores that others used) and `contrasts`: benchmark ->
             `Contrast`, of those that can be compared.
     """
@@ -64,32 +64,34 @@ class Rounds:
     records: tuple[Mapping[str, Any], ...]
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
+        """The records of one phase."""
         return [record for record in self.records if record["phase"] == phase]
 
     @property
     def took(self) -> float:
-        """Seconds."""
+        """Seconds that all rounds took."""
         return sum(record["took"] for record in self.records)
 
     @property
     def load(self) -> float | None:
-        """Cores that others used meanwhile; None where the system does not tell."""
-        told = [(record["load"], record["took"]) for record in self.records if record["load"] is not None]
-        total = sum(took for _, took in told)
-        return sum(cores * took for cores, took in told) / total if total else None
+        """How many cores others used meanwhile; None where the system does not tell."""
+        loads = [(record["load"], record["took"]) for record in self.records if record["load"] is not None]
+        total = sum(took for _, took in loads)
+        return sum(cores * took for cores, took in loads) / total if total else None
 
     def compared(self) -> list[str]:
-        """The benchmarks that every process of every screening round has; the control is none."""
+        """The benchmarks that every process of every screening round has, less the control."""
         screened = [set(record["contrasts"]) for record in self.of(SCREEN)]
         return sorted(set.intersection(*screened) - {CONTROL_NAME}) if screened else []
 
     def effect(self, name: str, *phases: str) -> Effect | None:
-        """Of a benchmark in the rounds of these phases; None where they are too few."""
-        told = [each["contrasts"] for each in self.records if each["phase"] in phases]
-        found = tuple(contrasts[name] for contrasts in told if name in contrasts)
-        return effect(found) if len(found) >= FEWEST else None
+        """The effect on a benchmark in the rounds of these phases; None where they are too few."""
+        contrasts_of_rounds = [each["contrasts"] for each in self.records if each["phase"] in phases]
+        pairs = tuple(contrasts[name] for contrasts in contrasts_of_rounds if name in contrasts)
+        return effect(pairs) if len(pairs) >= FEWEST else None
 
     def looks(self, name: str) -> Looks | None:
+        """What the first and the second look at a benchmark have seen; None where the first is not complete."""
         screen, again = self.effect(name, SCREEN), self.effect(name, AGAIN)
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
 
@@ -104,12 +106,12 @@ class Rounds:
 
 
 def wanted_rounds(benchmarks: int, fdr: float) -> int:
-    """Of a first look: so many that the least p there can be, 2^-rounds, passes the adjustment for all benchmarks."""
+    """Rounds of a first look: so many that the least possible p, 2^-rounds, passes the adjustment for all of them."""
     return max(FEWEST, math.ceil(math.log2(max(benchmarks, 1) / fdr)))
 
 
-def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | None:
-    """What to measure, from nothing but what has been; None where all is decided, or the time is spent.
+def next_round(rounds: GateRounds, options: GateOptions, spent: float = 0.0) -> Next | None:
+    """What to measure next, told by the rounds alone; None where all is decided, or the time is spent.
 
     A first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves undecided; then, as
     long as there is time, more of it at those of which too little is known still.
@@ -130,7 +132,7 @@ def next_round(rounds: Rounds, options: Options, spent: float = 0.0) -> Next | N
     effects = {name: seen for name in compared if (seen := rounds.effect(name, SCREEN))}
     doubtful = undecided(effects, options.rules)
     if again >= TIMES * wanted:
-        doubtful = [name for name in doubtful if (found := rounds.looks(name)) and _is_open(found, options.rules)]
+        doubtful = [name for name in doubtful if (looks := rounds.looks(name)) and _is_open(looks, options.rules)]
     fits = bool(doubtful) and rounds.cost(doubtful) <= left
     return Next(AGAIN, tuple(doubtful)) if fits else None
 
@@ -155,8 +157,9 @@ class Store:
         self._folder, self._contrasts = folder, contrasts
         folder.mkdir(parents=True, exist_ok=True)
 
-    def read(self) -> Rounds:
-        return Rounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
+    def read(self) -> GateRounds:
+        """The rounds in the folder."""
+        return GateRounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Write a round; returns it as `read` gives it."""
@@ -173,13 +176,13 @@ class Store:
 
 def measure(
     take: Take,
-    options: Options,
+    options: GateOptions,
     store: Store,
     say: Callable[[str], None],
     *,
     spent: float = 0.0,
-) -> Rounds:
-    """All rounds that there are to be, going on after those that are in the store.
+) -> GateRounds:
+    """Measure all rounds that there are to be, going on after those in the store.
 
     Args:
         take: measures a round, and gives its fields, `spent` among them; it has a number that no other one has.
@@ -192,20 +195,20 @@ def measure(
     while step := next_round(rounds, options, spent):
         say(f"{_what(rounds, step, options)}, {rounds.took + spent:.0f} of {options.budget:.0f} s spent")
         number, before = len(rounds.records), usage_so_far()
-        found = take(step, number)
+        measured = take(step, number)
         about = {
             "phase": step.phase,
-            "took": sum(found["spent"].values()),
+            "took": sum(measured["spent"].values()),
             "load": load_between(before, usage_so_far()),
         }
-        rounds = Rounds((*rounds.records, store.add(number, {**found, **about})))
+        rounds = GateRounds((*rounds.records, store.add(number, {**measured, **about})))
     return rounds
 
 
-def of_arms(arms: Sequence[Arm], options: Options, step: Next, number: int) -> dict[str, Any]:
-    """A round of both sides."""
+def of_arms(arms: Sequence[Arm], options: GateOptions, step: Next, number: int) -> dict[str, Any]:
+    """Measure a round of both sides."""
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
-        found = measure_round(
+        measured = measure_round(
             arms,
             options.files,
             Path(folder),
@@ -214,7 +217,7 @@ def of_arms(arms: Sequence[Arm], options: Options, step: Next, number: int) -> d
             threads=options.threads,
             only=step.only,
         )
-    return found._asdict()
+    return measured._asdict()
 
 
 def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contrast]:  # noqa: ARG001
@@ -223,7 +226,8 @@ def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contra
     return {name: contrast(seconds) for name, seconds in whole.items()}
 
 
-def _what(rounds: Rounds, step: Next, options: Options) -> str:
+def _what(rounds: GateRounds, step: Next, options: GateOptions) -> str:
+    """What is measured next, for the user."""
     done = len(rounds.of(step.phase))
     wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr)
     if not rounds.records:

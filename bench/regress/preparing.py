@@ -10,25 +10,26 @@ from typing import Any
 
 import cpuinfo
 
+from bench.measure import files
 from bench.regress import environments
 from bench.regress.baseline import NOTE, comparable, read_baseline
-from bench.regress.checkouts import Sides, differs, make_sides, text_at, whole_base
+from bench.regress.checkouts import FOLDER, Checkouts, differs, make_checkouts, text_at, whole_base
 from bench.regress.device import VARIABLE
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json
 from bench.regress.gate import Gate, Say
 from bench.regress.git import git, repository, resolved
-from bench.regress.measuring import Options
+from bench.regress.measuring import GateOptions
 from bench.regress.verdict_rows import short
 from bench.regress.workers import Arm, Worker
 
 LOCK, PROJECT = "constraints.txt", "pyproject.toml"
-OWN = ("sides", ".lock")  # that may be there before the first round
+OWN = (FOLDER, files.LOCK)  # that may be there before the first round
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for.
+    """What the command line asks for.
 
     Attributes:
         where: the repository, or a folder in it.
@@ -43,7 +44,7 @@ class Wish:
     where: Path
     base: str
     directory: Path
-    options: Options
+    options: GateOptions
     command: str
     python: Path
     here: bool = False
@@ -58,26 +59,26 @@ def prepared(wish: Wish, say: Say) -> Gate:
         GateError: they can't, or the directory holds a run of something else.
     """
     begun = _begun(wish)
-    sides = make_sides(wish.where, begun["base"] if begun else wish.base, wish.directory)
-    pythons = {side.name: _python(wish, sides, side.name, say) for side in (sides.base, sides.head)}
+    checkouts = make_checkouts(wish.where, begun["base"] if begun else wish.base, wish.directory)
+    pythons = {side.name: _python(wish, checkouts, side.name, say) for side in (checkouts.base, checkouts.head)}
     facts = {name: environments.facts(python) for name, python in pythons.items()}
-    notes = [*sides.notes, *filter(None, [environments.compared(facts["base"], facts["head"])])]
+    notes = [*checkouts.notes, *filter(None, [environments.compared(facts["base"], facts["head"])])]
     variables = {VARIABLE: wish.options.device}
-    base, head = (Arm(side.name, side.root, pythons[side.name], variables) for side in (sides.base, sides.head))
+    base, head = (Arm(side.name, side.root, pythons[side.name], variables) for side in (checkouts.base, checkouts.head))
     about = {
         "command": wish.command,
         "mode": "base",
-        "base": _side(sides.base, wish.base, facts["base"]),
-        "head": _side(sides.head, "HEAD", facts["head"]),
+        "base": _side(checkouts.base, wish.base, facts["base"]),
+        "head": _side(checkouts.head, "HEAD", facts["head"]),
         "machine": machine(wish.options, facts["head"]),
     }
     identity = {
-        "base": sides.base.revision,
-        "commits": [sides.base.commit, sides.head.commit],
+        "base": checkouts.base.revision,
+        "commits": [checkouts.base.commit, checkouts.head.commit],
         **_identity(wish, about),
     }
     _begin(wish, begun, identity)
-    gone = _only_base(wish, sides, base, say)
+    gone = _only_base(wish, checkouts, base, say)
     return Gate(wish.directory, (base, head), wish.options, about, tuple(notes), gone, say=say)
 
 
@@ -109,8 +110,8 @@ def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
     return Gate(wish.directory, (arm,), wish.options, about, tuple(filter(None, notes)), baseline=baseline, say=say)
 
 
-def machine(options: Options, facts: dict[str, Any]) -> dict[str, Any]:
-    """What times depend on beside the code."""
+def machine(options: GateOptions, facts: dict[str, Any]) -> dict[str, Any]:
+    """What times depend on, beside the code."""
     packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pytest-benchmark")}
     cpu = cpuinfo.get_cpu_info().get("brand_raw")
     return {
@@ -127,14 +128,14 @@ def _begun(wish: Wish) -> dict[str, Any] | None:
     path = wish.directory / "gate.json"
     if path.exists():
         return read_json(path)
-    found = [each.name for each in wish.directory.iterdir() if each.name not in OWN] if wish.directory.is_dir() else []
-    if found or wish.directory.is_file():
+    others = [each.name for each in wish.directory.iterdir() if each.name not in OWN] if wish.directory.is_dir() else []
+    if others or wish.directory.is_file():
         raise GateError(f"--run {wish.directory} holds other files; give a directory that is empty or does not exist")
     return None
 
 
 def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-    """Write what the run is of, or see that it is the same."""
+    """Write what the run compares, or see that it is the same as when it was begun."""
     if begun and begun != identity:
         changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
         raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
@@ -142,29 +143,32 @@ def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -
 
 
 def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
+    """What must stay the same while a run goes on: the options, less the budget, and the machine."""
     options = {name: value for name, value in asdict(wish.options).items() if name != "budget"}  # may be raised
     return {"options": {**options, "files": list(wish.options.files)}, "machine": about["machine"]}
 
 
-def _python(wish: Wish, sides: Sides, name: str, say: Say) -> Path:
+def _python(wish: Wish, checkouts: Checkouts, name: str, say: Say) -> Path:
+    """The interpreter that a side runs on."""
     if wish.here:
         return wish.python
-    head = text_at(wish.where, sides.head.commit, PROJECT)
-    project = text_at(wish.where, sides.base.revision, PROJECT) if name == "base" else head
+    head = text_at(wish.where, checkouts.head.commit, PROJECT)
+    project = text_at(wish.where, checkouts.base.revision, PROJECT) if name == "base" else head
     if wish.locked and environments.declared(project, name) == environments.declared(head, "head"):
         return wish.python
-    return environments.environment(project, sides.head.root / LOCK, name=name, python=wish.python, say=say)
+    return environments.environment(project, checkouts.head.root / LOCK, name=name, python=wish.python, say=say)
 
 
 def _side(side: Any, label: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the verdict says about a side."""
     return {"label": label, "revision": side.revision, "dirty": side.dirty, "python": facts["python"]}
 
 
-def _only_base(wish: Wish, sides: Sides, base: Arm, say: Say) -> tuple[str, ...]:
-    """The benchmarks that the base's own files have, and the head's have not."""
-    if not differs(wish.where, sides.base.revision, sides.head.commit, "bench/regress", *wish.options.files):
+def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[str, ...]:
+    """The benchmarks that the base's own files have, and the head's files have not."""
+    if not differs(wish.where, checkouts.base.revision, checkouts.head.commit, "bench/regress", *wish.options.files):
         return ()
-    with whole_base(wish.where, sides.base, wish.directory) as root:
+    with whole_base(wish.where, checkouts.base, wish.directory) as root:
         files = [file for file in wish.options.files if (root / file).exists()]
         if not files or not (root / "bench/regress/interleaving.py").exists():
             return ()
@@ -175,6 +179,7 @@ def _only_base(wish: Wish, sides: Sides, base: Arm, say: Say) -> tuple[str, ...]
 
 
 def _collected(arm: Arm, files: Sequence[str]) -> list[str]:
+    """The benchmarks that pytest finds in these files."""
     with tempfile.TemporaryDirectory() as folder, Worker(arm, 0, files, Path(folder, "none.json"), 1) as worker:
         worker.wait_until_collected()
         return worker.collected

@@ -22,8 +22,8 @@ FEWEST = 8  # samples of a process, however long they take
 MOST = 200
 
 
-class Round(NamedTuple):
-    """What was measured.
+class GateRound(NamedTuple):
+    """What one round has measured.
 
     Attributes:
         seconds: benchmark -> process (arm-number) -> seconds of a call in each turn; the same turns in all processes.
@@ -47,8 +47,8 @@ def measure_round(
     seed: int,
     threads: int = 1,
     only: Iterable[str] | None = None,
-) -> Round:
-    """Two fresh processes of each arm, started together; then the benchmarks, in an order that is another each time.
+) -> GateRound:
+    """Measure a round: two fresh processes of each arm, and all benchmarks, each time in another order.
 
     The order of the processes within a benchmark is balanced, and drawn anew for every two turns (`two_turns`).
 
@@ -96,7 +96,7 @@ def measure_round(
         errors[worker.arm.name] |= worker.errors
         skipped[worker.arm.name] |= worker.skipped
     spent[""] = time.perf_counter() - began - sum(spent.values())
-    return Round(_by_benchmark(documents), errors, skipped, spent)
+    return GateRound(_by_benchmark(documents), errors, skipped, spent)
 
 
 class Apart(NamedTuple):
@@ -106,7 +106,7 @@ class Apart(NamedTuple):
         document: pytest-benchmark's report.
         errors: benchmark -> what went wrong; "" is the benchmark where a file can't be read.
         skipped: benchmark, or a whole file of them -> why it is skipped.
-        spent: as in `Round`.
+        spent: as in `GateRound`.
     """
 
     document: dict[str, Any]
@@ -116,7 +116,7 @@ class Apart(NamedTuple):
 
 
 def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = None) -> Apart:
-    """A fresh process by itself, whose benchmarks sample as they are.
+    """Run a fresh process by itself, whose benchmarks sample as they are.
 
     Args:
         only: the benchmarks to run; by default all.
@@ -144,7 +144,7 @@ def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = No
 def _take_turns(
     workers: Sequence[Worker], name: str, following: str | None, seconds: float, chance: random.Random
 ) -> None:
-    """One benchmark in all processes that have it, until the time is spent."""
+    """Sample one benchmark in all processes that have it, until the time is spent."""
     there = [worker for worker in workers if name in worker.collected]
     nexts = {worker: following if following in worker.collected else None for worker in there}
     lasts = {worker: worker.begin(name, nexts[worker]) for worker in there}
@@ -166,7 +166,7 @@ def _take_turns(
 
 
 def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Random) -> Iterator[list[Worker]]:
-    """Orders for two turns that favour no arm: a, b, b, a, then b, a, a, b; who is a, and which of its two, is drawn.
+    """Orders for two turns that favour no arm: a, b, b, a, then b, a, a, b; who is a, and which process, is drawn.
 
     No process has two samples in a row, the second of which would find its caches warm.
 
@@ -188,23 +188,23 @@ def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Ran
 
 
 def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Without benchmarks that failed, or were skipped, in a process of an arm which has them."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """The samples of each benchmark by process, less those of arms in which it failed or was skipped."""
+    samples: dict[str, dict[str, list[float]]] = {}
     for worker, document in documents.items():
         for entry in document["benchmarks"]:
             name = entry["fullname"]
             if name not in worker.errors.keys() | worker.skipped.keys():
-                found.setdefault(name, {})[f"{worker.arm.name}-{worker.number}"] = entry["stats"]["data"]
-    return found
+                samples.setdefault(name, {})[f"{worker.arm.name}-{worker.number}"] = entry["stats"]["data"]
+    return samples
 
 
 def _cores() -> list[int]:
-    """Those that processes may be bound to; none where the system can't bind them."""
+    """The cores that processes may be bound to; none where the system can't bind them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def document_of(path: Path) -> dict[str, Any]:
-    """pytest-benchmark's report; an empty one where nothing was timed.
+    """Read pytest-benchmark's report; an empty one where nothing was timed.
 
     Raises:
         GateError: it is cut off.

@@ -31,7 +31,7 @@ TRAINING, HELD_OUT, CALIBRATION = 1, 2, 3  # seeds of rows
 
 
 class Rows(NamedTuple):
-    """Keys (n, k) and values (n, k), how many of them are real (n,), a key (n,) and its value (n,)."""
+    """Keys (n, k) and values (n, k), how many of them are real (n,), the key asked for (n,) and its value (n,)."""
 
     keys: Tensor
     values: Tensor
@@ -77,7 +77,7 @@ def outcome() -> dict[str, Any]:
 
 
 def model() -> nn.Module:
-    """Trained, in eval mode and float32; leaves the global random state as it was."""
+    """The trained model, in eval mode and float32; leaves the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         recall = Recall().double()
@@ -94,7 +94,7 @@ def halved(dense: nn.Module) -> nn.Module:
 
 
 def right(recall: nn.Module) -> list[int]:
-    """1 for each held-out example that is answered right, else 0."""
+    """For each held-out example 1 where it is answered right, else 0."""
     rows = draw(EXAMPLES, HELD_OUT)
     with torch.inference_mode(), one_thread():
         return (recall(rows).argmax(-1) == rows.answer).int().tolist()
@@ -106,7 +106,7 @@ def loss(recall: nn.Module, rows: Rows) -> Tensor:
 
 
 def draw(count: int, seed: int) -> Rows:
-    """Rows, the same ones at every call."""
+    """Draw rows, the same ones for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     lens = torch.randint(FEWEST_PAIRS, PAIRS + 1, (count,), generator=generator)
     again = torch.arange(PAIRS) % lens[:, None]  # padding starts over with the first key
@@ -117,7 +117,7 @@ def draw(count: int, seed: int) -> Rows:
 
 
 def _fit(recall: nn.Module) -> None:
-    """Adam (Kingma and Ba 2015, algorithm 1) by hand: importing torch.optim takes longer than this training."""
+    """Train by Adam (Kingma and Ba 2015, algorithm 1), written out: importing torch.optim takes longer than this."""
     first_decay, second_decay, epsilon = 0.9, 0.98, 1e-8
     parameters = list(recall.parameters())
     firsts, seconds = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))

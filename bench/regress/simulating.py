@@ -17,7 +17,7 @@ from scipy import stats
 from bench.regress.errors import GateError
 from bench.regress.files import read_json, write_json, write_text
 from bench.regress.injecting import TYPICAL
-from bench.regress.measuring import SCREEN, Options, Rounds, next_round, of_both_arms
+from bench.regress.measuring import SCREEN, GateOptions, GateRounds, next_round, of_both_arms
 from bench.regress.verdict import INCONCLUSIVE, PASS, REGRESSED, overall
 from bench.regress.verdict_rows import doubts, rows_of
 
@@ -43,13 +43,13 @@ class Rate(NamedTuple):
 
 
 def rate(count: int, runs: int) -> Rate:
-    """Of so many runs."""
+    """How often something came out of so many runs, with its interval."""
     ends = stats.binomtest(count, runs).proportion_ci(method="exact")
     return Rate(count, runs, float(ends.low), float(ends.high))
 
 
 def published(folder: Path, runs: int) -> str:
-    """Simulate, and write `calibration.json` and `calibration.md` beside the real runs; returns where they are.
+    """Simulate runs, and write `calibration.json` and `calibration.md` beside the real ones; says where they are.
 
     Args:
         runs: of each slowdown; `RARE` times as many without one.
@@ -90,7 +90,7 @@ def recorded(folder: Path) -> list[Record]:
 
 
 def exchanged(record: Record) -> dict[str, Any]:
-    """The same round, had the base been the head."""
+    """The round as it would be, had the base been the head."""
     return {
         **record,
         "seconds": {
@@ -101,7 +101,7 @@ def exchanged(record: Record) -> dict[str, Any]:
 
 
 def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]:
-    """The same round, with a slowdown in the head as bench/regress/injecting.py puts it in; the control is spared."""
+    """The round with a slowdown in its head, as bench/regress/injecting.py makes one; the control is spared."""
     chance = random.Random(seed)
     slower = {
         "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
@@ -119,7 +119,7 @@ def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]
 
 
 def with_contrasts(record: Record) -> dict[str, Any]:
-    """A round as `Rounds` has it."""
+    """The record of a round with its contrasts, as `GateRounds` has it."""
     return {**record, "contrasts": of_both_arms(record)}
 
 
@@ -128,14 +128,14 @@ def _is_ours(name: str) -> bool:
     return "[" in name and not name.partition("[")[2].startswith(("torch-", "encoder-"))
 
 
-def tally(pool: Sequence[Record], runs: int, options: Options | None = None) -> dict[str, int]:
+def tally(pool: Sequence[Record], runs: int, options: GateOptions | None = None) -> dict[str, int]:
     """How often each verdict came out of so many simulated runs."""
-    return dict(Counter(simulated(pool, random.Random(seed), options or Options()) for seed in range(runs)))
+    return dict(Counter(simulated(pool, random.Random(seed), options or GateOptions()) for seed in range(runs)))
 
 
-def simulated(pool: Sequence[Record], chance: random.Random, options: Options) -> str:
+def simulated(pool: Sequence[Record], chance: random.Random, options: GateOptions) -> str:
     """The verdict of one run that draws its rounds from the pool."""
-    rounds = Rounds(())
+    rounds = GateRounds(())
     while step := next_round(rounds, options):
         drawn = chance.choice(pool)
         wanted = None if step.only is None else {"", *step.only}
@@ -146,12 +146,12 @@ def simulated(pool: Sequence[Record], chance: random.Random, options: Options) -
         }
         spent = {name: each for name, each in drawn["spent"].items() if name in kept or name == ""}
         record = {**drawn, "phase": step.phase, "contrasts": kept, "spent": spent, "took": sum(spent.values())}
-        rounds = Rounds((*rounds.records, record))
+        rounds = GateRounds((*rounds.records, record))
     return overall(rows_of(rounds, options), doubts(rounds, options, CORES))
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """Rates as Markdown."""
+    """The rates as Markdown."""
     lines = [
         f"Simulated runs over {document['rounds']} recorded rounds (arms exchanged in half of them).",
         "",

@@ -25,14 +25,14 @@ FEWEST = 6  # rounds for an interval at that level
 
 
 class Contrast(NamedTuple):
-    """Of one round: of the arms, and of each arm with itself; in logarithms."""
+    """What one round says of a benchmark: how the arms differ, and how each arm differs from itself; in logarithms."""
 
     effect: float
     nothing: float
 
 
 class Effect(NamedTuple):
-    """A relative change, head / base − 1, positive where the head is slower.
+    """A relative change, head / base − 1, which is positive where the head is slower.
 
     Attributes:
         low, high: bounds of the change, each at `LEVEL`.
@@ -50,14 +50,14 @@ class Effect(NamedTuple):
 
 
 def contrast(seconds: Mapping[str, Sequence[float]]) -> Contrast:
-    """Of one round, from what a call took in each turn of its processes "head-0", "head-1", "base-0" and "base-1"."""
+    """The contrast of one round, from seconds of a call in each turn of "head-0", "head-1", "base-0" and "base-1"."""
     h0, h1, b0, b1 = (np.log(seconds[process]) for process in ("head-0", "head-1", "base-0", "base-1"))
     return Contrast(float(np.median((h0 + h1 - b0 - b1) / 2)), float(np.median((h0 - h1 + b0 - b1) / 2)))
 
 
 @cache
 def effect(contrasts: tuple[Contrast, ...]) -> Effect:
-    """What the rounds say together.
+    """The effect that several rounds show together.
 
     Raises:
         ValueError: fewer than `FEWEST` rounds, which have no interval at that level.
@@ -75,7 +75,7 @@ def effect(contrasts: tuple[Contrast, ...]) -> Effect:
 
 
 def walsh_averages(d: np.ndarray) -> np.ndarray:
-    """(r,) -> (r (r + 1) / 2,): the mean of every two, each with itself too, in ascending order."""
+    """The means of every two of (r,), each with itself too, in ascending order: (r (r + 1) / 2,)."""
     first, second = np.triu_indices(len(d))
     return np.sort((d[first] + d[second]) / 2)
 
@@ -89,7 +89,7 @@ def rank_sums_outside(rounds: int) -> int:
 
 @cache
 def rank_sum_chances(rounds: int) -> np.ndarray:
-    """(r (r + 1) / 2 + 1,): how likely each sum of ranks with a plus is, by the toss of a coin."""
+    """How likely each sum of positive ranks is if signs are coins: (r (r + 1) / 2 + 1,), from sum 0 up."""
     chances = np.zeros(rounds * (rounds + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, rounds + 1):
@@ -100,12 +100,12 @@ def rank_sum_chances(rounds: int) -> np.ndarray:
 
 
 def signed_rank_p(d: np.ndarray) -> float:
-    """One-sided, exact: the share of all flips of signs that give as large a sum of the ranks with a plus."""
+    """Wilcoxon's one-sided exact p: the share of all flips of signs with as large a sum of positive ranks."""
     d = d[d != 0]
     reached = stats.rankdata(np.abs(d))[d > 0].sum()
     return float(rank_sum_chances(len(d))[math.ceil(reached) :].sum())
 
 
 def adjusted(p: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's (1995), for the expected share of false ones among those found."""
+    """Adjust p values as Benjamini and Hochberg (1995), for the expected share of false findings."""
     return [float(value) for value in stats.false_discovery_control(p)] if len(p) else []

@@ -20,7 +20,7 @@ EXIT_CODES = {PASS: 0, REGRESSED: 1, INCONCLUSIVE: 3, ERROR: 4, IMPROVED: 10, NE
 
 @dataclass(frozen=True)
 class Rules:
-    """Relative changes, unless said otherwise.
+    """The limits by which a run is judged; relative changes, unless said otherwise.
 
     Attributes:
         threshold: the lower bound of a regression is above it, and above the noise floor.
@@ -50,7 +50,7 @@ def undecided(effects: Mapping[str, Effect], rules: Rules) -> list[str]:
 
 
 def judge(looks: Mapping[str, Looks], rules: Rules) -> dict[str, tuple[str, str | None, float | None]]:
-    """For each benchmark its verdict, why, and the p it was judged by, adjusted for all benchmarks.
+    """For each benchmark its verdict, why, and the p that it was judged by, adjusted for all benchmarks.
 
     A change must show in the first look by its size, and in the second, on rounds of its own, by everything; so only
     what was measured again can have changed, and the others count in the adjustment as p = 1.
@@ -65,6 +65,7 @@ def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[str, str | None, float]:
+    """The verdict on one benchmark, why, and its adjusted p."""
     if is_regression(seen.again, slower, rules) and seen.screen.estimate >= rules.least:
         return REGRESSED, None, slower
     if is_regression(mirrored(seen.again), faster, rules) and seen.screen.estimate <= -rules.least:
@@ -76,14 +77,14 @@ def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[s
 
 
 def is_regression(seen: Effect | None, p: float, rules: Rules) -> bool:
-    """Whether one look alone would say so."""
+    """Whether one look alone would call it a regression."""
     if seen is None:
         return False
     return seen.low > max(rules.threshold, seen.floor) and seen.estimate >= rules.least and p <= rules.fdr
 
 
 def mirrored(seen: Effect | None) -> Effect | None:
-    """The effect seen from the other side: base / head - 1."""
+    """The effect with the sides exchanged: base / head - 1."""
     if seen is None:
         return None
     estimate, low, high = (1 / (1 + value) - 1 for value in (seen.estimate, seen.high, seen.low))

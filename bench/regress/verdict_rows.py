@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bench.regress.baseline import Baseline
-from bench.regress.measuring import AGAIN, SCREEN, TIMES, Options, Rounds, wanted_rounds
+from bench.regress.measuring import AGAIN, SCREEN, TIMES, GateOptions, GateRounds, wanted_rounds
 from bench.regress.rounds import CONTROL_NAME, PROCESSES
 from bench.regress.statistics import Effect
 from bench.regress.verdict import (
@@ -34,9 +34,9 @@ EMPTY = dict.fromkeys(("base", "head", "effect", "low", "high", "floor", "p", "a
 
 
 def rows_of(
-    rounds: Rounds, options: Options, only_base: Sequence[str] = (), baseline: Baseline | None = None
+    rounds: GateRounds, options: GateOptions, only_base: Sequence[str] = (), baseline: Baseline | None = None
 ) -> list[Row]:
-    """One row for each benchmark that either side has; with a baseline, for each of its ratios.
+    """The rows of the verdict: one for each benchmark that either side has; with a baseline, for each of its ratios.
 
     Args:
         only_base: what the base's own files have and the head's have no more.
@@ -61,8 +61,8 @@ def rows_of(
     return rows
 
 
-def control_row(rounds: Rounds) -> Row | None:
-    """The control's, over all rounds; None where they are too few."""
+def control_row(rounds: GateRounds) -> Row | None:
+    """The row of the control over all rounds; None where they are too few."""
     seen = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
     if seen is None:
         return None
@@ -70,12 +70,12 @@ def control_row(rounds: Rounds) -> Row | None:
     return _row("control", "seconds", *_sides(rounds, CONTROL_NAME, looks), looks, PASS, None, seen.p)
 
 
-def doubts(rounds: Rounds, options: Options, cores: int) -> list[str]:
+def doubts(rounds: GateRounds, options: GateOptions, cores: int) -> list[str]:
     """Why nothing in this run can be trusted, in sentences; none usually."""
     return list(_doubts(rounds, options, cores))
 
 
-def _doubts(rounds: Rounds, options: Options, cores: int) -> Iterator[str]:
+def _doubts(rounds: GateRounds, options: GateOptions, cores: int) -> Iterator[str]:
     compared = rounds.compared()
     wanted, screened = wanted_rounds(len(compared), options.rules.fdr), len(rounds.of(SCREEN))
     if compared and screened < wanted:
@@ -97,8 +97,8 @@ def _doubts(rounds: Rounds, options: Options, cores: int) -> Iterator[str]:
         )
 
 
-def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
-    """What a first look alone would call a change, and the budget has ended before the second was complete."""
+def _unconfirmed(rounds: GateRounds, looks: Looks, options: GateOptions) -> str | None:
+    """Why a change that the first look saw is not confirmed: the budget ended before the second was complete."""
     rules = options.rules
     wanted = TIMES * wanted_rounds(len(rounds.compared()), rules.fdr)
     done = looks.again.rounds if looks.again else 0
@@ -110,8 +110,8 @@ def _unconfirmed(rounds: Rounds, looks: Looks, options: Options) -> str | None:
     )
 
 
-def _others(rounds: Rounds) -> Iterator[tuple[str, str, str]]:
-    """Benchmarks that can't be compared: name, verdict and why."""
+def _others(rounds: GateRounds) -> Iterator[tuple[str, str, str]]:
+    """The benchmarks that can't be compared: name, verdict and why."""
     screened = rounds.of(SCREEN)
     if not screened:
         return
@@ -134,23 +134,24 @@ def _others(rounds: Rounds) -> Iterator[tuple[str, str, str]]:
 
 
 def _said(records: Sequence[Mapping[str, Any]], what: str, arm: str) -> dict[str, str]:
-    """Of each benchmark what was said first of an arm's "errors" or "skipped"."""
-    return {name: said for record in reversed(records) for name, said in record.get(what, {}).get(arm, {}).items()}
+    """For each benchmark the first of an arm's "errors" or "skipped"."""
+    return {name: note for record in reversed(records) for name, note in record.get(what, {}).get(arm, {}).items()}
 
 
 def _skipped(why: str, base_has_it: bool) -> tuple[str, str]:
-    """The verdict on what the head skips, and why: what the base can do is lost, all else just isn't for this place."""
+    """Verdict and reason of what the head skips: an error where the base can do it, else it isn't for this place."""
     if base_has_it:
         return ERROR, f"the head skips it, and the base does not: {why}"
     return SKIPPED, f"it is skipped: {why}"
 
 
 def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
+    """In how many processes of an arm a benchmark was timed."""
     return sum(process.startswith(arm) for record in records for process in record["seconds"].get(name, {}))
 
 
-def _missing(rounds: Rounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
-    """Ratios of the baseline that this run has not."""
+def _missing(rounds: GateRounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
+    """The ratios that only the baseline has: name, verdict and why."""
     errors, skipped = (_said(rounds.of(SCREEN), what, "head") for what in ("errors", "skipped"))
     for name in sorted(set(baseline.ratios) - set(rounds.compared())):
         if name in skipped:
@@ -160,9 +161,9 @@ def _missing(rounds: Rounds, baseline: Baseline) -> Iterator[tuple[str, str, str
 
 
 def _sides(
-    rounds: Rounds, name: str, looks: Looks, baseline: Baseline | None = None
+    rounds: GateRounds, name: str, looks: Looks, baseline: Baseline | None = None
 ) -> tuple[float | None, float | None]:
-    """Median times of both, or median ratios, in the rounds that count."""
+    """The median time of each side, or the median ratios, in the rounds that count."""
     phase = AGAIN if looks.again else SCREEN
     records = [record for record in rounds.of(phase) if name in record["contrasts"]]
     if baseline is None:
@@ -182,6 +183,7 @@ def _row(
     why: str | None,
     p: float | None,
 ) -> Row:
+    """A row of the verdict."""
     return {
         "name": name,
         "kind": kind,
@@ -204,20 +206,21 @@ def _fields(seen: Effect) -> Row:
 
 
 def _median(rounds: Sequence[Mapping[str, Sequence[float]]], arm: str) -> float:
-    return median(median(samples) for one in rounds for process, samples in one.items() if process.startswith(arm))
+    """The median over all samples of an arm, process by process."""
+    return median(median(samples) for each in rounds for process, samples in each.items() if process.startswith(arm))
 
 
 def short(name: str) -> str:
-    """The parameters of a benchmark, or its function, or its file.
+    """A short name of a benchmark: its parameters, or its function, or its file.
 
     >>> short("bench/regress/bench_gate.py::test_forward[dense-4x64]"), short("bench_mine.py::test_mine")
     ('dense-4x64', 'test_mine')
     """
-    found = re.search(r"\[(.+)\]$", name)
-    return found[1] if found else name.rpartition("::")[2]
+    parameters = re.search(r"\[(.+)\]$", name)
+    return parameters[1] if parameters else name.rpartition("::")[2]
 
 
 def _named(names: Sequence[str]) -> dict[str, str]:
-    """Short names, or whole ones where several would be the same."""
+    """A name for each benchmark: the short one, or the whole where several would be the same."""
     counts = Counter(short(name) for name in set(names))
     return {name: short(name) if short(name) and counts[short(name)] == 1 else name or "(all)" for name in names}

@@ -81,7 +81,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, whatever state it is in."""
+        """End the process, whatever state it is in."""
         for descriptor in (self._out, self._in):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -92,24 +92,24 @@ class Worker:
         self._log.close()
 
     def wait_until_collected(self) -> None:
-        """Until it knows its benchmarks.
+        """Wait until the process knows its benchmarks.
 
         Raises:
             GateError: they use another checkout's `mha`.
         """
-        said = self._hear()
-        self.collected = said["collected"]
-        if said["library"] and not Path(said["library"]).resolve().is_relative_to(self.arm.root.resolve()):
+        answer = self._hear()
+        self.collected = answer["collected"]
+        if answer["library"] and not Path(answer["library"]).resolve().is_relative_to(self.arm.root.resolve()):
             raise GateError(
-                f"{self.arm.name}: the benchmarks import {said['library']}, not the mha in {self.arm.root}; does "
+                f"{self.arm.name}: the benchmarks import {answer['library']}, not the mha in {self.arm.root}; does "
                 'pyproject.toml still say pythonpath = ["."] to pytest?'
             )
-        if said["error"]:
-            self.errors[""] = said["error"]
-        self.skipped |= said.get("skipped", {})
+        if answer["error"]:
+            self.errors[""] = answer["error"]
+        self.skipped |= answer.get("skipped", {})
 
     def bind(self, core: int) -> None:
-        """Let it run on that core only."""
+        """Let the process run on that core only."""
         os.sched_setaffinity(self._process.pid, {core})
 
     def begin(self, item: str, following: str | None) -> float | None:
@@ -119,29 +119,30 @@ class Worker:
             Seconds of a call; None where the benchmark has ended, without a sample.
         """
         self._item = item
-        said = self._ask([item, following])
-        self._note_end(said)
-        return said.get("seconds")
+        answer = self._ask([item, following])
+        self._note_end(answer)
+        return answer.get("seconds")
 
     def sample(self, calls: int) -> bool:
-        """One sample of the benchmark begun; False where it has failed, and so ended."""
-        said = self._ask(calls)
-        self._note_end(said)
-        if said.get("error", "") is None and not said["skipped"]:
+        """Take one sample of the benchmark begun; False where it has failed, and so ended."""
+        answer = self._ask(calls)
+        self._note_end(answer)
+        if answer.get("error", "") is None and not answer["skipped"]:
             self.errors[self._item] = "it has ended by itself"
-        return "error" not in said
+        return "error" not in answer
 
     def end(self) -> None:
-        """No more samples of the benchmark begun."""
+        """End the benchmark begun: no more samples."""
         self._note_end(self._ask(0))
 
-    def _note_end(self, said: Mapping[str, Any]) -> None:
-        """How the benchmark begun has ended, if it has and there is anything to say about that."""
+    def _note_end(self, answer: Mapping[str, Any]) -> None:
+        """Note how the benchmark begun has ended, if it has and there is anything to say about that."""
         for what, notes in (("error", self.errors), ("skipped", self.skipped)):
-            if said.get(what):
-                notes[self._item] = said[what]
+            if answer.get(what):
+                notes[self._item] = answer[what]
 
     def _ask(self, what: object) -> dict[str, Any]:
+        """Tell the process something, and wait for its answer."""
         try:
             os.write(self._out, f"{json.dumps(what)}\n".encode())
         except BrokenPipeError:
@@ -149,18 +150,19 @@ class Worker:
         return self._hear()
 
     def stop(self) -> None:
-        """No more turns: it writes its report and ends."""
+        """Give no more turns: the process writes its report and ends."""
         os.close(self._out)
         self._out = -1
 
     def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until the process has ended."""
         try:
             self._process.wait(SILENCE)
         except subprocess.TimeoutExpired:
             raise self._gone(f"has not ended within {SILENCE:g} s of its last benchmark") from None
 
     def _hear(self) -> dict[str, Any]:
+        """The next line that the process says."""
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._in], [], [], SILENCE)
             if not ready:
@@ -173,6 +175,7 @@ class Worker:
         return json.loads(line)
 
     def _gone(self, what: str) -> GateError:
+        """What to raise for a process that is gone, or has to be: it is killed, and its last words are told."""
         if self._process.poll() is None:
             self._process.kill()
         code = self._process.wait()
@@ -182,7 +185,7 @@ class Worker:
 
 
 def _variables(arm: Arm, threads: int) -> dict[str, str]:
-    """The environment: equally large for both arms, since its size moves the stack."""
+    """The environment variables of an arm: equally large for both, since their size moves the stack."""
     kept = {name: value for name, value in without_git(os.environ).items() if not name.startswith(("PYTEST", "PYTHON"))}
     threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return kept | {"PWD": os.fspath(arm.root)} | STEADY_MEMORY | threads_of | dict(arm.variables)

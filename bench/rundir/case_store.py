@@ -17,7 +17,7 @@ BULKY = ("samples", "values")  # stay on disk
 
 
 class Records:
-    """The folder, and what stood in it when this was made or has been written since."""
+    """The records in a folder, as they stood there when this was made, and as they have been written since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,7 +26,7 @@ class Records:
 
     @contextmanager
     def record(self, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """A record to be completed in the body, written when that ends, whichever way; what it raises is raised on."""
+        """Within the context a record is completed; it is written however the body ends, and errors are raised on."""
         record = {"schema": SCHEMA, "status": OK, "error": None, **fields}
         try:
             yield record
@@ -43,7 +43,7 @@ class Records:
         self._write(name, record)
 
     def fail(self, name: str, fields: Mapping[str, Any], error: BaseException) -> None:
-        """Record what has failed, or was skipped, with this error; unless this process has recorded it already."""
+        """Record that something failed or was skipped with this error, unless this process has recorded it already."""
         if name not in self._written:
             with suppress(type(error)), self.record(name, fields):
                 raise error
@@ -54,11 +54,11 @@ class Records:
         self._known.pop(name, None)
 
     def ended(self, name: str) -> bool:
-        """Whether this has ended, and another try would end the same."""
+        """Whether the work of this name has ended, and another try would end the same."""
         return self._known.get(name, {"status": FAILED})["status"] != FAILED
 
     def find(self, **fields: Any) -> dict[str, Any] | None:
-        """The first that is ok and has these values in these fields."""
+        """The first record that is ok and has these values in these fields; None if there is none."""
         wanted = {"status": OK, **fields}
         for name, record in self._known.items():
             if all(record.get(field) == value for field, value in wanted.items()):
@@ -73,12 +73,12 @@ class Records:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records in `cases/`, `plans/` or `steps/`, by file name."""
+    """Read the records in `cases/`, `plans/` or `steps/`, by file name."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Those that can be read. Others, as a power cut may leave them, are removed: they will be measured again."""
+    """The records that can be read. Others, as a power cut may leave them, are removed: they will be measured again."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield path, read_json(path)
@@ -87,5 +87,6 @@ def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what is bulky."""
     light = {name: value for name, value in record.items() if name not in BULKY}
     return {**light, "timed_itself": bool(record.get("samples"))}

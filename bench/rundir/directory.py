@@ -19,7 +19,7 @@ from filelock import BaseFileLock
 
 from bench.rundir.case_store import Records, read_records
 from bench.rundir.description import BLANK_CASE, OK, SCHEMA, TABLES
-from bench.rundir.files import PARTIAL, numbered, read_json, unfinished, write_json, written
+from bench.rundir.files import left_behind, numbered, read_json, unfinished, write_json, written
 from bench.rundir.resume import GIVEN, continued, locked, stop_mixing
 from bench.rundir.tables import Table, write_csv
 
@@ -28,6 +28,10 @@ BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys(TABLES[PLANS].nam
 DENSE, ROUNDED = "dense", 0.001
 ATTENTION = "attention.npz"
 TRACES = "traces"
+FILES = (  # patterns of all that a run has
+    *("environment.json", "benchmarks*.json", "cases/*.json", "plans/*.json", "steps/*.json"),
+    *(*TABLES, "examples.parquet", ATTENTION, f"{TRACES}/*/*.pt.trace.json"),
+)
 
 
 class RunDirectory:
@@ -62,8 +66,8 @@ class RunDirectory:
         lock = locked(path)
         here = {"schema": SCHEMA, "created": _now(), **environment, "tasks": dict(tasks)}
         known = continued(path, read_json(path / "environment.json"), here)
-        for left in path.rglob(PARTIAL):
-            left.unlink()
+        for unfinished_file in [*left_behind(path, FILES)]:
+            unfinished_file.unlink()
         run = cls(path, known, process, lock)
         run.note({})
         for folder in ("cases", "plans"):
@@ -103,7 +107,7 @@ class RunDirectory:
 
     @contextmanager
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """The record of one latency case, to be completed in the body; what the body raises is recorded too.
+        """Within the context the record of one latency case is completed; what the body raises is recorded too.
 
         Skipping and running out of memory are statuses of their own.
         """
@@ -114,12 +118,12 @@ class RunDirectory:
 
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """The record of one plan, likewise; `values` is what `evaluate` returned, row by row."""
+        """Within the context the record of one plan is completed; `values` is what `evaluate` returned, row by row."""
         with self._plans.record(known["plan"], {**BLANK_PLAN, **known}) as record:
             yield record
 
     def fail(self, step: str, known: Mapping[str, Any], error: BaseException) -> None:
-        """Record that something was not measured, if that has not been: a case, a plan, or a step of another kind.
+        """Record that a case, a plan or a step of another kind was not measured, unless it is recorded already.
 
         Args:
             step: its name, where it leaves rows of a table.
@@ -134,18 +138,19 @@ class RunDirectory:
             self._steps.fail(numbered(step, self.process), {"step": step, "process": self.process}, error)
 
     def done(self, step: str) -> None:
-        """Nothing is wrong any more with a step that had failed."""
+        """Forget that a step had failed: nothing is wrong with it any more."""
         self._steps.forget(numbered(step, self.process))
 
     def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """A case's record with what is known of it, and nothing measured yet."""
         return {**deepcopy(dict(BLANK_CASE)), "samples": [], **known, "process": self.process}
 
     def has_case(self, name: str) -> bool:
-        """Whether this process has ended the case, now or before it was cut off; a failed one is to be tried again."""
+        """Whether this process has ended the case, now or in an earlier part; a failed one is to be tried again."""
         return self._cases.ended(numbered(name, self.process))
 
     def has_plan(self, name: str) -> bool:
-        """Whether the accuracy of a plan has been measured; likewise."""
+        """Whether the accuracy of a plan has been measured, likewise."""
         return self._plans.ended(name)
 
     def has(self, file: str, **values: Any) -> bool:
@@ -155,47 +160,47 @@ class RunDirectory:
         return self._tables[file].has(**values)
 
     def timed(self, **fields: Any) -> dict[str, Any] | None:
-        """The case of this process that took its own samples and has these values in these fields; None if none has."""
+        """The case that this process sampled itself and that has these values in these fields; None if none has."""
         return self._cases.find(**fields, process=self.process, timed_itself=True)
 
     def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
-        """The heads that this plan keeps in each layer; None where it has not been measured."""
+        """The heads that a plan keeps in each layer; None where it has not been measured."""
         found = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
         return found and found["keep"]
 
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
-        """All rows of `scores.csv` of one criterion."""
+        """Write all rows of `scores.csv` of one criterion."""
         self._tables["scores.csv"].add(rows)
 
     def add_promise(self, row: Sequence[Any]) -> None:
-        """A row of `promises.csv`."""
+        """Write a row of `promises.csv`."""
         self._tables["promises.csv"].add([row])
 
     def add_predictions(self, rows: Iterable[Sequence[Any]]) -> None:
-        """All rows of `predictions.csv` of one task and device."""
+        """Write all rows of `predictions.csv` of one task and device."""
         self._tables["predictions.csv"].add(rows)
 
     def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
-        """All rows of `operators.csv` of one profile."""
+        """Write all rows of `operators.csv` of one profile."""
         self._tables["operators.csv"].add(rows)
 
     def add_memory(self, rows: Iterable[Sequence[Any]]) -> None:
-        """All rows of `memory.csv` of one profile."""
+        """Write all rows of `memory.csv` of one profile."""
         self._tables["memory.csv"].add(rows)
 
     def add_ceiling(self, row: Sequence[Any]) -> None:
-        """A row of `ceilings.csv`, without the process."""
+        """Write a row of `ceilings.csv`, given without the process."""
         self._tables["ceilings.csv"].add([(*row, self.process)])
 
     def add_trace(self, case: str, trace: Path) -> None:
-        """A trace, in a folder of its own, as TensorBoard's profiler plugin looks for runs."""
+        """Take over a trace, into a folder of its own, as TensorBoard's profiler plugin looks for runs."""
         target = self.path / TRACES / case / f"{case}.pt.trace.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         with written(target) as temporary:
             shutil.copyfile(trace, temporary)
 
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Arrays of `attention.npz`."""
+        """Write arrays of `attention.npz`, beside those that it has."""
         self._attention |= arrays
         with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
@@ -227,7 +232,7 @@ class RunDirectory:
 
 
 def _read_benchmarks(path: Path) -> dict[str, Any]:
-    """pytest-benchmark's document; {} where it has written none, or, as on a full disk, only half of one."""
+    """Read pytest-benchmark's document; {} where it has written none, or only half of one, as on a full disk."""
     try:
         return read_json(path) or {}
     except ValueError:
@@ -235,12 +240,13 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
 
 
 def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
-    """The share of rows that differ by more than rounding."""
+    """The share of rows in which two arrays differ by more than rounding."""
     others = ~np.isclose(one, other, rtol=1e-4, atol=1e-6).reshape(len(one), -1)
     return float(others.any(axis=1).mean())
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a file; {} where there is none."""
     if not path.exists():
         return {}
     with np.load(path, allow_pickle=False) as arrays:
@@ -248,7 +254,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """task, plan, example, value_0 …: one row for each example of each plan."""
+    """The table of examples: task, plan, example, value_0 …, a row for each example of each plan."""
     frames = [pd.DataFrame({"task": "", "plan": "", "example": range(0), "value_0": 0.0})]
     for plan in plans:
         values = np.asarray(plan["values"], dtype=float).reshape(plan["examples"], -1)

@@ -1,30 +1,39 @@
 """Files of a run directory: each appears whole or not at all, and a run that can't write one stops."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.measure import files
+from bench.measure.files import LOCK
 from mha.values.atomic_files import appears_whole
 
-LOCK = ".lock"
-PARTIAL = ".*.partial"  # what a killed process may leave
+# as `appears_whole` and `unfinished` name what is not whole yet
+UNFINISHED = re.compile(r"\.(.+)\.\d+-[0-9a-f]+\.partial|\.(benchmarks(?:\+\d+)?\.json)\.partial")
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A place to write to, renamed to `path` at the end.
+    """Within the context, a place to write to; it is renamed to `path` at the end.
 
     Raises:
-        pytest.exit.Exception: it can't be written, as on a full disk. The run stops: what could not be kept would be
-            measured in vain.
+        pytest.exit.Exception: it can't be written, and the run stops.
     """
+    with _stops_if_unwritable(path), appears_whole(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _stops_if_unwritable(path: Path) -> Iterator[None]:
+    """End the run where a file can't be written, as on a full disk: what can't be kept would be measured in vain."""
     try:
-        with appears_whole(path) as temporary:
-            yield temporary
+        yield
     except OSError as error:
         pytest.exit(
             f"{path} can't be written ({error.strerror or error}); what was finished before stays. "
@@ -34,26 +43,49 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, document: Any, indent: int | None = None) -> None:
-    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
-    with written(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    """Write a document as JSON.
+
+    Raises:
+        pytest.exit.Exception: it can't be written, and the run stops.
+    """
+    with _stops_if_unwritable(path):
+        files.write_json(path, document, indent)
 
 
 def read_json(path: Path) -> Any:
-    """The document; None where there is no file."""
+    """Read a document; None where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def unfinished(path: Path) -> Path:
-    """Where a file stands until it is whole."""
+    """The place of a file until it is whole."""
     return path.with_name(f".{path.name}.partial")
+
+
+def left_behind(directory: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    """The files below a directory that a killed process has left unfinished.
+
+    Args:
+        patterns: of the files that a run has, as "cases/*.json". What was to become another file is somebody else's.
+    """
+    patterns = tuple(patterns)
+    for path in directory.rglob(".*.partial"):
+        if match := UNFINISHED.fullmatch(path.name):
+            whole = path.with_name(match[1] or match[2]).relative_to(directory)
+            if any(_matches(whole.parts, pattern.split("/")) for pattern in patterns):
+                yield path
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether each part of a path matches its pattern."""
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file says nothing about what else is in a directory: a lock, or what a killed process left."""
-    return path.name == LOCK or path.match(PARTIAL)
+    return path.name == LOCK or UNFINISHED.fullmatch(path.name) is not None
 
 
 def numbered(name: str, process: int) -> str:
-    """The name of what process number `process` of a figure measured; the first process's is the name itself."""
+    """The name of what process number `process` of a figure measured; for the first one the name itself."""
     return f"{name}+{process}" if process else name

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.measure.contents import PLAIN, UncomparableError, digest, is_local, settings
+from bench.measure.contents import PLAIN, UncomparableError, digest, is_local, without_cached
 
 SHOWN = 16  # digits of a part's hash
 
 
 def identity(task: Any, file: Path | None = None) -> dict[str, Any]:
-    """What `environment.json` keeps of it.
+    """What `environment.json` keeps of a task, by which it is known again.
 
     The parts are the files it is defined in, and those of the user's own that these import; the object's attributes and
     its class; the constants of those files; and the versions of the packages they import.
@@ -47,39 +47,39 @@ def identity(task: Any, file: Path | None = None) -> dict[str, Any]:
 
 
 def local_files(start: Iterable[Path]) -> dict[str, Path]:
-    """The files, and those of the user's own that they import, directly or not; the latter by their modules' names."""
-    found = {path.resolve(): path.name for path in start}
-    waiting = list(found)
+    """These files and those of the user's own that they import, directly or not, by file or module name."""
+    files = {path.resolve(): path.name for path in start}
+    waiting = list(files)
     while waiting:
         for name, other in _imports(waiting.pop()):
-            if other not in found and is_local(other):
-                found[other] = name
+            if other not in files and is_local(other):
+                files[other] = name
                 waiting.append(other)
-    names = list(found.values())
-    return {name if names.count(name) == 1 else str(path): path for path, name in found.items()}
+    names = list(files.values())
+    return {name if names.count(name) == 1 else str(path): path for path, name in files.items()}
 
 
 def _own(task: Any) -> dict[str, Any]:
-    """The object's class, and its attributes as `copy` would take them: `__getstate__` may leave some out."""
+    """The task's class, and its attributes as `copy` would take them: `__getstate__` may leave some out."""
     if isinstance(task, ModuleType):
         return {}
     state = task.__getstate__()
-    told = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # with slots there are two
+    states = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # with slots there are two
     attributes: dict[str, Any] = {}
-    for each in told:
-        attributes |= settings(task, each) if isinstance(each, dict) else {} if each is None else {"state": each}
+    for each in states:
+        attributes |= without_cached(task, each) if isinstance(each, dict) else {} if each is None else {"state": each}
     return {"class": type(task), **{f"attribute {name}": value for name, value in attributes.items()}}
 
 
 def _files_of(task: Any) -> list[Path]:
-    """Where the object's class is defined, and those of the user's own that it inherits from."""
+    """The files that define the task's class, and those of the user's own that it inherits from."""
     names = [task.__name__] if isinstance(task, ModuleType) else [each.__module__ for each in type(task).__mro__]
     first, *others = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return [Path(file) for file in dict.fromkeys([first, *filter(is_local, others)]) if file]
 
 
 def _constants(files: Mapping[str, Path], task: Any) -> Iterator[tuple[str, Any]]:
-    """The plain data among the global names of each file: an environment variable may have a say in them."""
+    """The plain data among the global names of each file, which may depend on an environment variable."""
     known = [(getattr(module, "__file__", None), module) for module in list(sys.modules.values())]
     modules = {Path(file).resolve(): module for file, module in known if file and is_local(file)}
     for label, path in files.items():
@@ -89,7 +89,7 @@ def _constants(files: Mapping[str, Path], task: Any) -> Iterator[tuple[str, Any]
 
 
 def is_data(value: Any) -> bool:
-    """Whether it is a number, a text, an array or the like, or a container of nothing but such."""
+    """Whether a value is a number, a text, an array or the like, or a container of nothing but such."""
     if isinstance(value, (*PLAIN, np.ndarray, np.generic, Tensor, PurePath, Enum)):
         return True
     if isinstance(value, dict):
@@ -100,7 +100,7 @@ def is_data(value: Any) -> bool:
 
 
 def _imports(file: Path) -> Iterator[tuple[str, Path]]:
-    """Name and file of the modules that a file imports anywhere in it, with the packages they are in."""
+    """The modules that a file imports anywhere in it, with the packages they are in: name and file."""
     for level, names in _imported_names(file):
         folders = [file.parents[level - 1]] if level else [file.parent, *map(Path, sys.path)]
         for words in (name.split(".") for name in names):
@@ -111,7 +111,7 @@ def _imports(file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imported_names(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Of each import how many folders up it starts, 0 for an absolute one, and whatever in it may be a module."""
+    """Each import of a file: how many folders up it starts, 0 if absolute, and what in it may be a module."""
     for node in ast.walk(ast.parse(file.read_bytes(), file)):
         if isinstance(node, ast.Import):
             yield 0, [alias.name for alias in node.names]
@@ -120,14 +120,15 @@ def _imported_names(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _looked_up(words: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The file of a module in the first folder that has it."""
     bases = [folder.joinpath(*words) for folder in folders]
     candidates = (path for base in bases for path in (Path(f"{base}.py"), base / "__init__.py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _packages(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Name and version of each installed package that the files import."""
-    imports = (found for file in files for found in _imported_names(file))
+    """The installed packages that the files import: name and version."""
+    imports = (imported for file in files for imported in _imported_names(file))
     names = {name.partition(".")[0] for level, many in imports if not level for name in many}
     for name in sorted(names - sys.stdlib_module_names):
         if version := _version(name):
@@ -135,6 +136,7 @@ def _packages(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _version(name: str) -> str | None:
+    """The version of a package; None where it is not known."""
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, ValueError):  # the package's name may be another than the module's

@@ -23,8 +23,3 @@ def give_memory_back() -> None:
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what the error says, or its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

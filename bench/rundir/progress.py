@@ -11,7 +11,7 @@ Kind = tuple[str, ...]  # of work: the test function, and whatever else it depen
 
 
 class Progress:
-    """Counts what ends, and says now and then how much is left.
+    """Counts what has ended, and says now and then how much is left.
 
     What is left is judged by what has ended of the same kind, or else of the same function; what nothing is known of,
     by a kind that takes neither long nor short. Preparation, as training a model, is no case's time: many share it.
@@ -31,12 +31,12 @@ class Progress:
         self._began = self._said = self._case_began = clock()
 
     def start(self) -> None:
-        """A case begins."""
+        """Note that a case begins."""
         self._case_began, self._prepared = self._clock(), 0.0
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """What is done meanwhile serves other cases, too."""
+        """Within the context work is done that serves other cases, too, and is not this one's time."""
         began = self._clock()
         try:
             yield
@@ -44,7 +44,7 @@ class Progress:
             self._prepared += self._clock() - began
 
     def end(self, test: str) -> None:
-        """It has ended."""
+        """Note that a case has ended."""
         now, kind = self._clock(), self._left.pop(test)
         self._done += 1
         for count in range(1, len(kind) + 1):
@@ -54,18 +54,20 @@ class Progress:
             self._say(self.line())
 
     def line(self) -> str:
+        """How far the run is, on one line."""
         so_far = _minutes(self._clock() - self._began)
         of = f"{self._done} of {self._done + len(self._left)} done in {so_far}"
         return f"{of}, about {_minutes(self.seconds_left())} left"
 
     def seconds_left(self) -> float:
+        """About how many seconds are left."""
         means = {kind: mean(took) for kind, took in self._took.items()}
         usual = median(value for kind, value in means.items() if len(kind) == 1)
         return sum(_known(means, kind, usual) for kind in self._left.values())
 
 
 def _known(means: Mapping[Kind, float], kind: Kind, usual: float) -> float:
-    """Seconds of the nearest kind of which there are any."""
+    """Seconds of the nearest kind that any are known of."""
     near = (kind[:count] for count in range(len(kind), 0, -1))
     return next((means[each] for each in near if each in means), usual)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from bench.measure.environment import IDENTITY
-from bench.rundir.files import LOCK
+from bench.measure.files import lock
 
 FRESH: Mapping[str, Any] = {"finished": None, "interrupted": False}
 TOLD = 8  # differences; of more only how many
@@ -18,15 +18,14 @@ GIVEN = {  # what a task gave when it was asked, by the name it has in `environm
 }
 
 
-def locked(path: Path) -> FileLock:
-    """The lock on a run directory, held until it is released or this process ends, however it ends.
+def locked(path: Path) -> BaseFileLock:
+    """Take the lock on a run directory, which is held until it is released or this process ends, however it ends.
 
     Raises:
         pytest.UsageError: another process holds it.
     """
-    lock = FileLock(path / LOCK)
     try:
-        return lock.acquire(timeout=0).lock
+        return lock(path)
     except Timeout:
         raise pytest.UsageError(
             f"--run: another benchmark is writing to {path}; wait until it has ended, or give another --run"
@@ -34,7 +33,7 @@ def locked(path: Path) -> FileLock:
 
 
 def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
-    """What `environment.json` says once the run at `path` goes on: the first part's facts, and both parts' commands.
+    """What `environment.json` says once a run goes on: the facts of the first part, and the commands of both.
 
     Raises:
         pytest.UsageError: the first part was measured by other code, on another machine, or with another preset.
@@ -42,10 +41,10 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
     commands = [now["command"]] if "command" in now else []
     if earlier is None:
         return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}}
-    if found := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
-        more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
+    if changes := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
+        more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
         raise pytest.UsageError(
-            f"--run: {path} was not measured like this: {'; '.join(found[:TOLD])}{more}. Results of different code, "
+            f"--run: {path} was not measured like this: {'; '.join(changes[:TOLD])}{more}. Results of different code, "
             "machines, presets or tasks are never mixed: give another --run, or go on as it was begun"
         )
     kept = {name: {**earlier["tasks"].get(name, {}), **facts} for name, facts in now["tasks"].items()}
@@ -59,6 +58,7 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """How code, machine or preset differ, in words."""
     for name in (*IDENTITY, "preset"):
         there, here = earlier.get(name), now.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
@@ -78,6 +78,7 @@ def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
 
 
 def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """How the tasks differ, in words."""
     for name in (name for name in now["tasks"] if name in earlier["tasks"]):
         there, here = earlier["tasks"][name], now["tasks"][name]
         yield from (f"task {name} can't be told from another ({what})" for what in here.get("uncomparable", []))
@@ -86,6 +87,7 @@ def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
 
 
 def _changed_parts(task: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Which parts of a task have changed, in words."""
     before, after = ({"source": each.get("source"), **each.get("parts", {})} for each in (there, here))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     for name in [name for name in changed if name != "source"] or changed:
@@ -97,6 +99,6 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Hashes are cut to what tells them apart."""
+    """A value as words; of hashes as much as tells them apart."""
     text = "not known" if value is None else str(value)
     return text[:12] if len(text) >= 40 and text.isalnum() else text

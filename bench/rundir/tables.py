@@ -27,6 +27,7 @@ class Table:
         self._groups: dict[Row, list[Row]] = self._grouped(_read(path))
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add the rows of some groups, in place of what the file has of those."""
         self._groups |= self._grouped(tuple(map(_cell, row)) for row in rows)
         write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
 
@@ -44,13 +45,14 @@ class Table:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """The table; lists and mappings stand as JSON in their cells."""
+    """Write a table; lists and mappings stand as JSON in their cells."""
     cells = [[_cell(value) for value in row] for row in rows]
     with written(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *cells])
 
 
 def _read(path: Path) -> list[Row]:
+    """Read the rows of a table, without its header."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -58,6 +60,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _cell(value: Any) -> str:
+    """A value as the text of a cell."""
     if isinstance(value, list | tuple | dict):
         return json.dumps(value)
     return "" if value is None else str(value)

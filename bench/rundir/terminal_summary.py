@@ -26,7 +26,7 @@ ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion
 
 
 def summary(directory: Path, process: int = 0) -> Iterator[str]:
-    """The lines: a table for each task and place, for the bare layer and generation, what failed, and where it all is.
+    """The lines at the end of a run: tables for tasks, the bare layer and generation, what failed, and where it all is.
 
     Args:
         process: whose timings are shown.
@@ -54,7 +54,7 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
 
 
 def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[Case]) -> Iterator[str]:
-    """A table for each place where the task was timed at its batch size; one without times where it was not."""
+    """Tables of a task, for each place where it was timed at its batch size; one without times where it was not."""
     wanted = ("pruning", task, facts["batch_size"])
     reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
     for place in dict.fromkeys(map(_place, reported)) or [""]:
@@ -70,14 +70,14 @@ def _place(case: Case) -> str:
 
 
 def _ends(timed: Sequence[Case]) -> Iterator[str]:
-    """What ended the timing of how many cases."""
+    """A line that says what ended the timing of how many cases."""
     counts = Counter(case["ended"] for case in timed if case["samples"] and case["ended"])
     if counts:
         yield "timing ended: " + ", ".join(f"{count} × {end}" for end, count in counts.most_common())
 
 
 def _task_table(task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[Case]) -> Table:
-    """One row for each criterion and kept fraction."""
+    """The table of a task at one place: a row for each criterion and kept fraction."""
     where = f"; latency at batch {facts['batch_size']} on {place}" if place else ""
     names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
     table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
@@ -93,19 +93,20 @@ def _task_table(task: str, facts: Mapping[str, Any], place: str, plans: pd.DataF
 
 
 def _accuracy(rows: pd.DataFrame) -> tuple[str, str, str]:
-    """Heads, the metric and its difference to dense, of one plan or of all draws."""
+    """Cells of one plan or of all draws: heads, the metric and its difference to dense."""
     heads = "–".join(str(count) for count in sorted({rows["heads_kept"].min(), rows["heads_kept"].max()}))
     value = _interval(rows, "value", "low", "high", ".3f")
     return heads, value, _interval(rows, "difference", "difference_low", "difference_high", "+.3f")
 
 
 def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -> str:
+    """A cell with a value and its interval, of one plan's or over draws."""
     bounds = rows.iloc[0][[low, high]] if len(rows) == 1 else rows[value].quantile([0.025, 0.975])
     return f"{rows[value].mean():{style}} [{bounds.iloc[0]:{style}}, {bounds.iloc[1]:{style}}]"
 
 
 def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
-    """Median milliseconds of both arms, and how many times faster the target is."""
+    """Cells of a timing: median milliseconds of both arms, and how many times faster the target is."""
     samples = [sample for sample in samples if sample["arm"] in (target, baseline)]
     if len({sample["arm"] for sample in samples}) < 2:
         return "", "", ""
@@ -115,7 +116,7 @@ def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", basel
 
 
 def _attention_table(cases: Sequence[Case]) -> Table:
-    """One row for each size of the bare layer."""
+    """The table of the bare layer: a row for each size."""
     names = ("heads", "kept", "batch", "length", "on", "ms", "ms beside it", "speedup")
     table = _table("bare layer: ours beside the fastest other, and ours sliced beside ours whole", "compared", *names)
     for case in sorted(cases, key=lambda case: (_place(case), -case["kept_fraction"])):
@@ -126,7 +127,7 @@ def _attention_table(cases: Sequence[Case]) -> Table:
 
 
 def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Our arm and the fastest of the peers beside it; sliced and whole where there are none."""
+    """The two arms to show: ours and the fastest of the peers beside it; sliced and whole where there are none."""
     times: dict[str, list[float]] = {}
     for sample in samples:
         times.setdefault(sample["arm"], []).append(sample["seconds"])
@@ -135,7 +136,7 @@ def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def _generation_table(cases: Sequence[Case]) -> Table:
-    """One row for each phase and plan of a causal model."""
+    """The table of causal models: a row for each phase and plan."""
     samples = {case["case"]: case["samples"] for case in cases}
     names = ("kept", "batch", "length", "on", "tokens/s", "ms", "dense beside it", "speedup")
     table = _table("generation: pruned beside dense, the same share of every layer", "model", *names)
@@ -148,7 +149,7 @@ def _generation_table(cases: Sequence[Case]) -> Table:
 
 
 def _predictions(path: Path) -> Iterator[str]:
-    """How far latencies predicted from measured costs are from measured ones."""
+    """A line for each task and device: how far predicted latencies are from measured ones."""
     for (task, device), rows in pd.read_csv(path).groupby(["task", "device"], sort=False):
         errors = rows["error"].abs()
         worst: Any = next(rows[errors == errors.max()].itertuples(index=False))
@@ -180,6 +181,7 @@ def _operators(directory: Path) -> Iterator[str]:
 
 
 def _broken_promises(path: Path) -> Iterator[str]:
+    """A line for each promise of a task that was not kept."""
     promises = pd.read_csv(path)
     for row in promises[~promises["kept"].astype(bool)].itertuples(index=False):
         yield f"broken: task {row.task} states {row.promise} = {row.bound}; measured {row.value:.3f}"
@@ -194,7 +196,7 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _lines(table: Table) -> list[str]:
-    """The table as text, at its own width: a line that wraps can be read, a number cut off can't."""
+    """A table as text, at its own width: a line that wraps can be read, a number cut off can't."""
     console = Console(file=io.StringIO(), width=1000, color_system=None)
     with console.capture() as capture:
         console.print(table)

@@ -10,14 +10,14 @@ import torch
 import mha
 from bench.models.peers import Inputs
 from bench.rundir.description import USUAL, VALUES
-from bench.settings.options import Settings
+from bench.settings.options import RunSettings
 
 COPIES = 4  # inputs that calls take turns with, unless they are large
-LARGE = 2**26  # numbers in the inputs of a cell
+LARGE = 2**26  # numbers in the inputs of a case
 
 
 @dataclass(frozen=True)
-class Cell:
+class LayerCase:
     """One size of the layer, what is left of it, its input, and where and how it runs.
 
     Attributes:
@@ -38,14 +38,17 @@ class Cell:
 
     @property
     def width(self) -> int:
+        """The model width."""
         return self.heads * self.head_dim
 
     @property
     def kept(self) -> range:
+        """The heads that stay: the first ones, at least one."""
         return range(max(round(self.keep * self.heads), 1))
 
     @property
     def id(self) -> str:
+        """The name of the case, in pytest and in the run directory; says what is unusual about it."""
         usual = {field.name: field.default for field in fields(self)}
         texts = {
             "head_dim": f"d{self.head_dim}",
@@ -60,7 +63,7 @@ class Cell:
         return "-".join(parts)
 
     def record(self) -> dict[str, Any]:
-        """Its columns in the run directory."""
+        """The columns of the case in the run directory."""
         case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
         heads = {"heads_kept": len(self.kept), "heads_total": self.heads, "shape": [len(self.kept)]}
         where = {"batch": self.batch, "seq_len": self.length, "device": self.device}
@@ -78,7 +81,7 @@ class Cell:
 
     @property
     def lengths(self) -> torch.Tensor | None:
-        """(b,), of a padded batch: evenly from the shortest possible to the longest, in mixed order."""
+        """The lengths (b,) of a padded batch, evenly from the least to the longest, in mixed order; else None."""
         if self.mask != "padded":
             return None
         evenly = torch.linspace(self.length, 0, self.batch).round().long().clamp(min=1)
@@ -86,19 +89,18 @@ class Cell:
 
     @property
     def tokens(self) -> int:
-        """That are no padding."""
+        """How many tokens of the batch are no padding."""
         return self.batch * self.length if self.lengths is None else int(self.lengths.sum())
 
     def layer(self) -> mha.MultiHeadAttention:
         """The whole layer, with the same weights every time."""
-        sizes = (self.width,) * 4
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layer = mha.MultiHeadAttention(*sizes, self.heads, bias=True, head_dim=self.head_dim)
+            layer = mha.MultiHeadAttention.square(self.width, self.heads, bias=True, head_dim=self.head_dim)
         return layer.eval().to(self.device, getattr(torch, self.dtype))
 
     def inputs(self) -> list[Inputs]:
-        """Standard normal (b, s, e), several of them."""
+        """A few inputs of standard normal numbers (b, s, e), the same every time."""
         generator = torch.Generator().manual_seed(1)
         shape = self.batch, self.length, self.width
         copies = COPIES if COPIES * self.batch * self.length * self.width <= LARGE else 1
@@ -143,28 +145,28 @@ FULL = Grid(
 GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
 
 
-def whole(settings: Settings) -> Iterator[Cell]:
-    """Ours beside other implementations, all heads in place; with --full also causal."""
+def whole(settings: RunSettings) -> Iterator[LayerCase]:
+    """Cases of the whole layer beside other implementations; with --full causal ones, too."""
     grid = GRIDS[settings.preset]
     for mask, sizes in (("none", grid.whole), ("padded", grid.padded), ("causal", grid.causal)):
         few = grid.few if mask == "none" else ()
-        yield from (replace(cell, mask=mask) for cell in _cells(settings, sizes, few))
+        yield from (replace(case, mask=mask) for case in _cases(settings, sizes, few))
 
 
-def sliced(settings: Settings) -> Iterator[Cell]:
-    """The run's kept fractions; with --full also from cold caches."""
+def sliced(settings: RunSettings) -> Iterator[LayerCase]:
+    """Cases of the layer at the run's kept fractions; with --full from cold caches, too."""
     grid, kept = GRIDS[settings.preset], [keep for keep in settings.keep if keep < 1]
-    for cell, keep in product([*_cells(settings, grid.sliced, grid.few, grid.caches)], kept):
-        yield replace(cell, keep=keep)
+    for case, keep in product([*_cases(settings, grid.sliced, grid.few, grid.caches)], kept):
+        yield replace(case, keep=keep)
 
 
-def _cells(
-    settings: Settings,
+def _cases(
+    settings: RunSettings,
     sizes: tuple[tuple[int, int], ...],
     few: tuple[tuple[int, int], ...],
     caches: tuple[str, ...] = (USUAL["cache"],),
-) -> Iterator[Cell]:
-    """Every size on every device in every dtype as usual; a few of them otherwise."""
+) -> Iterator[LayerCase]:
+    """Every size on every device in every dtype, with all else as usual; a few sizes with one thing otherwise."""
     grid = GRIDS[settings.preset]
     if sizes and (settings.batch_sizes or settings.lengths):
         batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})
@@ -175,9 +177,9 @@ def _cells(
             unusual = sum(value != usual for value, usual in zip(way, map(_usual, axes), strict=True))
             mode, head_dim, cache = way
             for batch, length in {0: sizes, 1: few}.get(unusual, ()):
-                yield Cell(grid.heads, batch, length, device, dtype, head_dim, mode=mode, cache=cache)
+                yield LayerCase(grid.heads, batch, length, device, dtype, head_dim, mode=mode, cache=cache)
 
 
 def _usual(values: Sequence[Any]) -> Any:
-    """Of what is asked for, what everything is measured at."""
+    """The value that every size is measured at, of those asked for."""
     return 64 if 64 in values else values[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.rundir.description import USUAL, VALUES
-from bench.settings.option_parsing import fraction, one_of, several, whole_number
+from bench.settings.option_parsing import fraction, naming, one_of, several, whole_number
 
 if TYPE_CHECKING:
     from mha.tasks import Task
@@ -56,8 +56,8 @@ PRESETS = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a run measures, and how long it may take over it.
+class RunSettings:
+    """What a run measures, and how long it may take over that.
 
     Attributes:
         keep: fractions of the heads, in (0, 1].
@@ -87,18 +87,22 @@ class Settings:
 
     @property
     def quick(self) -> bool:
+        """Whether the run is only to show that everything works."""
         return self.preset == "quick"
 
     @property
     def limits(self) -> Mapping[str, Any]:
+        """What the rounds of one timed case may take."""
         return PRESETS[self.preset].limits
 
     @property
     def cost_seconds(self) -> float:
+        """How long the costs of one model's layers may be measured."""
         return PRESETS[self.preset].cost_seconds
 
     @property
     def random_draws(self) -> int:
+        """How many random plans there are of each kept fraction."""
         return PRESETS[self.preset].random_draws
 
     def draws(self, criterion: str) -> int:
@@ -129,7 +133,7 @@ class Settings:
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """The benchmarks' options, all in one group of `pytest --help`."""
+    """Add the benchmarks' options, all in one group of `pytest --help`."""
     group = parser.getgroup("bench", "benchmarks of head pruning (pytest bench)")
     several = "comma-separated; default: "
     group.addoption(
@@ -161,7 +165,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-def settings_of(config: pytest.Config) -> Settings:
+def settings_of(config: pytest.Config) -> RunSettings:
     """What the command line asks for, checked; the same object every time.
 
     Raises:
@@ -179,27 +183,28 @@ def run_directory(config: pytest.Config) -> Path:
     return Path(config.option.run)
 
 
-_SETTINGS = pytest.StashKey[Settings]()
+_SETTINGS = pytest.StashKey[RunSettings]()
 
 
-def _settings(config: pytest.Config) -> Settings:
+def _settings(config: pytest.Config) -> RunSettings:
+    """Check the options, and make settings of them."""
     import mha
-    from bench.measure import capabilities as abilities
+    from bench.measure import capabilities
 
     option = config.option
     _check_selection(option)
     name = _preset(option)
     preset = PRESETS[name]
-    sizes = {flag: several(flag, text, whole_number(flag, example)) for flag, text, example in _sizes(option)}
-    devices = several("--devices", option.devices, abilities.device) or abilities.devices()
-    dtypes = several("--dtypes", option.dtypes, one_of("--dtypes", DTYPES))
-    modes = several("--modes", option.modes, one_of("--modes", MODES))
-    no_dtype = abilities.why_no_dtype if dtypes else abilities.why_not_by_itself
-    left_out = abilities.missing("--dtypes", devices, dtypes, preset.dtypes, no_dtype)
-    left_out |= abilities.missing("--modes", devices, modes, preset.modes, abilities.why_no_mode)
-    return Settings(
+    sizes = {flag: several(flag, text, whole_number(example)) for flag, text, example in _sizes(option)}
+    devices = several("--devices", option.devices, capabilities.device) or capabilities.devices()
+    dtypes = several("--dtypes", option.dtypes, one_of(DTYPES))
+    modes = several("--modes", option.modes, one_of(MODES))
+    no_dtype = capabilities.why_no_dtype if dtypes else capabilities.why_not_by_itself
+    left_out = capabilities.missing("--dtypes", devices, dtypes, preset.dtypes, no_dtype)
+    left_out |= capabilities.missing("--modes", devices, modes, preset.modes, capabilities.why_no_mode)
+    return RunSettings(
         directory=_usable(run_directory(config)),
-        criteria=several("--criteria", option.criteria, one_of("--criteria", (*mha.criteria(), "even"))) or CRITERIA,
+        criteria=several("--criteria", option.criteria, one_of((*mha.criteria(), "even"))) or CRITERIA,
         keep=several("--keep", option.keep, fraction) or preset.keep,
         batch_sizes=tuple(sorted(sizes["--batch-sizes"])) or None,
         lengths=sizes["--lengths"] or None,
@@ -215,6 +220,7 @@ def _settings(config: pytest.Config) -> Settings:
 
 
 def _tasks(given: Sequence[str] | None) -> dict[str, Any]:
+    """The tasks that are asked for, and the files that they come from."""
     from bench.settings.task_option import chosen_tasks
 
     chosen = chosen_tasks(given)
@@ -223,6 +229,7 @@ def _tasks(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _check_selection(option: Any) -> None:
+    """Refuse pytest-benchmark's own ways to select."""
     for name in SELECTING:
         if getattr(option, name, False):
             flag = "--" + name.replace("_", "-")
@@ -230,6 +237,7 @@ def _check_selection(option: Any) -> None:
 
 
 def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
+    """The options that take sizes: name, words, and what to give instead of wrong ones."""
     return (
         ("--batch-sizes", option.batch_sizes, "sizes, as 1,32"),
         ("--lengths", option.lengths, "lengths, as 64,256"),
@@ -238,31 +246,35 @@ def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
 
 
 def _preset(option: Any) -> str:
+    """The name of the preset."""
     if option.quick and option.full:
         raise pytest.UsageError("--quick and --full ask for opposite things; give one of them, or neither")
     return "quick" if option.quick else "full" if option.full else "default"
 
 
+@naming("--process")
 def _process(number: int) -> int:
+    """The number of the process."""
     if number < 0:
-        raise pytest.UsageError(f"--process: {number} is below 0; processes are counted from 0")
+        raise ValueError(f"{number} is below 0; processes are counted from 0")
     return number
 
 
+@naming("--run")
 def _usable(directory: Path) -> Path:
     """The directory, if it is a run to go on with, or nothing is in it yet."""
     from bench.rundir.files import is_ours
 
     if directory.exists() and not directory.is_dir():
-        raise pytest.UsageError(f"--run: {directory} is a file; give a directory that is empty or does not exist yet")
-    found = [path for path in directory.iterdir() if not is_ours(path)] if directory.is_dir() else []
-    if found and not (directory / "environment.json").exists():
-        raise pytest.UsageError(
-            f"--run: {directory} holds other files; give a run to go on with, or a directory that is empty or does not "
-            "exist"
+        raise ValueError(f"{directory} is a file; give a directory that is empty or does not exist yet")
+    others = [path for path in directory.iterdir() if not is_ours(path)] if directory.is_dir() else []
+    if others and not (directory / "environment.json").exists():
+        raise ValueError(
+            f"{directory} holds other files; give a run to go on with, or a directory that is empty or does not exist"
         )
     return directory
 
 
 def _own_batch(task: "Task") -> int:
+    """The batch size that a task prefers."""
     return getattr(task, "batch_size", 32)

@@ -6,13 +6,13 @@ from itertools import product
 
 from bench.models.experiment import DENSE, NONE
 from bench.models.latency import Place
-from bench.settings.options import Settings
+from bench.settings.options import RunSettings
 from mha.tasks import Task
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way to choose which heads of a task's model stay."""
+class ModelVariant:
+    """A task's model, and one way to choose which of its heads stay."""
 
     task: str
     criterion: str
@@ -26,27 +26,29 @@ class Variant:
 
     @property
     def plan(self) -> str:
-        """The name of its plan in the run directory."""
+        """The name of the variant's plan in the run directory."""
         return str(self) if self.criterion in (DENSE, NONE) else f"{self}-{self.draw}"
 
     @property
     def id(self) -> str:
+        """The name of the variant in pytest."""
         return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
 
     def record(self) -> dict[str, object]:
-        """Its columns in the run directory."""
+        """The columns of the variant in the run directory."""
         return {"task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep}
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A variant, and where it is timed."""
+class LatencyCase:
+    """A variant of a task's model, and where it is timed."""
 
-    variant: Variant
+    variant: ModelVariant
     place: Place
 
     @property
     def id(self) -> str:
+        """The name of the case, in pytest and in the run directory."""
         return f"{self.variant}-{self.place.id}"
 
     def record(self) -> dict[str, object]:
@@ -54,23 +56,23 @@ class Timed:
         return {"case": self.id, "kind": "pruning", **self.variant.record(), **asdict(self.place)}
 
 
-def variants(settings: Settings) -> Iterator[Variant]:
-    """Everything whose accuracy is measured: for each task the dense model, none, and every draw of every plan."""
+def model_variants(settings: RunSettings) -> Iterator[ModelVariant]:
+    """Every model whose accuracy is measured: the dense one, the one without heads, every draw of every plan."""
     for task in settings.tasks:
-        yield Variant(task.name, DENSE, 1.0)
+        yield ModelVariant(task.name, DENSE, 1.0)
         yield from _pruned(settings, task, draws=True)
 
 
-def timed(settings: Settings) -> Iterator[Timed]:
-    """Everything whose latency is measured, beside the dense model: of drawn plans the first."""
+def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
+    """Every case whose latency is measured beside the dense model; of plans that are drawn, the first one's."""
     for task in settings.tasks:
         for place in _places(settings, task):
             for variant in _pruned(settings, task, draws=False):
-                yield Timed(variant, place)
+                yield LatencyCase(variant, place)
 
 
-def _places(settings: Settings, task: Task) -> Iterator[Place]:
-    """Every size on every device; other dtypes and modes only at the batch size that is reported."""
+def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
+    """Where a task is timed: every size on every device; other dtypes and modes only at the reported batch size."""
     for device in settings.devices:
         dtypes, modes = settings.dtypes_on(device), settings.modes_on(device)
         for batch, dtype, mode in product(settings.batches(task), dtypes, modes):
@@ -78,10 +80,11 @@ def _places(settings: Settings, task: Task) -> Iterator[Place]:
                 yield from (Place(batch, device, dtype, mode, length=length) for length in settings.lengths or (None,))
 
 
-def _pruned(settings: Settings, task: Task, *, draws: bool) -> Iterator[Variant]:
-    yield Variant(task.name, NONE, 0.0)
+def _pruned(settings: RunSettings, task: Task, *, draws: bool) -> Iterator[ModelVariant]:
+    """The pruned variants of a task."""
+    yield ModelVariant(task.name, NONE, 0.0)
     for criterion in settings.criteria:
         count = settings.draws(criterion) if draws else 1
         for keep in settings.keep:
             for draw in range(count):
-                yield Variant(task.name, criterion, keep, draw, count)
+                yield ModelVariant(task.name, criterion, keep, draw, count)

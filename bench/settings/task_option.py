@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from bench.settings.option_parsing import several
+from bench.settings.option_parsing import naming, several
 
 if TYPE_CHECKING:
     from mha.tasks import Task
@@ -28,47 +28,54 @@ class Chosen(NamedTuple):
 
 
 def chosen_tasks(given: Sequence[str] | None) -> tuple[Chosen, ...]:
-    """The tasks that `--task` names; every reference task where it names none."""
+    """The tasks that `--task` names; every reference task where it names none.
+
+    Raises:
+        pytest.UsageError: there is no such task, the file can't be imported, or what it has is no task.
+    """
     from bench import tasks
 
     words = [word for text in given or () for word in several("--task", text, str)] or tasks.names()
     chosen: dict[str, Chosen] = {}
     for word in dict.fromkeys(words):
-        found = _user_task(word) if ".py" in word else Chosen(tasks.load(_reference(word, tasks.names())))
-        if found.task.name in chosen:
-            raise pytest.UsageError(f"--task: two tasks are named {found.task.name!r}; results are filed by task name")
-        chosen[found.task.name] = found
+        choice = _user_task(word) if ".py" in word else Chosen(tasks.load(_reference(word, tasks.names())))
+        if choice.task.name in chosen:
+            raise pytest.UsageError(f"--task: two tasks are named {choice.task.name!r}; results are filed by task name")
+        chosen[choice.task.name] = choice
     return tuple(chosen.values())
 
 
+@naming("--task")
 def _reference(word: str, known: tuple[str, ...]) -> str:
+    """The name of a reference task, if it is one."""
     if word not in known:
-        raise pytest.UsageError(
-            f"--task: unknown {word!r}; choose from {', '.join(known)}, or give an object of your own as path.py:name"
+        raise ValueError(
+            f"unknown {word!r}; choose from {', '.join(known)}, or give an object of your own as path.py:name"
         )
     return word
 
 
+@naming("--task")
 def _user_task(word: str) -> Chosen:
-    """The task that `path.py:name` speaks of, with everything a task needs."""
+    """The task that `path.py:name` names, if it has everything a task needs."""
     path, _, name = word.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
-        raise pytest.UsageError(f"--task: {word!r}: expected path.py:name, the file and the name of the task in it")
+        raise ValueError(f"{word!r}: expected path.py:name, the file and the name of the task in it")
     if not Path(path).is_file():
-        raise pytest.UsageError(f"--task: {word!r}: there is no file {path}")
+        raise ValueError(f"{word!r}: there is no file {path}")
     module = _imported(Path(path), word)
     if not hasattr(module, name):
         others = [
             key for key, value in vars(module).items() if hasattr(value, "evaluate") and not inspect.isclass(value)
         ]
-        raise pytest.UsageError(f"--task: {word!r}: {path} has no {name!r}; it has {', '.join(others) or 'no task'}")
+        raise ValueError(f"{word!r}: {path} has no {name!r}; it has {', '.join(others) or 'no task'}")
     task = getattr(module, name)
     _check_task(task, word)
     return Chosen(cast("Task", task), Path(path))
 
 
 def _imported(path: Path, word: str) -> Any:
-    """The file as a module, once; of two files of one name each has its own."""
+    """Import a file as a module, once; of two files of the same name each is a module of its own."""
     name = f"bench_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -81,19 +88,18 @@ def _imported(path: Path, word: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        raise pytest.UsageError(f"--task: {word!r}: importing it raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{word!r}: importing it raised {type(error).__name__}: {error}") from error
     return module
 
 
 def _check_task(task: Any, word: str) -> None:
+    """Refuse what lacks something that a task needs."""
     if inspect.isclass(task):
-        raise pytest.UsageError(f"--task: {word!r} is a class; name an object, as task = {task.__name__}()")
+        raise ValueError(f"{word!r} is a class; name an object, as task = {task.__name__}()")
     if missing := [member for member in (*ATTRIBUTES, *METHODS) if not hasattr(task, member)]:
-        raise pytest.UsageError(
-            f"--task: {word!r} lacks {', '.join(missing)}; mha.tasks.Task says what a task offers, subclass it"
-        )
+        raise ValueError(f"{word!r} lacks {', '.join(missing)}; mha.tasks.Task says what a task offers, subclass it")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", str(task.name)) or task.name == "attention":
-        raise pytest.UsageError(
-            f"--task: {word!r} is named {task.name!r}; names stand in file names: lower-case letters, digits, "
+        raise ValueError(
+            f"{word!r} is named {task.name!r}; names stand in file names: lower-case letters, digits, "
             "'_', '.' and '-' ('attention' is taken by the bare layer)"
         )

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import mha
-from bench.bench_generation import Case, _cache_bytes, _cases, _counts, decode, llama, prefill
+from bench.bench_generation import GenerationCase, _cache_bytes, _cases, _counts, decode, llama, prefill
 from bench.models.experiment import first_groups
-from bench.settings.options import Settings
+from bench.settings.options import RunSettings
 from tests.bench.tiny_task import TinyTask
 
 B, S = 2, 13
@@ -21,7 +21,7 @@ def model():
 
 def case(phase, **changes):
     usual = {"subject": "llama", "keep": 0.5, "phase": phase, "batch": B, "length": S, "device": "cpu"}
-    return Case(**usual | {"dtype": "float32"} | changes)
+    return GenerationCase(**usual | {"dtype": "float32"} | changes)
 
 
 def prompt(length, seed=0):
@@ -81,7 +81,7 @@ def test_cases_and_their_names():
         name = "talks"
         generates = True
 
-    settings = Settings(
+    settings = RunSettings(
         directory=Path("run"), tasks=(TinyTask(), Generating()), criteria=(), keep=(1.0, 0.5), batch_sizes=None,
         devices=("cpu",), preset="quick", dtypes=("float32", "bfloat16"), lengths=(5, 7),
     )  # fmt: skip

@@ -15,25 +15,25 @@ LARGEST = 20_000_000  # bytes; a verdict of a thousand benchmarks has one millio
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print it; a file that isn't a verdict is a usage error (exit code 2)."""
+    """Print a verdict; a file that isn't one is a usage error (exit code 2)."""
     parser = argparse.ArgumentParser(prog="python -m bench.regress.show", allow_abbrev=False)
     parser.add_argument("format", choices=("table", "markdown", "junit"))
     parser.add_argument("file", metavar="verdict.json", type=Path)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        verdict = read(given.file)
+        verdict = read(options.file)
     except (OSError, ValueError, RecursionError) as error:
-        parser.error(f"{given.file}: expected a verdict of the gate (schema {SCHEMA}): {error}")
-    if given.format == "table":
+        parser.error(f"{options.file}: expected a verdict of the gate (schema {SCHEMA}): {error}")
+    if options.format == "table":
         from bench.regress.show.terminal import show  # rich isn't there where only files are written
 
         show(verdict)
     else:
-        sys.stdout.write(markdown(verdict) if given.format == "markdown" else junit(verdict))
+        sys.stdout.write(markdown(verdict) if options.format == "markdown" else junit(verdict))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The verdict in `path`.
+    """Read the verdict in a file.
 
     Raises:
         OSError: it can't be read.
@@ -41,10 +41,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"it has {size:,} bytes, and a verdict at most {LARGEST:,}")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("kind") != "gate" or found.get("schema") != SCHEMA:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or document.get("kind") != "gate" or document.get("schema") != SCHEMA:
         raise ValueError("it is another document, or one of another schema")
-    return found
+    return document
 
 
 if __name__ == "__main__":

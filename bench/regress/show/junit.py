@@ -20,7 +20,7 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def junit(verdict: Row) -> str:
-    """One testsuite with a testcase for each benchmark and each exact figure.
+    """The verdict as XML: one testsuite, with a testcase for each benchmark and each exact figure.
 
     A testcase for the verdict of the whole is there where no row has that verdict, or a run that failed as a whole
     would read as one in which all passed.
@@ -43,10 +43,11 @@ def junit(verdict: Row) -> str:
 
 
 def _case(kind: str, name: str, row: Row, message: str) -> ET.Element:
+    """A testcase of one row."""
     seconds = words.number(row.get("head")) if row.get("kind") == "seconds" else None
     case = ET.Element("testcase", classname=f"gate.{kind}", name=_legal(name), time=f"{seconds or 0:.9f}")
-    found = {name: words.number(row.get(name)) for name in PROPERTIES}
-    _properties(case, {name: repr(value) for name, value in found.items() if value is not None})
+    numbers = {name: words.number(row.get(name)) for name in PROPERTIES}
+    _properties(case, {name: repr(value) for name, value in numbers.items() if value is not None})
     if tag := TAGS.get(words.outcome(row)):
         text = _legal(f"{words.outcome(row)}: {message}")
         ET.SubElement(case, tag, message=text, type=words.outcome(row)).text = text
@@ -54,23 +55,27 @@ def _case(kind: str, name: str, row: Row, message: str) -> ET.Element:
 
 
 def _message(row: Row) -> str:
+    """What is said about a benchmark."""
     parts = [words.moved(row)] if words.number(row.get("effect")) is not None else []
     return "; ".join([*parts, *filter(None, [words.judged(row)])]) or "no reason is given"
 
 
 def _went(row: Row) -> str:
+    """What is said about an exact figure."""
     seen = f"{words.exact(row, 'base')} at the base, {words.exact(row, 'head')} at the head"
     return "; ".join(filter(None, [seen, words.judged(row)]))
 
 
 def _properties(parent: ET.Element, values: dict[str, str]) -> None:
+    """Add a list of properties, if there are any."""
     if values:
-        found = ET.SubElement(parent, "properties")
+        properties = ET.SubElement(parent, "properties")
         for name, value in values.items():
-            ET.SubElement(found, "property", name=name, value=_legal(value))
+            ET.SubElement(properties, "property", name=name, value=_legal(value))
 
 
 def _with(cases: list[ET.Element], tag: str) -> int:
+    """How many testcases have such a tag."""
     return sum(case.find(tag) is not None for case in cases)
 
 
@@ -79,4 +84,5 @@ def _seconds(verdict: Row) -> str:
 
 
 def _legal(text: str) -> str:
+    """The text without characters that XML forbids."""
     return FORBIDDEN.sub("", text)

@@ -15,7 +15,7 @@ FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")
 
 
 def markdown(verdict: Row) -> str:
-    """One page that begins with MARKER, at most LIMIT bytes of UTF-8: rows beyond that are counted, not shown."""
+    """The verdict as one page that begins with MARKER, at most LIMIT bytes: rows beyond that are counted, not shown."""
     page = _Page(f"{MARKER}\n{_headline(verdict)}\n", _foot(verdict))
     page.items(words.others(verdict))
     timed, control = words.ordered(words.rows(verdict)), words.mapping(verdict.get("control"))
@@ -37,7 +37,7 @@ def markdown(verdict: Row) -> str:
 
 
 def escape(text: str, longest: int = LONGEST) -> str:
-    """The text as it is, on one line: nothing in it is markup, ends a cell, or calls upon anyone."""
+    """The text on one line, so that nothing in it is markup, ends a cell, or calls upon anyone."""
     line = re.sub(r"([\\`*_\[\]~|#])", r"\\\1", words.clean(text, longest))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = line.replace("$", "<span>$</span>")  # or two of them would enclose a formula
@@ -46,31 +46,34 @@ def escape(text: str, longest: int = LONGEST) -> str:
 
 
 class _Page:
-    """What is written so far, what will stand below it, and how much there is room for between."""
+    """A page in the making: its parts, what will stand below them, and how much room there is between."""
 
     def __init__(self, head: str, foot: str) -> None:
         self._parts, self._foot, self._left_out = [head], foot, 0
         self._room = LIMIT - _size(head) - _size(foot) - _size(self._cut(10**9))
 
     def text(self, text: str) -> None:
-        """A short line of our own."""
+        """Add a short line of our own."""
         self._parts.append(text)
         self._room -= _size(text) + 1
 
     def items(self, sentences: Iterable[str]) -> None:
+        """Add a list of sentences."""
         self._add([f"- {escape(sentence)}" for sentence in sentences])
 
     def table(self, names: Sequence[str], cells: Iterable[Sequence[str]], texts: int) -> None:
-        """The first `texts` columns and the last are words, the others numbers."""
+        """Add a table, whose first `texts` columns and last column are words, and the others numbers."""
         lines = [f"| {' | '.join(row)} |" for row in cells]
         rule = ["---" if place < texts or place == len(names) - 1 else "---:" for place in range(len(names))]
         self._add(lines, f"| {' | '.join(names)} |\n| {' | '.join(rule)} |")
 
     def whole(self) -> str:
+        """The page as text."""
         cut = self._cut(self._left_out) if self._left_out else ""
         return "\n".join(filter(None, [*self._parts, cut, self._foot]))
 
     def _add(self, lines: Sequence[str], above: str = "") -> None:
+        """Add as many lines as there is room for, and count the others."""
         kept = [above] if above else []
         room = self._room - _size(above) - 300  # what closes a page is never cut
         for line in lines:
@@ -85,6 +88,7 @@ class _Page:
 
     @staticmethod
     def _cut(lines: int) -> str:
+        """The line that says how many are left out."""
         return (
             f"{words.count(lines, 'line')} left out: GitHub takes comments of at most 65,536 characters; "
             "all is in verdict.json.\n"
@@ -100,8 +104,8 @@ def _foot(verdict: Row) -> str:
     lines = [f"- compared: base {escape(words.side(verdict, 'base'))}, head {escape(words.side(verdict, 'head'))}"]
     if verdict.get("mode") == "baseline":
         lines.append("- a stored run is compared by ratios (pruned/dense) and exact figures only")
-    about = [words.machine(verdict), words.python(verdict), words.spent(verdict)]
-    lines.append(f"- measured: {escape(', '.join(filter(None, about)))}")
+    circumstances = [words.machine(verdict), words.python(verdict), words.spent(verdict)]
+    lines.append(f"- measured: {escape(', '.join(filter(None, circumstances)))}")
     lines.append(f"- rules: {escape(words.rules(verdict), 1000)}")
     lines.append("- to repeat it:\n")
     command = words.clean(verdict.get("command", "python -m bench.regress"))
@@ -110,6 +114,7 @@ def _foot(verdict: Row) -> str:
 
 
 def _time(row: Row) -> list[str]:
+    """The cells of a benchmark."""
     return [
         escape(words.name(row)),
         words.time(row, "base"),
@@ -123,6 +128,7 @@ def _time(row: Row) -> list[str]:
 
 
 def _figure(row: Row) -> list[str]:
+    """The cells of an exact figure."""
     return [
         escape(words.name(row)), escape(words.figure(row)), words.exact(row, "base"), words.exact(row, "head"),
         words.change(row), escape(words.outcome(row)),

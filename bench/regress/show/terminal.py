@@ -26,7 +26,7 @@ FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")
 
 
 def table(verdict: Row) -> RenderableType:
-    """All of the verdict: what came out and why, a row for each benchmark, exact figures that changed."""
+    """The whole verdict: what came out and why, a row for each benchmark, the exact figures that changed."""
     parts: list[RenderableType] = [_headline(verdict), *map(_bullet, words.others(verdict)), ""]
     if words.rows(verdict) or verdict.get("control"):
         parts += [_times(verdict), ""]
@@ -40,7 +40,7 @@ def table(verdict: Row) -> RenderableType:
 
 
 def show(verdict: Row, file: TextIO | None = None) -> None:
-    """Print it to `file` (default: standard output), in colour where that is a terminal."""
+    """Print the verdict to `file` (default: standard output), in colour where that is a terminal."""
     file = file or sys.stdout
     console = Console(file=file, highlight=False)
     # a line that the terminal wraps can be read, a number cut off can't
@@ -61,41 +61,44 @@ def _bullet(sentence: str) -> RenderableType:
 
 
 def _times(verdict: Row) -> Table:
-    found = _table(TIMES, right=range(1, 7))
+    """The table of benchmarks."""
+    table = _table(TIMES, right=range(1, 7))
     for row in words.ordered(words.rows(verdict)):
-        _add(found, words.name(row), row)
+        _add(table, words.name(row), row)
     if control := words.mapping(verdict.get("control")):
-        found.add_section()
-        _add(found, f"control: {words.name(control)}" if words.name(control) != "control" else "control", control)
-    return found
+        table.add_section()
+        _add(table, f"control: {words.name(control)}" if words.name(control) != "control" else "control", control)
+    return table
 
 
-def _add(found: Table, name: str, row: Row) -> None:
+def _add(table: Table, name: str, row: Row) -> None:
     cells = (
         name, words.time(row, "base"), words.time(row, "head"), words.percent(row.get("effect")), words.interval(row),
         words.percent(row.get("floor"), ".1f"), words.chance(row.get("adjusted")),
     )  # fmt: skip
-    found.add_row(*map(Text, cells), _word(row))
+    table.add_row(*map(Text, cells), _word(row))
 
 
 def _figures(changed: list[Row]) -> Table:
-    found = _table(FIGURES, right=range(2, 5))
+    """The table of exact figures that changed."""
+    table = _table(FIGURES, right=range(2, 5))
     for row in changed:
         cells = (
             words.name(row), words.figure(row), words.exact(row, "base"), words.exact(row, "head"), words.change(row),
         )  # fmt: skip
-        found.add_row(*map(Text, cells), _word(row))
-    return found
+        table.add_row(*map(Text, cells), _word(row))
+    return table
 
 
 def _table(names: tuple[str, ...], right: range) -> Table:
-    found = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    """An empty table; columns whose numbers are in `right` stand at the right."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
     for place, heading in enumerate(names):
-        found.add_column(
+        table.add_column(
             heading, justify="right" if place in right else "left", no_wrap=place > 0,
             overflow="fold" if place == 0 else "ellipsis", min_width=12 if place == 0 else None,
         )  # fmt: skip
-    return found
+    return table
 
 
 def _word(row: Row) -> Text:

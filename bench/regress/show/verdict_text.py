@@ -20,7 +20,7 @@ COUNTS = ("parameters", "flops", "peak_bytes")  # exact figures that are whole n
 
 
 def number(value: Any) -> float | None:
-    """A finite number; None for all else."""
+    """The value, if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -39,33 +39,36 @@ def clean(text: Any, longest: int = 2000) -> str:
 
 
 def name(row: Row) -> str:
+    """The name of a row."""
     return clean(row.get("name", row.get("benchmark", "?")), LONGEST)
 
 
 def mapping(value: Any) -> Row:
+    """The value, if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def rows(verdict: Row, key: str = "benchmarks") -> list[Row]:
-    """The benchmarks, or with key "figures" the exact figures."""
+    """The rows of the benchmarks, or with key "figures" of the exact figures."""
     value = verdict.get(key)
     return [row for row in value if isinstance(row, Mapping)] if isinstance(value, Sequence) else []
 
 
-def ordered(found: Iterable[Row]) -> list[Row]:
-    """Rows that need a look first, the slowest of each kind on top; those without an effect below."""
-    return sorted(found, key=lambda row: (_rank(row), -_or(number(row.get("effect")), -math.inf), name(row)))
+def ordered(unordered: Iterable[Row]) -> list[Row]:
+    """Rows in order: those that need a look first, the slowest of each kind on top; those without an effect below."""
+    return sorted(unordered, key=lambda row: (_rank(row), -_or(number(row.get("effect")), -math.inf), name(row)))
 
 
 def reasons(verdict: Row) -> list[str]:
+    """Why the verdict is what it is, in sentences."""
     why = verdict.get("why")
     return [clean(sentence) for sentence in why] if isinstance(why, list | tuple) else []
 
 
 def others(verdict: Row) -> list[str]:
     """The reasons, less the one that is the headline already."""
-    said = headline(verdict)
-    return [sentence for sentence in reasons(verdict) if sentence != said]
+    shown = headline(verdict)
+    return [sentence for sentence in reasons(verdict) if sentence != shown]
 
 
 def outcome(verdict: Row) -> str:
@@ -93,6 +96,7 @@ def percent(share: Any, style: str = "+.1f") -> str:
 
 
 def interval(row: Row, style: str = "+.1f") -> str:
+    """A row's interval in per cent."""
     low, high = number(row.get("low")), number(row.get("high"))
     return NONE if low is None or high is None else f"[{percent(low, style)}, {percent(high, style)}]"
 
@@ -138,6 +142,7 @@ def unchanged(verdict: Row) -> str:
 
 
 def figure(row: Row) -> str:
+    """The name of a row's exact figure."""
     return clean(row.get("figure", "?"), 40).replace("_", " ")
 
 
@@ -177,7 +182,7 @@ def headline(verdict: Row) -> str:
 
 
 def judged(row: Row) -> str:
-    """Why a row has its verdict, and what the first look saw where the row was measured again."""
+    """Why a row has its verdict, and what the first look saw where it was measured again."""
     parts = [clean(row["why"])] if row.get("why") else []
     screen, rounds = mapping(row.get("screen")), number(row.get("rounds"))
     if screen:
@@ -187,30 +192,31 @@ def judged(row: Row) -> str:
     return "; ".join(parts)
 
 
-def notes(found: Iterable[Row]) -> list[str]:
-    """What there is to say of these rows, those together of which the same is said."""
-    about: dict[str, list[str]] = {}
-    for row in found:
-        if said := judged(row):
-            about.setdefault(said, []).append(f"{figure(row)} of {name(row)}" if "figure" in row else name(row))
-    return [f"{_several(names)}: {said}" for said, names in about.items()]
+def notes(shown: Iterable[Row]) -> list[str]:
+    """What there is to say about these rows; those of which the same is said stand together."""
+    names_by_note: dict[str, list[str]] = {}
+    for row in shown:
+        if note := judged(row):
+            names_by_note.setdefault(note, []).append(f"{figure(row)} of {name(row)}" if "figure" in row else name(row))
+    return [f"{_several(names)}: {note}" for note, names in names_by_note.items()]
 
 
 def side(verdict: Row, which: str) -> str:
-    """A side: origin/main (1234567890), with uncommitted changes."""
-    about = mapping(verdict.get(which))
-    revision = clean(about["revision"], 40)[:10] if about.get("revision") else "no revision"
-    dirty = ", with uncommitted changes" if about.get("dirty") is True else ""
-    return f"{clean(about.get('label', which), 100)} ({revision}{dirty})"
+    """A side, as: origin/main (1234567890), with uncommitted changes."""
+    facts = mapping(verdict.get(which))
+    revision = clean(facts["revision"], 40)[:10] if facts.get("revision") else "no revision"
+    dirty = ", with uncommitted changes" if facts.get("dirty") is True else ""
+    return f"{clean(facts.get('label', which), 100)} ({revision}{dirty})"
 
 
 def machine(verdict: Row) -> str:
-    about = mapping(verdict.get("machine"))
-    parts = [clean(about["cpu"], 100)] if about.get("cpu") else []
+    """The machine, in a few words."""
+    facts = mapping(verdict.get("machine"))
+    parts = [clean(facts["cpu"], 100)] if facts.get("cpu") else []
     parts += [
         f"{value:.0f} {noun if value == 1 else noun + 's'}"
         for key, noun in (("cores", "core"), ("threads", "thread"))
-        if (value := number(about.get(key))) is not None
+        if (value := number(facts.get(key))) is not None
     ]
     if (load := number(verdict.get("load"))) is not None:
         parts.append(f"{load:.2f} cores used by others meanwhile")
@@ -218,18 +224,18 @@ def machine(verdict: Row) -> str:
 
 
 def python(verdict: Row) -> str:
-    """Versions of what ran: Python of both sides, torch."""
-    found = [clean(mapping(verdict.get(which)).get("python") or "?", 20) for which in ("base", "head")]
+    """The versions of Python, of both sides, and of torch."""
+    versions = [clean(mapping(verdict.get(which)).get("python") or "?", 20) for which in ("base", "head")]
     torch = mapping(mapping(verdict.get("machine")).get("packages")).get("torch")
-    text = f"Python {found[0]}" if found[0] == found[1] else f"Python {found[0]} against {found[1]}"
+    text = f"Python {versions[0]}" if versions[0] == versions[1] else f"Python {versions[0]} against {versions[1]}"
     return f"{text}, torch {clean(torch, 40)}" if torch else text
 
 
 def rules(verdict: Row) -> str:
     """The rules in one sentence."""
-    given = mapping(verdict.get("rules"))
-    threshold, least, blind = (percent(given.get(key), ".3g") for key in ("threshold", "least", "blind"))
-    level, fdr = percent(given.get("level"), ".4g"), percent(given.get("fdr"), ".3g")
+    limits = mapping(verdict.get("rules"))
+    threshold, least, blind = (percent(limits.get(key), ".3g") for key in ("threshold", "least", "blind"))
+    level, fdr = percent(limits.get("level"), ".4g"), percent(limits.get("fdr"), ".3g")
     return (
         f"REGRESSED if the one-sided {level} % lower bound of a slowdown is above {threshold} % and above the noise "
         f"floor, the estimate is at least {least} % and significant among all benchmarks (Benjamini-Hochberg, "
@@ -239,7 +245,7 @@ def rules(verdict: Row) -> str:
 
 
 def spent(verdict: Row) -> str:
-    """How long it took, of how much."""
+    """How long the run took, of how much."""
     seconds, budget = number(verdict.get("seconds")), number(verdict.get("budget"))
     if seconds is None:
         return ""
@@ -247,19 +253,23 @@ def spent(verdict: Row) -> str:
 
 
 def count(number_of: int, noun: str) -> str:
+    """A number with its noun."""
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
 def _went(row: Row) -> str:
+    """How an exact figure changed."""
     return f"{figure(row)} of {name(row)} went from {exact(row, 'base')} to {exact(row, 'head')} ({change(row)})"
 
 
 def _several(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
 def _rank(row: Row) -> int:
+    """Where rows with this verdict stand."""
     verdict = outcome(row)
     return ORDER.index(verdict) if verdict in ORDER else 0
 

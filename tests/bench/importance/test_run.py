@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from bench.importance import work
 from bench.importance.__main__ import main
-from bench.importance.cases import Case, cases
+from bench.importance.cases import ImportanceCase, cases
 from bench.importance.records import read
 from bench.importance.settings import QUICK
 from bench.importance.summary import END, START, write_docs
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_fails_its_case_only(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_work", dies)
     (tmp_path / "cases").mkdir()
     outcomes = []
-    two = [Case("planted_dead", 0, "truth"), Case("planted_dead", 0, "scores", "magnitude")]
+    two = [ImportanceCase("planted_dead", 0, "truth"), ImportanceCase("planted_dead", 0, "scores", "magnitude")]
     work.do_all(tmp_path, two, QUICK, 2, lambda case, outcome: outcomes.append((case, outcome["status"])))
     assert dict(outcomes) == dict.fromkeys(two, "failed")
     assert "ended with code 3" in read(tmp_path)["planted_dead-s0-truth"]["error"]

@@ -9,7 +9,7 @@ import torch
 import mha
 from bench.measure.contents import digest
 from bench.models.attention_maps import attention_maps, recorded_weights
-from bench.models.experiment import Study
+from bench.models.experiment import Experiment
 from tests.bench.tiny_task import HEAD_DIM, HEADS, WIDTH, TinyTask
 
 LAYERS = ("layers.0", "layers.1")
@@ -27,54 +27,54 @@ def facts():
 
 
 @pytest.fixture
-def study(facts):
-    return Study(UntrainedTask(), note=facts.update)
+def experiment(facts):
+    return Experiment(UntrainedTask(), note=facts.update)
 
 
-def test_dense_and_none(study):
-    assert study.plan("dense", 1.0) == mha.HeadPlan(dict.fromkeys(LAYERS, range(HEADS)))
-    assert study.plan("none", 0.0) == mha.HeadPlan(dict.fromkeys(LAYERS, ()))
-    assert study.describe(study.plan("none", 0.0)) == {"heads_kept": 0, "heads_total": 6, "shape": [0, 0]}
+def test_dense_and_none(experiment):
+    assert experiment.plan("dense", 1.0) == mha.HeadPlan(dict.fromkeys(LAYERS, range(HEADS)))
+    assert experiment.plan("none", 0.0) == mha.HeadPlan(dict.fromkeys(LAYERS, ()))
+    assert experiment.describe(experiment.plan("none", 0.0)) == {"heads_kept": 0, "heads_total": 6, "shape": [0, 0]}
 
 
-def test_plans_are_the_librarys(study):
-    scores = mha.score(study.model(), study.task.calibration(), study.task.loss, "taylor")
-    assert study.scores("taylor")[0] == scores
-    assert study.plan("taylor", 0.5) == mha.choose(scores, keep=0.5)
+def test_plans_are_the_librarys(experiment):
+    scores = mha.score(experiment.model(), experiment.task.calibration(), experiment.task.loss, "taylor")
+    assert experiment.scores("taylor")[0] == scores
+    assert experiment.plan("taylor", 0.5) == mha.choose(scores, keep=0.5)
 
 
-def test_heads_are_scored_once(study, monkeypatch):
+def test_heads_are_scored_once(experiment, monkeypatch):
     asked = []
     monkeypatch.setattr(
         mha, "score", lambda *_, **options: asked.append(options) or mha.HeadScores({"a": torch.ones(2)})
     )
-    study.scores("taylor")
-    study.scores("taylor", 0)
-    study.scores(criterion="taylor", seed=0)
-    study.plan("taylor", 0.5)
+    experiment.scores("taylor")
+    experiment.scores("taylor", 0)
+    experiment.scores(criterion="taylor", seed=0)
+    experiment.plan("taylor", 0.5)
     assert asked == [{"seed": 0}]
 
 
-def test_draws_are_seeds(study):
-    plans = [study.plan("random", 0.5, draw) for draw in range(20)]
+def test_draws_are_seeds(experiment):
+    plans = [experiment.plan("random", 0.5, draw) for draw in range(20)]
     for seed, plan in enumerate(plans):
-        assert plan == mha.choose(mha.score(study.model(), None, None, "random", seed=seed), keep=0.5)
-        assert study.describe(plan)["heads_kept"] == 3
+        assert plan == mha.choose(mha.score(experiment.model(), None, None, "random", seed=seed), keep=0.5)
+        assert experiment.describe(plan)["heads_kept"] == 3
     assert len(set(plans)) > 5
 
 
-def test_even_plans_keep_the_same_of_each_layer(study):
-    plans = [study.plan("even", 1 / 3, draw) for draw in range(12)]
-    assert {tuple(study.describe(plan)["shape"]) for plan in plans} == {(1, 1)}
+def test_even_plans_keep_the_same_of_each_layer(experiment):
+    plans = [experiment.plan("even", 1 / 3, draw) for draw in range(12)]
+    assert {tuple(experiment.describe(plan)["shape"]) for plan in plans} == {(1, 1)}
     assert {plan.keep["layers.0"] for plan in plans} == {(0,), (1,), (2,)}
 
 
-def test_accuracy_is_that_of_the_pruned_model(study, facts):
+def test_accuracy_is_that_of_the_pruned_model(experiment, facts):
     plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
-    with mha.masked(study.model(), plan):
-        expected = study.task.evaluate(study.model())
-    dense = study.task.evaluate(study.model())
-    accuracy = study.accuracy(plan)
+    with mha.masked(experiment.model(), plan):
+        expected = experiment.task.evaluate(experiment.model())
+    dense = experiment.task.evaluate(experiment.model())
+    accuracy = experiment.accuracy(plan)
     assert accuracy["values"] == expected.astype(float).tolist()
     assert accuracy["value"] == expected.mean()
     assert accuracy["difference"] == pytest.approx(expected.mean() - dense.mean())
@@ -82,16 +82,16 @@ def test_accuracy_is_that_of_the_pruned_model(study, facts):
     per_head = 4 * WIDTH * HEAD_DIM + 3 * HEAD_DIM  # rows of W_q, W_k, W_v with their biases, columns of W_o
     assert facts["parameters"] - accuracy["parameters"] == 4 * per_head
     sizes = {"layers": dict.fromkeys(LAYERS, 3), "heads": 6, "parameters": facts["parameters"], "examples": 101}
-    assert facts == {**sizes, "weights": digest(study.model().state_dict())}
+    assert facts == {**sizes, "weights": digest(experiment.model().state_dict())}
 
 
-def test_another_aggregate_is_used_for_values_and_intervals(study):
+def test_another_aggregate_is_used_for_values_and_intervals(experiment):
     class Misses(UntrainedTask):
         def aggregate(self, values):
             return float(len(values) - values.sum())
 
-    plan = study.plan("none", 0.0)
-    mean, misses = study.accuracy(plan), Study(Misses()).accuracy(plan)
+    plan = experiment.plan("none", 0.0)
+    mean, misses = experiment.accuracy(plan), Experiment(Misses()).accuracy(plan)
     assert misses["value"] == pytest.approx(101 - 101 * mean["value"])
     assert (misses["low"], misses["high"]) == pytest.approx((101 - 101 * mean["high"], 101 - 101 * mean["low"]))
 
@@ -104,64 +104,64 @@ def test_what_failed_fails_again_at_once():
             self.calls += 1
             raise RuntimeError("no space left")
 
-    study = Study(Broken())
+    experiment = Experiment(Broken())
     traces = []
     for _ in range(3):
         with pytest.raises(RuntimeError, match="no space left") as caught:
-            study.plan("dense", 1.0)
+            experiment.plan("dense", 1.0)
         traces.append(len(caught.traceback))
-    assert study.task.calls == 1
+    assert experiment.task.calls == 1
     assert traces[1] == traces[2]
 
 
 @pytest.mark.parametrize("values", [np.float64(0.5), np.ones((2, 3, 5)), np.ones(0)], ids=["scalar", "3-D", "empty"])
-def test_evaluate_must_return_rows(monkeypatch, study, values):
-    monkeypatch.setattr(study.task, "evaluate", lambda _: values)
+def test_evaluate_must_return_rows(monkeypatch, experiment, values):
+    monkeypatch.setattr(experiment.task, "evaluate", lambda _: values)
     with pytest.raises(ValueError, match=r"one row for each held-out example, shape \(n,\) or \(n, k\), got \("):
-        study.accuracy(study.plan("none", 0.0))
+        experiment.accuracy(experiment.plan("none", 0.0))
 
 
-def test_evaluate_must_return_numbers(monkeypatch, study):
-    monkeypatch.setattr(study.task, "evaluate", lambda _: np.array([1.0, np.nan]))
+def test_evaluate_must_return_numbers(monkeypatch, experiment):
+    monkeypatch.setattr(experiment.task, "evaluate", lambda _: np.array([1.0, np.nan]))
     with pytest.raises(ValueError, match="task 'tiny': evaluate returned values that are NaN or infinite"):
-        study.accuracy(study.plan("none", 0.0))
+        experiment.accuracy(experiment.plan("none", 0.0))
 
 
-def test_aggregate_must_return_a_number_for_any_resample(monkeypatch, study):
-    monkeypatch.setattr(study.task, "aggregate", lambda values: 1.0 if values[0] else float("nan"))
+def test_aggregate_must_return_a_number_for_any_resample(monkeypatch, experiment):
+    monkeypatch.setattr(experiment.task, "aggregate", lambda values: 1.0 if values[0] else float("nan"))
     with pytest.raises(ValueError, match="task 'tiny': aggregate is NaN or infinite, for all examples or a resample"):
-        study.accuracy(study.plan("none", 0.0))
+        experiment.accuracy(experiment.plan("none", 0.0))
 
 
-def test_all_models_are_judged_on_the_same_examples(monkeypatch, study):
+def test_all_models_are_judged_on_the_same_examples(monkeypatch, experiment):
     sizes = iter([3, 5])  # the dense model's come first
-    monkeypatch.setattr(study.task, "evaluate", lambda _: np.ones(next(sizes)))
+    monkeypatch.setattr(experiment.task, "evaluate", lambda _: np.ones(next(sizes)))
     with pytest.raises(ValueError, match="returned 3 rows for a pruned model and 5 for the dense one"):
-        study.accuracy(study.plan("none", 0.0))
+        experiment.accuracy(experiment.plan("none", 0.0))
 
 
-def test_a_model_without_attention_is_named(monkeypatch, study):
-    monkeypatch.setattr(study.task, "model", lambda: torch.nn.Linear(2, 3))
+def test_a_model_without_attention_is_named(monkeypatch, experiment):
+    monkeypatch.setattr(experiment.task, "model", lambda: torch.nn.Linear(2, 3))
     with pytest.raises(mha.UnsupportedModule, match="the model of task 'tiny' has no attention of a known family"):
-        study.plan("dense", 1.0)
+        experiment.plan("dense", 1.0)
 
 
-def test_inputs_move_whatever_they_are_nested_in(study, monkeypatch):
+def test_inputs_move_whatever_they_are_nested_in(experiment, monkeypatch):
     class Pair(NamedTuple):
         first: torch.Tensor
         second: int
 
     nested = Pair(torch.ones(2), 3), [torch.ones(3), None]
-    monkeypatch.setattr(study.task, "example", lambda _: (nested, {"a": {"b": torch.ones(5)}}))
-    (pair, listed), kwargs = study.inputs(1, "meta")
+    monkeypatch.setattr(experiment.task, "example", lambda _: (nested, {"a": {"b": torch.ones(5)}}))
+    (pair, listed), kwargs = experiment.inputs(1, "meta")
     assert (pair.first.device.type, pair.second) == ("meta", 3)
     assert (listed[0].device.type, listed[1]) == ("meta", None)
     assert kwargs["a"]["b"].device.type == "meta"
 
 
-def test_attention_weights_are_those_that_the_layer_uses(study):
-    (tokens, _), _ = study.task.attention_examples()["seed 5"]
-    model = study.model()
+def test_attention_weights_are_those_that_the_layer_uses(experiment):
+    (tokens, _), _ = experiment.task.attention_examples()["seed 5"]
+    model = experiment.model()
     with torch.inference_mode():
         x = model.embedding(tokens)
         y, expected = model.layers[0](x, x, x, need_weights=True)
@@ -177,15 +177,15 @@ def test_attention_weights_are_those_that_the_layer_uses(study):
     assert all("forward" not in vars(layer) for layer in model.layers)
 
 
-def test_attention_maps_of_a_pruned_model(study):
+def test_attention_maps_of_a_pruned_model(experiment):
     plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
-    arrays = attention_maps(study, plan, "tiny-some")
+    arrays = attention_maps(experiment, plan, "tiny-some")
     assert arrays["tiny/plan"] == "tiny-some"
     shapes = {name: array.shape for name, array in arrays.items() if name.endswith(("dense", "pruned"))}
     expected = {"layers.0/dense": (3, 5, 5), "layers.0/pruned": (2, 5, 5)}
     expected |= {"layers.1/dense": (3, 5, 5), "layers.1/pruned": (0, 5, 5)}
     assert shapes == {f"tiny/{number}/{name}": shape for number in (0, 1) for name, shape in expected.items()}
-    for number, (name, ((tokens, _), _)) in enumerate(study.task.attention_examples().items()):
+    for number, (name, ((tokens, _), _)) in enumerate(experiment.task.attention_examples().items()):
         first = {part: arrays[f"tiny/{number}/layers.0/{part}"] for part in ("dense", "pruned", "heads", "queries")}
         assert arrays[f"tiny/{number}/name"] == name
         assert first["heads"].tolist() == [0, 2]
@@ -195,25 +195,25 @@ def test_attention_maps_of_a_pruned_model(study):
         assert [str(token) for token in tokens[0].tolist()] == [*first["queries"]]
 
 
-def test_a_task_without_an_example_has_no_maps(study, monkeypatch):
-    monkeypatch.setattr(study.task, "attention_examples", dict)
-    assert attention_maps(study, study.plan("dense", 1.0), "tiny-dense") == {"tiny/plan": "tiny-dense"}
+def test_a_task_without_an_example_has_no_maps(experiment, monkeypatch):
+    monkeypatch.setattr(experiment.task, "attention_examples", dict)
+    assert attention_maps(experiment, experiment.plan("dense", 1.0), "tiny-dense") == {"tiny/plan": "tiny-dense"}
 
 
 def test_what_the_task_gives_is_told_so_that_no_other_takes_its_place(facts):
     told = []
-    study = Study(UntrainedTask(), note=facts.update, check=told.append)
-    study.scores("magnitude")
-    study.accuracy(study.plan("none", 0.0))
-    study.metric(study.plan("dense", 1.0))
-    assert facts["calibration_data"] == digest(study.task.calibration())
-    assert [values.tolist() for values in told] == [study.task.evaluate(study.model()).tolist()]
+    experiment = Experiment(UntrainedTask(), note=facts.update, check=told.append)
+    experiment.scores("magnitude")
+    experiment.accuracy(experiment.plan("none", 0.0))
+    experiment.metric(experiment.plan("dense", 1.0))
+    assert facts["calibration_data"] == digest(experiment.task.calibration())
+    assert [values.tolist() for values in told] == [experiment.task.evaluate(experiment.model()).tolist()]
 
 
-def test_a_plan_that_was_made_before_is_not_made_again(study, monkeypatch):
+def test_a_plan_that_was_made_before_is_not_made_again(experiment, monkeypatch):
     keep = {"layers.0": [2], "layers.1": [0, 1]}
     made = {("gate", 0.5, 0): keep}
-    again = Study(study.task, made=lambda *asked: made.get(asked))
+    again = Experiment(experiment.task, made=lambda *asked: made.get(asked))
     monkeypatch.setattr(again, "scores", None)  # would be called
     assert again.plan("gate", 0.5) == mha.HeadPlan(keep)
     assert again.plan("none", 0.0) == mha.HeadPlan({"layers.0": (), "layers.1": ()})

@@ -10,7 +10,7 @@ from torch import nn
 import mha
 from bench.measure.sampling import Sampled
 from bench.models import latency
-from bench.models.experiment import Study
+from bench.models.experiment import Experiment
 from bench.models.latency import INPUTS, Latencies, Place, cast, compiled, rotation, sequence_length
 from tests.bench.tiny_task import LENGTH, TinyTask
 
@@ -25,8 +25,8 @@ class UntrainedTask(TinyTask):
 
 
 @pytest.fixture
-def study():
-    return Study(UntrainedTask())
+def experiment():
+    return Experiment(UntrainedTask())
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def plan(*kept):
     return mha.HeadPlan({f"layers.{index}": heads for index, heads in enumerate(kept)})
 
 
-def test_a_shape_is_timed_once(study, asked):
+def test_a_shape_is_timed_once(experiment, asked):
     """Heads 0 and 2 of a layer take as long as 1 and 2, whoever chose them, but not so under other conditions."""
     latencies = Latencies(LIMITS)
     first, same, other = plan((0, 2), ()), plan((1, 2), ()), plan((1,), ())
@@ -58,7 +58,7 @@ def test_a_shape_is_timed_once(study, asked):
         *(("d", first, Place(2, "cpu")), ("e", same, Place(2, "cpu")), ("f", first, double), ("g", same, double)),
         *(("h", same, replace(usual, cache="cold")), ("i", same, replace(usual, mode="eager"))),
     ]
-    timings = [latencies.of(case, study, plan, place, REQUEST) for case, plan, place in cases]
+    timings = [latencies.of(case, experiment, plan, place, REQUEST) for case, plan, place in cases]
     assert [timing.case for timing in timings] == list("aacddffha")
     assert len(asked) == 5
     assert timings[1].samples is timings[0].samples
@@ -69,33 +69,36 @@ def test_a_shape_is_timed_once(study, asked):
     assert [sample["arm"] for sample in timings[0].samples] == ["pruned", "dense"]
 
 
-def test_a_shape_that_an_earlier_part_of_the_run_timed_is_not_timed_again(study, asked):
+def test_a_shape_that_an_earlier_part_of_the_run_timed_is_not_timed_again(experiment, asked):
     wanted, known = [], {"case": "z", "samples": [1], "seq_len": 5, "ended": "steady", "warm_up": 4, "counts": {}}
 
     def earlier(**fields):
         wanted.append(fields)
         return known
 
-    timing = Latencies(LIMITS, earlier).of("a", study, plan((0, 2), ()), Place(3, "cpu", length=17), REQUEST)
+    timing = Latencies(LIMITS, earlier).of("a", experiment, plan((0, 2), ()), Place(3, "cpu", length=17), REQUEST)
     assert timing == ("z", [1], 5, "steady", 4, {})
     assert asked == []
     where = {"batch": 3, "device": "cpu", "dtype": "float32", "mode": "eager", "cache": "warm", "length": 17}
-    assert wanted == [{"kind": "pruning", "task": study.task.name, "shape": [2, 0], **where}]
+    assert wanted == [{"kind": "pruning", "task": experiment.task.name, "shape": [2, 0], **where}]
 
 
-def test_sequences_are_as_long_as_asked_for(study, asked):
-    timing = Latencies(LIMITS).of("a", study, plan((0, 2), ()), Place(3, "cpu", length=LENGTH + 4), REQUEST)
+def test_sequences_are_as_long_as_asked_for(experiment, asked):
+    timing = Latencies(LIMITS).of("a", experiment, plan((0, 2), ()), Place(3, "cpu", length=LENGTH + 4), REQUEST)
     assert timing.seq_len == asked[0]["facts"]["seq_len"] == LENGTH + 4
 
 
-def test_pruned_and_dense_run_on_the_same_inputs_in_that_dtype(study, asked):
+def test_pruned_and_dense_run_on_the_same_inputs_in_that_dtype(experiment, asked):
     half = plan((0, 2), (1,))
     facts = {"case": "a", "seq_len": None}
-    Latencies(LIMITS).of("a", study, half, Place(3, "cpu", "float64", cache="cold"), REQUEST, facts)
+    Latencies(LIMITS).of("a", experiment, half, Place(3, "cpu", "float64", cache="cold"), REQUEST, facts)
     (only,) = asked
-    args, _ = study.inputs(3, "cpu")
+    args, _ = experiment.inputs(3, "cpu")
     with torch.inference_mode():
-        expected = {"dense": study.model().double()(*args), "pruned": mha.prune(study.model(), half).double()(*args)}
+        expected = {
+            "dense": experiment.model().double()(*args),
+            "pruned": mha.prune(experiment.model(), half).double()(*args),
+        }
     for name, outputs in only["outputs"].items():
         assert len(outputs) == INPUTS
         for output in outputs:
@@ -114,8 +117,8 @@ def test_pruned_and_dense_run_on_the_same_inputs_in_that_dtype(study, asked):
     }
 
 
-def test_the_dense_model_of_a_study_keeps_its_dtype(study):
-    dense = study.dense("cpu")
+def test_the_dense_model_of_an_experiment_keeps_its_dtype(experiment):
+    dense = experiment.dense("cpu")
     assert cast(dense, "float32") is dense
     low = cast(dense, "bfloat16")
     assert {part.dtype for part in low.parameters()} == {torch.bfloat16}
@@ -134,18 +137,18 @@ def test_inputs_lie_at_several_places_and_one_given_twice_stays_one():
     assert len({kwargs["tokens"][0].data_ptr() for _, kwargs in copies}) == INPUTS
 
 
-def test_the_sequence_is_as_long_as_what_attention_reads(study):
-    args, kwargs = study.task.example(2, seq_len=17)
-    assert sequence_length(study.model(), args, kwargs) == 17
+def test_the_sequence_is_as_long_as_what_attention_reads(experiment):
+    args, kwargs = experiment.task.example(2, seq_len=17)
+    assert sequence_length(experiment.model(), args, kwargs) == 17
 
 
-def test_compiled_models_give_the_same(study, asked, monkeypatch):
+def test_compiled_models_give_the_same(experiment, asked, monkeypatch):
     """By torch's own compiler, less the part that calls one for C++."""
     resets = []
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(torch.compiler, "reset", partial(resets.append, True))
     for mode in ("compile", "eager"):
-        Latencies(LIMITS).of("a", study, plan((0, 2), (1,)), Place(3, "cpu", mode=mode), REQUEST)
+        Latencies(LIMITS).of("a", experiment, plan((0, 2), (1,)), Place(3, "cpu", mode=mode), REQUEST)
     fast, eager = asked
     torch.testing.assert_close(fast["outputs"], eager["outputs"])
     assert (fast["facts"]["mode"], resets) == ("compile", [True])

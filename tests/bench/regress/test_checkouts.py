@@ -18,7 +18,7 @@ import torch
 
 import bench.tasks._training
 from bench.regress import environments
-from bench.regress.checkouts import differs, make_sides, remove, text_at, whole_base
+from bench.regress.checkouts import differs, make_checkouts, remove, text_at, whole_base
 from bench.regress.environments import compared, environment, facts
 from bench.regress.errors import GateError
 
@@ -112,7 +112,7 @@ def worktrees(root):
 
 def test_both_sides_have_the_heads_benchmarks_and_each_its_own_library(repo, folder):
     before = state(repo)
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     assert state(repo) == before
     assert files(sides.head.root) == files(repo)
     rest = {name: text for name, text in files(repo).items() if not name.startswith("mha/")}
@@ -127,13 +127,13 @@ def test_both_sides_have_the_heads_benchmarks_and_each_its_own_library(repo, fol
 
 
 def test_paths_of_both_sides_are_equally_long(repo, folder):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     assert sides.base.root == folder / "sides" / "base"
     assert len(str(sides.base.root)) == len(str(sides.head.root))
 
 
 def test_a_clean_tree_against_itself_is_identical(repo, folder):
-    sides = make_sides(repo, "HEAD", folder)
+    sides = make_checkouts(repo, "HEAD", folder)
     assert sides.identical
     assert files(sides.base.root) == files(sides.head.root)
     assert [note for note in sides.notes if "same mha/" in note] == list(sides.notes) != []
@@ -146,7 +146,7 @@ def test_a_dirty_tree_is_measured_as_it_is(repo, folder):
     git(repo, "add", "bench/staged.py")
     git(repo, "add", "--force", "forced.log")
     before = state(repo)
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     assert state(repo) == before
     assert sides.head.dirty
     assert not sides.base.dirty
@@ -169,14 +169,14 @@ def test_a_change_of_equal_size_is_seen_even_right_after_a_commit(repo, folder):
     os.utime(index, (1e9, 1e9))
     path.write_text("VERSION = 9\n")
     os.utime(path, (1e9, 1e9))
-    assert files(make_sides(repo, "before", folder).head.root)["mha/__init__.py"] == "VERSION = 9\n"
+    assert files(make_checkouts(repo, "before", folder).head.root)["mha/__init__.py"] == "VERSION = 9\n"
 
 
 def test_what_was_staged_and_undone_is_not_dirty(repo, folder):
     write(repo, {"docs/a.md": "three\n"})
     git(repo, "add", "-A")
     write(repo, {"docs/a.md": "two\n"})
-    assert not make_sides(repo, "before", folder).head.dirty
+    assert not make_checkouts(repo, "before", folder).head.dirty
 
 
 def test_the_runs_own_files_and_repositories_within_are_not_part_of_the_head(repo):
@@ -186,9 +186,9 @@ def test_the_runs_own_files_and_repositories_within_are_not_part_of_the_head(rep
         write(repo, {f"{name}/file.py": ""})
     commit(repo / "inner", {})
     write(repo, {"here/gate.json": "{}"})
-    sides = make_sides(repo, "before", repo / "here")
+    sides = make_checkouts(repo, "before", repo / "here")
     assert not sides.head.dirty
-    assert make_sides(repo, "before", repo / "here") == sides
+    assert make_checkouts(repo, "before", repo / "here") == sides
     assert git(repo, "status", "--porcelain", "--untracked-files=all").split("\n") == [
         "?? here/gate.json",
         "?? inner/",
@@ -198,14 +198,14 @@ def test_the_runs_own_files_and_repositories_within_are_not_part_of_the_head(rep
 
 def test_changes_to_tracked_files_in_the_runs_folder_count(repo):
     write(repo, {"docs/a.md": "three\n"})
-    assert files(make_sides(repo, "before", repo / "docs").head.root)["docs/a.md"] == "three\n"
+    assert files(make_checkouts(repo, "before", repo / "docs").head.root)["docs/a.md"] == "three\n"
 
 
 def test_from_a_folder_within_and_from_a_linked_worktree(repo, folder, tmp_path):
-    expected = make_sides(repo / "bench", "before", folder)
+    expected = make_checkouts(repo / "bench", "before", folder)
     assert expected.head.revision == git(repo, "rev-parse", "HEAD")
     git(repo, "worktree", "add", "-q", "--detach", str(tmp_path / "linked"), "before")
-    sides = make_sides(tmp_path / "linked" / "mha", "main", tmp_path / "other")
+    sides = make_checkouts(tmp_path / "linked" / "mha", "main", tmp_path / "other")
     assert sides.head.revision == git(repo, "rev-parse", "before")
     assert files(sides.base.root)["mha/__init__.py"] == "VERSION = 2\n"
     assert files(sides.base.root)["bench/bench_a.py"] == "A = 1\n"
@@ -218,7 +218,7 @@ def test_what_a_hook_finds_in_its_environment_changes_nothing(repo, folder, tmp_
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / "index"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     remove(repo, folder)
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name)
@@ -235,7 +235,7 @@ def test_neither_hooks_nor_signatures_get_in_the_way(repo, folder, tmp_path):
     git(repo, "config", "commit.gpgsign", "true")
     git(repo, "config", "gpg.program", "false")
     write(repo, {"docs/a.md": "three\n"})
-    assert make_sides(repo, "before", folder).head.dirty
+    assert make_checkouts(repo, "before", folder).head.dirty
     assert not (tmp_path / "ran").exists()
 
 
@@ -244,21 +244,21 @@ def test_neither_hooks_nor_signatures_get_in_the_way(repo, folder, tmp_path):
 
 def test_the_same_call_finds_what_is_there(repo, folder):
     write(repo, {"docs/a.md": "three\n"})
-    first = make_sides(repo, "before", folder)
+    first = make_checkouts(repo, "before", folder)
     inode = (first.head.root / "docs" / "a.md").stat().st_ino
     write(first.base.root, {"mha/__pycache__/left.pyc": "", "mha/a.log": ""})
-    assert make_sides(repo, "before", folder) == first
+    assert make_checkouts(repo, "before", folder) == first
     assert (first.head.root / "docs" / "a.md").stat().st_ino == inode
     assert (first.base.root / "mha" / "a.log").exists()
 
 
 @pytest.mark.parametrize(("base", "change"), [("before", {"mha/new.py": ""}), ("HEAD", {})], ids=["head", "base"])
 def test_a_run_begun_with_other_code_does_not_go_on(repo, folder, base, change):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     before = files(folder)
     write(repo, change)
     with pytest.raises(GateError, match=r"begun with other code[^$]*give another --run"):
-        make_sides(repo, base, folder)
+        make_checkouts(repo, base, folder)
     assert files(folder) == before
     assert sides.base.root.exists()
 
@@ -300,10 +300,10 @@ BROKEN = [_unindexed, _file_lost, _checkout_cut_off, _folder_lost, _folder_lost_
 
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__.strip("_"))
 def test_a_half_made_checkout_is_mended(repo, folder, damage):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     expected = files(sides.base.root), files(sides.head.root)
     damage(sides.base.root, repo / ".git" / "worktrees" / "base")
-    assert make_sides(repo, "before", folder) == sides
+    assert make_checkouts(repo, "before", folder) == sides
     assert (files(sides.base.root), files(sides.head.root)) == expected
     remove(repo, folder)
     assert worktrees(repo) == [str(repo)]
@@ -311,7 +311,7 @@ def test_a_half_made_checkout_is_mended(repo, folder, damage):
 
 @pytest.mark.parametrize("damage", BROKEN[-3:], ids=lambda damage: damage.__name__.strip("_"))
 def test_a_broken_checkout_can_be_removed(repo, folder, damage):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     damage(sides.base.root, repo / ".git" / "worktrees" / "base")
     remove(repo, folder)
     assert not (folder / "sides").exists()
@@ -322,7 +322,7 @@ def test_removing_takes_away_ours_only_and_can_be_done_twice(repo, folder, tmp_p
     git(repo, "worktree", "add", "-q", "--detach", str(tmp_path / "on a removed disk"))
     shutil.rmtree(tmp_path / "on a removed disk")
     before = state(repo)
-    make_sides(repo, "before", folder)
+    make_checkouts(repo, "before", folder)
     write(folder, {"gate.json": "{}"})
     assert len(worktrees(repo)) == 4
     for _ in range(2):
@@ -335,7 +335,7 @@ def test_removing_takes_away_ours_only_and_can_be_done_twice(repo, folder, tmp_p
 def test_removing_never_fails(repo, folder, tmp_path, monkeypatch):
     remove(tmp_path, folder)
     remove(repo, folder)
-    make_sides(repo, "before", folder)
+    make_checkouts(repo, "before", folder)
     monkeypatch.setenv("PATH", "")
     remove(repo, folder)
 
@@ -343,7 +343,7 @@ def test_removing_never_fails(repo, folder, tmp_path, monkeypatch):
 def test_a_folder_that_is_not_ours_stays(repo, folder):
     write(folder, {"sides/base/mine.py": "1"})
     with pytest.raises(GateError, match=r"no gate made it; give another --run"):
-        make_sides(repo, "before", folder)
+        make_checkouts(repo, "before", folder)
     remove(repo, folder)
     assert files(folder) == {"sides/base/mine.py": "1"}
 
@@ -352,7 +352,7 @@ def test_a_folder_that_is_not_ours_stays(repo, folder):
 
 
 def test_the_whole_base_is_there_while_it_is_needed(repo, folder):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     with whole_base(repo, sides.base, folder) as root:
         assert files(root) == FILES
         assert git(root, "rev-parse", "HEAD") == sides.base.revision
@@ -361,7 +361,7 @@ def test_the_whole_base_is_there_while_it_is_needed(repo, folder):
 
 
 def test_the_whole_base_goes_after_an_error_and_after_a_cut_off_run(repo, folder):
-    sides = make_sides(repo, "before", folder)
+    sides = make_checkouts(repo, "before", folder)
     with pytest.raises(ZeroDivisionError), whole_base(repo, sides.base, folder):
         raise ZeroDivisionError
     assert len(worktrees(repo)) == 3
@@ -392,33 +392,33 @@ def test_a_file_of_the_base_can_be_read(repo):
 
 def test_outside_a_repository(tmp_path, folder):
     with pytest.raises(GateError, match=r"is not in a git checkout[^$]*run it in a clone"):
-        make_sides(tmp_path, "before", folder)
+        make_checkouts(tmp_path, "before", folder)
     with pytest.raises(GateError, match=r"nowhere is not in a git checkout"):
-        make_sides(tmp_path / "nowhere", "before", folder)
+        make_checkouts(tmp_path / "nowhere", "before", folder)
 
 
 def test_without_git(repo, folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(GateError, match="git is not installed, or not on PATH"):
-        make_sides(repo, "before", folder)
+        make_checkouts(repo, "before", folder)
 
 
 def test_without_a_commit(tmp_path, folder):
     git(tmp_path, "init", "-q")
     with pytest.raises(GateError, match=r"has no commit yet.*: commit first"):
-        make_sides(tmp_path, "HEAD", folder)
+        make_checkouts(tmp_path, "HEAD", folder)
 
 
 @pytest.mark.parametrize("label", ["nothing", "", "--all", "^HEAD", "0" * 40, "HEAD:mha"])
 def test_a_base_that_is_not_there(repo, folder, label):
     with pytest.raises(GateError, match=rf"^--base {re.escape(label)}: .* no such commit.*\nThis clone has no remote"):
-        make_sides(repo, label, folder)
+        make_checkouts(repo, label, folder)
     assert not folder.exists()
 
 
 def test_a_base_that_is_misspelt(repo, folder):
     with pytest.raises(GateError, match=r"did you mean before\?"):
-        make_sides(repo, "befor", folder)
+        make_checkouts(repo, "befor", folder)
 
 
 @pytest.mark.parametrize("shallow", [True, False], ids=["shallow", "one branch"])
@@ -429,21 +429,21 @@ def test_a_base_to_be_fetched_is_there_after_the_command_that_the_error_gives(re
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--single-branch", "-b", "topic", *depth, repo.as_uri(), str(clone))
     with pytest.raises(GateError, match="has no such commit") as caught:
-        make_sides(clone, "origin/stable", folder)
+        make_checkouts(clone, "origin/stable", folder)
     assert ("--unshallow" in str(caught.value), "fetch-depth: 0" in str(caught.value)) == (shallow, shallow)
     (command,) = re.findall("`git (fetch.+?)`", str(caught.value))
     git(clone, *command.split())
-    assert files(make_sides(clone, "origin/stable", folder).base.root)["mha/old.py"] == ""
+    assert files(make_checkouts(clone, "origin/stable", folder).base.root)["mha/old.py"] == ""
 
 
 def test_a_commit_to_be_fetched_is_there_after_the_command_that_the_error_gives(repo, folder, tmp_path):
     before, clone = git(repo, "rev-parse", "before"), tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth", "1", repo.as_uri(), str(clone))
     with pytest.raises(GateError, match="shallow clone") as caught:
-        make_sides(clone, before, folder)
+        make_checkouts(clone, before, folder)
     (command,) = re.findall("`git (fetch.+?)`", str(caught.value))
     git(clone, *command.split())
-    assert make_sides(clone, before, folder).base.revision == before
+    assert make_checkouts(clone, before, folder).base.revision == before
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -455,7 +455,7 @@ def test_a_side_without_the_library(repo, folder, side):
     if side == "base":
         git(repo, "checkout", "-q", "before")
     with pytest.raises(GateError, match=rf"^{label} \({without[:12]}\) has no folder mha/"):
-        make_sides(repo, base, folder)
+        make_checkouts(repo, base, folder)
     assert not folder.exists()
 
 
@@ -465,25 +465,25 @@ def test_conflicts(repo, folder):
     with pytest.raises(subprocess.CalledProcessError):
         git(repo, "merge", "main")
     with pytest.raises(GateError, match=r"has conflicts in docs/a.md: resolve them"):
-        make_sides(repo, "before", folder)
+        make_checkouts(repo, "before", folder)
 
 
 def test_where_git_can_not_write(repo, folder):
     (repo / ".git" / "worktrees").write_text("in the way")
     with pytest.raises(GateError, match=r"can't be checked out at .*sides/base: [^$]*go on by the same command"):
-        make_sides(repo, "before", folder)
+        make_checkouts(repo, "before", folder)
 
 
 def test_where_the_folder_can_not_be_made(repo, folder):
     folder.write_text("in the way")
     with pytest.raises(GateError, match=r"sides can't be made \(.+\); mend that, or give another --run"):
-        make_sides(repo, "before", folder)
+        make_checkouts(repo, "before", folder)
 
 
 def test_the_repository_is_no_folder_for_a_run(repo):
     for path in (repo, repo.parent):
         with pytest.raises(GateError, match="holds the repository itself"):
-            make_sides(repo, "before", path)
+            make_checkouts(repo, "before", path)
 
 
 # Environments

@@ -354,7 +354,7 @@ def once():
 
 def figures_of(subject, monkeypatch):
     """What the benchmark file gives for a subject."""
-    monkeypatch.setattr(bench_figures, "SUBJECTS", {"dense": lambda: subject})
+    monkeypatch.setattr(bench_figures, "WORKLOADS", {"dense": lambda: subject})
     benchmark = once()
     bench_figures.test_figures(benchmark, "dense")
     return {benchmark.name: benchmark.extra_info}

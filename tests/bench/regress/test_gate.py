@@ -59,6 +59,10 @@ CONTROL = """
 def test_control(benchmark):
     benchmark(sum, range(20_000))
 """
+PLUGIN = (  # with what it imports
+    *("bench/__init__.py", "bench/regress/__init__.py", "bench/regress/interleaving.py"),
+    *("bench/measure/__init__.py", "bench/measure/errors.py", "bench/measure/replay_clock.py"),
+)
 FILES = tuple(f"bench/regress/bench_{name}.py" for name in ("gate", "figures", "control", "ratios"))
 
 
@@ -76,9 +80,9 @@ def write_library(where, steps=6000, parameters=12, speedup=2.0, more=""):
 def project(tmp_path, monkeypatch):
     """A repository with one commit, which is the working directory; what is measured is little."""
     where = tmp_path / "project"
-    (where / "bench" / "regress").mkdir(parents=True)
-    (where / "mha").mkdir()
-    for name in ("bench/__init__.py", "bench/regress/__init__.py", "bench/regress/interleaving.py"):
+    (where / "mha").mkdir(parents=True)
+    for name in PLUGIN:
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, where / name)
     for name, text in zip(FILES, (BENCHMARKS, FIGURES, CONTROL, RATIOS), strict=True):
         (where / name).write_text(text)
@@ -97,7 +101,7 @@ def project(tmp_path, monkeypatch):
 def quickly(monkeypatch):
     """Few rounds, little sampling, and nothing but the large changes of these tests counts."""
     rules = Rules(least=0.2, blind=1.0)
-    monkeypatch.setattr(command, "Options", partial(measuring.Options, seconds=0.02, rules=rules))
+    monkeypatch.setattr(command, "GateOptions", partial(measuring.GateOptions, seconds=0.02, rules=rules))
     for module in (measuring, rows):
         monkeypatch.setattr(module, "wanted_rounds", lambda *_: 6)
         monkeypatch.setattr(module, "TIMES", 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.regress.injecting import KINDS, slowed
-from bench.regress.measuring import AGAIN, SCREEN, Options, Rounds, next_round, wanted_rounds
+from bench.regress.measuring import AGAIN, SCREEN, GateOptions, GateRounds, next_round, wanted_rounds
 from bench.regress.rounds import CONTROL_NAME, two_turns
 from bench.regress.simulating import exchanged, rate, simulated, tally, with_contrasts
 from bench.regress.simulating import slowed as slowed_round
@@ -50,39 +50,39 @@ def test_rounds_are_so_many_that_a_p_can_pass_the_adjustment():
 
 
 def test_a_first_look_is_at_everything():
-    assert next_round(Rounds(()), Options()) == (SCREEN, None)
-    assert next_round(Rounds(rounds(7)), Options()) == (SCREEN, None)
+    assert next_round(GateRounds(()), GateOptions()) == (SCREEN, None)
+    assert next_round(GateRounds(rounds(7)), GateOptions()) == (SCREEN, None)
 
 
 def test_nothing_more_where_all_is_decided():
-    assert next_round(Rounds(rounds(8)), Options()) is None
+    assert next_round(GateRounds(rounds(8)), GateOptions()) is None
 
 
 def test_a_second_look_of_twice_as_many_rounds_at_what_looks_like_a_change():
     screened = rounds(8, slower=NAMES[:1])
     for done in (0, 1, 15):
         again = rounds(done, AGAIN, slower=NAMES[:1])
-        assert next_round(Rounds((*screened, *again)), Options()) == (AGAIN, NAMES[:1])
-    assert next_round(Rounds((*screened, *rounds(16, AGAIN, slower=NAMES[:1]))), Options()) is None
+        assert next_round(GateRounds((*screened, *again)), GateOptions()) == (AGAIN, NAMES[:1])
+    assert next_round(GateRounds((*screened, *rounds(16, AGAIN, slower=NAMES[:1]))), GateOptions()) is None
 
 
 def test_more_of_what_is_too_noisy_to_tell_as_long_as_there_is_time():
-    noisy = Rounds((*rounds(8, noise=0.9), *rounds(16, AGAIN, noise=0.9)))
-    assert next_round(noisy, Options(budget=10_000)).phase == AGAIN
-    assert next_round(noisy, Options(budget=noisy.took + 5)) is None
+    noisy = GateRounds((*rounds(8, noise=0.9), *rounds(16, AGAIN, noise=0.9)))
+    assert next_round(noisy, GateOptions(budget=10_000)).phase == AGAIN
+    assert next_round(noisy, GateOptions(budget=noisy.took + 5)) is None
 
 
 def test_the_budget_ends_it_and_the_verdict_says_so():
-    options = Options(budget=55)  # a round takes 10 s
-    assert next_round(Rounds(rounds(4)), options) == (SCREEN, None)
-    assert next_round(Rounds(rounds(5)), options) is None
-    (why,) = doubts(Rounds(rounds(5)), options, cores=2)
+    options = GateOptions(budget=55)  # a round takes 10 s
+    assert next_round(GateRounds(rounds(4)), options) == (SCREEN, None)
+    assert next_round(GateRounds(rounds(5)), options) is None
+    (why,) = doubts(GateRounds(rounds(5)), options, cores=2)
     assert why.startswith("The time budget of 55 s ended after 5 of 8 rounds; a round of all 3 benchmarks takes 10 s")
 
 
 def test_a_change_that_could_not_be_confirmed_is_inconclusive():
-    measured = Rounds((*rounds(8, slower=NAMES[:1]), *rounds(10, AGAIN, slower=NAMES[:1])))
-    rows = {row["name"]: row for row in rows_of(measured, Options())}
+    measured = GateRounds((*rounds(8, slower=NAMES[:1]), *rounds(10, AGAIN, slower=NAMES[:1])))
+    rows = {row["name"]: row for row in rows_of(measured, GateOptions())}
     assert rows["dense-4x64"]["verdict"] == "INCONCLUSIVE"
     assert (
         "in the first look, but the time ended after 10 of the 16 rounds that confirm it" in rows["dense-4x64"]["why"]
@@ -91,8 +91,8 @@ def test_a_change_that_could_not_be_confirmed_is_inconclusive():
 
 
 def test_a_confirmed_change_with_both_looks():
-    measured = Rounds((*rounds(8, slower=NAMES[:1]), *rounds(16, AGAIN, slower=NAMES[:1])))
-    row = next(row for row in rows_of(measured, Options()) if row["name"] == "dense-4x64")
+    measured = GateRounds((*rounds(8, slower=NAMES[:1]), *rounds(16, AGAIN, slower=NAMES[:1])))
+    row = next(row for row in rows_of(measured, GateOptions()) if row["name"] == "dense-4x64")
     assert (row["verdict"], row["rounds"], row["screen"]["rounds"]) == ("REGRESSED", 16, 8)
     assert row["effect"] == pytest.approx(0.2, abs=0.01)
     assert row["head"] / row["base"] == pytest.approx(1.2, abs=0.01)
@@ -117,7 +117,9 @@ def test_benchmarks_that_cannot_be_compared():
         seconds |= {name: {arm: [0.001] * TURNS for arm in ("base-0", "base-1")} for name in (broken, lost)}
         records.append(with_contrasts({**record, "seconds": seconds, "skipped": skipped}))
     gone = "bench/regress/bench_gate.py::test_old"
-    rows = {row["name"]: (row["verdict"], row["why"]) for row in rows_of(Rounds(tuple(records)), Options(), [gone])}
+    rows = {
+        row["name"]: (row["verdict"], row["why"]) for row in rows_of(GateRounds(tuple(records)), GateOptions(), [gone])
+    }
     assert rows["new"] == ("NEW", "the base can't run it: TypeError: no such argument")
     assert rows["broken"] == ("ERROR", "it fails on the head alone: RuntimeError: shapes")
     assert rows["both"] == ("ERROR", "it fails on both sides: ValueError: no")
@@ -130,13 +132,13 @@ def test_benchmarks_that_cannot_be_compared():
 
 
 def test_other_work_on_the_machine_is_a_doubt():
-    assert doubts(Rounds(rounds(8, load=0.49)), Options(), cores=2) == []
-    (why,) = doubts(Rounds(rounds(8, load=0.51)), Options(), cores=2)
+    assert doubts(GateRounds(rounds(8, load=0.49)), GateOptions(), cores=2) == []
+    (why,) = doubts(GateRounds(rounds(8, load=0.51)), GateOptions(), cores=2)
     assert why.startswith("Other work used 0.51 cores on average; up to 0.50 is quiet enough here")
 
 
 def test_a_control_that_moved_is_a_doubt():
-    (why,) = doubts(Rounds(rounds(8, slower=[CONTROL_NAME])), Options(), cores=2)
+    (why,) = doubts(GateRounds(rounds(8, slower=[CONTROL_NAME])), GateOptions(), cores=2)
     assert why.startswith("The control workload, which no change to mha can touch, moved by +")
 
 
@@ -175,7 +177,7 @@ def test_simulated_runs_pass_without_a_change_and_find_a_large_one():
     assert tally(pool, 10) == {"PASS": 10}
     for kind in ("layer", "constant", "noise"):
         assert tally([slowed_round(each, kind, 0.2, 0) for each in pool], 5) == {"REGRESSED": 5}
-    assert simulated(pool, random.Random(0), Options(budget=20)) == "INCONCLUSIVE"
+    assert simulated(pool, random.Random(0), GateOptions(budget=20)) == "INCONCLUSIVE"
 
 
 def test_an_exchange_turns_effects_around():

@@ -244,11 +244,25 @@ def test_what_a_killed_process_left_is_cleared_away(part):
     case(run, "a")
     (run.path / "cases" / ".b.json.17-abcd.partial").touch()
     (run.path / ".environment.json.17-abcd.partial").touch()
+    (run.path / "traces" / "a").mkdir(parents=True)
+    (run.path / "traces" / "a" / ".a.pt.trace.json.17-abcd.partial").touch()
+    (run.path / ".benchmarks+1.json.partial").touch()
     (run.path / "cases" / "c.json").touch()  # a power cut may keep a name and lose what stood there
     again = part()
     assert [path.name for path in again.path.rglob(".*")] == [".lock"]
     assert [record["case"] for record in read_records(again.path / "cases")] == ["a"]
     assert not again.has_case("c")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".notes.partial", ".notes.txt.17-abcd.partial", "cases/.a.json.partial", "mine/.scores.csv.17-abcd.partial"],
+)
+def test_a_file_of_somebody_elses_stays_whatever_it_is_called(part, name):
+    run = part()
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).write_text("mine")
+    assert (part().path / name).read_text() == "mine"
 
 
 WRITER = """

@@ -1,6 +1,6 @@
 """What the gate times: attention dense and pruned, made with the `mha` of the checkout that the process runs in.
 
-An older `mha` must do, too: only its stable public names are used here. A subject that it can't make is new.
+An older `mha` must do, too: only its stable public names are used here. A workload that it can't make is new.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +19,8 @@ HALF = HEADS // 2
 LENGTHS = (64, 3, 40, 17, 60, 8, 33, 25)  # of a padded batch
 
 
-class Subject(NamedTuple):
-    """A model in evaluation mode, and one call of it."""
+class Workload(NamedTuple):
+    """A model in evaluation mode, and the arguments of one call of it."""
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -34,7 +34,7 @@ class Subject(NamedTuple):
 
 
 class Masked(nn.Module):
-    """A layer some heads of which are switched off, as criteria do it that try heads out."""
+    """A layer with some heads switched off at each call, as criteria do it that try heads out."""
 
     def __init__(self, layer: nn.Module, plan: mha.HeadPlan) -> None:
         super().__init__()
@@ -45,45 +45,46 @@ class Masked(nn.Module):
             return self.layer(x, x, x)
 
 
-def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Subject:
+def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Workload:
     """Self-attention of eight heads, or of the first few of them."""
     with seeded():
         whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval().to(DEVICE)
     model = whole if kept == HEADS else mha.prune(whole, mha.HeadPlan({"": range(kept)}))
     x = inputs(batch, length, WIDTH)
-    return Subject(model, (x, x, x), how)
+    return Workload(model, (x, x, x), how)
 
 
-def padded() -> Subject:
-    """Half of a batch is padding that is not computed."""
+def padded() -> Workload:
+    """A padded batch, whose padding, half of it, is not computed."""
     lengths = torch.tensor(LENGTHS, device=DEVICE)
     return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
 
 
-def masked() -> Subject:
+def masked() -> Workload:
+    """The layer with half of its heads switched off."""
     whole = layer(4, 64)
-    return Subject(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
+    return Workload(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
 
 
-def torch_layer() -> Subject:
+def torch_layer() -> Workload:
     """`torch.nn.MultiheadAttention` with half of its heads."""
     with seeded():
         whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval().to(DEVICE)
     x = inputs(4, 64, WIDTH)
-    return Subject(mha.prune(whole, mha.HeadPlan({"": range(HALF)})), (x, x, x), {"need_weights": False})
+    return Workload(mha.prune(whole, mha.HeadPlan({"": range(HALF)})), (x, x, x), {"need_weights": False})
 
 
-def encoder() -> Subject:
+def encoder() -> Workload:
     """Three layers of `torch.nn.TransformerEncoder`, unevenly pruned: five heads, none, two."""
     with seeded():
         block = nn.TransformerEncoderLayer(256, HEADS, 512, batch_first=True, norm_first=True)
         whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval().to(DEVICE)
     keep = {"layers.0.self_attn": range(5), "layers.1.self_attn": (), "layers.2.self_attn": (0, 7)}
-    return Subject(mha.prune(whole, mha.HeadPlan(keep)), (inputs(4, 64, 256),), {})
+    return Workload(mha.prune(whole, mha.HeadPlan(keep)), (inputs(4, 64, 256),), {})
 
 
 def inputs(batch: int, length: int, width: int) -> Tensor:
-    """Standard normal (b, s, e), the same every time."""
+    """Standard normal numbers (b, s, e), the same every time."""
     return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
 
@@ -95,7 +96,7 @@ def seeded() -> Iterator[None]:
         yield
 
 
-SUBJECTS: Mapping[str, Callable[[], Subject]] = {
+WORKLOADS: Mapping[str, Callable[[], Workload]] = {
     "dense-1x16": lambda: layer(1, 16),
     "half-1x16": lambda: layer(1, 16, HALF),
     "dense-4x64": lambda: layer(4, 64),

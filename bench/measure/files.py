@@ -1,0 +1,64 @@
+"""How results are kept: files that appear whole or not at all, and a lock on the directory that they are in."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock
+
+from mha.values.atomic_files import appears_whole
+
+LOCK = ".lock"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8.
+
+    Raises:
+        OSError: it can't be written, as on a full disk.
+    """
+    with appears_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, document: Any, indent: int | None = None, *, ascii_only: bool = False) -> None:
+    """Write a document as JSON, with a line end behind it.
+
+    Args:
+        ascii_only: escape all other letters, so that even text which is no valid Unicode can be written.
+
+    Raises:
+        OSError: it can't be written, as on a full disk.
+        ValueError: it holds a number that is NaN or infinite.
+    """
+    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=ascii_only)
+    write_text(path, f"{text}\n")
+
+
+def lock(directory: Path) -> BaseFileLock:
+    """Take the lock on a directory, which is held until it is released or this process ends, however it ends.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the directory can't be written.
+    """
+    held = FileLock(directory / LOCK)
+    held.acquire(timeout=0)
+    return held
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Within the context this process alone works in a directory.
+
+    Raises:
+        filelock.Timeout: another process does.
+        OSError: the directory can't be written.
+    """
+    held = lock(directory)
+    try:
+        yield
+    finally:
+        held.release()
