@@ -11,15 +11,15 @@ from torch.optim import AdamW, Optimizer
 from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import at_rest
 from mha.pruning.optimizer import slice_optimizer
-from mha.repair.residual_stream import Forward
-from mha.runtime.inference_tensors import usable, usable_batch
+from mha.repair.observe import Forward, held
+from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
 from mha.values.errors import CalibrationError
 
 Distance = Callable[[Any, Any], Tensor]
 HELD_OUT = 4  # every fourth batch tells whether the training has helped
-JUDGING = 0.5  # of what a step takes, which computes gradients
+JUDGING = 0.5  # how long judging on a batch takes, as a share of a step, which computes gradients
 
 
 def distill(
@@ -55,14 +55,22 @@ def distill(
     Raises:
         CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
         BusyError: another thread has one of the models, and waiting for it would not end.
+
+    Example:
+        >>> teacher = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
+        >>> def forward(model, x):
+        ...     return model["attention"](x, x, x)
+        >>> batches = [torch.randn(16, 5, 8) for _ in range(4)]
+        >>> pruned = mha.prune(teacher, mha.HeadPlan({"attention": (0, 1, 3)}))
+        >>> trained = mha.distill(pruned, teacher, batches, forward, steps=5, progress=False)
+        >>> mha.plan_of(trained)
+        HeadPlan({'attention': (0, 1, 3)})
     """
-    held = [usable_batch(batch) for batch in batches or ()]
-    if not held:
-        raise CalibrationError("the calibration set is empty: expected at least one batch")
+    calibration = held(batches)
     if steps < 1:
         raise CalibrationError(f"steps must be at least 1, got {steps}")
-    fit = [batch for number, batch in enumerate(held) if number % HELD_OUT != HELD_OUT - 1]
-    judge = held[HELD_OUT - 1 :: HELD_OUT] or held
+    fit = [batch for number, batch in enumerate(calibration) if number % HELD_OUT != HELD_OUT - 1]
+    judge = calibration[HELD_OUT - 1 :: HELD_OUT] or calibration
     with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
         bar = Bar("distill", progress)
         bar.expect(steps + 2 * len(judge) * JUDGING)
@@ -75,17 +83,17 @@ def distill(
         return model if closer else copy.deepcopy(pruned)
 
 
-def relative_error(found: Any, wanted: Any) -> Tensor:
-    """Σ over all floating tensors of mean |found - wanted|² / mean |wanted|²; a scalar."""
-    pairs = zip(tensors_in(found).values(), tensors_in(wanted).values(), strict=True)
-    errors = [(one - other).square().mean() / other.square().mean().clamp_min(1e-12) for one, other in pairs]
+def relative_error(output: Any, wanted: Any) -> Tensor:
+    """Σ over all floating tensors of mean |output - wanted|² / mean |wanted|²; a scalar."""
+    pairs = zip(tensors_in(output).values(), tensors_in(wanted).values(), strict=True)
+    errors = [(ours - dense).square().mean() / dense.square().mean().clamp_min(1e-12) for ours, dense in pairs]
     if not errors:
         raise CalibrationError("forward returned no floating tensor that could be compared")
     return torch.stack(errors).sum()
 
 
 class _Measure:
-    """How far a model is from the teacher on a batch."""
+    """How far a model is from the teacher on a batch, as a scalar with a gradient."""
 
     def __init__(self, teacher: nn.Module, forward: Forward, distance: Distance, bar: Bar) -> None:
         self._teacher, self._forward, self._distance, self._bar = teacher, forward, distance, bar
@@ -99,20 +107,27 @@ class _Measure:
         return value
 
     def mean(self, model: nn.Module, batches: Sequence[Any]) -> float:
+        """The mean distance over the batches, without gradients."""
         self._bar.doing("judging on held-out batches")
         with torch.no_grad():
             return sum(self(model, batch).item() for batch in self._bar.over(batches, JUDGING)) / len(batches)
 
 
-def _optimizer(model: nn.Module, teacher: nn.Module, given: Optimizer | None, learning_rate: float) -> Optimizer:
-    if given is not None:
-        return slice_optimizer(given, teacher, model)
+def _optimizer(model: nn.Module, teacher: nn.Module, of_teacher: Optimizer | None, learning_rate: float) -> Optimizer:
+    """A slice of the teacher's optimizer where there is one, or a new AdamW, over the model's parameters."""
+    if of_teacher is not None:
+        return slice_optimizer(of_teacher, teacher, model)
     return AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], learning_rate)
 
 
 def _train(
     model: nn.Module, batches: Sequence[Any], measure: _Measure, steps: int, optimizer: Optimizer, bar: Bar
 ) -> None:
+    """Train the model in place, a batch per step, the learning rates falling to 0 along a line.
+
+    Raises:
+        CalibrationError: the distance has no gradient.
+    """
     bar.doing("training")
     rates = [group["lr"] for group in optimizer.param_groups]
     with torch.enable_grad():

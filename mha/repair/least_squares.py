@@ -13,7 +13,7 @@ from torch import Tensor
 DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
 DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
 DAMPING_OF_REMOVAL = 1e-3
-CONSTANT = 1e-9  # inputs whose mean square about their mean is a smaller share of it do not vary: that is rounding
+CONSTANT = 1e-9  # share of inputs' mean square below which their variance is rounding: they do not vary
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, weight: Tensor | None = None) -> "Moments":
-        """Of rows x (n, k) and y (n, o), each counted `weight` (n,) times, or once."""
+        """The moments of rows x (n, k) and y (n, o), each counted `weight` (n,) times, or once."""
         x, y = x.double(), y.double()
         w = x.new_ones(len(x)) if weight is None else weight.double()
         wx, wy = x * w[:, None], y * w[:, None]
@@ -42,15 +42,12 @@ class Moments:
 
     @classmethod
     def zero(cls, k: int, o: int, device: torch.device | None = None) -> "Moments":
-        """Of no rows."""
+        """The moments of no rows, for inputs of width k and targets of width o."""
         zeros = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((), k, o, (k, k), (k, o), ())]
         return cls(*zeros)
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(*(mine + others for mine, others in zip(self._sums(), other._sums(), strict=True)))
-
-    def is_finite(self) -> bool:
-        return all(bool(one.isfinite().all()) for one in self._sums())
 
     def of_residual(self, weight: Tensor, bias: Tensor | None) -> "Moments":
         """The moments with y - (W x + b) in place of y."""
@@ -93,8 +90,8 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
     fit, held = fit.of_residual(weight, bias), held.of_residual(weight, bias)
     damping: float | None = DAMPING_UNTRIED
     if held.n > 0:
-        errors = {one: held.error(*_change(fit, one, bias is not None)).item() for one in DAMPING}
-        damping = min(errors, key=lambda one: errors[one])
+        errors = {share: held.error(*_change(fit, share, bias is not None)).item() for share in DAMPING}
+        damping = min(errors, key=lambda share: errors[share])
         damping = damping if errors[damping] < held.yy.item() else None
     if damping is None:
         return weight, bias

@@ -20,7 +20,7 @@ from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 from mha.pruning.masking import eval_mode
 from mha.repair.least_squares import Moments, without
-from mha.repair.residual_stream import Forward, calling_outputs, moments_of
+from mha.repair.observe import Forward, calling_outputs, moments_of
 from mha.runtime.progress import WITH_GRADIENTS, Bar
 from mha.runtime.sharing_copy import sharing_copy
 from mha.values.layout import owners
@@ -41,11 +41,11 @@ def resolved_scores(
     *,
     progress: bool | None = False,
 ) -> HeadScores:
-    """How much the measure rises when a head leaves and its layer's W_o and bias are solved again; for every head.
+    """For every head, how much the measure rises when it leaves and its layer's W_o and bias are solved again.
 
-    The new projection is the one whose outputs come closest to the present ones on all batches. Then the model is
-    run with it: a pass over the judged batches for every head, from its layer's projection on. What is run is a copy
-    that shares the model's weights, and in which single projections are exchanged.
+    The new projection is the one whose outputs come closest to the present ones on all batches. The model is then run
+    with it: a pass over the judged batches for every head, from its layer's projection on. What runs is a copy that
+    shares the model's weights, and in which single projections are exchanged.
 
     Args:
         measure: (model, batch) -> what is to stay low.
@@ -62,7 +62,7 @@ def resolved_scores(
     bar.expect(WITH_GRADIENTS * len(batches) + len(judged) * runs)
     with eval_mode(model), calling_outputs(layers), bar.shown():
         moments = moments_of(model, list(names), batches, bar.counting(forward, WITH_GRADIENTS))
-        ran = {names[output]: found for output, found in moments.items() if found.n > 0}
+        ran = {names[output]: of_output for output, of_output in moments.items() if of_output.n > 0}
         judge = _Judge(model, layers, ran, measure, shares, bar)
         with torch.no_grad():
             for batch in judged:
@@ -74,10 +74,10 @@ def resolved_scores(
 class _Judge:
     """Runs the model with one projection solved again for the lack of one head, then the next.
 
-    What precedes the projection is not computed again, where the model can be replayed.
+    Where the model can be replayed, what precedes the projection is not computed again.
 
     Args:
-        moments: layer name -> those of its output projection.
+        moments: layer name -> the moments of its output projection.
         shares: layer name -> about how much of the model runs from its output projection on.
     """
 
@@ -105,6 +105,11 @@ class _Judge:
         return {name: self._of_layer(name, batch) - present for name in self._moments}
 
     def _replayed(self, batch: Any) -> dict[str, Tensor]:
+        """As `rises`, each head's pass begun at its layer's output projection.
+
+        Raises:
+            NotReplayableError: that does not give what a whole pass gives.
+        """
         rises = {}
         replay = Replay(self._model, [self._layers[name].output for name in self._moments])
         with replay.watching():
@@ -123,7 +128,11 @@ class _Judge:
         return rises
 
     def _of_layer(self, name: str, batch: Any, replay: Replay | None = None) -> Tensor:
-        """(h,): the measure without each of the layer's heads."""
+        """The measure without each of the layer's heads, (h,).
+
+        Args:
+            replay: by which passes begin at the projection; None runs the whole model.
+        """
         layer = self._layers[name]
         bias = layer.output._parameters.get("bias")
         moments = self._moments[name]
@@ -141,7 +150,7 @@ class _Judge:
 
 @contextmanager
 def _holding(linear: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """Within the context the linear has a weight (o, k) and a bias of its own, of these values."""
+    """Within the context the linear has this weight (o, k) and this bias, in parameters of their own."""
     values = {"weight": weight.T if is_conv1d(linear) else weight} | ({} if bias is None else {"bias": bias})
     before = {name: linear.get_parameter(name) for name in values}
     try:

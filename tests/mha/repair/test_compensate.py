@@ -8,7 +8,7 @@ from torch import nn
 
 import mha
 from mha.families import find_attention
-from mha.repair.residual_stream import goals_of
+from mha.repair.residual_stream import Sought, goals_of
 
 METHODS = ("bias", "scale", "least_squares")
 SCOPES = ("attention", "stream", "all")
@@ -132,9 +132,8 @@ def test_bias_is_the_mean_of_what_left(teacher, data):
     projection = teacher.blocks[1].attention.W_o
     contexts = []
     handle = projection.register_forward_pre_hook(lambda _, args: contexts.append(args[0].detach()))
-    goal = goals_of(teacher, ["blocks.1.attention.W_o"], [], data, forward, first=["blocks.1.attention.W_o"])[
-        "blocks.1.attention.W_o"
-    ]
+    sought = Sought(outputs=["blocks.1.attention.W_o"], first=["blocks.1.attention.W_o"])
+    goal = goals_of(teacher, sought, data, forward)["blocks.1.attention.W_o"]
     handle.remove()
     weight = torch.cat([one[0].flatten() for one in goal.weights])
     gone = [3, 4, 5, 12, 13, 14]

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import mha
+from mha.repair.candidates import Search, candidates
 from mha.repair.least_squares import DAMPING_OF_REMOVAL
+from mha.repair.observe import calling_outputs, moments_of
 from mha.repair.repaired_leave_one_out import resolved_scores
-from mha.repair.residual_stream import calling_outputs, moments_of
-from mha.repair.shrink import candidates
 
 
 @pytest.fixture
@@ -48,7 +48,15 @@ def test_with_a_criterion_it_is_score_choose_prune_and_compensate_in_a_row(model
 def test_the_best_of_the_ways_is_kept_by_the_loss_or_without_one_by_the_distance(model, batches):
     """Here both mean the same, and each way's result is known by itself."""
     own = mha.score(model, batches, loss, "leave_one_out")
-    ways = list(candidates(model, own, batches, forward, 3, mha.repair.distill.relative_error, {"heads": 5}))
+    search = Search(
+        model=model,
+        batches=batches,
+        forward=forward,
+        distance=mha.repair.distill.relative_error,
+        rounds=3,
+        budget={"heads": 5},
+    )
+    ways = list(candidates(search, own))
     assert len(ways) == 3
     with torch.no_grad():
         losses = [sum(loss(way, batch).item() for batch in batches) for way in ways]

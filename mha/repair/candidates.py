@@ -1,0 +1,185 @@
+"""The ways in which `shrink` chooses heads, each of which makes a repaired model within the budget."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.families import find_attention
+from mha.importance.head_scores import head_scores
+from mha.planning.choose import best_plan, choose
+from mha.pruning.masking import eval_mode
+from mha.pruning.slicing import prune
+from mha.repair.compensate import Scope, compensate
+from mha.repair.observe import Forward
+from mha.repair.repaired_leave_one_out import resolved_scores
+from mha.runtime.progress import called
+from mha.values.plan import HeadPlan, HeadScores
+
+Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
+JUDGED = 4  # batches on which every head is left out for the distance, where every round does so again
+BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
+
+
+class Steps:
+    """How many steps a call of `shrink` takes at most, and which is the present one.
+
+    Args:
+        progress: show bars; None shows one where stderr is a terminal and the work takes long.
+    """
+
+    def __init__(self, count: int = 0, progress: bool | None = False) -> None:
+        self.progress = progress
+        self._count, self._at = count, 0
+
+    @contextmanager
+    def next(self, what: str) -> Iterator[None]:
+        """Within the context bars say that they are about the next step, which is called this."""
+        self.skip()
+        with called(f"shrink {self._at} of {self._count}, {what}"):
+            yield
+
+    def skip(self) -> None:
+        """The next step is not needed."""
+        self._at += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What all ways to choose heads work with.
+
+    Attributes:
+        model: the dense model.
+        rounds: in how many heads leave, by the way that takes rounds; 1 leaves it out.
+        budget: the arguments of `choose`.
+    """
+
+    model: nn.Module
+    batches: Sequence[Any]
+    forward: Forward
+    distance: Distance
+    rounds: int
+    budget: Mapping[str, Any]
+    steps: Steps = field(default_factory=Steps)
+
+    def repaired(self, plan: HeadPlan, scope: Scope = "all") -> nn.Module:
+        """The model pruned by the plan, and repaired."""
+        return compensate(
+            prune(self.model, plan), self.model, self.batches, self.forward, scope=scope, progress=self.steps.progress
+        )
+
+
+def candidates(search: Search, own: HeadScores | None) -> Iterator[nn.Module]:
+    """Repaired models within the budget, one for each way; for those that choose the same plan only one.
+
+    Args:
+        own: scores by the loss; None where there is no loss, and so one way less.
+    """
+    tried: list[HeadPlan] = []
+
+    def chosen_by(scores: HeadScores) -> Iterator[nn.Module]:
+        plan = choose(scores, model=search.model, **search.budget)
+        if plan in tried:
+            search.steps.skip()
+            return
+        tried.append(plan)
+        with search.steps.next("repair"):
+            small = search.repaired(plan)
+        yield small
+
+    if own is not None:
+        yield from chosen_by(own)
+    judge = _Judge(search)
+    with search.steps.next("score by the distance"):
+        scores = judge.scores(search.model)
+    yield from chosen_by(scores)
+    if search.rounds > 1:
+        yield _in_rounds(search, scores, judge)
+
+
+def spaced(batches: Sequence[Any], count: int) -> Sequence[Any]:
+    """That many of the batches, evenly spaced; all if there are no more."""
+    return batches[:: max(1, len(batches) // count)][:count]
+
+
+def silently_chosen(scores: HeadScores, model: nn.Module, budget: Mapping[str, Any]) -> HeadPlan:
+    """As `choose`, without its warning, which would be about a plan that is not the caller's."""
+    limits = {name: budget.get(name) for name in BUDGETS}
+    terms = {name: value for name, value in budget.items() if name not in BUDGETS}
+    return best_plan(scores, limits, model=model, **terms)
+
+
+class _Judge:
+    """Scores every head of the dense model by what a smaller model's outputs lose when its heads leave one by one."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        with torch.random.fork_rng(), eval_mode(search.model), torch.no_grad():
+            self._judged = [(batch, search.forward(search.model, batch)) for batch in spaced(search.batches, JUDGED)]
+
+    def scores(self, small: nn.Module) -> HeadScores:
+        """Scores of all heads of the dense model; those that the smaller one has lost come last."""
+        with torch.random.fork_rng():
+            scores = resolved_scores(
+                small,
+                self._search.batches,
+                self._search.forward,
+                self._distance,
+                self._judged,
+                progress=self._search.steps.progress,
+            )
+        return _of_all(self._search.model, scores)
+
+    def _distance(self, small: nn.Module, judged: tuple[Any, Any]) -> float:
+        """How far the smaller model's output on a batch is from the dense one's, which comes with the batch."""
+        batch, dense = judged
+        return self._search.distance(self._search.forward(small, batch), dense).item()
+
+
+def _in_rounds(search: Search, scores: HeadScores, judge: _Judge) -> nn.Module:
+    """The model from which heads left little by little, what was left being repaired and scored again each time.
+
+    Args:
+        scores: of the dense model's heads, by which those of the first round leave.
+    """
+    steps, rounds = search.steps, search.rounds
+    for number in range(1, rounds):
+        budget = _on_the_way(search.budget, number / rounds, scores.num_heads)
+        plan = silently_chosen(scores, search.model, budget)
+        with steps.next(f"round {number} of {rounds}, repair"):
+            small = search.repaired(plan, scope="attention")
+        with steps.next(f"round {number} of {rounds}, score"):
+            scores = judge.scores(small)
+    plan = choose(scores, model=search.model, **search.budget)
+    with steps.next(f"round {rounds} of {rounds}, repair"):
+        return search.repaired(plan)
+
+
+def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
+    """Scores of all heads of the model, those without a score below all others."""
+    values = [0.0, *(value for row in scores.scores.values() for value in row.tolist())]
+    lowest = min(values) - (max(values) - min(values)) - 1.0
+    layers = find_attention(model)
+    rows = {}
+    for name, layer in layers.items():
+        known = dict(zip(scores.heads[name], scores.scores[name].tolist(), strict=True))
+        rows[name] = torch.tensor([known.get(head, lowest) for head in layer.heads], dtype=torch.float64)
+    return head_scores(layers, rows)
+
+
+def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str, Any]:
+    """The budget when this share of the rounds is over: down by equal factors, at last the budget itself.
+
+    Args:
+        heads: how many the dense model has.
+    """
+    present = dict(budget)
+    for name in BUDGETS:
+        if share < 1 and (target := budget.get(name)) is not None:
+            whole = heads if name == "heads" else 1.0
+            value = whole * (target / whole) ** share if target > 0 else whole * (1 - share)
+            present[name] = round(value) if name == "heads" else value
+    return present

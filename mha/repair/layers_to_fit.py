@@ -1,0 +1,109 @@
+"""Which linear layers of a pruned model can be fitted to the dense model that it was pruned from."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer
+from mha.families.base.linears import is_conv1d, weight_of
+from mha.pruning.resolve import kept_entries
+from mha.pruning.slicing import plan_of
+from mha.pruning.weight_axes import LINEARS
+from mha.values.errors import PlanError, UnsupportedModule
+
+WIDEST = 8  # times what it reads: a wider layer spells a vocabulary, and its targets would fill the memory
+
+Layers = Mapping[str, AttentionLayer]
+
+
+def check_belong(students: Layers, teachers: Layers) -> None:
+    """Refuse models of which one was not pruned from the other.
+
+    Raises:
+        PlanError: they have other layers, or other heads, than that.
+        UnsupportedModule: an output projection is no plain linear layer.
+    """
+    if not teachers or students.keys() != teachers.keys():
+        only = sorted(students.keys() ^ teachers.keys())
+        why = f"only one of the two has the layers {only}" if only else "neither has attention of a known family"
+        raise PlanError(f"the teacher is not the model that was pruned: {why}")
+    for name, student in students.items():
+        _check_belong(name, student, teachers[name])
+
+
+def shared_linears(teacher: nn.Module, teachers: Layers, model: nn.Module) -> list[str]:
+    """The linear layers beside output projections that both models have.
+
+    Raises:
+        PlanError: one that is no part of attention is missing in the pruned model, or has another shape.
+    """
+    modules = dict(model.named_modules())
+    shared = []
+    for name in _other_linears(teacher, teachers):
+        here, there = modules.get(name), teacher.get_submodule(name)
+        alike = here is not None and is_linear(here)
+        if any(layer == "" or name.startswith(f"{layer}.") for layer in teachers):
+            if alike:
+                shared.append(name)
+        elif not alike or weight_of(modules[name]).shape != weight_of(there).shape:
+            raise PlanError(f"the teacher is not the model that was pruned: {name!r} is another layer there")
+        else:
+            shared.append(name)
+    return shared
+
+
+def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor | None]:
+    """Layer -> indices of the outputs that it still has of those it has in the teacher; None for all.
+
+    Layers for which that can't be told are left out, and those so wide that they spell a vocabulary.
+    """
+    entries = kept_entries(teacher, plan_of(model))
+    kept: dict[str, Tensor | None] = {}
+    for name in names:
+        here, there = model.get_submodule(name), teacher.get_submodule(name)
+        rows = entries.get(f"{name}.weight", {}).get(1 if is_conv1d(there) else 0)
+        (outputs, inputs), shape = weight_of(there).shape, weight_of(here).shape
+        if shape[0] and shape == (outputs if rows is None else len(rows), inputs) and outputs <= WIDEST * inputs:
+            kept[name] = rows
+    return kept
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer whose weight can be replaced."""
+    return (type(module) in LINEARS or is_conv1d(module)) and module._parameters.get("weight") is not None
+
+
+def _other_linears(model: nn.Module, layers: Layers) -> list[str]:
+    """The linear layers that are no output projections of attention and share no weight with another module."""
+    holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    outputs = {layer.output_name for layer in layers.values()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if is_linear(module)
+        and name not in outputs
+        and all(holders[id(parameter)] == 1 for parameter in module.parameters())
+    ]
+
+
+def _check_belong(name: str, student: AttentionLayer, teacher: AttentionLayer) -> None:
+    """Refuse a layer of the pruned model that can't have been pruned from the teacher's of that name."""
+    for layer in (student, teacher):
+        if layer.num_heads and not is_linear(layer.output):
+            raise UnsupportedModule(
+                f"layer {name!r}: its output projection is a {type(layer.output).__name__}, not a plain linear"
+            )
+    if foreign := [head for head in student.heads if head not in teacher.heads]:
+        raise PlanError(
+            f"layer {name!r}: the pruned model has heads {foreign}, which the teacher has not (it has "
+            f"{list(teacher.heads)}); give the model that was pruned"
+        )
+    of_student, of_teacher = (
+        (layer.lineage.total_heads, weight_of(layer.output).shape[0], layer.head_dim) for layer in (student, teacher)
+    )
+    if of_student != of_teacher:
+        raise PlanError(
+            f"layer {name!r}: heads it was made with, width of its output and width of a head are {of_student} in "
+            f"the pruned model and {of_teacher} in the teacher; give the model that was pruned"
+        )

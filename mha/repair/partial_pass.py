@@ -1,0 +1,93 @@
+"""Passes over a batch that end as soon as the layers in question have run."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from torch import Tensor, nn
+
+from mha.pruning.masking import nothing_compiled
+from mha.repair.observe import first_tensor
+from mha.runtime.undoing import hooked
+
+InputAndOutput = tuple[Tensor, Tensor]  # what a layer reads and what it puts out in one run
+
+
+class _ReachedError(BaseException):
+    """Stops a forward pass which has shown what is needed; no `except Exception` on the way holds it up."""
+
+
+def runs_of_several(
+    linears: Mapping[str, nn.Module], counts: Mapping[str, int], run: Callable[[], Any]
+) -> dict[str, list[InputAndOutput]]:
+    """What each of the layers reads and puts out in its first runs; the pass ends when all have run.
+
+    Args:
+        counts: layer -> how many of its runs are wanted.
+        run: runs the model.
+    """
+    ran: dict[str, list[InputAndOutput]] = {name: [] for name in linears}
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            ran[name].append((args[0], output))
+            if all(len(ran[layer]) >= count for layer, count in counts.items()):
+                raise _ReachedError
+
+        return hook
+
+    with ExitStack() as hooks, suppress(_ReachedError), nothing_compiled():
+        for name, linear in linears.items():
+            hooks.enter_context(hooked(linear, after(name)))
+        run()
+    return {name: runs[: counts[name]] for name, runs in ran.items()}
+
+
+def runs_and_reads(
+    linear: nn.Module,
+    reader: nn.Module | None,
+    count: int,
+    run: Callable[[], Any],
+    *,
+    entered: nn.Module | None = None,
+) -> tuple[list[InputAndOutput], list[Tensor]]:
+    """What a layer reads and puts out in its first `count` runs, and what the reader reads after each of them.
+
+    The pass ends there.
+
+    Args:
+        reader: None where only the layer itself is of interest; then nothing is read.
+        run: runs the model.
+        entered: a module whose entries count in place of the layer's runs, of which there may be none.
+    """
+    ran: list[InputAndOutput] = []
+    reads: list[Tensor] = []
+    begun = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal begun
+        begun += 1
+
+    def after(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        ran.append((args[0], output))
+        if entered is None:
+            enter()
+        if reader is None and begun == count:
+            raise _ReachedError
+
+    def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if begun > len(reads):
+            read = first_tensor(args)
+            assert read is not None  # it read one in the dense model
+            reads.append(read)
+        if len(reads) == count:
+            raise _ReachedError
+
+    with ExitStack() as hooks, suppress(_ReachedError), nothing_compiled():
+        hooks.enter_context(hooked(linear, after))
+        if entered is not None:
+            hooks.enter_context(hooked(entered, enter, before=True))
+        if reader is not None:
+            hooks.enter_context(hooked(reader, before, before=True))
+        run()
+    return ran, reads
