@@ -1,7 +1,7 @@
 """Parameters and floating-point operations: counted on what pruning really yields, never from a formula per family."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,20 @@ def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
     module, whole = _without_data(layer.module), Shape(layer.num_heads, layer.num_kv_heads)
     plans = {shape: HeadPlan({"": first_heads(layer.heads, whole, shape)}) for shape in feasible_shapes(whole)}
     return {shape: parameters_of(prune(module, plan)) for shape, plan in plans.items()}
+
+
+def counting_together(layers: Sequence[AttentionLayer]) -> Callable[[Mapping[str, Sequence[int]]], int]:
+    """A function of what layers keep, layer -> heads, that counts the parameters of all of them, each parameter once.
+
+    A layer that is not named stays whole. For layers that share weights: apart, each would count them as its own.
+    """
+    bare = _without_data(nn.ModuleList(layer.module for layer in layers))
+
+    def count(keep: Mapping[str, Sequence[int]]) -> int:
+        named = {str(place): keep[layer.name] for place, layer in enumerate(layers) if layer.name in keep}
+        return parameters_of(prune(bare, HeadPlan(named)))
+
+    return count
 
 
 class Flops(NamedTuple):

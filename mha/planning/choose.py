@@ -1,20 +1,20 @@
 """Scores and a budget become a plan."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
-from mha.costs import CostTable, Quantity, Shape, count_parameters, parameters_of
-from mha.families import find_attention
+from mha.costs import CostTable
+from mha.families import AttentionMap, find_attention
+from mha.planning.charges import QUANTITIES, Charges
 from mha.planning.exchange import rearranged
-from mha.planning.feasible import Alternative, Options, Terms, alternatives, options_of, told_counts
-from mha.planning.knapsack import Option, best_of_size, best_within
+from mha.planning.programme import Programme
+from mha.planning.terms import Terms
+from mha.planning.tied_layers import ties_of
 from mha.values.errors import PlanError, ScoresError, SlowPlanWarning
 from mha.values.plan import HeadPlan, HeadScores
-
-QUANTITIES: Mapping[str, Quantity] = {"latency": "seconds", "flops": "flops", "parameters": "parameters"}
 
 
 def choose(
@@ -44,7 +44,8 @@ def choose(
     layers that are scored.
 
     Args:
-        model: where the scores are to be used; given, they are checked against it.
+        model: where the scores are to be used; given, they are checked against it, and layers that share weights lose
+            the same heads of them, as `mha.prune` asks: those are decided together, by the sum of their scores.
         keep: share of the scored heads to keep: `round(keep * total)` heads.
         heads: number of heads to keep, over all layers.
         latency, flops: share of the dense model's seconds, or floating-point operations, that the pruned one takes
@@ -73,6 +74,11 @@ def choose(
 
     Warns:
         SlowPlanWarning: heads leave, and by `costs` the model does not become faster.
+
+    Example:
+        >>> scores = mha.HeadScores({"0": torch.tensor([5.0, 1.0, 4.0]), "1": torch.tensor([2.0, 3.0])})
+        >>> mha.choose(scores, keep=0.6)
+        HeadPlan({'0': (0, 2), '1': (1,)})
     """
     plan = best_plan(
         scores,
@@ -95,28 +101,31 @@ def best_plan(
     *,
     model: nn.Module | None = None,
     costs: CostTable | None = None,
-    min_heads: int | Mapping[str, int] = 0,
-    uniform: bool = False,
-    multiple_of: int = 1,
-    whole_groups: bool = False,
     across_layers: bool | None = None,
+    **terms: Any,
 ) -> HeadPlan:
     """As `choose`, without a warning of a plan that is no faster.
 
     Args:
         budgets: all that there are by name; None where not given.
+        terms: those of `mha.planning.terms.Terms`.
+
+    Raises:
+        ScoresError, PlanError: as `choose`.
+        TypeError: a term that there is not.
     """
+    asked = Terms(**terms)
     budget, amount = _only_one(budgets)
-    _check_belong(scores, model, costs)
+    layers = None if model is None else find_attention(model)
+    _check_belong(scores, layers, costs)
+    ties = [] if layers is None else ties_of(layers)
     across = scores.comparable if across_layers is None else across_layers
-    programme = _Programme.of(
-        scores if across else _within_layers(scores), Terms(min_heads, uniform, multiple_of, whole_groups)
-    )
+    programme = Programme.of(scores if across else _within_layers(scores), asked, ties)
     if budget in QUANTITIES:
-        best = _within(programme, budget, amount, _Charges.of(budget, model, costs))
+        best = programme.best_within(budget, amount, Charges.of(budget, model, costs, ties))
     else:
-        best = _of_size(programme, _size(scores.num_heads, budget, amount))
-    return rearranged(best, scores)
+        best = programme.best_of_size(_size(scores.num_heads, budget, amount))
+    return rearranged(best, scores, ties)
 
 
 def _within_layers(scores: HeadScores) -> HeadScores:
@@ -126,11 +135,16 @@ def _within_layers(scores: HeadScores) -> HeadScores:
 
 
 def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
-    given = {name: amount for name, amount in budgets.items() if amount is not None}
-    if len(given) != 1:
-        came = ", ".join(f"{name}={amount}" for name, amount in given.items()) or "none"
+    """The one budget that is given: its name, and how much of it.
+
+    Raises:
+        ScoresError: there are several, or none, or it is no share between 0 and 1 where it should be.
+    """
+    wanted = {name: amount for name, amount in budgets.items() if amount is not None}
+    if len(wanted) != 1:
+        came = ", ".join(f"{name}={amount}" for name, amount in wanted.items()) or "none"
         raise ScoresError(f"give exactly one budget, got {came}; there are {', '.join(budgets)}")
-    ((name, amount),) = given.items()
+    ((name, amount),) = wanted.items()
     if name != "heads" and not 0.0 <= amount <= 1.0:
         of = "the heads" if name == "keep" else "the dense model's"
         raise ScoresError(f"{name} is a share of {of}, between 0 and 1, got {amount}")
@@ -138,6 +152,11 @@ def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
 
 
 def _size(total: int, budget: str, amount: float) -> int:
+    """How many of so many heads a budget of heads keeps.
+
+    Raises:
+        ScoresError: it is no number of heads that there are.
+    """
     if budget == "keep":
         return round(amount * total)
     if not 0 <= amount <= total or amount != int(amount):
@@ -145,16 +164,25 @@ def _size(total: int, budget: str, amount: float) -> int:
     return int(amount)
 
 
-def _check_belong(scores: HeadScores, model: nn.Module | None, costs: CostTable | None) -> None:
-    """Whether the scores are of the heads that the model has, and the costs too."""
-    if model is not None:
-        layers = find_attention(model)
+def _check_belong(scores: HeadScores, layers: AttentionMap | None, costs: CostTable | None) -> None:
+    """Refuse scores of other heads than those that the model has, or that the costs are of.
+
+    Raises:
+        PlanError: they are.
+    """
+    if layers is not None:
         _check_layers(scores, {name: (layer.heads, layer.num_kv_heads) for name, layer in layers.items()}, "the model")
     if costs is not None:
         _check_layers(scores, {name: (layer.heads, layer.groups) for name, layer in costs.layers.items()}, "the costs")
 
 
 def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...], int]], whose: str) -> None:
+    """Refuse scores of other heads than these.
+
+    Args:
+        layers: layer -> original numbers of its heads, and how many key/value groups it has.
+        whose: "the model" or "the costs", for the error.
+    """
     verb, then = ("do", "measure the costs of this model") if whose == "the costs" else ("does", "score this model")
     if unknown := [name for name in scores.scores if name not in layers]:
         raise PlanError(f"the scores name layers that {whose} {verb} not have: {unknown}; there are {list(layers)}")
@@ -167,113 +195,8 @@ def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...]
             )
 
 
-@dataclass(frozen=True)
-class _Programme:
-    """What may be kept, part by part, as lists for the knapsack.
-
-    Attributes:
-        parts: what is decided on its own: a layer, or all layers alike; and what it may become.
-        terms: what was asked for beside the budget, in words.
-    """
-
-    options: Options
-    parts: Sequence[Sequence[Alternative]]
-    terms: str
-
-    @classmethod
-    def of(cls, scores: HeadScores, terms: Terms) -> "_Programme":
-        options = options_of(scores, terms)
-        return cls(options, alternatives(scores, options, terms), terms.told(len(options)))
-
-    def priced(self, cost: Callable[[str, Shape], float]) -> list[list[Option]]:
-        """The parts, with that cost of a layer in each shape."""
-        return [[self._option(alternative, cost) for alternative in part] for part in self.parts]
-
-    def plan(self, places: Sequence[int]) -> HeadPlan:
-        chosen = [part[place] for part, place in zip(self.parts, places, strict=True)]
-        return HeadPlan({name: self.options[name][shape].heads for part in chosen for name, shape in part.items()})
-
-    def _option(self, alternative: Alternative, cost: Callable[[str, Shape], float]) -> Option:
-        return Option(
-            sum(self.options[name][shape].value for name, shape in alternative.items()),
-            sum(cost(name, shape) for name, shape in alternative.items()),
-            sum(shape.heads for shape in alternative.values()),
-        )
-
-
-def _of_size(programme: _Programme, wanted: int) -> HeadPlan:
-    """The best plan with as many heads as possible, but not more than `wanted`."""
-    parts = programme.priced(lambda _, shape: shape.heads)
-    best = best_of_size(parts, wanted)
-    if best is None:
-        fewest = sum(min(option.rank for option in part) for part in parts)
-        raise ScoresError(
-            f"no feasible plan keeps at most {wanted} heads with {programme.terms}; the smallest that does keeps "
-            f"{fewest}"
-        )
-    if wanted and not any(part[place].rank for part, place in zip(parts, best, strict=True)):
-        _check_any(programme, parts)
-        least = min(option.rank for part in parts for option in part if option.rank)
-        raise ScoresError(
-            f"no plan but the empty one keeps at most {wanted} heads with {programme.terms}; the nearest that can be "
-            f"met are 0 and {least}"
-        )
-    return programme.plan(best)
-
-
-def _check_any(programme: _Programme, parts: Sequence[Sequence[Option]]) -> None:
-    """Refuse terms by which no head could stay, whatever the budget."""
-    if programme.options and not any(option.rank for part in parts for option in part):
-        raise ScoresError(
-            f"no plan but the empty one has {programme.terms}; layers may keep one by one: "
-            f"{told_counts(programme.options)}"
-        )
-
-
-@dataclass(frozen=True)
-class _Charges:
-    """What shapes cost, so that a model costs the rest and the sum over its layers.
-
-    Attributes:
-        layers: of all the model's layers, also those without scores.
-    """
-
-    dense: float
-    rest: float
-    layers: Mapping[str, Mapping[Shape, float]]
-
-    @classmethod
-    def of(cls, budget: str, model: nn.Module | None, costs: CostTable | None) -> "_Charges":
-        if costs is not None:
-            quantity = QUANTITIES[budget]
-            return cls(getattr(costs.dense, quantity), costs.rest_of(quantity), costs.amounts(quantity))
-        if budget != "parameters":
-            raise ScoresError(
-                f"{budget} needs measured costs: choose(…, {budget}=…, costs=mha.measure_costs(model, args))"
-            )
-        if model is None:
-            raise ScoresError("parameters needs the model, or its costs: choose(…, parameters=…, model=model)")
-        dense, layers = parameters_of(model), count_parameters(find_attention(model))
-        return cls(dense, dense - sum(max(layer.values()) for layer in layers.values()), layers)
-
-
-def _within(programme: _Programme, budget: str, share: float, charges: _Charges) -> HeadPlan:
-    """The best plan for which the whole model costs at most that share of the dense one."""
-    unscored = sum(max(layer.values()) for name, layer in charges.layers.items() if name not in programme.options)
-    fixed = charges.rest + unscored
-    parts = programme.priced(lambda name, shape: charges.layers[name][shape])
-    _check_any(programme, parts)
-    best = best_within(parts, share * charges.dense - fixed)
-    if best is None:
-        least = fixed + sum(min(option.cost for option in part) for part in parts)
-        raise ScoresError(
-            f"no feasible plan takes at most {share:g} of the dense model's {budget} with {programme.terms}; the "
-            f"least that any does is {least / charges.dense:.4f}"
-        )
-    return programme.plan(best)
-
-
 def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
+    """Warn of a plan that removes heads and, by the costs, makes the model no faster."""
     kept = sum(map(len, plan.keep.values()))
     if costs is None or kept == scores.num_heads:
         return

@@ -1,32 +1,45 @@
 """Which heads of a layer to remove, once it is settled how many (Kwon et al. 2022, section 4.2).
 
-Scores add up the heads' costs one by one. Where a criterion knows what heads cost together, Σ_{i,j∈S} M_ij for the set
+Scores add up what heads cost one by one. Where a criterion knows what heads cost together, Σ_{i,j∈S} M_ij for the set
 S that is removed, exchanging heads within the layer can lower that without changing how many stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mha.planning.tied_layers import Alike, Tie
 from mha.values.plan import HeadPlan, HeadScores
 
 Matrix = NDArray[np.float64]
 
 
-def rearranged(plan: HeadPlan, scores: HeadScores) -> HeadPlan:
+def rearranged(plan: HeadPlan, scores: HeadScores, ties: Iterable[Tie] = ()) -> HeadPlan:
     """The plan with heads exchanged within layers, as long as that lowers the cost; it keeps as many in each.
 
-    A plan that was feasible for grouped attention stays so. Without interactions the plan is returned as it is.
+    A plan that was feasible for grouped attention stays so. Layers that must keep the same heads exchange the same, and
+    those that are tied otherwise none. Without interactions the plan is returned as it is.
     """
     if scores.interactions is None:
         return plan
-    keep = {}
-    for name, heads in plan.keep.items():
-        ids = scores.heads[name]
-        kept = exchange(scores.interactions[name].numpy(), [ids.index(head) for head in heads], scores.groups[name])
-        keep[name] = [ids[head] for head in kept]
+    together = {name: tie for tie in ties for name in tie.layers}
+    keep = dict(plan.keep)
+    for name in plan.keep:
+        tie = together.get(name)
+        names = [name] if tie is None else [member for member in tie.layers if member in plan.keep]
+        if tie is not None and (tie.alike is not Alike.HEADS or name != names[0] or not _one_shape(names, scores)):
+            continue
+        costs = np.sum([scores.interactions[member].numpy() for member in names], axis=0)
+        positions = [scores.heads[name].index(head) for head in plan.keep[name]]
+        kept = exchange(costs, positions, scores.groups[name])
+        keep |= {member: tuple(scores.heads[member][position] for position in kept) for member in names}
     return HeadPlan(keep)
+
+
+def _one_shape(names: Iterable[str], scores: HeadScores) -> bool:
+    """Whether the layers have as many heads and groups as each other."""
+    return len({(len(scores.heads[name]), scores.groups[name]) for name in names}) == 1
 
 
 def exchange(interactions: Matrix, kept: list[int], groups: int) -> list[int]:
@@ -36,44 +49,45 @@ def exchange(interactions: Matrix, kept: list[int], groups: int) -> list[int]:
 
     Args:
         interactions: symmetric (h, h).
+        kept: positions of the heads that stay at first.
         groups: key/value groups; every surviving one keeps as many heads as another, before and after.
     """
     current = sorted(kept)
     cost = cost_of_removing(interactions, current)
     while True:
-        option = min(_options(interactions, current, groups), key=lambda kept: cost_of_removing(interactions, kept))
-        lower = cost_of_removing(interactions, option)
+        best = min(_exchanged(interactions, current, groups), key=lambda kept: cost_of_removing(interactions, kept))
+        lower = cost_of_removing(interactions, best)
         if not lower < cost - 1e-12 * abs(cost):
             return current
-        current, cost = option, lower
+        current, cost = best, lower
 
 
 def cost_of_removing(interactions: Matrix, kept: list[int]) -> float:
-    """Σ_{i,j∈S} M_ij over the heads S that are not kept."""
+    """Σ_{i,j∈S} M_ij over the heads S that are at none of the positions kept."""
     removed = np.setdiff1d(np.arange(len(interactions)), kept)
     return float(interactions[np.ix_(removed, removed)].sum())
 
 
-def _options(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
-    """The plan itself, the best exchange of two heads, and every exchange of two groups."""
+def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
+    """The positions kept as they are, after the best exchange of two heads, and after every exchange of two groups."""
     yield kept
     per_group = len(interactions) // max(groups, 1)
-    gone = [head for head in range(len(interactions)) if head not in kept]
+    gone = [position for position in range(len(interactions)) if position not in kept]
     if not kept or not gone:
         return
     removed = interactions[:, gone].sum(axis=1)  # Σ_{j∈S} M_ij
     own = interactions.diagonal()
     change = (2 * removed + own)[kept][:, None] - (2 * removed - own)[gone] - 2 * interactions[np.ix_(kept, gone)]
-    same = np.array(kept)[:, None] // per_group == np.array(gone) // per_group
-    if same.any() or per_group == 1:
-        allowed = np.where(same | (per_group == 1), change, np.inf)
+    same_group = np.array(kept)[:, None] // per_group == np.array(gone) // per_group
+    if same_group.any() or per_group == 1:
+        allowed = np.where(same_group | (per_group == 1), change, np.inf)
         leaves, comes = np.unravel_index(allowed.argmin(), allowed.shape)
         yield sorted({*kept, gone[comes]} - {kept[leaves]})
-    survivors = {head // per_group for head in kept} if per_group > 1 else set()
-    for leaves_group in survivors:
-        rest = [head for head in kept if head // per_group != leaves_group]
-        for comes_group in set(range(groups)) - survivors:
-            members = range(comes_group * per_group, (comes_group + 1) * per_group)
+    survivors = {position // per_group for position in kept} if per_group > 1 else set()
+    for leaving_group in survivors:
+        rest = [position for position in kept if position // per_group != leaving_group]
+        for coming_group in set(range(groups)) - survivors:
+            members = range(coming_group * per_group, (coming_group + 1) * per_group)
             yield _filled(interactions, rest, list(members), len(kept) - len(rest))
 
 

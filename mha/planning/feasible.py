@@ -1,156 +1,204 @@
 """What layers may keep: every feasible shape with its best heads, and which of the shapes are asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mha.costs.shapes import Shape
+from mha.planning.terms import Terms
+from mha.planning.tied_layers import Alike, Tie
 from mha.values.errors import ScoresError
 from mha.values.plan import HeadScores
 
-
-@dataclass(frozen=True)
-class Terms:
-    """What is asked of a plan beside its budget.
-
-    Attributes:
-        min_heads: no layer keeps fewer; or layer -> the fewest that it keeps, 0 where not named.
-        uniform: all layers have one number of heads, those with several heads per key/value group also one number of
-            groups.
-        multiple_of: what every layer's number of key/value groups is divisible by.
-        whole_groups: a key/value group keeps all of its heads, or leaves.
-    """
-
-    min_heads: int | Mapping[str, int] = 0
-    uniform: bool = False
-    multiple_of: int = 1
-    whole_groups: bool = False
-
-    def __post_init__(self) -> None:
-        divisor = self.multiple_of
-        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
-            raise ScoresError(f"multiple_of is a whole number, 1 or more, got {divisor!r}")
-        for name in ("uniform", "whole_groups"):
-            if not isinstance(getattr(self, name), bool):
-                raise ScoresError(f"{name} is True or False, got {getattr(self, name)!r}")
-
-    def floor_of(self, name: str) -> int:
-        return self.min_heads.get(name, 0) if isinstance(self.min_heads, Mapping) else self.min_heads
-
-    def allow(self, shape: Shape, whole: Shape) -> bool:
-        """Whether a layer of that shape may be pruned to this one, as far as groups go."""
-        of_whole_groups = not self.whole_groups or not shape.heads or shape.per_group == whole.per_group
-        return of_whole_groups and _divides(self.multiple_of, shape, whole)
-
-    def told(self, layers: int) -> str:
-        """As the end of a sentence about a model of so many scored layers."""
-        asked = {
-            "the same number in every layer": self.uniform,
-            f"numbers of key/value groups that are multiples of {self.multiple_of}": self.multiple_of > 1,
-            "whole key/value groups": self.whole_groups,
-        }
-        return ", ".join(
-            [f"at least {self.min_heads} in each of {layers} layers", *(words for words, yes in asked.items() if yes)]
-        )
+Values = NDArray[np.float64]
+MOST_COMBINATIONS = 4096  # of numbers of heads per group, in layers that share keys: beyond, all layers keep as many
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The best way for a layer to have a certain shape."""
+    """The best way for a layer to have a certain shape.
 
-    value: float  # total score
-    heads: tuple[int, ...]  # original numbers
-
-
-Options = Mapping[str, Mapping[Shape, Choice]]  # of each layer, every shape that the terms allow
-Alternative = Mapping[str, Shape]  # of layers that are decided together
-
-
-def options_of(scores: HeadScores, terms: Terms) -> Options:
+    Attributes:
+        value: total score.
+        heads: original numbers.
     """
+
+    shape: Shape
+    value: float
+    heads: tuple[int, ...]
+
+
+Alternative = Mapping[str, Choice]  # one way for layers that are decided together
+Part = Sequence[Alternative]  # all ways for these layers
+
+
+def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list[Part]:
+    """For each layer, or layers that are tied, everything that the terms allow one by one.
+
     Raises:
         ScoresError: a layer that can't keep as few or as many heads as the terms ask for.
     """
     named = terms.min_heads if isinstance(terms.min_heads, Mapping) else ()
     if unknown := [name for name in named if name not in scores.scores]:
         raise ScoresError(f"min_heads names layers without scores: {unknown}; scored are {list(scores.scores)}")
-    return {name: _layer_options(scores, name, terms) for name in scores.scores}
+    tie_of = {name: tie for tie in ties for name in tie.layers}
+    together = dict.fromkeys(tie_of.get(name, Tie((name,), Alike.HEADS)) for name in scores.scores)
+    return [_allowed(scores, tie, terms) for tie in together]
 
 
-def alternatives(scores: HeadScores, options: Options, terms: Terms) -> list[Sequence[Alternative]]:
-    """For each part of the model that is decided on its own, what it may become: a layer, or all of them alike.
+def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
+    """Every way for all layers to have one number of heads, and of groups where those hold several.
 
     Raises:
-        ScoresError: no number of heads that every layer may keep.
+        ScoresError: there is none.
     """
-    if not terms.uniform or not options:
-        return [[{name: shape} for shape in layer] for name, layer in options.items()]
-    alike = list(_alike(scores, options))
-    if not alike:
+    found = list(_alike(scores, parts))
+    if not found:
         raise ScoresError(
-            f"no feasible plan has {terms.told(len(options))}; layers may keep one by one: {told_counts(options)}"
+            f"no feasible plan has {terms.in_words(len(scores.scores))}; layers may keep one by one: "
+            f"{counts_in_words(parts)}"
         )
-    return [alike]
+    return found
 
 
-def told_counts(options: Options) -> str:
+def counts_in_words(parts: Iterable[Part]) -> str:
     """How many heads layers may keep, the first layer of each kind."""
     kinds: dict[tuple[int, ...], str] = {}
-    for name, layer in options.items():
-        kinds.setdefault(tuple(sorted({shape.heads for shape in layer})), name)
+    for part in parts:
+        for name in part[0]:
+            kinds.setdefault(tuple(sorted({way[name].shape.heads for way in part})), name)
     return "; ".join(f"{name!r} {list(counts)}" for counts, name in kinds.items())
 
 
-def _divides(number: int, shape: Shape, whole: Shape) -> bool:
-    """Whether so many ranks can share the layer.
+def _alike(scores: HeadScores, parts: Sequence[Part]) -> Iterator[Alternative]:
+    """One way of each part put together, for each shape that all layers may have."""
+    by_shapes = [{tuple((name, way[name].shape) for name in way): way for way in part} for part in parts]
+    grouped = {name for name in scores.scores if scores.groups[name] < len(scores.heads[name])}
+    first = next((name for name in scores.scores if name in grouped), next(iter(scores.scores)))
+    for shape in [way[first].shape for part in parts if first in part[0] for way in part]:
+        plain = Shape(shape.heads, shape.heads)
+        wanted = [tuple((name, shape if name in grouped else plain) for name in part[0]) for part in parts]
+        if all(shapes in ways for shapes, ways in zip(wanted, by_shapes, strict=True)):
+            ways = [ways[shapes] for shapes, ways in zip(wanted, by_shapes, strict=True)]
+            yield {name: choice for way in ways for name, choice in way.items()}
 
-    Each gets as many groups as another; of fewer groups than ranks to begin with, as in multi-query attention, each
-    rank holds a copy, and shares their query heads.
+
+def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
+    """Every feasible way for the layers of a tie that the terms allow.
+
+    Raises:
+        ScoresError: there is none that keeps as many heads as they ask for.
     """
-    if shape.groups % number == 0:
-        return True
-    return whole.groups < number and shape.heads % number == 0 and number % shape.groups == 0
-
-
-def _layer_options(scores: HeadScores, name: str, terms: Terms) -> dict[Shape, Choice]:
-    """Shape -> the best heads of that shape, for every one that the terms allow."""
-    values, ids, fewest = scores.scores[name].numpy(), scores.heads[name], terms.floor_of(name)
-    if len(values) < fewest:
-        raise ScoresError(f"layer {name!r} has only {len(values)} heads, fewer than min_heads={fewest}")
-    whole = Shape(len(values), scores.groups[name])
-    options = {
-        shape: Choice(float(values[kept].sum()), tuple(ids[i] for i in sorted(kept)))
-        for shape, kept in _group_choices(values, whole.groups)
-        if terms.allow(shape, whole)
-    }
-    enough = {shape: choice for shape, choice in options.items() if shape.heads >= fewest}
+    names = [name for name in scores.scores if name in tie.layers]
+    whole = {name: Shape(len(scores.heads[name]), scores.groups[name]) for name in names}
+    for name in names:
+        if whole[name].heads < terms.floor_of(name):
+            raise ScoresError(
+                f"layer {name!r} has only {whole[name].heads} heads, fewer than min_heads={terms.floor_of(name)}"
+            )
+    allowed = [
+        way
+        for way in _ways(scores, names, tie)
+        if all(terms.allow(choice.shape, whole[name]) for name, choice in way.items())
+    ]
+    enough = [way for way in allowed if all(way[name].shape.heads >= terms.floor_of(name) for name in names)]
     if not enough:
-        raise ScoresError(
-            f"layer {name!r}: of its {whole.heads} heads in {whole.groups} key/value groups it may keep "
-            f"{sorted({shape.heads for shape in options})}, none of them at least min_heads={fewest}"
-        )
+        raise ScoresError(_why_too_few(names, whole, allowed, terms))
     return enough
 
 
-def _group_choices(values: np.ndarray, groups: int) -> Iterator[tuple[Shape, list[int]]]:
-    """For every feasible shape, the positions with the largest total score."""
-    yield Shape(0, 0), []
-    if groups == 0:
+def _why_too_few(names: Sequence[str], whole: Mapping[str, Shape], allowed: Part, terms: Terms) -> str:
+    """Why no way for these layers keeps enough heads."""
+    if len(names) == 1:
+        (name,) = names
+        return (
+            f"layer {name!r}: of its {whole[name].heads} heads in {whole[name].groups} key/value groups it may keep "
+            f"{sorted({way[name].shape.heads for way in allowed})}, none of them at least "
+            f"min_heads={terms.floor_of(name)}"
+        )
+    counts = sorted({tuple(way[name].shape.heads for name in names) for way in allowed})
+    return (
+        f"layers {', '.join(map(repr, names))} share weights, and so lose heads together: they may keep {counts} of "
+        f"them, none of these at least min_heads={[terms.floor_of(name) for name in names]}"
+    )
+
+
+def _ways(scores: HeadScores, names: Sequence[str], tie: Tie) -> Iterator[Alternative]:
+    """Every feasible way for the scored layers of a tie; beside one that is not scored, which stays whole, those that
+    keep what they share with it whole too."""
+    whole = {name: Shape(len(scores.heads[name]), scores.groups[name]) for name in names}
+    beside_unscored = len(names) < len(tie.layers)
+    for shapes, positions in _kept(scores, names, tie.alike):
+        same = all(
+            shape.groups == whole[name].groups if tie.alike is Alike.GROUPS else shape == whole[name]
+            for name, shape in zip(names, shapes, strict=True)
+        )
+        if same or not beside_unscored:
+            yield {
+                name: _choice(scores, name, shape, kept)
+                for name, shape, kept in zip(names, shapes, positions, strict=True)
+            }
+
+
+def _choice(scores: HeadScores, name: str, shape: Shape, positions: list[int]) -> Choice:
+    """The choice that keeps the heads at these positions of the layer."""
+    heads = scores.heads[name]
+    value = float(scores.scores[name].numpy()[positions].sum())
+    return Choice(shape, value, tuple(heads[position] for position in sorted(positions)))
+
+
+Kept = tuple[Sequence[Shape], Sequence[list[int]]]  # of layers in their order: shapes, and positions of the heads kept
+
+
+def _kept(scores: HeadScores, names: Sequence[str], must_be: Alike) -> Iterator[Kept]:
+    """For every feasible shape of tied layers, the positions with the largest total score."""
+    values = [scores.scores[name].numpy() for name in names]
+    groups = [scores.groups[name] for name in names]
+    yield [Shape(0, 0)] * len(names), [[] for _ in names]
+    if not all(groups):
         return
-    ranked = np.argsort(-values.reshape(groups, -1), axis=1, kind="stable")
-    per_group = ranked.shape[1]
-    for heads in range(1, per_group + 1):
-        members = ranked[:, :heads] + per_group * np.arange(groups)[:, None]
-        order = np.argsort(-values[members].sum(axis=1), kind="stable")
+    if must_be is Alike.EVERYTHING or len(set(groups)) > 1:
+        whole = [Shape(len(row), count) for row, count in zip(values, groups, strict=True)]
+        yield whole, [list(range(len(row))) for row in values]
+    elif must_be is Alike.HEADS and len(set(map(len, values))) == 1:  # as if they were one layer
+        for (shape,), (kept,) in _same_groups([np.sum(values, axis=0)], groups[0], must_be):
+            yield [shape] * len(names), [kept] * len(names)
+    else:
+        yield from _same_groups(values, groups[0], must_be)
+
+
+def _same_groups(values: Sequence[Values], groups: int, must_be: Alike) -> Iterator[Kept]:
+    """For layers that keep the same groups, every number of these and of heads in each of them, layer by layer."""
+    by_group = [row.reshape(groups, -1) for row in values]
+    ranked = [np.argsort(-rows, axis=1, kind="stable") for rows in by_group]
+    for numbers in _numbers_per_group([rows.shape[1] for rows in by_group], must_be):
+        best = [order[:, :number] for order, number in zip(ranked, numbers, strict=True)]
+        worth = sum(
+            np.take_along_axis(rows, heads, axis=1).sum(axis=1) for rows, heads in zip(by_group, best, strict=True)
+        )
+        order = np.argsort(-np.asarray(worth), kind="stable")
+        positions = [
+            heads + rows.shape[1] * np.arange(groups)[:, None] for rows, heads in zip(by_group, best, strict=True)
+        ]
         for count in range(1, groups + 1):
-            yield Shape(count * heads, count), members[order[:count]].ravel().tolist()
+            yield (
+                [Shape(count * number, count) for number in numbers],
+                [of_layer[order[:count]].ravel().tolist() for of_layer in positions],
+            )
 
 
-def _alike(scores: HeadScores, options: Options) -> Iterator[Alternative]:
-    """Every number of heads, and of groups where those hold several, that all layers may keep."""
-    grouped = [name for name in options if scores.groups[name] < len(scores.heads[name])]
-    for shape in options[grouped[0] if grouped else next(iter(options))]:
-        alike = {name: shape if name in grouped else Shape(shape.heads, shape.heads) for name in options}
-        if all(alike[name] in layer for name, layer in options.items()):
-            yield alike
+def _numbers_per_group(most: Sequence[int], must_be: Alike) -> Iterable[tuple[int, ...]]:
+    """How many heads the layers may keep in each group: any numbers, unless heads must be alike or that is too many.
+
+    Args:
+        most: how many heads each layer has in a group.
+    """
+    if len(most) == 1 or (must_be is Alike.GROUPS and math.prod(most) <= MOST_COMBINATIONS):
+        return itertools.product(*(range(1, per_group + 1) for per_group in most))
+    if must_be is Alike.GROUPS and len(set(most)) == 1:
+        return [(number,) * len(most) for number in range(1, most[0] + 1)]
+    return [tuple(most)]

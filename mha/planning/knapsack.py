@@ -40,11 +40,13 @@ def best_within(layers: Sequence[Sequence[Option]], budget: float) -> list[int] 
     problem = _Problem.of(layers, budget)
     if problem.cheapest[0] > problem.budget:
         return None
-    found = problem.search(np.iinfo(np.int64).min, WIDTH)
-    return problem.search(found.worth, None).places
+    good = problem.search(np.iinfo(np.int64).min, WIDTH)
+    return problem.search(good.worth, None).places
 
 
 class _Choice(NamedTuple):
+    """One option of each layer, by its place among the layer's options, and what they are worth together."""
+
     worth: int
     places: list[int]
 
@@ -69,6 +71,7 @@ class _Problem:
 
     @classmethod
     def of(cls, layers: Sequence[Sequence[Option]], budget: float) -> "_Problem":
+        """The problem in whole numbers, whose sums do not depend on their order."""
         rows = [np.array([(option.value, option.cost) for option in options], dtype=float) for options in layers]
         ranks = [np.array([option.rank for option in options], dtype=np.int64) for options in layers]
         base = 1 + sum(int(rank.max()) for rank in ranks)
@@ -85,7 +88,11 @@ class _Problem:
         return cls(fronts, costs, worths, cheapest, _hulls(costs, worths), allowed)
 
     def search(self, known: int, width: int | None) -> _Choice:
-        """The best complete choice that is worth at least `known`; exact unless `width` limits the partial ones."""
+        """The best complete choice that is worth at least `known`.
+
+        Args:
+            width: how many partial choices go on at each layer; None for all, which is exact.
+        """
         cost, worth = np.zeros(1, np.int64), np.zeros(1, np.int64)
         steps = []
         for layer, (costs, worths) in enumerate(zip(self.costs, self.worths, strict=True)):
@@ -106,7 +113,7 @@ class _Problem:
         return _Choice(int(worth[best]), places[::-1])
 
     def _rest(self, layer: int, cost: np.ndarray) -> np.ndarray:
-        """What layers l, l + 1, … add at most, when so much has been spent; minus infinity where they don't fit."""
+        """What layers l, l + 1, … add at most when so much has been spent; minus infinity where they don't fit."""
         left = self.budget - cost
         corners, heights = self.hulls[layer]
         return np.where(left < self.cheapest[layer], -np.inf, np.interp(left, corners, heights))
@@ -118,7 +125,7 @@ def _step(least: float) -> float:
 
 
 def _front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
-    """Which are not dominated, by rising cost and so by rising worth."""
+    """Indices of the options that are not dominated, by rising cost and so by rising worth."""
     order = np.lexsort((-worth, cost))
     before = np.maximum.accumulate(worth[order])
     rises = np.ones(len(order), dtype=bool)
@@ -127,7 +134,7 @@ def _front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
 
 
 def _hulls(costs: list[np.ndarray], worths: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each l: the relaxation's optimum over layers l, l + 1, … as corners (cost, worth) to interpolate."""
+    """For each l, the relaxation's optimum over layers l, l + 1, … as corners (cost, worth) to interpolate."""
     corner, steps, hulls = np.zeros(2), np.empty((0, 2)), [(np.zeros(1), np.zeros(1))]
     for cost, worth in zip(reversed(costs), reversed(worths), strict=True):
         points = np.stack([cost, worth], axis=1).astype(float)[_upper_hull(cost, worth)]
@@ -149,6 +156,7 @@ def _upper_hull(cost: np.ndarray, worth: np.ndarray) -> list[int]:
 
 
 def _is_below(left: int, middle: int, right: int, cost: np.ndarray, worth: np.ndarray) -> bool:
+    """Whether the middle point lies on the line from left to right, or below it."""
     rise, run = float(worth[right] - worth[left]), float(cost[right] - cost[left])
     return float(worth[middle] - worth[left]) * run <= rise * float(cost[middle] - cost[left])
 

@@ -1,0 +1,113 @@
+"""The choice of a plan as a problem for the knapsack, and back: what may be kept, part by part, and what it costs."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from mha.planning.charges import Charges
+from mha.planning.feasible import Alternative, Part, alike, counts_in_words, parts_of
+from mha.planning.knapsack import Option, best_of_size, best_within
+from mha.planning.terms import Terms
+from mha.planning.tied_layers import Tie
+from mha.values.errors import ScoresError
+from mha.values.plan import HeadPlan, HeadScores
+
+
+@dataclass(frozen=True)
+class Programme:
+    """What may be kept.
+
+    Attributes:
+        layers: the scored layers.
+        one_by_one: for each layer, or layers that are tied, what they may become as far as others do not matter.
+        parts: the same for what is decided on its own: as above, or all layers at once where they are to be alike.
+        terms: what was asked for beside the budget, in words.
+    """
+
+    layers: Sequence[str]
+    one_by_one: Sequence[Part]
+    parts: Sequence[Part]
+    terms: str
+
+    @classmethod
+    def of(cls, scores: HeadScores, terms: Terms, ties: Iterable[Tie]) -> "Programme":
+        """The programme for these scores.
+
+        Raises:
+            ScoresError: the terms can't be met, whatever the budget.
+        """
+        layers = list(scores.scores)
+        one_by_one = parts_of(scores, terms, ties)
+        parts = [alike(scores, one_by_one, terms)] if terms.uniform and layers else one_by_one
+        return cls(layers, one_by_one, parts, terms.in_words(len(layers)))
+
+    def best_of_size(self, wanted: int) -> HeadPlan:
+        """The best plan with as many heads as possible, but not more than `wanted`.
+
+        Raises:
+            ScoresError: none has so few, or only the one without any.
+        """
+        options = self._options(lambda way: sum(choice.shape.heads for choice in way.values()))
+        best = best_of_size(options, wanted)
+        if best is None:
+            fewest = sum(min(option.rank for option in part) for part in options)
+            raise ScoresError(
+                f"no feasible plan keeps at most {wanted} heads with {self.terms}; the smallest that does keeps "
+                f"{fewest}"
+            )
+        if wanted and not any(part[place].rank for part, place in zip(options, best, strict=True)):
+            self._check_any(options)
+            least = min(option.rank for part in options for option in part if option.rank)
+            raise ScoresError(
+                f"no plan but the empty one keeps at most {wanted} heads with {self.terms}; the nearest that can be "
+                f"met are 0 and {least}"
+            )
+        return self._plan(best)
+
+    def best_within(self, budget: str, share: float, charges: Charges) -> HeadPlan:
+        """The best plan for which the whole model costs at most that share of the dense one.
+
+        Args:
+            budget: its name, for errors.
+
+        Raises:
+            ScoresError: every plan costs more.
+        """
+        fixed = charges.besides(self.layers)
+        options = self._options(charges.of_layers)
+        self._check_any(options)
+        best = best_within(options, share * charges.dense - fixed)
+        if best is None:
+            least = fixed + sum(min(option.cost for option in part) for part in options)
+            raise ScoresError(
+                f"no feasible plan takes at most {share:g} of the dense model's {budget} with {self.terms}; the "
+                f"least that any does is {least / charges.dense:.4f}"
+            )
+        return self._plan(best)
+
+    def _options(self, cost: Callable[[Alternative], float]) -> list[list[Option]]:
+        """The parts as lists for the knapsack."""
+        return [
+            [
+                Option(
+                    sum(choice.value for choice in way.values()),
+                    cost(way),
+                    sum(choice.shape.heads for choice in way.values()),
+                )
+                for way in part
+            ]
+            for part in self.parts
+        ]
+
+    def _plan(self, places: Sequence[int]) -> HeadPlan:
+        """The plan that takes of each part the alternative at this place."""
+        ways = [part[place] for part, place in zip(self.parts, places, strict=True)]
+        heads = {name: choice.heads for way in ways for name, choice in way.items()}
+        return HeadPlan({name: heads[name] for name in self.layers})
+
+    def _check_any(self, options: Sequence[Sequence[Option]]) -> None:
+        """Refuse terms by which no head could stay, whatever the budget."""
+        if self.layers and not any(option.rank for part in options for option in part):
+            raise ScoresError(
+                f"no plan but the empty one has {self.terms}; layers may keep one by one: "
+                f"{counts_in_words(self.one_by_one)}"
+            )
