@@ -73,6 +73,7 @@ def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict
     visits = {name: LayerCalls() for name in layers}
 
     def note(seen: LayerCalls, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note down a call that reaches a layer."""
         passing = CallArguments(args, kwargs)
         key = passing.key()
         if key not in seen.calls:

@@ -16,14 +16,13 @@ from mha.costs.fit import Fit
 from mha.costs.measured import LayerKind, MeasuredModel, readied
 from mha.costs.shapes import Shape
 from mha.costs.table import CostTable
-from mha.families import find_attention
-from mha.families.base.find import HOW_TO_REGISTER
+from mha.families.base.find import required_attention
 from mha.pruning.masking import eval_mode
 from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
 from mha.timing.quantiles import Spread
 from mha.timing.rounds import Rounds
-from mha.values.errors import CostsError, UnsupportedModule
+from mha.values.errors import CostsError
 
 DENSE = "dense"
 SHARES = (0.0, 0.25, 0.5)  # of every layer's heads, kept in the whole models that are timed
@@ -164,17 +163,15 @@ class _Timings:
 
 
 def _check(model: nn.Module, seconds: float) -> None:
-    """
+    """Check, before anything is measured, that it can be.
+
     Raises:
         CostsError: no time, or a model without data.
         UnsupportedModule: the model has no attention of a known family.
     """
     if not seconds > 0:
         raise CostsError(f"seconds is how long measuring may take, above 0, got {seconds}")
-    layers = find_attention(model)
-    if not layers:
-        listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
-        raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
+    required_attention(model)
     if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise CostsError(f"{meta[0]} is on the meta device: a model without weights can't be timed; load them first")
 

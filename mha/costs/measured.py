@@ -52,7 +52,8 @@ class MeasuredModel:
     Attributes:
         calls: layer -> the kinds of its calls in one run of the model, and how many of each; empty for a layer that
             these inputs do not reach.
-        flops: of one run of the model.
+        flops: floating-point operations of one run of the model.
+        layers: its attention layers, by name.
     """
 
     model: nn.Module

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import mha.importance.criteria  # each registers itself  # noqa: F401
-from mha.families import find_attention
-from mha.families.base.find import HOW_TO_REGISTER
+from mha.families.base.find import required_attention
 from mha.importance.head_scores import head_scores
 from mha.importance.registry import Criterion, describe
 from mha.importance.running.batch import Loss
@@ -21,7 +20,7 @@ from mha.importance.running.rounds import in_rounds
 from mha.pruning.masking import at_rest, nothing_compiled
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
-from mha.values.errors import CalibrationError, UnsupportedModule
+from mha.values.errors import CalibrationError
 from mha.values.plan import HeadScores
 
 
@@ -91,10 +90,7 @@ def score(
         )
     with locked(model, by="mha.score", draws=True):
         model = model if chosen.needs == "nothing" and chosen.name == "random" else usable(model)
-        layers = find_attention(model)
-        if not layers:
-            listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
-            raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
+        layers = required_attention(model)
         meter = Meter(chosen.name, progress)
         calibration = Calibration(model, layers, batches, loss, seed, examples, meter=meter)
         if chosen.needs != "nothing":

@@ -180,6 +180,7 @@ class Rounds:
         self._samples: list[TimedCall] = []
 
     def __contains__(self, name: Hashable) -> bool:
+        """Whether a function of this name takes part."""
         return name in self._arms
 
     def add(self, name: Hashable, prepare: Prepare) -> None:

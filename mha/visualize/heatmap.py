@@ -172,9 +172,10 @@ def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) ->
 
 
 def _check_count(what: str, labels: Sequence[Any] | None, count: int) -> None:
-    """
+    """Check that there are as many labels as there is to label, if there are any.
+
     Raises:
-        ShapeError: there are labels, but not so many.
+        ShapeError: there are more, or fewer.
     """
     if labels is not None and len(labels) != count:
         raise ShapeError(f"{what}: expected {count}, as many as the weights have, got {len(labels)}: {list(labels)}")

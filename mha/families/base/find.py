@@ -15,7 +15,7 @@ from mha.families.base.emptied import emptied
 from mha.families.base.sharing import shared_with_others, sharing
 from mha.families.base.wrappers import unwrapped, why_scripted
 from mha.runtime.generated_classes import whole
-from mha.values.errors import MhaError
+from mha.values.errors import MhaError, UnsupportedModule
 
 Convention = Callable[[nn.Module], Family | str | None]
 Relation = Callable[[nn.Module, Mapping[str, AttentionLayer]], Mapping[str, str]]
@@ -132,6 +132,19 @@ def find_attention(model: nn.Module) -> AttentionMap:
     for name, shares in sharing(model, layers).items():
         layers[name] = replace(layers[name], shares=shares)
     return AttentionMap(layers, {name: why for name, why in unsupported.items() if not _contains(name, layers)})
+
+
+def required_attention(model: nn.Module) -> AttentionMap:
+    """The layers that `find_attention` finds, of which there is at least one.
+
+    Raises:
+        UnsupportedModule: there is none; lists what looks like attention, and why it is refused.
+    """
+    layers = find_attention(model)
+    if not layers:
+        listing = "".join(f"\n  {name!r}: {why}" for name, why in layers.unsupported.items())
+        raise UnsupportedModule(f"the model has no attention of a known family; {HOW_TO_REGISTER}{listing}")
+    return layers
 
 
 def _describe(module: nn.Module) -> Family | str | None:

@@ -24,6 +24,7 @@ def entropy(calibration: Calibration) -> Scored:
 
 
 def _focus(weights: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """1 less the relative entropy of each row, and whether the row sees two keys or more."""
     keys = visible.sum(dim=-1)
     disorder = -torch.special.xlogy(weights, weights).sum(dim=-1)
     return 1 - disorder / keys.clamp(min=2).to(weights).log(), keys >= 2

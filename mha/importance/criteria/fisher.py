@@ -28,4 +28,5 @@ def fisher(calibration: Calibration, *, unit: Unit = "example") -> Scored:
 
 
 def _block(gradients: Tensor, _examples: int) -> Tensor:
+    """The sum over units of g gᵀ, (h, h)."""
     return gradients.T @ gradients

@@ -21,17 +21,18 @@ def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[st
     Args:
         normalize: standardise each layer's scores, (s - mean) / standard deviation, as the paper does.
     """
-    found = moments(calibration, full=False)
+    layer_moments = moments(calibration, full=False)
     rows = {}
     for name, layer in calibration.layers.items():
         squares = weight_of(layer.output).square().sum(dim=0)
-        seen = found.get(name)
+        seen = layer_moments.get(name)
         variance = torch.zeros_like(squares) if seen is None else seen.scatter / max(seen.count - 1, 1)
         rows[name] = per_head(variance * squares, layer).cpu()
     return {name: _standardised(row) for name, row in rows.items()} if normalize else rows
 
 
 def _standardised(row: Tensor) -> Tensor:
+    """The row with mean 0 and standard deviation 1; zeros where all are alike."""
     if len(row) < 2 or not row.std() > 0:
         return torch.zeros_like(row)
     return (row - row.mean()) / row.std()

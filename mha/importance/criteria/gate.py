@@ -33,4 +33,5 @@ def gate(calibration: Calibration, *, epochs: int = 8, learning_rate: float = 0.
 
 
 def _gates(logits: Tensor) -> Tensor:
+    """The gates (h,) of a layer, which sum to h."""
     return len(logits) * logits.softmax(dim=0)

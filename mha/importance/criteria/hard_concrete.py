@@ -40,10 +40,12 @@ def hard_concrete(
         return {name: torch.empty(0) for name in calibration.layers}
 
     def gates(logits: Logits, _: float) -> dict[str, Tensor]:
+        """Gates for one batch, drawn anew."""
         noise = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
         return calibration.by_layer(sampled(logits[ALL], noise), masked=0.0)
 
     def settle(logits: Logits, progress: float) -> None:
+        """Shift all log α, so that as many gates are open as should be by now."""
         now = total + (wanted - total) * min(2 * progress, 1.0)
         logits[ALL] += shift(logits[ALL], min(now, MOST_OPEN * total))
 

@@ -43,16 +43,16 @@ def least_squares(
         raise CalibrationError(
             f"damping is a share of the mean of the Gram matrix's diagonal, 0 or more; got {damping}"
         )
-    found = moments(calibration, full=True)
+    layer_moments = moments(calibration, full=True)
     rows, singular = {}, []
     for name, layer in calibration.layers.items():
         rows[name] = torch.zeros(layer.num_heads, dtype=torch.float64)
-        if name not in found:
+        if name not in layer_moments:
             continue
-        gram = _gram(found[name], intercept)
+        gram = _gram(layer_moments[name], intercept)
         rank = _rank(gram)
         if rank < int((gram.diagonal() > 0).sum()):
-            singular.append(f"{name!r} (rank {rank} of {len(gram)} over {found[name].count} positions)")
+            singular.append(f"{name!r} (rank {rank} of {len(gram)} over {layer_moments[name].count} positions)")
             if not damping:
                 raise CalibrationError(
                     f"layer {singular[0]}: the Gram matrix of its context is singular; give more calibration data or "
@@ -70,17 +70,19 @@ def least_squares(
 
 
 def _gram(seen: Moments, intercept: bool) -> Tensor:
+    """The mean over positions of x xᵀ; with an intercept, of the deviations from the mean."""
     around = torch.zeros_like(seen.scatter) if intercept else torch.outer(seen.mean, seen.mean)
     return seen.scatter / seen.count + around
 
 
 def _rank(gram: Tensor) -> int:
+    """How many eigenvalues of the matrix can be told from 0."""
     values = torch.linalg.eigvalsh(gram)
     return int((values > SINGULAR * values[-1].clamp(min=0)).sum()) if len(values) and values[-1] > 0 else 0
 
 
 def _costs(layer: AttentionLayer, gram: Tensor, damping: float, normalize: bool) -> Tensor:
-    """(h,); columns that are always zero cost nothing and take no part."""
+    """What each head costs, (h,); columns of the context that are always zero cost nothing and take no part."""
     weight = weight_of(layer.output).T.to(gram)
     owner = owners(layer.context_axis, layer.sizes).to(gram.device)
     alive = gram.diagonal() > 0

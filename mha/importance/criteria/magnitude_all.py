@@ -27,6 +27,7 @@ def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
 
 
 def _product(layer: AttentionLayer) -> Tensor:
+    """The products of the norms, (h,)."""
     product = output_norms(layer)
     for weight, patterns in _projections(layer):
         for rows, pattern in zip(weight.split([width((p,), layer.sizes) for p in patterns]), patterns, strict=True):
@@ -36,7 +37,7 @@ def _product(layer: AttentionLayer) -> Tensor:
 
 
 def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-    """Weights (out, in) whose rows belong to heads, and how the rows lie."""
+    """The weights (out, in) whose rows belong to heads, each with the patterns by which its rows lie."""
     for name, axis in layer.description.rows.items():
         if name.rpartition(".")[2] not in GATES:
             yield weight_of(layer.module.get_submodule(name)), axis
@@ -51,7 +52,7 @@ def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
     """(factors, heads): the norm of each head's rows; of each of its three parts where "s" counts them."""
     letters = re.findall(r"\w+", pattern)
     if "h" in letters and (several := tables(pattern, sizes))[1:]:
-        return torch.cat([_owned(squares, *one, sizes) for one in several])
+        return torch.cat([_owned(squares, *table, sizes) for table in several])
     if "h" not in letters:
         return squares.new_ones(0, sizes["h"] * sizes["g"])  # rows that all heads share
     parts, heads, rest = (

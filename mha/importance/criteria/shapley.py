@@ -105,6 +105,11 @@ def _in_doubt(samples: Tensor, confidence: float, bound: Bound) -> bool:
 
 
 def _check(most: int, fewest: int, confidence: float, bound: str, truncation: float) -> None:
+    """Check the options.
+
+    Raises:
+        CalibrationError: one of them is out of range.
+    """
     if min(most, fewest) < 2:
         raise CalibrationError(f"max_permutations and min_permutations are 2 or more; got {most} and {fewest}")
     if not 0 < confidence < 1:

@@ -32,5 +32,6 @@ def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool 
 
 
 def _unit(row: Tensor) -> Tensor:
+    """The row divided by its ℓ2 norm."""
     norm = torch.linalg.vector_norm(row)
     return row / norm if norm > 0 else row

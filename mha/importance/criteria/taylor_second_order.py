@@ -29,4 +29,5 @@ def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> 
 
 
 def _increase(gradients: Tensor, examples: int) -> Tensor:
+    """The sum over units of -g + ½ n g², (h,)."""
     return (-gradients + 0.5 * examples * gradients.square()).sum(dim=0)

@@ -71,6 +71,11 @@ class Criterion:
         return scored
 
     def _check_rows(self, rows: Any, calibration: Calibration) -> None:
+        """Check what the function returned.
+
+        Raises:
+            CalibrationError: it is not one score for every head of every layer.
+        """
         if not isinstance(rows, Mapping):
             raise CalibrationError(
                 f"criterion {self.name!r} returned {type(rows).__name__}; expected a mapping of layer name to scores "
@@ -92,9 +97,10 @@ class Criterion:
 
 
 def check_description(name: Any, needs: Any, comparable: Any) -> None:
-    """
+    """Check what is said of a criterion beside its function.
+
     Raises:
-        CalibrationError: what is said of a criterion, beside its function, is not as `Criterion` describes it.
+        CalibrationError: it is not as `Criterion` describes it.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name == DEFAULT:
         raise CalibrationError(
@@ -112,9 +118,10 @@ def check_description(name: Any, needs: Any, comparable: Any) -> None:
 
 
 def _check_function(name: str, function: Any) -> None:
-    """
+    """Check that the function can be called as (calibration, **options).
+
     Raises:
-        CalibrationError: the function can't be called as (calibration, **options).
+        CalibrationError: it can't; says what is in the way.
     """
     if not callable(function):
         raise CalibrationError(f"criterion {name!r}: expected a function (calibration, *, options), got {function!r}")

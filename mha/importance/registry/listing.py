@@ -31,6 +31,7 @@ class Criteria(tuple[str, ...]):
 
 
 def _table(criteria: Sequence[Criterion], default: str) -> str:
+    """The text of the table: two lines for each criterion, or more where it has many options."""
     rows = [_cells(criterion, default) for criterion in criteria]
     widths = [max(map(len, column)) for column in zip(HEADER[:-1], *rows, strict=True)]
     lines = [_line(HEADER, widths)]
@@ -49,6 +50,7 @@ def _cells(criterion: Criterion, default: str) -> tuple[str, str, str]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Cells side by side, all but the last as wide as their column."""
     *padded, last = cells
     return "".join(f"{cell:<{width}}{GAP}" for cell, width in zip(padded, widths, strict=False)) + last
 
@@ -56,10 +58,10 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _joined(parts: Sequence[str], width: int) -> list[str]:
     """The parts with commas between them, in as many lines of this width as it takes."""
     lines = [parts[0]]
-    for part in parts[1:]:
-        if len(lines[-1]) + len(part) + 3 <= width:
-            lines[-1] += f", {part}"
+    for text in parts[1:]:
+        if len(lines[-1]) + len(text) + 3 <= width:
+            lines[-1] += f", {text}"
         else:
             lines[-1] += ","
-            lines.append(part)
+            lines.append(text)
     return lines

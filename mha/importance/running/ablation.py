@@ -143,6 +143,7 @@ class Ablation:
         return batch.loss({name: gate}, share=share)
 
     def _output(self, name: str) -> nn.Module:
+        """The output projection of the layer."""
         return self._layers[name].output
 
 
@@ -195,9 +196,13 @@ def _row(values: Sequence[float]) -> Tensor:
 
 
 def _compare(replayed: float, anew: float, how: str) -> None:
-    """
+    """Check that a replayed loss is the one computed anew.
+
+    Args:
+        how: it was replayed, for the message.
+
     Raises:
-        NotReplayableError: a replayed loss is not the one computed anew.
+        NotReplayableError: it is not.
     """
     if not math.isclose(replayed, anew, rel_tol=CLOSE):
         raise NotReplayableError(f"the loss is {anew!r}, but {replayed!r} {how}")

@@ -36,6 +36,7 @@ class LayerRun:
     """One run of a layer: its scores before the softmax, and what is special about its keys.
 
     Attributes:
+        layer: the name of the layer.
         chunks: the scores (b, h, some queries, k), in the order of the queries.
         is_self: whether key i is of the same position as query i, for all queries.
         extra: how many of the last keys are none of the input's.
@@ -69,7 +70,7 @@ class RowStatistic:
     def add(self, run: LayerRun) -> None:
         """Take one more run of a layer into the sums."""
         rows = [self._rows(scores, run.sink) for scores in run.chunks]
-        value, counted = (torch.cat([row[part] for row in rows], dim=2) for part in (0, 1))
+        value, counted = (torch.cat([row[index] for row in rows], dim=2) for index in (0, 1))
         keys = torch.stack([row[2] for row in rows]).any(dim=0)
         if run.is_self and keys.shape[1] == value.shape[2] + run.extra:
             counted = counted & keys[:, None, : value.shape[2]]
@@ -162,6 +163,8 @@ class _Watch(TorchFunctionMode):
         self._times = 0
 
     def enter(self, layer: AttentionLayer) -> Callable[..., None]:
+        """A hook that notes that the layer begins to run, and how its keys are."""
+
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._layer, self._times = layer, 0
             self._is_self = _is_self(module, args, kwargs)
@@ -171,6 +174,12 @@ class _Watch(TorchFunctionMode):
         return hook
 
     def leave(self, layer: AttentionLayer) -> Callable[..., None]:
+        """A hook that notes that the layer has run.
+
+        Raises:
+            CalibrationError: (the hook) its weights were not seen exactly once.
+        """
+
         def hook(*_: Any) -> None:
             self._layer = None
             if self._times != 1:
@@ -181,6 +190,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        """Call one of torch's functions, and see the weights if it computes them."""
         kwargs = dict(kwargs or {})
         if self._layer is not None and func is F.scaled_dot_product_attention:
             self._see(_fused(*args, **kwargs), sink=False)
@@ -191,6 +201,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _see(self, chunks: Iterator[Tensor], sink: bool) -> None:
+        """Take the scores of the running layer into the statistic, the first time."""
         assert self._layer is not None
         self._times += 1
         if self._times == 1:
@@ -216,16 +227,16 @@ def _fused(
     mask = None if attn_mask is None else attn_mask.expand(b, h, queries, keys)
     rows = max(1, CHUNK // max(1, b * h * keys))
     for start in range(0, max(queries, 1), rows):
-        part = slice(start, start + rows)
-        scores = (query[:, :, part].float() if query.dtype.itemsize < 4 else query[:, :, part]) * factor
+        chunk = slice(start, start + rows)
+        scores = (query[:, :, chunk].float() if query.dtype.itemsize < 4 else query[:, :, chunk]) * factor
         scores = scores @ key.transpose(-2, -1).to(scores)
         if is_causal:
-            ahead = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1)[part]
+            ahead = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1)[chunk]
             scores = scores.masked_fill(ahead, float("-inf"))
         if mask is not None and mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask[:, :, part], float("-inf"))
+            scores = scores.masked_fill(~mask[:, :, chunk], float("-inf"))
         elif mask is not None:
-            scores = scores + mask[:, :, part]
+            scores = scores + mask[:, :, chunk]
         yield scores
 
 
@@ -246,15 +257,16 @@ def _per_head(layer: AttentionLayer, input: Tensor, dim: int | None = None, *_: 
 def _is_self(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether queries and keys come from the same input."""
     names = [*inspect.signature(module.forward).parameters]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    query = given.get("query", given.get("queries"))
-    key = given.get("key", given.get("keys"))
+    arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+    query = arguments.get("query", arguments.get("queries"))
+    key = arguments.get("key", arguments.get("keys"))
     if query is not None and key is not None:
         return query is key
-    return all(given.get(name) is None for name in OTHERS)
+    return all(arguments.get(name) is None for name in OTHERS)
 
 
 def _not_seen(layer: AttentionLayer, times: int) -> str:
+    """Why a layer is refused whose attention weights were seen so many times, and not once."""
     kind = type(layer.module.get_submodule(layer.description.core)).__name__
     if times:
         return (

@@ -129,6 +129,11 @@ class CalibrationBatch:
         return replace(self, content=content)
 
     def _value(self) -> Any:
+        """What the loss function returns.
+
+        Raises:
+            CalibrationError: something was made in inference mode, so that gradients can't be computed.
+        """
         assert self.loss_function is not None
         try:
             return self.loss_function(self.model, self.content)
@@ -161,9 +166,10 @@ class CalibrationBatch:
         return examples
 
     def _check(self, value: Any, rows: Mapping[str, set[int]]) -> None:
-        """
+        """Check what the loss function returned.
+
         Raises:
-            CalibrationError: the loss is no finite scalar, or was computed without running the model's attention.
+            CalibrationError: it is no finite scalar, or was computed without running the model's attention.
         """
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
@@ -183,6 +189,7 @@ class CalibrationBatch:
             )
 
     def _any_head(self) -> bool:
+        """Whether any layer has a head left."""
         return any(layer.num_heads for layer in self.layers.values())
 
 

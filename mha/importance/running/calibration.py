@@ -192,6 +192,7 @@ class Calibration:
         return total / examples
 
     def _with(self, *, removed: Mapping[str, Sequence[int]], journal: Journal) -> "Calibration":
+        """The same calibration with other masks, or another journal; its random numbers start again."""
         return Calibration(
             self.model,
             self.layers,
@@ -206,4 +207,5 @@ class Calibration:
 
 
 def _can_be_read(batches: object) -> bool:
+    """Whether the batches can be gone through, one after the other."""
     return isinstance(batches, Iterable) or hasattr(batches, "__getitem__")

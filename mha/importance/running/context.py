@@ -46,6 +46,7 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
     layer_moments: dict[str, Moments] = {}
 
     def add(layer: AttentionLayer, context: Tensor) -> Tensor:
+        """Take the context of a layer into its moments, and leave it as it is."""
         rows = context.detach().reshape(-1, context.shape[-1]).double()
         if layer.name not in layer_moments:
             width = rows.shape[1]

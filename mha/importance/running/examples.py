@@ -55,9 +55,9 @@ def _first(batch: Any, count: int, examples: int) -> Any:
     if isinstance(batch, Tensor):
         return batch[:count] if batch.dim() else batch
     if isinstance(batch, Mapping):
-        return refilled(batch, [_first(part, count, examples) for part in batch.values()])
+        return refilled(batch, [_first(item, count, examples) for item in batch.values()])
     if not isinstance(batch, tuple | list):
         return batch
-    if len(batch) == examples and not any(isinstance(part, Tensor) for part in batch):
+    if len(batch) == examples and not any(isinstance(item, Tensor) for item in batch):
         return batch[:count]  # one entry per example: names, say
-    return refilled(batch, [_first(part, count, examples) for part in batch])
+    return refilled(batch, [_first(item, count, examples) for item in batch])

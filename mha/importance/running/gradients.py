@@ -82,6 +82,7 @@ def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:
     gates: dict[str, list[Tensor]] = {}
 
     def change(layer: AttentionLayer, context: Tensor) -> Tensor:
+        """Multiply the context by gates of 1, those the layer has already where they have the same shape."""
         shape = {"token": context.shape[:-1], "example": context.shape[:1], "batch": ()}[unit]
         known = gates.setdefault(layer.name, [])
         fitting = [gate for gate in known if gate.shape[:-1] == shape and unit != "token"]
@@ -106,9 +107,10 @@ def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:
 
 
 def _check_rows(batch: CalibrationBatch, loss: BatchLoss) -> None:
-    """
+    """Check that the context of every layer has the examples in its first dimension.
+
     Raises:
-        CalibrationError: the context of a layer does not have the examples in its first dimension.
+        CalibrationError: that of some layer has not.
     """
     for name, rows in loss.rows.items():
         if rows != {loss.examples}:

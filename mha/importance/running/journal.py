@@ -30,54 +30,63 @@ class Journal:
         identity: what the measurements depend on. Those of another identity are refused, never mixed.
 
     Raises:
-        CalibrationError: the file is none, or of another identity.
+        CalibrationError: the file is not a journal, or one of another identity.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
         self._path = None if path is None else Path(path)
         self._identity = dict(identity)
-        self._found: dict[str, Any] = {}
+        self._measured: dict[str, Any] = {}
         self._written = time.monotonic()
         if self._path is not None and self._path.exists():
-            self._found = self._read(self._path)
+            self._measured = self._read(self._path)
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """What was measured under this key: numbers, in lists and mappings of any depth."""
-        if key not in self._found:
+        """What was measured under this key, computed if it was not: numbers, in lists and mappings of any depth."""
+        if key not in self._measured:
             self.put(key, compute())
-        return self._found[key]
+        return self._measured[key]
 
     def __getitem__(self, key: str) -> Any:
-        return self._found[key]
+        """What was measured under this key."""
+        return self._measured[key]
 
     def __contains__(self, key: str) -> bool:
-        return key in self._found
+        """Whether anything was measured under this key."""
+        return key in self._measured
 
     def put(self, key: str, value: Any) -> None:
-        self._found[key] = value
+        """Note down what was measured under this key; now and then, write the file."""
+        self._measured[key] = value
         if time.monotonic() - self._written > EVERY:
             self.write()
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget what was measured under these keys, in the file too."""
         for key in keys:
-            self._found.pop(key, None)
+            self._measured.pop(key, None)
         self.write()
 
     @contextmanager
     def open(self) -> Iterator["Journal"]:
-        """At the end of the context, also after an error, all that was measured is in the file."""
+        """Within the context measure; at its end, also after an error, all that was measured is in the file."""
         try:
             yield self
         finally:
             self.write()
 
     def write(self) -> None:
+        """Write the file, if there is one."""
         if self._path is not None:
-            DOCUMENT.write(self._path, {"of": self._identity, "measured": self._found}, indent=None)
+            DOCUMENT.write(self._path, {"of": self._identity, "measured": self._measured}, indent=None)
         self._written = time.monotonic()
 
     def _read(self, path: Path) -> dict[str, Any]:
+        """What the file says was measured.
+
+        Raises:
+            CalibrationError: it is not a journal, or one of another identity.
+        """
         document = DOCUMENT.read(path)
         of, measured = document.get("of"), document.get("measured")
         if not isinstance(of, dict) or not isinstance(measured, dict):
@@ -92,14 +101,14 @@ class Journal:
 
 
 def content_of(value: Any) -> str:
-    """A digest of tensors, arrays, numbers and names in containers.
+    """A digest of tensors, arrays, numbers and names, in containers of any depth.
 
     Raises:
         CalibrationError: something else, of which it can't be told whether it is the same.
     """
     digest = hashlib.sha256()
-    for part in _parts(value):
-        digest.update(part)
+    for chunk in _chunks(value):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -110,11 +119,16 @@ def weights_of(model: nn.Module) -> str:
 
 
 def name_of(function: Callable[..., Any] | None) -> str:
-    """What can be told of a function: what it is called."""
+    """The full name of a function, which is all that can be told of it."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _chunks(value: Any) -> Iterator[bytes]:
+    """What a digest of the value is made of: kinds, shapes and contents, one after the other.
+
+    Raises:
+        CalibrationError: as `content_of`.
+    """
     if isinstance(value, Tensor):
         array = value.detach().cpu().contiguous()
         yield f"{value.dtype} {tuple(value.shape)};".encode()
@@ -124,13 +138,13 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield value.tobytes()
     elif isinstance(value, Mapping):
         yield f"mapping {len(value)};".encode()
-        for key, part in value.items():
-            yield from _parts(key)
-            yield from _parts(part)
+        for key, item in value.items():
+            yield from _chunks(key)
+            yield from _chunks(item)
     elif isinstance(value, tuple | list):
         yield f"sequence {len(value)};".encode()
-        for part in value:
-            yield from _parts(part)
+        for item in value:
+            yield from _chunks(item)
     elif isinstance(value, PLAIN):
         yield f"{type(value).__name__} {value!r};".encode()
     else:
@@ -141,6 +155,7 @@ def _parts(value: Any) -> Iterator[bytes]:
 
 
 def _alike(noted: Any, now: Any) -> bool:
+    """Whether what was noted down is what is there now; losses may differ by rounding."""
     if isinstance(noted, float) and isinstance(now, float):
         return math.isclose(noted, now, rel_tol=CLOSE)
     return bool(noted == now)

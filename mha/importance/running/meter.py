@@ -24,6 +24,7 @@ class Meter(Bar):
 
     @property
     def forward(self) -> float:
+        """Runs of the model over a batch so far; one of a part of the model counts as its share."""
         return self.done
 
     def ran_forward(self, share: float = 1) -> None:
@@ -31,9 +32,9 @@ class Meter(Bar):
         self.advance(share)
 
     def ran_backward(self, share: float = 1) -> None:
-        """Gradients have been computed."""
+        """The gradients of a batch have been computed, or of this share of it."""
         self.backward += share
 
     def spent(self) -> Spent:
-        """Everything since the meter was made."""
+        """What has been spent since the meter was made."""
         return Spent(self.forward, self.backward, time.perf_counter() - self._start)

@@ -55,7 +55,7 @@ def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
         if seen >= FEWEST:
             afford = purse.left() / max(1, round(left * PACE)) - OVERHEAD
             running = _within(afford, standings.least_certain(running), costs)
-        wanted = OVERHEAD + sum(costs[head] for head in running) if left else 0.0
+        wanted = OVERHEAD + sum(costs[column] for column in running) if left else 0.0
         if seen == 1:
             purse.check(wanted)
         if not running or purse.left() < wanted:
@@ -64,7 +64,7 @@ def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
 
 
 class _Purse:
-    """What may be spent on a race, in forward passes.
+    """What may still be spent on a race, in forward passes.
 
     Args:
         whole: the passes of which `budget` is a share.
@@ -76,12 +76,14 @@ class _Purse:
         self._meter.expect(math.ceil(budget * whole))
 
     def left(self) -> float:
+        """Forward passes that may still be made."""
         return self._budget * self._whole - (self._counted() - self._before)
 
     def check(self, wanted: float) -> None:
-        """
+        """Check that so much is left as is wanted.
+
         Raises:
-            CalibrationError: so much is not left.
+            CalibrationError: it is not; says which budget would do.
         """
         if self.left() < wanted:
             needed = self._budget + (wanted - self.left()) / self._whole
@@ -91,15 +93,16 @@ class _Purse:
             )
 
     def _counted(self) -> float:
+        """Forward passes made so far, a backward pass counted as two."""
         return self._meter.forward + BACKWARD * self._meter.backward
 
 
 class Standings:
-    """What is known of the heads in a race.
+    """What is known of the heads in a race. Each is a column, as in `Calibration.present`.
 
     Args:
         slopes: (n, h), the first-order estimates on n batches.
-        examples: (n,) of each batch.
+        examples: (n,), how many examples each batch has.
 
     Attributes:
         estimate: (h,), of the score over all batches.
@@ -114,31 +117,31 @@ class Standings:
         self.estimate = self._weights @ slopes
         self.error = torch.full_like(self.estimate, math.inf)
 
-    def update(self, number: int, heads: Sequence[int], rises: Tensor) -> None:
-        """Batch `number` was seen without each of these heads."""
+    def update(self, number: int, columns: Sequence[int], rises: Tensor) -> None:
+        """Take in what the loss of batch `number` rose by without each of these heads."""
         batches = len(self._slopes)
-        self._missed[len(self._seen), heads] = rises - self._slopes[number, heads]
+        self._missed[len(self._seen), columns] = rises - self._slopes[number, columns]
         self._seen.append(number)
         seen = len(self._seen)
-        weights, missed = self._weights[self._seen], self._missed[:seen, heads]
-        self.estimate[heads] = self._weights @ self._slopes[:, heads] + weights @ missed / weights.sum()
+        weights, missed = self._weights[self._seen], self._missed[:seen, columns]
+        self.estimate[columns] = self._weights @ self._slopes[:, columns] + weights @ missed / weights.sum()
         if seen > 1:
-            self.error[heads] = missed.std(dim=0) * math.sqrt((1 - seen / batches) / seen)
+            self.error[columns] = missed.std(dim=0) * math.sqrt((1 - seen / batches) / seen)
         elif batches == 1:
-            self.error[heads] = 0.0
+            self.error[columns] = 0.0
 
-    def least_certain(self, heads: Sequence[int]) -> list[int]:
+    def least_certain(self, columns: Sequence[int]) -> list[int]:
         """These heads, led by the one with the most others that it may be on the wrong side of, in expectation."""
         apart = (self.estimate[:, None] - self.estimate).abs()
         error = torch.hypot(self.error[:, None], self.error)
         wrong = torch.where(error > 0, 0.5 * torch.erfc(apart / (math.sqrt(2) * error)), 0.0).sum(dim=1)
-        return sorted(heads, key=lambda head: -wrong[head].item())
+        return sorted(columns, key=lambda column: -wrong[column].item())
 
 
-def _within(afford: float, heads: Sequence[int], costs: Sequence[float]) -> list[int]:
+def _within(afford: float, columns: Sequence[int], costs: Sequence[float]) -> list[int]:
     """The first of these heads that can be had for that much together, in ascending order."""
-    sums = torch.tensor([costs[head] for head in heads]).cumsum(0)
-    return sorted(heads[: int((sums <= afford).sum())])
+    sums = torch.tensor([costs[column] for column in columns]).cumsum(0)
+    return sorted(columns[: int((sums <= afford).sum())])
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,7 @@ class _Slopes:
 
 
 def _slopes(calibration: Calibration, batch: CalibrationBatch) -> _Slopes:
+    """What one backward pass tells of the batch."""
     gates = {
         name: torch.ones(layer.num_heads, dtype=torch.float64, requires_grad=True)
         for name, layer in calibration.with_heads.items()

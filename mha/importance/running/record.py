@@ -61,8 +61,8 @@ class ModuleCall:
 
     def again(self) -> Any:
         """The output once more: the same tensors, in containers of its own if a caller could change those."""
-        parts = self.output if isinstance(self.output, tuple) else (self.output,)
-        if all(isinstance(part, Tensor | None) for part in parts):
+        items = self.output if isinstance(self.output, tuple) else (self.output,)
+        if all(isinstance(item, Tensor | None) for item in items):
             return self.output
         return copy.deepcopy(self.output, {id(tensor): tensor for tensor, _ in self.tensors or ()})
 
@@ -185,6 +185,7 @@ class Recorder:
         return list({id(tensor): tensor for tensors in kept for tensor, _ in tensors or ()}.values())
 
     def _tick(self) -> int:
+        """The next reading of the clock."""
         self._clock += 1
         return self._clock
 

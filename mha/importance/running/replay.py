@@ -98,6 +98,7 @@ class Replay:
             yield
 
     def _drop_record(self) -> None:
+        """Forget what was recorded."""
         self.record = Recorder(self._outputs)
 
     @contextmanager
@@ -130,6 +131,7 @@ class Replay:
 
     @contextmanager
     def _handled_by(self, handler: Handler) -> Iterator[None]:
+        """Within the context, this handles the calls of submodules."""
         self._handler = handler
         try:
             yield
