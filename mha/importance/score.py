@@ -75,9 +75,9 @@ def score(
         >>> def loss(model, batch):
         ...     return (model(batch, batch, batch) - batch).square().mean()
         >>> scores = mha.score(model, batches, loss)  # leave_one_out
-        >>> len(scores), scores.examples
-        (4, 32)
-        >>> mha.score(model, batches, loss, "taylor", unit="batch").scores[""].shape
+        >>> scores[""].shape, scores.examples  # "" is the model itself, which is a layer here
+        (torch.Size([4]), 32)
+        >>> mha.score(model, batches, loss, "taylor", unit="batch")[""].shape
         torch.Size([4])
         >>> mha.score(model, None, None, "magnitude").comparable  # weights say nothing of other layers
         False

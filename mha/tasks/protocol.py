@@ -42,8 +42,8 @@ class Task(ABC):
         >>> task.evaluate(task.model()).shape
         (64,)
         >>> scores = mha.score(task.model(), task.calibration(), task.loss)
-        >>> len(scores)
-        2
+        >>> scores[""].shape
+        torch.Size([2])
     """
 
     name: str

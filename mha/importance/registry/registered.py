@@ -51,8 +51,8 @@ def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> C
         >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2)
         >>> batches = [torch.randn(4, 5, 8)]
         >>> scores = mha.score(model, batches, lambda m, x: (m(x, x, x) - x).square().mean(), "half_gate", gate=0.25)
-        >>> len(scores)
-        2
+        >>> scores[""].shape  # "" is the model itself, which is a layer here
+        torch.Size([2])
     """
     check_description(name, needs, comparable)
 
@@ -80,8 +80,8 @@ def criteria() -> Criteria:
         >>> "taylor" in mha.criteria()
         True
         >>> print(mha.criteria())  # doctest: +ELLIPSIS
-        name ... needs ... compares layers  options
-        confidence ... attention weights  no               none
+        name...needs...compares layers...options
+        confidence...attention weights...no...none
             The mean over rows of the largest attention weight: heads that are sure where to look are kept.
         ...
     """
