@@ -1,7 +1,7 @@
 """Llama's attention in code that is not transformers': models that bring their own code along, and files of users.
 
-Such a class is a copy of what one release or another of transformers has. It is taken for one only if every line of
-its forward, and of the functions that it calls, is known from there; the releases differ in a few places.
+Such a class is a copy of the one in some release of transformers. It is taken for a copy only if every line of its
+forward, and of the functions that it calls, is known from one of the releases, which differ in a few places.
 """
 
 import ast
@@ -148,27 +148,28 @@ def copied_attention(module: nn.Module) -> Family | str | None:
         _explain_code(module)
     except UnclearError as reason:
         return str(reason)
-    found = describe_separate(module)
-    if not isinstance(found, Family) or found.without_heads is None or not RETURNS_CACHE.search(text(module)):
-        return found
-    return replace(found, without_heads=returning_cache(found.without_heads))
+    answer = describe_separate(module)
+    if not isinstance(answer, Family) or answer.without_heads is None or not RETURNS_CACHE.search(text(module)):
+        return answer
+    return replace(answer, without_heads=returning_cache(answer.without_heads))
 
 
 @making_class
 def returning_cache(kind: Any) -> tuple[str, Members]:
-    """A subclass of a class without heads that returns the cache it is given, where releases before 4.48 look."""
+    """A subclass of a class without heads that returns the cache it is given, as releases before 4.48 expect."""
     signature = inspect.signature(getattr(kind, WHOLE).forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        given = signature.bind(self, *args, **kwargs).arguments
+        arguments = signature.bind(self, *args, **kwargs).arguments
         output, weights, _ = kind.forward(self, *args, **kwargs)
-        return output, weights, given.get("past_key_value")
+        return output, weights, arguments.get("past_key_value")
 
     return "ReturningCache", {"forward": forward}
 
 
 def _explain_code(module: nn.Module) -> None:
-    """
+    """Refuse a module whose code is not that of a known release.
+
     Raises:
         UnclearError: a line of the forward, or of a function that it calls, is not known.
     """
@@ -181,7 +182,7 @@ def _explain_code(module: nn.Module) -> None:
 
 
 class _Unsliced(ast.NodeTransformer):
-    """Leaves away what is computed where projections are cut into slices, as this module's are not."""
+    """Leaves out what is computed where projections are cut into slices, as this module's are not."""
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
@@ -189,6 +190,14 @@ class _Unsliced(ast.NodeTransformer):
 
 
 def _explain_called(forward: Any, code: str) -> None:
+    """Refuse a function that calls others that are not known.
+
+    Args:
+        code: the function's source.
+
+    Raises:
+        UnclearError: a line of a function that it calls is not known, or a name is not that of transformers.
+    """
     known = forward.__globals__
     for name in [name for name in HELPERS if re.search(rf"\b{name}\b", code)]:
         if home_of(known.get(name)) != "transformers":

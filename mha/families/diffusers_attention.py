@@ -1,7 +1,7 @@
-"""diffusers' `Attention`, whose projections a processor object calls: what the processor's code reads decides.
+"""diffusers' `Attention`, whose projections are called by a processor object: the processor's code decides.
 
-A processor that is diffusers' own, takes of the module only what is listed here, and ends as most of them do computes
-each head on its own. One that reads more, as those with a second output projection for the text do, is refused.
+A processor computes each head on its own if it is diffusers' own, reads of the module only what is listed here, and
+ends as most of them do. One that reads more, as those with a second output projection for the text do, is refused.
 """
 
 import ast
@@ -28,7 +28,7 @@ ROWS: dict[str, Axis] = {  # to_qkv and to_kv are there once `fuse_projections` 
     "to_qkv": ("(h g d)", "(h d)", "(h d)"),
     "to_kv": ("(h d)", "(h d)"),
 }
-NORMS = ("group_norm", "spatial_norm", "norm_cross")  # of what is projected, not of heads
+NORMS = ("group_norm", "spatial_norm", "norm_cross")  # of the input, before it is projected
 METHODS = (
     "prepare_attention_mask",
     "norm_encoder_hidden_states",
@@ -38,7 +38,7 @@ METHODS = (
 )
 NUMBERS = ("heads", "scale", "is_cross_attention", "is_causal", "residual_connection", "rescale_output_factor")
 READ = frozenset((*ROWS, *NORMS, *METHODS, *NUMBERS, "to_out", "norm_q", "norm_k"))
-# What a processor is given that is the same for all heads.
+# Arguments of a processor that are the same for all heads
 GIVEN = frozenset(
     ("attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb", "image_rotary_emb", "rotary_emb")
 )
@@ -72,6 +72,11 @@ def diffusers_attention(module: nn.Module) -> Family | str | None:
 
 
 def _projections(module: Any) -> Projections:
+    """The module's projections.
+
+    Raises:
+        UnclearError: their widths are not those of heads.
+    """
     children = dict(module.named_children())
     rows = {name: axis for name, axis in ROWS.items() if name in children}
     norms = tuple(name for name in NORMS if name in children)
@@ -82,6 +87,11 @@ def _projections(module: Any) -> Projections:
 
 
 def _sizes(module: Any) -> dict[str, int]:
+    """The letters of the axes.
+
+    Raises:
+        UnclearError: the projections' widths are not those of heads.
+    """
     output = next(iter(module.to_out), None)
     if not isinstance(output, nn.Linear):
         raise UnclearError("to_out holds no output projection")
@@ -96,9 +106,10 @@ def _sizes(module: Any) -> dict[str, int]:
 
 
 def _explain_processor(processor: Any) -> None:
-    """
+    """Refuse a processor whose code does not show that it computes each head on its own.
+
     Raises:
-        UnclearError: its code does not show that it computes each head on its own.
+        UnclearError: it says what is not understood.
     """
     kind: Any = type(processor)
     name = f"its processor {kind.__name__}"
@@ -108,26 +119,26 @@ def _explain_processor(processor: Any) -> None:
         raise UnclearError(f"{name} holds parameters of its own")
     tree = ast.parse(_code(kind)).body[0]
     assert isinstance(tree, ast.FunctionDef)
-    if unknown := [argument.arg for argument in tree.args.args[1:] if argument.arg not in GIVEN]:
+    if unknown := [parameter.arg for parameter in tree.args.args[1:] if parameter.arg not in GIVEN]:
         raise UnclearError(f"{name} is given {', '.join(unknown)}, which may differ from head to head")
-    read = {part.attr: part for part in ast.walk(tree) if isinstance(part, ast.Attribute) and _is_attn(part.value)}
-    if more := sorted(read.keys() - READ):
+    nodes = list(ast.walk(tree))
+    read = [node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_attn(node.value)]
+    if more := sorted(set(read) - READ):
         raise UnclearError(f"{name} reads {', '.join(more)}, which is not understood")
-    if sum(_is_attn(part) for part in ast.walk(tree)) > sum(
-        isinstance(part, ast.Attribute) and _is_attn(part.value) for part in ast.walk(tree)
-    ):
+    if sum(map(_is_attn, nodes)) > len(read):  # the module itself is named, and not an attribute of it
         raise UnclearError(f"{name} hands the module on to other code")
     if not _code(kind).endswith(textwrap.indent(END, "    ").rstrip()) or _code(kind).count("attn.to_out[0]") != 1:
         raise UnclearError(f"{name} does something of its own after the output projection")
 
 
 def _is_attn(node: ast.AST) -> bool:
+    """Whether it is the name by which a processor is handed the module."""
     return isinstance(node, ast.Name) and node.id == "attn"
 
 
 @functools.cache
 def _code(kind: Any) -> str:
-    """The processor's code, in one spelling."""
+    """The source of a processor's class, in `ast.unparse`'s spelling."""
     return ast.unparse(function_of(kind.__call__, f"its processor {kind.__name__}"))
 
 

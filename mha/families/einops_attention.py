@@ -1,8 +1,8 @@
 """Attention written with einops as vit-pytorch writes it: `to_qkv`, or `to_q` and `to_kv`, then `rearrange`.
 
 Each class has a forward of its own, so every line of it must be one of those below: together they say that heads are
-laid out as (h d) and never meet before `to_out`. Whoever wrote the class; a line that is none of them, as where heads
-talk to each other, is the reason why a module is refused.
+laid out as (h d) and never meet before `to_out`. It does not matter who wrote the class. A module is refused for a line
+that is none of them, as where heads talk to each other.
 """
 
 import re
@@ -23,7 +23,7 @@ FUSED, KEYS, OUTPUTS = ("to_qkv", "qkv"), ("to_kv", "to_k"), ("to_out", "proj")
 HEADS = r"(self\.heads|h)"
 OTHER = r"(context|kv_input|x_kv|x)"
 SCORES = r"(dots|sim|attn)"
-# What is done with the inputs, before they are heads.
+# What is done with the inputs, before they are heads
 OF_INPUTS = (
     r"(b, n, _|b, n, \*_), h = \(\*x\.shape, self\.heads\)",
     r"(B, N, C|batch, seq, _) = x\.shape",
@@ -113,6 +113,15 @@ def einops_attention(module: nn.Module) -> Family | str | None:
 
 
 def _projections(module: nn.Module, children: Mapping[str, nn.Module], fused: str | None, output: str) -> Projections:
+    """The module's projections.
+
+    Args:
+        fused: the linear that puts out all queries, all keys, all values; None where they are apart.
+        output: the linear that reads the context.
+
+    Raises:
+        UnclearError: their widths are not those of the module's heads.
+    """
     rows: dict[str, Axis]
     if fused:
         rows = {fused: ("(h g d)", "(h d)", "(h d)")}
@@ -133,6 +142,11 @@ def _projections(module: nn.Module, children: Mapping[str, nn.Module], fused: st
 
 
 def _features(module: nn.Module, name: str, dim: int) -> int:
+    """How many output (0) or input (1) features a linear has.
+
+    Raises:
+        UnclearError: it is no linear.
+    """
     linear = module.get_submodule(name)
     if not isinstance(linear, nn.Linear):
         raise UnclearError(f"{name} is a {type(linear).__name__}, not a linear")
@@ -140,19 +154,24 @@ def _features(module: nn.Module, name: str, dim: int) -> int:
 
 
 def _output(children: Mapping[str, nn.Module], output: str) -> str:
-    """The linear that reads the context; vit-pytorch leaves it out where one head is as wide as the model."""
-    found = children[output]
-    if not isinstance(found, nn.Sequential):
+    """The name of the linear that reads the context; vit-pytorch has none where one head is as wide as the model.
+
+    Raises:
+        UnclearError: the output is dropped out, or projected and more.
+    """
+    steps = children[output]
+    if not isinstance(steps, nn.Sequential):
         return output
-    if not all(isinstance(part, nn.Dropout | nn.Identity) for part in list(found)[1:]):
+    if not all(isinstance(step, nn.Dropout | nn.Identity) for step in list(steps)[1:]):
         raise UnclearError(f"{output} does more than project")
     return f"{output}.0"
 
 
 def _explain_code(module: nn.Module) -> None:
-    """
+    """Refuse a module whose forward is not known line by line.
+
     Raises:
-        UnclearError: a line is not known, or means something else than it says.
+        UnclearError: a line is not known, or a name in it means something else.
     """
     name, code = whole(module).__name__, text(module)
     check_lines(name, method_of(code, "forward"), KNOWN)
@@ -163,9 +182,10 @@ def _explain_code(module: nn.Module) -> None:
 
 
 def _explain_parts(children: Mapping[str, nn.Module]) -> None:
-    """
+    """Refuse children that are not what their names say.
+
     Raises:
-        UnclearError: a part is not what its name says.
+        UnclearError: one is not.
     """
     for name, kind in {"attend": nn.Softmax, "dropout": nn.Dropout, "attn_drop": nn.Dropout}.items():
         if name in children and not isinstance(children[name], kind):

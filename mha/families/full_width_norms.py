@@ -28,7 +28,7 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
             raise UnclearError("no attribute gives the width of a head")
         groups, heads = _features(module, "v_proj", 0) // d, _features(module, "o_proj", 1) // d
         sizes = {"h": groups, "g": heads // groups, "d": d, "e": d}
-        found = Projections(
+        projections = Projections(
             name="q_proj + norm over all heads … o_proj",
             core="",
             rows={"v_proj": ("(h d)",)},
@@ -37,7 +37,7 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
             whole=("q_proj", "q_norm", "k_proj", "k_norm"),
             selected={"q_norm": ("(h g d)",), "k_norm": ("(h d)",)},
         )
-        return describe(module, found)
+        return describe(module, projections)
     except UnclearError as reason:
         return str(reason)
 
@@ -54,4 +54,5 @@ def normalises_all_heads(module: nn.Module) -> bool:
 
 
 def _features(module: nn.Module, name: str, dim: int) -> int:
+    """The size of a submodule's weight along this dimension."""
     return int(module.get_submodule(name).get_parameter("weight").shape[dim])

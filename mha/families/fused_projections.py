@@ -25,7 +25,7 @@ INTERLEAVED: Axis = ("(h s d)",)
 JOINT: Axis = ("(h (g+2) d)",)
 HEADS = r"self\.(?:num_heads|num_attention_heads|n_heads?|heads)"
 KV = r"self\.(?:kv_dim|num_key_value_heads \* self\.head_dim)"
-# What the code that takes a fused tensor apart looks like, and the layout that it says.
+# Code that takes a fused tensor apart, and the layout that it tells
 LAYOUTS: tuple[tuple[str, Axis], ...] = (
     (rf"{HEADS}, 3, self\.head_dim|{HEADS}, 3 \* self\.head|-1, 3 \* self\.head_size", INTERLEAVED),
     (r"self\.transpose_for_scores\(qp\)\.chunk\(3, dim=-1\)", INTERLEAVED),
@@ -47,10 +47,11 @@ def fused_projections(module: nn.Module) -> Family | str | None:
 def describe_fused(
     module: nn.Module, *, counts: Mapping[str, str] = NONE, empty: type[nn.Module] | None = None
 ) -> Family | str | None:
-    """The same for a module of any library that is written in transformers' way.
+    """As `fused_projections`, of a module of any library that is written in transformers' way.
 
     Args:
-        counts, empty: what else counts its heads, and its `without_heads`, where the library has its own.
+        counts: further attributes that count heads, as in `Family`.
+        empty: the description's `without_heads`, where the library has its own.
     """
     places = _find(module)
     if places is None:
@@ -67,7 +68,7 @@ def describe_fused(
 
 
 def _find(module: nn.Module) -> tuple[str, str, str] | None:
-    """The core, its fused projection and the output, by dotted names; None where they are not all there."""
+    """The names of the core, its fused projection and the output; None where they are not all there."""
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
@@ -83,6 +84,11 @@ def _find(module: nn.Module) -> tuple[str, str, str] | None:
 
 
 def _layout(module: nn.Module) -> Axis:
+    """How queries, keys and values lie in what the fused linear puts out.
+
+    Raises:
+        UnclearError: the code does not say, or says several things.
+    """
     code = text(module)
     layouts = {layout for pattern, layout in LAYOUTS if re.search(pattern, code)}
     if len(layouts) != 1:
@@ -91,7 +97,11 @@ def _layout(module: nn.Module) -> Axis:
 
 
 def _features(module: nn.Module, name: str) -> tuple[int, int]:
-    """Input and output features of a linear, whichever way round its weight is."""
+    """How many input and output features a linear has, whichever way round its weight is.
+
+    Raises:
+        UnclearError: it is no linear.
+    """
     linear = module.get_submodule(name)
     weight = linear._parameters.get("weight")
     if weight is None or weight.dim() != 2:
@@ -101,6 +111,14 @@ def _features(module: nn.Module, name: str) -> tuple[int, int]:
 
 
 def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], layout: Axis) -> dict[str, int]:
+    """The letters of the axes.
+
+    Args:
+        fused, output: input and output features of the two linears.
+
+    Raises:
+        UnclearError: they don't tell how many heads there are.
+    """
     total, inner = fused[1], output[0]
     d = head_width(module)
     if d is None:

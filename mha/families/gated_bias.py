@@ -1,8 +1,8 @@
 """WavLM: a position bias that one layer makes for all that follow, and that each head gates by its part of the input.
 
-The gate (WavLM, 2022, section 3.2) reads the input as if it were heads already, so each head goes on reading the part
-that it read when all were there. torch's functional form, which the original calls, derives the width of a head from
-the model's width: a masked or sliced module computes attention itself.
+The gate (WavLM, 2022, section 3.2) splits the input into parts as if it were heads already, and each head reads the
+part that it read when all heads were there. torch's functional form, which the original calls, derives the width of a
+head from the model's width: a masked or sliced module computes attention itself.
 """
 
 from typing import Any, cast
@@ -36,7 +36,7 @@ def gated_bias(module: nn.Module) -> Family | str | None:
         rows: dict[str, Axis] = {"q_proj": ("(h g d)",), "k_proj": ("(h d)",), "v_proj": ("(h d)",)}
         sizes = {"h": width // d, "g": 1, "d": d, "e": d}
         kept_whole, inputs = ("gru_rel_pos_linear", "rel_attn_embed"), frozenset({"position_bias", "index"})
-        found = Projections(
+        projections = Projections(
             "q_proj … out_proj + gated bias",
             "",
             rows,
@@ -47,13 +47,13 @@ def gated_bias(module: nn.Module) -> Family | str | None:
             unread=frozenset({"embed_dim"}),
         )
         kind = whole(module)
-        return describe(module, found, replacement=with_gated_bias(kind), empty=without_gated_bias(kind))
+        return describe(module, projections, replacement=with_gated_bias(kind), empty=without_gated_bias(kind))
     except UnclearError as reason:
         return str(reason)
 
 
 def has_gated_bias(module: nn.Module) -> bool:
-    """Whether the module holds what WavLM's does."""
+    """Whether the module holds the projections and the gate that WavLM's has."""
     held = {name.partition(".")[0] for name, _ in module.named_parameters()}
     return is_from_transformers(module) and held >= GATE
 
@@ -80,7 +80,7 @@ def with_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
         gate = first * (second * self.gru_rel_pos_const.squeeze(-1) - 1.0) + 2.0
 
         q, k, v = (linear(hidden_states) for linear in (self.q_proj, self.k_proj, self.v_proj))
-        q, k, v = (rearrange(part, "b n (h d) -> b h n d", d=self.head_dim) for part in (q, k, v))
+        q, k, v = (rearrange(features, "b n (h d) -> b h n d", d=self.head_dim) for features in (q, k, v))
         scores = q @ k.transpose(-1, -2) * self.scaling + gate.unsqueeze(-1) * bias
         if attention_mask is not None:
             scores = scores.masked_fill(attention_mask.ne(1)[:, None, None], float("-inf"))
@@ -111,7 +111,7 @@ def without_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
 
 
 def _made(module: Any, hidden: Tensor, position_bias: Tensor | None) -> Tensor:
-    """The bias of all original heads, (b h, q, k), as it was handed on or as this layer makes it."""
+    """The bias of all original heads, (b h, q, k): the one that is handed on, or else one that this layer makes."""
     if position_bias is not None:
         return position_bias
     batch, length, _ = hidden.shape

@@ -1,6 +1,6 @@
 """Multi-head latent attention (DeepSeek-V2, 2024, section 2.1): keys and values come from a latent that heads share.
 
-Rows of the projections that leave the latents go with their heads; the latents, and what leads to them, stay whole.
+The projections from the latents to heads lose rows with their heads; the latents, and what leads to them, stay whole.
 """
 
 import re
@@ -40,7 +40,7 @@ def latent_projections(module: nn.Module) -> Family | str | None:
         code, kind = text(module), whole(module)
         indexed = ", indexed" if INDEXED.search(code) or HANDED_ON in code else ""
         kept_whole = (*LATENTS, "indexer") if INDEXED.search(code) else LATENTS
-        found = Projections(f"latent{indexed} {query} … o_proj", "", rows, "o_proj", sizes, kept_whole)
-        return describe(module, found, empty=kind if indexed else None)
+        projections = Projections(f"latent{indexed} {query} … o_proj", "", rows, "o_proj", sizes, kept_whole)
+        return describe(module, projections, empty=kind if indexed else None)
     except UnclearError as reason:
         return str(reason)

@@ -1,8 +1,8 @@
-"""timm's LeViT: keys narrower than values, a bias for each head and distance, norms over what the linears put out.
+"""timm's LeViT: keys narrower than values, a bias for each head and distance, norms of what the linears put out.
 
-Each head's queries, keys and values lie side by side. The norms are taken feature by feature, so their entries go along
-with those of the linear before them. The biases of all places are cached once they have been computed; a masked or
-sliced module computes them anew.
+Each head's queries, keys and values lie side by side. The norms are taken feature by feature, so their entries leave
+with those of the linear before them. timm's code caches the biases once they have been computed; a masked or sliced
+module computes them anew.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from mha.values.layout import Axis
 
 FUSED: Mapping[str, Axis] = {"qkv": ("(h n)",)}
 APART: Mapping[str, Axis] = {"kv": ("(h m)",), "q.ln": ("(h g d)",)}  # AttentionDownsample, which asks for fewer tokens
-SAYS = {
+SAYS = {  # by the first of the linears: what the forward must say
     "qkv": (
         "self.qkv(x).view(B, N, self.num_heads, -1).split([self.key_dim, self.key_dim, self.val_dim], dim=3)",
         "(attn @ v).transpose(1, 2).reshape(B, N, self.val_attn_dim)",
@@ -47,7 +47,7 @@ def levit_attention(module: nn.Module) -> Family | str | None:
         return f"{type(module).__name__} projects by convolutions, not by linears"
     axes = FUSED if "qkv" in dict(module.named_children()) else APART
     first, code = next(iter(axes)), text(module)
-    if missing := next((said for said in (*SAYS[first], BIASES) if said not in code), None):
+    if missing := next((line for line in (*SAYS[first], BIASES) if line not in code), None):
         return f"{type(module).__name__} does not compute {missing}"
     if f"    {ENDS}" not in code:
         return f"{type(module).__name__} does something after its output projection"
@@ -55,6 +55,7 @@ def levit_attention(module: nn.Module) -> Family | str | None:
 
 
 def _described(module: nn.Module, axes: Mapping[str, Axis]) -> Family:
+    """The description of a module with these linears, each with the axis of its output features."""
     normalised = {f"{name}.bn.{held}": {0: axis} for name, axis in axes.items() for held in NORM}
     letters = {name: axis[0].strip("()") for name, axis in axes.items()}
     return Family(
@@ -77,13 +78,14 @@ def _described(module: nn.Module, axes: Mapping[str, Axis]) -> Family:
 
 
 def _sizes(module: Any) -> dict[str, int]:
+    """The letters of the axes."""
     key, value = module.key_dim, module.val_dim
     return {"h": module.num_heads, "g": 1, "d": key, "e": value, "m": key + value, "n": 2 * key + value}
 
 
 @making_class
 def with_own_biases(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass that does not read biases which were computed for other heads."""
+    """A subclass that computes the biases anew, and reads none that were cached for other heads."""
 
     def get_attention_biases(self: Any, device: Any) -> Tensor:  # noqa: ARG001
         biases: Tensor = self.attention_biases[:, self.attention_bias_idxs]
@@ -94,7 +96,7 @@ def with_own_biases(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
 
 @making_class
 def without_heads(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass that normalises an output of zeros, for as many tokens as ask."""
+    """A subclass without heads: it normalises an output of zeros, for as many tokens as there are queries."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         zeros: Tensor = self.get_submodule(left_of("proj.ln.linear"))(x[:, : len(self.attention_bias_idxs), :0])

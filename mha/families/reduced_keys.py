@@ -1,8 +1,8 @@
 """timm's attention to fewer keys than there are tokens: PVT v2's, and Twins' over the whole image.
 
-One linear puts out keys and values, of an image that a convolution or a pool has made smaller; that is the same for all
-heads and stays whole. Twins' code derives the width of a head from that of the model: a masked or sliced module reads
-it off its linears.
+One linear puts out keys and values, of an image that a convolution or a pool has made smaller; that convolution is the
+same for all heads and stays whole. Twins' code derives the width of a head from that of the model: a masked or sliced
+module reads it off its linears.
 """
 
 import re
@@ -22,7 +22,7 @@ REDUCTIONS = ("pool", "sr", "norm", "act")
 QUERIES = re.compile(r"q = self\.q\(x\)\.reshape\(B, N, self\.num_heads, .*\)\.permute\(0, 2, 1, 3\)")
 KEYS = re.compile(r"kv = self\.kv\(x\)\.reshape\(B, -1, 2, self\.num_heads, .*\)\.permute\(2, 0, 3, 1, 4\)")
 HALVES = "k, v = kv.unbind(0)"
-# Between queries and keys, x may only be made smaller.
+# What may be done to x between queries and keys: it is made smaller
 SMALLER = re.compile(
     r"x = (x\.permute\(0, 2, 1\)\.reshape\(B, C, (H, W|\*size)\)"
     r"|self\.sr\((x|self\.pool\(x\))\)\.reshape\(B, C, -1\)\.permute\(0, 2, 1\)|self\.(norm|act)\(x\))"
@@ -50,14 +50,19 @@ def reduced_keys(module: nn.Module) -> Family | str | None:
         _explain_code(module)
         reduced = tuple(name for name in REDUCTIONS if name in children)
         rows = {"q": ("(h g d)",), "kv": ("(h d)", "(h d)")}
-        found = Projections("q, kv … proj", "", rows, "proj", _sizes(module), reduced, widths_freed=True)
+        projections = Projections("q, kv … proj", "", rows, "proj", _sizes(module), reduced, widths_freed=True)
         changes = (*CONTEXT, *DERIVED) if "C // self.num_heads" in text(module) else CONTEXT
-        return describe(module, found, replacement=with_changes(whole(module), changes))
+        return describe(module, projections, replacement=with_changes(whole(module), changes))
     except UnclearError as reason:
         return str(reason)
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
+    """The letters of the axes.
+
+    Raises:
+        UnclearError: the linears' widths are not those of the module's heads.
+    """
     linears, heads = cast(Any, module), head_count(module)
     inner = linears.proj.in_features
     if not heads or inner % heads or (linears.q.out_features, linears.kv.out_features) != (inner, 2 * inner):
@@ -66,9 +71,10 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 
 def _explain_code(module: nn.Module) -> None:
-    """
+    """Refuse a module whose code does not say how queries, keys and values lie.
+
     Raises:
-        UnclearError: the code does not say how queries, keys and values lie.
+        UnclearError: it does not, or it does something else on its way.
     """
     code, name = text(module), type(module).__name__
     if not QUERIES.search(code) or not KEYS.search(code) or HALVES not in code:

@@ -42,7 +42,7 @@ OUTPUTS = (
     "output",
 )
 BESIDE = ("output.dense", "output")
-# Conventions with the same linears, and more to them.
+# What tells modules of other conventions, which have the same linears and more
 OTHERS = (normalises_all_heads, has_shared_keys, has_gated_bias)
 CORES = ("self", "attention", "attn", "att", "longformer_self_attn")
 
@@ -56,10 +56,10 @@ def separate_projections(module: nn.Module) -> Family | str | None:
 
 
 def describe_separate(module: nn.Module, *, empty: type[nn.Module] | None = None) -> Family | str | None:
-    """The same for a module of any library that is written in transformers' way.
+    """As `separate_projections`, of a module of any library that is written in transformers' way.
 
     Args:
-        empty: its `without_heads`, where the library has its own.
+        empty: the description's `without_heads`, where the library has its own.
     """
     places = _find(module)
     if places is None:
@@ -80,7 +80,7 @@ def _values_are_keys(module: nn.Module) -> bool:
 
 
 def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
-    """The core, its three projections and the output, by dotted names; None where they are not all there."""
+    """The names of the core, its three projections and the output; None where they are not all there."""
     children = dict(module.named_children())
     names = _projection_names(children)
     if names is None and _values_are_keys(module):
@@ -98,10 +98,12 @@ def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:
+    """The submodule of that dotted name, if there is one."""
     return dict(module.named_modules()).get(name)
 
 
 def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | None:
+    """The names of the linears of queries, keys and values among the children; None where they are not all there."""
     for names in PROJECTIONS:
         linears = tuple(_linear(children, name) for name in names)
         if all(linears):
@@ -110,7 +112,7 @@ def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | No
 
 
 def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
-    """The child of that name, or the linear that it wraps, as Gemma 4 does to clip what goes in and comes out."""
+    """The name of the linear that the child of that name is, or wraps, as Gemma 4's do to clip inputs and outputs."""
     child = children.get(name)
     if isinstance(child, nn.Linear):
         return name
@@ -121,7 +123,11 @@ def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
 
 
 def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) -> tuple[dict[str, int], Axis]:
-    """The letters' sizes, and the axis of the queries: twice as wide where half of each head's is a gate."""
+    """The letters of the axes, and the axis of the queries, which is twice as wide where half of each head is a gate.
+
+    Raises:
+        UnclearError: the linears' widths are not those of heads.
+    """
     q_width, k_width, v_width = (int(getattr(module.get_submodule(name), "out_features")) for name in names)  # noqa: B009
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
     d = _head_width(module.get_submodule(core), q_width)
@@ -138,7 +144,11 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
 
 
 def _head_width(core: nn.Module, width: int) -> int:
-    """As an attribute gives it, or else the share of each head in the queries' width."""
+    """The width of a head, as an attribute gives it, or else the share of each head in the queries' width.
+
+    Raises:
+        UnclearError: neither is known.
+    """
     d, heads = head_width(core), head_count(core)
     if d is None and heads and width % heads == 0:
         return width // heads

@@ -1,6 +1,6 @@
 """T5 and its kin: attention to which a position bias is added that one layer makes for all that follow.
 
-The bias is made, and handed from layer to layer, for all original heads; each layer takes that of the heads it
+The bias is made, and handed from layer to layer, for all original heads; each layer takes the part of the heads that it
 still has. So layers may keep different heads, and the table that the bias comes from stays whole.
 """
 
@@ -37,15 +37,24 @@ def shared_bias(module: nn.Module) -> Family | str | None:
     if names is None or "position_bias" not in inspect.signature(kind.forward).parameters:
         return None
     try:
-        found, code = _projections(module, names), reading(module)
+        projections, code = _projections(module, names), reading(module)
         if code is None or code.returned != 3:
             raise UnclearError(f"{kind.__name__} does not return its output, the bias and the weights")
-        return describe(module, found, replacement=with_shared_bias(kind), empty=empty_with_shared_bias(kind, names[3]))
+        empty = empty_with_shared_bias(kind, names[3])
+        return describe(module, projections, replacement=with_shared_bias(kind), empty=empty)
     except UnclearError as reason:
         return str(reason)
 
 
 def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
+    """The module's projections.
+
+    Args:
+        names: of the linears of queries, keys, values and output.
+
+    Raises:
+        UnclearError: their widths are not those of heads.
+    """
     query, key, value, output = names
     d, rows = head_width(module), int(cast(Any, module).get_submodule(query).out_features)
     if not d or rows % d:
@@ -67,15 +76,15 @@ def with_shared_bias(kind: Any) -> tuple[str, Members]:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         bound = signature.bind(self, *args, **kwargs)
-        given = bound.arguments.get("position_bias")
-        if given is not None:
-            bound.arguments["position_bias"] = _of_heads(self, given)
-        output, own, *rest = kind.forward(*bound.args, **bound.kwargs)
-        if given is None:
-            given = self.__dict__.pop("whole_bias", None)
-        if given is None:  # a layer without a table made zeros, for as many heads as it has
-            given = own.new_zeros(1, _total(self), *own.shape[2:])
-        return output, given, *rest
+        whole_bias = bound.arguments.get("position_bias")
+        if whole_bias is not None:
+            bound.arguments["position_bias"] = _of_heads(self, whole_bias)
+        output, own_bias, *rest = kind.forward(*bound.args, **bound.kwargs)
+        if whole_bias is None:
+            whole_bias = self.__dict__.pop("whole_bias", None)
+        if whole_bias is None:  # a layer without a table made zeros, for as many heads as it has
+            whole_bias = own_bias.new_zeros(1, _total(self), *own_bias.shape[2:])
+        return output, whole_bias, *rest
 
     return "WithSharedBias", {"forward": forward, "compute_bias": compute_bias}
 
@@ -86,28 +95,29 @@ def empty_with_shared_bias(kind: Any, output: str) -> tuple[str, Members]:
     signature = inspect.signature(kind.forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        given = signature.bind(self, *args, **kwargs).arguments
-        hidden, bias = given["hidden_states"], given.get("position_bias")
-        cache = given.get("past_key_values")
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        hidden, bias = arguments["hidden_states"], arguments.get("position_bias")
+        cache = arguments.get("past_key_values")
         seen = cache.get_seq_length(self.layer_idx) if cache is not None else 0
         seen = seen.clone() if isinstance(seen, Tensor) else seen
-        key_length = advance_cache(self, {**given, **given.get("kwargs", {})}, hidden)
+        key_length = advance_cache(self, {**arguments, **arguments.get("kwargs", {})}, hidden)
         if bias is None and self.has_relative_attention_bias:
             bias = kind.compute_bias(self, hidden.shape[1], key_length, device=hidden.device, past_seen_tokens=seen)
         elif bias is None:
             bias = hidden.new_zeros(1, _total(self), hidden.shape[1], key_length)
-        results = [tied_to(self.get_submodule(left_of(output))(hidden), given), bias, None]
-        WEIGHTS.put(results, self, given, hidden, key_length)
+        results = [tied_to(self.get_submodule(left_of(output))(hidden), arguments), bias, None]
+        WEIGHTS.put(results, self, arguments, hidden, key_length)
         return tuple(results)
 
     return "WithoutHeads", {"forward": forward, USES: frozenset({left_of(output), TABLE})}
 
 
 def _of_heads(module: nn.Module, bias: Tensor) -> Tensor:
-    """(b or 1, original heads, q, k) to that of the heads still here."""
+    """The part of the bias, (b or 1, original heads, q, k), that belongs to the heads still here."""
     return of_heads(module, "position_bias", bias, -3)
 
 
 def _total(module: Any) -> int:
+    """How many heads the module was made with."""
     lineage = lineage_of(module)
     return lineage.total_heads if lineage else int(module.n_heads)

@@ -1,7 +1,8 @@
 """Two models with one key/value cache: the queries of the second also attend to the keys and values of the first.
 
-Its layers append to what the layers of the first have cached, group by group. A group that leaves either would have to
-leave both, and a head of the first that is masked would go on being read by the second; so both are refused.
+The second model's layers append to what the layers of the first have cached, group by group. A group that leaves either
+would have to leave both, and a head of the first that is masked would go on being read by the second; so both are
+refused.
 """
 
 import ast
@@ -24,7 +25,7 @@ CACHE = CACHES[0]
 
 @register_relation
 def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
-    """Layer -> why it is refused, for all that read or write a cache which two submodules share."""
+    """The layers that are refused since they read or write a cache which two submodules share, each with the reason."""
     refused: dict[str, str] = {}
     caching = [name for name, layer in layers.items() if _caches(layer.core)]
     for name, module in model.named_modules():
@@ -39,17 +40,18 @@ def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict
 
 
 def _caches(core: nn.Module) -> bool:
+    """Whether the module's forward takes a cache."""
     return any(name in CACHES for name in inspect.signature(whole(core).forward).parameters)
 
 
 def _child(layer: str, name: str) -> str:
-    """The submodule of `name` that the layer lies in."""
+    """The child of module `name` that the layer lies in."""
     return layer.removeprefix(f"{name}." if name else "").partition(".")[0]
 
 
 @functools.cache
 def _pairs(code: str) -> tuple[tuple[str, str], ...]:
-    """Submodules of which the second is called with the cache that a call of the first returned."""
+    """Pairs of submodules of which the second is called with the cache that a call of the first returned."""
     return tuple(pair for method in ast.parse(code).body for pair in _Calls.of(method).sharing())
 
 
@@ -63,11 +65,12 @@ class _Calls:
 
     @classmethod
     def of(cls, method: ast.stmt) -> "_Calls":
-        calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
-        found = cls([(part, call) for call in calls if (part := _submodule(call))])
-        found.outputs |= {name: part for name, value in _assigned(method) if (part := _submodule(value))}
-        found.caches |= {name: part for name, value in _assigned(method) if (part := found.cache_of(value))}
-        return found
+        """The calls in this method."""
+        nodes = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+        calls = cls([(submodule, node) for node in nodes if (submodule := _submodule(node))])
+        calls.outputs |= {name: submodule for name, value in _assigned(method) if (submodule := _submodule(value))}
+        calls.caches |= {name: submodule for name, value in _assigned(method) if (submodule := calls.cache_of(value))}
+        return calls
 
     def cache_of(self, node: ast.expr) -> str | None:
         """The submodule whose cache this is, if it is one."""
@@ -81,14 +84,16 @@ class _Calls:
         return None
 
     def sharing(self) -> Iterator[tuple[str, str]]:
-        for part, call in self.calls:
+        """Pairs of submodules of which the second is called with the cache of the first."""
+        for submodule, call in self.calls:
             for keyword in call.keywords:
                 owner = self.cache_of(keyword.value) if keyword.arg == CACHE else None
-                if owner not in (None, part):
-                    yield str(owner), part
+                if owner not in (None, submodule):
+                    yield str(owner), submodule
 
 
 def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """The variables that the method assigns to, each with the value."""
     for node in ast.walk(method):
         match node:
             case ast.Assign(targets=[ast.Name(id=variable)], value=value):
@@ -96,8 +101,8 @@ def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _submodule(node: ast.expr) -> str | None:
-    """`part` of a call self.part(…)."""
+    """The name of the submodule that is called here: `encoder` in `self.encoder(…)`; None for anything else."""
     match node:
-        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=part)):
-            return part
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+            return name
     return None

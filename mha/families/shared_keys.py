@@ -1,8 +1,8 @@
 """Layers that hand their keys and values on to later layers, which compute none (Gemma 3n, Gemma 4).
 
-What is handed on, and cached, is for all original key/value groups, so that each layer may keep heads of its own: a
-layer that hands on keeps its projections of keys and values whole and attends to the groups that it still has; one
-that is handed keys takes those of its groups.
+What is handed on, and cached, is for all original key/value groups, so that each layer may keep other heads. A layer
+that hands on keeps its projections of keys and values whole, and attends to the groups that it still has; one that is
+handed keys takes those of its groups.
 """
 
 import ast
@@ -52,20 +52,27 @@ def has_shared_keys(module: nn.Module) -> bool:
 
 
 def _takes(module: nn.Module) -> Family:
+    """The description of a module that is handed its keys and values."""
     kind, code = whole(module), reading(module)
-    found = _projections(module, "q_proj … o_proj, keys of another layer", ())
+    projections = _projections(module, "q_proj … o_proj, keys of another layer", ())
     empty = without_heads(kind, Returned("o_proj", code.returned if code else None, cached=False))
-    return describe(module, found, replacement=with_keys_of_another(kind), empty=empty)
+    return describe(module, projections, replacement=with_keys_of_another(kind), empty=empty)
 
 
 def _hands_on(module: nn.Module) -> Family:
-    kind = whole(module)
-    found = _projections(module, "q_proj … o_proj, keys for other layers", ("k_proj", "v_proj", "k_norm", "v_norm"))
-    handing_on = with_keys_for_others(kind)
-    return describe(module, found, replacement=handing_on, empty=handing_on)
+    """The description of a module that hands its keys and values on."""
+    kept_whole = ("k_proj", "v_proj", "k_norm", "v_norm")
+    projections = _projections(module, "q_proj … o_proj, keys for other layers", kept_whole)
+    handing_on = with_keys_for_others(whole(module))
+    return describe(module, projections, replacement=handing_on, empty=handing_on)
 
 
 def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> Projections:
+    """The projections that lose heads: those of queries and output.
+
+    Raises:
+        UnclearError: their widths are not those of heads.
+    """
     d, per_group = head_width(module), vars(module).get("num_key_value_groups")
     width = int(cast(Any, module).o_proj.in_features)
     if d is None or not isinstance(per_group, int) or width % (d * per_group):
@@ -82,8 +89,8 @@ def with_keys_of_another(kind: Any) -> tuple[str, Members]:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(self, *args, **kwargs)
-        given: Mapping[str, tuple[Tensor, Tensor]] = bound.arguments[SHARED]
-        own = tuple(_of_groups(self, states) for states in given[self.layer_type])
+        handed: Mapping[str, tuple[Tensor, Tensor]] = bound.arguments[SHARED]
+        own = tuple(_of_groups(self, states) for states in handed[self.layer_type])
         bound.arguments[SHARED] = {self.layer_type: own}
         return kind.forward(*bound.args, **bound.kwargs)
 
@@ -92,9 +99,13 @@ def with_keys_of_another(kind: Any) -> tuple[str, Members]:
 
 @making_class
 def with_keys_for_others(kind: Any) -> tuple[str, Members]:
-    """A subclass with the same forward, which attends to the groups it still has once all keys are handed on."""
+    """A subclass that hands on the keys of all original groups, and then attends to those that it still has.
+
+    Raises:
+        UnclearError: the code does not say, exactly once, that keys are handed on.
+    """
     function = function_of(kind.forward, kind.__name__)
-    handed_on = [place for place, part in enumerate(function.body) if HANDED_ON in ast.unparse(part)]
+    handed_on = [place for place, statement in enumerate(function.body) if HANDED_ON in ast.unparse(statement)]
     if len(handed_on) != 1:
         raise UnclearError("its code does not say clearly when keys and values are handed on")
     own = "key_states, value_states = (self.of_own_groups(key_states), self.of_own_groups(value_states))"
@@ -103,7 +114,7 @@ def with_keys_for_others(kind: Any) -> tuple[str, Members]:
 
 
 def _of_groups(core: nn.Module, states: Tensor) -> Tensor:
-    """(b, original groups, k, d) to those of the groups still here."""
+    """The part of keys or values, (b, original groups, k, d), that belongs to the groups still here."""
     lineage = core_lineage(core)
     if lineage is None:
         return states

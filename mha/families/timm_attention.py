@@ -1,8 +1,8 @@
-"""timm's attention over a sequence of tokens: `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's, XCiT's, Twins' and
-what is written like them; Hiera's, which pools its queries; and attention of a class token alone, as CaiT's.
+"""timm's attention over a sequence of tokens.
 
-Recognised by the code, which has to say that all tokens are projected and which of them are given an output; the
-library need not be imported, and isn't.
+That is `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's, XCiT's, Twins' and what is written like them; Hiera's,
+which pools its queries; and attention of a class token alone, as CaiT's. Recognised by the code, which has to say that
+all tokens are projected and which of them are given an output; the library need not be imported, and isn't.
 """
 
 import re
@@ -27,7 +27,7 @@ ENDS = re.compile(
 )
 POOLED = re.compile(r"if self\.q_stride > 1:\n +q = q\.view\(.*\)\.amax\(dim=\d\)")
 OUTPUT = left_of("proj")
-CLASS_TOKEN = "self.q(x[:, 0])"  # the only one that asks, and is given an output
+CLASS_TOKEN = "self.q(x[:, 0])"  # the only token with a query, and so with an output
 
 
 @register_convention
@@ -37,23 +37,23 @@ def timm_attention(module: nn.Module) -> Family | str | None:
         return None
     counts = {"heads": "h g"} if "heads" in vars(module) else {}
     empty = _without_heads(module)
-    found = describe_fused(module, counts=counts, empty=empty) or describe_separate(module, empty=empty)
-    return (_why_not(module) or found) if isinstance(found, Family) else found
+    answer = describe_fused(module, counts=counts, empty=empty) or describe_separate(module, empty=empty)
+    return (_why_not(module) or answer) if isinstance(answer, Family) else answer
 
 
 def _why_not(module: nn.Module) -> str | None:
-    """What the code does not say; None where it says all."""
+    """The reason why a module is refused whose code does not say all that it has to; None where it does."""
     code, name = text(module), type(module).__name__
     if not TOKENS.search(code):
         return f"{name} is not given a sequence of tokens"
-    projections = [part for part, child in module.named_children() if part in PROJECTIONS]
-    if some := [part for part in projections if not re.search(rf"self\.{part}(\.weight|\(x(\[:, 0\])?\))", code)]:
-        return f"{name} does not project all tokens by {some[0]}"
+    linears = [child for child, _ in module.named_children() if child in PROJECTIONS]
+    if unused := [child for child in linears if not re.search(rf"self\.{child}(\.weight|\(x(\[:, 0\])?\))", code)]:
+        return f"{name} does not project all tokens by {unused[0]}"
     return None if ENDS.search(code) else f"{name} does something after its output projection"
 
 
 def _without_heads(module: nn.Module) -> type[nn.Module] | None:
-    """Where fewer tokens are given an output than there are; None for all others."""
+    """The class without heads for a module that gives an output to some tokens only; None for any other module."""
     code = text(module)
     if CLASS_TOKEN in code:
         return without_heads_for_some(whole(module), False)
@@ -62,8 +62,11 @@ def _without_heads(module: nn.Module) -> type[nn.Module] | None:
 
 @making_class
 def without_heads_for_some(kind: Any, pooled: bool) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass without heads that returns the output's bias for the first token, or for as many as queries are
-    pooled to."""
+    """A subclass without heads that returns the output's bias for some tokens only.
+
+    Args:
+        pooled: for as many as queries are pooled to; otherwise for the first.
+    """
 
     def forward(self: Any, x: Tensor) -> Tensor:
         outputs = x.shape[1] // self.q_stride if pooled else 1

@@ -104,13 +104,18 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             v = torch.cat([v, self.bias_v.expand(batch, -1, -1)], dim=1)
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (features.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for features in (q, k, v))
         return q, k, v
 
     def _mask(
-        self, key_padding_mask: Tensor | None, attn_mask: Tensor | None, q: Tensor, given: int, keys: int
+        self, key_padding_mask: Tensor | None, attn_mask: Tensor | None, q: Tensor, own_keys: int, all_keys: int
     ) -> Tensor | None:
-        """Both masks as one that is added to the scores, zero for the extra keys; None where nothing is masked."""
+        """Both masks as one that is added to the scores, zero for the extra keys; None where nothing is masked.
+
+        Args:
+            own_keys: how many keys the masks are for.
+            all_keys: how many there are with the extra ones.
+        """
         added: Tensor | None = None
         if key_padding_mask is not None:
             added = _additive(key_padding_mask, q.dtype)[:, None, None, :]
@@ -120,7 +125,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
             added = per_head if added is None else added + per_head
         if added is None:
             return None
-        return F.pad(added, (0, keys - given))
+        return F.pad(added, (0, all_keys - own_keys))
 
     @torch.jit.unused
     def _gather_heads(self, attn_mask: Tensor, batch: int) -> Tensor:
@@ -143,18 +148,18 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         if query is not key or key is not value:
             raise ShapeError("nested tensors: only self-attention is supported, as by nn.MultiheadAttention")
-        lengths = torch.tensor([len(one) for one in query.unbind()], device=query.device)
+        lengths = torch.tensor([len(example) for example in query.unbind()], device=query.device)
         padded = torch.nested.to_padded_tensor(query, 0.0)
         ignored = torch.arange(padded.shape[1], device=query.device) >= lengths[:, None]
         if not self.batch_first:
             raise ShapeError("nested tensors need batch_first=True, as in nn.MultiheadAttention")
         output, weights = self.forward(padded, padded, padded, ignored, need_weights, None, average_attn_weights)
-        rows = [one[:length] for one, length in zip(output, lengths.tolist(), strict=True)]
-        return torch.nested.as_nested_tensor(rows), weights
+        examples = [tokens[:length] for tokens, length in zip(output, lengths.tolist(), strict=True)]
+        return torch.nested.as_nested_tensor(examples), weights
 
 
 class EmptiedMultiheadAttention(SlicedMultiheadAttention):
-    """One without heads: the bias of its output at every query, and weights of no head."""
+    """A `torch.nn.MultiheadAttention` without heads: the bias of its output at every query, and weights of no head."""
 
     _mha_uses = frozenset({"out_proj_without_heads"})
     extra_keys: int = 0  # that a module with heads adds to those it is given
@@ -162,6 +167,7 @@ class EmptiedMultiheadAttention(SlicedMultiheadAttention):
         out_proj_without_heads: OutputBias
 
     def before_emptied(self) -> None:
+        """Note what else the module adds, and clear the way for the properties below."""
         self.extra_keys = int(self.bias_k is not None) + int(self.add_zero_attn)
         del self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]  # below they are properties
 
@@ -199,18 +205,19 @@ class EmptiedMultiheadAttention(SlicedMultiheadAttention):
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """torch's masks: boolean True = ignore; floating = added to the scores."""
+    """One of torch's masks (boolean True = ignore; floating = added to the scores) as one that is added."""
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
     return mask.to(dtype)
 
 
 def _mean_over_heads(weights: Tensor) -> Tensor:
-    """(b, q, k); zero where no head is left."""
+    """The mean of weights (b, h, q, k) over heads, (b, q, k); zero where no head is left."""
     return weights.mean(dim=1) if weights.shape[1] else weights.sum(dim=1)
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
+    """The letters of the axes."""
     layer = cast(Any, module)
     return {"h": layer.num_heads, "g": 1, "d": layer.head_dim}
 

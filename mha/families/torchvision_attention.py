@@ -38,8 +38,10 @@ class Convention:
 
     Attributes:
         fused: the linear that puts out all queries, all keys, all values.
-        changes: places of its forward that hold for all heads only.
-        helper: a function that the forward calls, and places of that.
+        output: the linear that reads the context.
+        changes: what its forward says that is true of all heads only, and what it is to say instead.
+        helper: a function that the forward calls, "" for none.
+        in_helper: the same of that function.
     """
 
     fused: str
@@ -71,6 +73,11 @@ def torchvision_attention(module: nn.Module) -> Family | str | None:
 
 
 def _described(module: nn.Module, known: Convention) -> Family:
+    """The module's description.
+
+    Raises:
+        UnclearError: it is not what is known.
+    """
     kind, heads = whole(module), _heads(module)
     fused = cast(Any, module.get_submodule(known.fused))
     if fused.out_features % (3 * heads):
@@ -80,11 +87,12 @@ def _described(module: nn.Module, known: Convention) -> Family:
     width = fused.out_features // (3 * heads)
     sizes = {"h": heads, "g": 1, "d": width, "e": width}
     name = f"{known.fused} {THIRDS[0]} … {known.output}"
-    found = Projections(name, "", {known.fused: THIRDS}, known.output, sizes, widths_freed=True)
+    projections = Projections(name, "", {known.fused: THIRDS}, known.output, sizes, widths_freed=True)
     replacement = with_changes(kind, known.changes, known.helper, known.in_helper)
-    return describe(module, found, replacement=replacement)
+    return describe(module, projections, replacement=replacement)
 
 
 def _heads(module: nn.Module) -> int:
-    held = vars(module)
-    return int(held["num_heads"] if "num_heads" in held else held["n_heads"])
+    """How many heads the module has, as its own attribute says."""
+    attributes = vars(module)
+    return int(attributes["num_heads"] if "num_heads" in attributes else attributes["n_heads"])

@@ -1,4 +1,4 @@
-"""What a module's own code says about it: attributes and configuration fields it reads, and what it returns.
+"""What a module's own code says about it: the attributes and configuration fields it reads, and what it returns.
 
 Shapes can't tell whether a number is a head count or happens to equal one; the code that uses it can.
 """
@@ -19,7 +19,7 @@ from mha.runtime.generated_classes import whole
 
 
 class UnclearError(Exception):
-    """The module looks like attention of a convention, but something about it is not understood."""
+    """A module that looks like attention of a convention, but something about it is not understood; says what."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,14 @@ class Reading:
         attributes: own attributes that are read.
         shaping: those of them that are read only to give a tensor its shape.
         divided: those that are read only to be divided by the number of heads.
-        of_input: those that are read only to make a tensor as wide as the input.
+        of_input: those that are read only to make a tensor as wide as the input is.
         config: fields of `self.config` that are read.
         variables: arguments and other local names that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
-        as_list: whether that is a list.
-        input_width: whether a tensor is given the width of an input, as its shape says it, in a way that `freed` does
-            not cover.
-        freed: whether a tensor is given the width of an input where -1 would say the same; all else is read as if it
-            did.
+        as_list: whether it returns a list instead of a tuple.
+        freed: whether a tensor is given the width of an input where -1 would say the same; the other attributes are
+            those of code that says -1.
+        input_width: whether a tensor is given the width of an input in other places.
     """
 
     attributes: frozenset[str]
@@ -54,17 +53,18 @@ class Reading:
 
 
 def reading(module: nn.Module) -> Reading | None:
-    """None where the source can't be had, as for a class made in an interpreter."""
+    """What the module's methods refer to; None where their source can't be had, as in an interpreter."""
     return _reading(whole(module), settings_of(module))
 
 
 def text(module: nn.Module) -> str:
-    """The code of the module's methods, in one spelling; empty where it can't be had."""
+    """The source of the module's methods in `ast.unparse`'s spelling; empty where it can't be had."""
     return _text(whole(module), settings_of(module))
 
 
 @functools.cache
 def _reading(kind: Any, settings: Settings) -> Reading | None:
+    """As `reading`, of a class with these settings."""
     try:
         methods = list(_live_methods(kind, settings))
         freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
@@ -91,8 +91,11 @@ def _reading(kind: Any, settings: Settings) -> Reading | None:
 def function_of(function: Any, name: str) -> ast.FunctionDef:
     """The source of a function as a tree.
 
+    Args:
+        name: what the error calls the function.
+
     Raises:
-        UnclearError: it can't be read.
+        UnclearError: it can't be read, or is no function.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
@@ -104,16 +107,18 @@ def function_of(function: Any, name: str) -> ast.FunctionDef:
 
 
 def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
+    """The names that occur in any of the methods, as often as they do."""
     return [name for method in methods for name in names_in(method)]
 
 
 def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
-    """The names all of whose occurrences are here."""
+    """The names in `here` that occur nowhere else."""
     return frozenset(name for name in here if everywhere.count(name) == here.count(name))
 
 
 @functools.cache
 def _text(kind: Any, settings: Settings) -> str:
+    """As `text`, of a class with these settings."""
     try:
         return "\n".join(ast.unparse(method) for method in _live_methods(kind, settings))
     except (OSError, TypeError, SyntaxError):
@@ -121,6 +126,7 @@ def _text(kind: Any, settings: Settings) -> str:
 
 
 def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
+    """The methods of the class as instances with these settings run them, with widths of inputs freed."""
     for method in _methods(kind):
         if method.name == "forward":
             free_width(method)
@@ -128,7 +134,7 @@ def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
 
 
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
-    """The methods that instances of the class have, those of its bases in transformers and elsewhere too."""
+    """The methods that instances of the class have, inherited ones too, but for constructors and what is torch's."""
     seen: set[str] = set()
     for base in kind.__mro__:
         if base in (nn.Module, object) or base.__module__.startswith("torch."):
@@ -142,33 +148,37 @@ def _methods(kind: type) -> Iterator[ast.FunctionDef]:
 
 
 def _own_attributes(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load) and _is_self(part.value):
-            yield part.attr
+    """The attributes of `self` that are read."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Load) and _is_self(inner.value):
+            yield inner.attr
 
 
 def _divided(node: ast.AST) -> Iterator[str]:
-    """The width in `self.embed_dim // self.num_heads`."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.FloorDiv) and "num_heads" in ast.unparse(part.right):
-            yield from _own_attributes(part.left)
+    """The attributes that are divided by the number of heads, as in `self.embed_dim // self.num_heads`."""
+    for inner in ast.walk(node):
+        match inner:
+            case ast.BinOp(left=dividend, op=ast.FloorDiv(), right=divisor) if "num_heads" in ast.unparse(divisor):
+                yield from _own_attributes(dividend)
 
 
 def _of_input(node: ast.AST) -> Iterator[str]:
-    """The last size in `hidden_states.new_zeros(…)`."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and ast.unparse(part.func) == "hidden_states.new_zeros":
-            yield from _own_attributes(part.args[-1])
+    """The attributes that are the last size in `hidden_states.new_zeros(…)`."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "hidden_states.new_zeros":
+            yield from _own_attributes(inner.args[-1])
 
 
 def _variables(node: ast.AST) -> Iterator[str]:
-    return (part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+    """The local and global names that are read."""
+    return (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load))
 
 
 def _config_fields(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and _is_own_config(part.value):
-            yield part.attr
+    """The fields of `self.config`."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute) and _is_own_config(inner.value):
+            yield inner.attr
 
 
 def _is_own_config(node: ast.AST) -> bool:
@@ -180,9 +190,9 @@ def _is_self(node: ast.AST) -> bool:
 
 
 def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
-    """How many values `forward` returns, and whether in a list."""
+    """How many values `forward` returns, None for a bare value; and whether in a list."""
     forward = next((method for method in methods if method.name == "forward"), None)
-    returns = [part for part in ast.walk(forward) if isinstance(part, ast.Return)] if forward else []
+    returns = [node for node in ast.walk(forward) if isinstance(node, ast.Return)] if forward else []
     if forward is None or not returns:
         return None, False
     value = _made(returns[-1].value, forward)
@@ -193,16 +203,20 @@ def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
 
 
 def _made(value: ast.expr | None, forward: ast.FunctionDef, seen: tuple[str, ...] = ()) -> ast.expr | None:
-    """The first of the parts that a returned value is put together from, attention weights not being asked for:
-    `return outputs`, where `outputs = (context, weights) if output_attentions else (context,)`."""
+    """The expression that a returned value comes from, where attention weights are not asked for.
+
+    It is `(context,)` for `return outputs`, where `outputs = (context, weights) if output_attentions else (context,)`.
+    """
     match value:
-        case ast.IfExp(orelse=part) | ast.BinOp(left=part):
-            return _made(part, forward, seen)
+        case ast.IfExp(orelse=first) | ast.BinOp(left=first):
+            return _made(first, forward, seen)
         case ast.Name(id=name) if name not in seen:
-            named = [part.value for part in ast.walk(forward) if isinstance(part, ast.Assign) and _names(part, name)]
-            return _made(named[0], forward, (*seen, name)) if named else value
+            assignments = (node for node in ast.walk(forward) if isinstance(node, ast.Assign))
+            assigned = next((node.value for node in assignments if _names(node, name)), None)
+            return value if assigned is None else _made(assigned, forward, (*seen, name))
     return value
 
 
 def _names(assignment: ast.Assign, name: str) -> bool:
+    """Whether it assigns to that name."""
     return any(isinstance(target, ast.Name) and target.id == name for target in assignment.targets)

@@ -15,48 +15,55 @@ REDUCING = ("spatial_reduction", "pool")
 
 
 def input_widths(method: ast.FunctionDef) -> frozenset[str]:
-    """The names given to the last of the three sizes of a sequence, (b, n, e)."""
+    """The names that the method gives to the last of the three sizes of a sequence, (b, n, e)."""
     widths: set[str] = set()
-    for part in ast.walk(method):
-        if not isinstance(part, ast.Assign) or (method.name != "forward" and _is_of_heads(part.value)):
+    for node in ast.walk(method):
+        if not isinstance(node, ast.Assign) or (method.name != "forward" and _is_of_heads(node.value)):
             continue
-        if isinstance(part.targets[0], ast.Tuple) and _is_a_shape(part.value):
-            names = [target.id for target in part.targets[0].elts if isinstance(target, ast.Name)]
-            widths |= set(names[-1:]) if len(part.targets[0].elts) == 3 else set()
+        if isinstance(node.targets[0], ast.Tuple) and _is_a_shape(node.value):
+            names = [target.id for target in node.targets[0].elts if isinstance(target, ast.Name)]
+            widths |= set(names[-1:]) if len(node.targets[0].elts) == 3 else set()
     return frozenset(widths)
 
 
 def shapes_by_input_width(method: ast.FunctionDef) -> bool:
-    """Whether such a size comes back where a tensor other than the input is shaped."""
+    """Whether the width of an input is a size where another tensor is shaped."""
     widths = input_widths(method)
     shaped = (argument for call in shaping_calls(method, but_of=INPUTS) for argument in ast.walk(call))
     return any(isinstance(name, ast.Name) and name.id in widths for name in shaped)
 
 
 def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST]:
-    """The arguments of outermost calls such as `x.view(...)`, and tuples named as a shape.
+    """The arguments of calls that give a tensor its shape, as `x.view(...)`, and tuples that are called a shape.
 
     Args:
         but_of: tensors whose shaping is left out, as that of `hidden_states.permute(0, 2, 1).view(...)`.
     """
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in SHAPING:
-            if _root(part.func) in but_of:
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in SHAPING:
+            if _root(inner.func) in but_of:
                 continue
-            yield from part.args
-        elif isinstance(part, ast.Assign) and isinstance(part.value, ast.Tuple) and _names_a_shape(part.targets):
-            yield part.value
+            yield from inner.args
+        elif isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Tuple) and _names_a_shape(inner.targets):
+            yield inner.value
 
 
 def free_width(method: ast.FunctionDef) -> bool:
-    """Say with -1 what is, or is derived from, an input's width and comes last where a tensor is shaped; whether there
-    was such a place."""
+    """Put -1 in the place of every last size, where a tensor is shaped, that is or is derived from an input's width.
+
+    The tree of the method itself changes.
+
+    Returns:
+        Whether there was such a place.
+    """
     rewriting = _FreeWidth(input_widths(method))
     rewriting.visit(method)
     return rewriting.changed
 
 
 class _FreeWidth(ast.NodeTransformer):
+    """Puts -1 in the place of last sizes that are one of these widths, and remembers whether it did."""
+
     def __init__(self, widths: Set[str]) -> None:
         self.widths = widths
         self.changed = False
@@ -70,6 +77,7 @@ class _FreeWidth(ast.NodeTransformer):
         return node
 
     def _is_width(self, node: ast.expr) -> bool:
+        """Whether it is one of the widths, or a width divided by something."""
         match node:
             case ast.Name(id=name) | ast.BinOp(left=ast.Name(id=name), op=ast.FloorDiv()):
                 return name in self.widths
@@ -77,7 +85,10 @@ class _FreeWidth(ast.NodeTransformer):
 
 
 def _root(node: ast.AST) -> str | None:
-    """The name that a chain of attributes and calls begins with, seen through what reduces an input's length."""
+    """The name that a chain of attributes and calls begins with, or None.
+
+    A call that makes an input shorter, as `self.pool(x)`, is looked through: the name is `x`.
+    """
     while isinstance(node, ast.Attribute | ast.Call):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCING:
             node = node.args[0]
@@ -95,11 +106,11 @@ def _names_a_shape(targets: list[ast.expr]) -> bool:
 
 
 def _is_a_shape(node: ast.AST) -> bool:
-    """`x.shape`, `x.size()`."""
+    """Whether it is the shape of a tensor, as `x.shape` and `x.size()` are."""
     node = node.func if isinstance(node, ast.Call) else node
     return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
 
 
 def _is_of_heads(node: ast.AST) -> bool:
-    """`query.shape` in a helper, which is handed queries that are projected already."""
-    return any(isinstance(part, ast.Name) and part.id in ("query", "key", "value") for part in ast.walk(node))
+    """Whether it is about tensors of heads, as `query.shape` is in a helper that is handed projected queries."""
+    return any(isinstance(inner, ast.Name) and inner.id in ("query", "key", "value") for inner in ast.walk(node))
