@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mha.layer.checks import check_mask, check_sizes, shared_width
 from mha.layer.output_bias import OutputBias, tied_to
 from mha.layer.packing import Packing, attend_packed, clear
 from mha.values.errors import ShapeError
@@ -73,9 +74,9 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.head_dim = _head_dim(num_hiddens, num_heads) if head_dim is None else head_dim
+        self.head_dim = shared_width(num_hiddens, num_heads) if head_dim is None else head_dim
         self.dropout = dropout
-        _check_sizes(self.num_heads, self.num_kv_heads, self.head_dim, dropout)
+        check_sizes(self.num_heads, self.num_kv_heads, self.head_dim, dropout)
         self.input_sizes = query_size, key_size, value_size
         if num_heads == 0:
             self.W_o_without_heads = OutputBias(num_hiddens, nn.Parameter(torch.zeros(num_hiddens)) if bias else None)
@@ -237,7 +238,7 @@ class MultiHeadAttention(nn.Module):
         if attn_mask is None:
             return mask
         attn_mask = self._gather_heads(attn_mask)
-        _check_mask(attn_mask, (batch, self.num_heads, num_queries, num_keys))
+        check_mask(attn_mask, (batch, self.num_heads, num_queries, num_keys))
         attn_mask = torch.atleast_2d(attn_mask)  # the fused kernel takes no less
         if attn_mask.dtype == torch.bool:
             return attn_mask if mask is None else mask & attn_mask
@@ -286,51 +287,3 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
     scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     blind = (scores == float("-inf")).all(dim=-1, keepdim=True)
     return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
-
-
-def _head_dim(num_hiddens: int, num_heads: int) -> int:
-    """The width of a head where heads share the layer's width among them.
-
-    Raises:
-        ShapeError: the width can't be shared evenly.
-    """
-    if num_heads < 1 or num_hiddens % num_heads:
-        raise ShapeError(
-            f"num_hiddens={num_hiddens} is not a multiple of num_heads={num_heads}: "
-            "give head_dim, the width of one head"
-        )
-    return num_hiddens // num_heads
-
-
-def _check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: float) -> None:
-    """Refuse sizes that no layer can have.
-
-    Raises:
-        ShapeError: counts that are negative or do not divide, or a dropout that is no probability.
-    """
-    if num_heads < 0 or num_kv_heads < 0 or head_dim < 1:
-        raise ShapeError(
-            f"expected num_heads ≥ 0, num_kv_heads ≥ 0 and head_dim ≥ 1, got {num_heads}, {num_kv_heads} and {head_dim}"
-        )
-    if (num_heads == 0) != (num_kv_heads == 0) or (num_kv_heads and num_heads % num_kv_heads):
-        raise ShapeError(
-            f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}: "
-            "every key/value head serves the same number of query heads"
-        )
-    if not 0.0 <= dropout < 1.0:
-        raise ShapeError(f"dropout: expected a probability in [0, 1), got {dropout}")
-
-
-def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
-    """Refuse a mask that is neither boolean nor floating, or that does not broadcast to this shape."""
-    if not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
-        raise ShapeError(f"attn_mask: expected boolean (True = attend) or floating, got {attn_mask.dtype}")
-    try:
-        fits = torch.broadcast_shapes(attn_mask.shape, shape) == shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ShapeError(
-            f"attn_mask: expected a shape that broadcasts to (batch, head, query, key) = {shape}, "
-            f"got {tuple(attn_mask.shape)}"
-        )

@@ -83,8 +83,8 @@ def attend_packed(
         (all queries, h·d). A query without any key has zero context.
     """
     queries, keys = ([group.examples * group[axis] for group in groups] for axis in (1, 2))
-    parts = zip(groups, q.split(queries), k.split(keys), v.split(keys), strict=True)
-    contexts = [_attend(*part, is_causal, dropout) for part in parts if part[0].queries]
+    by_group = zip(groups, q.split(queries), k.split(keys), v.split(keys), strict=True)
+    contexts = [_attend(*tensors, is_causal, dropout) for tensors in by_group if tensors[0].queries]
     return torch.cat(contexts) if contexts else q.flatten(1)
 
 
@@ -92,7 +92,7 @@ def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, drop
     """The context of one group: (examples · queries, h, d) and (examples · keys, h, d) -> (examples · queries, h·d)."""
     if not group.keys:
         return torch.zeros_like(q).flatten(1)
-    q, k, v = (part.unflatten(0, (group.examples, -1)).transpose(1, 2) for part in (q, k, v))
+    q, k, v = (tokens.unflatten(0, (group.examples, -1)).transpose(1, 2) for tokens in (q, k, v))
     context = F.scaled_dot_product_attention(
         q, k, v, dropout_p=dropout, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
     )

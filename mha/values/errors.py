@@ -53,4 +53,4 @@ class SlowPlanWarning(UserWarning):
 
 
 class LostHeadsWarning(UserWarning):
-    """Heads that something else names, as the times of words are read from some, have all been pruned."""
+    """All heads that a configuration names have been pruned, as those whose attention tells the times of words."""

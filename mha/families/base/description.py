@@ -52,26 +52,19 @@ class Family:
         role: whether the module attends to its own input or to another's, where that can be told.
 
     Example:
-        Of a class that holds `num_heads` heads, `width` wide each, in two linears. Its forward must read `num_heads`
-        anew each time, and must not derive the width of a head from it.
+        Modules with `num_heads` heads, each `width` wide, in two linears; see `mha.register_family` for a whole one.
 
-        >>> class Attention(nn.Module):
-        ...     def __init__(self, num_heads, width):
-        ...         super().__init__()
-        ...         self.num_heads, self.width = num_heads, width
-        ...         self.qkv = nn.Linear(16, 3 * num_heads * width)
-        ...         self.out = nn.Linear(num_heads * width, 16)
         >>> family = mha.Family(
         ...     name="fused",
-        ...     matches=lambda module: isinstance(module, Attention),
+        ...     matches=lambda module: type(module).__name__ == "FusedAttention",
         ...     sizes=lambda module: {"h": module.num_heads, "g": 1, "d": module.width},
         ...     rows={"qkv": ("(h g d)", "(h d)", "(h d)")},
         ...     columns={"out": ("(h g d)",)},
         ...     output="out",
         ...     counts={"num_heads": "h g"},
         ... )
-        >>> family.matches(Attention(4, 5)), family.sizes(Attention(4, 5))
-        (True, {'h': 4, 'g': 1, 'd': 5})
+        >>> family.matches(nn.Linear(3, 3))
+        False
     """
 
     name: str
