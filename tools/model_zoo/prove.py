@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import mha
-from mha.pruning import slicing as pruning
+from mha.pruning import cut
+from mha.pruning.weight_axes import sliced_axes
 from mha.values.layout import kept_indices, width
 from tools.model_zoo.zoo import NotBuilt, Specimen, build, build_generating, generate, run, tensors
 
@@ -173,7 +174,7 @@ def _falls(layer: mha.AttentionLayer, heads: tuple[int, ...]) -> int:
     per_group = layer.num_heads // layer.num_kv_heads
     groups = sorted({head // per_group for head in heads})
     total = 0
-    for name, axes in pruning._axes(layer).items():
+    for name, axes in sliced_axes(layer).items():
         size = left = dict(layer.module.named_parameters()).get(name, torch.empty(0)).numel()
         for axis in axes.values():
             left = left * len(kept_indices(axis, layer.sizes, heads, groups)) // width(axis, layer.sizes)
@@ -235,12 +236,12 @@ def _sabotage(specimen: Specimen, layers: mha.AttentionMap, unseen: Collection[s
 
 @contextmanager
 def _wrong_neighbour() -> Iterator[None]:
-    honest = pruning.kept_indices
-    pruning.kept_indices = lambda axis, sizes, heads, groups: honest(axis, sizes, [0] * len(heads), [0] * len(groups))
+    honest = cut.kept_indices
+    cut.kept_indices = lambda axis, sizes, heads, groups: honest(axis, sizes, [0] * len(heads), [0] * len(groups))
     try:
         yield
     finally:
-        pruning.kept_indices = honest
+        cut.kept_indices = honest
 
 
 def _save_load(specimen: Specimen, layers: mha.AttentionMap) -> str | None:

@@ -15,8 +15,9 @@ from torch import nn
 
 import mha
 from mha import HeadPlan
-from mha.pruning import slicing as pruning
+from mha.pruning import cut
 from mha.pruning.equivalence import tensors_in
+from mha.pruning.resolve import kept_entries
 
 LIKE = Path(__file__).parent / "like"
 
@@ -102,7 +103,7 @@ def parameters(model: nn.Module) -> int:
 def lost(model: nn.Module, plan: HeadPlan) -> int:
     """How many parameters the plan takes away, by the positions that stay."""
     total, held = 0, dict(model.named_parameters())
-    for name, kept in pruning.kept_entries(model, plan).items():
+    for name, kept in kept_entries(model, plan).items():
         if name in held:  # and not a buffer
             sizes = [len(kept[dim]) if dim in kept else size for dim, size in enumerate(held[name].shape)]
             total += held[name].numel() - torch.Size(sizes).numel()
@@ -110,12 +111,12 @@ def lost(model: nn.Module, plan: HeadPlan) -> int:
 
 
 def _can_fail(model: nn.Module, layers: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    honest = pruning.kept_indices
+    honest = cut.kept_indices
     name, layer = next((name, layer) for name, layer in layers.items() if layer.num_kv_heads > 1)
     last = layer.heads[-layer.num_heads // layer.num_kv_heads :]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            pruning,
+            cut,
             "kept_indices",
             lambda axis, sizes, heads, groups: honest(axis, sizes, range(len(heads)), range(len(groups))),
         )

@@ -6,7 +6,7 @@ from torch import nn
 
 import mha
 from mha import HeadPlan
-from mha.pruning import slicing as pruning
+from mha.pruning import cut
 
 pytest.importorskip("timm", reason="timm is not installed: it needs a torchvision that goes with this torch")
 
@@ -138,12 +138,12 @@ def test_sliced_is_masked(name, fused):
 def test_the_comparison_can_fail(name, monkeypatch):
     model, x = make(name), images(name)
     first, layer = next(iter(mha.find_attention(model).items()))
-    honest = pruning.kept_indices
+    honest = cut.kept_indices
 
     def always_the_first(axis, sizes, heads, groups):
         return honest(axis, sizes, [0] * len(heads), [0] * len(groups))
 
-    monkeypatch.setattr(pruning, "kept_indices", always_the_first)
+    monkeypatch.setattr(cut, "kept_indices", always_the_first)
     with pytest.raises(mha.EquivalenceError, match="sliced differs from masked"):
         mha.check(model, HeadPlan({first: (layer.num_heads - 1,)}), (x,), atol=1e-9)
 

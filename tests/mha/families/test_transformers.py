@@ -34,17 +34,17 @@ def test_sliced_is_masked(model_type):
 @pytest.mark.parametrize("model_type", PRUNABLE)
 def test_the_comparison_can_fail(model_type, monkeypatch):
     """Every head matters: keep the wrong one, and it shows."""
-    from mha.pruning import slicing as pruning
+    from mha.pruning import cut
 
     model, inputs = build(model_type, PRUNABLE[model_type]), inputs_for(model_type)
     layers = mha.find_attention(model)
     name = next(iter(layers))
-    honest = pruning.kept_indices
+    honest = cut.kept_indices
 
     def neighbour(axis, sizes, heads, groups):
         return honest(axis, sizes, [0 if head == 1 else head for head in heads], [0 if g == 1 else g for g in groups])
 
-    monkeypatch.setattr(pruning, "kept_indices", neighbour)
+    monkeypatch.setattr(cut, "kept_indices", neighbour)
     per_group = layers[name].num_heads // layers[name].num_kv_heads
     wrong = HeadPlan({name: (1,) if per_group == 1 else (per_group,)})
     with pytest.raises(mha.EquivalenceError, match="sliced differs from masked"):
