@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +23,7 @@ import mha
 
 INSTALLED = {"site-packages", "dist-packages"}  # folders, on the path of whatever was installed
 OURS = Path(mha.__file__).parent, Path(__file__).parents[1]  # of these the run directory keeps a hash of its own
+STANDARD = Path(sysconfig.get_path("stdlib"))
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device, torch.Size)
 NO_CONTENTS = (type(threading.Lock()), type(threading.RLock()))  # that which a lock guards has them
 BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
@@ -51,13 +52,13 @@ def digest(value: Any, where: str = "") -> str:
         return _Reader().read(value, where).hex()
 
 
+@cache  # every module that is imported is asked about, often more than once
 def is_local(file: str | Path | None) -> bool:
     """Whether a file of Python is the user's own: not Python's, not installed, not this project's library."""
     if file is None or not str(file).endswith(".py"):
         return False
     path = Path(file).resolve()
-    folders = (*OURS, Path(sysconfig.get_path("stdlib")))
-    return not (INSTALLED & {*path.parts} or any(path.is_relative_to(folder) for folder in folders))
+    return not (INSTALLED & {*path.parts} or any(path.is_relative_to(folder) for folder in (*OURS, STANDARD)))
 
 
 @dataclass

@@ -1,8 +1,7 @@
-import subprocess
-
 import pytest
 
-from tests.bench.harness import Run, command
+from tests.bench.harness import Run, arguments
+from tests.bench.prefork import Forks
 
 
 @pytest.fixture(scope="session")
@@ -12,12 +11,20 @@ def model_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bench(pytestconfig, tmp_path_factory):
+def forks():
+    """Starts processes of pytest that have imported already what a run of the benchmarks imports."""
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def bench(forks, tmp_path_factory):
     """Runs the suite with these options."""
 
     def run(*options):
         path = tmp_path_factory.mktemp("bench") / "run"
-        done = subprocess.run(command(path, *options), cwd=pytestconfig.rootpath, capture_output=True, text=True)
-        return Run(path, done.returncode, done.stdout + done.stderr)
+        fork = forks.start(arguments(path, *options))
+        return Run(path, fork.wait(), fork.output())
 
     return run

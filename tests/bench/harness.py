@@ -1,4 +1,4 @@
-"""Running `pytest bench` in a process of its own, and reading what it leaves."""
+"""How `pytest bench` is run by tests, and what a run leaves."""
 
 import json
 import sys
@@ -8,11 +8,9 @@ from pathlib import Path
 TINY = "tests/bench/tiny_task.py:task"
 
 
-def command(directory, *options):
+def arguments(directory, *options):
+    """What pytest is told for a quick run into this directory."""
     return [
-        sys.executable,
-        "-m",
-        "pytest",
         "bench",
         "--quick",
         f"--run={directory}",
@@ -20,6 +18,11 @@ def command(directory, *options):
         *("-W", "error"),  # what the project's own code warns of is an error
         *options,
     ]
+
+
+def command(directory, *options):
+    """The same as a command line, for a process that imports everything."""
+    return [sys.executable, "-m", "pytest", *arguments(directory, *options)]
 
 
 @dataclass

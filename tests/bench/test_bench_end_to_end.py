@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mha
-from tests.bench.harness import TINY, command
+from tests.bench.harness import TINY, Run, arguments, command
 from tests.bench.tiny_task import HEAD_DIM, HEADS, LENGTH, WIDTH, TinyTask
 
 DRAWN = {"random": 5, "even": 2}
@@ -21,11 +21,13 @@ VARIANTS = {"gate", "leave_one_out", "magnitude", "random", "taylor", "even"}
 
 
 @pytest.fixture(scope="module")
-def run(bench):
-    """A quick run of the tiny task at batches of two and three."""
-    run = bench("--task", TINY, "--batch-sizes", "2,3")
-    assert run.code == 0, run.output
-    return run
+def run(pytestconfig, tmp_path_factory):
+    """A quick run of the tiny task at batches of two and three, by the command itself."""
+    path = tmp_path_factory.mktemp("bench") / "run"
+    line = command(path, "--task", TINY, "--batch-sizes", "2,3")
+    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(path, done.returncode, done.stdout + done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -257,17 +259,17 @@ def test_no_half_written_file_is_left(run):
     assert [path.name for path in run.path.rglob(".*")] == [".lock"]
 
 
-def test_another_process_times_everything_again_and_measures_nothing_else(run, pytestconfig):
-    """Last of all, for it adds to the run."""
+def test_another_process_times_everything_again_and_measures_nothing_else(run, forks):
+    """Last of all, for it adds to the run: the task's cases at one batch size, some of which share a timing."""
     before = {path: path.read_bytes() for path in run.path.rglob("*.json") if path.name != "environment.json"}
     tables = {path: path.read_bytes() for path in [*run.path.glob("*.csv"), run.path / "attention.npz"]}
-    line = command(run.path, "--task", TINY, "--batch-sizes", "2,3", "--process", "1")
-    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    first = {name for name in run.records("cases") if name.startswith("tiny-") and "-b3-" in name}
+    selected = f"accuracy or scores or promise or maps or ceilings or latency and ({' or '.join(sorted(first))})"
+    done = forks.start(arguments(run.path, "--task", TINY, "--batch-sizes", "2,3", "--process", "1", "-k", selected))
+    assert done.wait() == 0, done.output()
     cases = run.records("cases")
-    first = {name for name, case in cases.items() if case["process"] == 0}
-    assert set(cases) == first | {f"{name}+1" for name in first}
-    assert f"are there already in {run.path}; {len(first) + 1} to go" in done.stdout  # and the ceilings
+    assert {name for name in cases if name.endswith("+1")} == {f"{name}+1" for name in first}
+    assert f"are there already in {run.path}; {len(first) + 1} to go" in done.output()  # and the ceilings
     for name in first:
         one, other = cases[name], cases[f"{name}+1"]
         assert (other["case"], other["process"]) == (name, 1)
@@ -275,12 +277,13 @@ def test_another_process_times_everything_again_and_measures_nothing_else(run, p
             *(one[field] for field in ("shape", "timed_by", "seq_len")),
         ]
         assert bool(other["samples"]) == bool(one["samples"])
+    assert {bool(cases[name]["samples"]) for name in first} == {True, False}
     assert {path: path.read_bytes() for path in before} == before
     assert {path: path.read_bytes() for path in tables if path.name != "ceilings.csv"} == {
         path: content for path, content in tables.items() if path.name != "ceilings.csv"
     }
-    timed = {case["case"] for case in cases.values() if case["samples"]}
+    timed = {cases[name]["case"] for name in first if cases[name]["samples"]}
     assert {entry["param"] for entry in run.json("benchmarks+1.json")["benchmarks"]} == timed | {"cpu-float32"}
     environment = run.json("environment.json")
-    assert [text.endswith("--process 1") for text in environment["commands"]] == [False, True]
+    assert ["--process 1" in text for text in environment["commands"]] == [False, True]
     assert {check["process"] for check in environment["machine"]["checks"]} == {0, 1}

@@ -1,16 +1,14 @@
 """`pytest bench` when something is wrong: a case that raises, a run that is cut off, an option that can't be."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 
 import pandas as pd
 import pytest
 
 from reports.read.load import load
-from tests.bench.harness import TINY, Run, command
+from tests.bench.harness import TINY, Run, arguments
 
 AILING = """
 import os
@@ -43,7 +41,7 @@ task = Ailing()
 def test_what_fails_is_recorded_and_the_others_go_on(bench, tmp_path):
     (tmp_path / "ailing.py").write_text(AILING.format(what='raise ValueError("nothing to judge")'))
     options = ["--criteria", "magnitude,even", "--batch-sizes", "3,7", "--benchmark-json", str(tmp_path / "mine.json")]
-    run = bench("--task", f"{tmp_path / 'ailing.py'}:task", *options, "-k", "ailing")
+    run = bench("--task", f"{tmp_path / 'ailing.py'}:task", *options, "-k", "ailing and not predicted and not maps")
     plans, cases = run.records("plans"), run.records("cases")
     assert run.code == 1
     assert {name for name, plan in plans.items() if plan["status"] == "failed"} == {"ailing-none"}
@@ -88,52 +86,42 @@ task = Warning_()
 """
 
 
-def test_a_tasks_warnings_fail_nothing_and_a_step_that_fails_is_told(pytestconfig, tmp_path):
+def test_a_tasks_warnings_fail_nothing_and_a_step_that_fails_is_told(bench, tmp_path):
     """Beside cases and plans also what fills a table: scores, predictions, and whatever the task's own code raises."""
     (tmp_path / "warning.py").write_text(WARNING)
     (tmp_path / "ill").touch()
-    run = Run(tmp_path / "run", 0, "")
     options = ("--task", f"{tmp_path / 'warning.py'}:task", "--criteria", "taylor", "-W", "default")
-    line = command(run.path, *options, "-k", "warning and not maps and not generation and not random and not even")
-    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout
-    assert "the model is old" in done.stdout
+    run = bench(*options, "-k", "warning and not maps and not generation and not random and not even")
+    assert run.code == 1, run.output
+    assert "the model is old" in run.output
     cases, plans, steps = map(run.records, ("cases", "plans", "steps"))
     statuses = {name: record["status"] for name, record in {**cases, **plans, **steps}.items()}
     ill = {"warning-taylor-keep0.5-b3-cpu", "warning-taylor-keep0.5-0", "scores-warning-taylor"}
     assert {name for name, status in statuses.items() if status == "failed"} == ill
     assert {*statuses.values()} == {"failed", "ok"}
     assert "SystemExit: no data today" in steps["scores-warning-taylor"]["error"]
-    assert "failed: scores-warning-taylor: SystemExit: no data today" in done.stdout
+    assert "failed: scores-warning-taylor: SystemExit: no data today" in run.output
     failed = load(run.path).unfinished
     assert {*failed["name"]} == ill
     assert pd.read_csv(run.path / "predictions.csv")["task"].unique().tolist() == ["warning"]
 
 
-def _heed_interrupts() -> None:
-    # A shell starts background jobs with Ctrl-C ignored, and whatever they start inherits that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
-def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, how):
+def test_a_run_that_is_cut_off_keeps_what_is_finished(forks, tmp_path, how):
     well = tmp_path / "well"
     (tmp_path / "ailing.py").write_text(AILING.format(what=f"time.sleep(0 if os.path.exists({str(well)!r}) else 600)"))
     run = Run(tmp_path / "run", 0, "")
-    line = command(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "-k", "accuracy")
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(line, cwd=pytestconfig.rootpath, preexec_fn=_heed_interrupts, **silent) as process:
-        try:
-            while not (run.path / "plans" / "ailing-dense.json").exists():
-                assert process.poll() is None
-                time.sleep(0.02)
-            second = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-            process.send_signal(how)
-            code = process.wait(60)
-        finally:
-            process.kill()
-    assert second.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: --run: another benchmark is writing to {run.path}; wait until" in second.stdout + second.stderr
+    line = arguments(run.path, "--task", f"{tmp_path / 'ailing.py'}:task", "--criteria", "magnitude", "-k", "accuracy")
+    first = forks.start(line)
+    while not (run.path / "plans" / "ailing-dense.json").exists():
+        assert first.poll() is None, first.output()
+        time.sleep(0.02)
+    second = forks.start(line)
+    refused = second.wait()
+    first.send_signal(how)
+    code = first.wait(60)
+    assert refused == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: --run: another benchmark is writing to {run.path}; wait until" in second.output()
     environment = run.json("environment.json")
     assert run.records("plans")["ailing-dense"]["status"] == "ok"
     if how == signal.SIGKILL:
@@ -146,27 +134,25 @@ def test_a_run_that_is_cut_off_keeps_what_is_finished(pytestconfig, tmp_path, ho
         assert pd.read_csv(run.path / "scores.csv").empty
     dense = (run.path / "plans" / "ailing-dense.json").read_bytes()
     well.touch()
-    done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert "1 are there already in " in done.stdout
+    done = forks.start(line)
+    assert done.wait() == 0, done.output()
+    assert "1 are there already in " in done.output()
     assert (run.path / "plans" / "ailing-dense.json").read_bytes() == dense
     assert run.json("environment.json")["interrupted"] is False
     assert "ailing-none" in pd.read_csv(run.path / "plans.csv")["plan"].tolist()
 
 
-def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(pytestconfig, tmp_path):
+def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room(forks, tmp_path):
     run = Run(tmp_path / "run", 0, "")
     options = ["--criteria", "magnitude", "-k", "accuracy"]
-    line = command(run.path, "--task", TINY, *options)
-    place = {"cwd": pytestconfig.rootpath, "capture_output": True, "text": True}
-    full = {**os.environ, "FULL_AT": "tiny-none.json"}
-    done = subprocess.run([*line, "-p", "tests.bench.full_disk"], env=full, **place)
-    assert done.returncode == pytest.ExitCode.INTERRUPTED
-    assert f"{run.path / 'plans' / 'tiny-none.json'} can't be written (No space left on device)" in done.stdout
+    line = arguments(run.path, "--task", TINY, *options)
+    done = forks.start([*line, "-p", "tests.bench.full_disk"], FULL_AT="tiny-none.json")
+    assert done.wait() == pytest.ExitCode.INTERRUPTED
+    assert f"{run.path / 'plans' / 'tiny-none.json'} can't be written (No space left on device)" in done.output()
     assert set(run.records("plans")) == {"tiny-dense"}
     assert not list(run.path.rglob("*.partial"))
-    done = subprocess.run(line, **place)
-    assert done.returncode == 0, done.stdout
+    done = forks.start(line)
+    assert done.wait() == 0, done.output()
     assert set(run.records("plans")) == {"tiny-dense", "tiny-none", "tiny-magnitude-keep0.5-0"}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench.rundir.case_store import read_records
 from bench.rundir.directory import RunDirectory
-from tests.bench.harness import Run, command
+from tests.bench.harness import Run, arguments
 
 HERE = {
     "command": "pytest bench",
@@ -272,7 +272,7 @@ from bench.rundir.directory import RunDirectory
 
 def fill():
     run = RunDirectory.create(Path(sys.argv[1]), {}, {})
-    for index in range(300):
+    for index in range(100):
         if not run.has_case(f"case-{index}"):
             with run.case(case=f"case-{index}") as record:
                 record["samples"] = [{"arm": "dense", "round": i, "seconds": random.random()} for i in range(200)]
@@ -298,7 +298,7 @@ def test_killed_wherever_it_is_a_run_keeps_every_finished_case(pytestconfig, tmp
     assert (endings[-1], endings.count(signal.SIGKILL) > 0) == (0, True)
     for earlier, later in pairwise(found):
         assert earlier.items() <= later.items()
-    assert sorted(found[-1]) == sorted(f"case-{index}.json" for index in range(300))
+    assert sorted(found[-1]) == sorted(f"case-{index}.json" for index in range(100))
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == [".lock"]
 
 
@@ -320,20 +320,14 @@ SELECTED = "accuracy or latency and (magnitude or none) or scores"
 
 
 @pytest.fixture
-def sweep(pytestconfig, tmp_path):
+def sweep(forks, tmp_path):
     (tmp_path / "oversized.py").write_text(OVERSIZED)
     options = ["--task", f"{tmp_path / 'oversized.py'}:task", "--criteria", "magnitude,random", "--batch-sizes", "3,7"]
-    line = command(tmp_path / "run", *options, "-k", f"oversized and ({SELECTED})")
-
-    def start(**how):
-        return subprocess.Popen(line, cwd=pytestconfig.rootpath, stdout=subprocess.PIPE, text=True, **how)
-
-    return start
+    return lambda: forks.start(arguments(tmp_path / "run", *options, "-k", f"oversized and ({SELECTED})"))
 
 
-def finished(process):
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
+def finished(fork):
+    return fork.wait(), fork.output()
 
 
 def contents(directory):
@@ -346,11 +340,12 @@ def test_a_sweep_that_is_killed_goes_on_and_memory_that_does_not_suffice_costs_o
     run = Run(tmp_path / "run", 0, "")
     kept = {}
     for files in (1, 9):
-        with sweep() as process:
-            while len(contents(run.path)) < files and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(random.Random(files).uniform(0, 0.01))
-            process.send_signal(signal.SIGKILL)
+        fork = sweep()
+        while len(contents(run.path)) < files and fork.poll() is None:
+            time.sleep(0.005)
+        time.sleep(random.Random(files).uniform(0, 0.01))
+        fork.send_signal(signal.SIGKILL)
+        fork.wait()
         assert kept.items() <= contents(run.path).items()
         kept = contents(run.path)
     code, output = finished(sweep())
@@ -391,17 +386,17 @@ class Changing(TinyTask):
 """
 
 
-def test_a_run_never_goes_on_with_another_task(pytestconfig, tmp_path):
+def test_a_run_never_goes_on_with_another_task(forks, tmp_path):
     """Another setting, in the user's file, of a class that stands elsewhere; and another file that the model reads."""
     (tmp_path / "changing.py").write_text(CHANGING)
     own = "import sys\nsys.path.append({folder!r})\nfrom changing import Changing\ntask = Changing({given})\n"
-    line = command(tmp_path / "run", "--task", f"{tmp_path / 'mine.py'}:task", "-k", "accuracy and (dense or none)")
+    line = arguments(tmp_path / "run", "--task", f"{tmp_path / 'mine.py'}:task", "-k", "accuracy and (dense or none)")
 
     def run(given="", bias="0"):
         (tmp_path / "mine.py").write_text(own.format(folder=str(tmp_path), given=given))
         (tmp_path / "bias.txt").write_text(bias)
-        done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        done = forks.start(line)
+        return done.wait(), " ".join(done.output().split())
 
     assert run()[0] == 0
     (tmp_path / "run" / "plans" / "changing-none.json").unlink()

@@ -32,8 +32,7 @@ import mha
 from mha import HeadPlan
 from mha.layer.output_bias import OutputBias
 from mha.runtime.generated_classes import making_class
-
-B, N = 2, 5
+from tests.mha.families.worker import B, N, ids, put_output, run
 
 
 class Ours(nn.Module):
@@ -113,15 +112,6 @@ def empty(whole) -> HeadPlan:
     return HeadPlan({names[0]: (), names[-1]: ()})
 
 
-def ids() -> torch.Tensor:
-    return torch.randint(1, 17, (B, N), generator=torch.Generator().manual_seed(5))
-
-
-def run(model: nn.Module) -> torch.Tensor:
-    output = model(input_ids=ids())
-    return output if isinstance(output, torch.Tensor) else output[0]
-
-
 def test_nothing_is_left_but_the_bias_of_the_output(whole, empty):
     pruned = mha.prune(whole, empty)
     for name in empty.keep:
@@ -170,18 +160,13 @@ def test_it_can_be_pickled_saved_whole_and_copied(whole, empty, how):
     assert mha.plan_of(mha.prune(back, HeadPlan({names[1 % len(names)]: ()}))).keep[names[1 % len(names)]] == ()
 
 
-def _in_another_process(model: nn.Module, results) -> None:
-    with torch.no_grad():
-        results.put(run(model).tolist())
-
-
 def test_a_spawned_worker_takes_it():
     torch.manual_seed(3)
     model = MODELS["t5"]().double().eval()
     pruned = mha.prune(model, HeadPlan(dict.fromkeys(list(mha.find_attention(model))[:1], ())))
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    worker = context.Process(target=_in_another_process, args=(pruned, results))
+    worker = context.Process(target=put_output, args=(pruned, results))
     worker.start()
     with torch.no_grad():
         assert results.get(timeout=600) == run(pruned).tolist()

@@ -1,8 +1,7 @@
 """Two sides beside each other: planted ratios, what only one has, and what is said where something is missing."""
 
-from concurrent.futures import ProcessPoolExecutor
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -343,8 +342,7 @@ def test_long_tables_are_cut_and_say_how_much(write_pair):
 
 def test_a_comparison_can_be_sent_to_another_process(write_pair):
     found = write_pair(None, faster)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(findings, found).result() == findings(found)
+    assert findings(ForkingPickler.loads(ForkingPickler.dumps(found))) == findings(found)
 
 
 def test_findings_name_both_sides_with_intervals(write_pair):

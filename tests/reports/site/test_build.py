@@ -21,7 +21,7 @@ from reports.site import page
 from reports.site.build import build
 from reports.site.workshop import LOCK
 from tests.reports.browser import page_of, read
-from tests.reports.synthetic import paired
+from tests.reports.synthetic import fill_minimal, paired
 
 ROOT = Path(reports.__file__).parent
 
@@ -57,20 +57,18 @@ def test_samples_are_tidy_and_there_once(full_run, tmp_path):
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 
 
-@pytest.mark.usefixtures("told")
-def test_several_runs_have_pages_of_their_own(full_run, minimal_run, tmp_path):
-    build([full_run, minimal_run], tmp_path)
-    start = read(tmp_path / "index.html")
+def test_several_runs_have_pages_of_their_own(site):
+    start = read(site / "index.html")
     links = {link["href"] for link in start.all("a")}
     assert {"runs/full/index.html", "runs/minimal/index.html", "compare/full--minimal/index.html"} <= links
-    samples = pd.read_parquet(tmp_path / "samples.parquet")
+    samples = pd.read_parquet(site / "samples.parquet")
     assert not samples.duplicated(["case", "arm", "process", "round"]).any()
     assert {case.split("/")[0] for case in samples["case"]} == {"full", "minimal"}
 
 
 @pytest.mark.usefixtures("told")
 def test_two_runs_of_one_name_are_told_apart(write_run, tmp_path):
-    build([write_run("a/run"), write_run("b/run"), write_run("c/RUN")], tmp_path / "out")
+    build([write_run(name, fill=fill_minimal) for name in ("a/run", "b/run", "c/RUN")], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "runs").iterdir()) == ["RUN-3", "run", "run-2"]
 
 

@@ -1,0 +1,62 @@
+"""How long the tests of each area take, from pytest's JUnit file: `python -m tools.test_minutes FILE`.
+
+    nox -s tests -- --junitxml=runs/tests.xml
+    python -m tools.test_minutes runs/tests.xml
+
+An area is a folder of tests, tests/mha/pruning and whatever is below it. Seconds are those of tests with their
+fixtures, in processes that run side by side, so that the sum is more than the time that passed.
+"""
+
+import argparse
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+DEEPEST = 3  # folders: tests/mha/pruning
+
+
+def main() -> None:
+    """Print a Markdown table, the dearest area first."""
+    parser = argparse.ArgumentParser(prog="python -m tools.test_minutes", description=__doc__.partition(":")[0])
+    parser.add_argument("file", type=Path, help="what --junitxml has written")
+    parser.add_argument("--files", type=int, metavar="N", help="instead of areas the N dearest files")
+    options = parser.parse_args()
+    cases = seconds_of_tests(options.file)
+    table = by_file(cases, options.files) if options.files else by_area(cases)
+    sys.stdout.write("\n".join(["| tests | number | seconds |", "|---|---|---|", *table, ""]))
+
+
+def seconds_of_tests(file: Path) -> dict[tuple[str, str], float]:
+    """Module and name of each test -> its seconds, those of the fixtures that were made for it with it."""
+    cases = ElementTree.parse(file).getroot().iter("testcase")
+    return {(case.get("classname", ""), case.get("name", "")): float(case.get("time", 0)) for case in cases}
+
+
+def by_area(cases: Mapping[tuple[str, str], float]) -> list[str]:
+    """A row for each area."""
+    return _rows(cases, _area)
+
+
+def by_file(cases: Mapping[tuple[str, str], float], most: int) -> list[str]:
+    """A row for each of so many files."""
+    return _rows(cases, lambda module: f"{module.replace('.', '/')}.py")[:most]
+
+
+def _area(module: str) -> str:
+    folders = [name for name in module.split(".") if not name.startswith("test_")]
+    return "/".join(folders[:DEEPEST])
+
+
+def _rows(cases: Mapping[tuple[str, str], float], place_of: Callable[[str], str]) -> list[str]:
+    seconds: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for (module, _), time in cases.items():
+        seconds[place_of(module)] += time
+        numbers[place_of(module)] += 1
+    return [f"| {place} | {numbers[place]} | {total:.0f} |" for place, total in seconds.most_common()]
+
+
+if __name__ == "__main__":
+    main()
