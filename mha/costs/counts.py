@@ -42,7 +42,7 @@ def count_parameters(layers: AttentionMap) -> dict[str, dict[Shape, int]]:
     Takes no memory and reads no weights.
 
     Example:
-        >>> layers = mha.find_attention(mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2))
+        >>> layers = mha.find_attention(mha.MultiHeadAttention.square(8, num_heads=2))
         >>> mha.costs.count_parameters(layers)[""]
         {Shape(heads=0, groups=0): 0, Shape(heads=1, groups=1): 128, Shape(heads=2, groups=2): 256}
     """
@@ -98,7 +98,7 @@ def count_flops(function: Callable[[], Any]) -> Flops:
     into, are off meanwhile.
 
     Example:
-        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> model, x = mha.MultiHeadAttention.square(8, num_heads=2), torch.randn(3, 5, 8)
         >>> mha.costs.count_flops(lambda: model(x, x, x))
         Flops(total=10080, attention=2400)
     """

@@ -64,7 +64,7 @@ def measure_costs(
         UnsupportedModule: the model has no attention of a known family.
 
     Example:
-        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> model, x = mha.MultiHeadAttention.square(8, num_heads=2), torch.randn(3, 5, 8)
         >>> costs = mha.measure_costs(model, (x, x, x), seconds=0.05, progress=False)
         >>> plan = mha.HeadPlan({"": [0]})
         >>> costs.parameters(plan)

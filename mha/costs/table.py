@@ -126,7 +126,7 @@ class CostTable:
         ended: what ended the measuring: "steady" (the intervals were narrow enough) or "time spent".
 
     Example:
-        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(3, 5, 8)
+        >>> model, x = mha.MultiHeadAttention.square(8, num_heads=2), torch.randn(3, 5, 8)
         >>> table = mha.measure_costs(model, (x, x, x), seconds=0.05, progress=False)
         >>> table.flops(mha.HeadPlan({"": [1]})).share
         0.5

@@ -70,7 +70,7 @@ def score(
         BusyError: another thread has the model, and waiting for it would not end.
 
     Example:
-        >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=4)
+        >>> model = mha.MultiHeadAttention.square(8, num_heads=4)
         >>> batches = [torch.randn(16, 5, 8) for _ in range(2)]
         >>> def loss(model, batch):
         ...     return (model(batch, batch, batch) - batch).square().mean()

@@ -25,7 +25,7 @@ class Task(ABC):
         >>> class Copying(mha.tasks.Task):
         ...     name, metric, higher_is_better = "copying", "squared error", False
         ...     def model(self):
-        ...         return mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2).eval()
+        ...         return mha.MultiHeadAttention.square(8, num_heads=2).eval()
         ...     def calibration(self):
         ...         return [torch.randn(16, 5, 8) for _ in range(2)]
         ...     def forward(self, model, batch):

@@ -47,7 +47,7 @@ def show_attention(
         MhaError: weights that are NaN or infinite.
 
     Example:
-        >>> model, x = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2), torch.randn(1, 5, 8)
+        >>> model, x = mha.MultiHeadAttention.square(8, num_heads=2), torch.randn(1, 5, 8)
         >>> output, weights = model(x, x, x, need_weights=True)
         >>> figure = mha.visualize.show_attention(weights, queries="abcde", keys="abcde")
         >>> [axes.get_title() for axes in figure.axes[:2]]

@@ -41,7 +41,7 @@ def restore_heads(
         ShapeError: as many heads as the layers do not have, or no layer that says what queries and keys there are.
 
     Example:
-        >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=4)
+        >>> model = mha.MultiHeadAttention.square(8, num_heads=4)
         >>> pruned = mha.prune(model, mha.HeadPlan({"": [1, 3]}))
         >>> x = torch.randn(1, 5, 8)
         >>> output, weights = pruned(x, x, x, need_weights=True)

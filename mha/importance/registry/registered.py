@@ -48,7 +48,7 @@ def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> C
         ...         gates[position] = gate
         ...         scores[layer][position] = calibration.mean_loss({layer: gates}) - dense
         ...     return scores
-        >>> model = mha.MultiHeadAttention(8, 8, 8, 8, num_heads=2)
+        >>> model = mha.MultiHeadAttention.square(8, num_heads=2)
         >>> batches = [torch.randn(4, 5, 8)]
         >>> scores = mha.score(model, batches, lambda m, x: (m(x, x, x) - x).square().mean(), "half_gate", gate=0.25)
         >>> scores[""].shape  # "" is the model itself, which is a layer here

@@ -36,7 +36,7 @@ def drawn(model: nn.Module) -> nn.Module:
 
 
 def plans(layers: mha.families.AttentionMap) -> list[HeadPlan]:
-    """Random heads of random groups, different in each layer; heads of one group; none."""
+    """Three plans: random heads of random groups, different in each layer; heads of one group; no head."""
     chance = random.Random(7)
 
     def some(layer: mha.families.AttentionLayer, groups: int) -> list[int]:
@@ -53,7 +53,7 @@ def plans(layers: mha.families.AttentionMap) -> list[HeadPlan]:
 def prove(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, *, directory: Path
 ) -> dict[str, mha.families.AttentionLayer]:
-    """Check everything, and that the check can fail; the layers that were found."""
+    """Check that all of this holds of the model, and that the check can fail; returns the layers that were found."""
     model, given = drawn(model), dict(kwargs or {})
     layers = mha.find_attention(model)
     assert layers
@@ -101,7 +101,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def lost(model: nn.Module, plan: HeadPlan) -> int:
-    """How many parameters the plan takes away, by the positions that stay."""
+    """How many parameters the plan takes away, counted from the indices that stay."""
     total, held = 0, dict(model.named_parameters())
     for name, kept in kept_entries(model, plan).items():
         if name in held:  # and not a buffer
@@ -133,3 +133,13 @@ def load_as(name: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def load_like(patch: pytest.MonkeyPatch, file: str, name: str) -> ModuleType:
+    """Load a file of `like` as a module of a library that is not installed, for as long as the patch holds."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        package = ".".join(parts[:depth])  # pickle imports these too
+        patch.setitem(sys.modules, package, sys.modules.get(package) or ModuleType(package))
+    patch.setitem(sys.modules, name, ModuleType(name))  # what is there is put back at the end
+    return load_as(name, LIKE / file)

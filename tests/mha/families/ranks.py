@@ -24,7 +24,7 @@ class Alone(nn.Module):
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, rank: int) -> None:
-    """On other data on each rank."""
+    """Train the model for some steps, on other data on each rank."""
     generator = torch.Generator().manual_seed(rank)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -29,7 +29,7 @@ class Fused(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(heads * dim_head, dim), nn.Dropout(0.1))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Every line is known."""
+        """A module of which every line is known."""
         x = self.norm(x)
         qkv = self.to_qkv(x).chunk(3, dim=-1)
         q, k, v = map(lambda t: rearrange(t, "b n (h d) -> b h n d", h=self.heads), qkv)  # noqa: C417
@@ -66,7 +66,7 @@ class Cross(nn.Module):
 
 
 class Talking(Fused):
-    """Heads talk to each other."""
+    """A module whose heads talk to each other."""
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.to_qkv(x).chunk(3, dim=-1)

@@ -1,4 +1,4 @@
-"""Inputs and features for all original heads: of the heads still here, by hand."""
+"""Inputs and features that come for all original heads: what of them the heads still here get, by hand."""
 
 import pytest
 import torch

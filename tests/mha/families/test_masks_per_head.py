@@ -56,7 +56,7 @@ def test_a_mask_of_another_number_of_heads_is_left_to_the_model(llama):
 
 
 def test_a_mask_of_three_dimensions_counts_examples_not_heads():
-    """Six examples and six heads: (b, q, k) is nobody's mask per head."""
+    """With six examples and six heads, a mask (b, q, k) could be mistaken for one per head."""
     from mha.families.base.gathering import MASK_DIM, gathering
 
     class Takes(torch.nn.Module):
@@ -71,7 +71,7 @@ def test_a_mask_of_three_dimensions_counts_examples_not_heads():
 
 
 def test_a_pruned_layer_can_be_sent_to_another_process(llama):
-    """Its class is generated; what makes it again has a name that can be imported."""
+    """The layer's class is generated; what makes it again has a name that can be imported."""
     attention = mha.prune(llama.model, HeadPlan({FIRST: (1, 3)})).get_submodule(FIRST)
     function, arguments, state = attention.__reduce_ex__(2)[:3]
     assert getattr(importlib.import_module(function.__module__), function.__qualname__) is function

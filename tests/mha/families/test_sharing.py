@@ -68,7 +68,7 @@ def x() -> Tensor:
 
 
 def apart(model: Pair) -> Pair:
-    """The same function, nothing shared."""
+    """A copy of the model that computes the same, and shares nothing."""
     fresh = Pair().double().eval()
     fresh.load_state_dict(model.state_dict())
     return fresh
@@ -83,7 +83,7 @@ def tied(model: nn.Module) -> set[frozenset[str]]:
 
 
 def of_output_biases(ties: set[frozenset[str]]) -> set[frozenset[str]]:
-    """Those that are left where no head is."""
+    """The ties that are left where layers keep no head: those of output biases, by their new names."""
     names = [[name.replace("W_o", "W_o_without_heads") for name in tie if name.endswith("W_o.bias")] for tie in ties]
     return {frozenset(tie) for tie in names if tie}
 
@@ -116,7 +116,7 @@ def test_pruning_goes_on_and_is_written_down(shared, x, tmp_path):
 
 
 def test_heads_are_scored_and_masked_layer_by_layer(shared, x):
-    """Also where one projection reads the contexts of two layers."""
+    """This holds also where one projection reads the contexts of two layers."""
     whole = apart(shared)
     plan = HeadPlan({"first": (0, 3, 6), "second": (1, 2, 9)})
     with mha.masked(shared, plan), mha.masked(whole, plan):

@@ -1,7 +1,6 @@
 """Modules that read like those of libraries which are not installed here, loaded under the libraries' names."""
 
-import sys
-from types import ModuleType
+from functools import partial
 
 import pytest
 import torch
@@ -9,18 +8,13 @@ from torch import nn
 
 import mha
 from mha import HeadPlan
-from tests.mha.families.proof import LIKE, load_as, prove
+from tests.mha.families.proof import load_like, prove
 
 
 @pytest.fixture
 def like(monkeypatch):
     """Loads a file of `like` under a name, for as long as the test runs."""
-
-    def load(file: str, name: str):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # what is there is put back at the end
-        return load_as(name, LIKE / file)
-
-    return load
+    return partial(load_like, monkeypatch)
 
 
 def numbers(*shape: int) -> torch.Tensor:

@@ -107,7 +107,7 @@ def whole(request) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def empty(whole) -> HeadPlan:
-    """The first layer, and the last, keep no head."""
+    """A plan by which the first layer and the last one keep no head."""
     names = list(mha.find_attention(whole))
     return HeadPlan({names[0]: (), names[-1]: ()})
 
@@ -129,7 +129,7 @@ def test_nothing_is_left_but_the_bias_of_the_output(whole, empty):
 
 
 def test_every_parameter_gets_a_gradient(whole, empty):
-    """Those of what lies before such a layer too: DistributedDataParallel waits for all that are trained."""
+    """Parameters before such a layer get one too: DistributedDataParallel waits for all that are trained."""
     dense, pruned = copy.deepcopy(whole), mha.prune(whole, empty)
     for model in (dense, pruned):
         run(model).square().sum().backward()
@@ -175,7 +175,7 @@ def test_a_spawned_worker_takes_it():
 
 
 def test_dynamic_quantisation_keeps_the_bias():
-    """torch makes garbage of a weight without columns."""
+    """The bias survives, of which torch would make garbage along with a weight without columns."""
     torch.manual_seed(3)
     model = MODELS["bart"]().eval()
     names = list(mha.find_attention(model))
@@ -209,7 +209,7 @@ def test_an_optimizer_that_divides_by_sizes_trains_it(whole, empty):
 
 
 def test_one_query_for_several_examples():
-    """As a Q-Former gives them: there are as many outputs as examples."""
+    """A Q-Former gives one query to several examples; there are as many outputs as examples."""
     torch.manual_seed(3)
     config = Blip2QFormerConfig(hidden_size=14, num_attention_heads=7, encoder_hidden_size=11)
     layer = Blip2QFormerAttention(config, is_cross_attention=True).double().eval()
@@ -218,7 +218,7 @@ def test_one_query_for_several_examples():
 
 
 def test_a_class_derived_from_a_generated_one_is_not_taken_for_it():
-    """As FSDP2 and torch's parametrizations derive theirs: pickle must not give the class below instead."""
+    """FSDP2 and torch's parametrizations derive such classes: pickle must not give the class below instead."""
     made = making_class(lambda _: ("Smaller", {}))(nn.Linear)
     derived = type("Sharded", (made,), {})
     with pytest.raises((pickle.PicklingError, AttributeError), match="Sharded"):

@@ -41,7 +41,7 @@ def x() -> Tensor:
 
 
 class DeepSpeedEngine(nn.Module):
-    """What matters of DeepSpeed's: it holds the model, and its optimizer the model's parameters."""
+    """What matters of DeepSpeed's engine: it holds the model, and its optimizer the model's parameters."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def test_sharded_by_fully_shard(model, part):
 
 
 def test_sharded_by_the_former_fsdp(model):
-    """It needs an accelerator to be made, so that only its name is tested."""
+    """FSDP needs an accelerator to be made, so only the name of its class is tested."""
     wrapper = type("FullyShardedDataParallel", (nn.Sequential,), {})
     wrapper.__module__ = "torch.distributed.fsdp.fully_sharded_data_parallel"
     with pytest.raises(mha.UnsupportedModule, match=r"layer '0.attention': the model is sharded by FSDP"):
@@ -184,7 +184,7 @@ class Layers(nn.Module):
 @torch.no_grad()
 @pytest.mark.parametrize("remedy", [None, "isolate_recompiles", "recompile_limit"])
 def test_layers_of_many_shapes_compiled_one_by_one(x, remedy):
-    """What docs/around-models.md says: torch gives up on the ninth shape, and two ways around that."""
+    """torch gives up on the ninth shape, and there are two ways around that, as docs/around-models.md says."""
     if remedy == "isolate_recompiles" and remedy not in inspect.signature(torch.compile).parameters:
         pytest.skip("this torch can't isolate recompiles")
     model = Layers().double().eval()

@@ -34,7 +34,7 @@ def make_inputs(num_queries=Q, num_keys=K, widths=(QUERY_SIZE, KEY_SIZE, VALUE_S
 
 
 def random_mask(*shape):
-    """Boolean, True = attend; every query sees key 0."""
+    """A boolean mask, True = attend, in which every query sees key 0."""
     mask = torch.rand(*shape, generator=torch.Generator().manual_seed(2)) < 0.6
     mask[..., 0] = True
     return mask
@@ -475,7 +475,7 @@ def test_its_printed_form_names_the_heads():
 
 
 def test_in_bfloat16_the_fused_kernel_is_nearer_to_the_truth_than_rounded_scores():
-    """Why it is kept on a CPU, although a plain softmax is faster there at some lengths."""
+    """The reason why the kernel is kept on a CPU, although a plain softmax is faster there at some lengths."""
     generator = torch.Generator().manual_seed(3)
     q, k, v = (torch.randn(2, 5, 131, 64, generator=generator).bfloat16() for _ in range(3))
     exact = nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())

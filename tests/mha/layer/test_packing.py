@@ -24,7 +24,7 @@ def make_input(length=Q):
 
 
 def only_real(output, lengths, dim=1):
-    """By loops, nothing shared with what is tested."""
+    """The same by loops, which share no code with what is tested."""
     kept = torch.zeros_like(output)
     for index, length in enumerate(lengths.tolist()):
         rows = (index, *(slice(None),) * (dim - 1), slice(length))
@@ -145,7 +145,7 @@ def test_query_lens_of_another_shape_are_refused(shape):
 
 
 class Model(nn.Module):
-    """Two layers, with and without packing."""
+    """A model of two layers, with packing or without."""
 
     def __init__(self, packing):
         super().__init__()

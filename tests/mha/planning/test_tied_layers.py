@@ -18,7 +18,7 @@ LINEARS = ("W_q", "W_k", "W_v", "W_o")
 
 
 def attention(heads=6, groups=3) -> MultiHeadAttention:
-    return MultiHeadAttention(13, 13, 13, 13, heads, bias=True, head_dim=7, num_kv_heads=groups)
+    return MultiHeadAttention.square(13, heads, bias=True, head_dim=7, num_kv_heads=groups)
 
 
 def three(*shared: str, heads=(6, 6, 4), groups=(3, 3, 4)) -> nn.ModuleDict:

@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """(b, n, 11) -> (b, 2); the first block runs twice, what goes into it needs no gradient."""
+    """A model, (b, n, 11) -> (b, 2), whose first block runs twice; the input of that block needs no gradient."""
 
     def __init__(self, reentrant):
         super().__init__()

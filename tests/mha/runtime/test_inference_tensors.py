@@ -32,7 +32,7 @@ def few(batches):
 
 
 def made_there(model, batches):
-    """Copies that were made in inference mode."""
+    """The batches as copies that were made in inference mode."""
     with torch.inference_mode():
         other = Reader().double().eval()
         other.load_state_dict(model.state_dict())

@@ -7,10 +7,9 @@ import ast
 import copy
 import functools
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from mha.runtime.generated_classes import RECIPE
 from mha.runtime.intercept import become, becoming, intercepted
 from mha.runtime.undoing import hooked
 from tests.mha.families.like.older_llama import Older
-from tests.mha.families.proof import LIKE, load_as
+from tests.mha.families.proof import load_like
 from tests.mha.support.cases import make
 
 
@@ -241,16 +240,7 @@ def test_a_hook_cannot_keep_a_forward_from_running():
 @pytest.fixture
 def like(monkeypatch):
     """Loads a file of `like` as a module of a library that is not installed, for as long as the test runs."""
-
-    def load(file: str, name: str) -> ModuleType:
-        parts = name.split(".")
-        for depth in range(1, len(parts)):
-            package = ".".join(parts[:depth])  # pickle imports these too
-            monkeypatch.setitem(sys.modules, package, sys.modules.get(package) or ModuleType(package))
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        return load_as(name, LIKE / file)
-
-    return load
+    return functools.partial(load_like, monkeypatch)
 
 
 def stand_in(file: str, name: str, kind: str, *sizes: Any, **options: int) -> Callable[[Any], nn.Module]:

@@ -56,7 +56,7 @@ SHOWN = {
 
 
 def frames(text):
-    """(what is being done, %) of each frame of the bars."""
+    """Each frame of the bars, as (what is being done, %)."""
     return [(what, int(percent)) for what, percent in re.findall(r"([^\r\n]+?): +(\d+)%\|", text)]
 
 
@@ -91,7 +91,7 @@ def test_unless_told_a_bar_appears_on_a_terminal_when_the_work_takes_long(model,
 
 
 def test_a_bar_does_not_go_back_in_compensate_and_distill(model, batches, capfd):
-    """But for one correction, when it is known which layers are fitted again."""
+    """There is one correction, when it is known which layers are fitted again."""
     for call in ("compensate", "distill"):
         CALLS[call](model, batches, True)
         percents = [percent for _, percent in frames(capfd.readouterr().err)]

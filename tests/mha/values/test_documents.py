@@ -54,14 +54,14 @@ def read(kind, path):
 
 
 def document(kind, folder):
-    """As it was written, as Python has it."""
+    """The document of this kind, read back as plain JSON."""
     path = folder / f"{kind}.json"
     VALUES[kind].to_json(path)
     return json.loads(path.read_text())
 
 
 def use(value):
-    """What is done with what was read."""
+    """Use the value in the ways that callers do."""
     assert isinstance(repr(value), str)
     if isinstance(value, CostTable):
         plan = HeadPlan({name: layer.heads[:1] for name, layer in value.layers.items()})
@@ -108,7 +108,7 @@ LEAVES = st.sampled_from([None, True, False, *NUMBERS, "", "a", "1", [], [0], {}
 
 
 def places(value):
-    """Every container of the document, with its keys."""
+    """Every container in the document, each with its keys."""
     if isinstance(value, dict | list):
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         yield from ((value, key) for key in keys)
@@ -117,7 +117,7 @@ def places(value):
 
 
 def mutate(value, draw):
-    """Replace, drop, copy or exchange something, anywhere."""
+    """The document with something replaced, dropped, copied or exchanged, anywhere."""
     found = list(places(value))
     index = st.integers(0, len(found) - 1)
     (one, here), (other, there) = found[draw(index)], found[draw(index)]
@@ -134,7 +134,7 @@ def mutate(value, draw):
 
 
 def read_or_refused(kind, path):
-    """What was read, or None where it was refused as it should be."""
+    """The value that was read, or None where the file was refused as it should be."""
     value, refused = None, None
     try:
         value = read(kind, path)

@@ -239,7 +239,7 @@ ADDITIVE = {
 
 @pytest.mark.parametrize("criterion", ADDITIVE)
 def test_scores_of_shards_add_up_to_those_of_the_whole(model, batches, loss, criterion):
-    """Shards of 14 and 5 examples."""
+    """The shards have 14 and 5 examples."""
     whole, first, second = (mha.score(model, part, loss, criterion) for part in (batches, batches[:2], batches[2:]))
     total = first + second
     assert (first.examples, second.examples, total.examples) == (14, 5, whole.examples)
