@@ -56,13 +56,13 @@ def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
     Raises:
         ScoresError: there is none.
     """
-    found = list(_alike(scores, parts))
-    if not found:
+    ways = list(_alike(scores, parts))
+    if not ways:
         raise ScoresError(
             f"no feasible plan has {terms.in_words(len(scores.scores))}; layers may keep one by one: "
             f"{counts_in_words(parts)}"
         )
-    return found
+    return ways
 
 
 def counts_in_words(parts: Iterable[Part]) -> str:
@@ -128,8 +128,10 @@ def _why_too_few(names: Sequence[str], whole: Mapping[str, Shape], allowed: Part
 
 
 def _ways(scores: HeadScores, names: Sequence[str], tie: Tie) -> Iterator[Alternative]:
-    """Every feasible way for the scored layers of a tie; beside one that is not scored, which stays whole, those that
-    keep what they share with it whole too."""
+    """Every feasible way for the scored layers of a tie.
+
+    A layer of the tie that is not scored stays whole; beside it, only ways are feasible that keep what is shared whole.
+    """
     whole = {name: Shape(len(scores.heads[name]), scores.groups[name]) for name in names}
     beside_unscored = len(names) < len(tie.layers)
     for shapes, positions in _kept(scores, names, tie.alike):

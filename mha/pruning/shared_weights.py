@@ -55,6 +55,11 @@ def _same(kept: Indices, kept_there: Indices) -> bool:
 
 
 def _why_not_alike(cut: Cut, part: str, cut_there: Cut, part_there: str, *, named: bool) -> str:
+    """The error that two layers would keep different heads of what they share.
+
+    Args:
+        named: whether the plan names the layer that `cut_there` is of.
+    """
     what = part if part == part_there else f"{part} (there {part_there})"
     unnamed = "" if named else ", which the plan does not name"
     return (

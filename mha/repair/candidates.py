@@ -43,7 +43,7 @@ class Steps:
             yield
 
     def skip(self) -> None:
-        """The next step is not needed."""
+        """Count the next step without doing anything in it."""
         self._at += 1
 
 
@@ -81,6 +81,7 @@ def candidates(search: Search, own: HeadScores | None) -> Iterator[nn.Module]:
     tried: list[HeadPlan] = []
 
     def chosen_by(scores: HeadScores) -> Iterator[nn.Module]:
+        """The repaired model of the plan that these scores lead to, unless there has been one of that plan."""
         plan = choose(scores, model=search.model, **search.budget)
         if plan in tried:
             search.steps.skip()

@@ -16,7 +16,7 @@ from mha.families.base.wrappers import unwrapped
 from mha.pruning.masking import at_rest
 from mha.repair.fit_linear import LinearFit, LinearsFit, Method
 from mha.repair.layers_to_fit import check_belong, kept_outputs, shared_linears
-from mha.repair.observe import Forward, calling_outputs, held
+from mha.repair.observe import Forward, calling_outputs, held_batches
 from mha.repair.residual_stream import Goal, Sought, goals_of, together
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
@@ -88,7 +88,7 @@ def compensate(
     for option, known in ((method, METHODS), (scope, SCOPES)):
         if option not in known:
             raise CalibrationError(f"expected one of {', '.join(known)}, got {option!r}")
-    calibration = held(batches)
+    calibration = held_batches(batches)
     with locked(pruned, teacher, by="mha.compensate", draws=True), torch.inference_mode(False):
         repaired = copy.deepcopy(unwrapped(pruned))
         bar = Bar("compensate", progress)

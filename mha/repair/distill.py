@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import at_rest
 from mha.pruning.optimizer import slice_optimizer
-from mha.repair.observe import Forward, held
+from mha.repair.observe import Forward, held_batches
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
@@ -66,7 +66,7 @@ def distill(
         >>> mha.plan_of(trained)
         HeadPlan({'attention': (0, 1, 3)})
     """
-    calibration = held(batches)
+    calibration = held_batches(batches)
     if steps < 1:
         raise CalibrationError(f"steps must be at least 1, got {steps}")
     fit = [batch for number, batch in enumerate(calibration) if number % HELD_OUT != HELD_OUT - 1]

@@ -41,8 +41,8 @@ class Run:
     read: Tensor | None = None
 
 
-def held(batches: Any) -> list[Any]:
-    """The batches, read once and kept, in a form of which gradients can be taken.
+def held_batches(batches: Any) -> list[Any]:
+    """The calibration batches, read once and kept, in a form of which gradients can be taken.
 
     Raises:
         CalibrationError: there are none.

@@ -12,7 +12,7 @@ from mha.planning.choose import choose
 from mha.pruning.masking import at_rest, eval_mode
 from mha.repair.candidates import Distance, Search, Steps, candidates, silently_chosen, spaced
 from mha.repair.distill import relative_error
-from mha.repair.observe import Forward, held
+from mha.repair.observe import Forward, held_batches
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
@@ -81,7 +81,7 @@ def shrink(
         2
     """
     _check_budget(model, budget)
-    calibration = held(batches)
+    calibration = held_batches(batches)
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
     with locked(model, by="mha.shrink", draws=True), at_rest():
@@ -107,8 +107,8 @@ def shrink(
             few = spaced(calibration, SCORED)
             with search.steps.next("score by the loss"):
                 own = score(model, few, loss, "leave_one_out", examples=examples, progress=progress)
-        found = list(candidates(search, own))
-        return found[0] if len(found) == 1 else _best(found, search, loss)
+        small = list(candidates(search, own))
+        return small[0] if len(small) == 1 else _best(small, search, loss)
 
 
 def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.Module:
@@ -117,8 +117,8 @@ def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.M
         bar = Bar(progress=search.steps.progress)
         bar.expect(len(small))
         with torch.random.fork_rng(), torch.no_grad(), bar.shown():
-            worth = [_mean(model, search, loss) for model in bar.over(small)]
-    return small[min(range(len(small)), key=lambda place: worth[place])]
+            losses = [_mean(model, search, loss) for model in bar.over(small)]
+    return small[min(range(len(small)), key=lambda place: losses[place])]
 
 
 def _mean(small: nn.Module, search: Search, loss: Loss | None) -> float:

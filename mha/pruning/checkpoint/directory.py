@@ -134,7 +134,7 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def _read_document(directory: Path) -> dict[str, Any]:
-    """What `pruned.json` says beside its format, version and digest, which have been checked, and so has it.
+    """What `pruned.json` says. Its format, version and digest have been checked and left out, and the rest checked.
 
     Raises:
         CheckpointError: it is not there, or not as `write` writes it.
@@ -179,13 +179,16 @@ def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:
+    """Where the file is that the document says this of."""
     return directory / f"pruned-{weights['sha256']}.safetensors"
 
 
 def _sha256(path: Path) -> str:
+    """The digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
+    """The digest of what the document says."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

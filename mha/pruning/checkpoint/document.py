@@ -45,11 +45,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_plan(value: Any) -> bool:
+    """Whether it is a mapping to lists of head numbers."""
     heads = list(value.values()) if isinstance(value, dict) else [None]
     return all(isinstance(kept, list) and all(map(_is_count, kept)) for kept in heads)
 
 
 def _is_attention(value: Any) -> bool:
+    """Whether it is a mapping to how many heads and groups layers were made with."""
     counts = list(value.values()) if isinstance(value, dict) else [None]
     return all(
         isinstance(made, dict) and made.keys() == {"heads", "groups"} and all(map(_is_count, made.values()))
@@ -66,11 +68,13 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_file(value: Any) -> bool:
+    """Whether it is the digest and the size of a file."""
     named = isinstance(value, dict) and isinstance(value.get("sha256"), str)
     return named and bool(SHA256.fullmatch(value["sha256"])) and _is_count(value.get("size"))
 
 
 def _are_implementations(value: Any) -> bool:
+    """Whether it says how attention and experts are computed, each in a way that is allowed."""
     return (
         isinstance(value, dict)
         and value.keys() <= IMPLEMENTATIONS.keys()

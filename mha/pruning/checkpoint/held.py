@@ -29,8 +29,8 @@ def lineages(model: nn.Module) -> dict[str, Lineage]:
 
 def original_heads(model: nn.Module) -> dict[str, dict[str, int]]:
     """Layer -> how many heads and key/value groups it was made with."""
-    found = {name: layer.lineage for name, layer in find_attention(model).items()}
+    of_layers = {name: layer.lineage for name, layer in find_attention(model).items()}
     return {
         name: {"heads": lineage.total_heads, "groups": lineage.total_groups}
-        for name, lineage in {**found, **lineages(model)}.items()
+        for name, lineage in {**of_layers, **lineages(model)}.items()
     }

@@ -71,4 +71,5 @@ def listing(misfits: Sequence[str]) -> str:
 
 
 def _other_shape(name: str, stored: Tensor, tensor: Tensor) -> str:
+    """The sentence that a tensor has another shape than the saved one."""
     return f"{name} was saved with shape {tuple(stored.shape)} and has {tuple(tensor.shape)}"

@@ -28,15 +28,15 @@ def restate(model: nn.Module, before: Mapping[str, Lineage | None]) -> None:
     Args:
         before: the layers that have just been pruned, and what was left of them before; None where all was.
     """
-    for prefix, part in pretrained_in(model):
+    for prefix, inner in pretrained_in(model):
         inside = {name.removeprefix(prefix): lineage for name, lineage in before.items() if name.startswith(prefix)}
         if not inside:
             continue
-        layers = find_attention(part)
-        renumber(part, layers, inside)
-        config = unpruned(part.config, layers)
-        _replace(part, part.config, config)
-        dense = state_counts(part, config, layers)
+        layers = find_attention(inner)
+        renumber(inner, layers, inside)
+        config = unpruned(inner.config, layers)
+        _replace(inner, inner.config, config)
+        dense = state_counts(inner, config, layers)
         setattr(config, RECORD, record_of(layers, dense))
 
 

@@ -32,10 +32,10 @@ def renumber(model: nn.Module, layers: Mapping[str, AttentionLayer], before: Map
         original, left = _original(before[name], head), layers[name].heads
         return left.index(original) if original in left else None
 
-    for prefix, part in _that_generate(model):
+    for prefix, part in _generating(model):
         if named := getattr(part.generation_config, ALIGNMENT, None):
             part.generation_config = copy.deepcopy(part.generation_config)
-            _name(part.generation_config, _mapped(named, _cross_attention(layers, prefix), now))
+            _set_heads(part.generation_config, _mapped(named, _cross_attention(layers, prefix), now))
 
 
 def by_original_numbers(model: nn.Module) -> Any:
@@ -46,7 +46,7 @@ def by_original_numbers(model: nn.Module) -> Any:
 
     config: Any = copy.deepcopy(model.generation_config)
     if named := getattr(config, ALIGNMENT, None):
-        _name(config, _mapped(named, _cross_attention(dict(model.named_modules()), ""), original))
+        _set_heads(config, _mapped(named, _cross_attention(dict(model.named_modules()), ""), original))
     return config
 
 
@@ -55,7 +55,7 @@ def _original(lineage: Lineage | None, head: int) -> int:
     return head if lineage is None or head >= len(lineage.heads) else lineage.heads[head]
 
 
-def _that_generate(model: nn.Module) -> list[tuple[str, Any]]:
+def _generating(model: nn.Module) -> list[tuple[str, Any]]:
     """The modules with a generation configuration, each after the prefix of its modules' names."""
     return [
         (f"{name}." if name else "", part)
@@ -83,7 +83,7 @@ def _mapped(
     return [[layer, head] for layer, head in heads if head is not None]
 
 
-def _name(config: Any, heads: list[list[int]]) -> None:
+def _set_heads(config: Any, heads: list[list[int]]) -> None:
     """Let a generation configuration name these heads; with a warning where none is left."""
     if heads:
         setattr(config, ALIGNMENT, heads)

@@ -226,3 +226,7 @@ def test_every_family_shares(name):
     assert mha.check(case.model, case.plan, (), case.inputs) < 1e-10
     with pytest.raises(mha.MhaError, match=r"share \S*weight, and it can't keep heads"):
         mha.prune(case.model, HeadPlan({first: (3, 4)}))
+    scores = mha.score(case.model, None, None, "magnitude")
+    plan = mha.choose(scores, model=case.model, keep=0.5)
+    assert len({plan.keep[layer] for layer in case.layers}) == 1
+    assert mha.check(case.model, plan, (), case.inputs) < 1e-10

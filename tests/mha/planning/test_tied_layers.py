@@ -37,8 +37,16 @@ def crossed() -> nn.ModuleDict:
     return model
 
 
+def keys_are_values() -> nn.ModuleDict:
+    """One layer that holds a linear twice, and no other layer holds it."""
+    model = three()
+    model["first"].W_v = model["first"].W_k
+    return model
+
+
 MODELS = {
     "nothing": (three(), None),
+    "keys that are values": (keys_are_values(), None),
     "keys": (three("W_k"), Alike.GROUPS),
     "keys and values": (three("W_k", "W_v"), Alike.GROUPS),
     "outputs": (three("W_o"), Alike.HEADS),
