@@ -45,10 +45,10 @@ def score(
     `torch.compile` has compiled runs uncompiled meanwhile, in the whole process.
 
     Args:
+        model: any model in which `find_attention` finds layers.
         batches: calibration batches, anything that can be read more than once, one batch after the other; None where
             the criterion needs no data.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where it needs no data.
-        model: any model in which `find_attention` finds layers.
         criterion: one of `criteria()`, which prints what they are; one of your own by `register_criterion`.
         seed: for criteria that draw at random.
         rounds: remove heads in so many steps, by masking, and score what is left again after each; the result's

@@ -1,4 +1,4 @@
-"""Pictures of attention: a heatmap per head, and a map of importance; and what other tools draw them from.
+"""Pictures of attention: a heatmap per head, and a map of importance.
 
 Figures are made without pyplot: nothing has to be closed and no display is needed. Save one with `savefig`, or let a
 notebook show it.

@@ -1,4 +1,4 @@
-"""Random gates that close for good, as many as told (Voita et al. 2019, section 5; Louizos et al. 2018)."""
+"""Random gates of which all but a given number close for good (Voita et al. 2019, section 5; Louizos et al. 2018)."""
 
 import math
 
@@ -62,12 +62,12 @@ def sampled(log_alpha: Tensor, noise: Tensor) -> Tensor:
 
 
 def probability_open(log_alpha: Tensor) -> Tensor:
-    """P(gate > 0), (h,)."""
+    """The probability that each gate is above 0, (h,)."""
     return torch.sigmoid(log_alpha - BETA * math.log(-LOW / HIGH))
 
 
 def shift(log_alpha: Tensor, wanted: float) -> float:
-    """What to add to all, for Σ P(gate > 0) to be `wanted`; by bisection."""
+    """What to add to every log α (h,) for the probabilities of open gates to sum to `wanted`; by bisection."""
     below, above = -float(log_alpha.max()) - 50.0, -float(log_alpha.min()) + 50.0
     for _ in range(60):
         middle = (below + above) / 2

@@ -16,11 +16,11 @@ def magnitude(calibration: Calibration) -> dict[str, Tensor]:
 
 
 def output_norms(layer: AttentionLayer) -> Tensor:
-    """(h,), the Frobenius norm of each head's columns of the output projection."""
+    """The Frobenius norm (h,) of each head's columns of the output projection."""
     return per_head(weight_of(layer.output).square().sum(dim=0), layer).sqrt()
 
 
 def per_head(columns: Tensor, layer: AttentionLayer) -> Tensor:
-    """(h,), the sums over each head's columns, of a number for every column of the output projection."""
+    """The sums (h,) over each head's columns of a number for every column of the output projection."""
     owner = owners(layer.context_axis, layer.sizes).to(columns.device)
     return columns.new_zeros(layer.num_heads).index_add(0, owner, columns)

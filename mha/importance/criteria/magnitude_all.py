@@ -49,7 +49,7 @@ def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...
 
 
 def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
-    """(factors, heads): the norm of each head's rows; of each of its three parts where "s" counts them."""
+    """The norm of each head's rows, (factors, heads): one factor, or one for each part where "s" counts parts."""
     letters = re.findall(r"\w+", pattern)
     if "h" in letters and (several := tables(pattern, sizes))[1:]:
         return torch.cat([_owned(squares, *table, sizes) for table in several])
@@ -64,6 +64,6 @@ def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
 
 
 def _owned(squares: Tensor, of_groups: bool, table: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """(factors, heads): the norms of the blocks, a head wide, that each head or group has in a table of positions."""
+    """The norms (factors, heads) of the blocks, a head wide, that each head or group has in a table of indices."""
     blocks = squares[table].unflatten(1, (-1, sizes["d"])).sum(dim=-1).sqrt().T
     return blocks.repeat_interleave(sizes["g"] if of_groups else 1, dim=1)

@@ -76,7 +76,7 @@ def shapley(
 
 
 def _loss(calibration: Calibration, what: str, gates: Mapping[str, Tensor]) -> float:
-    """The loss with these gates, from the journal if it is there."""
+    """The loss with these gates, from the journal if that has it."""
     key = calibration.key(what)
     if key in calibration.journal:
         calibration.expect(-1)
@@ -84,7 +84,7 @@ def _loss(calibration: Calibration, what: str, gates: Mapping[str, Tensor]) -> f
 
 
 def half_widths(samples: Tensor, confidence: float, bound: Bound) -> Tensor:
-    """(h,) of the intervals of the means of samples (n, h), which hold together with that confidence."""
+    """Half the widths (h,) of intervals of the means of samples (n, h), which hold together with that confidence."""
     count, heads = samples.shape
     variance = samples.var(dim=0)
     if bound == "normal":

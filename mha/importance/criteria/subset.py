@@ -55,7 +55,7 @@ def subset(
 
 
 def relaxed_choice(keys: Tensor, count: int, temperature: float) -> Tensor:
-    """(h,), shares that sum to `count`: nearly 1 for the `count` largest keys (h,) at a low temperature."""
+    """Shares (h,) that sum to `count`: at a low temperature nearly 1 for the `count` largest keys (h,), else 0."""
     chosen = torch.zeros_like(keys)
     for _ in range(count):
         share = (keys / temperature).softmax(dim=0)

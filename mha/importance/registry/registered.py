@@ -1,7 +1,7 @@
 """The criteria that are known, by name: those of the package, and whatever else has been registered."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mha.importance.registry.criterion import DEFAULT, Criterion, Function, Needs, check_description
 from mha.importance.registry.listing import Criteria
@@ -59,10 +59,9 @@ def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> C
     def register(function: F) -> F:
         criterion = Criterion(name, needs, function, comparable)
         known = _CRITERIA.get(name)
-        if known is not None and _identity(known.function) != _identity(function):
+        if known is not None and not _is_defined_again(known.function, function):
             raise CalibrationError(
-                f"criterion {name!r} is registered already, by {'.'.join(_identity(known.function))}; choose another "
-                "name"
+                f"criterion {name!r} is registered already, by {_full_name(known.function)}; choose another name"
             )
         _CRITERIA[name] = criterion
         return function
@@ -100,10 +99,13 @@ def describe(name: str) -> Criterion:
         raise CalibrationError(f"unknown criterion {name!r}; there are {', '.join(criteria())}") from None
 
 
-def _identity(function: Function) -> tuple[str, str]:
-    """The module and the name of a function: the same for one that is defined again, as in a notebook."""
-    kind = type(function)
-    return (
-        str(getattr(function, "__module__", kind.__module__)),
-        str(getattr(function, "__qualname__", kind.__qualname__)),
-    )
+def _is_defined_again(known: Function, function: Function) -> bool:
+    """Whether both are the same function, or the second is the first defined again, as by a notebook's cell."""
+    nameless = "<lambda>" in _full_name(function) or not hasattr(function, "__qualname__")
+    return known is function or (not nameless and _full_name(known) == _full_name(function))
+
+
+def _full_name(function: Function) -> str:
+    """The module and the name of a function, or of the class of a callable object."""
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scored:
-    """One number per head, and what else `HeadScores` holds.
+    """What a criterion returns that has more to say than one number per head; `HeadScores` holds the same.
 
     Attributes:
-        rows: layer name -> (h,), larger = keep.
-        examples: how many examples the rows, and the interactions, are means over; None where they are none.
-        interactions: layer name -> (h, h).
-        errors: layer name -> (h,), standard errors.
+        rows: layer name -> (h,), one score for every head that the layer has now, by position; larger = keep.
+        examples: how many examples the rows, and the interactions, are means over; None where they are no such means.
+        interactions: layer name -> (h, h), where removing the set S of a layer's heads costs the sum over S × S.
+        errors: layer name -> (h,), the standard error of each score.
     """
 
     rows: Mapping[str, Tensor]

@@ -1,7 +1,9 @@
 """A criterion of one's own: registered from outside, scored with, listed, and refused where it can't work."""
 
 import copy
+import functools
 import inspect
+import re
 
 import pytest
 import torch
@@ -95,6 +97,19 @@ def test_the_same_function_defined_again_replaces_itself():
     define(1)
     second = define(2)
     assert describe("again").function is second
+
+
+def test_nameless_functions_do_not_replace_one_another():
+    first, second = (functools.partial(half_gate, gate=gate) for gate in (0.5, 0.25))
+    for one, other, by in (
+        (first, second, "functools.partial"),
+        (lambda calibration: {}, lambda calibration: {"": 1}, "<lambda>"),  # noqa: ARG005
+    ):
+        name = f"nameless_{len(by)}"
+        mha.register_criterion(name, needs="outputs")(one)
+        mha.register_criterion(name, needs="outputs")(one)
+        with pytest.raises(CalibrationError, match=rf"{name}' is registered already, by .*{re.escape(by)}; choose"):
+            mha.register_criterion(name, needs="outputs")(other)
 
 
 @pytest.mark.parametrize("name", ["two words", "", "class", "default", "3d", 7, None])
