@@ -195,5 +195,5 @@ def _shorten(cache: Any, length: int) -> None:
 
 def _cache_bytes(cache: Any) -> int:
     """Bytes of all keys and values in a cache."""
-    tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
-    return sum(part.numel() * part.element_size() for part in tensors)
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -29,12 +29,12 @@ def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
 
 def repeat(batch: Any, times: int) -> Any:
     """A batch with all examples of another so many times, one round after the other."""
-    return _like(batch, [part.repeat(times, *(1,) * (part.dim() - 1)) for part in batch])
+    return _like(batch, [tensor.repeat(times, *(1,) * (tensor.dim() - 1)) for tensor in batch])
 
 
 def _example(batch: Any, row: int) -> Any:
     """One example of a batch."""
-    return _like(batch, [part[row] for part in batch])
+    return _like(batch, [tensor[row] for tensor in batch])
 
 
 def _merged(examples: Sequence[Any]) -> Any:
@@ -42,16 +42,16 @@ def _merged(examples: Sequence[Any]) -> Any:
     return _like(examples[0], [_stacked(parts) for parts in zip(*examples, strict=True)])
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors padded to the largest size of each axis, and stacked."""
-    sizes = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
-    return torch.stack([_padded(part, sizes) for part in parts])
+    sizes = [max(tensor.shape[axis] for tensor in tensors) for axis in range(tensors[0].dim())]
+    return torch.stack([_padded(tensor, sizes) for tensor in tensors])
 
 
-def _padded(part: Tensor, sizes: Sequence[int]) -> Tensor:
+def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
     """A tensor padded with zeros at its ends."""
-    missing = [(0, size - have) for size, have in zip(sizes, part.shape, strict=True)]
-    return F.pad(part, [number for pair in reversed(missing) for number in pair])
+    missing = [(0, size - have) for size, have in zip(sizes, tensor.shape, strict=True)]
+    return F.pad(tensor, [number for pair in reversed(missing) for number in pair])
 
 
 def _like(batch: Any, parts: Sequence[Tensor]) -> Any:

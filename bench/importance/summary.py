@@ -31,7 +31,10 @@ def write_summary(directory: Path) -> str:
     """Write `summary.md`, and return its text."""
     frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
     about = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
-    parts = [_head(about), *(part(frames) for part in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed))]
+    parts = [
+        _head(about),
+        *(section(frames) for section in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed)),
+    ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_text(directory / "summary.md", text)
     return text

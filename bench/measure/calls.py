@@ -25,8 +25,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(part, change) for key, part in value.items()}
+        return {key: map_tensors(each, change) for key, each in value.items()}
     if isinstance(value, tuple | list):
-        parts = [map_tensors(part, change) for part in value]
+        parts = [map_tensors(each, change) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take each part
     return value

@@ -58,7 +58,7 @@ def peak_bytes(
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of a model's parameters and buffers; shared ones count once."""
-    storages = [part.untyped_storage() for part in (*model.parameters(), *model.buffers())]
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
@@ -231,7 +231,7 @@ def _unpacked(parcel: Parcel) -> ModelCall:
 
 def _sources(model: nn.Module) -> dict[str, str | None]:
     """The modules that the model's classes are from, by name -> their files."""
-    names = {type(part).__module__ for part in model.modules()}
+    names = {type(module).__module__ for module in model.modules()}
     return {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
 
 

@@ -156,7 +156,7 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     lengths: list[int] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
-        sequences = [part for part in (*inputs, *named.values()) if isinstance(part, Tensor) and part.dim() == 3]
+        sequences = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.dim() == 3]
         lengths.extend(sequence.shape[1] for sequence in sequences)
 
     layers = mha.find_attention(model).values()
@@ -172,7 +172,7 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 def cast(model: nn.Module, dtype: str) -> nn.Module:
     """The model with weights of a dtype: the same one where they have it, else a copy."""
     wanted = getattr(torch, dtype)
-    if all(part.dtype == wanted for part in model.parameters() if part.is_floating_point()):
+    if all(weight.dtype == wanted for weight in model.parameters() if weight.is_floating_point()):
         return model
     return copy.deepcopy(model).to(wanted)
 

@@ -50,7 +50,7 @@ class Linears(nn.Module):
     def __init__(self, layer: mha.MultiHeadAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim = layer.num_heads, layer.head_dim
-        self.W_q, self.W_k, self.W_v, self.W_o = (copy.deepcopy(part) for part in layer.children())
+        self.W_q, self.W_k, self.W_v, self.W_o = (copy.deepcopy(linear) for linear in layer.children())
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Project, attend, and project back: (b, s, e) -> (b, s, e)."""
@@ -126,7 +126,7 @@ def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     layer = _sliced(layer, kept)
     heads, width = layer.num_heads, layer.head_dim
     projections = layer.W_q, layer.W_k, layer.W_v, layer.W_o
-    (w_q, b_q), (w_k, b_k), (w_v, b_v), (w_o, b_o) = ((part.weight, part.bias) for part in projections)
+    (w_q, b_q), (w_k, b_k), (w_v, b_v), (w_o, b_o) = ((linear.weight, linear.bias) for linear in projections)
     linear, attend = F.linear, F.scaled_dot_product_attention
 
     def call(inputs: Inputs) -> Tensor:

@@ -165,8 +165,8 @@ class RunDirectory:
 
     def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
         """The heads that a plan keeps in each layer; None where it has not been measured."""
-        found = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
-        return found and found["keep"]
+        plan = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
+        return plan and plan["keep"]
 
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
         """Write all rows of `scores.csv` of one criterion."""

@@ -17,7 +17,7 @@ from bench.rundir.case_store import read_records
 from bench.rundir.description import OK, USUAL
 from bench.rundir.directory import TRACES
 
-Case = Mapping[str, Any]
+CaseRecord = Mapping[str, Any]
 
 OPERATORS = 10  # that have a row of their own
 NO_PEERS = ("mha", "products", "eager", "float32")  # beside ours, and nothing that another would use in its place
@@ -38,8 +38,8 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
     for task, facts in environment["tasks"].items():
         yield from _task(task, facts, plans[plans["task"] == task], timed)
     for kind, table in (("attention", _attention_table), ("generation", _generation_table)):
-        if found := [case for case in timed if case["kind"] == kind]:
-            yield from _lines(table(found))
+        if cases_of_kind := [case for case in timed if case["kind"] == kind]:
+            yield from _lines(table(cases_of_kind))
     yield from _predictions(directory / "predictions.csv")
     yield from _operators(directory)
     yield from _broken_promises(directory / "promises.csv")
@@ -53,7 +53,7 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
     yield f"run directory: {directory}"
 
 
-def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[Case]) -> Iterator[str]:
+def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[CaseRecord]) -> Iterator[str]:
     """Tables of a task, for each place where it was timed at its batch size; one without times where it was not."""
     wanted = ("pruning", task, facts["batch_size"])
     reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
@@ -63,20 +63,22 @@ def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Seque
             yield from _lines(_task_table(task, facts, place, plans, here))
 
 
-def _place(case: Case) -> str:
+def _place(case: CaseRecord) -> str:
     """Where and how a case was timed, as words."""
     unusual = [case[axis] for axis, usual in USUAL.items() if axis != "dtype" and case[axis] != usual]
     return ", ".join(filter(None, [case["device"], case["dtype"], *unusual]))
 
 
-def _ends(timed: Sequence[Case]) -> Iterator[str]:
+def _ends(timed: Sequence[CaseRecord]) -> Iterator[str]:
     """A line that says what ended the timing of how many cases."""
     counts = Counter(case["ended"] for case in timed if case["samples"] and case["ended"])
     if counts:
         yield "timing ended: " + ", ".join(f"{count} × {end}" for end, count in counts.most_common())
 
 
-def _task_table(task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[Case]) -> Table:
+def _task_table(
+    task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[CaseRecord]
+) -> Table:
     """The table of a task at one place: a row for each criterion and kept fraction."""
     where = f"; latency at batch {facts['batch_size']} on {place}" if place else ""
     names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
@@ -115,7 +117,7 @@ def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", basel
     return *(f"{seconds * 1e3:.2f}" for seconds in times), f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _attention_table(cases: Sequence[Case]) -> Table:
+def _attention_table(cases: Sequence[CaseRecord]) -> Table:
     """The table of the bare layer: a row for each size."""
     names = ("heads", "kept", "batch", "length", "on", "ms", "ms beside it", "speedup")
     table = _table("bare layer: ours beside the fastest other, and ours sliced beside ours whole", "compared", *names)
@@ -135,7 +137,7 @@ def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     return ("mha", min(peers, key=lambda arm: median(times[arm]))) if "mha" in times and peers else ("pruned", "dense")
 
 
-def _generation_table(cases: Sequence[Case]) -> Table:
+def _generation_table(cases: Sequence[CaseRecord]) -> Table:
     """The table of causal models: a row for each phase and plan."""
     samples = {case["case"]: case["samples"] for case in cases}
     names = ("kept", "batch", "length", "on", "tokens/s", "ms", "dense beside it", "speedup")
