@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import mha
 from bench.importance import planted
-from bench.tasks.dates import Dates, DatesSettings
+from bench.tasks._dates_model import DatesSettings
+from bench.tasks.dates import Dates
 from bench.tasks.digits import Digits, DigitsSettings
 
 Section = Literal["exhaustive", "planted", "held_out"]

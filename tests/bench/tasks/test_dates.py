@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from bench.tasks import dates
+from bench.tasks._dates_model import DatesSettings, DateTranslator, translate
 from bench.tasks._dates_text import FORMATS, LETTER_CASES, Written, render, split_days
 from bench.tasks._training import train
-from bench.tasks.dates import Batch, Dates, DatesSettings, DateTranslator
+from bench.tasks.dates import Batch, Dates
 from mha.layer.attention import MultiHeadAttention
 
 TINY = DatesSettings(
@@ -182,7 +183,7 @@ def test_evaluation_is_greedy_decoding() -> None:
     train(model, [learnt], task.loss, steps=300, learning_rate=1e-2, label="test")
 
     values = task.evaluate(model)
-    greedy = [dates.translate(model, texts_of(batch)) for batch in (learnt, unseen)]
+    greedy = [translate(model, texts_of(batch)) for batch in (learnt, unseen)]
     right = [
         [answer == said for answer, said in zip(answers_of(batch), texts, strict=True)]
         for batch, texts in zip((learnt, unseen), greedy, strict=True)
@@ -194,7 +195,7 @@ def test_evaluation_is_greedy_decoding() -> None:
 
 
 def test_evaluation_is_greedy_decoding_before_training(tiny: Dates, model: DateTranslator) -> None:
-    said = [text for batch in tiny.evaluation for text in dates.translate(model, texts_of(batch))]
+    said = [text for batch in tiny.evaluation for text in translate(model, texts_of(batch))]
     answers = [answer for batch in tiny.evaluation for answer in answers_of(batch)]
     assert tiny.evaluate(model).tolist() == [float(a == b) for a, b in zip(said, answers, strict=True)]
     assert all(len(text) == 10 for text in said)
@@ -295,4 +296,4 @@ def test_no_text_is_longer_than_the_longest() -> None:
 )
 def test_translate_refuses_what_the_model_cannot_read(model: DateTranslator, texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dates.translate(model, texts)
+        translate(model, texts)
