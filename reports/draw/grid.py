@@ -1,19 +1,41 @@
-"""One small panel for each criterion, all on the same axes."""
+"""Several panels in one figure, row by row."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.draw.style import folded, new_figure
 
 COLUMNS = 6
+T = TypeVar("T")
+
+
+def panel_grid(
+    items: Sequence[T], most: int, width: tuple[float, float], height: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray, list[tuple[Axes, T]]]:
+    """A figure, its (rows, columns) of axes, and the axes of each item; those that are left over are switched off.
+
+    Args:
+        most: columns.
+        width: inches beside all panels, and of each.
+        height: inches above and below all panels, and of each.
+        options: as of `Figure.subplots`.
+    """
+    columns = min(most, len(items))
+    rows = math.ceil(len(items) / columns)
+    figure = new_figure(width[0] + width[1] * columns, height[0] + height[1] * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat[len(items) :]:
+        axes.set_axis_off()
+    return figure, grid, list(zip(grid.flat, items, strict=False))
 
 
 def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
-    """The figure, and its panels with their names; whoever draws calls `finish` in the end."""
+    """A figure with a small panel for each name, all on the same axes; whoever draws calls `finish` in the end."""
     rows = math.ceil(len(names) / COLUMNS)
     figure = new_figure(2.0 * COLUMNS, 0.9 + 1.75 * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)

@@ -1,4 +1,4 @@
-"""The figures: every module here is one. Adding a figure is adding a file."""
+"""The figures: every module here is one. Adding a figure is adding a file; `site/layout.py` says where it stands."""
 
 import importlib
 import pkgutil
@@ -35,12 +35,10 @@ class Drawing(Protocol):
 
     Attributes:
         TITLE: heading on the page.
-        ORDER: place on the page, ascending.
         ABSENT: the sentence that stands in its place when there is nothing for it.
     """
 
     TITLE: str
-    ORDER: int
     ABSENT: str
     __name__: str
 
@@ -66,19 +64,18 @@ class FigureModule(Drawing, Protocol):
 
 
 def about(task: str) -> dict[str, FigureModule]:
-    """The figures that are asked about a task, or about what the run directory calls so, in order."""
+    """The figures that are asked about a task, or about what the run directory calls so."""
     kind = {LAYER: "layer", GENERATION: "generation"}.get(task, "task")
     either = ("any",) if kind != "generation" else ()
     return {name: module for name, module in registry().items() if module.ABOUT in (kind, *either)}
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure, in the order of the page."""
+    """Name -> figure."""
     return registered(__name__, __path__)
 
 
 def registered(package: str, path: Iterable[str]) -> dict[str, Any]:
-    """Name -> module of a package of figures, in the order of the page."""
-    names = [info.name for info in pkgutil.iter_modules(path) if not info.ispkg]
-    found = {name: importlib.import_module(f"{package}.{name}") for name in names}
-    return dict(sorted(found.items(), key=lambda item: (item[1].ORDER, item[0])))
+    """Name -> module of a package of figures, by name."""
+    names = sorted(info.name for info in pkgutil.iter_modules(path) if not info.ispkg)
+    return {name: importlib.import_module(f"{package}.{name}") for name in names}

@@ -30,7 +30,6 @@ from reports.figures import Panel
 from reports.read.run import REFERENCES, Run
 
 TITLE = "Accuracy against latency"
-ORDER = 1
 ABOUT = "task"
 ABSENT = "Accuracy against latency needs a plan whose accuracy and whose shape's latency were both measured."
 CRITERIA = 18

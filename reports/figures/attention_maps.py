@@ -17,7 +17,6 @@ from reports.figures import Panel
 from reports.read.run import AttentionExample, Run
 
 TITLE = "Attention before and after pruning"
-ORDER = 12
 ABOUT = "task"
 ABSENT = "Attention before and after pruning needs attention.npz with weights of the task."
 HEADS = 12  # of more, the kept ones that pruning changes most, then cut ones

@@ -16,7 +16,6 @@ from reports.figures import Panel
 from reports.read.run import AttentionExample, Run
 
 TITLE = "All attention at a glance"
-ORDER = 11
 ABOUT = "task"
 ABSENT = "All attention at a glance needs attention.npz with weights of the task."
 SIDE = 24  # layers and heads; of more, so many from the first to the last

@@ -19,7 +19,6 @@ from reports.figures import Panel
 from reports.read.run import REFERENCES, Metric, Run
 
 TITLE = "The criteria compared"
-ORDER = 10
 ABOUT = "task"
 ABSENT = (
     "The criteria are compared where plans.csv has pruned plans of the task, and random draws or the dense "

@@ -16,7 +16,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Prefill and decode"
-ORDER = 1
 ABOUT = "generation"
 ABSENT = "No causal model was timed in this run."
 POINT = ["phase", "batch", "seq_len", "kept_fraction"]

@@ -1,6 +1,5 @@
 """The map of importance: which heads each criterion would keep."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,12 +9,12 @@ from matplotlib.figure import Figure
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import duration, listed
 from reports.base.stats import rank_correlation
-from reports.draw.style import color_bar, new_figure, shortened, text_width
+from reports.draw.grid import panel_grid
+from reports.draw.style import color_bar, shortened, text_width
 from reports.figures import Panel
 from reports.read.run import BASELINES, Run
 
 TITLE = "Head importance"
-ORDER = 10
 ABOUT = "task"
 ABSENT = "The map of importance needs scores.csv with scores of the task."
 COLUMNS = 2
@@ -34,20 +33,14 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 def draw(frame: pd.DataFrame) -> Figure:
     criteria = _shown(frame)
-    columns = min(COLUMNS, len(criteria))
-    rows = math.ceil(len(criteria) / columns)
     grids = {criterion: _grid(frame, criterion) for criterion in criteria}
     titles = {criterion: _title(criterion, scores.to_numpy()) for criterion, scores in grids.items()}
     layers, heads = frame["layer"].nunique(), frame["head"].nunique()
     widest = max(text_width(title, "medium", "bold") for title in titles.values()) / 72 + 0.2
-    figure = new_figure(
-        2.8 + columns * max(2.4, widest, min(MOST_INCHES, 0.42 * heads)),
-        0.8 + rows * (1.3 + min(MOST_INCHES, 0.36 * layers)),
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(criteria) :]:
-        axes.set_axis_off()
-    for axes, criterion in zip(grid.flat, criteria, strict=False):
+    width = max(2.4, widest, min(MOST_INCHES, 0.42 * heads))
+    height = 1.3 + min(MOST_INCHES, 0.36 * layers)
+    figure, grid, places = panel_grid(criteria, COLUMNS, (2.8, width), (0.8, height), sharey=True)
+    for axes, criterion in places:
         scores = grids[criterion]
         low, high = _range(scores.to_numpy())
         # not seaborn's heatmap, which draws the whole figure each time to see whether labels overlap

@@ -16,7 +16,6 @@ from reports.figures import Panel
 from reports.read.run import BASELINES, REFERENCES, Metric, Run
 
 TITLE = "Accuracy against kept heads"
-ORDER = 2
 ABOUT = "task"
 ABSENT = "Accuracy against kept heads needs plans.csv with pruned plans of the task."
 CRITERIA = 18

@@ -1,6 +1,5 @@
 """Latency against kept heads: what each batch size saves."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,12 +10,12 @@ from matplotlib.figure import Figure
 from reports.analyse import frames
 from reports.analyse.limits import left_out, spread_batches
 from reports.base.formatting import between, digits, milliseconds
-from reports.draw.style import GREY, INK, PALETTE, apart, legend_below, new_figure, reach
+from reports.draw.grid import panel_grid
+from reports.draw.style import GREY, INK, PALETTE, apart, legend_below, reach
 from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Latency against kept heads"
-ORDER = 3
 ABOUT = "task"
 ABSENT = "Latency against kept heads needs finished latency cases of the task."
 COLUMNS = 4
@@ -50,13 +49,8 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     frame = _shown(frame)
     batches = sorted(frame["batch"].unique())
-    columns = min(COLUMNS, len(batches))
-    rows = math.ceil(len(batches) / columns)
-    figure = new_figure(0.8 + 2.8 * columns, 0.7 + 2.9 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(batches) :]:
-        axes.set_axis_off()
-    for axes, batch in zip(grid.flat, batches, strict=False):
+    figure, _, places = panel_grid(batches, COLUMNS, width=(0.8, 2.8), height=(0.7, 2.9))
+    for axes, batch in places:
         _one_batch(axes, frame[frame["batch"] == batch])
         axes.set_title(f"batch {batch}")
     legend_below(figure, most=2)

@@ -1,6 +1,5 @@
 """The pruned bare layer over batch size and length: its speedup, and the milliseconds behind it."""
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -9,13 +8,13 @@ from matplotlib.figure import Figure
 from reports.analyse import frames
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import between, count, digits, per_cent, times
+from reports.draw.grid import panel_grid
 from reports.draw.heatmaps import log_reach, speedup_bar, speedup_cells, speedup_texts
-from reports.draw.style import new_figure, text_width
+from reports.draw.style import text_width
 from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "The bare layer over batch size and length"
-ORDER = 3
 ABOUT = "layer"
 ABSENT = "The map of the bare layer needs cases that time it pruned beside dense."
 LAYER = ["heads_total", "head_dim", "kept_fraction"]
@@ -39,14 +38,10 @@ def draw(frame: pd.DataFrame) -> Figure:
     maps = [(_name(rows.iloc[0]), rows) for _, rows in _maps(frame)]
     widest = max(rows["seq_len"].nunique() for _, rows in maps), max(rows["batch"].nunique() for _, rows in maps)
     width = 0.7 + max(CELL_INCHES[0] * widest[0], max(text_width(name) for name, _ in maps) / 72)
-    columns = max(1, min(len(maps), int(PAGE_INCHES // width)))
-    lines = math.ceil(len(maps) / columns)
-    figure = new_figure(1.4 + width * columns, 0.6 + lines * (0.9 + CELL_INCHES[1] * widest[1]))
-    grid = figure.subplots(lines, columns, squeeze=False)
+    columns = max(1, int(PAGE_INCHES // width))
+    figure, grid, places = panel_grid(maps, columns, (1.4, width), height=(0.6, 0.9 + CELL_INCHES[1] * widest[1]))
     reach = log_reach(frame["speedup"])
-    for axes in grid.flat[len(maps) :]:
-        axes.set_axis_off()
-    for axes, (name, rows) in zip(grid.flat, maps, strict=False):
+    for axes, (name, rows) in places:
         speedup, texts = (rows.pivot(index="batch", columns="seq_len", values=it) for it in ("speedup", "text"))
         mesh = speedup_cells(axes, speedup, texts, reach)
         axes.set_title(name, fontsize="medium", fontweight="normal")

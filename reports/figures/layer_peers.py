@@ -17,7 +17,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "The bare layer beside its peers"
-ORDER = 1
 ABOUT = "layer"
 ABSENT = "The comparison of the bare layer with its peers was not measured in this run."
 TARGET = 1.03  # where the project wants every cell's upper bound

@@ -15,7 +15,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "The bare layer, pruned against dense"
-ORDER = 2
 ABOUT = "layer"
 ABSENT = "The pruned bare layer was not measured in this run."
 TARGETS = ((2, 10, 1.25), (10, 1e5, 1.05))  # where dense takes over (ms), up to, at most: what the project wants

@@ -13,7 +13,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Memory over one pass"
-ORDER = 9
 ABOUT = "task"
 ABSENT = "The memory of a pass is measured apart, under the profiler: nox -s profile."
 MIB = 2**20

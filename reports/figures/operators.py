@@ -15,7 +15,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Operators, dense against pruned"
-ORDER = 8
 ABOUT = "task"
 ABSENT = "Operators are measured apart, under the profiler: nox -s profile."
 SHOWN = 10  # operators with a row of their own

@@ -12,7 +12,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Predicted against measured latency"
-ORDER = 7
 ABOUT = "any"
 ABSENT = "The run has no predictions.csv with latencies that were predicted and then measured."
 BAND = 0.05

@@ -17,7 +17,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Roofline"
-ORDER = 6
 ABOUT = "any"
 ABSENT = "The roofline needs ceilings.csv, and cases that count their FLOPs and bytes."
 SHOWN = 400  # points

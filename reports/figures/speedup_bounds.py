@@ -1,6 +1,5 @@
 """Where the speedup is lost: what was measured, beside what attention's share of the time allows."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +13,12 @@ from reports.analyse.bounds import BOUNDS, amdahl
 from reports.analyse.limits import left_out, spread, spread_batches
 from reports.base.formatting import between, per_cent, times
 from reports.base.table_cells import Summary, interval, number, word
-from reports.draw.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, new_figure, reach
+from reports.draw.grid import panel_grid
+from reports.draw.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, reach
 from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Where the speedup goes"
-ORDER = 5
 ABOUT = "task"
 ABSENT = "Bounds of the speedup need finished latency cases of the task, one of them without any head."
 COLUMNS = 4
@@ -42,15 +41,10 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: pd.DataFrame) -> Figure:
     frame = _shown(frame)
     batches = sorted(frame["batch"].unique())
-    columns = min(COLUMNS, len(batches))
-    rows = math.ceil(len(batches) / columns)
-    figure = new_figure(1.0 + 3.3 * columns, 1.3 + 3.1 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(batches) :]:
-        axes.set_axis_off()
-    for axes, batch in zip(grid.flat, batches, strict=False):
+    figure, grid, places = panel_grid(batches, COLUMNS, width=(1.0, 3.3), height=(1.3, 3.1))
+    for axes, batch in places:
         _one_batch(axes, frame[frame["batch"] == batch])
-    legend_below(figure, most=3 if columns > 2 else 2)
+    legend_below(figure, most=3 if grid.shape[1] > 2 else 2)
     return figure
 
 

@@ -14,7 +14,6 @@ from reports.figures import Panel
 from reports.read.run import Run
 
 TITLE = "Speedup over kept heads and batch size"
-ORDER = 4
 ABOUT = "task"
 ABSENT = "The map of speedups needs finished latency cases of the task."
 ROWS, COLUMNS = 16, 10  # kept fractions and batch sizes

@@ -4,15 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from reports.base.errors import ReportError
-from reports.draw import svg
 from reports.draw.style import theme
 from reports.figures.gate.effects import caption, draw
 from reports.read.gate_verdict import load
-from reports.site.delivery import FIGURES, Delivery
-from reports.site.workshop import workshop
+from reports.site.single_figures import save
 
 NAMES = ("effects.svg", "effects.png")
 
@@ -43,27 +39,7 @@ def write(run: Path, output: Path | None = None) -> str:
     """
     gate = load(run)
     with theme():
-        return f"{saved(draw(gate), output or (run if run.is_dir() else run.parent), NAMES)}: {caption(gate)}"
-
-
-def saved(figure: Figure, output: Path, names: Sequence[str]) -> str:
-    """Write the figure, within its theme, under these names; returns their paths, in words.
-
-    Each file appears whole or not at all, and none over one that was not drawn here.
-
-    Raises:
-        ReportError: it can't be written, or something is in the way.
-    """
-    with workshop(output, " and ".join(names)) as made:
-        delivery = Delivery(output, FIGURES)
-        delivery.check(names)
-        for name in names:
-            if name.endswith(".svg"):
-                (made / name).write_text(svg.text(figure), encoding="utf-8")
-            else:
-                figure.savefig(made / name)
-        delivery.bring(made, adds=True)
-    return " and ".join(str(output / name) for name in names)
+        return f"{save(draw(gate), output or (run if run.is_dir() else run.parent), NAMES)}: {caption(gate)}"
 
 
 if __name__ == "__main__":

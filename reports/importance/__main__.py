@@ -6,11 +6,10 @@ from pathlib import Path
 
 from reports.base.errors import ReportError
 from reports.draw.style import theme
-from reports.figures.importance_run import registry
 from reports.read.importance_run import load
-from reports.site.delivery import FIGURES, Delivery
+from reports.site.layout import of_importance_run
 from reports.site.page import Slugs
-from reports.site.workshop import workshop
+from reports.site.single_figures import delivered
 
 
 def main() -> int:
@@ -36,14 +35,13 @@ def write(run: Path, output: Path) -> list[str]:
         ReportError: the run can't be read, the figures can't be written, or something is in their way.
     """
     tables, slugs, lines = load(run), Slugs(), []
-    with workshop(output) as made:
-        for name, module in registry().items():
+    with delivered(output) as made:
+        for name, module in of_importance_run().items():
             for panel in module.panels(tables):
                 file = f"{slugs.of(name, panel.slug)}.png"
                 with theme():
                     module.draw(panel.frame).savefig(made / file)
                 lines.append(f"{output / file}: {module.caption(panel.frame)}")
-        Delivery(output, FIGURES).bring(made, adds=True)
     return lines
 
 

@@ -5,19 +5,23 @@ from dataclasses import dataclass
 from reports.analyse.compare.comparison import Comparison, compare
 from reports.analyse.compare.sides import Side
 from reports.analyse.compare.tables import summaries
-from reports.figures import compare as comparing
+from reports.site import layout
 from reports.site.compare_findings import findings
-from reports.site.page import Album, Section, render
+from reports.site.page import Album, FigurePage, Section
 
 
 @dataclass(eq=False)
-class ComparePage:
+class ComparePage(FigurePage):
+    """The page of two sides.
+
+    Attributes:
+        noisy: whether the machine of one of the two was disturbed.
+        found: its findings.
+    """
+
     sides: tuple[Side, Side]
     comparison: Comparison
-    folder: str
     noisy: bool
-    album: Album
-    sections: tuple[Section, ...]
     found: tuple[str, ...]
 
     @property
@@ -25,22 +29,18 @@ class ComparePage:
         return f"{self.comparison.first} beside {self.comparison.second}"
 
     @property
-    def path(self) -> str:
-        return f"{self.folder}/index.html"
-
-    @property
     def source(self) -> str:
-        """The line of Python that makes the comparison."""
         sides = (f"Side(load(Path({side.run.path.name!r})), {side.device!r})" for side in self.sides)
         return f"comparison = compare({', '.join(sides)})"
 
     def html(self) -> str:
-        return render("compare.html", page=self, root="../../", title=self.name)
+        return self.render("compare.html")
 
 
 def compare_page(first: Side, second: Side, folder: str, album: Album) -> ComparePage:
+    """The page of two sides, its figures asked for."""
     comparison = compare(first, second)
-    parts = tuple(album.part(name, module, module.panels(comparison)) for name, module in comparing.registry().items())
+    parts = album.parts(layout.of_comparison(), lambda module: module.panels(comparison))
     found = tuple(summaries(comparison))
     section = Section(
         title="What both measured",
@@ -51,4 +51,4 @@ def compare_page(first: Side, second: Side, folder: str, album: Album) -> Compar
         absent="The two have no measurement in common that could be compared.",
     )
     noisy = bool(first.run.noisy or second.run.noisy)
-    return ComparePage((first, second), comparison, folder, noisy, album, (section,), findings(comparison))
+    return ComparePage(folder, album, (section,), (first, second), comparison, noisy, findings(comparison))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 from types import ModuleType
 
-from reports import figures
 from reports.base.formatting import listed
-from reports.figures import Drawing, importance_run
-from reports.figures import compare as comparing
-from reports.site.page import Part, Picture, Pictured, Section, render, slug
+from reports.figures import Drawing
+from reports.site import layout
+from reports.site.page import FigurePage, Part, Picture, Section, render, slug
 
 IMPORTS = (
     "from pathlib import Path",
@@ -47,7 +46,7 @@ class Gallery:
         return render("gallery.html", page=self, root="../", title="Every figure, and its call")
 
 
-def gallery(*kinds: Sequence[Pictured]) -> Gallery | None:
+def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
     """What the pages of every kind show, each figure once; None where they show none."""
     found: dict[str, Exhibit] = {}
     first = [pages[0] for pages in kinds if pages]
@@ -57,7 +56,7 @@ def gallery(*kinds: Sequence[Pictured]) -> Gallery | None:
             if part.module not in found:
                 found[part.module] = _exhibit(section, part, page.folder, before)
     every: list[Drawing] = [
-        *figures.registry().values(), *importance_run.registry().values(), *comparing.registry().values()
+        *layout.of_run().values(), *layout.of_importance_run().values(), *layout.of_comparison().values()
     ]  # fmt: skip
     missing = [module.TITLE for module in every if module.__name__ not in found]
     absent = f"Not drawn for any of these runs: {listed(missing)}." if missing else ""

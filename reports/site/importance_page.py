@@ -7,21 +7,20 @@ from reports.analyse import tables
 from reports.base.commands import again
 from reports.base.formatting import size
 from reports.base.formulas import harmless_csv
-from reports.figures import importance_run
 from reports.read.archive import opened
 from reports.read.documented import documented
 from reports.read.intake import contents
 from reports.read.sources import Importance
+from reports.site import layout
 from reports.site.downloads import Download, packed
-from reports.site.page import Album, Section, render
+from reports.site.page import Album, FigurePage, Section
 
 
 @dataclass(eq=False)
-class ImportancePage:
+class ImportancePage(FigurePage):
+    """The page of one importance run."""
+
     study: Importance
-    folder: str
-    album: Album
-    sections: tuple[Section, ...]
     downloads: tuple[Download, ...]
 
     @property
@@ -29,12 +28,7 @@ class ImportancePage:
         return self.study.name
 
     @property
-    def path(self) -> str:
-        return f"{self.folder}/index.html"
-
-    @property
     def source(self) -> str:
-        """The line of Python that reads it."""
         return f"tables = load_tables(Path({self.study.path.name!r}))"
 
     @property
@@ -44,22 +38,18 @@ class ImportancePage:
         return pictures[0].caption if pictures else ""
 
     def html(self) -> str:
-        return render(
+        return self.render(
             "importance.html",
-            page=self,
-            root="../../",
-            title=self.name,
             environment=tables.environment(self.study.environment),
             commands=again(self.study.environment),
         )
 
 
 def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
-    parts = tuple(
-        album.part(name, module, module.panels(study.tables)) for name, module in importance_run.registry().items()
-    )
+    """The page of an importance run, its figures asked for and its downloads in place."""
+    parts = album.parts(layout.of_importance_run(), lambda module: module.panels(study.tables))
     section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
-    return ImportancePage(study, folder, album, (section,), _downloads(study, directory))
+    return ImportancePage(folder, album, (section,), study, _downloads(study, directory))
 
 
 def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:

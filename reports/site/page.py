@@ -1,12 +1,13 @@
 """What a page is made of, and how it becomes HTML. What is said stands in run_page.py and its like; looks in pages/."""
 
 import re
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -16,6 +17,7 @@ from reports.figures import Drawing, Panel, limited
 
 BUDGET = 4_500_000  # bytes of all figures of a page, SVG and PNG; with its text it stays below 5 MB
 TEMPLATE_IDS = ("main", "found", "data", "environment", "failed")
+Module = TypeVar("Module", bound=Drawing)
 PHONE = ("accuracy_latency", "kept_accuracy")  # drawn again as narrow as a phone
 
 
@@ -25,13 +27,13 @@ class Picture:
 
     Attributes:
         anchor: its id in the page, and the name of its files in figures/.
-        order: that of its figure; the first of every section find room before the last of any.
+        place: that of its figure in its section; the first of every section find room before the last of any.
         variant: the same for phones, ANCHOR-narrow.
         kept: False where the page has no room for it.
     """
 
     anchor: str
-    order: int
+    place: int
     title: str
     caption: str
     drawn: Future[Drawn]
@@ -120,14 +122,28 @@ class Album:
         self.studio, self.directory, self.slugs = studio, directory, Slugs(set(TEMPLATE_IDS))
         self.pictures: list[Picture] = []
 
-    def part(self, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
+    def parts(
+        self, modules: Mapping[str, Module], panels_of: Callable[[Module], Iterable[Panel]], *words: str
+    ) -> tuple[Part, ...]:
+        """A section's figures in order.
+
+        Args:
+            panels_of: asks a module for its panels.
+            words: in front of all anchors of the section.
+        """
+        return tuple(
+            self._part(place, name, module, panels_of(module), *words)
+            for place, (name, module) in enumerate(modules.items())
+        )
+
+    def _part(self, place: int, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
         """All panels of a module, as many as a page has room for."""
         found, more = limited(panels)
-        pictures = tuple(self.picture(name, module, panel, *words) for panel in found)
+        pictures = tuple(self._picture(place, name, module, panel, *words) for panel in found)
         anchor = self.slugs.of("about", *words, name)
         return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
 
-    def picture(self, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
+    def _picture(self, place: int, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
         anchor = self.slugs.of(*words, name, panel.slug)
         self.directory.mkdir(parents=True, exist_ok=True)
         title = ": ".join(filter(None, (module.TITLE, panel.title)))
@@ -137,14 +153,14 @@ class Album:
         if name in PHONE:
             variant = self.studio.add(source, panel.frame, title, stem.with_name(f"{anchor}-narrow"), narrow=True)
         caption = module.caption(panel.frame)
-        picture = Picture(anchor, module.ORDER, panel.title, caption, drawn, variant, panel.tables)
+        picture = Picture(anchor, place, panel.title, caption, drawn, variant, panel.tables)
         self.pictures.append(picture)
         return picture
 
     def fit(self) -> None:
         """Once all is drawn: take away the files of what the page has no room for, the last figures of all sections."""
         room = BUDGET
-        for picture in sorted(self.pictures, key=lambda picture: picture.order):
+        for picture in sorted(self.pictures, key=lambda picture: picture.place):
             room -= picture.size
             picture.kept = room >= 0
             if not picture.kept:
@@ -161,16 +177,40 @@ class Page(Protocol):
     def html(self) -> str: ...
 
 
-class Pictured(Page, Protocol):
-    """A page with figures: of a run, of an importance run, of a comparison."""
+@dataclass(eq=False)
+class FigurePage(ABC):
+    """A page with figures: of a run, of an importance run, of a comparison.
+
+    Attributes:
+        folder: where it lies, from the top of the site, with its figures and data beside it.
+        sections: what it is made of.
+    """
 
     folder: str
     album: Album
     sections: tuple[Section, ...]
 
     @property
+    def path(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The title of the page."""
+
+    @property
+    @abstractmethod
     def source(self) -> str:
         """The line of Python that reads what its figures are asked about."""
+
+    @abstractmethod
+    def html(self) -> str:
+        """The page as text."""
+
+    def render(self, template: str, **context: Any) -> str:
+        """The template with this page as `page`, two folders below the top of the site."""
+        return render(template, page=self, root="../../", title=self.name, **context)
 
 
 def slug(text: str) -> str:

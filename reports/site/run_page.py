@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reports import figures
 from reports.analyse import tables
 from reports.base.commands import again
 from reports.base.formatting import count, listed
 from reports.read.cases import FAILED
 from reports.read.run import GENERATION, LAYER, Run
-from reports.site import findings
+from reports.site import findings, layout
 from reports.site.downloads import Download
 from reports.site.findings import Finding
-from reports.site.page import Album, Part, Picture, Section, render
+from reports.site.page import Album, FigurePage, Picture, Section
 
 TITLES = {LAYER: "The bare attention layer", GENERATION: "Generation"}
 ABOUT = {
@@ -25,27 +24,22 @@ COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
 
 
 @dataclass(eq=False)
-class RunPage:
+class RunPage(FigurePage):
     """One run's page and all that lies beside it.
 
     Attributes:
-        folder: where it lies, from the top of the site.
         found: its findings, each with the anchor of what shows it.
     """
 
     run: Run
-    folder: str
-    album: Album
-    sections: tuple[Section, ...]
     downloads: tuple[Download, ...]
 
     @property
-    def path(self) -> str:
-        return f"{self.folder}/index.html"
+    def name(self) -> str:
+        return self.run.name
 
     @property
     def source(self) -> str:
-        """The line of Python that reads it."""
         return f"run = load(Path({self.run.path.name!r}))"
 
     @property
@@ -86,11 +80,8 @@ class RunPage:
 
     def html(self) -> str:
         run = self.run
-        return render(
+        return self.render(
             "run.html",
-            page=self,
-            root="../../",
-            title=run.name,
             notes=[*run.notes, *_notes(run)],
             failed=run.unfinished[run.unfinished["status"] == FAILED].to_dict("records"),
             closing=[*tables.left_out(run), *tables.ceilings(run)],
@@ -113,18 +104,13 @@ def _section(run: Run, task: str, album: Album) -> Section:
         asked=_asked(task),
         about=_about(run, task),
         tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
-        parts=tuple(_parts(run, task, album)),
+        parts=album.parts(layout.of_task(task), lambda module: module.panels(run, task), task),
         appendix=tuple(tables.percentiles(run, task)),
     )
 
 
 def _asked(task: str) -> str:
     return f"run, {task!r}"
-
-
-def _parts(run: Run, task: str, album: Album) -> Iterator[Part]:
-    for name, module in figures.about(task).items():
-        yield album.part(name, module, module.panels(run, task), task)
 
 
 def _about(run: Run, task: str) -> str:

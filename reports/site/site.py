@@ -11,7 +11,7 @@ from reports.site import downloads, run_page
 from reports.site.compare_page import ComparePage, compare_page
 from reports.site.gallery import gallery
 from reports.site.importance_page import ImportancePage, importance_page
-from reports.site.page import Album, Page, Pictured, Slugs
+from reports.site.page import Album, FigurePage, Page, Slugs
 from reports.site.run_page import RunPage
 from reports.site.start_page import StartPage
 
@@ -23,7 +23,7 @@ def write(sources: Sources, directory: Path, processes: int | None = None) -> No
         runs = [_run(run, studio, directory, folders) for run in sources.runs]
         studies = [_study(study, studio, directory, folders) for study in sources.importance]
         comparisons = _comparisons(sources.runs, studio, directory)
-    pictured: list[Pictured] = [*runs, *studies, *comparisons]
+    pictured: list[FigurePage] = [*runs, *studies, *comparisons]
     for page in pictured:
         page.album.fit()
     every_figure = gallery(runs, studies, comparisons)
@@ -43,7 +43,7 @@ def _run(run: Run, studio: Studio, directory: Path, folders: Slugs) -> RunPage:
     folder = f"runs/{folders.of(run.name)}"
     album = Album(studio, directory / folder / "figures")
     sections = run_page.sections(run, album)
-    return RunPage(run, folder, album, sections, downloads.write(run, directory / folder))
+    return RunPage(folder, album, sections, run, downloads.write(run, directory / folder))
 
 
 def _study(study: Importance, studio: Studio, directory: Path, folders: Slugs) -> ImportancePage:

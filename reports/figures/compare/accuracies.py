@@ -17,7 +17,6 @@ from reports.figures import Panel
 from reports.read.run import REFERENCES
 
 TITLE = "Accuracy against dense, both"
-ORDER = 4
 ABSENT = "No pruned plan has an accuracy on both sides."
 COLUMNS = 4
 ASIDE = {"first": -0.012, "second": 0.012}  # of all heads, so that both intervals are seen

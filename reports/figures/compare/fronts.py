@@ -12,7 +12,6 @@ from reports.draw.style import INK, legend_right, looks, metric_axis, new_figure
 from reports.figures import Panel
 
 TITLE = "Accuracy against latency, both"
-ORDER = 3
 ABSENT = "No task has both accuracy and latency of pruned plans on both sides."
 
 

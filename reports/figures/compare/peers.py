@@ -11,7 +11,6 @@ from reports.figures import Panel
 from reports.figures.layer_peers import PEERS
 
 TITLE = "The bare layer beside its peers, one against the other"
-ORDER = 5
 ABSENT = "The bare layer was not timed beside its peers in both."
 
 

@@ -14,7 +14,6 @@ from reports.draw.style import GREY, INK, extent, new_figure, reach
 from reports.figures import Panel
 
 TITLE = "Ratios of speedups"
-ORDER = 2
 ABSENT = "No speedup was measured in both."
 SHOWN = 40
 MARKS = {True: ("interval leaves 1 out", "D"), False: ("interval holds 1", "o")}

@@ -11,7 +11,6 @@ from reports.draw.diagonal import scatter
 from reports.figures import Panel
 
 TITLE = "Speedups, one against the other"
-ORDER = 1
 ABSENT = "No speedup was measured in both."
 
 

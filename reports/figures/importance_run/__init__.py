@@ -15,5 +15,5 @@ class FigureModule(Drawing, Protocol):
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure, in the order of the page."""
+    """Name -> figure."""
     return registered(__name__, __path__)

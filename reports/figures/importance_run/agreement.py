@@ -15,7 +15,6 @@ from reports.read.importance_run import TRUTH, Tables
 MOST = f"leave-one-out, {TRUTH}"
 
 TITLE = "How alike criteria rank heads"
-ORDER = 3
 ABSENT = "How alike criteria rank heads needs agreement.csv with leave-one-out on held-out data."
 
 

@@ -18,7 +18,6 @@ PRICE = "price: readings of the calibration set\n(a backward pass counts as two)
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)
 
 TITLE = "What a criterion costs, and how far it can be trusted"
-ORDER = 1
 ABSENT = "The cost of criteria needs cost.csv, areas.csv and agreement.csv."
 
 

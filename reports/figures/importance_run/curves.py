@@ -14,7 +14,6 @@ from reports.figures import Panel
 from reports.read.importance_run import BEST, RANDOM, RIVAL, Tables
 
 TITLE = "Accuracy at each head count, criterion by criterion"
-ORDER = 2
 ABSENT = "Curves need curves.csv of at least one task."
 
 

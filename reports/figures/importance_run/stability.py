@@ -13,7 +13,6 @@ from reports.figures import Panel
 from reports.read.importance_run import Tables
 
 TITLE = "How stable rankings are"
-ORDER = 4
 ABSENT = "Stability needs stability.csv."
 
 

@@ -55,10 +55,6 @@ def points(axes):
     return {bars.get_label(): np.transpose(bars[0].get_data()) for bars in axes.containers}
 
 
-def test_these_are_the_figures_in_the_order_of_the_page():
-    assert list(FIGURES) == ["speedups", "ratios", "fronts", "accuracies", "peers"]
-
-
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("which", ["full", "minimal"])
 def test_a_figure_draws_and_says_what_it_shows(request, name, which):

@@ -58,15 +58,6 @@ def test_a_figure_offers_all_that_the_page_asks_for(name):
     assert module.TITLE
     assert module.ABSENT.endswith(".")
     assert module.ABOUT in ("task", "layer", "any", "generation")
-    assert isinstance(module.ORDER, int)
-
-
-def test_the_figures_are_found_in_the_order_of_the_page():
-    assert list(FIGURES) == [
-        "accuracy_latency", "generation", "layer_peers", "kept_accuracy", "layer_pruning", "latency_heads",
-        "layer_map", "speedup_map", "speedup_bounds", "roofline", "predictions", "operators", "memory_timeline",
-        "criteria", "importance", "attention_overview", "attention_maps",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -221,7 +221,9 @@ def test_what_was_there_stays_where_drawing_fails(tmp_path, monkeypatch):
     write(tmp_path)
     old = {path: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "verdict.json").write_text(json.dumps(synthetic.regressed()), encoding="utf-8")
-    monkeypatch.setattr("reports.gate.__main__.svg.text", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "reports.site.single_figures.svg.text", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     with pytest.raises(ReportError, match=r"made or written \(No space left on device\); give another with -o$"):
         write(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "verdict.json"} == {

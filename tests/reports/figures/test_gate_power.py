@@ -6,7 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from reports.base.errors import ReportError
-from reports.gate.power import gate_power, load, main
+from reports.figures.gate.power import gate_power
+from reports.gate.power import main
+from reports.read.gate_calibration import load
 
 CALIBRATION = {
     "schema": 1,

@@ -22,10 +22,6 @@ def tables(tmp_path):
     return load(write(tmp_path / "run", FEW))
 
 
-def test_these_are_the_figures():
-    assert list(FIGURES) == ["cost", "curves", "agreement", "stability"]
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_draws_and_says_what_it_shows(tables, name):
     panels = list(FIGURES[name].panels(tables))

@@ -1,0 +1,32 @@
+"""Figures stand in one order on all pages, and those that it doesn't name come last."""
+
+from reports import figures
+from reports.figures import compare, importance_run
+from reports.read.run import GENERATION, LAYER
+from reports.site import layout
+
+
+def test_every_name_in_the_order_is_a_figure():
+    for names, modules in (
+        (layout.RUN, figures.registry()),
+        (layout.COMPARE, compare.registry()),
+        (layout.IMPORTANCE_RUN, importance_run.registry()),
+    ):
+        assert len(set(names)) == len(names)
+        assert {*names} <= {*modules}
+
+
+def test_what_is_not_named_comes_last_by_name():
+    assert list(layout.in_order({"c": 1, "b": 2, "d": 3, "a": 4}, ["d", "absent", "b"])) == ["d", "b", "a", "c"]
+
+
+def test_pages_keep_the_order():
+    assert list(layout.of_task(LAYER)) == ["layer_peers", "layer_pruning", "layer_map", "roofline", "predictions"]
+    assert list(layout.of_task(GENERATION)) == ["generation"]
+    assert list(layout.of_task("digits")) == [
+        "accuracy_latency", "kept_accuracy", "latency_heads", "speedup_map", "speedup_bounds", "roofline",
+        "predictions", "operators", "memory_timeline", "criteria", "importance", "attention_overview",
+        "attention_maps",
+    ]  # fmt: skip
+    assert tuple(layout.of_comparison()) == layout.COMPARE
+    assert tuple(layout.of_importance_run()) == layout.IMPORTANCE_RUN
