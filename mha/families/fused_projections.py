@@ -47,7 +47,7 @@ def fused_projections(module: nn.Module) -> Family | str | None:
 def describe_fused(
     module: nn.Module, *, counts: Mapping[str, str] = NONE, empty: type[nn.Module] | None = None
 ) -> Family | str | None:
-    """As `fused_projections`, of a module of any library that is written in transformers' way.
+    """What `fused_projections` returns, also of a module of another library that is written in transformers' way.
 
     Args:
         counts: further attributes that count heads, as in `Family`.

@@ -56,7 +56,7 @@ def separate_projections(module: nn.Module) -> Family | str | None:
 
 
 def describe_separate(module: nn.Module, *, empty: type[nn.Module] | None = None) -> Family | str | None:
-    """As `separate_projections`, of a module of any library that is written in transformers' way.
+    """What `separate_projections` returns, also of a module of another library that is written in transformers' way.
 
     Args:
         empty: the description's `without_heads`, where the library has its own.

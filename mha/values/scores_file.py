@@ -51,7 +51,7 @@ def _layer(name: str, row: Any) -> dict[str, Any]:
 
 
 def _matrix(value: Any, where: str) -> list[list[float]]:
-    """As many lists of numbers as each of them is long."""
+    """The value, a square matrix of finite numbers, row by row."""
     rows = sequence(value, where)
     return [[number(value, where) for value in sequence(row, where, len(rows))] for row in rows]
 

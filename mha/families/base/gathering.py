@@ -65,7 +65,7 @@ def masks_of(core: nn.Module) -> dict[str, int]:
 
 
 def _of_heads(core: nn.Module, name: str, value: Any, dim: int) -> Any:
-    """As `of_heads`, of an input that may be several tensors, or none, or a mask that is the same for all heads."""
+    """What `of_heads` returns, also of several tensors; what is no tensor, or a mask for all heads alike, as it is."""
     if isinstance(value, tuple):
         return tuple(_of_heads(core, name, part, dim) for part in value)
     lineage = core_lineage(core)

@@ -64,7 +64,7 @@ def text(module: nn.Module) -> str:
 
 @functools.cache
 def _reading(kind: Any, settings: Settings) -> Reading | None:
-    """As `reading`, of a class with these settings."""
+    """What `reading` returns of a module of this class with these settings."""
     try:
         methods = list(_live_methods(kind, settings))
         freed = any(free_width(method) for method in _methods(kind) if method.name == "forward")
@@ -118,7 +118,7 @@ def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
 
 @functools.cache
 def _text(kind: Any, settings: Settings) -> str:
-    """As `text`, of a class with these settings."""
+    """What `text` returns of a module of this class with these settings."""
     try:
         return "\n".join(ast.unparse(method) for method in _live_methods(kind, settings))
     except (OSError, TypeError, SyntaxError):
@@ -182,10 +182,12 @@ def _config_fields(node: ast.AST) -> Iterator[str]:
 
 
 def _is_own_config(node: ast.AST) -> bool:
+    """Whether it is `self.config`."""
     return isinstance(node, ast.Attribute) and node.attr == "config" and _is_self(node.value)
 
 
 def _is_self(node: ast.AST) -> bool:
+    """Whether it is `self`."""
     return isinstance(node, ast.Name) and node.id == "self"
 
 

@@ -98,10 +98,12 @@ def _root(node: ast.AST) -> str | None:
 
 
 def _is_minus_one(node: ast.expr) -> bool:
+    """Whether it is the number -1."""
     return ast.unparse(node) == "-1"
 
 
 def _names_a_shape(targets: list[ast.expr]) -> bool:
+    """Whether a name that is assigned to says that it is a shape."""
     return any(isinstance(target, ast.Name) and "shape" in target.id for target in targets)
 
 

@@ -79,7 +79,7 @@ def without_heads(kind: Any, returned: Returned) -> tuple[str, Members]:
 
 
 def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """As many of the inputs as the module returns outputs.
+    """The inputs (b, q, …), as many of them as the module returns outputs.
 
     Queries may be the same for all examples, (1, q, e), beside keys of each example. And some modules pool their
     queries by a stride (Hiera, 2023, section 4): (b, q, e) over a number of tokens, (b, height, width, e) over both
