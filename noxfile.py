@@ -12,6 +12,7 @@ nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
 nox -s docs             build the documentation site, with a reference made from the docstrings
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
+nox -s tests-all        the tests, with every member of what nox -s tests tries a few of
 nox                     tests, lint and types
 """
 
@@ -145,11 +146,14 @@ def calibrate_gate(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests."""
-    install(session, "-e", ".[test,profile]")
-    one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
-    both_cores = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # long files come first, by name
-    session.run("python", "-m", "pytest", *both_cores, *session.posargs, env=one_thread)
+    """Run the tests, less those marked thorough."""
+    run_tests(session, "-m", "not thorough")
+
+
+@nox.session(name="tests-all")
+def tests_all(session: nox.Session) -> None:
+    """Run all tests: of large products every member too."""
+    run_tests(session)
 
 
 @nox.session
@@ -193,6 +197,14 @@ def types(session: nox.Session) -> None:
     """Check types."""
     install(session, "-e", ".[lint]")
     session.run("mypy", *session.posargs)
+
+
+def run_tests(session: nox.Session, *selected: str) -> None:
+    """Run pytest on both cores."""
+    install(session, "-e", ".[test,profile]")
+    one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
+    both_cores = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order of pyproject's testpaths
+    session.run("python", "-m", "pytest", *both_cores, *selected, *session.posargs, env=one_thread)
 
 
 def install(session: nox.Session, *what: str) -> None:

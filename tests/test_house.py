@@ -70,7 +70,7 @@ def test_the_sessions_are_those_the_docs_name():
     sessions = {node.name for node in functions if any(map(is_session, node.decorator_list))}
     assert sessions == {
         *("bench", "calibrate_gate", "docs", "families", "importance", "lint", "peers", "profile", "publish"),
-        *("regress", "repair", "report", "tests", "types"),
+        *("regress", "repair", "report", "tests", "tests_all", "types"),
     }
 
 

@@ -12,6 +12,7 @@ from mha.importance import criteria
 from mha.importance.registry import describe
 from tests.mha.support.criteria import QUICK
 from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build
+from tests.thorough import few
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -187,11 +188,13 @@ def t5():
     return model, batches, lambda m, b: m(**b).loss
 
 
+# one that reads weights, attention weights, gradients, outputs with heads left out, gates, and contexts
+EACH_WAY = ("magnitude", "confidence", "taylor", "leave_one_out", "gate", "least_squares")
 MODELS = {"nn.TransformerEncoder": encoder, "grouped llama": llama, "T5": t5}
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("criterion", mha.criteria())
+@pytest.mark.parametrize("criterion", few(mha.criteria(), *EACH_WAY))
 def test_every_criterion_scores_every_kind_of_model(kind, criterion):
     model, batches, loss = MODELS[kind]()
     layers = mha.find_attention(model)

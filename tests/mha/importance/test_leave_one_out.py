@@ -12,6 +12,7 @@ from mha.importance.running.racing import Standings
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 from tests.mha.support.transformers_models import GROUPED, PRUNABLE, build, inputs_for
+from tests.thorough import few
 
 HEADS, WIDTH, LAYERS = 3, 11, 5
 
@@ -316,7 +317,9 @@ def test_torch_encoder(batch_first, logged):
     assert not logged()
 
 
-@pytest.mark.parametrize("model_type", PRUNABLE)
+@pytest.mark.parametrize(
+    "model_type", few(PRUNABLE, "bert", "vit", "gpt2", "llama", "t5", "modernbert", "deepseek_v3", "qwen3_next")
+)
 def test_transformers(model_type, logged):
     model = build(model_type, PRUNABLE[model_type])
 

@@ -11,7 +11,8 @@ from tools.model_zoo.prove import prove
 
 Row = dict[str, str]
 
-QUICK = ("uneven", "zero_head", "twice", "count")  # the others take most of a type's time, and the walk does them
+QUICK = ("uneven", "zero_head")  # what a convention is about; the walk does all others
+OTHERS = ("twice", "count", "save_load")
 TABLE = Path(__file__).parents[3] / "docs" / "families.csv"
 
 
@@ -45,6 +46,14 @@ def test_a_type_of_each_convention_is_proven(model_type):
     row = prove(model_type, QUICK)
     assert row["status"] == "proven", row
     assert set(CHOSEN[model_type]) <= set(row["conventions"].split(" | "))
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", CHOSEN)
+def test_further_checks_of_a_type_of_each_convention(model_type):
+    row = prove(model_type, OTHERS)
+    assert row["status"] == "proven", row
 
 
 def test_the_cheapest_types_cover_every_convention():
