@@ -22,7 +22,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Fit:
-    """What the measured times say of every shape. They are shares of the dense model's.
+    """What the measured times say of every shape. All times are shares of the dense model's.
 
     Attributes:
         measured: what was timed.

@@ -142,7 +142,7 @@ class _Timings:
         return self.rounds.ratio(name, DENSE)
 
     def _refine(self) -> bool:
-        """Look for shapes that have to be measured too; whether there are any."""
+        """Add the shapes that have to be measured too; returns whether there are any."""
         for kind in self.kinds:
             kind.grid.refine(partial(self._bends, kind))
         return self._join()
@@ -155,7 +155,7 @@ class _Timings:
         return distance > between.half_width and distance * kind.uses > BEND
 
     def _join(self) -> bool:
-        """Let layers in shapes that are new take part; whether there are any."""
+        """Let layers in shapes that are new take part; returns whether there are any."""
         new = [(kind, shape) for kind, shape in self._points() if (kind, shape) not in self.rounds]
         for kind, shape in new:
             self.rounds.add((kind, shape), kind.sliced(shape))

@@ -199,7 +199,7 @@ def _compare(replayed: float, anew: float, how: str) -> None:
     """Check that a replayed loss is the one computed anew.
 
     Args:
-        how: it was replayed, for the message.
+        how: how it was replayed, for the message.
 
     Raises:
         NotReplayableError: it is not.

@@ -119,7 +119,7 @@ class Calibration:
         return f"{what} without {sorted((name, sorted(heads)) for name, heads in self.removed.items() if heads)}"
 
     def check(self) -> None:
-        """Check what a criterion needs that needs more than the weights.
+        """Check that there is what a criterion needs which does not work on the weights alone.
 
         Raises:
             CalibrationError: there is no loss, or there are no batches that can be read more than once.

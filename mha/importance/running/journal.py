@@ -69,7 +69,7 @@ class Journal:
 
     @contextmanager
     def open(self) -> Iterator["Journal"]:
-        """Within the context measure; at its end, also after an error, all that was measured is in the file."""
+        """See to it that at the end of the context, also after an error, all that was measured is in the file."""
         try:
             yield self
         finally:

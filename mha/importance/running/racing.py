@@ -80,7 +80,7 @@ class _Purse:
         return self._budget * self._whole - (self._counted() - self._before)
 
     def check(self, wanted: float) -> None:
-        """Check that so much is left as is wanted.
+        """Check that so many forward passes are left.
 
         Raises:
             CalibrationError: it is not; says which budget would do.
