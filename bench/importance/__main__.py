@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from bench.importance.summary import write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
 from bench.measure.environment import environment
-from bench.measure.files import write_json
+from bench.measure.files import now, write_json
 
 BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
 
@@ -45,7 +44,7 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
             do_all(options.directory, left, options.settings, options.jobs, progress.done)
     except KeyboardInterrupt:
         interrupted = True
-    write_json(options.directory / "environment.json", {**facts, "finished": _now(), "interrupted": interrupted}, 2)
+    write_json(options.directory / "environment.json", {**facts, "finished": now(), "interrupted": interrupted}, 2)
     return _end(options, wanted, interrupted=interrupted)
 
 
@@ -103,7 +102,7 @@ def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) ->
     here["command"] = shlex.join(
         ["python", "-m", "bench.importance", *(sys.argv[1:] if arguments is None else arguments)]
     )
-    created, revisions = _now(), [here["revision"]]
+    created, revisions = now(), [here["revision"]]
     if path.exists():
         earlier = _earlier(path)
         if earlier["settings"] != settings:
@@ -131,10 +130,6 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.importance.settings import FULL, QUICK, ImportanceSettings
 from bench.importance.subjects import names, section_of
 from bench.importance.variants import variants
+from bench.measure.files import new_directory
 
 SECTIONS = ("exhaustive", "planted", "held_out")
 
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
         "same command with the same --run goes on where it stopped.",
     )
     known = tuple(variants())
-    default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
+    default = new_directory("importance-")
     parser.add_argument("--run", type=Path, default=default, metavar="DIR", help="default: runs/importance-<UTC>")
     parser.add_argument("--only", metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--tasks", metavar="NAMES", help=f"of {', '.join(names())}; default: all")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from filelock import BaseFileLock, FileLock
 from mha.values.atomic_files import appears_whole
 
 LOCK = ".lock"
+
+
+def now() -> str:
+    """The time in UTC, to the second, as documents say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_directory(kind: str = "") -> Path:
+    """A place for a new run, named by the time in UTC: runs/gate-20260101T120000Z."""
+    return Path("runs", datetime.now(UTC).strftime(f"{kind}%Y%m%dT%H%M%SZ"))
 
 
 def write_text(path: Path, text: str) -> None:

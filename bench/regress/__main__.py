@@ -8,13 +8,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import Timeout
 
 from bench.measure.capabilities import device
-from bench.measure.files import locked
+from bench.measure.files import locked, new_directory
 from bench.regress.checkouts import remove
 from bench.regress.errors import GateError
 from bench.regress.files import write_json, write_text
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the gate; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
-    directory = options.run or Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ"))
+    directory = options.run or new_directory("gate-")
     wish = Wish(
         where=Path.cwd(),
         base=options.base,

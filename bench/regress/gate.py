@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.measure.files import now
 from bench.regress import exact
 from bench.regress.baseline import Baseline, against, comparable, kept, of_ratios, with_itself
 from bench.regress.errors import GateError
@@ -67,8 +67,7 @@ class Gate:
         take, store = partial(of_ratios, self.arms[0], self.options), Store(self.directory / "rounds", with_itself)
         rounds = measure(take, self.options, store, self.say, spent=counted["took"])
         head = {name: self.about["head"][name] for name in ("revision", "python")} | {"machine": self.about["machine"]}
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return kept(rounds, counted["figures"], {**head, "created": created})
+        return kept(rounds, counted["figures"], {**head, "created": now()})
 
     def count(self) -> tuple[list[dict[str, Any]], float]:
         """The rows of exact figures, and the seconds they took."""
@@ -105,7 +104,7 @@ class Gate:
             "verdict": overall([*rows, *figures], reasons),
             "why": [*reasons, *alone, *self.notes],
             **self.about,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": now(),
             "budget": self.options.budget,
             "rules": {**asdict(self.options.rules), "level": LEVEL},
             "control": control_row(rounds),

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 from filelock import BaseFileLock
 
+from bench.measure.files import now
 from bench.rundir.case_store import Records, read_records
 from bench.rundir.description import BLANK_CASE, OK, SCHEMA, TABLES
 from bench.rundir.files import left_behind, numbered, read_json, unfinished, write_json, written
@@ -64,7 +64,7 @@ class RunDirectory:
         """
         path.mkdir(parents=True, exist_ok=True)
         lock = locked(path)
-        here = {"schema": SCHEMA, "created": _now(), **environment, "tasks": dict(tasks)}
+        here = {"schema": SCHEMA, "created": now(), **environment, "tasks": dict(tasks)}
         known = continued(path, read_json(path / "environment.json"), here)
         for unfinished_file in [*left_behind(path, FILES)]:
             unfinished_file.unlink()
@@ -228,7 +228,7 @@ class RunDirectory:
             merged = {entry["fullname"]: entry for entry in [*earlier, *new["benchmarks"]]}
             write_json(target, {**new, "benchmarks": list(merged.values())}, indent=4)
         unfinished(target).unlink(missing_ok=True)
-        self.note({"finished": _now(), "interrupted": interrupted})
+        self.note({"finished": now(), "interrupted": interrupted})
 
 
 def _read_benchmarks(path: Path) -> dict[str, Any]:
@@ -262,7 +262,3 @@ def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         names = {"task": plan["task"], "plan": plan["plan"]}
         frames.append(pd.DataFrame({**names, "example": range(len(values)), **columns}))
     return pd.concat(frames, ignore_index=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

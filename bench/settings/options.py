@@ -6,7 +6,6 @@ in those that collect no benchmark.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -178,8 +177,10 @@ def settings_of(config: pytest.Config) -> RunSettings:
 
 def run_directory(config: pytest.Config) -> Path:
     """Where the results of this run go; the name is made up once where none was given."""
+    from bench.measure.files import new_directory
+
     if config.option.run is None:
-        config.option.run = str(Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        config.option.run = str(new_directory())
     return Path(config.option.run)
 
 
