@@ -21,7 +21,8 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 NEEDED = (
     "torch", "torch._dynamo", "torch.utils.flop_counter", "pandas", "pyarrow.parquet", "rich.console", "rich.table",
-    "rich._emoji_codes", "mha", "bench.measure", "bench.settings.options", "bench.models.latency", "bench.rundir.directory", "bench.rundir.terminal_summary",
+    "rich._emoji_codes", "mha", "bench.measure", "bench.settings.options", "bench.models.latency",
+    "bench.rundir.directory", "bench.rundir.terminal_summary",
 )  # fmt: skip
 PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_benchmark.plugin"}  # no others' imports
 
