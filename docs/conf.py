@@ -1,4 +1,4 @@
-"""The documentation site: `nox -s docs`. Its pages are the Markdown files of docs/ and of the repository's top, as they stand."""
+"""The documentation site, `nox -s docs`: the Markdown files of docs/ and of the repository's top, as they stand."""
 
 import re
 import sys
