@@ -17,7 +17,7 @@ MODEL_ARMS = ("dense", "pruned", "mha")
 
 
 def points(run: Run, task: str) -> pd.DataFrame:
-    """Every arm of ours that was timed and counted where ceilings were measured, one row each.
+    """One row for each arm of ours that was both timed and counted, on a device whose ceilings were measured.
 
     Columns: those of cases, arm, seconds, flops, bytes, matmul (FLOP/s), copy (bytes/s), cached copy (likewise, or
     NaN), and with them intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the
@@ -36,7 +36,7 @@ def points(run: Run, task: str) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds intensity, achieved, ceiling, share and bound to seconds, flops, bytes and the ceilings.
+    """The frame with columns that say how near each row is to a ceiling: intensity, achieved, ceiling, share, bound.
 
     What takes less time than its bytes would from memory had them in the caches, and is judged by those.
     """
@@ -52,21 +52,21 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def told(found: pd.Series, noun: str) -> str:
-    """How many of the points are bound by what, for a sentence; empty where it is not known of any."""
-    kinds = [(bound, int((found == bound).sum())) for bound in BOUNDS if (found == bound).any()]
+def clause(bounds: pd.Series, noun: str) -> str:
+    """A clause that says how many of the points are bound by what; empty where that is known of none."""
+    kinds = [(bound, int((bounds == bound).sum())) for bound in BOUNDS if (bounds == bound).any()]
     if not kinds:
         return ""
-    first, several = kinds[0][0], count(len(found), noun)
-    if kinds[0][1] == len(found):
-        return f"the {noun} is {first}-bound" if len(found) == 1 else f"all {several} are {first}-bound"
+    first, several = kinds[0][0], count(len(bounds), noun)
+    if kinds[0][1] == len(bounds):
+        return f"the {noun} is {first}-bound" if len(bounds) == 1 else f"all {several} are {first}-bound"
     return f"of {several} " + listed(
         [f"{number} {'is' if number == 1 else 'are'} {bound}-bound" for bound, number in kinds]
     )
 
 
 def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:
-    """The most that keeping a fraction of the heads can speed a model up in which attention takes `share` of the time.
+    """The largest speedup that keeping a fraction of the heads can give, where attention takes `share` of the time.
 
     1 / (1 - share (1 - kept)); Amdahl 1967.
     """
@@ -74,7 +74,7 @@ def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:
 
 
 def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """For each setting every pruned shape beside what bounds it.
+    """Every pruned shape beside what bounds its speedup, a frame for each setting.
 
     Frames: batch, heads_kept, heads_total, kept, timed_by, speedup with its interval, attention (its share of the dense
     time: what a model without heads saves), amdahl, ideal (1 / kept), and of "dense" and "pruned" NAME_bound and
@@ -96,15 +96,16 @@ def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """The frame with what bounds each arm, and at which share of its ceiling it runs."""
     for arm in frames.ARMS:
         keys = pd.MultiIndex.from_product([frame["timed_by"], [arm]])
-        found = known.reindex(keys)
-        frame[f"{arm}_bound"] = found["bound"].fillna("unknown").to_numpy()
-        frame[f"{arm}_share"] = found["share"].to_numpy(dtype=float)
+        bounds = known.reindex(keys)
+        frame[f"{arm}_bound"] = bounds["bound"].fillna("unknown").to_numpy()
+        frame[f"{arm}_share"] = bounds["share"].to_numpy(dtype=float)
     return frame
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """device, dtype, matmul, copy, cached copy: medians over processes."""
+    """The measured ceilings, medians over processes. Columns: device, dtype, matmul, copy, cached copy."""
     wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
     return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def slug(self) -> str:
-        """The same in the name of a file."""
+        """The setting in the name of a file."""
         values = [value for _, value in self._named]
         return "-".join([self.device, *values, *([f"s{self.seq_len}"] if self.seq_len is not None else [])])
 
@@ -66,6 +66,7 @@ class Setting:
 
     @property
     def _axes(self) -> list[tuple[Field, str]]:
+        """Each axis with its value."""
         return list(zip(AXES.values(), self.values, strict=True))
 
     @property
@@ -100,12 +101,12 @@ def samples(runs: Sequence[Run]) -> pd.DataFrame:
     A sample stands under the case that timed it; cases that share its shape name that case in `timed_by` of
     their own file and have no rows here. With several runs, cases read RUN/CASE.
     """
-    found = []
+    tables = []
     for run in runs:
-        about = run.cases[[name for name in SAMPLES if name in run.cases]]
-        frame = run.samples.merge(about, on="case", how="left")[SAMPLES]
-        found.append(frame if len(runs) == 1 else frame.assign(case=run.name + "/" + frame["case"]))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=SAMPLES)
+        cases = run.cases[[name for name in SAMPLES if name in run.cases]]
+        frame = run.samples.merge(cases, on="case", how="left")[SAMPLES]
+        tables.append(frame if len(runs) == 1 else frame.assign(case=run.name + "/" + frame["case"]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SAMPLES)
 
 
 def cases_of(run: Run, task: str) -> pd.DataFrame:
@@ -116,22 +117,22 @@ def cases_of(run: Run, task: str) -> pd.DataFrame:
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Cases that can be shown in one figure, those measured as usual first."""
-    found = []
+    """The cases of each setting, usual settings first."""
+    pairs = []
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
-        same = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
-        tokens = None if pd.isna(same["seq_len"]) else int(same["seq_len"])
-        found.append((Setting.of(**same | {"seq_len": tokens}), rows))
-    yield from sorted(found, key=lambda pair: pair[0].unusual)
+        values = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
+        tokens = None if pd.isna(values["seq_len"]) else int(values["seq_len"])
+        pairs.append((Setting.of(**values | {"seq_len": tokens}), rows))
+    yield from sorted(pairs, key=lambda pair: pair[0].unusual)
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Cases that can be shown in one figure which has the sequence length as an axis, the usual ones first."""
+    """The cases of each setting without a sequence length, which is an axis of the figure then; usual ones first."""
     groups = cases.groupby(CONDITIONS, sort=True)
-    found = [
+    pairs = [
         (Setting.of(**dict(zip(CONDITIONS, cast(tuple[Any, ...], key), strict=True))), rows) for key, rows in groups
     ]
-    yield from sorted(found, key=lambda pair: pair[0].unusual)
+    yield from sorted(pairs, key=lambda pair: pair[0].unusual)
 
 
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -158,19 +159,19 @@ def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
-    """An estimate as three columns."""
+    """The three columns of an estimate: its value, and with _low and _high its interval."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
-    """The task's own batch size, or the one nearest to it that was timed."""
+    """The batch size that is reported first: the task's own, or the nearest to it that was timed."""
     default = run.environment["tasks"][task]["batch_size"]
     return int(min(cases["batch"].unique(), key=lambda batch: (abs(np.log(batch / default)), batch)))
 
 
 @lru_cache(maxsize=64)  # several figures and a table ask for the same
 def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
-    """One for each setting in which the task was timed, and each batch size, that to report first, up to MOST_BATCHES.
+    """Accuracy beside latency for each setting and batch size of the task, the one to report first in front.
 
     One without latencies if there is none.
     """
@@ -178,7 +179,7 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
     if plans.empty:
         return ()
     bare = Tradeoff(task, run.metric(task), None, None, run.criteria, plans)
-    found = []
+    measured = []
     for setting, cases in settings(cases_of(run, task)):
         first = report_batch(run, task, cases)
         others = sorted({*map(int, cases["batch"].unique())} - {first})
@@ -187,8 +188,10 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
             times = latencies(run, timed, ["criterion", "kept_fraction"])
             if not times.empty:
                 table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
-                found.append(replace(bare, setting=setting, batch=batch, table=_finish(run, table, timed, bare.metric)))
-    return tuple(found) or (replace(bare, table=_finish(run, plans, None, bare.metric)),)
+                measured.append(
+                    replace(bare, setting=setting, batch=batch, table=_finish(run, table, timed, bare.metric))
+                )
+    return tuple(measured) or (replace(bare, table=_finish(run, plans, None, bare.metric)),)
 
 
 def accuracies(run: Run, task: str) -> pd.DataFrame:
@@ -210,7 +213,7 @@ def accuracies(run: Run, task: str) -> pd.DataFrame:
 
 
 def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
-    """Adds the dense model's own latency and the Pareto front."""
+    """The table with the dense model's own latency, and with the Pareto front."""
     numbers = [f"{name}{end}" for name in (*ARMS, "speedup") for end in ("", "_low", "_high")]
     table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
     table[numbers] = table[numbers].astype(float)
@@ -227,5 +230,5 @@ def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: M
 
 
 def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
-    """The cases that timed the shapes of `cases`, pruned beside dense."""
+    """The names of the cases that timed the shapes of `cases`, pruned beside dense."""
     return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]

@@ -17,12 +17,12 @@ NEAREST = 0.1  # of the margin: what loses this nearly as much can't be told fro
 
 
 def is_level(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """Of each plan whether it loses less than the margin against the dense model, by the whole of its interval."""
+    """For each plan, whether the whole interval of its difference shows a loss below the margin."""
     return _losses(plans, metric)["most"] < _margins(plans, metric)
 
 
 def is_open(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """Of each plan whether its interval holds the margin: it may lose as much, or less."""
+    """For each plan, whether its interval holds the margin, so that it may lose more or less than that."""
     losses, margins = _losses(plans, metric), _margins(plans, metric)
     return (losses["least"] < margins) & (losses["most"] >= margins)
 
@@ -50,14 +50,14 @@ def within(metric: Metric) -> str:
 
 
 def none_level(plans: pd.DataFrame, metric: Metric) -> str:
-    """The clause that no plan is level, and of how many that can't be told, for want of examples."""
+    """A clause that says that no plan is level, and how many might be if more examples were judged."""
     may_be = plans[is_open(plans, metric)]
     text = f"no pruned plan is shown to be level with the dense model, within {within(metric)}"
     return text if may_be.empty else f"{text} ({count(len(may_be), 'plan')} may be: {_too_few(may_be, metric)})"
 
 
 def verdict(plan: pd.Series, metric: Metric) -> str:
-    """A sentence on one plan, its space in front; empty where it does lose, which its interval says."""
+    """A sentence on whether a plan is level, with a space in front; empty where its interval shows that it is not."""
     plans = pd.DataFrame([plan])
     if is_level(plans, metric).any():
         return f" Its {metric.name} is level with the dense model's, within {within(metric)}."
@@ -68,7 +68,7 @@ def verdict(plan: pd.Series, metric: Metric) -> str:
 
 
 def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
-    """What it would take to tell, of the plan that needs fewest examples."""
+    """What it would take to tell, for the plan that needs the fewest examples."""
     needed = examples_needed(plans, metric)
     if plans["examples"].isna().all():
         return "too few examples were judged to tell"
@@ -79,17 +79,18 @@ def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
 
 
 def _losses(plans: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """loss, and least and most, the ends of its interval: against the dense model, in the metric's unit."""
+    """The loss of each plan against the dense model in the metric's unit, and the ends of its interval: least, most."""
     columns = ["difference", "difference_high", "difference_low"]
-    found = plans[columns].astype(float).set_axis(["loss", "least", "most"], axis=1)
-    return -found if metric.higher_is_better else found.rename(columns={"least": "most", "most": "least"})
+    losses = plans[columns].astype(float).set_axis(["loss", "least", "most"], axis=1)
+    return -losses if metric.higher_is_better else losses.rename(columns={"least": "most", "most": "least"})
 
 
 def _margins(plans: pd.DataFrame, metric: Metric) -> pd.Series:
+    """The margin for each plan, from the dense model's value on the same examples."""
     return (plans["value"] - plans["difference"]).astype(float).map(lambda dense: margin(dense, metric))
 
 
 def _rounded(number: float) -> int:
-    """Upwards, to two digits."""
+    """The number rounded up to two digits."""
     step = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return math.ceil(number / step) * step

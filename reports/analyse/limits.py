@@ -12,24 +12,24 @@ T = TypeVar("T")
 
 
 def spread(values: Sequence[T], most: int) -> list[T]:
-    """At most so many of the values: both ends, and evenly between."""
+    """At most `most` of the values: both ends, and others evenly spread between."""
     return [values[place] for place in _places(len(values), most)]
 
 
 def spread_rows(frame: pd.DataFrame, most: int, by: list[str]) -> pd.DataFrame:
-    """At most so many rows, in their order: those with the least and the largest `by`, and evenly between."""
+    """At most `most` rows, in their order: those with the least and the largest `by`, and others evenly between."""
     ordered = frame.reset_index(drop=True).sort_values(by, kind="stable").index.to_numpy()
     return frame.iloc[np.sort(ordered[_places(len(frame), most)])]
 
 
 def spread_batches(frame: pd.DataFrame, batches: int, rows: int, by: list[str]) -> pd.DataFrame:
-    """At most so many batch sizes, and so many rows of each."""
+    """The rows of at most `batches` batch sizes, and at most `rows` of each."""
     shown = spread(sorted(frame["batch"].unique()), batches)
     return pd.concat([spread_rows(frame[frame["batch"] == batch], rows, by) for batch in shown])
 
 
 def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.DataFrame, str]:
-    """The plans of so many criteria, those that are best on average; all references; what `left_out` says of others."""
+    """The rows of the criteria that are best on average and of references; and what `left_out` says of the rest."""
     others = table[~table["criterion"].isin([*BASELINES, *REFERENCES])]
     means = others.groupby("criterion")["value"].mean().sort_values(ascending=not metric.higher_is_better)
     names = [*means.index[:most], *BASELINES, *REFERENCES]
@@ -38,7 +38,7 @@ def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.Da
 
 
 def left_out(shown: int, total: int, nouns: str, which: str = "") -> str:
-    """A sentence to end a caption with, its space in front; empty where nothing is left out.
+    """A sentence on what a figure does not show, with a space in front; empty where it shows everything.
 
     Args:
         nouns: what they are, in the plural.
@@ -49,6 +49,7 @@ def left_out(shown: int, total: int, nouns: str, which: str = "") -> str:
 
 
 def _places(count: int, most: int) -> list[int]:
+    """The positions of at most `most` of `count` things, evenly spread."""
     if count <= most:
         return list(range(count))
     return [int(place) for place in np.linspace(0, count - 1, most).round()]

@@ -25,7 +25,7 @@ CEILINGS = {
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:
-    """One table for each setting, and each batch size; those other than the first are folded."""
+    """The table of each setting and batch size of a task; all but the first are folded."""
     for place, tradeoff in enumerate(frames.tradeoffs(run, task)):
         where = f"Batch {tradeoff.batch}, {tradeoff.setting.text}" if tradeoff.setting else "No latency was measured"
         metric = tradeoff.metric
@@ -48,7 +48,7 @@ def summaries(run: Run, task: str) -> Iterator[Summary]:
 
 
 def promises(run: Run, task: str) -> Iterator[Summary]:
-    """What the task states about itself, as measured; no table where it states nothing."""
+    """The table of what the task states about itself, as it was measured; none where it states nothing."""
     stated = run.promises[run.promises["task"] == task]
     if len(stated):
         yield Summary(
@@ -68,7 +68,7 @@ def promises(run: Run, task: str) -> Iterator[Summary]:
 
 
 def percentiles(run: Run, task: str) -> Iterator[Summary]:
-    """Of every case that was timed, and each of its arms: how long, how many a second, how much memory."""
+    """The table of percentiles, throughput and memory of every case that was timed, arm by arm."""
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
     counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
@@ -94,11 +94,11 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
 
 
 def ceilings(run: Run) -> Iterator[Summary]:
-    """What the machine can do at most, as measured in the same run."""
+    """The table of what the machine can do at most, as measured in the same run."""
     rows = []
-    for (device, dtype, ceiling), found in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
+    for (device, dtype, ceiling), measurements in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
         name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
-        measured = stats.Estimate(found["value"].median(), found["low"].min(), found["high"].max())
+        measured = stats.Estimate(measurements["value"].median(), measurements["low"].min(), measurements["high"].max())
         value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
         rows.append((word(device), word(dtype), word(name), value))
     if rows:
@@ -108,9 +108,11 @@ def ceilings(run: Run) -> Iterator[Summary]:
 
 
 def left_out(run: Run) -> Iterator[Summary]:
-    """What has no result without having failed, or could not be used, and why."""
-    found = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
-    rows = [(word(row.name), word(row.status), word(last_line(row.error))) for row in found.itertuples(index=False)]
+    """The table of what has no result without having failed, or could not be used, each with the reason."""
+    unfinished = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
+    rows = [
+        (word(row.name), word(row.status), word(last_line(row.error))) for row in unfinished.itertuples(index=False)
+    ]
     for (arm, reason), cases in run.skipped_arms.groupby(["arm", "reason"]):
         rows.append((word(f"arm {arm} of {count(len(cases), 'case')}"), word("skipped"), word(reason)))
     for row in run.left_out.itertuples(index=False):
@@ -119,25 +121,25 @@ def left_out(run: Run) -> Iterator[Summary]:
         yield Summary("What was left out, and why", "", ("what", "outcome", "reason"), tuple(rows))
 
 
-def environment(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the numbers were measured on: name, value; of environment.json."""
-    memory = about.get("memory_bytes")
-    revision = str(about.get("revision") or UNKNOWN)
-    dirty = {True: " with uncommitted changes", False: ", clean"}.get(about.get("dirty", ""), "")
+def environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the numbers were measured on, from environment.json, as pairs of a name and a value."""
+    memory = facts.get("memory_bytes")
+    revision = str(facts.get("revision") or UNKNOWN)
+    dirty = {True: " with uncommitted changes", False: ", clean"}.get(facts.get("dirty", ""), "")
     return [
-        ("CPU", _text(about, "cpu")),
-        ("cores and threads", f"{_text(about, 'cores')}, {_text(about, 'threads')}"),
-        ("clock governor", _text(about, "governor")),
+        ("CPU", _text(facts, "cpu")),
+        ("cores and threads", f"{_text(facts, 'cores')}, {_text(facts, 'threads')}"),
+        ("clock governor", _text(facts, "governor")),
         ("memory", f"{memory / GIB:.1f} GiB" if memory else UNKNOWN),
-        ("accelerators", _pairs(about.get("accelerators")) or "none"),
-        ("platform", _text(about, "platform")),
-        ("Python", _text(about, "python")),
-        ("packages", _pairs(about.get("packages")) or UNKNOWN),
-        ("preset", _text(about, "preset")),
+        ("accelerators", _pairs(facts.get("accelerators")) or "none"),
+        ("platform", _text(facts, "platform")),
+        ("Python", _text(facts, "python")),
+        ("packages", _pairs(facts.get("packages")) or UNKNOWN),
+        ("preset", _text(facts, "preset")),
         ("revision", revision + dirty),
-        ("command", _text(about, "command")),
-        ("started", _text(about, "created")),
-        ("finished", "cut off" if about.get("finished") is None else str(about["finished"])),
+        ("command", _text(facts, "command")),
+        ("started", _text(facts, "created")),
+        ("finished", "cut off" if facts.get("finished") is None else str(facts["finished"])),
     ]
 
 
@@ -170,10 +172,12 @@ def _percentiles(case: Mapping[Hashable, Any], arm: str, seconds: np.ndarray, pe
 
 
 def _quantile(seconds: np.ndarray, share: float) -> Cell:
-    found = stats.quantile_estimate(seconds, share)
-    if found is None:
+    quantile = stats.quantile_estimate(seconds, share)
+    if quantile is None:
         return Cell(NONE)
-    return Cell(_thousandths(found.value), f"{_thousandths(found.low)} to {_thousandths(found.high)}", found.value)
+    return Cell(
+        _thousandths(quantile.value), f"{_thousandths(quantile.low)} to {_thousandths(quantile.high)}", quantile.value
+    )
 
 
 def _thousandths(seconds: float) -> str:
@@ -209,8 +213,8 @@ def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
         yield f"Some speedups rest on only {count(rounds.min(), 'round')}; their intervals are too narrow."
 
 
-def _text(about: Any, name: str) -> str:
-    value = about.get(name)
+def _text(facts: Any, name: str) -> str:
+    value = facts.get(name)
     return UNKNOWN if value is None else str(value)
 
 

@@ -13,7 +13,7 @@ SESSIONS = {  # what a command begins with -> the session that runs it
 
 
 def again(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line each: the code, then the parts of the run; processes of one figure are one command."""
+    """The commands that make a run again, a line each: checking out its code, then each part of the run."""
     revision = environment.get("revision")
     commands = environment.get("commands") or [environment.get("command")]
     first = (f"git checkout {shlex.quote(str(revision))}",) if revision else ()
@@ -24,7 +24,7 @@ def again(environment: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _folded(commands: list[str]) -> Iterator[str]:
-    """As nox runs them: `pytest bench ARGS --process 0` to `… --process 2` are `nox -s bench -- --processes 3 ARGS`."""
+    """The commands as nox runs them, those of several processes of one figure as one."""
     processes: dict[str, int] = {}
     for command in commands:
         plain = re.sub(r" --process \d+", "", command)
@@ -34,6 +34,7 @@ def _folded(commands: list[str]) -> Iterator[str]:
 
 
 def _with_nox(command: str, processes: int) -> str:
+    """A command as the nox session that runs it, if there is one."""
     for start, session in SESSIONS.items():
         if command == start or command.startswith(f"{start} "):
             several = [f"--processes {processes}"] if processes > 1 else []

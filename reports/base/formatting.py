@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def digits(value: float) -> str:
-    """Three significant digits and never an exponent: 1234, 12.0, 0.0123."""
+    """The number with three significant digits and never an exponent: 1234, 12.0, 0.0123."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
     rounded = float(f"{value:.2e}")  # or 9.996 would get two places, and four digits
@@ -14,37 +14,42 @@ def digits(value: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds: 12.3 ms."""
     return f"{digits(1e3 * seconds)} ms"
 
 
 def times(ratio: float) -> str:
+    """A ratio: 1.25×."""
     return f"{ratio:.2f}×"
 
 
 def per_cent(share: float) -> str:
+    """A share in per cent: 12.5 %."""
     return f"{100 * share:.4g} %"
 
 
 def duration(seconds: float) -> str:
+    """Seconds as milliseconds where they are few, else as seconds."""
     return milliseconds(seconds) if seconds < 0.1 else f"{digits(seconds)} s"
 
 
 def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
-    """An interval of positive numbers, or that there is none."""
+    """An interval of positive numbers as low–high, or the words that there is none."""
     return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
 
 
 def count(number: float, noun: str) -> str:
+    """A number with its noun, in the plural where it is not 1: 3 cases."""
     return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"
 
 
 def listed(names: list[str]) -> str:
-    """a, b and c."""
+    """The names as one text: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def size(count: float) -> str:
-    """Bytes: 512 B, 1.50 KiB, 12.0 MiB."""
+    """A number of bytes with its binary prefix: 512 B, 1.50 KiB, 12.0 MiB."""
     power = min(4, max(0, int(math.log2(abs(count)) // 10))) if count else 0
     return (
         f"{digits(count / 2 ** (10 * power)) if power else f'{count:.0f}'} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -14,7 +14,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table, with an apostrophe before each text that begins like a formula; numbers stay numbers."""
+    """The table with an apostrophe before each text that begins like a formula; numbers stay numbers."""
     changed = frame.copy()
     for name in (name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)):
         changed[name] = frame[name].map(_cell)
@@ -22,17 +22,18 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def harmless_csv(text: str) -> str:
-    """The same of a CSV file; one without such cells stays as it is, to the byte."""
+    """The text of a CSV file made harmless likewise; one without such cells stays as it is, to the byte."""
     rows = [*csv.reader(StringIO(text, newline=""))]
-    found = [[_cell(cell) for cell in row] for row in rows]
-    if found == rows:
+    changed_rows = [[_cell(cell) for cell in row] for row in rows]
+    if changed_rows == rows:
         return text
     changed = StringIO(newline="")
-    csv.writer(changed, lineterminator="\n").writerows(found)
+    csv.writer(changed, lineterminator="\n").writerows(changed_rows)
     return changed.getvalue()
 
 
 def _cell(value: object) -> object:
+    """One cell made harmless."""
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
     value = value.replace("\r\n", "\n").replace(

@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     high: float
 
     def map(self, function: np.ufunc) -> "Estimate":
-        """Through an increasing function."""
+        """The estimate with an increasing function applied to its value and both bounds."""
         return Estimate(*(float(function(number)) for number in self))
 
 
@@ -36,7 +36,7 @@ def median_of(processes: Processes) -> float:
 
 
 def median_estimate(*samples: Processes) -> Estimate:
-    """The median, of the rounds of each process, then over processes; its interval from a percentile bootstrap.
+    """The median over processes of the medians of their rounds, with an interval from a percentile bootstrap.
 
     Rounds within one process share its luck: with several, processes are drawn first, and rounds within those.
     Of several samples, say one for each shape that was timed: the median of their medians, each resampled within
@@ -46,7 +46,7 @@ def median_estimate(*samples: Processes) -> Estimate:
 
 
 def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
-    """The quantile of `values` (n,) at `share`, between the two order statistics that hold it 95 times of 100.
+    """The quantile of `values` (n,) at `share`, with a 95 % interval between two order statistics.
 
     None where n is too few for both to lie inside the sample: below 6 for the median, 36 for p90, 368 for p99.
     The number of values below a quantile is binomial, whatever the distribution (David and Nagaraja 2003, 7.1).
@@ -65,7 +65,7 @@ def by_process(values: pd.Series) -> Processes:
 
 
 def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, Processes]:
-    """Case -> log(seconds of arm `over` / seconds of arm `under`), (rounds,) for each process.
+    """The log of (seconds of arm `over` / seconds of arm `under`) of each case, (rounds,) for each process.
 
     `samples` has the columns case, arm, round, seconds, process. Rounds that have only one of the two are left
     out, and so are cases that have no other.
@@ -99,7 +99,7 @@ def draws_estimate(values: np.ndarray) -> Estimate:
 
 
 def pareto_front(cost: np.ndarray, merit: np.ndarray) -> np.ndarray:
-    """(n,) boolean: the points that no other beats in one of the two without losing in the other.
+    """Whether each point is on the front, (n,): none is better in cost or merit without being worse in the other.
 
     Args:
         cost: (n,), less is better. merit: (n,), more is better. NaN in either keeps a point out.
@@ -122,6 +122,7 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
 
 
 def _middle(samples: Sequence[Processes]) -> float:
+    """The median over samples of their medians."""
     return float(np.median([median_of(processes) for processes in samples]))
 
 
@@ -164,5 +165,5 @@ def _resampled_medians(values: bytes) -> np.ndarray:
 
 
 def _generator(data: bytes) -> np.random.Generator:
-    """The same every time for the same data, and another for others, so that resamples are independent."""
+    """A generator seeded by the data: the same data give the same resamples, other data independent ones."""
     return np.random.default_rng([SEED, crc32(data)])

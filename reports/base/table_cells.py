@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """A table with a title above it, and a note where it needs one; `folded` opens with a click."""
+    """A table with a title above it, and a note where it needs one. A `folded` one opens with a click."""
 
     title: str
     note: str
@@ -32,21 +32,22 @@ class Summary:
 
     @property
     def shown(self) -> tuple[tuple[Cell, ...], ...]:
-        """As many rows as a page has room for."""
+        """The first rows, as many as a page has room for."""
         return self.rows[:MOST_ROWS]
 
 
 def word(text: Any) -> Cell:
+    """A cell with text, which sorts by it."""
     return Cell(str(text), order=str(text))
 
 
 def number(value: float | None, text: Callable[[float], str]) -> Cell:
-    """A number as `text` writes it; a dash where it is not known."""
+    """A cell with a number as `text` writes it, or a dash where it is not known."""
     return Cell(NONE) if value is None or pd.isna(value) else Cell(text(float(value)), order=float(value))
 
 
 def interval(row: Mapping[Any, Any] | pd.Series, name: str, text: Callable[[float], str]) -> Cell:
-    """The column `name` of a row with its `_low` and `_high`; a value that is so by definition has no interval."""
+    """A cell with the column `name` of a row and its interval, which a value that is so by definition lacks."""
     if np.isnan(row[name]):
         return Cell(NONE)
     low, high = row[f"{name}_low"], row[f"{name}_high"]

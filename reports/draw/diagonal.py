@@ -22,7 +22,7 @@ SHORT = 2.0
 
 
 def scatter(frame: Beside, by: str, quantity: str) -> Figure:
-    """`frame.table` has first and second with their intervals; colour and marker tell the values of column `by`."""
+    """A figure of one side's numbers against the other's, with intervals; colour and marker tell values of `by`."""
     table = frame.table
     figure = new_figure(8.6, 5.8)
     axes = figure.subplots()

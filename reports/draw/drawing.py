@@ -27,7 +27,7 @@ COLORS = 256
 
 
 class Drawn(NamedTuple):
-    """Width and height in CSS pixels, as large as the text wants to be seen; bytes of both files together."""
+    """The size of a figure: width and height in CSS pixels, and the bytes of both files together."""
 
     width: int
     height: int
@@ -77,6 +77,7 @@ class Studio:
 
     def _start(self) -> None:
         # not forked: this process has threads
+        """Start the processes, and hand them what is waiting."""
         self._pool = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
         for work, future in self._waiting:
             given = self._pool.submit(work)
@@ -99,7 +100,7 @@ def render(module: str, frame: Any, title: str, stem: Path, *, narrow: bool) -> 
 
 
 def write_png(figure: Figure, file: Path) -> None:
-    """As savefig would, which draws everything once more beforehand, and in a palette, for a third of the bytes."""
+    """Write a PNG in a palette, for a third of the bytes; without savefig, which draws everything twice."""
     figure.set_dpi(PNG_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -108,6 +109,7 @@ def write_png(figure: Figure, file: Path) -> None:
 
 
 def _pass_on(future: Future[Drawn], given: Future[Drawn]) -> None:
+    """Hand the result of one future to another."""
     if given.cancelled():
         future.cancel()
     elif error := given.exception():

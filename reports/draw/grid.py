@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,6 +33,15 @@ def panel_grid(
     for axes in grid.flat[len(items) :]:
         axes.set_axis_off()
     return figure, grid, list(zip(grid.flat, items, strict=False))
+
+
+def batch_grid(
+    frame: pd.DataFrame, most: int, width: tuple[float, float], height: tuple[float, float]
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A figure with a panel for each batch size of the frame, ascending, and the rows of each; see `panel_grid`."""
+    batches = [rows for _, rows in frame.groupby("batch", sort=True)]
+    figure, _, panels = panel_grid(batches, most, width, height)
+    return figure, panels
 
 
 def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:

@@ -21,14 +21,14 @@ def log_reach(speedup: pd.Series) -> float:
 
 
 def speedup_texts(frame: pd.DataFrame) -> pd.Series:
-    """What stands on the cells: the speedup above its interval."""
+    """The text of each cell: the speedup above its interval."""
     rows = zip(frame["speedup"], frame["speedup_low"], frame["speedup_high"], strict=True)
     texts = [f"{times(value)}\n{'one round' if np.isnan(low) else between(low, high)}" for value, low, high in rows]
     return pd.Series(texts, index=frame.index, dtype=object)
 
 
 def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach: float) -> QuadMesh:
-    """A cell for each number of `speedup`, with the text of the same place on it; rows go down.
+    """Draw a cell for each number of `speedup`, with the text of the same place on it; rows go down.
 
     Args:
         reach: what `log_reach` gives.
@@ -51,5 +51,6 @@ def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach:
 
 
 def speedup_bar(figure: Figure, mesh: QuadMesh, axes: Any, reach: float) -> None:
+    """Add the bar that says which speedup a colour is."""
     bar = color_bar(figure, mesh, axes, "speedup (dense / pruned)", aspect=25)
     bar.set_ticks([-reach, 0, reach], labels=[times(2**-reach), "1×", times(2**reach)])

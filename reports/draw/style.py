@@ -41,7 +41,7 @@ _narrow: ContextVar[bool] = ContextVar("narrow", default=False)
 
 
 class Look(NamedTuple):
-    """Colour and marker: the marker still tells criteria apart where colours do not."""
+    """The colour and the marker of a criterion: the marker still tells criteria apart where colours do not."""
 
     color: Any
     marker: str
@@ -57,7 +57,7 @@ BOUND_LOOKS = {  # what holds a point back
 
 @contextmanager
 def theme(narrow: bool = False) -> Iterator[None]:
-    """Draw inside this.
+    """Set how figures look that are drawn within it.
 
     Args:
         narrow: for a phone: figures are at most NARROW inches wide, their legends below, their text as large as ever.
@@ -96,12 +96,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def title(figure: Figure, text: str) -> None:
-    """A title above the figure, in as many lines as it needs."""
+    """Put a title above the figure, in as many lines as it needs."""
     figure.suptitle(folded(text, 0.96 * figure.get_figwidth()), x=0.01, ha="left", fontsize="medium")
 
 
 def looks(criteria: Sequence[str]) -> dict[str, Look]:
-    """One look for each criterion, the same in all figures of a run; baselines are grey."""
+    """The look of each criterion, the same in all figures of a run; baselines are grey."""
     chosen = [name for name in criteria if name not in BASELINES]
     given = {
         name: Look(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]) for index, name in enumerate(chosen)
@@ -110,18 +110,19 @@ def looks(criteria: Sequence[str]) -> dict[str, Look]:
 
 
 def luminance(color: Any) -> float:
-    """Relative luminance of a colour, from 0 (black) to 1; WCAG 2.2."""
+    """The relative luminance of a colour, from 0 (black) to 1; WCAG 2.2."""
     channels = np.array(to_rgb(color))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def text_on(color: Any) -> str:
-    """What text is written in on a cell of that colour."""
+    """The colour of text on a cell of that colour."""
     return ON_LIGHT if luminance(color) > 0.18 else ON_DARK  # where both contrast alike
 
 
 def metric_axis(axes: Axes, metric: Metric) -> None:
+    """Name the y axis after the metric, in per cent where it is a share."""
     axes.set_ylabel(folded(metric.label, 0.6 * _figure(axes).get_figheight()))
     if metric.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
@@ -134,19 +135,20 @@ def _figure(axes: Axes) -> Figure:
 
 
 def kept_axis(axes: Axes) -> None:
+    """Make the x axis one of kept heads in per cent."""
     axes.set_xlabel("kept heads (%)")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
 
 def log_ticks(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis whose ticks are the values measured, as plain numbers."""
+    """Put ticks on a logarithmic axis at the values measured, as plain numbers."""
     axis.set_major_locator(FixedLocator(sorted(set(values))))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """Those of the values that stand at least `gap` from one another: the ends, and what fits between."""
+    """The values that stand at least `gap` from one another: both ends, and those that fit between."""
     ordered = sorted(set(values))
     kept = ordered[:1]
     for value in ordered[1:-1]:
@@ -156,7 +158,7 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def reach(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """How far an interval reaches down and up from its value, (2, n); nowhere where there is none."""
+    """The distances from each value down and up to the ends of its interval, (2, n); 0 where it has none."""
     distances = np.array([value - low, high - value], dtype=float)
     return np.where(distances > 0, distances, 0.0)
 
@@ -168,19 +170,19 @@ def extent(frame: pd.DataFrame, *columns: str) -> tuple[float, float]:
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:
-    """Cut in the middle: names often differ at their ends."""
+    """The name, cut in the middle where it is too long: names often differ at their ends."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def text_width(text: str, size: Any = "medium", weight: str = "normal") -> float:
-    """How long its longest line is, in points."""
+    """The length of the longest line of a text, in points."""
     font = FontProperties(size=size, weight=weight)
     return max(float(text_to_path.get_text_width_height_descent(line, font, False)[0]) for line in text.split("\n"))
 
 
 def folded(text: str, inches: float, size: float | str = "medium") -> str:
-    """In lines that are no longer than that, broken between words."""
+    """The text in lines no longer than `inches`, broken between words."""
     lines = [""]
     for word in text.split(" "):
         line = f"{lines[-1]} {shortened(word, 60)}".strip()
@@ -192,18 +194,18 @@ def folded(text: str, inches: float, size: float | str = "medium") -> str:
 
 
 def color_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Colorbar:
-    """Beside the axes, and a picture in an SVG too, where it would be 256 paths."""
+    """Add a bar of colours beside the axes; in an SVG it is a picture, where it would be 256 paths."""
     shrink = min(options.pop("shrink", 1.0), BAR_INCHES / figure.get_figheight())
     room = 0.75 * shrink * figure.get_figheight()
     bar = figure.colorbar(image, ax=axes, label=folded(label, room), shrink=shrink, **options)
     assert bar.solids is not None  # it has just been drawn
     bar.solids.set_rasterized(True)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return bar
 
 
 def legend_right(axes: Axes, **options: Any) -> None:
-    """A legend outside the axes, where it covers no data; below them where the figure is narrow."""
+    """Add a legend right of the axes, where it covers no data; below them where the figure is narrow."""
     if _narrow.get():
         legend_below(_figure(axes), **options)
     else:
@@ -211,16 +213,16 @@ def legend_right(axes: Axes, **options: Any) -> None:
 
 
 def legend_below(figure: Figure, most: int = 3, **options: Any) -> None:
-    """One legend for all axes below them, each label once, in as many columns as there is room for."""
-    found = {
+    """Add one legend for all axes below them, each label once, in as many columns as there is room for."""
+    handles = {
         label: handle
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }  # fmt: skip
-    if not found:
+    if not handles:
         return
-    widest = max(text_width(label, mpl.rcParams["legend.fontsize"]) for label in found) + LEGEND_HANDLE
+    widest = max(text_width(label, mpl.rcParams["legend.fontsize"]) for label in handles) + LEGEND_HANDLE
     columns = max(1, min(most, int(72 * figure.get_figwidth() // widest)))
     if _narrow.get():
-        figure.set_figheight(figure.get_figheight() + LINE_INCHES * len(found) / columns)
-    figure.legend(found.values(), found, loc="outside lower center", ncols=columns, **options)
+        figure.set_figheight(figure.get_figheight() + LINE_INCHES * len(handles) / columns)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, **options)

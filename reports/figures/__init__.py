@@ -25,9 +25,9 @@ class Panel:
 
 
 def limited(panels: Iterable[Panel], most: int = MOST_PANELS) -> tuple[tuple[Panel, ...], int]:
-    """The first panels, and how many there are beyond those."""
-    found = tuple(panels)
-    return found[:most], max(0, len(found) - most)
+    """The first panels, and the number of those beyond them."""
+    all_panels = tuple(panels)
+    return all_panels[:most], max(0, len(all_panels) - most)
 
 
 class Drawing(Protocol):
@@ -43,14 +43,14 @@ class Drawing(Protocol):
     __name__: str
 
     def draw(self, frame: Any) -> Figure:
-        """The figure; touches no global state."""
+        """Draw the figure; touches no global state."""
 
     def caption(self, frame: Any) -> str:
-        """A plain sentence or two, their numbers computed from the frame."""
+        """Say in a plain sentence or two what is to be seen, with numbers computed from the frame."""
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module here offers.
+    """What a module of this package offers.
 
     Attributes:
         ABOUT: whether `panels` is asked once for each task, for the bare layer, for each of those ("any"), or for
@@ -60,11 +60,11 @@ class FigureModule(Drawing, Protocol):
     ABOUT: Literal["task", "layer", "any", "generation"]
 
     def panels(self, run: Run, task: str) -> Iterator[Panel]:
-        """What there is to draw of the task."""
+        """The panels that there are of the task."""
 
 
 def about(task: str) -> dict[str, FigureModule]:
-    """The figures that are asked about a task, or about what the run directory calls so."""
+    """The figures that are asked about a task, or about the bare layer or generation by their names."""
     kind = {LAYER: "layer", GENERATION: "generation"}.get(task, "task")
     either = ("any",) if kind != "generation" else ()
     return {name: module for name, module in registry().items() if module.ABOUT in (kind, *either)}

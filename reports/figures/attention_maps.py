@@ -84,7 +84,7 @@ def caption(frame: AttentionExample) -> str:
 
 
 def _shown(frame: AttentionExample) -> list[int]:
-    """Numbers of the heads that are drawn, ascending."""
+    """The numbers of the heads that are drawn, ascending."""
     change = np.abs(frame.pruned - frame.dense[list(frame.heads)]).mean(axis=(1, 2))
     kept = [frame.heads[place] for place in np.argsort(-change, kind="stable")]
     cut = sorted({*range(len(frame.dense))} - {*kept})
@@ -162,7 +162,7 @@ def _name_heads(axes: Axes, grid: _Grid, heads: Sequence[int]) -> None:
 
 
 def _name_tokens(axis: Axis, tokens: Sequence[str], parts: int, step: int, points: float) -> None:
-    """Along an axis that shows `tokens` in each of its parts, as many as can be read."""
+    """Write tokens along an axis that shows them in each of its parts, as many as can be read."""
     every = math.ceil(len(tokens) * LABEL_POINTS / points)
     shown = range(0, len(tokens), every)
     axis.set_ticks(

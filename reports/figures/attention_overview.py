@@ -34,6 +34,7 @@ class Overview:
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frames: an Overview of each example of the task."""
     examples: list[list[AttentionExample]] = []
     for layer in (layer for layer in run.attention if layer.task == task):
         last = examples[-1] if examples else []
@@ -111,12 +112,12 @@ def _heads(frame: Overview) -> list[int]:
 
 
 def _moved(layer: AttentionExample) -> np.ndarray:
-    """(kept heads,) how far the weights of each moved, on average."""
+    """How far the weights of each kept head moved on average, (kept heads,)."""
     return np.asarray(np.abs(layer.pruned - layer.dense[list(layer.heads)]).mean(axis=(1, 2)))
 
 
 def _thumbnail(weights: np.ndarray) -> np.ndarray:
-    """(q, k) -> (CELLS, CELLS), each cell the nearest weight."""
+    """The weights (q, k) as (CELLS, CELLS), each cell the nearest weight."""
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in weights.shape)
     return weights[np.ix_(rows, columns)]
 

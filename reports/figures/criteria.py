@@ -60,6 +60,7 @@ class Comparison:
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
+    """Frame: the criteria of the task beside one another, at the kept fraction nearest to a half."""
     plans = frames.accuracies(run, task)
     pruned = plans[~plans["criterion"].isin([*REFERENCES, RANDOM])]
     if pruned.empty:
@@ -122,13 +123,15 @@ def caption(frame: Comparison) -> str:
 
 
 def _scored(run: Run, task: str) -> pd.DataFrame:
-    """criterion (as the index), seconds, and spearman with its interval."""
+    """The seconds that each criterion took, and its rank correlation with leave-one-out. Index: criterion."""
     rows = run.scores[(run.scores["task"] == task) & (run.scores["criterion"] != RANDOM)]
     seconds = rows.groupby("criterion")["seconds"].first().astype(float)
     scores = rows.pivot(index=["layer", "head"], columns="criterion", values="score").astype(float)
     truth = scores[TRUTH] if TRUTH in scores else pd.Series(np.nan, index=scores.index)
-    found = {str(name): _spearman(scores[name], truth, itself=name == TRUTH) for name in scores.columns}
-    columns = pd.DataFrame.from_dict(found, orient="index", columns=[f"spearman{end}" for end in ENDS], dtype=float)
+    correlations = {str(name): _spearman(scores[name], truth, itself=name == TRUTH) for name in scores.columns}
+    columns = pd.DataFrame.from_dict(
+        correlations, orient="index", columns=[f"spearman{end}" for end in ENDS], dtype=float
+    )
     return columns.join(seconds)
 
 
@@ -151,7 +154,7 @@ def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float,
 
 
 def _correlations(pairs: np.ndarray) -> np.ndarray:
-    """(2, n, heads) -> (n,): Spearman's correlations; NaN where one is constant."""
+    """Spearman's correlation of each pair, (2, n, heads) -> (n,); NaN where one is constant."""
     ranks = rankdata(pairs, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -159,7 +162,7 @@ def _correlations(pairs: np.ndarray) -> np.ndarray:
 
 
 def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
-    """Which of those that are as good, by the whole of their intervals, took the least time, where times are known."""
+    """A clause on which of the criteria that are as good took the least time, where times are known."""
     best, known = table.iloc[0], table[table["seconds"].notna()]
     if np.isnan(best["seconds"]) or len(known) < 2:
         return

@@ -82,11 +82,11 @@ def _frame(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caches(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
-    """POINT, cache_bytes: of the pruned model, and at a kept fraction of 1 of the dense one."""
-    found = cases.merge(run.counts[["case", "arm", "cache_bytes"]], on="case")
-    kept = found["kept_fraction"].where(found["arm"] == "pruned", 1.0)
-    found = found.assign(kept_fraction=kept)[found["arm"].isin(frames.ARMS)]
-    return found.groupby(POINT, dropna=False)["cache_bytes"].max().reset_index()
+    """The cache bytes of each POINT: of the pruned model, and at a kept fraction of 1 of the dense one."""
+    caches = cases.merge(run.counts[["case", "arm", "cache_bytes"]], on="case")
+    kept = caches["kept_fraction"].where(caches["arm"] == "pruned", 1.0)
+    caches = caches.assign(kept_fraction=kept)[caches["arm"].isin(frames.ARMS)]
+    return caches.groupby(POINT, dropna=False)["cache_bytes"].max().reset_index()
 
 
 def _one_phase(axes: Axes, frame: pd.DataFrame) -> None:

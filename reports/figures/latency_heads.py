@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from reports.analyse import frames
 from reports.analyse.limits import left_out, spread_batches
 from reports.base.formatting import between, digits, milliseconds
-from reports.draw.grid import panel_grid
+from reports.draw.grid import batch_grid
 from reports.draw.style import GREY, INK, PALETTE, apart, legend_below, reach
 from reports.figures import Panel
 from reports.read.run import Run
@@ -47,12 +47,10 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    frame = _shown(frame)
-    batches = sorted(frame["batch"].unique())
-    figure, _, places = panel_grid(batches, COLUMNS, width=(0.8, 2.8), height=(0.7, 2.9))
-    for axes, batch in places:
-        _one_batch(axes, frame[frame["batch"] == batch])
-        axes.set_title(f"batch {batch}")
+    figure, places = batch_grid(_shown(frame), COLUMNS, width=(0.8, 2.8), height=(0.7, 2.9))
+    for axes, rows in places:
+        _one_batch(axes, rows)
+        axes.set_title(f"batch {rows['batch'].iloc[0]}")
     legend_below(figure, most=2)
     return figure
 
@@ -77,7 +75,7 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
-    """A mark with its interval for each shape, and a line through their medians; from zero, so that heights compare."""
+    """Draw a mark for each shape, and a line through the medians; the axis starts at zero, so that heights compare."""
     line = 1e3 * frame.groupby("heads_kept")["seconds"].median()
     axes.plot(line.index, line, color=GREY, linewidth=1.4)
     for model, (label, marker, size, color) in MARKS.items():

@@ -53,7 +53,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    best, worst = (_told(frame.iloc[place]) for place in (frame["speedup"].argmax(), frame["speedup"].argmin()))
+    best, worst = (_described(frame.iloc[place]) for place in (frame["speedup"].argmax(), frame["speedup"].argmin()))
     rounds = count(frame["rounds"].sum(), "round")
     if len(frame) == 1:
         return f"The bare layer's median paired speedup is {best}, over {rounds}."
@@ -71,8 +71,8 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _maps(frame: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
     """The rows of each heatmap, those of one layer side by side, the most heads kept first."""
-    found = list(frame.groupby(LAYER))
-    return sorted(found, key=lambda pair: (*pair[1][LAYER[:2]].iloc[0], -pair[1]["kept_fraction"].iloc[0]))
+    maps = list(frame.groupby(LAYER))
+    return sorted(maps, key=lambda pair: (*pair[1][LAYER[:2]].iloc[0], -pair[1]["kept_fraction"].iloc[0]))
 
 
 def _texts(frame: pd.DataFrame) -> pd.Series:
@@ -85,7 +85,7 @@ def _name(row: pd.Series) -> str:
     return f"{row['heads_total']:.0f} heads{width}, {per_cent(round(row['kept_fraction'], 3))} kept"
 
 
-def _told(row: pd.Series) -> str:
+def _described(row: pd.Series) -> str:
     tokens = f" × {row['seq_len']:.0f} tokens" if row["seq_len"] else ""
     return (
         f"{times(row['speedup'])} ({between(row['speedup_low'], row['speedup_high'])}; {_name(row)}, batch "

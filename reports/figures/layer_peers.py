@@ -88,7 +88,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def nearest_peers(frame: pd.DataFrame) -> tuple[bool, pd.DataFrame]:
-    """The rows of the fastest peer at each size, and whether it is one that another would use."""
+    """Whether there are peers that another would use, and the rows of the fastest one at each size."""
     real = frame[~frame["peer"].isin(NO_PEERS)]
     rows = (real if len(real) else frame).sort_values("ratio")
     return len(real) > 0, rows.groupby("case", sort=False).tail(1)
@@ -120,7 +120,7 @@ def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
 
 
 def _labels(cells: pd.DataFrame) -> list[str]:
-    """What tells the cells apart: heads only where they differ."""
+    """The names of the cells; heads are named only where they differ."""
     same = len(cells[["heads_kept", "heads_total", "head_dim"]].drop_duplicates()) == 1
     return [_size(row) if same else _cell(row) for _, row in cells.iterrows()]
 
@@ -166,6 +166,6 @@ def _by_peer(frame: pd.DataFrame) -> str:
 
 
 def _peers(frame: pd.DataFrame) -> list[str]:
-    """Those of the frame, in the same order everywhere."""
+    """The peers of the frame, in the same order everywhere."""
     there = {*frame["peer"]}
     return [peer for peer in (*PEERS, *sorted(there - {*PEERS})) if peer in there]

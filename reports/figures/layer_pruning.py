@@ -81,7 +81,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of many, evenly spread ones."""
+    """The points that are drawn: of many, evenly spread ones."""
     kept = spread(sorted(frame["kept_fraction"].unique()), KEPT)
     return pd.concat([spread_rows(frame[frame["kept_fraction"] == fraction], SIZES, ["dense"]) for fraction in kept])
 

@@ -23,8 +23,8 @@ STEPS = 400  # of one pass; of more, the highest of each stretch of time
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """Frames: kept_fraction, seconds, bytes, as memory.csv has them."""
     rows = run.memory[run.memory["task"] == task]
-    for (device, batch), found in rows.groupby(["device", "batch"]):
-        frame = found.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
+    for (device, batch), steps in rows.groupby(["device", "batch"]):
+        frame = steps.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
         columns = ["kept_fraction", "seconds", "bytes"]
         yield Panel(f"{device}-b{batch:.0f}", f"{task}, {device}, batch {batch:.0f}", frame[columns])
 
@@ -63,7 +63,7 @@ def _kept(frame: pd.DataFrame) -> list[float]:
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """No more than STEPS of the steps, peaks among them."""
+    """At most STEPS of the steps, peaks among them."""
     if len(rows) <= STEPS:
         return rows
     stretch = (np.arange(len(rows)) * STEPS) // len(rows)

@@ -26,11 +26,13 @@ WORTH_A_WORD = 0.02  # of the dense pass
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """Frames: milliseconds of one pass; rows are operators, dearest first, the rest as one; columns kept fractions."""
     rows = run.operators[run.operators["task"] == task]
-    for (device, batch), found in rows.groupby(["device", "batch"]):
+    for (device, batch), operators in rows.groupby(["device", "batch"]):
         # on an accelerator the host only launches, and waits
-        clock = "device_seconds" if (found["device_seconds"] > 0).any() else "seconds"
-        found = found.assign(ms=1e3 * found[clock])
-        wide = found.pivot_table(index="operator", columns="kept_fraction", values="ms", aggfunc="sum", fill_value=0.0)
+        clock = "device_seconds" if (operators["device_seconds"] > 0).any() else "seconds"
+        operators = operators.assign(ms=1e3 * operators[clock])
+        wide = operators.pivot_table(
+            index="operator", columns="kept_fraction", values="ms", aggfunc="sum", fill_value=0.0
+        )
         wide = wide[sorted(wide.columns, reverse=True)]
         frame = _dearest(wide)
         title = f"{task}, {device}, batch {batch:.0f}"

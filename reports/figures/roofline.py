@@ -57,12 +57,12 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    found = bounds.told(frame["bound"], "point")
+    bound = bounds.clause(frame["bound"], "point")
     best, worst = (frame.iloc[place] for place in (frame["share"].argmax(), frame["share"].argmin()))
     reached = f"{_reached(best)} of its ceiling" + (f", {_reached(worst)}" if len(frame) > 1 else "")
     rest = left_out(min(SHOWN, len(frame)), len(frame), "points")
     return (
-        f"{found[0].upper()}{found[1:]}; {reached}. The machine multiplies matrices at "
+        f"{bound[0].upper()}{bound[1:]}; {reached}. The machine multiplies matrices at "
         f"{rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}.{rest}"
     )
 
@@ -77,7 +77,7 @@ def _reached(row: pd.Series) -> str:
 
 
 def _roof(axes: Axes, frame: pd.DataFrame) -> None:
-    """Both ceilings over all intensities, each named on its own line."""
+    """Draw both ceilings over all intensities, each named on its own line."""
     matmul, copy, cached = (float(frame[name].iloc[0]) for name in ("matmul", "copy", "cached copy"))
     ridge = matmul / copy
     low, high = min(frame["intensity"].min() / 3, ridge / 12), max(frame["intensity"].max(), ridge) * 4

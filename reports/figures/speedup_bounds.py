@@ -13,7 +13,7 @@ from reports.analyse.bounds import BOUNDS, amdahl
 from reports.analyse.limits import left_out, spread, spread_batches
 from reports.base.formatting import between, per_cent, times
 from reports.base.table_cells import Summary, interval, number, word
-from reports.draw.grid import panel_grid
+from reports.draw.grid import batch_grid
 from reports.draw.style import BOUND_LOOKS, INK, extent, kept_axis, legend_below, reach
 from reports.figures import Panel
 from reports.read.run import Run
@@ -39,18 +39,16 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    frame = _shown(frame)
-    batches = sorted(frame["batch"].unique())
-    figure, grid, places = panel_grid(batches, COLUMNS, width=(1.0, 3.3), height=(1.3, 3.1))
-    for axes, batch in places:
-        _one_batch(axes, frame[frame["batch"] == batch])
-    legend_below(figure, most=3 if grid.shape[1] > 2 else 2)
+    figure, places = batch_grid(_shown(frame), COLUMNS, width=(1.0, 3.3), height=(1.3, 3.1))
+    for axes, rows in places:
+        _one_batch(axes, rows)
+    legend_below(figure, most=3 if len(places) > 2 else 2)
     return figure
 
 
 def caption(frame: pd.DataFrame) -> str:
-    told = frame[frame["batch"].isin(spread(sorted(frame["batch"].unique()), TOLD))]
-    sentences = " ".join(_sentence(rows) for _, rows in told.groupby("batch"))
+    shown = frame[frame["batch"].isin(spread(sorted(frame["batch"].unique()), TOLD))]
+    sentences = " ".join(_sentence(rows) for _, rows in shown.groupby("batch"))
     return f"{sentences}{left_out(len(_shown(frame)), len(frame), 'points')}"
 
 
@@ -86,7 +84,7 @@ def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def _sentence(rows: pd.DataFrame) -> str:
-    """Of one batch size: the point nearest to half of the heads, the fastest of those, and what bounds all."""
+    """A sentence on one batch size: the fastest point nearest to half of the heads, and what bounds all of them."""
     near = (rows["kept"] - 0.5).abs()
     point = rows.loc[rows[near == near.min()]["speedup"].idxmax()]
     text = (
@@ -94,8 +92,8 @@ def _sentence(rows: pd.DataFrame) -> str:
         f"{per_cent(round(point['kept'], 3))} of the heads can give {times(point['amdahl'])} by Amdahl's law, and "
         f"{times(point['speedup'])} ({between(point['speedup_low'], point['speedup_high'])}) was measured"
     )
-    found = bounds.told(rows["pruned_bound"], "pruned shape")
-    return f"{text}; {found}." if found else f"{text}."
+    bound = bounds.clause(rows["pruned_bound"], "pruned shape")
+    return f"{text}; {bound}." if bound else f"{text}."
 
 
 def _table(frame: pd.DataFrame) -> Summary:

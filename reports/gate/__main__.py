@@ -14,7 +14,7 @@ NAMES = ("effects.svg", "effects.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw, and print the paths and what is to be seen; wrong input is a usage error (exit code 2)."""
+    """Draw the figure, and print its paths and caption; wrong input is a usage error (exit code 2)."""
     parser = argparse.ArgumentParser(prog="python -m reports.gate", allow_abbrev=False)
     parser.add_argument(
         "run", metavar="DIR|verdict.json", type=Path, help="the directory of a gate run, or its verdict"

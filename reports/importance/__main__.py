@@ -13,6 +13,7 @@ from reports.site.single_figures import delivered
 
 
 def main() -> int:
+    """Draw the figures, and print their paths and captions; 1 where the run can't be read or the figures be written."""
     parser = argparse.ArgumentParser(prog="python -m reports.importance", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of an importance run")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/figures")
@@ -29,7 +30,7 @@ def main() -> int:
 
 
 def write(run: Path, output: Path) -> list[str]:
-    """Draw every figure into the directory `output`; the path and the caption of each.
+    """Draw every figure into the directory `output`; returns a line with the path and the caption of each.
 
     Raises:
         ReportError: the run can't be read, the figures can't be written, or something is in their way.

@@ -50,6 +50,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> None:
+    """Unpack what is wanted of the archive into `directory`, within the limits."""
     with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         _check(path, entries)
@@ -64,7 +65,7 @@ def _unpack(path: Path, directory: Path) -> None:
 
 
 def _take(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack an entry. One that is too large to be read is not: an empty file of its size is refused in its place."""
+    """Unpack one entry. One that is too large to be read becomes an empty file of its size, which is refused later."""
     with target.open("wb") as file:
         if _is_too_large(entry):
             file.truncate(min(entry.file_size, LARGEST))
@@ -78,7 +79,7 @@ def _is_too_large(entry: zipfile.ZipInfo) -> bool:
 
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Every entry is a file that stays inside."""
+    """Check that every entry is a file that stays inside."""
     for entry in entries:
         place = PureWindowsPath(entry.filename)  # takes / and \ for separators, and knows drives
         if place.drive or place.root or ".." in place.parts:
@@ -89,7 +90,7 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _root(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
-    """What stands before the names of the run's files: nothing, or the single folder in which they lie."""
+    """The folder in the archive, with a slash, in which the run's files lie; empty where they lie at the top."""
     found = [entry.filename.removesuffix(FILE) for entry in entries if entry.filename.split("/")[-1] == FILE]
     roots = [root for root in found if root.count("/") <= 1]
     if "" in roots:

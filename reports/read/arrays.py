@@ -18,7 +18,7 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_arrays(file: Path, problems: Problems) -> dict[str, np.ndarray]:
-    """Those that can be read, by key; pickled ones can't. `problems` is told of the others."""
+    """The arrays of the file that can be read, by key; pickled ones can't. `problems` is told of the others."""
     arrays: dict[str, np.ndarray] = {}
     with (
         problems.noted(file),

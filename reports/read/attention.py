@@ -25,8 +25,8 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
         tasks: the tasks as environment.json describes them.
     """
     arrays = read_arrays(file, problems) if kind_at(file) else {}
-    for task, about in tasks.items():
-        layers = list(about.get("layers", ()))
+    for task, facts in tasks.items():
+        layers = list(facts.get("layers", ()))
         for place, layer in _places(task, arrays, layers):
             with problems.noted(file):
                 yield _example(file, arrays, task, place, layer)
@@ -36,15 +36,17 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
 
 
 def _places(task: str, arrays: Arrays, layers: list[str]) -> list[tuple[str, str]]:
-    """Place and layer of each example: of TASK/NUMBER/LAYER/dense, or, in older runs, TASK/LAYER/dense."""
-    found: dict[str, dict[str, None]] = {}
+    """The place and layer of each example, from keys TASK/NUMBER/LAYER/dense or, in older runs, TASK/LAYER/dense."""
+    layers_at: dict[str, dict[str, None]] = {}
     for key in arrays:
         place, _, field = key.rpartition("/")
         if field in FIELDS and key.startswith(f"{task}/"):
             place, _, layer = place.rpartition("/")
-            found.setdefault(place, {})[layer] = None
+            layers_at.setdefault(place, {})[layer] = None
     return [
-        (place, layer) for place, mine in found.items() for layer in sorted(mine, key=[*layers, *sorted(mine)].index)
+        (place, layer)
+        for place, mine in layers_at.items()
+        for layer in sorted(mine, key=[*layers, *sorted(mine)].index)
     ]
 
 
@@ -75,7 +77,7 @@ def _check(
     queries: np.ndarray,
     tokens: np.ndarray,
 ) -> None:
-    """Shapes fit, and weights are finite numbers."""
+    """Check that the shapes fit one another, and that weights are finite numbers."""
     h, q, k = dense.shape if dense.ndim == 3 else (0, 0, 0)
     fits = pruned.shape == (*heads.shape, q, k) and queries.shape == (q,) and tokens.shape == (k,)
     known = heads.dtype.kind in WHOLE and ((heads >= 0) & (heads < h)).all()

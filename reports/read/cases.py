@@ -113,7 +113,7 @@ def records_in(folder: Path, problems: Problems) -> list[Path]:
 
 
 def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
-    """kind, name, status, error of all that has no result; `outcomes` by kind."""
+    """What has no result, from the outcomes by kind. Columns: kind, name, status, error."""
     rows = [
         (kind, printable(file.stem), document["status"], document["error"] or "no error text")
         for kind, found in outcomes.items()
@@ -124,7 +124,7 @@ def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
 
 
 def last_line(error: Any) -> str:
-    """What a traceback ends with; a sentence as it is."""
+    """The last line of a traceback, or a sentence as it is."""
     return (str(error).strip().splitlines() or [""])[-1]
 
 
@@ -146,7 +146,7 @@ def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> T
 
 
 def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems) -> Iterator[Timed]:
-    """Those that say which case of the run timed them; `known` are the names of all."""
+    """The timed cases whose `timed_by` is among the names of the run's cases, `known`."""
     for item in timed:
         if item.case["timed_by"] in known:
             yield item
@@ -155,11 +155,12 @@ def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems
             problems.add(item.file, f"{which} this run; {REMEDY}")
 
 
-def _check_counts(file: Path, found: Any, where: str) -> None:
-    check_fields(file, found, {}, where)
-    known = {name: count for name, count in COUNTS.items() if name in found}
-    check_fields(file, found, {name: count.types for name, count in known.items()}, where)
-    check_numbers(file, found, {name: count.least for name, count in known.items()}, where)
+def _check_counts(file: Path, counts: Any, where: str) -> None:
+    """Check the counts of one arm."""
+    check_fields(file, counts, {}, where)
+    known = {name: count for name, count in COUNTS.items() if name in counts}
+    check_fields(file, counts, {name: count.types for name, count in known.items()}, where)
+    check_numbers(file, counts, {name: count.least for name, count in known.items()}, where)
 
 
 def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
@@ -179,6 +180,7 @@ def _is_named_after(item: Timed) -> bool:
 
 
 def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The finished cases as a table."""
     columns = [name for name in (*required(KEPT), *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]

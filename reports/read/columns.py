@@ -20,7 +20,7 @@ OF_THE_LAYER_TOO = ("predictions.csv",)
 
 
 def _kind(column: Field) -> str:
-    """What stands in a column; in CSV lists and objects are text."""
+    """The kind of a column's cells: lists and objects are text in CSV."""
     if not column.is_number:
         return TEXT
     return NUMBER if column.kind.endswith(OR_NULL) else FINITE
@@ -35,7 +35,7 @@ AS_JSON = ("shape", "keep")  # what is text in plans.csv
 
 
 def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[str, pd.DataFrame]:
-    """Name without .csv -> table, of all that the description has.
+    """All tables that the description has, by their names without .csv.
 
     A table that can't be read is empty, and one with wrong rows is without those; `problems` is told.
     """
@@ -64,14 +64,14 @@ def plans_table(
     return pd.DataFrame(rows, columns=list(PLANS)).astype(_dtypes(PLANS))
 
 
-def check_task(file: Path, found: str, known: Collection[str]) -> None:
-    """The task is one that the run describes."""
-    if found not in known:
-        raise ReportError(f"{file}: {_expected_tasks(known)} {found}; {REMEDY}")
+def check_task(file: Path, task: str, known: Collection[str]) -> None:
+    """Check that the task is one that the run describes."""
+    if task not in known:
+        raise ReportError(f"{file}: {_expected_tasks(known)} {task}; {REMEDY}")
 
 
 def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
-    """The rows of a table in which nothing is wrong; how many others there are, and what is wrong, is told."""
+    """The rows of a table in which nothing is wrong; `problems` is told how many others there are, and why."""
     good = pd.Series(True, index=frame.index)
     for wrong, columns, expected in _faults(file.name, frame, tasks):
         if wrong.any():
@@ -92,7 +92,7 @@ def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFra
 
 
 def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[tuple[pd.Series, list[str], str]]:
-    """What may be wrong with rows: which have it, in what columns, and what was expected."""
+    """What may be wrong with rows: for each fault which rows have it, in what columns, and what was expected."""
     columns = COLUMNS[name]
     if "task" in columns:
         known = {*tasks, LAYER} if name in OF_THE_LAYER_TOO else tasks

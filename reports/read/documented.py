@@ -18,13 +18,13 @@ NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the s
 
 
 def is_documented(place: str) -> bool:
-    """Whether a run may have a file at this place, given from its top, with /."""
+    """Whether a run may have a file at this place, a path with / from its top."""
     folder, _, name = place.rpartition("/")
     return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
 
 
 def documented(run: Path) -> Iterator[str]:
-    """The places of a run's files: those that can be read; of cases and plans, those that tell how they ended."""
+    """The places of a run's files that can be read; of cases and plans, those that tell how they ended."""
     yield from (name for name in sorted(NAMES) if _can_be_read(run / name))
     for folder in FOLDERS:
         try:

@@ -29,32 +29,32 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
     check_schema(file, environment)
     check_fields(file, environment, required(ENVIRONMENT))
     tasks = {}
-    for number, (task, about) in enumerate(environment["tasks"].items(), start=1):
+    for number, (task, facts) in enumerate(environment["tasks"].items(), start=1):
         where = f"task '{task}'"
         with problems.noted(file):
             check_count(file, number, MOST_TASKS, "tasks")
-            check_fields(file, about, required(TASK), where)
-            check_numbers(file, about, {"batch_size": TASK["batch_size"].least, "chance": None}, where)
-            tasks[task] = _sound(file, about, optional(TASK), where, problems)
-    about = _sound(file, environment, optional(ENVIRONMENT), "", problems)
-    if about.get("machine"):
-        about["machine"] = _sound(file, about["machine"], optional(MACHINE), "machine", problems)
-    return {**about, "tasks": tasks}
+            check_fields(file, facts, required(TASK), where)
+            check_numbers(file, facts, {"batch_size": TASK["batch_size"].least, "chance": None}, where)
+            tasks[task] = _sound(file, facts, optional(TASK), where, problems)
+    facts = _sound(file, environment, optional(ENVIRONMENT), "", problems)
+    if facts.get("machine"):
+        facts["machine"] = _sound(file, facts["machine"], optional(MACHINE), "machine", problems)
+    return {**facts, "tasks": tasks}
 
 
 def _sound(
-    file: Path, about: Mapping[str, Any], later: Mapping[str, Types], where: str, problems: Problems
+    file: Path, document: Mapping[str, Any], later: Mapping[str, Types], where: str, problems: Problems
 ) -> dict[str, Any]:
-    """The same, without those of the fields that may be missing which are not what they should be."""
-    sound = dict(about)
+    """The object without those of its optional fields that are not what they should be."""
+    sound = dict(document)
     for name, types in later.items():
-        if name in about:
+        if name in document:
             with problems.noted(file):
-                check_fields(file, about, {name: types}, where)
+                check_fields(file, document, {name: types}, where)
                 if name == "layers":
-                    check_items(file, about[name].values(), int, f"'{name}' in {where}")
+                    check_items(file, document[name].values(), int, f"'{name}' in {where}")
                 if name == "memory_bytes":
-                    check_numbers(file, about, {name: ENVIRONMENT[name].least}, where)
+                    check_numbers(file, document, {name: ENVIRONMENT[name].least}, where)
                 continue
             del sound[name]
     return sound

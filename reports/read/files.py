@@ -47,17 +47,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def check_schema(path: Path, document: Mapping[str, Any]) -> None:
-    """The document is of the schema that is read here."""
-    if document.get("schema") != SCHEMA:
+def check_schema(path: Path, document: Mapping[str, Any], schema: int = SCHEMA) -> None:
+    """Check that the document is of the schema that is read here."""
+    if document.get("schema") != schema:
         raise ReportError(
-            f"{path}: expected schema {SCHEMA}, got {document.get('schema')!r:.60}; use the reports that came with "
+            f"{path}: expected schema {schema}, got {document.get('schema')!r:.60}; use the reports that came with "
             "the benchmark which wrote this run, or run the benchmark again"
         )
 
 
 def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: str = "") -> None:
-    """Every field is there and of its type; `where` names the object inside the file."""
+    """Check that every field is there and of its type; `where` names the object inside the file."""
     if not isinstance(document, Mapping):
         raise ReportError(f"{path}: expected an object for {where}, got {document!r:.60}; {REMEDY}")
     if missing := [name for name in fields if name not in document]:
@@ -70,7 +70,7 @@ def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: 
 
 
 def check_numbers(path: Path, document: Mapping[str, Any], least: Mapping[str, int | None], where: str = "") -> None:
-    """The fields that `least` names are finite numbers no smaller than it says, or null."""
+    """Check that the fields in `least` are null, or finite numbers no smaller than it says."""
     for name, bound in least.items():
         value = document[name]
         if value is not None and not (-LARGEST if bound is None else bound) <= value < LARGEST:  # nor is NaN
@@ -81,15 +81,15 @@ def check_numbers(path: Path, document: Mapping[str, Any], least: Mapping[str, i
 
 
 def check_items(path: Path, values: Iterable[Any], expected: type, where: str) -> None:
-    """All values in a list or an object are of one type."""
+    """Check that all values of a list or an object are of one type."""
     if wrong := [value for value in values if type(value) is not expected]:
         raise ReportError(f"{path}: expected {_names(expected)} for each of {where}, got {wrong[0]!r:.60}; {REMEDY}")
 
 
-def check_choice(path: Path, what: str, found: str, known: Collection[str]) -> None:
-    """A word is one of those that are known; `what` is their plural."""
-    if found not in known:
-        raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {found!r:.60}; {REMEDY}")
+def check_choice(path: Path, what: str, choice: str, known: Collection[str]) -> None:
+    """Check that a word is one of those that are known; `what` is their plural."""
+    if choice not in known:
+        raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {choice!r:.60}; {REMEDY}")
 
 
 def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def read_parquet_columns(path: Path) -> list[str]:
 
 @contextmanager
 def damage(path: Path, expected: str) -> Iterator[None]:
-    """Whatever reading a binary file raises is an error about the file."""
+    """Turn whatever reading a binary file raises into an error about the file."""
     try:
         yield
     except ReportError:
@@ -139,22 +139,23 @@ def damage(path: Path, expected: str) -> Iterator[None]:
 
 
 def check_columns(path: Path, found: Collection[str], expected: Collection[str]) -> None:
+    """Check that all expected columns are there."""
     if missing := [name for name in expected if name not in found]:
         raise ReportError(f"{path}: missing columns {_quoted(missing)}, found {_quoted(found)}; {REMEDY}")
 
 
 def kinds(types: Types) -> tuple[type, ...]:
-    """The same, always several."""
+    """The types as a tuple."""
     return types if isinstance(types, tuple) else (types,)
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be written; names need not be of any encoding."""
+    """The name of a file as text that can be written; names need not be of any encoding."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_table(path: Path, text: str) -> None:
-    """No larger than tables are, before it becomes one."""
+    """Check that the text is no larger than tables are, before it becomes one."""
     rows = max(text.count("\n"), text.count("\r"))
     check_count(path, rows, MOST_ROWS, "rows")
     check_count(path, rows + text.count(","), MOST_CELLS, "cells")

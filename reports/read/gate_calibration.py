@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from reports.base.errors import ReportError
-from reports.read.files import check_fields, check_schema, read_json
+from reports.read.files import check_fields
+from reports.read.gate_file import read_gate_file
 
 FILE = "calibration.json"
 NO_CHANGE = "no-change"
@@ -14,24 +14,25 @@ COLUMNS = ("kind", "share", "found", "low", "high", "runs")
 
 
 def load(path: Path) -> pd.DataFrame:
-    """COLUMNS: for each kind of slowdown and share of the time, how often simulated runs said REGRESSED.
+    """How often simulated runs said REGRESSED, for each kind of slowdown and share of the time: a frame of COLUMNS.
 
     With the exact (Clopper-Pearson) 95 % interval. The kind of no change is "no-change", its share 0.
 
     Raises:
         ReportError: there is no such file, or it is another.
     """
-    if not path.is_file():
-        raise ReportError(f"{path}: there is no such file; expected the {FILE} of `nox -s calibrate-gate`")
-    document = read_json(path)
-    if document.get("kind") != "gate-calibration":
-        raise ReportError(f"{path}: expected the gate's calibration, got {document.get('kind')!r}; give its {FILE}")
-    check_schema(path, document)
+    document = read_gate_file(
+        path,
+        "gate-calibration",
+        whose=f"the {FILE} of `nox -s calibrate-gate`",
+        what="the gate's calibration",
+        remedy=f"its {FILE}",
+    )
     check_fields(path, document, {"simulated": dict})
     rows = []
     for name, counts in document["simulated"].items():
         kind, share = (name, 0.0) if name == NO_CHANGE else (name.rpartition("-")[0], float(name.rpartition("-")[2]))
-        runs, found = sum(counts.values()), counts.get("REGRESSED", 0)
-        ends = stats.binomtest(found, runs).proportion_ci(method="exact")
-        rows.append((kind, share, found / runs, ends.low, ends.high, runs))
+        runs, regressed = sum(counts.values()), counts.get("REGRESSED", 0)
+        ends = stats.binomtest(regressed, runs).proportion_ci(method="exact")
+        rows.append((kind, share, regressed / runs, ends.low, ends.high, runs))
     return pd.DataFrame(rows, columns=list(COLUMNS))

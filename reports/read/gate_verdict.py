@@ -10,7 +10,8 @@ import pandas as pd
 
 from reports.base.errors import ReportError
 from reports.read.description import Types
-from reports.read.files import REMEDY, check_fields, check_schema, read_json
+from reports.read.files import REMEDY, check_fields
+from reports.read.gate_file import read_gate_file
 
 FILE = "verdict.json"
 VERDICTS = ("REGRESSED", "ERROR", "INCONCLUSIVE", "IMPROVED", "NEW", "SKIPPED", "PASS")
@@ -28,7 +29,7 @@ ROW: Mapping[str, Types] = {
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What the figure shows.
+    """A verdict, as far as its figure shows it.
 
     Attributes:
         frame: COLUMNS, a row for each benchmark and one for the control; shares, NaN where there is no number. `effect`
@@ -56,17 +57,13 @@ def load(path: Path) -> Gate:
         ReportError: there is none, it is cut off, of another kind or schema, or a field is not what it should be.
     """
     path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise ReportError(
-            f"{path}: there is no such file; expected the directory of a gate run that has ended, or its {FILE}"
-        )
-    document = read_json(path)
-    if document.get("kind") != "gate":
-        raise ReportError(
-            f"{path}: expected the verdict of the regression gate ('kind': 'gate'), got {document.get('kind')!r}; "
-            f"give the {FILE} of a gate run"
-        )
-    check_schema(path, document)
+    document = read_gate_file(
+        path,
+        "gate",
+        whose=f"the directory of a gate run that has ended, or its {FILE}",
+        what="the verdict of the regression gate ('kind': 'gate')",
+        remedy=f"the {FILE} of a gate run",
+    )
     check_fields(path, document, FIELDS)
     check_fields(path, document["rules"], dict.fromkeys(("threshold", "least"), (int, float)), "rules")
     rows = [_row(path, row, f"benchmarks[{place}]") for place, row in enumerate(document["benchmarks"])]
@@ -95,8 +92,8 @@ def _row(path: Path, row: Any, where: str) -> dict[str, Any]:
     if screen:
         check_fields(path, screen, {"effect": Number}, f"{where}.screen")
     numbers = {name: _number(row[name]) for name in NUMBERS}
-    about = {name: row[name] for name in ("name", "kind", "verdict")}
-    return {**about, **numbers, "screen": _number(screen.get("effect")), "is_control": False}
+    texts = {name: row[name] for name in ("name", "kind", "verdict")}
+    return {**texts, **numbers, "screen": _number(screen.get("effect")), "is_control": False}
 
 
 def _number(value: int | float | None) -> float:

@@ -32,7 +32,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables by name, as COLUMNS has them; docs/importance.md says what stands in them."""
+    """The tables of an importance run, as COLUMNS has them; docs/importance.md says what stands in them."""
 
     curves: pd.DataFrame
     areas: pd.DataFrame
@@ -42,7 +42,7 @@ class Tables:
 
 
 def load(path: Path) -> Tables:
-    """Of the directory of an importance run, or of the .zip of one.
+    """The tables of an importance run, from its directory or the .zip of one.
 
     Raises:
         ReportError: a table is missing, cut off, or lacks a column.

@@ -35,13 +35,13 @@ FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOL
 
 
 def most(path: Path) -> int:
-    """How many bytes a file of this kind may have."""
+    """The number of bytes that a file of this kind may have."""
     return MOST_BYTES.get(path.suffix.lower(), OTHERS)
 
 
 @contextmanager
 def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
-    """The file, if it is a regular one and of a size that is read; a link is none, wherever it leads.
+    """The opened file, if it is a regular one and of a size that is read; a link is none, wherever it leads.
 
     Args:
         limit: bytes; default: by the kind of file.
@@ -58,29 +58,29 @@ def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
 
 
 def contents(path: Path) -> bytes:
-    """All of the file, and never more than may be read, even of one that grows; see `opened`."""
-    found = bytearray()
+    """The bytes of the file, and never more than may be read, even of one that grows; see `opened`."""
+    content = bytearray()
     with opened(path) as file:
-        while part := file.read(MIB):
-            found += part
-            check_size(path, len(found), most(path))
-    return bytes(found)
+        while chunk := file.read(MIB):
+            content += chunk
+            check_size(path, len(content), most(path))
+    return bytes(content)
 
 
-def check_size(path: Path, found: int, limit: int, where: str = "") -> None:
-    """So many bytes are within the limit; `where` in the file, if not all of it."""
-    if found > limit:
-        raise ReportError(f"{path}: expected at most {size(limit)}{where}, got {size(found)}; {TOO_MUCH}")
+def check_size(path: Path, actual: int, limit: int, where: str = "") -> None:
+    """Check that so many bytes are within the limit; `where` in the file, if not all of it."""
+    if actual > limit:
+        raise ReportError(f"{path}: expected at most {size(limit)}{where}, got {size(actual)}; {TOO_MUCH}")
 
 
-def check_count(path: Path, found: int, limit: int, what: str) -> None:
-    """So many of what there is are within the limit."""
-    if found > limit:
-        raise ReportError(f"{path}: expected at most {limit:,} {what}, got {found:,}; {TOO_MUCH}")
+def check_count(path: Path, actual: int, limit: int, what: str) -> None:
+    """Check that a number of things is within the limit; `what` is their plural."""
+    if actual > limit:
+        raise ReportError(f"{path}: expected at most {limit:,} {what}, got {actual:,}; {TOO_MUCH}")
 
 
 def check_depth(path: Path, document: Any) -> None:
-    """Lists and objects don't lie within one another deeper than in any run: whoever prints them would not end."""
+    """Check that lists and objects don't lie deeper within one another than in any run, so that printing them ends."""
     level = [document]
     for _ in range(MOST_DEPTH):
         level = [
@@ -95,7 +95,7 @@ def check_depth(path: Path, document: Any) -> None:
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """What a folder has of these, by name; nothing where there is none.
+    """The files of this suffix in a folder, by name; none where there is no folder.
 
     Raises:
         ReportError: it is a link or a file, or has more than are read.
@@ -103,13 +103,13 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     kind = kind_at(folder)
     if kind not in (None, "directory"):
         raise ReportError(f"{folder}: expected a folder, found a {kind}; {NO_LINKS}")
-    found = [path for path in folder.iterdir() if path.suffix == suffix] if kind else []
-    check_count(folder, len(found), MOST_FILES, "files")
-    return sorted(found, key=attrgetter("name"))
+    files = [path for path in folder.iterdir() if path.suffix == suffix] if kind else []
+    check_count(folder, len(files), MOST_FILES, "files")
+    return sorted(files, key=attrgetter("name"))
 
 
 def kind_at(path: Path) -> str | None:
-    """What stands there itself, be it a link: "file", "link", …; None where nothing does."""
+    """The kind of what stands at the path itself, be it a link: "file", "link", …; None where nothing does."""
     try:
         return kind_of(path.lstat().st_mode)
     except FileNotFoundError:

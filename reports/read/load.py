@@ -38,6 +38,7 @@ def load(path: Path) -> Run:
 
 
 def _read(path: Path) -> Run:
+    """Read the run in a directory, part by part."""
     problems = Problems(path)
     environment = read_environment(path, problems)
     tasks = environment["tasks"]
@@ -71,6 +72,7 @@ def _read(path: Path) -> Run:
 
 
 def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a run of which nothing can be used."""
     if len(run.cases) or run.attention or any(map(len, tables.values())):
         return
     ended = run.unfinished[run.unfinished["kind"] == "latency"]
@@ -88,6 +90,7 @@ def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def _notes(run: Run, timed: Cases, *, from_files: bool) -> Iterator[str]:
+    """Sentences about what is missing in the run."""
     ended = run.environment["finished"] is not None
     if not ended:
         yield (

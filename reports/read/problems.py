@@ -26,20 +26,20 @@ class Problems:
 
     @contextmanager
     def noted(self, file: Path) -> Iterator[None]:
-        """A ReportError that is raised inside becomes a row about `file`; what it kept from being read stays out."""
+        """Turn a ReportError that is raised inside into a row about `file`; what it kept from being read stays out."""
         try:
             yield
         except ReportError as error:
             self.add(file, str(error).removeprefix(f"{file}: "))
 
     def add(self, file: Path, reason: str) -> None:
-        """A row about `file`; faults of one kind are counted together, within a folder or within a file beside it."""
+        """Note a fault of `file`. Faults of one kind in a folder, or in one file, are counted together."""
         what = printable(file.relative_to(self._root).as_posix())
         folder, slash, _ = what.rpartition("/")
         self._found[folder + slash or what, PARTICULARS.sub("…", reason)].append((what, reason))
 
     def frame(self) -> pd.DataFrame:
-        """what, reason: in the order in which they were found, those of one kind together, no more than ROWS rows."""
+        """The faults in the order they were found, one kind together, at most ROWS rows. Columns: what, reason."""
         rows = [row for (place, _), found in self._found.items() for row in _together(place, found)]
         if len(rows) > ROWS:
             kept, others = rows[: ROWS - 1], rows[ROWS - 1 :]
@@ -48,12 +48,12 @@ class Problems:
         return pd.DataFrame([row[:2] for row in rows], columns=COLUMNS, dtype=str)
 
 
-def _together(place: str, found: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """what, reason, how many: a row each, or one for all where there are many."""
-    if len(found) <= ALIKE:
-        return [(what, reason, 1) for what, reason in found]
-    what, reason = found[0]
+def _together(place: str, faults: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """The rows about faults of one kind, each with how many it stands for: one for all where they are many."""
+    if len(faults) <= ALIKE:
+        return [(what, reason, 1) for what, reason in faults]
+    what, reason = faults[0]
     if what == place:
-        return [(what, f"{len(found):,} times, the first: {reason}", len(found))]
-    files = len({what for what, _ in found})
-    return [(f"{files:,} files in {place}, the first {what}", reason, len(found))]
+        return [(what, f"{len(faults):,} times, the first: {reason}", len(faults))]
+    files = len({what for what, _ in faults})
+    return [(f"{files:,} files in {place}, the first {what}", reason, len(faults))]

@@ -22,7 +22,7 @@ GENERATION = "generation"  # and the kind of cases in which a causal model gener
 
 @dataclass(frozen=True)
 class Metric:
-    """How a task is judged, and how that is written."""
+    """The metric by which a task is judged, and how its values are written."""
 
     name: str
     higher_is_better: bool
@@ -31,17 +31,21 @@ class Metric:
 
     @property
     def label(self) -> str:
+        """The name with its unit, or its direction where that is not the usual one."""
         if self.is_share:
             return f"{self.name} (%)"
         return self.name if self.higher_is_better else f"{self.name} (lower is better)"
 
     def text(self, value: float) -> str:
+        """A value as text."""
         return f"{100 * value:.1f} %" if self.is_share else f"{value:.3g}"
 
     def change(self, value: float) -> str:
+        """A difference of two values as text, with its sign."""
         return (f"{100 * value:+.1f} points" if self.is_share else f"{value:+.3g}").replace("-", MINUS)
 
     def interval(self, low: float, high: float) -> str:
+        """The interval of a difference or of a value as text."""
         scale, digits = (100, ".1f") if self.is_share else (1, ".3g")
         return f"{scale * low:{digits}} to {scale * high:{digits}}".replace("-", MINUS)
 
@@ -104,28 +108,31 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the run: see `name_of`."""
         return name_of(self.path)
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks."""
         return tuple(self.environment["tasks"])
 
     def metric(self, task: str) -> Metric:
-        about = self.environment["tasks"][task]
+        """The metric of a task."""
+        facts = self.environment["tasks"][task]
         values = self.plans.loc[self.plans["task"] == task, "value"]
-        is_share = about["higher_is_better"] and bool(values.between(0, 1).all())
-        return Metric(about["metric"], about["higher_is_better"], about["chance"], is_share)
+        is_share = facts["higher_is_better"] and bool(values.between(0, 1).all())
+        return Metric(facts["metric"], facts["higher_is_better"], facts["chance"], is_share)
 
     @cached_property
     def criteria(self) -> tuple[str, ...]:
         """Every criterion of the run, baselines last; the order gives each its colour in all figures."""
-        found = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
-        chosen = sorted(found - {*BASELINES, *REFERENCES})
-        return (*chosen, *(name for name in BASELINES if name in found))
+        names = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
+        chosen = sorted(names - {*BASELINES, *REFERENCES})
+        return (*chosen, *(name for name in BASELINES if name in names))
 
     @property
     def noisy(self) -> tuple[str, ...]:
-        """What the check of the machine found against it, as sentences; none for a quiet one."""
+        """The sentences that the check of the machine found against it; none for a quiet one."""
         return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
 
     @cached_property
@@ -135,18 +142,18 @@ class Run:
 
     @cached_property
     def seconds(self) -> Mapping[tuple[str, str], Processes]:
-        """(case, arm) -> seconds of its rounds, by process."""
+        """The seconds of the rounds of each (case, arm), by process."""
         values = self.samples["seconds"].to_numpy()
-        found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        rounds: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         # indices, not groups: a frame for each of thousands of cases takes seconds
         groups = self.samples.groupby(["case", "arm", "process"]).indices
         for (case, arm, _), rows in sorted(cast(dict[Any, np.ndarray], groups).items()):
-            found[str(case), str(arm)].append(values[rows])
-        return {key: tuple(processes) for key, processes in found.items()}
+            rounds[str(case), str(arm)].append(values[rows])
+        return {key: tuple(processes) for key, processes in rounds.items()}
 
     @cached_property
     def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:
-        """(case, arm over, arm under) -> log of the ratio of their seconds, round by round, by process.
+        """The log of the ratio of seconds, round by round and by process, of each (case, arm over, arm under).
 
         Of ("dense", "pruned"), and of every other arm over "mha".
         """
@@ -159,6 +166,6 @@ class Run:
 
 
 def name_of(path: Path) -> str:
-    """What a run is called: its directory, or its archive."""
+    """The name of a run: that of its directory, or of its archive."""
     path = path.resolve()
     return path.stem if path.suffix.lower() == ".zip" else path.name

@@ -26,6 +26,7 @@ class Timed(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
+        """The name of the case, and the number of the process."""
         return self.case["case"], self.case["process"]
 
 
@@ -53,7 +54,7 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def usable(timed: Sequence[Timed], problems: Problems) -> tuple[list[Timed], pd.DataFrame]:
-    """The cases that have a usable sample, or none of their own, and the samples (COLUMNS).
+    """The cases that have a usable sample, or none of their own; and the samples, a frame of COLUMNS.
 
     Samples of a round belong together: where one is wrong, all arms lose the round.
     """
@@ -74,7 +75,7 @@ def _column(timed: Sequence[Timed], name: str) -> list[Any]:
 
 
 def _lost(timed: Sequence[Timed], frame: pd.DataFrame, problems: Problems) -> np.ndarray:
-    """(sample,) boolean: those of rounds in which something is wrong; says so, file by file."""
+    """Whether each sample is of a round in which something is wrong, (sample,); `problems` is told, file by file."""
     positive = (frame["seconds"] > 0) & (frame["seconds"] < np.inf)  # nor is NaN
     wrong = ~positive | frame.duplicated(["place", "arm", "round"])
     if not wrong.any():

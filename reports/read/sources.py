@@ -38,6 +38,8 @@ class Refused:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
+    """The runs that a report is made from, by their kind, and what could not be read."""
+
     runs: tuple[Run, ...]
     importance: tuple[Importance, ...]
     refused: tuple[Refused, ...]

@@ -12,7 +12,7 @@ from reports.read.intake import MOST_DIRECTORY, MOST_ENTRIES, check_count, check
 
 @contextmanager
 def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """The archive in an open file; `path` is what it is called.
+    """The archive in an open file, within the limits; `path` is what it is called in errors.
 
     Raises:
         ReportError: it lists more than is read, or an entry twice. On damaged ones zipfile raises what it likes.
@@ -29,7 +29,7 @@ def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
 
 
 class _Reader:
-    """A file of which no more is read at once than an archive's list of entries may be long."""
+    """A file that never reads more at once than an archive's list of entries may be long."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file

@@ -16,7 +16,7 @@ FOLDERS = ("runs", "compare", "gallery")
 
 
 def build(runs: Sequence[Path], output: Path, processes: int | None = None) -> tuple[Path, tuple[Refused, ...]]:
-    """Write the report of `runs` into the directory `output`; the path of its first page, and what could not be read.
+    """Write the report of `runs` into `output`; returns the path of its first page, and what could not be read.
 
     Every file appears whole or not at all: all are made in a hidden directory inside `output` and then
     renamed, the first page last. Files that no report wrote are never written over or taken away.

@@ -8,7 +8,7 @@ from reports.figures.compare.accuracies import agreement, choices
 
 
 def findings(comparison: Comparison) -> tuple[str, ...]:
-    """None where the two have nothing in common; `notes` says why."""
+    """The findings of a comparison; none where the two sides have nothing in common, and `notes` says why."""
     return tuple(_findings(comparison))
 
 

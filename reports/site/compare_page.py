@@ -41,13 +41,13 @@ def compare_page(first: Side, second: Side, folder: str, album: Album) -> Compar
     """The page of two sides, its figures asked for."""
     comparison = compare(first, second)
     parts = album.parts(layout.of_comparison(), lambda module: module.panels(comparison))
-    found = tuple(summaries(comparison))
+    tables = tuple(summaries(comparison))
     section = Section(
         title="What both measured",
         anchor=album.slugs.of("both"),
         asked="comparison",
         parts=parts,
-        appendix=found,
+        appendix=tables,
         absent="The two have no measurement in common that could be compared.",
     )
     noisy = bool(first.run.noisy or second.run.noisy)

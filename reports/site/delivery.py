@@ -26,7 +26,8 @@ Claims = Mapping[str, Set[str]]  # path from the directory -> hashes of what was
 
 @dataclass(frozen=True)
 class Delivery:
-    """
+    """Brings files into a directory, and keeps a list of those that it brought.
+
     Attributes:
         output: the directory.
         manifest: the name of the list in it.
@@ -39,7 +40,7 @@ class Delivery:
 
     @cached_property
     def claims(self) -> Claims:
-        """What the list says, as far as it stays inside the directory.
+        """The files that the list says were written here, as far as they lie inside the directory.
 
         Raises:
             ReportError: a file of that name is there, and is no such list.
@@ -48,9 +49,9 @@ class Delivery:
         file = self.output / self.manifest
         if _mode(file) is None:
             return {}
-        found = read_json(file)
-        names = found.get("files")
-        if found.get("format") != FORMAT or not isinstance(names, dict):
+        document = read_json(file)
+        names = document.get("files")
+        if document.get("format") != FORMAT or not isinstance(names, dict):
             raise ReportError(f"{file}: expected the list that a report keeps of its files, found another; {ELSEWHERE}")
         return {
             name: {hash_ for hash_ in hashes if isinstance(hash_, str)}
@@ -59,7 +60,7 @@ class Delivery:
         }
 
     def check(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
-        """Nothing is in the way of files of these names, or of folders; to be found out before any is made.
+        """Check that nothing is in the way of files of these names, or of folders, before any is made.
 
         Raises:
             ReportError: there is a link, a folder, or a file that isn't as this program wrote it.
@@ -99,7 +100,7 @@ class Delivery:
         self._list(made, {**before, **own} if adds else own)
 
     def _check(self, name: str, content: str = "") -> None:
-        """Nothing is in the way of `name`; a file that has this content already isn't."""
+        """Check that nothing is in the way of `name`; a file that has this content already isn't."""
         self._check_folders(name)
         file, claims = self.output / name, self.claims
         mode = _mode(file)
@@ -136,7 +137,7 @@ class Delivery:
         os.replace(file, self.output / self.manifest)
 
     def _take_away(self, name: str) -> None:
-        """The file, if it is as it was written, and folders that are empty without it."""
+        """Remove the file, if it is as it was written, and folders that are empty without it."""
         try:
             self._check(name)
         except ReportError:  # it has become a reader's own
@@ -154,7 +155,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _mode(file: Path) -> int | None:
-    """Of what stands there itself, be it a link; None where nothing does."""
+    """The mode of what stands at the path itself, be it a link; None where nothing does."""
     try:
         return file.lstat().st_mode
     except FileNotFoundError:

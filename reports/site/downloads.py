@@ -37,7 +37,7 @@ MOMENT = (1980, 1, 1, 0, 0, 0)  # the same run makes the same archive
 
 @dataclass(frozen=True)
 class Download:
-    """A table in its two formats, or the archive: format -> path from the page, and how large that is."""
+    """A table in its two formats, or the archive: for each format its path from the page, and its size in words."""
 
     name: str
     what: str
@@ -71,7 +71,7 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
 
 
 def packed(source: Path, name: str, directory: Path) -> Download:
-    """The run as one archive, its own files and no others; one that came as such an archive stays as it is."""
+    """Write the run as one archive, its own files and no others; one that came as such an archive stays as it is."""
     file = directory / f"{slug(name)}.zip"
     with opened(source) as run:
         places = [*documented(run)]
@@ -79,13 +79,13 @@ def packed(source: Path, name: str, directory: Path) -> Download:
             shutil.copyfile(source, file)
         else:
             _pack(run, places, file)
-    about = "the run itself: python -m reports draws this page from it"
-    return Download(file.name, about, None, {"ZIP": (file.name, size(file.stat().st_size))})
+    what = "the run itself: python -m reports draws this page from it"
+    return Download(file.name, what, None, {"ZIP": (file.name, size(file.stat().st_size))})
 
 
 def _pack(run: Path, places: Sequence[str], target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for place in places:
-            about = zipfile.ZipInfo(place, MOMENT)
-            about.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(about, contents(run / place), compresslevel=9)
+            entry = zipfile.ZipInfo(place, MOMENT)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, contents(run / place), compresslevel=9)

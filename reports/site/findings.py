@@ -25,7 +25,7 @@ class Finding:
 
 
 def findings(run: Run) -> tuple[Finding, ...]:
-    """The most telling ones first, at most five; none where the run has nothing to say."""
+    """The findings of a run, the most telling first and at most MOST; none where the run has nothing to say."""
     measured = [found[0] for task in run.tasks if (found := frames.tradeoffs(run, task)) and found[0].setting]
     halves = [half for tradeoff in measured if (half := Half.of(tradeoff))]
     halves.sort(key=lambda half: half.loss)  # the task that can spare most comes first
@@ -48,6 +48,7 @@ class Half:
 
     @classmethod
     def of(cls, tradeoff: Tradeoff) -> "Half | None":
+        """The best plan of a tradeoff, or None where it has none with both intervals."""
         table = tradeoff.table
         plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
         plans = plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
@@ -60,6 +61,7 @@ class Half:
 
     @property
     def kept(self) -> str:
+        """The kept fraction, in words."""
         return per_cent(self.row["kept_fraction"])
 
     @property
@@ -84,6 +86,7 @@ class Half:
 
 
 def _price(half: Half) -> Finding:
+    """What half of the heads cost and save."""
     row, tradeoff = half.row, half.tradeoff
     assert tradeoff.setting is not None  # or there would be no speedup
     text = (
@@ -97,6 +100,7 @@ def _price(half: Half) -> Finding:
 
 
 def _chance(half: Half) -> Finding | None:
+    """Whether it matters which heads stay: the plan beside random ones."""
     random = half.same("random")
     if random.empty or random["draws"].iloc[0] < 2:
         return None
@@ -163,7 +167,7 @@ def _ceiling(half: Half) -> Finding | None:
 
 
 def _share(row: pd.Series) -> str:
-    """Of the dense time, as a percentage."""
+    """A plan's time as a percentage of the dense time, with its interval."""
     share, low, high = (100 / row[name] for name in ("speedup", "speedup_high", "speedup_low"))
     return f"{share:.1f} % ({low:.1f} to {high:.1f})"
 

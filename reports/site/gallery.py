@@ -25,7 +25,7 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One figure: what it is, the call that draws it, and where it was drawn: a picture of the page in `folder`."""
+    """One figure: its title, the call that draws it, and a picture of it from the page in `folder`."""
 
     anchor: str
     title: str
@@ -37,6 +37,8 @@ class Exhibit:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
+    """The page of all figures."""
+
     exhibits: tuple[Exhibit, ...]
     absent: str
     preamble: str
@@ -47,21 +49,21 @@ class Gallery:
 
 
 def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
-    """What the pages of every kind show, each figure once; None where they show none."""
-    found: dict[str, Exhibit] = {}
+    """The gallery of what the pages of every kind show, each figure once; None where they show none."""
+    exhibits: dict[str, Exhibit] = {}
     first = [pages[0] for pages in kinds if pages]
     for page in chain.from_iterable(kinds):
         before = "" if page in first else f"{page.source}\n"
         for section, part in _drawn(page.sections):
-            if part.module not in found:
-                found[part.module] = _exhibit(section, part, page.folder, before)
+            if part.module not in exhibits:
+                exhibits[part.module] = _exhibit(section, part, page.folder, before)
     every: list[Drawing] = [
         *layout.of_run().values(), *layout.of_importance_run().values(), *layout.of_comparison().values()
     ]  # fmt: skip
-    missing = [module.TITLE for module in every if module.__name__ not in found]
+    missing = [module.TITLE for module in every if module.__name__ not in exhibits]
     absent = f"Not drawn for any of these runs: {listed(missing)}." if missing else ""
     preamble = "\n".join((*IMPORTS, *(page.source for page in first)))
-    return Gallery(tuple(found.values()), absent, preamble) if found else None
+    return Gallery(tuple(exhibits.values()), absent, preamble) if exhibits else None
 
 
 def _drawn(sections: Sequence[Section]) -> Iterator[tuple[Section, Part]]:
@@ -69,6 +71,7 @@ def _drawn(sections: Sequence[Section]) -> Iterator[tuple[Section, Part]]:
 
 
 def _exhibit(section: Section, part: Part, folder: str, before: str) -> Exhibit:
+    """The exhibit of one part of a page; `before` is what its call needs beforehand."""
     package, _, name = part.module.rpartition(".")
     return Exhibit(
         anchor=slug(part.module.removeprefix("reports.")),

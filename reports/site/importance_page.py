@@ -33,7 +33,7 @@ class ImportancePage(FigurePage):
 
     @property
     def headline(self) -> str:
-        """The first figure's sentence."""
+        """The caption of the first figure."""
         pictures = [picture for part in self.sections[0].parts for picture in part.pictures]
         return pictures[0].caption if pictures else ""
 
@@ -53,13 +53,13 @@ def importance_page(study: Importance, folder: str, directory: Path, album: Albu
 
 
 def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
-    """Its tables as they are, and all of it to draw again."""
+    """Write its tables as they are, and all of it to draw again."""
     (directory / "data").mkdir(parents=True)
-    found = []
+    tables_given = []
     with opened(study.path) as source:
         for name in (name for name in documented(source) if name.endswith(".csv")):
             text = harmless_csv(contents(source / name).decode("utf-8"))
             (directory / "data" / name).write_text(text, encoding="utf-8", newline="")
             files = {"CSV": (f"data/{name}", size(len(text.encode())))}
-            found.append(Download(name.removesuffix(".csv"), "", None, files))
-    return (*found, packed(study.path, study.name, directory))
+            tables_given.append(Download(name.removesuffix(".csv"), "", None, files))
+    return (*tables_given, packed(study.path, study.name, directory))

@@ -36,7 +36,7 @@ def of_run() -> dict[str, figures.FigureModule]:
 
 
 def of_task(task: str) -> dict[str, figures.FigureModule]:
-    """Those that are asked about a task, about the bare layer, or about generation."""
+    """Name -> figure of those that are asked about a task, about the bare layer or about generation, in order."""
     return in_order(figures.about(task), RUN)
 
 

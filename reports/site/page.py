@@ -51,12 +51,13 @@ class Picture:
 
     @property
     def files(self) -> list[str]:
+        """The names of its files."""
         stems = (self.anchor, f"{self.anchor}-narrow") if self.variant else (self.anchor,)
         return [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The bytes of all its files."""
         return self.drawn.result().size + (self.variant.result().size if self.variant else 0)
 
 
@@ -74,10 +75,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A task, the bare layer, or whatever has a heading. The appendix is for looking things up.
+    """A part of a page that has a heading, as a task or the bare layer.
 
     Attributes:
         asked: what figure modules are asked about, as the arguments of `panels`, for the gallery.
+        appendix: tables for looking things up.
         absent: the sentence that stands in it where there is nothing.
     """
 
@@ -97,11 +99,12 @@ class Section:
 
 @dataclass
 class Slugs:
-    """Names for anchors and files, made of any text; each is given once."""
+    """Makes names for anchors and files of any text, and gives each only once."""
 
     taken: set[str] = field(default_factory=set)
 
     def of(self, *words: str) -> str:
+        """A name made of the words, with a number behind it where it is taken."""
         stem = slug("-".join(filter(None, words)))
         name, number = stem, 1
         while name.lower() in self.taken:  # some file systems do not tell capitals apart
@@ -138,12 +141,13 @@ class Album:
 
     def _part(self, place: int, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
         """All panels of a module, as many as a page has room for."""
-        found, more = limited(panels)
-        pictures = tuple(self._picture(place, name, module, panel, *words) for panel in found)
+        shown, more = limited(panels)
+        pictures = tuple(self._picture(place, name, module, panel, *words) for panel in shown)
         anchor = self.slugs.of("about", *words, name)
         return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
 
     def _picture(self, place: int, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
+        """Have one panel drawn; also for phones, if it is a figure that people look at there."""
         anchor = self.slugs.of(*words, name, panel.slug)
         self.directory.mkdir(parents=True, exist_ok=True)
         title = ": ".join(filter(None, (module.TITLE, panel.title)))
@@ -158,7 +162,7 @@ class Album:
         return picture
 
     def fit(self) -> None:
-        """Once all is drawn: take away the files of what the page has no room for, the last figures of all sections."""
+        """Once all is drawn, remove the files of figures that the page has no room for, the last of all sections."""
         room = BUDGET
         for picture in sorted(self.pictures, key=lambda picture: picture.place):
             room -= picture.size
@@ -169,7 +173,7 @@ class Album:
 
 
 class Page(Protocol):
-    """What stands at `path`, from the top of the site."""
+    """A page of the site, which stands at `path` from its top."""
 
     @property
     def path(self) -> str: ...
@@ -214,7 +218,7 @@ class FigurePage(ABC):
 
 
 def slug(text: str) -> str:
-    """Of any text a name that is safe as a file, in a URL, and as an id."""
+    """A name made of any text, that is safe as a file, in a URL and as an id."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
 
 

@@ -44,16 +44,16 @@ class RunPage(FigurePage):
 
     @property
     def machine(self) -> str:
-        """What it was measured on, in a line."""
-        about = self.run.environment
-        accelerators = [str(name) for name in (about.get("accelerators") or {}).values()]
-        cores = [count(about[name], name[:-1]) for name in ("cores", "threads") if about.get(name)]
-        torch = [f"torch {version}"] if (version := (about.get("packages") or {}).get("torch")) else []
-        return ", ".join([*accelerators, str(about.get("cpu") or "unknown CPU"), *cores, *torch])
+        """The machine that the run was measured on, in a line."""
+        environment = self.run.environment
+        accelerators = [str(name) for name in (environment.get("accelerators") or {}).values()]
+        cores = [count(environment[name], name[:-1]) for name in ("cores", "threads") if environment.get(name)]
+        torch = [f"torch {version}"] if (version := (environment.get("packages") or {}).get("torch")) else []
+        return ", ".join([*accelerators, str(environment.get("cpu") or "unknown CPU"), *cores, *torch])
 
     @property
     def about(self) -> str:
-        """How much was measured, in a line."""
+        """The amount of what was measured, in a line."""
         run = self.run
         processes = run.samples["process"].nunique()
         several = f" in {processes} processes" if processes > 1 else ""
@@ -63,19 +63,21 @@ class RunPage(FigurePage):
 
     @cached_property
     def found(self) -> tuple[tuple[Finding, str], ...]:
+        """The findings of the run, each with the anchor of what shows it."""
         return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
 
     def anchor_of(self, finding: Finding) -> str:
-        """Of the figure that shows it, or of its section."""
+        """The anchor of the figure that shows a finding, or of its section."""
         shown = self.pictures_of(finding.figure, finding.task)
         return shown[0].anchor if shown else self.section_of(finding.task).anchor
 
     def pictures_of(self, figure: str, task: str) -> tuple[Picture, ...]:
-        """What this figure module gave of the task."""
+        """The pictures of this figure that show the task."""
         parts = self.section_of(task).parts
         return next((part.pictures for part in parts if part.module.endswith(f".{figure}")), ())
 
     def section_of(self, task: str) -> Section:
+        """The section of a task."""
         return next(section for section in self.sections if section.asked == _asked(task))
 
     def html(self) -> str:
@@ -91,7 +93,7 @@ class RunPage(FigurePage):
 
 
 def sections(run: Run, album: Album) -> tuple[Section, ...]:
-    """The tasks, the bare layer, and generation where there is some."""
+    """The sections of the page: the tasks, the bare layer, and generation where there is some."""
     generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
     return tuple(_section(run, task, album) for task in (*run.tasks, LAYER, *generates))
 
@@ -116,11 +118,11 @@ def _asked(task: str) -> str:
 def _about(run: Run, task: str) -> str:
     if task in ABOUT:
         return ABOUT[task]
-    about: Mapping[str, Any] = run.environment["tasks"][task]
-    sentence = f"{about['description'].rstrip('.')}. " if about.get("description") else ""
-    layers, metric = about.get("layers"), run.metric(task)
+    about_task: Mapping[str, Any] = run.environment["tasks"][task]
+    sentence = f"{about_task['description'].rstrip('.')}. " if about_task.get("description") else ""
+    layers, metric = about_task.get("layers"), run.metric(task)
     facts = [f"{sum(layers.values())} heads in {len(layers)} layers"] if layers else []
-    facts += [f"{about[key]:,} {text}" for key, text in COUNTS.items() if key in about]
+    facts += [f"{about_task[key]:,} {text}" for key, text in COUNTS.items() if key in about_task]
     facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
     listed = ", ".join(facts)
     return f"{sentence}{listed[0].upper()}{listed[1:]}."

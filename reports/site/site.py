@@ -52,8 +52,8 @@ def _study(study: Importance, studio: Studio, directory: Path, folders: Slugs) -
 
 
 def _comparisons(runs: Sequence[Run], studio: Studio, directory: Path) -> list[ComparePage]:
-    folders, found = Slugs(), []
+    folders, pages = Slugs(), []
     for first, second in pairs(sides(runs)):
         folder = f"compare/{folders.of(f'{first.name}--{second.name}')}"
-        found.append(compare_page(first, second, folder, Album(studio, directory / folder / "figures")))
-    return found
+        pages.append(compare_page(first, second, folder, Album(studio, directory / folder / "figures")))
+    return pages

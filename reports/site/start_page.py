@@ -23,6 +23,8 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class StartPage:
+    """The first page of the site."""
+
     runs: Sequence[RunPage]
     comparisons: Sequence[ComparePage]
     studies: Sequence[ImportancePage]
@@ -32,21 +34,21 @@ class StartPage:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """Of the first run, and the first of a comparison or, where there is none, of another run."""
-        found = [[*_claims(page)] for page in self.runs]
+        """The findings of the first run, and the first one of a comparison or, where there is none, of another run."""
+        claims_by_page = [[*_claims(page)] for page in self.runs]
         widest = sorted(self.comparisons, key=lambda page: -len(page.comparison.speedups))
         compared = [Claim(text, page.path, page.name, page.noisy) for page in widest for text in page.found[:1]]
-        others = [*compared, *(claims[0] for claims in found[1:] if claims)][:1]
-        return (*(found[0] if found else [])[: MOST - len(others)], *others)
+        others = [*compared, *(claims[0] for claims in claims_by_page[1:] if claims)][:1]
+        return (*(claims_by_page[0] if claims_by_page else [])[: MOST - len(others)], *others)
 
     @property
     def main(self) -> tuple[RunPage, Picture] | None:
-        """Accuracy against latency of the first run that has it, for the task of its first finding."""
+        """The figure of accuracy against latency, of the first run that has it, for the task of its first finding."""
         for page in self.runs:
             tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
             for task in tasks:
-                if found := page.pictures_of("accuracy_latency", task):
-                    return page, found[0]
+                if pictures := page.pictures_of("accuracy_latency", task):
+                    return page, pictures[0]
         return None
 
     def html(self) -> str:

@@ -46,6 +46,7 @@ def workshop(output: Path, what: str = "the report") -> Iterator[Path]:
 
 @contextmanager
 def _folder(output: Path) -> Iterator[Path]:
+    """A folder in which files are made, gone at the end, and those that earlier ones left."""
     for left in output.glob(f"{PREFIX}*"):
         _clear(left)
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output))
@@ -58,7 +59,7 @@ def _folder(output: Path) -> Iterator[Path]:
 
 
 def _clear(left: Path) -> None:
-    """Take away what a killed process left: its mark shows whose it is."""
+    """Remove what a killed process left; its mark shows whose it is."""
     if left.is_symlink() or not left.is_dir():
         return
     mark = left / MARK
@@ -70,7 +71,7 @@ def _clear(left: Path) -> None:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Only one process writes into a directory."""
+    """Keep other processes from writing into the directory meanwhile."""
     file = output / LOCK
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file() or file.stat().st_size):
         raise ReportError(f"{file}: expected the empty lock of a report, found something else; move it, or give -o")

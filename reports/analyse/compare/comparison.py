@@ -15,7 +15,7 @@ from reports.read.run import Metric
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """What a figure or a table shows of both sides.
+    """A table about two sides, and the names of the two.
 
     `first` and `second` are the names of the sides.
     """
@@ -27,7 +27,7 @@ class Beside:
 
 @dataclass(frozen=True, eq=False)
 class Judged(Beside):
-    """And how the task is judged that it is about."""
+    """A table about one task on two sides, and the metric by which the task is judged."""
 
     metric: Metric
 
@@ -63,15 +63,16 @@ class Comparison:
         return all(table.empty for table in (self.speedups, self.peers, self.accuracies, self.dense))
 
     def beside(self, table: pd.DataFrame) -> Beside:
+        """The table with the names of both sides."""
         return Beside(self.first, self.second, table)
 
     def judged(self, table: pd.DataFrame) -> Judged:
-        """Of a table about one task."""
+        """A table about one task with the names of both sides and the task's metric."""
         return Judged(self.first, self.second, table, self.metrics[table["task"].iloc[0]])
 
 
 def compare(first: Side, second: Side) -> Comparison:
-    """All that both have measured; nothing that either lacks is an error, `notes` says it."""
+    """Everything that both sides have measured. What one of them lacks is no error; `notes` names it."""
     metrics = {
         task: first.run.metric(task)
         for task in first.run.tasks
@@ -96,26 +97,27 @@ def compare(first: Side, second: Side) -> Comparison:
 
 
 def _fronts(first: Side, second: Side, task: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Title and table for each setting and batch size that both were timed in."""
+    """A title and a table for each setting and batch size in which both sides were timed."""
     one, other = _tradeoffs(first, task), _tradeoffs(second, task)
     for key in (key for key in one if key in other):
         setting, batch = key
         devices = " and ".join(dict.fromkeys(str(side.device) for side in (first, second)))
-        both = [_points(side, found[key]) for side, found in ((first, one), (second, other))]
+        both = [_points(side, tradeoffs[key]) for side, tradeoffs in ((first, one), (second, other))]
         yield f"{task}, batch {batch}, {replace(setting, device=devices).text}", pd.concat(both, ignore_index=True)
 
 
 def _tradeoffs(side: Side, task: str) -> dict[tuple[Setting, int | None], Tradeoff]:
-    """By setting, with no device, and batch size: those in which a pruned plan was timed."""
+    """The tradeoffs in which a pruned plan was timed, by their setting (its device left blank) and batch size."""
     return {
-        (replace(found.setting, device=""), found.batch): found
-        for found in frames.tradeoffs(side.run, task)
-        if found.setting and found.setting.device == side.device
-        if (found.table["speedup"].notna() & (found.table["criterion"] != "dense")).any()
+        (replace(tradeoff.setting, device=""), tradeoff.batch): tradeoff
+        for tradeoff in frames.tradeoffs(side.run, task)
+        if tradeoff.setting and tradeoff.setting.device == side.device
+        if (tradeoff.table["speedup"].notna() & (tradeoff.table["criterion"] != "dense")).any()
     }
 
 
 def _points(side: Side, tradeoff: Tradeoff) -> pd.DataFrame:
+    """The plans of a tradeoff that were timed, with their latency as a share of the dense model's."""
     table = tradeoff.table[tradeoff.table["speedup"].notna()]
     return table.assign(
         task=tradeoff.task, side=side.name, share=1 / table["speedup"], share_low=1 / table["speedup_high"],

@@ -23,29 +23,31 @@ ALWAYS = ("kept_fraction", "criterion", "batch")
 
 
 def subjects(frame: pd.DataFrame) -> pd.Series:
-    found = [subject(*row) for row in frame[["kind", "task", "phase"]].itertuples(index=False, name=None)]
-    return pd.Series(found, index=frame.index, dtype=object)
+    """The subject of each row: see `subject`."""
+    names = [subject(*row) for row in frame[["kind", "task", "phase"]].itertuples(index=False, name=None)]
+    return pd.Series(names, index=frame.index, dtype=object)
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """One line for each row: the subject, ALWAYS, and of the rest what differs within the subject."""
-    found = {}
+    """One line for each row: its subject, the parts in ALWAYS, and those others that differ within the subject."""
+    lines = {}
     for name_of, rows in frame.groupby(subjects(frame), sort=False):
         shown = [name for name in PARTS if name in rows and (name in ALWAYS or rows[name].nunique(dropna=False) > 1)]
         for index, row in rows.iterrows():
-            said = [PARTS[name](row[name]) for name in shown if pd.notna(row[name])]
-            found[index] = ", ".join([str(name_of), *filter(None, said)])
-    return pd.Series(found, dtype=object).reindex(frame.index)
+            words = [PARTS[name](row[name]) for name in shown if pd.notna(row[name])]
+            lines[index] = ", ".join([str(name_of), *filter(None, words)])
+    return pd.Series(lines, dtype=object).reindex(frame.index)
 
 
 def subject(kind: str, task: str, phase: str) -> str:
-    """A task, the bare layer, or a phase of a model that generates."""
+    """The name of what was timed: a task, the bare layer, or a phase of a model that generates."""
     if kind == GENERATION:
         return f"{task}, {phase}"
     return "bare layer" if kind == LAYER else task
 
 
 def _criteria(names: str) -> str:
+    """The criteria that share a shape, in words; empty for a model without heads, whose kept fraction says so."""
     several = names.split(", ")
     if several == ["none"]:
         return ""  # no heads are kept, as the kept fraction says

@@ -26,7 +26,7 @@ Key = tuple[Hashable, ...]  # of a case, in the order of CASE, and last the arm 
 
 
 class Measured(NamedTuple):
-    """Logs of the ratios of one thing, of what shapes they are, and of which heads, where that is known."""
+    """What one side measured of one case: logs of ratios, their shapes, and the heads kept, where those are known."""
 
     logs: tuple[Processes, ...]
     timed_by: tuple[str, ...]
@@ -35,17 +35,17 @@ class Measured(NamedTuple):
 
 
 def speedups(side: Side) -> dict[Key, Measured]:
-    """Key of a case -> dense over pruned."""
+    """The paired ratios dense over pruned of a side, by the key of the case."""
     return dict(_measured(side, side.cases, "pruned", 1))
 
 
 def peers(side: Side) -> dict[Key, Measured]:
-    """Key of a case of the bare layer -> ours over that peer."""
+    """The paired ratios of our bare layer over each peer, by the key of the case."""
     return dict(_measured(side, side.cases[side.cases["kind"] == LAYER], "mha", -1))
 
 
 def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.DataFrame:
-    """What both sides measured, one row for each pair of measurements.
+    """What both sides have measured, one row for each pair of measurements.
 
     Criteria that share their shape on both sides share its samples and are one row. Columns: CASE, with the criteria
     in one text; peer: the arm beside ours or the pruned one; heads: SAME_HEADS, SAME_SHAPE (other heads, or none that
@@ -65,30 +65,30 @@ def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.
 
 
 def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
-    """Plans of which both sides have the accuracy, one row for each criterion and kept fraction.
+    """The plans whose accuracy both sides have measured, one row for each criterion and kept fraction.
 
     Columns: PLAN, heads (as of `joined`), examples, and with first_ and second_ in front and with _low and _high value
     and difference: to the dense model on the same examples; and draws.
     """
     columns = ["draws", "examples", "heads", *(f"value{end}" for end in ENDS), *(f"difference{end}" for end in ENDS)]
-    found = []
+    tables = []
     for task in tasks if len(first.run.plans) and len(second.run.plans) else ():
         one, other = (
             _plans(side, task).set_index(PLAN)[columns].add_prefix(f"{name}_")
             for side, name in ((first, "first"), (second, "second"))
         )
-        found.append(one.join(other, how="inner").reset_index())
-    found = [table for table in found if len(table)]
-    if not found:
+        tables.append(one.join(other, how="inner").reset_index())
+    tables = [table for table in tables if len(table)]
+    if not tables:
         names = [f"{side}_{name}" for side in ("first", "second") for name in columns]
         return pd.DataFrame(columns=[*PLAN, "heads", *names])
-    frame = pd.concat(found, ignore_index=True)
+    frame = pd.concat(tables, ignore_index=True)
     same = frame["first_heads"] == frame["second_heads"]
     return frame.drop(columns=["first_heads", "second_heads"]).assign(heads=np.where(same, SAME_HEADS, OTHER_HEADS))
 
 
 def dense(first: Side, second: Side) -> pd.DataFrame:
-    """Seconds of the dense models that both timed: MODEL, and with _low and _high first and second."""
+    """Seconds of the dense models that both sides timed. Columns: MODEL, and with _low and _high first and second."""
     one, other = _dense(first), _dense(second)
     rows = [
         dict(zip(MODEL, key, strict=True)) | frames.columns("first", one[key]) | frames.columns("second", other[key])
@@ -99,6 +99,7 @@ def dense(first: Side, second: Side) -> pd.DataFrame:
 
 
 def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterator[tuple[Key, Measured]]:
+    """The paired ratios of every arm over the arm `under`, by the key of the case; `sign` -1 turns them upside down."""
     keep = side.run.plans.set_index("plan")["keep"].to_dict()
     arms = sorted({over for _, over, below in side.run.log_ratios if below == under})
     for key, group in cases.groupby(CASE, dropna=False):
@@ -119,6 +120,7 @@ def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterato
 
 
 def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> dict[str, Any]:
+    """One row of `joined`, for keys that share their samples on both sides."""
     key, sides = keys[0], {"first": first[keys[0]], "second": second[keys[0]]}
     ratio = stats.independent_ratio(sides["second"].logs, sides["first"].logs)
     row: dict[str, Any] = dict(zip([*CASE, "peer"], key, strict=True))
@@ -136,28 +138,29 @@ def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Me
 
 
 def _heads(first: Measured, second: Measured) -> str:
+    """Whether two measurements are of the same heads, of the same shape only, or of different shapes."""
     if first.shapes != second.shapes:
         return OTHER_SHAPE
     return SAME_HEADS if first.heads is not None and first.heads == second.heads else SAME_SHAPE
 
 
 def _plans(side: Side, task: str) -> pd.DataFrame:
-    """Accuracies of a task, with the heads that each row's plans keep."""
+    """The accuracies of a task, with the heads that the plans of each row keep."""
     heads = side.run.plans.groupby(PLAN)["keep"].agg(lambda keep: " ".join(sorted(map(str, keep))))
-    found = frames.accuracies(side.run, task).rename(columns={"low": "value_low", "high": "value_high"})
-    return found.merge(heads.rename("heads"), left_on=PLAN, right_index=True)
+    accuracies_of_task = frames.accuracies(side.run, task).rename(columns={"low": "value_low", "high": "value_high"})
+    return accuracies_of_task.merge(heads.rename("heads"), left_on=PLAN, right_index=True)
 
 
 def _dense(side: Side) -> dict[Key, Estimate]:
-    """By MODEL."""
-    found = {}
+    """The seconds of each dense model, by its values of MODEL."""
+    seconds = {}
     for key, group in side.cases.groupby(MODEL, dropna=False):
         timed = [case for case in group["timed_by"].unique() if (case, "dense") in side.run.seconds]
         if timed:
-            found[_known(key)] = stats.median_estimate(*(side.run.seconds[case, "dense"] for case in timed))
-    return found
+            seconds[_known(key)] = stats.median_estimate(*(side.run.seconds[case, "dense"] for case in timed))
+    return seconds
 
 
 def _known(key: Hashable) -> Key:
-    """A key of pandas, None where a value is not known, so that it equals itself."""
+    """A group's key with None for what is not known: unlike NaN it equals itself."""
     return tuple(None if pd.isna(name) else name for name in cast(tuple[Any, ...], key))

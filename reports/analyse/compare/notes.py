@@ -25,7 +25,8 @@ def notes(
     accuracies: pd.DataFrame,
     environments: pd.DataFrame,
 ) -> Iterator[str]:
-    """
+    """The sentences that a reader needs before comparing numbers of the two sides.
+
     Args:
         latencies: what was timed of each side.
         speedups, accuracies: what both have.
@@ -37,7 +38,7 @@ def notes(
 
 
 def differences(first: Side, second: Side) -> pd.DataFrame:
-    """field, first, second: what the two were measured on and with, where that differs."""
+    """What the two were measured on and with, where that differs. Columns: field, first, second."""
     one, other = _fields(first), _fields(second)
     rows = [(name, one.get(name, "not there"), other.get(name, "not there")) for name in {**one, **other}]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["field", "first", "second"])
@@ -46,8 +47,9 @@ def differences(first: Side, second: Side) -> pd.DataFrame:
 def _missing(
     first: Side, second: Side, latencies: tuple[Mapping[Key, Measured], Mapping[Key, Measured]]
 ) -> Iterator[str]:
+    """Sentences on what only one side has, and on what neither has."""
     plans = [set(side.run.plans[PLAN].itertuples(index=False, name=None)) for side in (first, second)]
-    cases = [set(found) for found in latencies]
+    cases = [set(measured) for measured in latencies]
     for side, plan, case in zip((first, second), plans, cases, strict=True):
         if not case:
             yield f"{side.name} has no latencies of pruned models, so no speedups are compared."
@@ -65,23 +67,26 @@ def _missing(
 
 
 def _subject(key: Key) -> str:
+    """What a case is about, from its key."""
     kind, task, phase = (str(key[CASE.index(name)]) for name in ("kind", "task", "phase"))
     return subject(kind, task, phase)
 
 
 def _only(side: Side, noun: str, subjects: Iterable[str]) -> str:
+    """A sentence that counts what only one side has, by its subject."""
     numbers = Counter(subjects)
     of = ", ".join(f"{number} of {name}" for name, number in sorted(numbers.items()))
     return f"{count(numbers.total(), noun)} only in {side.name}: {of}."
 
 
 def _machines(first: Side, second: Side, speedups: pd.DataFrame, environments: pd.DataFrame) -> Iterator[str]:
+    """Sentences on noisy machines, differing environments, and sides that were timed in a single process."""
     for run in _runs(first, second):
         if run.noisy:
             yield f"The machine of {run.name} was noisy: {' '.join(run.noisy)}"
-    found = [name for name in environments["field"] if name not in OCCASION]
-    if found:
-        yield f"The two differ in {listed(found)}: a difference between their numbers may come from any of these."
+    differing = [name for name in environments["field"] if name not in OCCASION]
+    if differing:
+        yield f"The two differ in {listed(differing)}: a difference between their numbers may come from any of these."
     if len(speedups):
         for side, name in ((first, "first"), (second, "second")):
             if speedups[f"{name}_processes"].min() == 1:
@@ -92,6 +97,7 @@ def _machines(first: Side, second: Side, speedups: pd.DataFrame, environments: p
 
 
 def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.DataFrame) -> Iterator[str]:
+    """Sentences on what makes two models differ that go by the same name."""
     if first.run is second.run:
         yield "Both are of one run, which measures accuracy once: it is the same on both sides."
     for task in (task for task in first.run.tasks if task in second.run.tasks):
@@ -110,13 +116,17 @@ def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.Da
 
 
 def _fields(side: Side) -> dict[str, str]:
-    about = side.run.environment
-    packages: Mapping[str, Any] = about.get("packages") or {}
-    sources = {f"definition of {task}": known.get("source") for task, known in about["tasks"].items()}
-    fields = {"device": side.device} | dict(tables.environment(about)) | {"code": about.get("code")} | sources
+    """What is known of a side's machine, code and packages, by field."""
+    environment = side.run.environment
+    packages: Mapping[str, Any] = environment.get("packages") or {}
+    sources = {f"definition of {task}": known.get("source") for task, known in environment["tasks"].items()}
+    fields = (
+        {"device": side.device} | dict(tables.environment(environment)) | {"code": environment.get("code")} | sources
+    )
     fields |= {f"package {name}": version for name, version in packages.items()}
     return {name: str(value) for name, value in fields.items() if value is not None and name not in ALWAYS_OTHER}
 
 
 def _runs(first: Side, second: Side) -> tuple[Run, ...]:
+    """The runs of both sides, each once."""
     return (first.run,) if first.run is second.run else (first.run, second.run)

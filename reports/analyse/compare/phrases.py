@@ -10,7 +10,7 @@ from reports.base.stats import LEVEL
 
 
 def tally(table: pd.DataFrame, noun: str) -> str:
-    """Of how many ratios how many differ beyond their intervals, and how many of them chance alone would give."""
+    """A clause that says how many ratios differ beyond their intervals, and how many would by chance alone."""
     judged = table[table["ratio_low"].notna()]
     if judged.empty:
         return f"{count(len(table), noun)} in common, none with an interval on both sides"
@@ -20,7 +20,7 @@ def tally(table: pd.DataFrame, noun: str) -> str:
 
 
 def largest(frame: Beside) -> str:
-    """The one farthest from being the same in both; of those that differ, if any do."""
+    """A clause on the ratio farthest from 1, of those that differ beyond their intervals if there are any."""
     table = ranked(frame.table)
     row, label = table.iloc[0], labels(frame.table)[table.index[0]]
     which = "the largest difference" if row["differs"] else "the largest, within its interval"
@@ -32,19 +32,20 @@ def largest(frame: Beside) -> str:
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """Those that differ beyond their intervals first; among these and among the others, the farthest from 1 first."""
+    """The rows that differ beyond their intervals, then the others, each with the ratio farthest from 1 first."""
     far = np.abs(np.log(table["ratio"].astype(float)))
     order = pd.DataFrame({"same": ~table["differs"].astype(bool), "near": -far}).sort_values(["same", "near"])
     return table.loc[order.index]
 
 
 def _by_chance(judged: pd.DataFrame) -> str:
-    """How many of so many 95 % intervals miss what they are of, if they hold all that varies."""
+    """How many of these 95 % intervals would miss the true value by chance, in words."""
     expected = (1 - LEVEL) * len(judged)
-    said = f"{'less than 1' if expected < 1 else f'about {expected:.0f}'} would by chance"
+    by_chance = f"{'less than 1' if expected < 1 else f'about {expected:.0f}'} would by chance"
     alone = judged[["first_processes", "second_processes"]].min(axis=None) == 1
-    return f"{said}, more where a side has one process" if alone else said
+    return f"{by_chance}, more where a side has one process" if alone else by_chance
 
 
 def _beside(row: pd.Series) -> str:
+    """The arm that the ratio is beside, if it is not the dense model."""
     return "" if row["peer"] == "dense" else f", beside {row['peer']}"

@@ -13,13 +13,14 @@ EACH_WITH_EACH = 4  # of more sides, each is compared with the first alone
 
 @dataclass(frozen=True)
 class Side:
-    """A run on one device; None where the run has no latencies."""
+    """A run on one device, or on none where the run has no latencies."""
 
     run: Run
     device: str | None
 
     @property
     def name(self) -> str:
+        """The name of the run, and of the device where the run has several."""
         several = len(_devices(self.run)) > 1
         return f"{self.run.name}, {self.device}" if several else self.run.name
 
@@ -31,20 +32,22 @@ class Side:
 
 
 def sides(runs: Sequence[Run]) -> tuple[Side, ...]:
-    """Each run on each device that it has latencies of."""
+    """Each run on each device on which it timed something."""
     return tuple(Side(run, device) for run in runs for device in _devices(run) or (None,))
 
 
 def pairs(sides: Sequence[Side]) -> tuple[tuple[Side, Side], ...]:
-    """Each side with each other; of more than EACH_WITH_EACH, each with the first."""
+    """The pairs of sides that are compared: each with each, or of more than EACH_WITH_EACH each with the first."""
     if len(sides) <= EACH_WITH_EACH:
         return tuple(combinations(sides, 2))
     return tuple((sides[0], other) for other in sides[1:])
 
 
 def _devices(run: Run) -> list[str]:
+    """The devices on which a run timed something."""
     return sorted(_timed(run)["device"].unique())
 
 
 def _timed(run: Run) -> pd.DataFrame:
+    """The cases whose shape was timed."""
     return run.cases[run.cases["timed_by"].isin(run.timed)]

@@ -8,10 +8,10 @@ from reports.figures import Drawing, Panel, registered
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module here offers."""
+    """What a module of this package offers."""
 
     def panels(self, comparison: Comparison) -> Iterator[Panel]:
-        """What there is to draw."""
+        """The panels that there are of the comparison."""
 
 
 def registry() -> dict[str, FigureModule]:

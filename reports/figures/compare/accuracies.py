@@ -36,7 +36,7 @@ def choices(comparison: Comparison) -> pd.DataFrame:
 
 
 def draw(frame: Judged) -> Figure:
-    """One small axes for each criterion."""
+    """A small panel for each criterion."""
     criteria = list(dict.fromkeys(frame.table["criterion"]))
     columns = min(COLUMNS, len(criteria))
     lines = math.ceil(len(criteria) / columns)
@@ -73,7 +73,7 @@ def caption(frame: Judged) -> str:
 
 
 def agreement(table: pd.DataFrame) -> str:
-    """How many of the rows keep the same heads, and how many of these have the same value."""
+    """A clause that says how many rows keep the same heads, and how many of these have the same value."""
     same = table[table["heads"] == SAME_HEADS]
     equal = int(np.isclose(same["first_value"], same["second_value"], rtol=0, atol=1e-12).sum())
     return (

@@ -49,9 +49,9 @@ def draw(frame: Judged) -> Figure:
 
 
 def caption(frame: Judged) -> str:
-    """Of each side: the fastest plan that is level with the dense model, or that there is none."""
-    said = "; ".join(_side(frame, side) for side in (frame.first, frame.second))
-    return f"{said[0].upper()}{said[1:]}."
+    """A clause for each side on its fastest plan that is level with the dense model, or that there is none."""
+    clauses = "; ".join(_side(frame, side) for side in (frame.first, frame.second))
+    return f"{clauses[0].upper()}{clauses[1:]}."
 
 
 def _side(frame: Judged, side: str) -> str:

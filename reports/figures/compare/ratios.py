@@ -57,7 +57,7 @@ def caption(frame: Beside) -> str:
 
 
 def _others(rest: pd.DataFrame) -> str:
-    """What is not drawn."""
+    """A clause on what is not drawn."""
     if rest.empty:
         return ""
     differ = int(rest["differs"].sum())

@@ -37,7 +37,7 @@ EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgew
 
 
 def draw(gate: Gate) -> Figure:
-    """The figure; it grows with the number of benchmarks up to SHOWN."""
+    """Draw the figure, which grows with the number of benchmarks up to SHOWN."""
     frame, left_out = shown(gate.frame)
     figure = new_figure(8.0, 2.3 + 0.27 * max(len(frame), 3))
     axes = figure.subplots()
@@ -57,7 +57,7 @@ def draw(gate: Gate) -> Figure:
 
 
 def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: float) -> None:
-    """Effects in per cent on `axes`, the slowest on top, the control apart from the others.
+    """Draw effects in per cent on `axes`, the slowest on top, the control apart from the others.
 
     Args:
         frame: COLUMNS of reports.read.gate_verdict, shares.
@@ -93,7 +93,7 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
 
 
 def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The rows that are drawn, and how many are not."""
+    """The rows that are drawn, and the number of those that are not."""
     size = frame["effect"].abs().fillna(np.inf)
     first = frame.assign(size=size, passed=frame["verdict"] == "PASS", other=~frame["is_control"])
     first = first.sort_values(["other", "passed", "size"], ascending=[True, True, False], kind="stable")
@@ -143,17 +143,17 @@ def _effect_axis(axes: Axes, frame: pd.DataFrame, rule: float) -> None:
 
 
 def _legend(frame: pd.DataFrame) -> list[Line2D | Patch]:
-    """What is in the figure, and nothing else."""
-    there = frame.loc[frame["effect"].notna(), "verdict"]
-    found: list[Line2D | Patch] = [
+    """The entries for what is in the figure, and for nothing else."""
+    drawn = frame.loc[frame["effect"].notna(), "verdict"]
+    handles: list[Line2D | Patch] = [
         Line2D([], [], color=LOOKS[verdict].color, marker=LOOKS[verdict].marker, label=verdict, **EDGE)
         for verdict in VERDICTS
-        if (there == verdict).any()
+        if (drawn == verdict).any()
     ]
     if frame["screen"].notna().any():
-        found.append(Line2D([], [], linestyle="", marker="o", markersize=4, label="first look", **_hollow()))
+        handles.append(Line2D([], [], linestyle="", marker="o", markersize=4, label="first look", **_hollow()))
     return [
-        *found,
+        *handles,
         Patch(facecolor=to_rgba(BAND), label="noise floor"),
         Line2D([], [], color=DIM, label="95 % interval"),
     ]
@@ -173,6 +173,6 @@ def _numbers(row: Mapping[object, float]) -> str:
 
 
 def _short(text: str, longest: int = LONGEST) -> str:
-    """On one line, without what can't be drawn; cut in the middle: names often differ at their ends."""
+    """The text on one line, without what can't be drawn; cut in the middle, since names often differ at their ends."""
     line = " ".join("".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text).split())
     return shortened(line, longest)

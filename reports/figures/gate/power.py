@@ -24,7 +24,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def gate_power(frame: pd.DataFrame, axes: Axes) -> None:
-    """The share of runs that find a slowdown, against its size; a line for each kind, from the false alarms at 0.
+    """Draw the share of runs that find a slowdown against its size, a line for each kind from the false alarms at 0.
 
     Args:
         frame: COLUMNS of reports.read.gate_calibration.

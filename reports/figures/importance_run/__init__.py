@@ -8,10 +8,10 @@ from reports.read.importance_run import Tables
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module here offers."""
+    """What a module of this package offers."""
 
     def panels(self, tables: Tables) -> Iterator[Panel]:
-        """What there is to draw."""
+        """The panels that there are of the run."""
 
 
 def registry() -> dict[str, FigureModule]:

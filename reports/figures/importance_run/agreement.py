@@ -51,8 +51,8 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def caption(frame: pd.DataFrame) -> str:
-    found = frame[MOST].drop(MOST).dropna().sort_values(ascending=False)
-    best, worst = (f"{found.index[place]} ({found.iloc[place]:.2f})" for place in (0, -1))
+    near = frame[MOST].drop(MOST).dropna().sort_values(ascending=False)
+    best, worst = (f"{near.index[place]} ({near.iloc[place]:.2f})" for place in (0, -1))
     return (
         f"Nearest to what leaving a head out does on held-out data is {best}, farthest {worst}; one half of the "
         f"held-out data beside the other agrees to {frame[MOST][MOST]:.2f}."

@@ -54,7 +54,7 @@ def _ranked(frame: pd.DataFrame) -> list[str]:
 
 
 def _background(axes: Axes, frame: pd.DataFrame) -> None:
-    """Random plans, the best subsets where they are known, and smaller models trained from scratch."""
+    """Draw random plans, the best subsets where they are known, and smaller models trained from scratch."""
     random = frame[frame["criterion"] == RANDOM].sort_values("kept_fraction")
     if len(random):
         x = random["kept_fraction"]

@@ -25,8 +25,8 @@ def panels(tables: Tables) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    about = "calibration examples; bands: smallest to largest of several parts"
-    figure, places = small_panels(_ranked(frame), about, "Spearman's correlation with the scores from all")
+    x_label = "calibration examples; bands: smallest to largest of several parts"
+    figure, places = small_panels(_ranked(frame), x_label, "Spearman's correlation with the scores from all")
     tasks = sorted(frame["task"].unique())
     for axes, criterion in places:
         sns.lineplot(
@@ -42,10 +42,10 @@ def draw(frame: pd.DataFrame) -> Figure:
 def caption(frame: pd.DataFrame) -> str:
     fewest = int(frame["examples"].min())
     mean = frame[frame["examples"] == fewest].groupby("criterion")["spearman"].mean().sort_values(ascending=False)
-    said = [f"{mean.index[place]} {mean.iloc[place]:.2f}" for place in (0, -1)]
+    ends = [f"{mean.index[place]} {mean.iloc[place]:.2f}" for place in (0, -1)]
     return (
         f"From {fewest} examples the correlation with the scores from all of them is, from the most to the least "
-        f"stable criterion, {listed(said)}."
+        f"stable criterion, {listed(ends)}."
     )
 
 

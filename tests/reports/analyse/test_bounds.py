@@ -84,7 +84,7 @@ def test_nothing_stands_under_ceilings_of_another_dtype(write_run):
     ],
 )
 def test_bounds_in_words(found, sentence):
-    assert bounds.told(pd.Series(found), "point") == sentence
+    assert bounds.clause(pd.Series(found), "point") == sentence
 
 
 def test_amdahl():

@@ -1,0 +1,28 @@
+"""The JSON files of the regression gate: each says of what kind it is, and of which schema."""
+
+from pathlib import Path
+from typing import Any
+
+from reports.base.errors import ReportError
+from reports.read.files import check_schema, read_json
+
+SCHEMA = 1  # of what bench/regress/ writes
+
+
+def read_gate_file(path: Path, kind: str, *, whose: str, what: str, remedy: str) -> dict[str, Any]:
+    """The document in a file of the gate.
+
+    Args:
+        kind: what its field `kind` says.
+        whose, what, remedy: for errors: which file is expected, what is in it, and what to give instead.
+
+    Raises:
+        ReportError: there is no such file, it can't be read, or it is of another kind or schema.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path}: there is no such file; expected {whose}")
+    document = read_json(path)
+    if document.get("kind") != kind:
+        raise ReportError(f"{path}: expected {what}, got {document.get('kind')!r}; give {remedy}")
+    check_schema(path, document, SCHEMA)
+    return document
