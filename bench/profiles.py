@@ -18,7 +18,6 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from bench.measure.calls import forward
 from bench.models.experiment import DENSE, Experiment
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import RunSettings, settings_of
@@ -58,8 +57,7 @@ def test_profile(
     criterion = DENSE if keep == 1 else chosen
     plan = experiment.plan(criterion, keep)
     batch = settings.batch(experiment.task)
-    args, kwargs = experiment.inputs(batch, device)
-    call = forward(experiment.pruned(plan, device), args, kwargs)
+    call = experiment.call(plan, batch, device)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         rows = list(profiled(call, device, trace))

@@ -12,7 +12,7 @@ from torch import nn
 
 import mha
 from bench.measure.bootstrap import Bootstrap, Estimate
-from bench.measure.calls import map_tensors
+from bench.measure.calls import forward, map_tensors
 from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
 from mha.costs import parameters_of
@@ -87,6 +87,10 @@ class Experiment:
     def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
         """The model without the heads that the plan drops."""
         return mha.prune(self.model(), plan).eval().to(device)
+
+    def call(self, plan: mha.HeadPlan, batch: int, device: str) -> Callable[[], Any]:
+        """A pass of the pruned model over a batch of that size, without gradients."""
+        return forward(self.pruned(plan, device), *self.inputs(batch, device))
 
     @once
     def layers(self) -> mha.AttentionMap:
