@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import mha
+from tools import test_minutes as minutes
 
 ROOT = Path(__file__).parent.parent
 BENCH_COMMAND = "python -m pip install nox && nox -s bench"
@@ -179,3 +180,13 @@ def test_files_and_functions_that_a_document_names_are_there(document):
 def test_places_that_are_missing_are_found():
     document = "`mha/values/plan.py::HeadPlan`, `mha/values/plan.py::Nothing`, `mha/nowhere.py`, `mha/families/NAME.py`"
     assert missing_places(document) == ["mha/values/plan.py::Nothing", "mha/nowhere.py"]
+
+
+def test_seconds_of_tests_are_summed_by_area(tmp_path):
+    cases = [("tests.mha.pruning.checkpoint.test_a", "one", 1.5), ("tests.mha.pruning.test_b", "two[x]", 2.0)]
+    cases += [("tests.mha.test_c", "three", 9.0), ("tests.mha.pruning.test_b", "two[y]", 0.6)]
+    elements = "".join(f'<testcase classname="{module}" name="{name}" time="{time}"/>' for module, name, time in cases)
+    (tmp_path / "tests.xml").write_text(f"<testsuites><testsuite>{elements}</testsuite></testsuites>")
+    seconds = minutes.seconds_of_tests(tmp_path / "tests.xml")
+    assert minutes.by_area(seconds) == ["| tests/mha | 1 | 9 |", "| tests/mha/pruning | 3 | 4 |"]
+    assert minutes.by_file(seconds, 2)[1] == "| tests/mha/pruning/test_b.py | 2 | 3 |"
