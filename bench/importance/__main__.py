@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
-    """Do the cases that are left, whatever ends them, and write what is known then."""
+    """Do the cases that are not finished yet, then write the results, also after Ctrl-C; returns the exit code."""
     wanted = cases(options.settings, options.subjects, options.labels, options.seeds)
     facts = _environment(options, arguments)
     before = read(options.directory)
@@ -49,7 +49,7 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
 
 
 def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interrupted: bool) -> int:
-    """Write the tables and the summary of all that there is, and say what failed."""
+    """Write the tables and the summary from all records so far, say which cases failed, and return the exit code."""
     records = read(options.directory)
     write_tables(options.directory, records)
     summary = write_summary(options.directory)
@@ -67,7 +67,7 @@ def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interr
 
 
 class _Progress:
-    """A bar on stderr: how much of all has been done, and about how long the rest takes."""
+    """A bar on stderr: how many of the wanted cases are done, and about how long the rest takes."""
 
     def __init__(self, wanted: Sequence[ImportanceCase], left: Sequence[ImportanceCase]) -> None:
         self._total, self._finished = len(wanted), len(wanted) - len(left)
@@ -94,7 +94,7 @@ def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) ->
     """Write `environment.json` as it stands while the run is going on, and return it.
 
     Raises:
-        RunError: the directory was begun with other settings, or is something else's.
+        RunError: the directory was begun with other settings, or its file is not of an importance run.
     """
     path = options.directory / "environment.json"
     settings = options.settings.document()
@@ -120,7 +120,7 @@ def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) ->
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    """What the run in the directory was begun with."""
+    """The settings, the time of creation and the revisions in the `environment.json` of an earlier run."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         return {name: earlier[name] for name in ("settings", "created", "revisions")}

@@ -1,4 +1,4 @@
-"""The pieces of work: what is measured in each, and in which order they are done."""
+"""The cases of the importance experiments: what is measured in each, and in which order they are done."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +43,9 @@ class ImportanceCase:
     """One piece of work of the importance experiments, whose result is one file.
 
     Attributes:
-        what: one of ORDER.
-        detail: the label of a variant, and for random ones which draw; the part of the subsets; a rival's heads.
+        what: the sort of work, one of ORDER.
+        detail: what tells cases of one sort apart: the label of a variant ("random@3" for draw 3 of random scores),
+            the number of a part of all subsets, or how many heads each layer of a rival has.
     """
 
     subject: str
@@ -68,7 +69,7 @@ class ImportanceCase:
 def cases(
     settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str], seeds: int
 ) -> list[ImportanceCase]:
-    """All cases of these subjects: those that others wait for first, and the slow ones early."""
+    """All cases of these subjects, variants (`labels`) and training seeds, sorted by ORDER, then slow ones first."""
     unordered = [case for name in subjects for seed in range(seeds) for case in _of(settings, name, seed, labels)]
     return sorted(unordered, key=lambda case: (ORDER.index(case.what), -case.seconds))
 
@@ -111,7 +112,7 @@ def _subject(name: str, seed: int, quick: bool) -> Subject:
 
 
 def _model(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Train the model, and evaluate it whole."""
+    """Train the subject's model, and evaluate it with all of its heads on the held-out data."""
     loss, values = it.evaluate(it.model)
     return {
         "heads": [list(head) for head in it.heads],
@@ -122,7 +123,7 @@ def _model(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
 
 
 def _rival(it: Subject, case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Train a smaller dense model from scratch, and evaluate it."""
+    """Train a smaller dense model from scratch, and evaluate it on the held-out data."""
     model = it.rivals[int(case.detail)]()
     loss, values = it.evaluate(model)
     heads = sum(layer.num_heads for layer in mha.find_attention(model).values())
@@ -130,7 +131,7 @@ def _rival(it: Subject, case: ImportanceCase, _settings: ImportanceSettings) -> 
 
 
 def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Evaluate one part of all subsets of heads."""
+    """Evaluate the model under one part of all subsets of its heads; the case's `detail` is the number of the part."""
     parts = settings.parts if it.section == "exhaustive" else 1
     kept = subsets.masks(len(it.heads)).tensor_split(parts)[int(case.detail)]
     losses, values = subsets.evaluate(it, kept)
@@ -138,7 +139,7 @@ def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) ->
 
 
 def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Score by leave-one-out on two halves of the held-out data, and evaluate both ends of all curves."""
+    """Score by leave-one-out on each half of the held-out data, and evaluate the model with all heads and with none."""
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
     scored = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
     ends = {str(kept): _judged(it, _pruned(it, range(kept))) for kept in (0, len(it.heads))}
@@ -159,7 +160,7 @@ def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
 
 
 def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score by a criterion, and evaluate the plans that follow, where not every subset is evaluated anyway."""
+    """Score by the case's variant; evaluate the plans that follow, unless every subset of heads is evaluated anyway."""
     label, _, draw = case.detail.partition("@")
     start = time.process_time()
     scores = _score(it, variants()[label], it.calibration, settings, seed=int(draw or case.seed))
@@ -187,7 +188,7 @@ def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> 
 
 
 def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score again on calibration sets drawn anew, with replacement."""
+    """Score by the case's variant on bootstrap resamples of the calibration set."""
     total, size = count(it.calibration), len(it.calibration[0][0])
     draws = []
     for draw in range(settings.resamples):
@@ -200,7 +201,7 @@ def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 
 
 def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score again on parts of the calibration set that do not overlap."""
+    """Score by the case's variant on parts of the calibration set, of several sizes, which do not overlap."""
     total, size = count(it.calibration), len(it.calibration[0][0])
     order = torch.randperm(total, generator=torch.Generator().manual_seed(case.seed)).tolist()
     scores_by_size = {}
@@ -218,7 +219,7 @@ def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 def _score(
     it: Subject, variant: ScoringVariant, batches: Sequence[Any], settings: ImportanceSettings, *, seed: int
 ) -> mha.HeadScores:
-    """Score by a variant of a criterion, as thoroughly as the settings want it."""
+    """Score by this variant on these batches, in as many rounds and permutations as the settings say."""
     rounds = len(it.heads) if it.exhaustive else settings.rounds
     few, many = settings.permutations
     permutations = few if it.exhaustive else many
@@ -226,24 +227,24 @@ def _score(
 
 
 def _plans(it: Subject, scores: mha.HeadScores) -> dict[str, list[int]]:
-    """The plans that follow from scores: head count -> positions of the heads that stay."""
+    """The plans that follow from scores: head count -> positions in `Subject.heads` of the heads that stay."""
     return {str(kept): it.positions(mha.choose(scores, heads=kept, across_layers=True)) for kept in it.counts}
 
 
 def _pruned(it: Subject, positions: Sequence[int]) -> nn.Module:
-    """The model with the heads at these positions only."""
+    """The model, pruned to the heads at these positions in `Subject.heads`."""
     return mha.prune(it.model, it.plan(positions)).eval()
 
 
 def _pruned_kind(it: Subject, kind: str, scores: Sequence[float], kept: int) -> nn.Module:
-    """The model with the best `kept` heads of one kind of attention, and with all heads of other kinds."""
+    """The model, pruned to the `kept` best heads by score of one kind of attention, and all heads of other kinds."""
     own = _kinds(it)[kind]
     best = sorted(own, key=lambda position: -scores[position])[:kept]
     return _pruned(it, [position for position in range(len(it.heads)) if position in best or position not in own])
 
 
 def _kinds(it: Subject) -> dict[str, list[int]]:
-    """The heads of each kind of attention: kind -> positions."""
+    """Kind of attention -> positions in `Subject.heads` of its heads."""
     kinds: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(it.heads):
         if name in it.kinds:
@@ -252,7 +253,7 @@ def _kinds(it: Subject) -> dict[str, list[int]]:
 
 
 def _judged(it: Subject, model: nn.Module) -> Record:
-    """The held-out loss of a model, and the value of each example."""
+    """The held-out loss of a model, and each held-out example's value (`Subject.per_example`), packed for JSON."""
     loss, values = it.evaluate(model)
     return {"loss": loss, "values": pack(values)}
 

@@ -28,8 +28,8 @@ class Curves:
 
     Attributes:
         counts: head counts, from none to all.
-        values: label -> for each seed (n, counts): each example's value.
-        losses: label -> (counts,), the mean over seeds.
+        values: criterion -> one array (n, counts) for each training seed: each example's value at each head count.
+        losses: criterion -> (counts,), the held-out loss, a mean over training seeds.
         draws: head count -> the metric of each random plan; where there are few heads, of each plan there is.
     """
 
@@ -46,13 +46,13 @@ class Curves:
 
 
 def curves(results: Results) -> list[Curves]:
-    """The curves of every trained task that has enough to draw them."""
+    """The curves of every trained task of which enough cases are finished."""
     drawn = [curves_of(results, subject) for subject in results.of_section("exhaustive", "held_out")]
     return [curve for curve in drawn if curve is not None]
 
 
 def curves_of(results: Results, subject: str) -> Curves | None:
-    """The curves of one task; None where it has too little to draw any."""
+    """The curves of one task; None where too few of its cases are finished."""
     seeds = results.seeds(subject)
     exhaustive = [results.subsets(subject, seed) for seed in seeds]
     if all(subsets is not None for subsets in exhaustive):
@@ -63,7 +63,7 @@ def curves_of(results: Results, subject: str) -> Curves | None:
 
 
 def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """Curves read off from the values under every subset of heads."""
+    """The curves of a task of which every subset of heads is evaluated: they are looked up there."""
     total = len(results.about(subject)["heads"])
     counts = tuple(range(total + 1))
     masks: dict[str, list[list[int]]] = {}
@@ -98,14 +98,14 @@ def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
 
 
 def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """Curves of the plans that were pruned and evaluated."""
+    """The curves of a task with many heads, from the plans that were pruned and evaluated."""
     plans = results.scored(subject, seeds[0], results.labels(subject)[0])["plans"]
     counts = tuple(sorted(map(int, plans)))
     values, losses = {}, {}
     for label in results.labels(subject):
-        found = [_points(results, subject, seed, results.scored(subject, seed, label), counts) for seed in seeds]
-        values[label] = [points for points, _ in found]
-        losses[label] = np.mean([loss for _, loss in found], axis=0)
+        by_seed = [_points(results, subject, seed, results.scored(subject, seed, label), counts) for seed in seeds]
+        values[label] = [points for points, _ in by_seed]
+        losses[label] = np.mean([loss for _, loss in by_seed], axis=0)
     ends = [results.truth(subject, seed)["ends"][str(counts[-1])] for seed in seeds]
     values[DENSE] = [np.repeat(unpack(end["values"])[:, None], len(counts), axis=1) for end in ends]
     losses[DENSE] = np.full(len(counts), np.mean([end["loss"] for end in ends]))
@@ -114,28 +114,28 @@ def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
     ]
     draws = {}
     if all(random):
-        values[FLOOR] = [np.mean([points for points, _ in found], axis=0) for found in random]
-        losses[FLOOR] = np.mean([loss for found in random for _, loss in found], axis=0)
-        metric = np.array([points.mean(axis=0) for found in random for points, _ in found])
+        values[FLOOR] = [np.mean([points for points, _ in drawn], axis=0) for drawn in random]
+        losses[FLOOR] = np.mean([loss for drawn in random for _, loss in drawn], axis=0)
+        metric = np.array([points.mean(axis=0) for drawn in random for points, _ in drawn])
         draws = {kept: metric[:, column] for column, kept in enumerate(counts)}
     return Curves(subject, counts, values, losses, draws)
 
 
 def _points(results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]) -> tuple[Array, Array]:
-    """Each example's value (n, counts) and the losses (counts,) of one criterion and seed."""
+    """Each example's value (n, counts) and the loss (counts,) at these head counts, from a "scores" case's record."""
     curve = results.truth(subject, seed)["ends"] | record["curve"]
     points = [curve[str(kept)] for kept in counts]
     return np.stack([unpack(point["values"]) for point in points], axis=1), np.array([p["loss"] for p in points])
 
 
 def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
-    """Bootstrap means (RESAMPLES, columns) over resampled examples, and over resampled seeds.
+    """Bootstrap replicates (RESAMPLES, columns) of the means over examples and training seeds, both drawn anew.
 
-    The same examples and seeds are drawn each time, so that differences between replicates are paired.
+    Every call draws the same examples and seeds, so that differences between replicates are paired.
 
     Args:
-        values: for each seed (n, columns).
-        over_seeds: whether seeds are drawn too; else all count.
+        values: an array (n examples, columns) for each training seed.
+        over_seeds: whether seeds are drawn too; else each replicate is a mean over all of them.
     """
     by_seed = np.stack([_resampled(rows, seed) for seed, rows in enumerate(values)])  # (seeds, resamples, columns)
     if not over_seeds:
@@ -145,14 +145,14 @@ def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
 
 
 def _resampled(rows: Array, seed: int) -> Array:
-    """Means (RESAMPLES, columns) of the rows (n, columns), drawn with replacement."""
+    """Means (RESAMPLES, columns), each over n of the rows (n, columns) that are drawn with replacement."""
     count = len(rows)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return np.asarray(weights @ rows / count)
 
 
 def interval(samples: Array) -> tuple[float, float]:
-    """The ends of the middle 95 % of samples; NaN where one is."""
+    """The 2.5 % and 97.5 % quantiles of the samples; both are NaN if any sample is."""
     low, high = np.quantile(samples, [0.025, 0.975])
     return float(low), float(high)
 
@@ -166,7 +166,7 @@ def over_seeds(means: Array) -> tuple[float, float]:
 
 
 def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """The metric at each head count, with the difference to the dense model on the same examples."""
+    """A row for each criterion's metric at each head count, with its difference to the dense model's."""
     rows: list[dict[str, Any]] = []
     for curve in all_curves:
         for label in curve.values:
@@ -177,7 +177,7 @@ def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
 
 
 def _curve(curve: Curves, label: str) -> list[dict[str, Any]]:
-    """The rows of one criterion's curve."""
+    """The rows of `curve_frame` for the criterion of this label, one for each head count."""
     values, dense = curve.values[label], curve.values[DENSE]
     lost = [mine - its for mine, its in zip(values, dense, strict=True)]
     lost_examples = replicates(lost, over_seeds=False)
@@ -194,7 +194,7 @@ def _curve(curve: Curves, label: str) -> list[dict[str, Any]]:
 
 
 def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
-    """The rows of smaller dense models trained from scratch."""
+    """The rows of `curve_frame` for smaller dense models trained from scratch; the task's model has `total` heads."""
     by_heads: dict[int, list[Any]] = {}
     for seed in results.seeds(subject):
         for _, record in results.details(subject, seed, "rival"):
@@ -210,7 +210,12 @@ def _rivals(results: Results, subject: str, total: int) -> list[dict[str, Any]]:
 
 
 def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Array, examples: Array) -> dict[str, Any]:
-    """A row with its intervals: over seeds and examples, over examples alone, and over seeds alone."""
+    """A row of `curve_frame`, with 95 % intervals over seeds and examples, examples alone, and seeds alone.
+
+    Args:
+        means: the metric for each training seed.
+        both, examples: its bootstrap replicates over seeds and examples, and over examples alone.
+    """
     return {
         "task": subject,
         "criterion": label,
@@ -226,20 +231,20 @@ def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Ar
 
 
 def _bounds(name: str, bounds: tuple[float, float]) -> dict[str, float]:
-    """Two columns with the ends of an interval."""
+    """The ends of an interval as two columns, `<name>_low` and `<name>_high`, or `low` and `high` if the name is ""."""
     start = f"{name}_" if name else ""
     return {f"{start}low": bounds[0], f"{start}high": bounds[1]}
 
 
 def areas(curve: Curves) -> dict[str, list[Array]]:
-    """The mean over the kept fraction, by the trapezoidal rule: criterion -> for each seed each example's (n,)."""
+    """The area under each example's curve over the kept fraction: criterion -> an array (n,) for each training seed."""
     return {
         label: [trapezoid(seed, curve.fractions, axis=1) for seed in values] for label, values in curve.values.items()
     }
 
 
 def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """The area under each curve, and the share of the way from random plans to a model that loses nothing.
+    """A row for each task and criterion: the area under the curve, also as a share (0: random plans, 1: dense).
 
     The rows of task "all" are means of the shares over the tasks.
     """
@@ -276,12 +281,12 @@ def _share(area: Any, random: Any, dense: Any) -> Any:
 
 
 def _replicates(areas: Sequence[Array], *, over_seeds: bool) -> Array:
-    """Bootstrap means of areas."""
+    """Bootstrap replicates (RESAMPLES,) of the mean area; `areas` has an array (n,) for each training seed."""
     return replicates([area[:, None] for area in areas], over_seeds=over_seeds)[:, 0]
 
 
 def _calibration(results: Results, curve: Curves, label: str) -> tuple[float, float]:
-    """The smallest and largest area, meaned over seeds, over the calibration set and its resamples."""
+    """The smallest and largest area that the criterion reaches on the calibration set and its resamples, over seeds."""
     seed_areas = []
     for seed in results.seeds(curve.subject):
         table = results.subsets(curve.subject, seed)

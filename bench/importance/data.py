@@ -14,9 +14,10 @@ def count(batches: Sequence[Any]) -> int:
 
 
 def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
-    """The examples of these numbers, in that order, as batches of `size`.
+    """The examples with these numbers, in the order of `rows`, as batches of `size`.
 
     Args:
+        rows: numbers of examples, counted from 0 through all batches.
         batches: tuples of tensors with examples first. Sequences padded to different lengths are padded to the longest
             with zeros.
     """
@@ -28,17 +29,17 @@ def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
 
 
 def repeat(batch: Any, times: int) -> Any:
-    """A batch with all examples of another so many times, one round after the other."""
+    """The batch's examples `times` times over, as one batch: all of them in order, then all again, and so on."""
     return _like(batch, [tensor.repeat(times, *(1,) * (tensor.dim() - 1)) for tensor in batch])
 
 
 def _example(batch: Any, row: int) -> Any:
-    """One example of a batch."""
+    """The example at place `row` of a batch: a tuple of the batch's type, of tensors without the batch's dimension."""
     return _like(batch, [tensor[row] for tensor in batch])
 
 
 def _merged(examples: Sequence[Any]) -> Any:
-    """Examples as one batch."""
+    """These examples as one batch, padded with zeros to the same size."""
     return _like(examples[0], [_stacked(parts) for parts in zip(*examples, strict=True)])
 
 
@@ -49,11 +50,11 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
-    """A tensor padded with zeros at its ends."""
+    """The tensor, padded with zeros at the end of each axis to these sizes."""
     missing = [(0, size - have) for size, have in zip(sizes, tensor.shape, strict=True)]
     return F.pad(tensor, [number for pair in reversed(missing) for number in pair])
 
 
 def _like(batch: Any, parts: Sequence[Tensor]) -> Any:
-    """Parts as a batch of the same type."""
+    """These tensors as a tuple of the batch's type, which may be a named tuple."""
     return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)

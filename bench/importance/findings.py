@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def finding_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """The rows of both findings, with 95 % intervals over examples, of the mean over training seeds."""
+    """The table of both findings: means over training seeds, with 95 % intervals over examples."""
     rows = [row for curve in all_curves for row in unnoticed(curve)]
     for subject in results.of_section("held_out"):
         rows += sensitive(results, subject)
@@ -26,9 +26,9 @@ def finding_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFram
 
 
 def unnoticed(curve: Curves) -> list[Row]:
-    """For each criterion the largest share of heads without which the interval of the metric's loss includes 0.
+    """A row for each criterion: the largest share of heads that it can prune without a sure fall of the metric.
 
-    Every smaller share must do so too. The value is the loss at that share.
+    At that share, and at every smaller one, the 95 % interval of the fall begins at 0 or below. `value` is the fall.
     """
     rows = []
     for label, values in curve.values.items():
@@ -36,7 +36,7 @@ def unnoticed(curve: Curves) -> list[Row]:
             continue
         lost = [dense - mine for mine, dense in zip(values, curve.values[DENSE], strict=True)]
         samples = replicates(lost, over_seeds=False)
-        means = np.mean([found.mean(axis=0) for found in lost], axis=0)
+        means = np.mean([fall.mean(axis=0) for fall in lost], axis=0)
         best = len(curve.counts) - 1
         while best > 0 and interval(samples[:, best - 1])[0] <= 0:
             best -= 1
@@ -47,7 +47,7 @@ def unnoticed(curve: Curves) -> list[Row]:
 
 
 def sensitive(results: Results, subject: str) -> list[Row]:
-    """What the metric loses when one kind of attention alone is pruned, and how much more where that is "cross"."""
+    """Rows: how far the metric falls when one kind of attention alone is pruned, and how much further for "cross"."""
     losses = _losses(results, subject)
     rows = []
     for label, kept in dict.fromkeys((label, kept) for label, kept, _ in losses):
@@ -66,7 +66,7 @@ def sensitive(results: Results, subject: str) -> list[Row]:
 
 
 def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list[Array]]:
-    """What each example's value loses: (criterion, share of a kind kept, kind) -> for each seed (n, 1)."""
+    """How far examples' values fall: (criterion, share of the kind's heads kept, kind) -> (n, 1) for each seed."""
     losses: dict[tuple[str, float, str], list[Array]] = {}
     for seed in results.seeds(subject):
         truth = results.truth(subject, seed)
@@ -85,7 +85,7 @@ def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list
 
 
 def _points(records: Sequence[Any]) -> list[tuple[str, str]]:
-    """The kinds and head counts that all these records have."""
+    """Pairs (kind of attention, heads kept of it) that these records were evaluated at; it is the same in all."""
     if not records:
         return []
     return [(kind, kept) for kind, points in records[0].get("kinds", {}).items() for kept in points]

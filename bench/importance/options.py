@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
 
 
 def _several(parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
-    """Parse comma-separated words: each once, in the order of what is known; all where nothing is given."""
+    """The comma-separated names in `text`, each once, in the order of `known`; all known ones if `text` is None."""
     if text is None:
         return tuple(known)
     words = {word.strip() for word in text.split(",") if word.strip()}

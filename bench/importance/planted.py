@@ -38,11 +38,11 @@ class Head:
     """What one head does.
 
     Attributes:
-        looks_at: a place, seen from `standing` (a place; the query unless given).
-        reads: start of a block of what it sees there -> how much of it is added.
-        writes: start of the block that it adds to.
+        looks_at: the place that it attends to, from the place `standing` (the query's unless given).
+        reads: where a block of the stream starts that it reads there -> by what that block is multiplied.
+        writes: where the block of the stream starts that it adds this to; the logits unless given.
         gain: factor on the output projection.
-        alike: add the same to every class, whatever is read: no answer changes by that.
+        alike: whether it adds the same to every class, whatever it reads; no answer changes by that.
     """
 
     looks_at: int
@@ -60,10 +60,10 @@ class Scenario:
     Attributes:
         about: what is planted, in one sentence.
         layers: the heads of each layer.
-        planted: layer number -> the heads it is about.
-        reliability: place -> q, the probability that it shows the right class.
-        copies: place -> the place whose class it shows too.
-        leaks: place -> the place whose class it shows in its other block.
+        planted: layer number -> numbers of the planted heads, those that `about` describes.
+        reliability: place -> q, the probability that it shows the right class; that of chance where not named.
+        copies: place -> the place whose class it shows, instead of one of its own.
+        leaks: place -> the place whose class it shows as well, in the block OTHER.
     """
 
     about: str
@@ -94,7 +94,7 @@ class Scenario:
         return [Batch(*part) for part in zip(stream.split(size), answers.split(size), strict=True)]
 
     def _reliability(self, place: int) -> float:
-        """How often a place shows the right class; by chance where nothing is said about it."""
+        """The probability that a place shows the right class; that of chance where `reliability` does not name it."""
         return self.reliability.get(place, 1 / CLASSES)
 
 
@@ -114,24 +114,24 @@ class EvidenceModel(nn.Module):
                     _write(layer, number, head)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """The stream (b, places + 1, e) -> logits (b, classes)."""
+        """The logits (b, classes) for a stream (b, places + 1, e)."""
         for layer in self.layers:
             stream = stream + layer(stream, stream, stream)
         return stream[:, PLACES, LOGITS : LOGITS + CLASSES]
 
 
 def weight_of_evidence(reliability: float) -> float:
-    """What Bayes' rule adds to the logit of a class that is shown."""
+    """What Bayes' rule adds to the logit of the class that a place of this reliability shows."""
     return math.log(reliability * (CLASSES - 1) / (1 - reliability))
 
 
 def working(place: int, reliability: float, share: float = 1.0) -> Head:
-    """A head that adds this share of the evidence at a place."""
+    """A head that reads a place of this reliability and adds `share` of its weight of evidence to the logits."""
     return Head(place, {OWN: share * weight_of_evidence(reliability)})
 
 
 def _write(layer: nn.Module, number: int, head: Head) -> None:
-    """Write the weights of one head into a layer."""
+    """Write weights into a layer with which its head `number` does what `head` describes."""
     rows = slice(number * HEAD_DIM, (number + 1) * HEAD_DIM)
     classes = torch.eye(CLASSES)
     query, key, value, output = (layer.get_parameter(f"W_{name}.weight") for name in "qkvo")
@@ -144,7 +144,7 @@ def _write(layer: nn.Module, number: int, head: Head) -> None:
 
 
 def _shown(answers: Tensor, reliability: float, generator: torch.Generator) -> Tensor:
-    """The class that a place shows of each row: the right one with that probability, else another."""
+    """The class that a place shows in each row: the one in `answers` with probability `reliability`, else another."""
     right = torch.rand(len(answers), generator=generator) < reliability
     others = (answers + torch.randint(1, CLASSES, answers.shape, generator=generator)) % CLASSES
     return torch.where(right, answers, others)

@@ -27,7 +27,7 @@ def opened(directory: Path) -> Iterator[None]:
     """Make a run's directory; within the context this process alone works in it.
 
     Raises:
-        RunError: another does, or the directory can't be written.
+        RunError: another process works in the directory, or it can't be written.
     """
     with ExitStack() as stack:
         try:
@@ -56,12 +56,12 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(directory: Path, case: Mapping[str, Any]) -> None:
-    """Write the record of a case; it has its id, status and error, and what it found."""
+    """Write the record of a case, which holds its id, status, error and results, as a file of its own."""
     write_json(directory / "cases" / f"{case['id']}.json", {"schema": SCHEMA, **case})
 
 
 def pack(values: Tensor) -> dict[str, Any]:
-    """Numbers as a document for JSON, as float32."""
+    """These numbers, rounded to float32, as a mapping that JSON can hold; `unpack` reads it."""
     array = values.numpy().astype("<f4")
     return {"shape": list(array.shape), "f4": base64.b64encode(zlib.compress(array.tobytes(), 6)).decode()}
 

@@ -19,10 +19,11 @@ BEST, RIVAL = "best subset", "trained small"
 
 @dataclass(frozen=True)
 class Subsets:
-    """What every subset of one model's heads loses and reaches.
+    """The results of one model under every subset of its heads; subset m keeps the head at position i if bit i is set.
 
     Attributes:
-        losses: (2^h,), held out. values: (2^h, n).
+        losses: (2^h,), the held-out loss under each subset.
+        values: (2^h, n), each held-out example's value under each subset.
         sizes: (2^h,), how many heads each keeps.
     """
 
@@ -36,11 +37,11 @@ class Subsets:
 
     @cached_property
     def metric(self) -> Array:
-        """The metric of each subset, the mean of its values, (2^h,)."""
+        """The metric under each subset (2^h,), which is the mean of the examples' values."""
         return self.values.mean(axis=1, dtype=np.float64)
 
     def of_size(self, kept: int) -> NDArray[np.int64]:
-        """The subsets that keep so many heads, by number, the one with the smallest loss first."""
+        """The numbers of the subsets that keep `kept` heads, the one with the smallest loss first."""
         masks = np.flatnonzero(self.sizes == kept)
         return masks[np.argsort(self.losses[masks], kind="stable")]
 
@@ -58,11 +59,11 @@ class Results:
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
-        """The subjects whose truth is known."""
+        """The subjects that have a finished case "truth": leave-one-out on held-out data."""
         return tuple(dict.fromkeys(name for name, _, what, _ in sorted(self._found) if what == "truth"))
 
     def of_section(self, *sections: str) -> tuple[str, ...]:
-        """The subjects of these sections."""
+        """Those of `subjects` that belong to one of these sections."""
         return tuple(name for name in self.subjects if self.about(name)["section"] in sections)
 
     def seeds(self, subject: str) -> tuple[int, ...]:
@@ -70,11 +71,11 @@ class Results:
         return tuple(sorted(seed for name, seed, what, _ in self._found if name == subject and what == "truth"))
 
     def about(self, subject: str) -> Record:
-        """The truth of the first seed, whose heads, examples and so on are those of all seeds."""
+        """The record of the first seed's case "truth", whose heads, examples and so on are those of all seeds."""
         return self.truth(subject, self.seeds(subject)[0])
 
     def truth(self, subject: str, seed: int) -> Record:
-        """The record of leave-one-out on held-out data."""
+        """The record of the case "truth": leave-one-out on held-out data."""
         return self._found[subject, seed, "truth", ""]
 
     def increases(self, subject: str, seed: int) -> Array:
@@ -84,7 +85,7 @@ class Results:
         return np.average([half["scores"] for half in halves], axis=0, weights=weights)
 
     def labels(self, subject: str) -> tuple[str, ...]:
-        """The criteria that have scores for every seed, less the random draws."""
+        """The labels of the variants that have scores for every training seed, without random ones."""
         seeds = self.seeds(subject)
         seen: dict[str, set[int]] = {}
         for name, seed, what, detail in self._found:
@@ -93,21 +94,21 @@ class Results:
         return tuple(sorted(label for label, seeds_done in seen.items() if seeds_done >= set(seeds)))
 
     def scored(self, subject: str, seed: int, label: str) -> Record:
-        """The record of a criterion's scores."""
+        """The record of the scores by the variant of this label."""
         return self._found[subject, seed, "scores", label]
 
     def draws(self, subject: str, seed: int) -> list[Record]:
-        """The records of the random plans."""
+        """The records of random scores, one for each draw."""
         return [record for _, record in self.details(subject, seed, "scores", f"{FLOOR}@")]
 
     def details(self, subject: str, seed: int, what: str, start: str = "") -> Iterator[tuple[str, Record]]:
-        """The finished cases of one sort: detail and record."""
+        """Detail and record of each finished case of the sort `what` whose detail begins with `start`."""
         for (name, number, kind, detail), record in sorted(self._found.items()):
             if (name, number, kind) == (subject, seed, what) and detail.startswith(start):
                 yield detail, record
 
     def subsets(self, subject: str, seed: int) -> Subsets | None:
-        """Every subset of the heads; None where they are not evaluated, or not all yet."""
+        """The results under every subset of the heads; None where not all subsets have been evaluated."""
         if (subject, seed) not in self._subsets:
             parts = {int(detail): record for detail, record in self.details(subject, seed, "subsets")}
             heads = len(self.truth(subject, seed)["heads"])
@@ -117,11 +118,11 @@ class Results:
 
 
 def mask_of(kept: list[int]) -> int:
-    """The number of the subset that keeps the heads at these positions."""
+    """The number of the subset that keeps the heads at these positions: the sum of 2^position."""
     return sum(1 << position for position in kept)
 
 
 def _joined(parts: list[Record]) -> Subsets:
-    """The subsets of all parts together."""
+    """The results under all subsets, from the records of the cases that each evaluated a part of them."""
     losses = np.concatenate([part["losses"] for part in parts])
     return Subsets(losses, np.concatenate([unpack(part["values"]).astype(np.float32) for part in parts]))

@@ -1,4 +1,4 @@
-"""How much is measured."""
+"""How much the importance experiments measure."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,13 +10,14 @@ class ImportanceSettings:
 
     Attributes:
         quick: tiny models and few examples, only to see that everything runs.
-        random_draws: random plans, where they are not all known.
-        kind_draws: how many of them also prune each kind of attention alone.
-        resamples: bootstrap resamples of the calibration set, where every subset of heads is known.
-        sizes: of parts of the calibration set; slices: parts of each size, as far as they do not overlap.
+        random_draws: how often heads are scored at random, where not every subset of them is evaluated.
+        kind_draws: for how many of these draws each kind of attention is also pruned alone.
+        resamples: bootstrap resamples of the calibration set, where every subset of heads is evaluated.
+        sizes: how many examples the parts of the calibration set have that are scored on their own.
+        slices: how many parts of each size, at most, since they do not overlap.
         rounds: of iterative scoring, where a model has many heads; where it has few: one for each head.
-        permutations: for Shapley values, of few heads and of many.
-        parts: in how many cases every subset of a trained model's heads is evaluated.
+        permutations: at most, for Shapley values of a model with few heads, and of one with many.
+        parts: over how many cases the subsets of a trained model's heads are divided.
     """
 
     quick: bool = False

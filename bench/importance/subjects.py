@@ -29,16 +29,18 @@ class Subject:
     """What criteria are tried on: a model and its data.
 
     Attributes:
+        section: "exhaustive" (trained, with so few heads that every subset is evaluated), "held_out" (trained, with
+            more heads), or "planted" (built by hand; every subset is evaluated).
         metric: what the values of `per_example` are, as a reader would call it.
         build: the model, in eval mode; a new object each time.
         calibration, held_out: labelled batches, tuples of tensors with examples first; they share no example.
         loss: (model, batch) -> scalar, the mean over examples.
         per_example: (model, batch) -> each example's loss (b,) and value (b,); the metric is the mean of the values.
-        planted: layer name -> the heads it is about.
+        planted: layer name -> numbers of the heads that its scenario has planted there.
         kinds: layer name -> its kind of attention, where there are several kinds.
         rivals: heads per layer -> a smaller dense model trained like this one from scratch.
-        grid: head counts at which the metric is taken; all of them where every subset is evaluated.
-        about: one sentence.
+        steps: in how many steps from no head to all the metric is taken, where not every subset is evaluated.
+        about: what the task or the scenario is, in one sentence.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Subject:
 
     @cached_property
     def heads(self) -> tuple[tuple[str, int], ...]:
-        """The layer and the number of every head, in the order of positions."""
+        """The layer and the original number of every head. A position, in this package, is a place in this tuple."""
         layers = mha.find_attention(self.model)
         return tuple((name, head) for name, layer in layers.items() for head in layer.heads)
 
@@ -79,7 +81,7 @@ class Subject:
         return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
 
     def plan(self, kept: Sequence[int]) -> mha.HeadPlan:
-        """The plan that keeps the heads at these positions."""
+        """The plan that keeps the heads at these positions in `heads`."""
         keep: dict[str, list[int]] = {name: [] for name, _ in self.heads}
         for position in kept:
             name, head = self.heads[position]
@@ -87,22 +89,22 @@ class Subject:
         return mha.HeadPlan(keep)
 
     def positions(self, plan: mha.HeadPlan) -> list[int]:
-        """The positions of the heads that a plan keeps."""
+        """The positions in `heads` of the heads that a plan keeps."""
         return [position for position, (name, head) in enumerate(self.heads) if head in plan.keep[name]]
 
     def flat(self, scores: mha.HeadScores) -> list[float]:
-        """The scores of all heads by position."""
+        """The scores of all heads, in the order of `heads`."""
         return [scores.scores[name][scores.heads[name].index(head)].item() for name, head in self.heads]
 
     def evaluate(self, model: nn.Module) -> tuple[float, Tensor]:
-        """The held-out loss, and the value of every held-out example (n,)."""
+        """The held-out loss of a model, and its value on every held-out example (n,)."""
         with torch.inference_mode():
             losses, values = zip(*(self.per_example(model, batch) for batch in self.held_out), strict=True)
         return torch.cat(losses).double().mean().item(), torch.cat(values)
 
 
 def names() -> tuple[str, ...]:
-    """All subjects, the slow ones last."""
+    """The names of all subjects, the slow ones last."""
     return tuple(_SUBJECTS)
 
 
@@ -128,7 +130,7 @@ class Small(Digits):
 
 
 def _small(seed: int, quick: bool) -> Subject:
-    """Few digits, and so few heads that every subset is evaluated."""
+    """The subject `small`: rows of few digits, and so few heads that every subset of them is evaluated."""
     settings = replace(SMALL, seed=seed)
     if quick:
         settings = replace(settings, layers=2, heads=2, steps=30, distortions=1)
@@ -136,7 +138,7 @@ def _small(seed: int, quick: bool) -> Subject:
 
 
 def _large(seed: int, quick: bool) -> Subject:
-    """The reference task `digits`."""
+    """The subject `digits`: the reference task of that name."""
     settings = DigitsSettings(seed=seed)
     if quick:
         settings = replace(settings, width=32, hidden=32, layers=3, heads=5, head_dim=4, steps=30, distortions=1)
@@ -144,7 +146,13 @@ def _large(seed: int, quick: bool) -> Subject:
 
 
 def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int) -> Subject:
-    """A subject of rows of digits."""
+    """A subject for a task of rows of digits.
+
+    Args:
+        rivals: how many heads each layer of the smaller dense models has.
+        held_out: how many examples models are evaluated on.
+        batch: how many calibration examples are in a batch.
+    """
 
     def per_example(model: nn.Module, rows: Any) -> tuple[Tensor, Tensor]:
         logits = task.forward(model, rows)
@@ -168,7 +176,7 @@ def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], 
 
 
 def _dates(seed: int, quick: bool) -> Subject:
-    """The subject of dates."""
+    """The subject `dates`: the reference task of that name."""
     settings = DatesSettings(seed=seed)
     if quick:
         settings = replace(
@@ -203,7 +211,7 @@ def _dates(seed: int, quick: bool) -> Subject:
 
 
 def _planted(scenario: str, seed: int, quick: bool) -> Subject:
-    """The subject of a scenario built by hand."""
+    """The subject for the scenario of this name, one of `planted.SCENARIOS`."""
     plant = planted.SCENARIOS[scenario]()
     examples = 64 if quick else 512
 

@@ -51,7 +51,7 @@ def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple
 
 
 def _gates(subject: Subject, kept: Tensor) -> dict[str, Tensor]:
-    """The gates of each layer: its name -> (rows, its heads), from (rows, all heads)."""
+    """Layer name -> (rows, its heads): the columns of `kept` (rows, all heads) that are the layer's."""
     columns: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(subject.heads):
         columns.setdefault(name, []).append(position)

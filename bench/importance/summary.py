@@ -30,9 +30,9 @@ Frames = Mapping[str, pd.DataFrame]
 def write_summary(directory: Path) -> str:
     """Write `summary.md`, and return its text."""
     frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
-    about = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
+    environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     parts = [
-        _head(about),
+        _head(environment),
         *(section(frames) for section in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed)),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -54,7 +54,7 @@ def write_docs(page: Path, summary: str) -> None:
 
 
 def trust(frames: Frames) -> str:
-    """A table with a row for each criterion, the best share on top."""
+    """A table with each criterion's price, shares, agreement with the truth and stability; the best share is on top."""
     areas, rows = frames["areas"], []
     if not _ranked(frames):
         return ""
@@ -80,7 +80,7 @@ def trust(frames: Frames) -> str:
 
 
 def fronts(frames: Frames) -> str:
-    """A sentence with the criteria that no cheaper one beats."""
+    """A sentence that lists the criteria that no cheaper one beats by its share over all tasks."""
     shares = _all_shares(frames)
     if not (front := _front(frames)):
         return ""
@@ -104,7 +104,7 @@ def plants(frames: Frames) -> str:
 
 
 def subsets(frames: Frames) -> str:
-    """A table of how a criterion's subsets stand among all of their size."""
+    """A table of how the subsets that each criterion keeps compare with all subsets of their size."""
     frame = frames["exhaustive"]
     frame = frame[~frame["task"].str.startswith("planted")] if len(frame) else frame
     if frame.empty:
@@ -174,28 +174,30 @@ def unnoticed(frames: Frames) -> str:
     return f"{title}\n\n{_table(['heads chosen by', *map(str, wide.columns)], rows)}"
 
 
-def _head(about: Mapping[str, object]) -> str:
-    """What was measured on, and when."""
-    quick = " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(about) else ""
-    packages = about["packages"]
+def _head(environment: Mapping[str, object]) -> str:
+    """A sentence that says when, on which machine and with which torch was measured, from `environment.json`."""
+    quick = (
+        " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(environment) else ""
+    )
+    packages = environment["packages"]
     torch = packages["torch"] if isinstance(packages, dict) else "?"
-    when = str(about["created"])[:10]
-    return f"Measured {when} on {about['cpu']}, torch {torch}, {about['seeds']} training seeds.{quick}"
+    when = str(environment["created"])[:10]
+    return f"Measured {when} on {environment['cpu']}, torch {torch}, {environment['seeds']} training seeds.{quick}"
 
 
-def _is_quick(about: Mapping[str, object]) -> bool:
-    settings = about["settings"]
+def _is_quick(environment: Mapping[str, object]) -> bool:
+    settings = environment["settings"]
     return isinstance(settings, dict) and bool(settings["quick"])
 
 
 def _ranked(frames: Frames) -> list[str]:
-    """The criteria by their share over all tasks, the best first; references are left out."""
+    """The criteria by their share over all tasks, the best first; REFERENCES, such as random plans, are left out."""
     shares = _all_shares(frames)
     return sorted((label for label in shares if label not in REFERENCES), key=lambda label: -shares[label])
 
 
 def _all_shares(frames: Frames) -> dict[str, float]:
-    """The share of each criterion over all tasks."""
+    """Criterion -> its share, a mean over all tasks."""
     areas = frames["areas"]
     if areas.empty or "share" not in areas:
         return {}
@@ -205,7 +207,7 @@ def _all_shares(frames: Frames) -> dict[str, float]:
 
 
 def _front(frames: Frames) -> list[str]:
-    """The criteria that no cheaper one beats, from cheap to dear."""
+    """The criteria that no cheaper one beats by its share over all tasks, from cheap to dear."""
     shares, front, best = _all_shares(frames), [], 0.0
     priced = [(price, label) for label in _ranked(frames) if (price := _price(frames, label)) is not None]
     for _, label in sorted(priced, key=lambda row: (row[0], -shares[row[1]])):
@@ -216,23 +218,23 @@ def _front(frames: Frames) -> list[str]:
 
 
 def _price(frames: Frames, label: str) -> float | None:
-    """How often a criterion reads the calibration set, on the task with most heads that was scored."""
+    """What a criterion costs on its dearest task, in forward passes over the calibration set; None if unknown."""
     return _last(frames["cost"], "readings", label)
 
 
 def _seconds(frames: Frames, label: str) -> float | None:
-    """How many seconds a criterion takes, on the same task."""
+    """How many CPU seconds a criterion takes on its dearest task; None if unknown."""
     return _last(frames["cost"], "seconds", label)
 
 
 def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
-    """A column of the cost table, on the dearest task."""
+    """The number in a column of the cost table for this criterion, on the task that took it the most forward passes."""
     rows = cost[cost["criterion"] == label] if len(cost) else cost
     return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
 
 
 def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
-    """The mean of a column over the rows that have these values; None if there are none."""
+    """The mean of a column over the rows in which the columns named in `where` have these values, or None."""
     if frame.empty:
         return None
     for name, value in where.items():
@@ -242,13 +244,13 @@ def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
 
 
 def _share(areas: pd.DataFrame, task: str, label: str) -> str:
-    """The share of a criterion on a task, with its interval."""
+    """The share of a criterion on a task with its interval, as text; NOTHING where it is unknown."""
     rows = _records(areas[(areas["task"] == task) & (areas["criterion"] == label)])
     return _estimate(rows[0], "share", ".2f") if rows and not pd.isna(rows[0]["share"]) else NOTHING
 
 
 def _estimate(row: Mapping[str, Any], name: str, style: str = ".3f") -> str:
-    """A value and its interval; `name` is how its columns begin, "" for plain value, low and high."""
+    """A value and its interval as text, from the columns `<name>`, `<name>_low` and `<name>_high`; from PLAIN if ""."""
     value, low, high = (row[column] for column in ((name, f"{name}_low", f"{name}_high") if name else PLAIN))
     return f"{value:{style}} [{low:{style}}, {high:{style}}]"
 

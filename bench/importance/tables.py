@@ -21,7 +21,7 @@ OVERLAP = (0.25, 0.5, 0.75)  # of the heads pruned
 
 
 def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
-    """Write every table; one of which nothing is known yet has its columns and no rows."""
+    """Write every table of a run as a CSV file; one of which nothing is known yet has no rows."""
     results = Results(records)
     drawn = curves(results)
     frames = {
@@ -56,9 +56,10 @@ def scores(results: Results) -> pd.DataFrame:
 
 
 def agreement(results: Results) -> pd.DataFrame:
-    """How alike two criteria rank the heads of a trained model, the truth among them, and what both would prune.
+    """A row for each pair of criteria: how alike they rank a trained model's heads, and which share both would prune.
 
-    The truth beside itself: each half of the held-out data beside the other, the most that can be reached.
+    One of the criteria is TRUTH, leave-one-out on held-out data. Its row beside itself compares the scores of the two
+    halves of that data: more agreement with it can't be expected of any criterion.
     """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
@@ -91,13 +92,13 @@ def correlations(first: Array, second: Array) -> tuple[float, float]:
 
 
 def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
-    """The best heads by scores: head count -> positions."""
+    """Head count -> positions of the heads with the highest of these scores."""
     ranked = np.argsort(-flat, kind="stable")
     return {str(kept): ranked[:kept].tolist() for kept in counts}
 
 
 def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], total: int) -> dict[str, float]:
-    """How many of the heads that one prunes the other prunes too, as shares, at the head counts nearest to OVERLAP."""
+    """The share of the heads pruned by one plan that the other prunes too, where about OVERLAP of all are pruned."""
     shares = {}
     for share in OVERLAP:
         inner = [kept for kept in map(int, first) if 0 < kept < total]
@@ -108,7 +109,10 @@ def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], t
 
 
 def exhaustive(results: Results) -> pd.DataFrame:
-    """Each criterion's subset at each head count among all of that size; draw 0 is the calibration set itself."""
+    """How the subset that each criterion keeps at each head count compares with all subsets of that size.
+
+    `draw` is 0 for scores from the calibration set itself, and the number of a resample of it from 1 on.
+    """
     rows = []
     for subject in results.of_section("exhaustive", "planted"):
         for seed in results.seeds(subject):
@@ -133,7 +137,7 @@ def exhaustive(results: Results) -> pd.DataFrame:
 
 
 def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int, Mapping[str, list[int]]]]:
-    """The plans of all criteria, and of their resamples: criterion, draw of the calibration set, plans."""
+    """Criterion, draw of the calibration set (0: itself, then resamples), and plans: head count -> positions."""
     plans = [(label, 0, results.scored(subject, seed, label)["plans"]) for label in results.labels(subject)]
     for label, record in results.details(subject, seed, "resamples"):
         plans += [(label, draw, resample["plans"]) for draw, resample in enumerate(record["draws"], start=1)]
@@ -141,7 +145,7 @@ def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int
 
 
 def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, float]:
-    """How a subset stands among those of its size, `masks`, of which the first is the best; rank 1 is the best."""
+    """The subset `mask` of `kept` heads compared with all of its size (`masks`, the best first); rank 1 is the best."""
     loss, best = table.losses[mask], table.losses[masks[0]]
     shared = (mask & int(masks[0])).bit_count()
     return {
@@ -185,7 +189,7 @@ def planted(results: Results) -> pd.DataFrame:
 
 
 def planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
-    """How many planted heads a best subset keeps; several numbers where some are tied."""
+    """How many heads of the mask `plant` the best of the subsets `masks` keep; several numbers where subsets tie."""
     best = table.losses[masks] <= table.losses[masks[0]] + TIE
     return {(int(mask) & plant).bit_count() for mask in masks[best]}
 
@@ -215,7 +219,7 @@ def stability(results: Results) -> pd.DataFrame:
 def cost(results: Results) -> pd.DataFrame:
     """What each criterion spends: runs of the model over a batch, and CPU seconds on one thread; means over seeds.
 
-    `readings`: what that amounts to in forward passes over the calibration set, a backward pass counted as two.
+    `readings`: these runs in forward passes over the whole calibration set, a backward pass counted as two.
     """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):

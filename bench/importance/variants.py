@@ -23,7 +23,7 @@ class ScoringVariant:
     """A criterion, and how it is used.
 
     Attributes:
-        label: as results name it.
+        label: its name in results.
         rounds: whether heads are removed little by little and the rest scored again.
     """
 
@@ -38,8 +38,8 @@ class ScoringVariant:
         """The scores of all heads by this variant.
 
         Args:
-            rounds: in how many, where there are rounds.
-            permutations: at most, for Shapley values.
+            rounds: how many rounds to score in, if the variant does so.
+            permutations: how many to draw at most, if the criterion draws any, as for Shapley values.
         """
         options = dict(self.options)
         if self.rounds:
@@ -50,12 +50,12 @@ class ScoringVariant:
 
     @property
     def slow(self) -> bool:
-        """Whether scoring takes long."""
+        """Whether scoring takes too long to be repeated where a model has many heads."""
         return self.rounds or self.criterion in SLOW
 
 
 def variants() -> dict[str, ScoringVariant]:
-    """All variants by label; a criterion that the library gains is there without an edit."""
+    """All variants by label, at least one for each criterion that the library has."""
     known = mha.criteria()
     several = [ScoringVariant(name, name) for name in known]
     several += [ScoringVariant(f"{name}+{word}", name, options) for name, word, options in OPTIONS if name in known]

@@ -28,7 +28,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several tr
 
 
 def do(directory: Path, case: ImportanceCase, settings: ImportanceSettings) -> Outcome:
-    """Do one case and write its record; what it raises is recorded too, and the others go on."""
+    """Do one case, write its record and return it; an error is not raised, but recorded."""
     identity = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
     start, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
@@ -52,9 +52,9 @@ def do_all(
     jobs: int,
     done: Callable[[ImportanceCase, Outcome], None],
 ) -> None:
-    """Do all cases in their order, `jobs` at a time, in this process if one; `done` is told of each.
+    """Do all cases in their order, and call `done` after each: in this process if `jobs` is 1, else in `jobs` workers.
 
-    A worker that dies takes its case with it, which is recorded as failed, and is replaced.
+    The case of a worker that dies is recorded as failed, and another worker takes its place.
     """
     if jobs == 1:
         for case in cases:
@@ -94,7 +94,7 @@ class _Team:
         self.give(case)
 
     def give(self, case: ImportanceCase) -> None:
-        """Give a case to a worker that has none."""
+        """Give a case to an idle worker, or to a new one if there is none."""
         if not self.idle:
             self.hire(case)
             return
@@ -103,7 +103,7 @@ class _Team:
         self.busy[pipe] = case
 
     def next_done(self) -> tuple[ImportanceCase, Outcome]:
-        """Wait for the next case that is finished."""
+        """Wait until a case is finished or its worker has died; returns the case and its outcome."""
         pipe = next(iter(wait(list(self.busy))))
         assert isinstance(pipe, Connection)
         case = self.busy.pop(pipe)
@@ -122,7 +122,7 @@ class _Team:
 
 @contextmanager
 def _team(directory: Path, settings: ImportanceSettings) -> Iterator[_Team]:
-    """Within the context a team can be hired; afterwards its workers are gone."""
+    """A team whose workers can be hired within the context, and are stopped at its end."""
     team = _Team(directory, settings)
     try:
         yield team
@@ -135,7 +135,7 @@ def _team(directory: Path, settings: ImportanceSettings) -> Iterator[_Team]:
 
 
 def _work(pipe: Connection, directory: Path, settings: ImportanceSettings) -> None:
-    """Do in a worker what comes over the pipe, until that is closed, as it is when the other side ends in any way."""
+    """What a worker runs: it does the cases that come over the pipe, until that is closed or its other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own, of processes, would be left behind by one that is stopped
