@@ -1,4 +1,4 @@
-"""The options of `pytest bench`. What they mean is in bench/settings/options.py, what follows in bench/conftest.py."""
+"""The options of `pytest bench`: bench/settings/options.py defines them, and bench/conftest.py acts on them."""
 
 from bench.settings.options import add_options as pytest_addoption
 

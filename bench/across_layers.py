@@ -3,9 +3,9 @@
     python -m bench.across_layers FOLDER                    # a causal model of transformers, as it was saved
     python -m bench.across_layers FOLDER --gguf FILE.gguf   # needs gguf and accelerate
 
-Prints a line for each criterion, and writes no file. A quarter of the heads leaves by each criterion: once as its
-scores say, over all layers, and once as `mha.choose` does by default. Calibration and evaluation text, 1,024 tokens
-each, is what ships with Python (`pydoc_data.topics`).
+Prints a line for each criterion, and writes no file. By each criterion a quarter of the heads is removed twice: once
+those with the lowest scores of all layers, and once those that `mha.choose` drops by default. Calibration and
+evaluation text, 1,024 tokens each, is what ships with Python (`pydoc_data.topics`).
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Text:
 
     @classmethod
     def of(cls, ids: Sequence[int]) -> "Text":
-        """Cut token ids into blocks."""
+        """Cut token ids into blocks: 8 for calibration, one that is left out, and 8 for evaluation."""
         blocks = torch.tensor(ids[: (2 * BLOCKS + 1) * LENGTH]).view(-1, LENGTH)
         return cls(blocks[:BLOCKS], blocks[BLOCKS + 1 :])
 
@@ -52,7 +52,7 @@ def perplexity(model: nn.Module, ids: Tensor) -> float:
 
 
 def row(model: nn.Module, text: Text, criterion: str) -> str:
-    """A criterion's line: perplexity and emptied layers, with heads compared across layers, and as by default."""
+    """The printed line of a criterion: perplexity and number of layers without heads, across layers and by default."""
     scores = mha.score(model, text.calibration.split(4), loss, criterion)
     cells = [f"{criterion:14}"]
     for across_layers in (True, None):

@@ -1,6 +1,7 @@
 """The bare attention layer: ours beside other implementations, and ours sliced beside ours whole.
 
-Fills `cases/` (kind "attention"). All have the same weights, and before anything is timed their outputs are compared.
+Fills `cases/` (kind "attention"). All implementations have the same weights, and their outputs are compared before they
+are timed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ DIFFERENCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}  # between out
 
 
 class Arm(NamedTuple):
-    """Something to time: an implementation of attention, and the inputs it takes turns with."""
+    """One of the things timed: an implementation of attention, and the inputs that its calls use in turn."""
 
     attend: Attend
     inputs: list[Inputs]
@@ -51,21 +52,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_beside_peers(
     case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """Our layer beside other implementations, whole; also as bare products, and, of another dtype, in float32."""
+    """Time our whole layer beside other implementations; compiled or narrower, also beside eager and float32."""
     with run.case(**case.record()) as record:
         beside = WHOLE if case.mode == "eager" else COMPILED
         _time(case, {"mha": ours, **beside}, "mha", settings, record, request)
 
 
 def test_sliced(case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
-    """Our layer with heads cut out beside the whole one, and beside what others make of the same heads."""
+    """Time our layer with heads cut out beside the whole layer, and beside other ways to remove the same heads."""
     with run.case(**case.record()) as record:
         beside = SLICED if case.mode == "eager" else {}
         _time(case, {"pruned": ours, "dense": _dense, **beside}, "pruned", settings, record, request)
 
 
 def _dense(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:  # noqa: ARG001
-    """Our layer with all of its heads, whichever are to be kept."""
+    """Our layer with all of its heads; `kept` is ignored."""
     return ours(layer, range(layer.num_heads))
 
 
@@ -77,7 +78,7 @@ def _time(
     record: dict[str, Any],
     request: pytest.FixtureRequest,
 ) -> None:
-    """Make the arms, compare their outputs, count what they do, and time them in turns."""
+    """Make the arms, compare their outputs, count what they do, and time them in turns; `record` gets the results."""
     layer, inputs = case.layer(), case.inputs()
     arms = {name: Arm(attend, inputs) for name, attend in _made(makers, layer, case.kept, record["skipped_arms"])}
     with torch.inference_mode():
@@ -125,7 +126,7 @@ def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inp
 
 
 def _in_other_ways(case: LayerCase, target: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """The target in eager mode, where it is compiled, and in float32, where it has another dtype."""
+    """More arms of the target: in eager mode if the case is compiled, and in float32 if its dtype is another."""
     ways = {}
     if case.mode == "compile":
         ways["eager"] = arms[target]

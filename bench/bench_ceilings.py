@@ -1,4 +1,4 @@
-"""What this machine can compute and copy at most, measured in the same run as what stands under it.
+"""The most that this machine can compute and copy, measured in the same run as the cases that are compared with it.
 
 Fills `ceilings.csv`.
 """
@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_ceilings(
     device: str, dtype: str, process: int, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """FLOP/s of a large matrix product, and bytes/s of copies beyond and within the caches."""
+    """Measure FLOP/s of a large matrix product, and bytes/s of copies that exceed the caches and that fit into them."""
     work = ceilings(device, dtype)
     with torch.inference_mode():
         arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}

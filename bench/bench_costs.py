@@ -1,8 +1,8 @@
 """Whether measured costs predict what a pruned model takes: the cost table beside the clock, plan by plan.
 
 Fills `predictions.csv`. The cost table is measured first, from layers by themselves and a few even plans. Then plans
-that it has not seen are timed in turns with the dense model, in the same process. What is recorded is the error; none
-fails here, since a busy machine is not the table's fault.
+that it has not seen are timed in turns with the dense model, in the same process. The error of each prediction is
+recorded, and none fails the benchmark, since a busy machine is not the table's fault.
 """
 
 import random
@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_predicted_latency(
     subject: str, device: str, experiments: Mapping[str, Experiment], settings: RunSettings, run: RunDirectory
 ) -> None:
-    """The share of the dense model's latency that each plan takes, as predicted and as measured."""
+    """Record the share of the dense model's latency that each plan takes, as predicted and as measured."""
     model, args, kwargs = _bare(device) if subject == BARE else _of(experiments[subject], settings, device)
     costs = mha.measure_costs(model, args, kwargs, device=device, seconds=settings.cost_seconds)
     plans = dict(_plans(mha.find_attention(model)))
@@ -60,18 +60,18 @@ def test_predicted_latency(
 def _of(
     experiment: Experiment, settings: RunSettings, device: str
 ) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """A task's dense model and its inputs, at the batch size that is reported."""
+    """A task's dense model, and its positional and keyword inputs at the batch size whose latency is reported."""
     return experiment.dense(device), *experiment.inputs(settings.batch(experiment.task), device)
 
 
 def _bare(device: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """Our layer by itself, and its inputs."""
+    """Our layer by itself, and its positional and keyword inputs."""
     case = LayerCase(HEADS, BATCH, LENGTH, device)
     return case.layer(), (case.inputs()[0].x,) * 3, {}
 
 
 def _plans(layers: mha.AttentionMap) -> Iterator[tuple[str, mha.HeadPlan]]:
-    """Even and uneven plans, with and without layers that keep nothing; groups of key/value heads leave as a whole."""
+    """Plans by name: even and uneven ones, some with layers that keep no head; all keep whole key/value groups."""
     rng = random.Random(0)
     count = len(layers)
     shares = {

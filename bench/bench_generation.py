@@ -1,8 +1,8 @@
 """Causal models that generate: how fast they read the prompt, and go on token by token with a key/value cache.
 
-Fills `cases/` (kind "generation"). A small Llama with random weights and grouped heads, since time does not depend on
-what weights say; and every task whose model is a causal one of transformers. Plans keep the same share of each layer,
-in whole groups.
+Fills `cases/` (kind "generation"). The models are a small Llama with random weights and grouped heads, since time does
+not depend on what weights say, and that of every task whose model is a causal one of transformers. Plans keep the same
+share of each layer, in whole groups.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +35,9 @@ class GenerationCase:
     """A model, the share of its heads that stays, and one phase of generating.
 
     Attributes:
-        length: tokens of the prompt; in decode, of what is in the cache.
+        subject: the name of a task, or "llama" for the random model.
+        phase: "prefill", where a prompt is read, or "decode", where one token is added.
+        length: how many tokens the prompt has, or, in "decode", the cache.
     """
 
     subject: str
@@ -54,7 +56,7 @@ class GenerationCase:
         return "-".join([*parts, self.device.replace(":", "")])
 
     def record(self) -> dict[str, Any]:
-        """Its columns in the run directory."""
+        """The values of the case's columns in the run directory."""
         names = {"case": self.id, "kind": "generation", "task": self.subject, "timed_by": self.id}
         where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
         tokens = self.batch * (self.length if self.phase == "prefill" else 1)
@@ -72,7 +74,7 @@ def test_generation(
     run: RunDirectory,
     request: pytest.FixtureRequest,
 ) -> None:
-    """The pruned model and the dense one, timed in turns."""
+    """Time one phase of generating in turns with the pruned model and with the dense one."""
     with run.case(**case.record()) as record:
         model = _model(case, experiments)
         layers = mha.find_attention(model)
@@ -97,12 +99,15 @@ def test_generation(
 
 
 def prefill(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Prepare calls that read the prompt and fill a cache."""
+    """Make an arm for `sampled`: each time it is asked, it returns a call that reads a prompt and fills a cache."""
     return rotated([_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS])
 
 
 def decode(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Prepare calls that read one more token of each sequence; what that adds to the cache is taken out untimed."""
+    """Make an arm for `sampled`: each time it is asked, it returns a call that reads one more token of each sequence.
+
+    What the last call has added to the cache is taken out before, untimed.
+    """
     cache = _reading(model, _ids(case, model, case.length))().past_key_values
     turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
 
@@ -160,7 +165,7 @@ def llama() -> nn.Module:
 
 
 def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:
-    """A call in which the model reads tokens and keeps their keys and values."""
+    """A call without arguments in which the model reads these tokens and keeps their keys and values."""
     return forward(model, (), {"input_ids": ids, "use_cache": True, **more})
 
 
@@ -172,7 +177,7 @@ def _ids(case: GenerationCase, model: Any, length: int, seed: int = 0) -> Tensor
 
 
 def _counts(case: GenerationCase, model: nn.Module) -> Counts:
-    """What the model computes and moves in a call: over the prompt, or over one token after it."""
+    """What the model computes and moves in one call of the case's phase: over the prompt, or one token after it."""
     prompt = _ids(case, model, case.length)
     cache = _reading(model, prompt)().past_key_values
     size = _cache_bytes(cache)
@@ -188,7 +193,7 @@ def _counts(case: GenerationCase, model: nn.Module) -> Counts:
 
 @torch.inference_mode()
 def _shorten(cache: Any, length: int) -> None:
-    """Take out what was added behind the first `length` tokens."""
+    """Drop from the cache the keys and values of all tokens after the first `length`."""
     if (added := cache.get_seq_length() - length) > 0:
         cache.crop(-added)
 

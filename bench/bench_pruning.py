@@ -36,14 +36,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
 def test_scores(task: str, criterion: str, experiments: Experiments, run: RunDirectory) -> None:
-    """How much each head matters, and how long it takes to find out."""
+    """Record how much each head matters by a criterion, and how long it takes to find out."""
     scores, seconds = experiments[task].scores(criterion)
     rows = scores.to_frame()[["layer", "head", "score"]].itertuples(index=False)
     run.add_scores([(task, criterion, layer, head, score, seconds) for layer, head, score in rows])
 
 
 def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirectory) -> None:
-    """A plan's accuracy on held-out examples, and its paired difference to the dense model's."""
+    """Record a plan's accuracy on held-out examples, and its paired difference to the dense model's."""
     experiment = experiments[variant.task]
     with run.plan(**variant.record(), draw=variant.draw) as record:
         plan = experiment.plan(variant.criterion, variant.keep, variant.draw)
@@ -52,7 +52,7 @@ def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirec
 
 @pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, experiments: Experiments, settings: RunSettings, run: RunDirectory) -> None:
-    """Attention weights of held-out examples before and after pruning, for tasks that offer some."""
+    """Record attention weights of held-out examples before and after pruning, if the task offers such examples."""
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
     keep = min(settings.keep, key=lambda fraction: abs(fraction - 0.5))
     variant = ModelVariant(task, criterion, keep)
@@ -62,7 +62,7 @@ def test_attention_maps(task: str, experiments: Experiments, settings: RunSettin
 def test_latency(
     case: LatencyCase, experiments: Experiments, latencies: Latencies, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """The pruned model's forward pass, interleaved with the dense one's."""
+    """Time the pruned model's forward pass in turns with the dense model's."""
     variant, experiment = case.variant, experiments[case.variant.task]
     with run.case(**case.record()) as record:
         plan = experiment.plan(variant.criterion, variant.keep)

@@ -1,6 +1,6 @@
 """What each task promises about itself, measured: that its heads matter, and that they take time.
 
-Fills `promises.csv`. A task states a promise as an attribute; one that states none is not asked.
+Fills `promises.csv`. A task states a promise as an attribute; what it does not state is not measured.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class Evidence:
     request: pytest.FixtureRequest
 
     def metric(self, criterion: str) -> Interval:
-        """The metric of the dense model, or of the one without heads, by the name of its plan."""
+        """The metric of the dense model (`criterion` is "dense"), or of the model without heads ("none")."""
         return self.experiment.metric(self.experiment.plan(criterion, 1.0)).interval()
 
     def loss_of_random_half(self) -> Interval:
@@ -39,7 +39,7 @@ class Evidence:
         return (dense - half if self.experiment.task.higher_is_better else half - dense).interval()
 
     def attention_share(self) -> Interval:
-        """The share of the dense model's latency that goes when all heads leave."""
+        """The share of the dense model's latency that is saved when all heads are removed."""
         task, device = self.experiment.task, self.settings.devices[0]
         case = LatencyCase(ModelVariant(task.name, NONE, 0.0), Place(task.batch_size, device))
         plan = self.experiment.plan(NONE, 0.0)
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Promise:
-    """How a promise is measured, and when what was measured keeps it."""
+    """A kind of promise: how its value is measured, and whether a value keeps it, given the bound the task states."""
 
     measure: Callable[[Evidence], Interval]
     kept: Callable[[Interval, float], bool]
@@ -84,7 +84,7 @@ def test_promise(
     run: RunDirectory,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Measure what a task states about itself, and fail where it does not hold."""
+    """Measure one promise of a task, record the value beside the stated bound, and fail if the promise is not kept."""
     experiment = experiments[task]
     bound = getattr(experiment.task, promise)
     measured = PROMISES[promise].measure(Evidence(experiment, settings, latencies, request))

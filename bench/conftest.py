@@ -38,9 +38,9 @@ collect_ignore = ["regress"]  # the gate has its own way to run (bench/regress/_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set pytest-benchmark's options before it reads them: one table is enough, and its JSON belongs to the run.
+    """Set pytest-benchmark's options before it reads them: it prints no table, and its JSON goes to the run directory.
 
-    A warning is no error here, as it is in the project's tests: the code of a task is the user's.
+    Warnings are no errors here, as they are in the project's tests: the code of a task is the user's.
     """
     config.addinivalue_line("filterwarnings", "default")
     config.option.benchmark_quiet = True  # --benchmark-verbose brings its table back
@@ -57,7 +57,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Open the run directory, once it is known that something is to be there, and leave out what is."""
+    """Open the run directory if anything is to be measured, and deselect what was measured there before."""
     if not items or session.testsfailed or config.option.collectonly:
         return
     config.stash[RUN] = run = _opened(config)
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say what was there already, and what the preset wants and this machine can't do."""
+    """Say how many cases were measured before, and what this machine can't do that the preset asks for."""
     left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
     done = config.stash.get(DONE, 0)
     there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
@@ -78,7 +78,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Look at the machine before the first case."""
+    """Check the machine (load and clock) before the first case, and begin to count how far the run is."""
     config, run = session.config, session.config.stash.get(RUN, None)
     if run is not None and session.items:
         config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
@@ -88,7 +88,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Between two cases, look at the machine now and then, and say how far the run is."""
+    """After each case, check the machine if a minute has passed, and now and then print how far the run is."""
     progress = item.config.stash[PROGRESS]
     progress.start()
     done = yield
@@ -99,7 +99,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Skip a case for which memory does not suffice: the others may fit."""
+    """Skip a case that runs out of memory, since others may fit."""
     try:
         return (yield)
     except Exception as error:
@@ -114,7 +114,7 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record whatever ends without a result, wherever it was raised."""
+    """Record every item that ends without a result, whether the error came in setup, call or teardown."""
     report = yield
     run, afterwards = item.config.stash[RUN], report.when == "teardown"
     step = _step(item) + ("-teardown" if afterwards else "")
@@ -127,7 +127,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
-    """Assemble the run first of all, so that nothing another plugin raises costs the results."""
+    """Write the run's tables before other plugins finish, so that an error in one of them costs no results."""
     config, run = session.config, session.config.stash.get(RUN, None)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Not saving anything")  # a selection may time nothing
@@ -164,7 +164,7 @@ def run(pytestconfig: pytest.Config) -> RunDirectory:
 
 @pytest.fixture(autouse=True)
 def threads(run: RunDirectory) -> Iterator[None]:
-    """Let torch compute on as many threads from the first case to the last as the run records."""
+    """Run each case on as many torch threads as the run directory records; a case may not change the number."""
     with pinned(run.environment["threads"]):
         yield
 
@@ -187,13 +187,13 @@ def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.C
 
 @pytest.fixture(scope="session")
 def latencies(settings: RunSettings, run: RunDirectory) -> Latencies:
-    """What times each shape once."""
+    """The object that times plans for all benchmarks of the run, each shape of plan only once."""
     return Latencies(settings.limits, run.timed, seed=settings.process)
 
 
 @contextmanager
 def _visible(config: pytest.Config) -> Iterator[None]:
-    """Let output through to the terminal: training takes minutes, shows how many are left, and is no case's time."""
+    """Within the context output reaches the terminal, as bars of training do, and the time belongs to no case."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else nullcontext(), config.stash[PROGRESS].preparing():
         yield
@@ -208,7 +208,7 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 def _final(config: pytest.Config) -> list[str]:
-    """A line for each task whose run can't go on if it is cut off."""
+    """Warnings, one for each reason why a task can't be recognised later, and the run, once cut off, can't go on."""
     tasks = config.stash[RUN].environment["tasks"] if RUN in config.stash else {}
     return [
         f"if it is cut off, this run can't go on: task {name}, {what}"
@@ -230,7 +230,7 @@ def _opened(config: pytest.Config) -> RunDirectory:
 
 
 def _assemble(session: pytest.Session, run: RunDirectory) -> None:
-    """Look at the machine once more, and write the tables that are made of the other files."""
+    """Check the machine once more, and write the tables that are made of the run directory's other files."""
     stash = session.config.stash
     if stash[DONE] and not session.items:
         session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
@@ -240,14 +240,14 @@ def _assemble(session: pytest.Session, run: RunDirectory) -> None:
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:
-    """Whether what a case would leave is there: the record of a parameter that has one, or rows of a table."""
+    """Whether an item's result is in the run directory: its case's or plan's record, or its rows of a table."""
     if known := _known(item):
         return run.has_case(known["case"]) if "case" in known else run.has_plan(known["plan"])
     return _has_rows(item, run, whole=True)
 
 
 def _known(item: pytest.Item) -> dict[str, Any]:
-    """What is known beforehand of the case or plan that an item measures; {} where it measures neither."""
+    """The fields of an item's case or plan that are known before it is measured; {} if it measures neither."""
     return next((value.record() for value in _params(item).values() if hasattr(value, "record")), {})
 
 
@@ -255,7 +255,7 @@ def _has_rows(item: pytest.Item, run: RunDirectory, *, whole: bool = False) -> b
     """Whether the table rows that an item leaves are there already.
 
     Args:
-        whole: and say that all is well.
+        whole: count only rows that are true in the columns which the marker `fills` lists as such.
     """
     mark = item.get_closest_marker("fills")
     if mark is None:
@@ -271,7 +271,7 @@ def _params(item: pytest.Item) -> dict[str, Any]:
 
 
 def _kind(item: pytest.Item) -> tuple[str, ...]:
-    """The kind of work, by which its time is guessed: the test function, and whose model it uses."""
+    """The kind of an item's work, by which its time is guessed: the test function and the task whose model it uses."""
     params = _params(item)
     subject = _known(item).get("task") or params.get("task") or params.get("subject")
     function = item.nodeid.partition("[")[0]
@@ -279,12 +279,16 @@ def _kind(item: pytest.Item) -> tuple[str, ...]:
 
 
 def _step(item: pytest.Item) -> str:
-    """A name for the files of an item: scores-digits-taylor."""
+    """An item's name in a form that can be part of a file name, such as scores-digits-taylor."""
     return re.sub(r"[^\w.+-]+", "-", item.name.removeprefix("test_")).strip("-")
 
 
 def _describe(task: Task, settings: RunSettings, earlier: Mapping[str, int]) -> dict[str, object]:
-    """What is known about a task before its model is there."""
+    """What `environment.json` says about a task before its model is there.
+
+    Args:
+        earlier: what it says of the task from an earlier part of the run; {} if there was none.
+    """
     module = sys.modules[type(task).__module__]
     docs = module.__doc__ or type(task).__doc__ or ""
     return {

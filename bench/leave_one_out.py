@@ -2,10 +2,11 @@
 
     python -m bench.leave_one_out
 
-Prints a line for each way of scoring each model, and writes no file. In every round each way of scoring runs once, in
-an order that turns; their CPU times, all on one thread, are divided within the round. Replays must give the scores of
-whole passes to 1e-6. The race is shown on the trained tasks only: scores of random weights are mostly noise, of which
-any ranking is as good.
+Prints a line for each way of scoring each model, and writes no file. The ways are whole passes for every head, replays
+(only what follows the head's layer is computed), and the race (scores are estimated within a budget of passes). In
+every round each way runs once, in an order that turns; CPU times, all on one thread, are divided within the round.
+Replays must give the scores of whole passes to 1e-6. The race is shown on the trained tasks only: scores of random
+weights are mostly noise, and no ranking of noise is better than another.
 """
 
 import argparse
@@ -33,7 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {"whole": {"reuse": False}, "replays": {}, "ra
 
 @dataclass(frozen=True)
 class ScoringCase:
-    """A model to score, and the ways of scoring it."""
+    """A model to score on these batches, and the ways of scoring it, which are names in `WAYS`."""
 
     name: str
     model: nn.Module
@@ -47,7 +48,7 @@ class ScoringCase:
 
 
 class Classifier(nn.Module):
-    """torch's encoder, and a linear map of the mean of its tokens."""
+    """A classifier of sequences: torch's transformer encoder, then a linear layer on the mean of its tokens."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator[ScoringCase]:
-    """Encoders with random weights, of so many layers each, then the tasks of these names."""
+    """Yield an encoder with random weights for each number of layers, with so many batches, then the named tasks."""
     for count in layers:
         yield _encoder(count, batches)
     for name in names:
@@ -85,7 +86,7 @@ def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator
 
 
 def report(case: ScoringCase, rounds: int) -> Iterator[str]:
-    """Time a case in rounds; a line for each way of scoring.
+    """Time a case in so many rounds, and yield a line for each way of scoring.
 
     Raises:
         AssertionError: replays do not give what whole passes give.
@@ -100,7 +101,7 @@ def report(case: ScoringCase, rounds: int) -> Iterator[str]:
 
 
 def _encoder(layers: int, batches: int) -> ScoringCase:
-    """An encoder of so many layers with random weights, on random data."""
+    """The case of an encoder of so many layers with random weights, and so many batches of random data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Classifier(layers).eval()

@@ -35,25 +35,25 @@ class Estimate:
         return Estimate(self.value - other.value, self.replicates - other.replicates)
 
     def interval(self) -> Interval:
-        """Where 95 % of the replicates lie."""
+        """The value, and the bounds between which 95 % of the replicates lie."""
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(self.replicates, [tail, 1 - tail])
         return Interval(self.value, float(low), float(high))
 
 
 def average(estimates: Iterable[Estimate]) -> Estimate:
-    """The mean of several models' metric; it is paired with each of them, too."""
+    """The mean of the same metric of several models; it is paired with each of them, resample by resample."""
     several = list(estimates)
     value = float(np.mean([estimate.value for estimate in several]))
     return Estimate(value, np.mean([estimate.replicates for estimate in several], axis=0))
 
 
 class Bootstrap:
-    """Resamples examples, every time the same ones.
+    """Estimates a metric on resamples of the examples, which are the same for every model.
 
     Args:
         examples: how many there are.
-        aggregate: the metric over rows of values.
+        aggregate: computes the metric from the values of some examples, one row each.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Bootstrap:
         self._resamples = np.random.default_rng(seed).integers(examples, size=(resamples, examples))
 
     def __call__(self, values: np.ndarray) -> Estimate:
-        """The metric of one model, from its values (n,) or (n, k)."""
+        """The metric of one model, from its values for all examples, (n,) or (n, k)."""
         replicates = np.array([self._aggregate(values[rows]) for rows in self._resamples], dtype=float)
         return Estimate(float(self._aggregate(values)), replicates)
 
 
 def ratio(samples: Iterable[Mapping[str, Any]], over: str, under: str, *, seed: int = 0) -> Interval:
-    """The median over rounds of one arm's seconds over the other's, with its interval over rounds.
+    """The median over rounds of arm `over`'s seconds divided by arm `under`'s, with its interval over rounds.
 
     Args:
         samples: as in the run directory: `arm`, `round`, `seconds`; each round has both arms, and may have others.

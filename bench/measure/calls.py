@@ -1,4 +1,4 @@
-"""Models and what is called like one, as calls without arguments; and the tensors in what they are given."""
+"""Calls without arguments that run a model on given inputs; and a change to every tensor of such inputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def forward(
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A copy of a nest of tuples, lists and mappings in which every tensor has been changed."""
+    """A copy of a nest of tuples, lists and mappings in which `change(tensor)` stands in place of every tensor."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):

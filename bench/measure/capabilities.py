@@ -24,7 +24,7 @@ def devices() -> tuple[str, ...]:
 
 
 def device(word: str) -> str:
-    """The device that a word means, by the name it goes by here: of several, "cuda" is "cuda:0".
+    """The name here of the device that a word of the command line means: if there are several, "cuda" is "cuda:0".
 
     Raises:
         ValueError: this machine has no such device; says which ones it has.
@@ -53,13 +53,13 @@ def why_no_dtype(device: str, dtype: str) -> str | None:
 
 
 def why_not_by_itself(device: str, dtype: str) -> str | None:
-    """Why a dtype is not measured on a device unless it is asked for."""
+    """Why a dtype is not measured on a device unless it is asked for; None where it is."""
     return HALF if (device, dtype) == ("cpu", "float16") else why_no_dtype(device, dtype)
 
 
 @cache
 def why_no_mode(device: str, mode: str) -> str | None:
-    """Why a mode does not work on a device, `torch.compile` tried on one line; None where it does."""
+    """Why a mode does not work on a device, found by compiling one line with `torch.compile`; None where it does."""
     if mode == "eager":
         return None
 
@@ -79,6 +79,11 @@ def missing(
 ) -> dict[tuple[str, str], str]:
     """What only the preset asks for and this machine can't do: (device, name) -> why it is not measured there.
 
+    Args:
+        flag: the option that an error names.
+        asked: dtypes or modes that the command line asks for; if there are any, the preset's do not count.
+        why_not: called with device and name; returns the reason, or None where it works.
+
     Raises:
         pytest.UsageError: the command line asks for what does not work.
     """
@@ -90,7 +95,7 @@ def missing(
 
 
 def _failure(attempt: Callable[[], None]) -> str | None:
-    """Why an attempt fails, on one line; None where it does not."""
+    """Why an attempt fails, as one line; None if it does not fail."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""A hash of what a value is: the same in every process for what is equal, another one for what is not."""
+"""Hashes of values by their contents: equal values have the same hash in every process, others another one."""
 
 import copyreg
 import sys
@@ -35,7 +35,7 @@ BY_DEFINITION = {"__dict__", "__weakref__", "__module__", "__doc__", "__slots__"
 
 
 class UncomparableError(Exception):
-    """A value whose contents two processes can't compare; says where it stands."""
+    """A value has contents that two processes can't compare; the message says where in the whole they stand."""
 
 
 def digest(value: Any, where: str = "") -> str:
@@ -63,7 +63,7 @@ def is_local(file: str | Path | None) -> bool:
 
 @dataclass
 class _Reader:
-    """Reads a value once, however often it is referred to."""
+    """Hashes a value with all its parts, each object once, however often it is referred to."""
 
     known: dict[int, bytes] = field(default_factory=dict)
     within: list[int] = field(default_factory=list)  # what is being read: a value may contain itself
@@ -87,7 +87,7 @@ class _Reader:
         return self.known[id(value)]
 
     def _parts(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """What tells a value from others: its kind, and its parts in an order that depends on nothing else."""
+        """What a value's hash is made of: its kind, then its contents in an order that is the same in every process."""
         yield _kind(value)
         if isinstance(value, Tensor):
             yield from _of_tensor(value, where)
@@ -123,7 +123,7 @@ class _Reader:
         yield from self._each(array.ravel(), where) if array.dtype.hasobject else [array.tobytes()]
 
     def _of_code(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """A function with its defaults and what it has closed over, or a class with its attributes."""
+        """What the hash of a function is made of: code, defaults, closure; or that of a class: its attributes."""
         if isinstance(value, types.CodeType):
             yield self.read((value.co_consts, value.co_names, value.co_varnames, value.co_freevars), where)
             yield value.co_code
@@ -142,7 +142,7 @@ class _Reader:
                 yield self.read(own, where)
 
     def _of_object(self, value: Any, where: str) -> Iterator[bytes]:
-        """What the object would be copied from, by the protocol of `copy`; so `__getstate__` can leave things out."""
+        """Hashes of what `copy` would make the object again from, so that its `__getstate__` can leave things out."""
         try:
             reduced = copyreg.dispatch_table.get(type(value))  # as that of a regular expression
             recipe = reduced(value) if reduced else value.__reduce_ex__(4)
@@ -169,7 +169,7 @@ def _hash(*parts: str | bytes) -> bytes:
 
 
 def _at(where: str, key: Any) -> str:
-    """Where a value of a mapping stands, for errors."""
+    """What errors call the value under this key of a mapping: `where.key`, or `where` if the key is no text."""
     return f"{where}.{key}" if isinstance(key, str) else where
 
 
@@ -196,13 +196,13 @@ def _file(value: Any) -> str | None:
 
 
 def _is_own(name: str, value: Any) -> bool:
-    """Whether somebody wrote an attribute of a class, rather than Python making it of others."""
+    """Whether an attribute of a class was written by its author, rather than added by Python."""
     made = name.startswith("__") and not isinstance(value, types.FunctionType)
     return name not in BY_DEFINITION and not made and not isinstance(value, types.MemberDescriptorType)
 
 
 def without_cached(value: Any, state: Any) -> Any:
-    """The state of an object without what a `cached_property` has cached, which follows from the rest."""
+    """The state of an object without the values that a `cached_property` keeps, since they follow from the rest."""
     if not isinstance(state, dict):
         return state
     attributes = ((name, getattr(type(value), str(name), None)) for name in state)

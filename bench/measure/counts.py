@@ -1,4 +1,4 @@
-"""What one call does, moves at least and needs: counted once per case, never while anything is timed."""
+"""Operations, bytes moved at least, and memory of one call, counted once per case, never while anything is timed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,9 +25,9 @@ def counts(
     """Count an arm's operations, bytes and parameters: the fields of its `counts` in the run directory.
 
     Args:
-        way: what is called. Its peak is measured if it is a module.
-        weights: holds the parameters that it computes with.
-        cache_bytes: of a key/value cache that is read or written besides.
+        way: the arm, called with `args` and `kwargs`. Its peak memory is measured if it is a module.
+        weights: the module whose parameters the arm computes with.
+        cache_bytes: size of a key/value cache that the call reads or writes besides.
     """
     with torch.inference_mode():
         output = way(*args, **kwargs)
@@ -46,7 +46,7 @@ def counts(
 
 
 def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
-    """The peak of a module's call; None for what is no module, or can't be sent to the process that would tell."""
+    """Bytes that a call needs at its peak; None if `way` is no module, or can't be sent to the measuring process."""
     try:
         return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
     except UnsendableError:

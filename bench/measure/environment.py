@@ -26,7 +26,11 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
-    """Everything about this machine and checkout that a time depends on; null where it can't be told."""
+    """Everything about this machine and checkout that a time depends on; None where it can't be found out.
+
+    Args:
+        arguments: those of the pytest command that the run was started with.
+    """
     here = Path(__file__).parents[1]  # bench/
     revision, dirty = _revision(here)
     known = {
@@ -48,7 +52,7 @@ def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def fingerprint(known: Mapping[str, Any]) -> str:
-    """One word for everything that must be the same for two parts of one run."""
+    """A hash of all those facts about the environment that must be the same for two parts of one run."""
     identity = json.dumps({name: known[name] for name in IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 

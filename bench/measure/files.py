@@ -15,12 +15,12 @@ LOCK = ".lock"
 
 
 def now() -> str:
-    """The time in UTC, to the second, as documents say it."""
+    """The present time in UTC, to the second, as ISO 8601 text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def new_directory(kind: str = "") -> Path:
-    """A place for a new run, named by the time in UTC: runs/gate-20260101T120000Z."""
+    """The path of a new directory for a run, named by kind and time: runs/gate-20260101T120000Z for "gate-"."""
     return Path("runs", datetime.now(UTC).strftime(f"{kind}%Y%m%dT%H%M%SZ"))
 
 
@@ -62,10 +62,10 @@ def lock(directory: Path) -> BaseFileLock:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Within the context this process alone works in a directory.
+    """Hold the lock on a directory within the context, so that no other process works there.
 
     Raises:
-        filelock.Timeout: another process does.
+        filelock.Timeout: another process holds it.
         OSError: the directory can't be written.
     """
     held = lock(directory)

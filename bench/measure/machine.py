@@ -33,9 +33,10 @@ class Check(TypedDict):
 
     Attributes:
         when: ISO time.
-        control: seconds of each repetition.
+        process: number of the process that looked.
+        control: seconds of each repetition of the control workload.
         load: cores that others have used since the check before; None where it is not known, as in a first one.
-        mhz: of the fastest core, right after the control; None where it is not known.
+        mhz: clock rate of the fastest core, right after the control; None where it is not known.
     """
 
     when: str
@@ -46,12 +47,12 @@ class Check(TypedDict):
 
 
 class Watch:
-    """Checks the machine whenever asked to, and passes on what `environment.json` says about it.
+    """Checks the machine whenever asked to, and keeps `environment.json` informed of it.
 
     Args:
-        process: which of a figure's processes this is.
-        checks: of earlier parts of the run.
-        note: told of each check.
+        process: number of this process, of those that a figure is measured in.
+        checks: those of earlier parts of the run.
+        note: called after each check with the fields of `environment.json` that it changes.
     """
 
     def __init__(self, process: int, checks: Sequence[Check], note: Callable[[Mapping[str, Any]], None]) -> None:
@@ -60,7 +61,7 @@ class Watch:
         self._last = -EVERY
 
     def check(self) -> None:
-        """Look, and note what is seen."""
+        """Run the control workload, read load and clock, and note all checks so far."""
         usage = usage_so_far()
         load, self._usage = load_between(self._usage, usage), usage
         times = control()
@@ -71,7 +72,7 @@ class Watch:
         self._note({"machine": {"checks": self._checks, "noisy": list(noise(self._checks))}})
 
     def check_if_due(self) -> None:
-        """Look again if a minute has passed."""
+        """Check again if a minute has passed since the last check."""
         if time.monotonic() - self._last >= EVERY:
             self.check()
 
@@ -83,7 +84,7 @@ def control() -> list[float]:
 
 
 def noise(checks: Sequence[Check]) -> Iterator[str]:
-    """What makes a run noisy, in sentences; none for a quiet one."""
+    """The reasons why a run is noisy, as sentences; none for a quiet run."""
     times = [1e3 * median(check["control"]) for check in checks]
     if times and _apart(times) > SHARE:
         yield f"The control workload took {_between(times, '.1f', 'ms')}."
@@ -105,7 +106,7 @@ def _work(matrix: torch.Tensor) -> float:
 
 
 def _apart(values: Sequence[float]) -> float:
-    """How far the largest value is above the smallest, as a share of that."""
+    """How far the largest value is above the smallest, as a share of the smallest."""
     return max(values) / min(values) - 1
 
 
@@ -115,7 +116,7 @@ def _between(values: Sequence[float], style: str, unit: str) -> str:
 
 
 def _average_load(checks: Sequence[Check]) -> float | None:
-    """How many cores others used on average, each reading weighed by the time it spans."""
+    """How many cores other programs used on average, each check weighed by the time it spans; None if unknown."""
     spans = [
         (load, (_time(after) - _time(before)).total_seconds())
         for before, after in pairwise(checks)
@@ -133,7 +134,7 @@ Usage = tuple[float, float, float]  # seconds on the clock, of all cores' time i
 
 
 def usage_so_far() -> Usage | None:
-    """The clock, the time in use of all cores, and our own part of that; None where the system does not tell."""
+    """Seconds on the clock, CPU seconds of all programs, and of them our own; None if the system does not tell."""
     if not STAT.exists():
         return None
     fields = STAT.read_text().split("\n", 1)[0].split()[1:9]  # user nice system idle iowait irq softirq steal
@@ -142,7 +143,7 @@ def usage_so_far() -> Usage | None:
 
 
 def _our_seconds() -> float:
-    """CPU seconds of this process, of all that it has started, and of those that these have outlived."""
+    """CPU seconds used so far by this process and all its descendants, also those that have ended."""
     used, parents = {}, {}
     for file in PROCESSES.glob("[0-9]*/stat"):
         try:
@@ -159,7 +160,7 @@ def _our_seconds() -> float:
 
 
 def load_between(before: Usage | None, now: Usage | None) -> float | None:
-    """How many cores others used between two readings of the usage; None where the system does not tell."""
+    """How many cores other programs used between two readings of `usage_so_far`; None if either is None."""
     if before is None or now is None or now[0] <= before[0]:
         return None
     seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))
@@ -167,7 +168,7 @@ def load_between(before: Usage | None, now: Usage | None) -> float | None:
 
 
 def _mhz() -> float | None:
-    """The clock of the fastest core, since the others may rest; None where it is not known."""
+    """The clock rate in MHz of the fastest core, since the others may rest; None where it is not known."""
     clocks = [int(file.read_text()) / 1e3 for file in CPUFREQ.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     if not clocks and CPUINFO.exists():
         clocks = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", CPUINFO.read_text(), re.MULTILINE)]

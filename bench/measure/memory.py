@@ -28,7 +28,7 @@ ModelCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
 class UnsendableError(RuntimeError):
-    """The model can't be sent to another process, as one of a class that nobody can import."""
+    """A model can't be sent to another process, for example because its class can't be imported there."""
 
 
 def peak_bytes(
@@ -116,7 +116,7 @@ def _asked(connection: Connection, call: ModelCall) -> int | str:
     """Send a call to the process, and return its answer: bytes, or a traceback.
 
     Raises:
-        EOFError, ConnectionError: it is gone.
+        EOFError, ConnectionError: the process has ended.
         UnsendableError: the call can't be sent.
     """
     try:
@@ -137,15 +137,17 @@ def _name(call: ModelCall) -> str:
 
 
 def _context(sources: Iterable[str]) -> Any:
-    """Processes forked from one that has imported torch, what the first model is made of, and what is heavy and in use,
-    and that has computed nothing."""
+    """A way to fork processes from one that has imported what they need, and computed nothing.
+
+    Those are torch, the modules named by `sources`, and what is heavy and in use.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", __name__, *sources, *(name for name in HEAVY if name in sys.modules)])
     return context
 
 
 def _measure(connection: Connection, sources: Mapping[str, str | None], threads: int) -> None:
-    """Run in the fresh process: answer what a call grows by, or the traceback of what it raises."""
+    """Run in the fresh process: receive a call, and send back the bytes it needs, or the traceback of its error."""
     _malloc("mallopt", M_MMAP_THRESHOLD, LARGE)  # first of all, or blocks would fill the gaps that others have left
     try:
         torch.set_num_threads(threads)
@@ -158,7 +160,7 @@ def _measure(connection: Connection, sources: Mapping[str, str | None], threads:
 
 
 def _growth(call: ModelCall) -> int:
-    """Bytes of the resident set at its largest during a call, above what it was before."""
+    """How many bytes the resident set of this process grows by, at its largest, during a call."""
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
     _malloc("malloc_trim", 0)
@@ -169,21 +171,21 @@ def _growth(call: ModelCall) -> int:
 
 
 def _resident(field: str) -> int | None:
-    """Bytes that the system counts for this process, by the name it has for them."""
+    """The bytes in a field of this process's /proc status, such as VmHWM; None if there is no such field."""
     line = re.search(rf"^{field}:\s+(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
     return int(line[1]) << 10 if line else None
 
 
 def _malloc(name: str, *arguments: int) -> None:
-    """Call a function of the C library by its name, where it is glibc and has it."""
+    """Call a function of the C library by its name, if the library has it, as glibc does."""
     if function := getattr(ctypes.CDLL(None), name, None):
         function(*arguments)
 
 
 class _Slot:
-    """Stands for a tensor while the rest of a model travels.
+    """Stands for a tensor while the rest of a model is sent to another process.
 
-    As tensors, all would go through shared memory and open a file each, of which there may be too little and too few.
+    Tensors themselves would each take shared memory and an open file, of which there may not be enough.
     """
 
 
@@ -212,7 +214,7 @@ Parcel = tuple[Any, list[_Slot], list[_Packed]]  # a call with slots for tensors
 
 
 def _packed(call: ModelCall) -> Parcel:
-    """Take the tensors out of a call, so that it can travel."""
+    """Take the tensors out of a call, so that it can be sent to another process."""
     model, *inputs = call
     tensors = [*model.parameters(), *model.buffers()]
     map_tensors(inputs, tensors.append)
@@ -223,7 +225,7 @@ def _packed(call: ModelCall) -> Parcel:
 
 
 def _unpacked(parcel: Parcel) -> ModelCall:
-    """Put the tensors back into a call that has travelled."""
+    """Put the tensors back into a call that another process has sent."""
     skeleton, slots, packed = parcel
     tensors = {id(slot): each.tensor() for slot, each in zip(slots, packed, strict=True)}
     return copy.deepcopy(skeleton, tensors)

@@ -11,7 +11,7 @@ class ReplayClock:
         self.show(samples)
 
     def show(self, samples: Iterable[float]) -> None:
-        """From now on, each two readings are the begin of a sample, 0, and its end, so many seconds later."""
+        """From now on return readings in pairs, 0 and a sample's seconds, so that each difference is one sample."""
         self._readings: Iterator[float] = chain.from_iterable((0.0, seconds) for seconds in samples)
 
     def __call__(self) -> float:

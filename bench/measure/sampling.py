@@ -1,7 +1,8 @@
 """Functions timed turn by turn within one benchmark; every sample is kept, and pytest-benchmark is handed one arm's.
 
-The rounds are our own, since it paces neither several functions nor their ratios. It reads the times of one of them
-from the `timer` that its marker takes, so its JSON, storage and comparison hold the very samples of the run directory.
+The rounds are our own, since pytest-benchmark paces neither several functions nor their ratios. It reads the times of
+one arm from the `timer` that its marker takes, so its JSON, storage and comparison hold the very samples of the run
+directory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ Arms = Mapping[str, Callable[[], Callable[[], object]]]
 
 
 class SampleRecord(TypedDict):
-    """One timed call. Those of one round belong together."""
+    """One timed call: which arm was called, in which round, and how long it took."""
 
     arm: str
     round: int
@@ -32,8 +33,8 @@ class Sampled(NamedTuple):
 
     Attributes:
         samples: in the order in which they were taken.
-        ended: "steady", "time spent" or "most rounds".
-        warm_up: rounds before the first of them.
+        ended: why the rounds ended: "steady", "time spent" or "most rounds".
+        warm_up: how many rounds were run before the first sample.
     """
 
     samples: list[SampleRecord]
@@ -57,9 +58,10 @@ def sampled(
     Args:
         request: of the test, which may not ask for the `benchmark` fixture: it is made here.
         arms: name -> makes, untimed, the function for one call.
-        target: the arm whose samples pytest-benchmark gets; its others are in the run directory only.
-        device: where they run; waited for at both ends of every sample.
-        limits: `seconds` for all of it, and `rounds`, the fewest and the most of them. One with --benchmark-disable.
+        target: the arm whose samples pytest-benchmark gets; those of the others are in the run directory only.
+        device: where the arms run; waited for at both ends of every sample.
+        limits: `seconds` for all rounds together, and `rounds`, the fewest and the most of them. With
+            --benchmark-disable there is one round.
         cache: "warm", or "cold" where the device's caches are emptied before every call.
         facts: goes into pytest-benchmark's `extra_info`, with what ended the rounds and `speedups`: name of another
             arm -> the median of its seconds over the target's.
@@ -108,7 +110,7 @@ def _is_disabled(config: pytest.Config) -> bool:
 def _hand_over(
     request: pytest.FixtureRequest, seconds: Sequence[float], prepare: Callable[[], Callable[[], object]]
 ) -> None:
-    """Have pytest-benchmark time nothing as often as there are samples, by a clock that shows each sample in turn."""
+    """Make pytest-benchmark report these samples: it times an empty function by a clock that shows them in turn."""
     calls = chain(repeat(lambda: None, len(seconds)), iter(lambda: prepare(), None))  # --benchmark-cprofile calls more
     request.node.add_marker(pytest.mark.benchmark(timer=ReplayClock(seconds)))
     benchmark = request.getfixturevalue("benchmark")

@@ -23,10 +23,10 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Within the context, torch computes on so many threads, and times belong to that number.
+    """Within the context torch computes on so many threads, so that times taken there belong to that number.
 
     Raises:
-        RuntimeError: something within has changed it and not changed it back.
+        RuntimeError: something within has changed the number and not changed it back.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
