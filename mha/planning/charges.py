@@ -1,4 +1,4 @@
-"""What layers cost in each shape, and what the rest of the model does."""
+"""What each layer costs in each shape, and what the rest of the model costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ QUANTITIES: Mapping[str, Quantity] = {"latency": "seconds", "flops": "flops", "p
 
 
 class Overlap:
-    """How many parameters tied layers hold together: what counting each layer by itself counts too often.
+    """How many parameters are counted too often when tied layers, which share some, are counted each by itself.
 
     Args:
         layers: the layers of the tie.
@@ -31,7 +31,7 @@ class Overlap:
         self.whole = self.of({})
 
     def of(self, way: Alternative) -> float:
-        """The overlap when the layers are pruned so; a layer that is not named stays whole."""
+        """How many parameters are counted too often when layers are pruned in this way; those not named stay whole."""
         shapes = [way[name].shape for name in self.tie.layers if name in way]
         # What layers share beside heads is by groups, which all of them keep alike.
         key = tuple(shapes[:1]) if self.tie.alike is Alike.HEADS else tuple(shape.groups for shape in shapes[:1])
@@ -47,13 +47,13 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Charges:
-    """What shapes cost, so that a model costs the rest and the sum over its layers.
+    """What a model costs: each layer by its shape, and a rest, which add up to the cost of the whole.
 
     Attributes:
         dense: what the whole model costs with all heads.
-        rest: what it costs beside attention.
+        rest: what the model costs beside attention.
         layers: layer -> shape -> cost, for all the model's layers, also those without scores.
-        overlaps: what layers that share parameters save less than each would by itself.
+        overlaps: for each set of layers that share parameters, how many parameters `layers` counts too often.
     """
 
     dense: float
@@ -63,10 +63,13 @@ class Charges:
 
     @classmethod
     def of(cls, budget: str, model: nn.Module | None, costs: CostTable | None, ties: Sequence[Tie] = ()) -> "Charges":
-        """What a budget counts: by the costs that were measured, or, for parameters alone, on the model.
+        """The charges in what a budget limits: by the measured costs, or, for parameters, as counted on the model.
+
+        Args:
+            budget: "latency", "flops" or "parameters".
 
         Raises:
-            ScoresError: what it takes is missing.
+            ScoresError: the measured costs are missing, or, for parameters, both they and the model.
         """
         if costs is not None and not (budget == "parameters" and ties):
             quantity = QUANTITIES[budget]
@@ -83,12 +86,12 @@ class Charges:
         return cls(dense, dense - sum(max(layer.values()) for layer in layers.values()), layers, overlaps)
 
     def besides(self, scored: Iterable[str]) -> float:
-        """What the model costs beside the layers that are scored."""
+        """What the model costs without the layers named in `scored`: the rest, and every other layer as a whole."""
         without = self.layers.keys() - set(scored)
         return self.rest + sum(max(layer.values()) for name, layer in self.layers.items() if name in without)
 
     def of_layers(self, way: Alternative) -> float:
-        """What these layers cost when they are pruned so."""
+        """What the layers that `way` names cost in the shapes that it gives them; shared parameters count once."""
         cost = sum(self.layers[name][choice.shape] for name, choice in way.items())
         overlaps = [overlap for overlap in self.overlaps if not way.keys().isdisjoint(overlap.tie.layers)]
         return cost + sum(overlap.whole - overlap.of(way) for overlap in overlaps)

@@ -35,13 +35,13 @@ def choose(
 ) -> HeadPlan:
     """The feasible plan within the budget whose kept heads have the largest total score.
 
-    Exactly one budget, and solved exactly. `keep` and `heads` are counts: the plan has the largest feasible size not
-    above them, whatever the scores. `latency`, `flops` and `parameters` are limits on the whole model: a head with a
-    negative score leaves even where it could stay, and of plans with the same score one with most heads is taken,
-    so that no head leaves where that saves nothing. In grouped attention every surviving key/value group of a
-    layer keeps the same number of query heads. The plan names every scored layer. What it is to be beside that
-    (`min_heads`, `uniform`, `multiple_of`, `whole_groups`) combines with every budget, is as exact, and holds for the
-    layers that are scored.
+    Give exactly one budget; the problem is solved exactly. `keep` and `heads` are counts: the plan has the largest
+    feasible size not above them, whatever the scores. `latency`, `flops` and `parameters` are limits on the whole
+    model: a head with a negative score leaves even where it could stay, and of plans with the same score one with most
+    heads is taken, so that no head leaves where that saves nothing. In grouped attention every surviving key/value
+    group of a layer keeps the same number of query heads. The plan names every scored layer. What else is asked of it
+    (`min_heads`, `uniform`, `multiple_of`, `whole_groups`) combines with every budget, is met as exactly, and holds for
+    the layers that are scored.
 
     Args:
         model: where the scores are to be used; given, they are checked against it, and layers that share weights lose
@@ -68,8 +68,8 @@ def choose(
             layer, and plans by their size alone take whole early layers away (docs/importance.md).
 
     Raises:
-        ScoresError: no budget or several, costs that it needs and that are missing, or one that can't be met, or only
-            by a model without any head (says the nearest that can).
+        ScoresError: no budget, or several; costs that the budget needs are missing; or a budget that can't be met, or
+            only by a model without any head (the error says the nearest that can be met).
         PlanError: the scores do not belong to the model or to the costs.
 
     Warns:
@@ -104,15 +104,15 @@ def best_plan(
     across_layers: bool | None = None,
     **terms: Any,
 ) -> HeadPlan:
-    """As `choose`, without a warning of a plan that is no faster.
+    """The plan that `choose` returns, without its warning about a plan that is no faster than the dense model.
 
     Args:
-        budgets: all that there are by name; None where not given.
-        terms: those of `mha.planning.terms.Terms`.
+        budgets: name of every budget -> how much of it is given; None where it is not.
+        terms: fields of `mha.planning.terms.Terms`.
 
     Raises:
         ScoresError, PlanError: as `choose`.
-        TypeError: a term that there is not.
+        TypeError: a term that `Terms` does not have.
     """
     asked = Terms(**terms)
     budget, amount = _only_one(budgets)
@@ -122,14 +122,14 @@ def best_plan(
     across = scores.comparable if across_layers is None else across_layers
     programme = Programme.of(scores if across else _within_layers(scores), asked, ties)
     if budget in QUANTITIES:
-        best = programme.best_within(budget, amount, Charges.of(budget, model, costs, ties))
+        best = programme.within_budget(budget, amount, Charges.of(budget, model, costs, ties))
     else:
         best = programme.best_of_size(_size(scores.num_heads, budget, amount))
     return rearranged(best, scores, ties)
 
 
 def _within_layers(scores: HeadScores) -> HeadScores:
-    """The scores as their ranks, from 1 / h to 1: of the lowest heads of all layers, every layer gives its share."""
+    """Each layer's scores as ranks within it, from 1 / h to 1, by which all layers lose about the same share."""
     rows = {name: (row.argsort(stable=True).argsort() + 1.0) / max(len(row), 1) for name, row in scores.scores.items()}
     return HeadScores(rows, scores.groups, heads=scores.heads)
 
@@ -152,10 +152,10 @@ def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
 
 
 def _size(total: int, budget: str, amount: float) -> int:
-    """How many of so many heads a budget of heads keeps.
+    """How many of `total` heads to keep, by the budget "keep" (a share of them) or "heads" (a number).
 
     Raises:
-        ScoresError: it is no number of heads that there are.
+        ScoresError: the number is not a whole one from 0 to `total`.
     """
     if budget == "keep":
         return round(amount * total)
@@ -165,10 +165,10 @@ def _size(total: int, budget: str, amount: float) -> int:
 
 
 def _check_belong(scores: HeadScores, layers: AttentionMap | None, costs: CostTable | None) -> None:
-    """Refuse scores of other heads than those that the model has, or that the costs are of.
+    """Refuse scores of layers or heads that the model does not have, or whose costs were not measured.
 
     Raises:
-        PlanError: they are.
+        PlanError: the scores do not belong to the model, or not to the costs.
     """
     if layers is not None:
         _check_layers(scores, {name: (layer.heads, layer.num_kv_heads) for name, layer in layers.items()}, "the model")
@@ -177,7 +177,7 @@ def _check_belong(scores: HeadScores, layers: AttentionMap | None, costs: CostTa
 
 
 def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...], int]], whose: str) -> None:
-    """Refuse scores of other heads than these.
+    """Refuse scores of a layer that is not among `layers`, or that has other heads or groups there.
 
     Args:
         layers: layer -> original numbers of its heads, and how many key/value groups it has.

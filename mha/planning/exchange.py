@@ -1,7 +1,7 @@
 """Which heads of a layer to remove, once it is settled how many (Kwon et al. 2022, section 4.2).
 
 Scores add up what heads cost one by one. Where a criterion knows what heads cost together, Σ_{i,j∈S} M_ij for the set
-S that is removed, exchanging heads within the layer can lower that without changing how many stay.
+S that is removed, exchanging heads within the layer can lower this sum without changing how many stay.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,10 +16,11 @@ Matrix = NDArray[np.float64]
 
 
 def rearranged(plan: HeadPlan, scores: HeadScores, ties: Iterable[Tie] = ()) -> HeadPlan:
-    """The plan with heads exchanged within layers, as long as that lowers the cost; it keeps as many in each.
+    """The plan after exchanging kept for removed heads within layers, as long as that lowers the cost of removal.
 
-    A plan that was feasible for grouped attention stays so. Layers that must keep the same heads exchange the same, and
-    those that are tied otherwise none. Without interactions the plan is returned as it is.
+    The cost is that of `cost_of_removing`, by the scores' interactions; without these the plan is returned as it is.
+    Every layer keeps as many heads as before, and a feasible plan stays feasible. Tied layers that must keep the same
+    heads exchange the same ones; layers that are tied in another way exchange none.
     """
     if scores.interactions is None:
         return plan
@@ -38,19 +39,20 @@ def rearranged(plan: HeadPlan, scores: HeadScores, ties: Iterable[Tie] = ()) -> 
 
 
 def _one_shape(names: Iterable[str], scores: HeadScores) -> bool:
-    """Whether the layers have as many heads and groups as each other."""
+    """Whether all of these layers have the same number of heads, and the same number of groups."""
     return len({(len(scores.heads[name]), scores.groups[name]) for name in names}) == 1
 
 
 def exchange(interactions: Matrix, kept: list[int], groups: int) -> list[int]:
-    """Positions to keep, as many as `kept`; the best exchange is made until none lowers the cost of what is removed.
+    """Positions of heads to keep: `kept` after the best exchange, made again until none lowers the cost of removal.
 
-    Exchanged are two heads of a group, or a whole surviving group and one that was removed, whose best heads stay.
+    An exchange is one of two heads of a group, or of a whole surviving group for a removed one, whose best heads then
+    stay. As many heads are kept as before.
 
     Args:
         interactions: symmetric (h, h).
         kept: positions of the heads that stay at first.
-        groups: key/value groups; every surviving one keeps as many heads as another, before and after.
+        groups: how many key/value groups there are; all surviving ones keep as many heads, before and after.
     """
     current = sorted(kept)
     cost = cost_of_removing(interactions, current)
@@ -63,13 +65,13 @@ def exchange(interactions: Matrix, kept: list[int], groups: int) -> list[int]:
 
 
 def cost_of_removing(interactions: Matrix, kept: list[int]) -> float:
-    """Σ_{i,j∈S} M_ij over the heads S that are at none of the positions kept."""
+    """Σ_{i,j∈S} M_ij, for the interactions M and the set S of all positions that are not in `kept`."""
     removed = np.setdiff1d(np.arange(len(interactions)), kept)
     return float(interactions[np.ix_(removed, removed)].sum())
 
 
 def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
-    """The positions kept as they are, after the best exchange of two heads, and after every exchange of two groups."""
+    """Yield lists of positions: `kept`, then `kept` after the best exchange of two heads, and after each of groups."""
     yield kept
     per_group = len(interactions) // max(groups, 1)
     gone = [position for position in range(len(interactions)) if position not in kept]
@@ -92,7 +94,7 @@ def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[l
 
 
 def _filled(interactions: Matrix, kept: list[int], members: list[int], count: int) -> list[int]:
-    """`kept` and the `count` of the members whose staying lowers the cost most, one after the other."""
+    """`kept` with `count` of the members added, one by one: each the one whose staying lowers the cost most."""
     for _ in range(count):
         best = min((m for m in members if m not in kept), key=lambda m: cost_of_removing(interactions, [*kept, m]))
         kept = [*kept, best]

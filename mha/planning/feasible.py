@@ -23,8 +23,8 @@ class Choice:
     """The best way for a layer to have a certain shape.
 
     Attributes:
-        value: total score.
-        heads: original numbers.
+        value: total score of the heads that are kept.
+        heads: their original numbers.
     """
 
     shape: Shape
@@ -37,7 +37,7 @@ Part = Sequence[Alternative]  # all ways for these layers
 
 
 def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list[Part]:
-    """For each layer, or layers that are tied, everything that the terms allow one by one.
+    """For each layer, or set of tied layers, every feasible way to prune it that the terms allow, other layers aside.
 
     Raises:
         ScoresError: a layer that can't keep as few or as many heads as the terms ask for.
@@ -51,7 +51,7 @@ def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list
 
 
 def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
-    """Every way for all layers to have one number of heads, and of groups where those hold several.
+    """Every way for all layers to keep the same number of heads; with several heads in a group, of groups, too.
 
     Raises:
         ScoresError: there is none.
@@ -66,7 +66,7 @@ def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
 
 
 def counts_in_words(parts: Iterable[Part]) -> str:
-    """How many heads layers may keep, the first layer of each kind."""
+    """How many heads layers may keep, for an error; of layers with the same numbers only the first is named."""
     kinds: dict[tuple[int, ...], str] = {}
     for part in parts:
         for name in part[0]:
@@ -75,7 +75,7 @@ def counts_in_words(parts: Iterable[Part]) -> str:
 
 
 def _alike(scores: HeadScores, parts: Sequence[Part]) -> Iterator[Alternative]:
-    """One way of each part put together, for each shape that all layers may have."""
+    """Yield, for each shape that all layers may have, the way that gives it to all: one way of each part, joined."""
     by_shapes = [{tuple((name, way[name].shape) for name in way): way for way in part} for part in parts]
     grouped = {name for name in scores.scores if scores.groups[name] < len(scores.heads[name])}
     first = next((name for name in scores.scores if name in grouped), next(iter(scores.scores)))
@@ -91,7 +91,7 @@ def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
     """Every feasible way for the layers of a tie that the terms allow.
 
     Raises:
-        ScoresError: there is none that keeps as many heads as they ask for.
+        ScoresError: none of them keeps as many heads as the terms ask for.
     """
     names = [name for name in scores.scores if name in tie.layers]
     whole = {name: Shape(len(scores.heads[name]), scores.groups[name]) for name in names}
@@ -112,7 +112,7 @@ def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
 
 
 def _why_too_few(names: Sequence[str], whole: Mapping[str, Shape], allowed: Part, terms: Terms) -> str:
-    """Why no way for these layers keeps enough heads."""
+    """The message of the error that no allowed way for these layers keeps as many heads as `terms.min_heads` says."""
     if len(names) == 1:
         (name,) = names
         return (
@@ -157,7 +157,7 @@ Kept = tuple[Sequence[Shape], Sequence[list[int]]]  # of layers in their order: 
 
 
 def _kept(scores: HeadScores, names: Sequence[str], must_be: Alike) -> Iterator[Kept]:
-    """For every feasible shape of tied layers, the positions with the largest total score."""
+    """Yield, for all shapes that tied layers can have together, the positions to keep of the largest total score."""
     values = [scores.scores[name].numpy() for name in names]
     groups = [scores.groups[name] for name in names]
     yield [Shape(0, 0)] * len(names), [[] for _ in names]
@@ -174,7 +174,13 @@ def _kept(scores: HeadScores, names: Sequence[str], must_be: Alike) -> Iterator[
 
 
 def _same_groups(values: Sequence[Values], groups: int, must_be: Alike) -> Iterator[Kept]:
-    """For layers that keep the same groups, every number of these and of heads in each of them, layer by layer."""
+    """Yield, for layers that keep the same groups, the best positions for every number of groups and heads in them.
+
+    Args:
+        values: for each layer the scores of its heads.
+        groups: how many groups each of the layers has.
+        must_be: what the layers must keep alike.
+    """
     by_group = [row.reshape(groups, -1) for row in values]
     ranked = [np.argsort(-rows, axis=1, kind="stable") for rows in by_group]
     for numbers in _numbers_per_group([rows.shape[1] for rows in by_group], must_be):
@@ -194,7 +200,11 @@ def _same_groups(values: Sequence[Values], groups: int, must_be: Alike) -> Itera
 
 
 def _numbers_per_group(most: Sequence[int], must_be: Alike) -> Iterable[tuple[int, ...]]:
-    """How many heads the layers may keep in each group: any numbers, unless heads must be alike or that is too many.
+    """For each possibility, how many heads every layer keeps in each group that survives.
+
+    One layer may keep any number, and so may layers that must only keep the same groups. If these have more than
+    `MOST_COMBINATIONS` ways to do so, all keep the same number; if even that is not possible, or the layers must keep
+    the same heads, all heads of a group stay.
 
     Args:
         most: how many heads each layer has in a group.

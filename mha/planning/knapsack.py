@@ -1,7 +1,7 @@
-"""One option from each of several lists, of the largest total value: exactly, for costs that are real numbers.
+"""Picks one option from each of several lists, of the largest total value: exactly, for costs that are real numbers.
 
 A budget over layers is a multiple-choice knapsack (Kellerer, Pferschy and Pisinger 2004, chapter 11): a layer is
-a list, a number of heads that it may keep is an option. Pruning is sound, so what is returned is optimal:
+a list, a shape that it may have is an option. Only what can't be in the best choice is dropped on the way:
 
     dominance   of two partial choices, one that is no cheaper and worth no more is dropped (a Pareto front)
     bounds      the remaining layers add at most what their concave hulls, taken in the order of value per cost,
@@ -22,7 +22,7 @@ SLACK = 1e-9  # relative: what rounding may do to a bound, or to costs that add 
 
 
 class Option(NamedTuple):
-    """One choice for a layer; `rank` decides between choices of equal value and cost (more is better)."""
+    """What one layer may become; `rank` decides between choices of the same total value (more is better)."""
 
     value: float
     cost: float
@@ -30,10 +30,10 @@ class Option(NamedTuple):
 
 
 def best_within(layers: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
-    """The option of each layer, by its place, with the largest total value at a total cost of at most `budget`.
+    """For each layer the place of one of its options: together of the largest value that costs at most `budget`.
 
-    Of equally good choices one with the largest total rank; of those, one of the least cost. None where even the
-    cheapest options cost more.
+    Of choices of the same value one with the largest total rank is taken; of those, one of the least cost. None is
+    returned where even the cheapest options cost more.
     """
     if not layers:
         return [] if budget >= 0 else None
@@ -45,7 +45,7 @@ def best_within(layers: Sequence[Sequence[Option]], budget: float) -> list[int] 
 
 
 class _Choice(NamedTuple):
-    """One option of each layer, by its place among the layer's options, and what they are worth together."""
+    """For each layer the place of the option that is chosen, and what these options are worth together."""
 
     worth: int
     places: list[int]
@@ -53,13 +53,13 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class _Problem:
-    """The layers as whole numbers, without dominated options.
+    """The problem that `best_within` solves, in whole numbers and without dominated options.
 
     Attributes:
-        places, costs, worths: of each layer's options, by rising cost. An option's worth is its value and,
-            in the last digits, its rank.
-        cheapest: what layers l, l + 1, … cost at least; one more entry than layers.
-        hulls: for each l, the corners of the relaxation's optimum over layers l, l + 1, …: cost, worth.
+        places, costs, worths: for each layer those of its options, by rising cost. A place is the one in the list that
+            was given; a worth is an option's value and, in the last digits, its rank.
+        cheapest: for each l, what layers l, l + 1, … cost at least; one more entry than layers.
+        hulls: for each l, what `_hulls` gives for layers l, l + 1, ….
     """
 
     places: list[np.ndarray]
@@ -71,7 +71,7 @@ class _Problem:
 
     @classmethod
     def of(cls, layers: Sequence[Sequence[Option]], budget: float) -> "_Problem":
-        """The problem in whole numbers, whose sums do not depend on their order."""
+        """The problem of these layers and this budget, rounded to whole numbers, whose sums do not depend on order."""
         rows = [np.array([(option.value, option.cost) for option in options], dtype=float) for options in layers]
         ranks = [np.array([option.rank for option in options], dtype=np.int64) for options in layers]
         base = 1 + sum(int(rank.max()) for rank in ranks)
@@ -91,7 +91,7 @@ class _Problem:
         """The best complete choice that is worth at least `known`.
 
         Args:
-            width: how many partial choices go on at each layer; None for all, which is exact.
+            width: how many partial choices are kept after each layer; None for all, which is exact.
         """
         cost, worth = np.zeros(1, np.int64), np.zeros(1, np.int64)
         steps = []
@@ -113,14 +113,14 @@ class _Problem:
         return _Choice(int(worth[best]), places[::-1])
 
     def _rest(self, layer: int, cost: np.ndarray) -> np.ndarray:
-        """What layers l, l + 1, … add at most when so much has been spent; minus infinity where they don't fit."""
+        """For each cost spent before, what this layer and later ones add at most; -infinity where they don't fit."""
         left = self.budget - cost
         corners, heights = self.hulls[layer]
         return np.where(left < self.cheapest[layer], -np.inf, np.interp(left, corners, heights))
 
 
 def _step(least: float) -> float:
-    """The next power of two, of which whole numbers and dyadic fractions are multiples: their sums stay equal."""
+    """The unit to round to: the next power of two, by which equal sums of whole or dyadic numbers stay equal."""
     return float(2.0 ** np.ceil(np.log2(least))) if least > 0 else 1.0
 
 
@@ -134,7 +134,10 @@ def _front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
 
 
 def _hulls(costs: list[np.ndarray], worths: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each l, the relaxation's optimum over layers l, l + 1, … as corners (cost, worth) to interpolate."""
+    """For each l, the corners (costs, worths) of a curve: what layers l, l + 1, … are worth at most by their cost.
+
+    It is the curve of the relaxation, in which fractions of options may be taken: concave, and linear between corners.
+    """
     corner, steps, hulls = np.zeros(2), np.empty((0, 2)), [(np.zeros(1), np.zeros(1))]
     for cost, worth in zip(reversed(costs), reversed(worths), strict=True):
         points = np.stack([cost, worth], axis=1).astype(float)[_upper_hull(cost, worth)]
@@ -146,7 +149,7 @@ def _hulls(costs: list[np.ndarray], worths: list[np.ndarray]) -> list[tuple[np.n
 
 
 def _upper_hull(cost: np.ndarray, worth: np.ndarray) -> list[int]:
-    """The corners of the concave hull of points with rising cost and worth."""
+    """Indices of the corners of the upper, concave hull of points; these come by rising cost and worth."""
     hull: list[int] = []
     for point in range(len(cost)):
         while len(hull) > 1 and _is_below(hull[-2], hull[-1], point, cost, worth):
@@ -156,16 +159,17 @@ def _upper_hull(cost: np.ndarray, worth: np.ndarray) -> list[int]:
 
 
 def _is_below(left: int, middle: int, right: int, cost: np.ndarray, worth: np.ndarray) -> bool:
-    """Whether the middle point lies on the line from left to right, or below it."""
+    """Whether the point of index `middle` lies on the line from point `left` to point `right`, or below it."""
     rise, run = float(worth[right] - worth[left]), float(cost[right] - cost[left])
     return float(worth[middle] - worth[left]) * run <= rise * float(cost[middle] - cost[left])
 
 
 def best_of_size(layers: Sequence[Sequence[Option]], wanted: int) -> list[int] | None:
-    """The option of each layer with the largest total value, at the largest total cost not above `wanted`.
+    """For each layer the place of one of its options: of the largest total cost not above `wanted`, the best choice.
 
-    Costs are whole numbers: best[t] is the largest value of the layers so far at a cost of exactly t. None where even
-    the cheapest options cost more.
+    Costs must be whole numbers; the best choice is the one of the largest total value. In the code, best[t] is the
+    largest value of the layers so far at a cost of exactly t. None is returned where even the cheapest options cost
+    more.
     """
     best = np.full(wanted + 1, -np.inf)
     best[0] = 0.0

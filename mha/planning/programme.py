@@ -1,4 +1,4 @@
-"""The choice of a plan as a problem for the knapsack, and back: what may be kept, part by part, and what it costs."""
+"""Puts the choice of a plan as a problem for the knapsack, and makes a plan of the knapsack's solution."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from mha.values.plan import HeadPlan, HeadScores
 
 @dataclass(frozen=True)
 class Programme:
-    """What may be kept.
+    """All that a plan may keep; its methods find the best plan within a budget.
 
     Attributes:
-        layers: the scored layers.
-        one_by_one: for each layer, or layers that are tied, what they may become as far as others do not matter.
-        parts: the same for what is decided on its own: as above, or all layers at once where they are to be alike.
+        layers: names of the scored layers.
+        one_by_one: for each layer, or set of tied layers, every way to prune it that the terms allow, other layers
+            aside.
+        parts: what the knapsack chooses from, part by part: `one_by_one`, or, where all layers are to be alike, a
+            single part with the ways for all of them.
         terms: what was asked for beside the budget, in words.
     """
 
@@ -44,7 +46,7 @@ class Programme:
         """The best plan with as many heads as possible, but not more than `wanted`.
 
         Raises:
-            ScoresError: none has so few, or only the one without any.
+            ScoresError: no feasible plan has so few heads, or only the one without any.
         """
         options = self._options(lambda way: sum(choice.shape.heads for choice in way.values()))
         best = best_of_size(options, wanted)
@@ -63,11 +65,11 @@ class Programme:
             )
         return self._plan(best)
 
-    def best_within(self, budget: str, share: float, charges: Charges) -> HeadPlan:
-        """The best plan for which the whole model costs at most that share of the dense one.
+    def within_budget(self, budget: str, share: float, charges: Charges) -> HeadPlan:
+        """The best plan by which the whole model costs at most `share` of what the dense one costs, by the charges.
 
         Args:
-            budget: its name, for errors.
+            budget: what is limited ("latency", say), for errors.
 
         Raises:
             ScoresError: every plan costs more.
@@ -85,7 +87,7 @@ class Programme:
         return self._plan(best)
 
     def _options(self, cost: Callable[[Alternative], float]) -> list[list[Option]]:
-        """The parts as lists for the knapsack."""
+        """For each part its ways as options of the knapsack, each at the cost that `cost` gives."""
         return [
             [
                 Option(
@@ -99,7 +101,7 @@ class Programme:
         ]
 
     def _plan(self, places: Sequence[int]) -> HeadPlan:
-        """The plan that takes of each part the alternative at this place."""
+        """The plan that takes of each part the way at the place that is given for it."""
         ways = [part[place] for part, place in zip(self.parts, places, strict=True)]
         heads = {name: choice.heads for way in ways for name, choice in way.items()}
         return HeadPlan({name: heads[name] for name in self.layers})

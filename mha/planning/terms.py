@@ -13,10 +13,10 @@ class Terms:
 
     Attributes:
         min_heads: no layer keeps fewer; or layer -> the fewest that it keeps, 0 where not named.
-        uniform: all layers have one number of heads, those with several heads per key/value group also one number of
-            groups.
+        uniform: whether all layers keep the same number of heads; those with several heads per key/value group also
+            the same number of groups.
         multiple_of: what every layer's number of key/value groups is divisible by.
-        whole_groups: a key/value group keeps all of its heads, or leaves.
+        whole_groups: whether every key/value group keeps all of its heads, or leaves.
     """
 
     min_heads: int | Mapping[str, int] = 0
@@ -37,12 +37,12 @@ class Terms:
         return self.min_heads.get(name, 0) if isinstance(self.min_heads, Mapping) else self.min_heads
 
     def allow(self, shape: Shape, whole: Shape) -> bool:
-        """Whether a layer that is `whole` may be pruned to this shape, as far as groups go."""
+        """Whether `multiple_of` and `whole_groups` allow that a layer of shape `whole` is pruned to this shape."""
         of_whole_groups = not self.whole_groups or not shape.heads or shape.per_group == whole.per_group
         return of_whole_groups and _divides(self.multiple_of, shape, whole)
 
     def in_words(self, layers: int) -> str:
-        """The terms as the end of a sentence about a model of so many scored layers."""
+        """The terms as the end of a sentence, for errors, about a model with that number of scored layers."""
         asked = {
             "the same number in every layer": self.uniform,
             f"numbers of key/value groups that are multiples of {self.multiple_of}": self.multiple_of > 1,
@@ -54,10 +54,10 @@ class Terms:
 
 
 def _divides(ranks: int, shape: Shape, whole: Shape) -> bool:
-    """Whether so many ranks can share the layer.
+    """Whether a layer that is pruned to this shape can be divided among so many ranks of tensor parallelism.
 
-    Each gets as many groups as another; of fewer groups than ranks to begin with, as in multi-query attention, each
-    rank holds a copy, and shares their query heads.
+    Every rank gets the same number of groups. A layer that has fewer groups than ranks from the start, as in
+    multi-query attention, is divided by its query heads instead, and ranks hold copies of the groups.
     """
     if shape.groups % ranks == 0:
         return True

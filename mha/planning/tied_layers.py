@@ -1,7 +1,7 @@
 """Layers that hold the same weights, and what each of them must therefore keep like the others.
 
 `prune` refuses a plan by which layers would keep different entries of what they share (`mha.pruning.shared_weights`).
-What is found here is never weaker than that, so that a plan which respects it is accepted.
+The ties found here are never weaker than what `prune` checks, so that it accepts every plan which respects them.
 """
 
 import re
@@ -28,7 +28,7 @@ class Alike(IntEnum):
 
 @dataclass(frozen=True)
 class Tie:
-    """Layers that are decided together."""
+    """Layers that are decided together, since they share weights, and what they must keep alike."""
 
     layers: tuple[str, ...]
     alike: Alike
@@ -43,13 +43,13 @@ def ties_of(layers: Mapping[str, AttentionLayer]) -> list[Tie]:
         for member in together:
             sets[member] = together
         strictest[name] = max(alike, strictest.get(name, alike))
-    ties = dict.fromkeys(tuple(sorted(members, key=list(layers).index)) for members in sets.values())
-    found = [Tie(members, max(strictest[name] for name in members)) for members in ties]
-    return [tie for tie in found if len(tie.layers) > 1 or tie.alike is Alike.EVERYTHING]
+    tied = dict.fromkeys(tuple(sorted(members, key=list(layers).index)) for members in sets.values())
+    ties = [Tie(members, max(strictest[name] for name in members)) for members in tied]
+    return [tie for tie in ties if len(tie.layers) > 1 or tie.alike is Alike.EVERYTHING]
 
 
 def _pairs(layers: Mapping[str, AttentionLayer]) -> Iterable[tuple[str, str, Alike]]:
-    """For everything that layers share: the two layers, which may be one, and what they must keep alike for it."""
+    """Yield, for each weight held twice, the two layers that hold it (or one, twice) and what they must keep alike."""
     axes = {name: _axes_of(layer) for name, layer in layers.items() if layer.shares}
     for name, layer in layers.items():
         for part, places in layer.shares.items():
@@ -60,7 +60,7 @@ def _pairs(layers: Mapping[str, AttentionLayer]) -> Iterable[tuple[str, str, Ali
 
 
 def _axes_of(layer: AttentionLayer) -> dict[str, dict[Any, Axis]]:
-    """Every part of the layer that may hold heads -> which side of it -> its axis."""
+    """Every tensor of the layer that may hold heads, or submodule selected from -> which side of it -> its axis."""
     family = layer.description
     axes: dict[str, dict[Any, Axis]] = {name: dict(tensor) for name, tensor in family.tensors.items()}
     for side, linears in (("output", family.rows), ("input", family.columns)):
@@ -76,7 +76,11 @@ def _axes_of(layer: AttentionLayer) -> dict[str, dict[Any, Axis]]:
 def _alike(
     layer: AttentionLayer, axes: Mapping[Any, Axis], other: AttentionLayer, axes_there: Mapping[Any, Axis]
 ) -> Alike:
-    """What two layers must keep alike so that they keep the same entries of a tensor that lies so in each of them."""
+    """What two layers must keep alike so that they keep the same entries of a tensor that both hold.
+
+    Args:
+        axes, axes_there: which side of the tensor -> its axis, in the one layer and in the other.
+    """
     letters = {letter for axis in axes.values() for pattern in axis for letter in LETTER.findall(pattern)}
     if axes != axes_there or any(layer.sizes[letter] != other.sizes[letter] for letter in letters):
         return Alike.EVERYTHING

@@ -1,1 +1,1 @@
-"""What is given back after pruning: linear layers fitted again, a short distillation; and `shrink`, which does all."""
+"""Repair after pruning: linear layers fitted again, a short distillation; `shrink` scores, prunes and repairs."""

@@ -37,7 +37,7 @@ class Steps:
 
     @contextmanager
     def next(self, what: str) -> Iterator[None]:
-        """Within the context bars say that they are about the next step, which is called this."""
+        """Within the context the next step is the present one: bars show its number and `what` it does."""
         self.skip()
         with called(f"shrink {self._at} of {self._count}, {what}"):
             yield
@@ -49,11 +49,11 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What all ways to choose heads work with.
+    """What every way to choose heads works with: model, data and budget.
 
     Attributes:
         model: the dense model.
-        rounds: in how many heads leave, by the way that takes rounds; 1 leaves it out.
+        rounds: number of rounds in which heads leave, in the way that takes rounds; 1 leaves this way out.
         budget: the arguments of `choose`.
     """
 
@@ -73,15 +73,17 @@ class Search:
 
 
 def candidates(search: Search, own: HeadScores | None) -> Iterator[nn.Module]:
-    """Repaired models within the budget, one for each way; for those that choose the same plan only one.
+    """Yield repaired models within the budget: one for each way to choose heads.
+
+    The ways that score once yield one model together if they choose the same plan.
 
     Args:
-        own: scores by the loss; None where there is no loss, and so one way less.
+        own: scores of the heads by the loss; None where there is no loss, and so one way less.
     """
     tried: list[HeadPlan] = []
 
     def chosen_by(scores: HeadScores) -> Iterator[nn.Module]:
-        """The repaired model of the plan that these scores lead to, unless there has been one of that plan."""
+        """Yield the repaired model of the plan that these scores lead to, unless that plan was tried before."""
         plan = choose(scores, model=search.model, **search.budget)
         if plan in tried:
             search.steps.skip()
@@ -102,19 +104,19 @@ def candidates(search: Search, own: HeadScores | None) -> Iterator[nn.Module]:
 
 
 def spaced(batches: Sequence[Any], count: int) -> Sequence[Any]:
-    """That many of the batches, evenly spaced; all if there are no more."""
+    """`count` of the batches, evenly spaced; all if there are no more."""
     return batches[:: max(1, len(batches) // count)][:count]
 
 
 def silently_chosen(scores: HeadScores, model: nn.Module, budget: Mapping[str, Any]) -> HeadPlan:
-    """As `choose`, without its warning, which would be about a plan that is not the caller's."""
+    """The plan that `choose` returns, without its warning: it would be about a plan that the user never sees."""
     limits = {name: budget.get(name) for name in BUDGETS}
     terms = {name: value for name, value in budget.items() if name not in BUDGETS}
     return best_plan(scores, limits, model=model, **terms)
 
 
 class _Judge:
-    """Scores every head of the dense model by what a smaller model's outputs lose when its heads leave one by one."""
+    """Scores heads by how far a model's outputs are from the dense one's without each of its heads in turn."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
@@ -122,7 +124,7 @@ class _Judge:
             self._judged = [(batch, search.forward(search.model, batch)) for batch in spaced(search.batches, JUDGED)]
 
     def scores(self, small: nn.Module) -> HeadScores:
-        """Scores of all heads of the dense model; those that the smaller one has lost come last."""
+        """Scores of all heads of the dense model, measured on `small`; heads that it has lost get the lowest."""
         with torch.random.fork_rng():
             scores = resolved_scores(
                 small,
@@ -135,16 +137,16 @@ class _Judge:
         return _of_all(self._search.model, scores)
 
     def _distance(self, small: nn.Module, judged: tuple[Any, Any]) -> float:
-        """How far the smaller model's output on a batch is from the dense one's, which comes with the batch."""
+        """How far `small` is from the dense model on a judged batch: a pair of the batch and the dense output."""
         batch, dense = judged
         return self._search.distance(self._search.forward(small, batch), dense).item()
 
 
 def _in_rounds(search: Search, scores: HeadScores, judge: _Judge) -> nn.Module:
-    """The model from which heads left little by little, what was left being repaired and scored again each time.
+    """The repaired model after rounds, in each of which some heads leave and what is left is repaired and scored again.
 
     Args:
-        scores: of the dense model's heads, by which those of the first round leave.
+        scores: of the dense model's heads; they decide which leave in the first round.
     """
     steps, rounds = search.steps, search.rounds
     for number in range(1, rounds):
@@ -160,7 +162,7 @@ def _in_rounds(search: Search, scores: HeadScores, judge: _Judge) -> nn.Module:
 
 
 def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
-    """Scores of all heads of the model, those without a score below all others."""
+    """The scores extended to all heads of the model: those without a score get one below all others."""
     values = [0.0, *(value for row in scores.scores.values() for value in row.tolist())]
     lowest = min(values) - (max(values) - min(values)) - 1.0
     layers = find_attention(model)
@@ -172,7 +174,7 @@ def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
 
 
 def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str, Any]:
-    """The budget when this share of the rounds is over: down by equal factors, at last the budget itself.
+    """The budget to meet when `share` of the rounds is over: it falls by equal factors to the one that was asked for.
 
     Args:
         heads: how many the dense model has.

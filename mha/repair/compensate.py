@@ -143,10 +143,11 @@ def _fit_again(
 
 
 def _runs_for(groups: Sequence[Sequence[str]], goals: Mapping[str, Goal], layers: int) -> list[float]:
-    """About how many runs of a whole model each group takes for a batch: passes end with its layers.
+    """About how many runs of a whole model each list of `groups` takes for a batch: a pass ends with its last layer.
 
     Args:
-        layers: how many there are, those before the first group included.
+        groups: lists of layers that are fitted together.
+        layers: how many layers there are, those before the first list included.
     """
     runs, left = [], len(goals)
     for names in groups:

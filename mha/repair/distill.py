@@ -43,7 +43,7 @@ def distill(
     Args:
         batches: read once, and held.
         forward: (model, batch) runs the model and returns what matters of its output.
-        steps: how many; a batch is seen several times where there are fewer.
+        steps: how many steps are taken; where there are fewer batches, they are seen several times.
         learning_rate: of AdamW.
         distance: (what forward returns for the copy, what it returns for the teacher) -> scalar, the mean over
             examples, say a KL divergence of logits. By default the mean squared error of every floating tensor, as a
@@ -84,7 +84,7 @@ def distill(
 
 
 def relative_error(output: Any, wanted: Any) -> Tensor:
-    """Σ over all floating tensors of mean |output - wanted|² / mean |wanted|²; a scalar."""
+    """The error mean |output - wanted|² / mean |wanted|², added up over all floating tensors in both; a scalar."""
     pairs = zip(tensors_in(output).values(), tensors_in(wanted).values(), strict=True)
     errors = [(ours - dense).square().mean() / dense.square().mean().clamp_min(1e-12) for ours, dense in pairs]
     if not errors:

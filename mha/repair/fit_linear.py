@@ -1,6 +1,7 @@
-"""One linear layer of the pruned model fitted again, or several that read the same.
+"""Fits one linear layer of the pruned model again, or several that read the same input.
 
-Sums over all batches (`Moments`) come first, one part of them to fit on and one held out; then one solution.
+First come sums over all batches (`Moments`), those of some batches to fit on, those of others held out; then a solution
+from these alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,13 +49,13 @@ class LinearFit:
 
     @property
     def _without_heads(self) -> bool:
-        """Whether it is what is left of an attention layer that keeps no head."""
+        """Whether the linear layer is what is left of an attention layer that keeps no head."""
         return self._layer is not None and not self._layer.num_heads
 
     def _solution(
         self, fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The new weight and bias, by the method."""
+        """The new weight and bias, by the method that this fit was made with."""
         if self._method == "bias" or self._without_heads:
             return weight, recentre(fit + held, weight, bias)
         if self._method == "scale" and self._layer is not None:
@@ -63,7 +64,7 @@ class LinearFit:
         return refit(fit, held, weight, bias)
 
     def _moments(self, batches: Sequence[Any], forward: Forward) -> tuple[Moments, Moments]:
-        """Of what the layer reads now and should put out: the moments to fit on, and those held out."""
+        """The moments of the layer's inputs and wanted outputs: those to fit on, and those held out."""
         parts = _no_moments(self.linear)
         for number, batch in enumerate(batches):
             weights = self._goal.weights[number]
@@ -93,19 +94,19 @@ class LinearFit:
         ]
 
     def _over_no_heads(self, like: Tensor) -> InputAndOutput:
-        """What the projection reads, (..., 0), and puts out, (..., o), where no head is left."""
+        """What a projection without heads reads, (..., 0), and puts out, (..., o): of the shape of `like`."""
         bias = self.linear._parameters.get("bias")
         output = torch.zeros_like(like) if bias is None else bias.expand_as(like)
         return like.new_zeros(*like.shape[:-1], 0), output
 
     def _check(self, number: int, ran: Sequence[InputAndOutput], streams: Sequence[Tensor]) -> None:
-        """Refuse runs of other shapes than the dense model's, of the layer or of what the reader reads after it."""
+        """Refuse a batch in which the layer's runs, or what is read after them, have not the dense model's shapes."""
         expected = [value.shape for value in self._goal.values[number]]
         _check_alike(self.name, number, ran, expected if [stream.shape for stream in streams] == expected else [])
 
 
 class LinearsFit:
-    """Linear layers that read the same, to be fitted to what they put out in the dense model.
+    """Linear layers that read the same input, to be fitted to what they put out in the dense model.
 
     Args:
         model: the pruned model, which is changed.
@@ -152,7 +153,7 @@ class LinearsFit:
             _add_moments(moments[name], runs, weights[number], number, batches)
 
     def _kept(self, name: str, output: Tensor) -> Tensor:
-        """What is left in the pruned model of what the layer puts out in the dense one."""
+        """Of the layer's output in the dense model, the features that it still has in the pruned one."""
         rows = self._rows[name]
         return output if rows is None else output.index_select(-1, rows.to(output.device))
 
@@ -170,7 +171,7 @@ def _add_moments(
     number: int,
     batches: int,
 ) -> None:
-    """Add the moments of what a layer reads and should put out in one batch.
+    """Add to `parts` the moments of what a layer reads and should put out in one batch.
 
     Args:
         parts: the moments to fit on, and those held out.
@@ -199,7 +200,7 @@ def _bias_of(linear: nn.Module) -> Tensor | None:
 
 
 def _set(linear: nn.Module, weight: Tensor, shift: Tensor | None) -> None:
-    """Give the layer this weight (o, k) and this bias; an output without heads has no weight."""
+    """Give the layer this weight (o, k) and this bias; what is left of one without heads takes the bias only."""
     if not isinstance(linear, OutputBias):
         linear.get_parameter("weight").copy_(weight.T if is_conv1d(linear) else weight)
     bias = linear._parameters.get("bias")

@@ -18,10 +18,10 @@ Layers = Mapping[str, AttentionLayer]
 
 
 def check_belong(students: Layers, teachers: Layers) -> None:
-    """Refuse models of which one was not pruned from the other.
+    """Refuse a student, the pruned model, that was not pruned from the teacher.
 
     Raises:
-        PlanError: they have other layers, or other heads, than that.
+        PlanError: the two do not have the same layers, or the student has heads that the teacher does not have.
         UnsupportedModule: an output projection is no plain linear layer.
     """
     if not teachers or students.keys() != teachers.keys():
@@ -33,7 +33,7 @@ def check_belong(students: Layers, teachers: Layers) -> None:
 
 
 def shared_linears(teacher: nn.Module, teachers: Layers, model: nn.Module) -> list[str]:
-    """The linear layers beside output projections that both models have.
+    """The names of the linear layers, other than attention's output projections, that both models have.
 
     Raises:
         PlanError: one that is no part of attention is missing in the pruned model, or has another shape.
@@ -56,7 +56,7 @@ def shared_linears(teacher: nn.Module, teachers: Layers, model: nn.Module) -> li
 def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor | None]:
     """Layer -> indices of the outputs that it still has of those it has in the teacher; None for all.
 
-    Layers for which that can't be told are left out, and those so wide that they spell a vocabulary.
+    Left out are layers for which that can't be told, and those so wide that they must put out a vocabulary.
     """
     entries = kept_entries(teacher, plan_of(model))
     kept: dict[str, Tensor | None] = {}
@@ -70,12 +70,12 @@ def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> 
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer whose weight can be replaced."""
+    """Whether the module is a linear layer whose weight can be replaced."""
     return (type(module) in LINEARS or is_conv1d(module)) and module._parameters.get("weight") is not None
 
 
 def _other_linears(model: nn.Module, layers: Layers) -> list[str]:
-    """The linear layers that are no output projections of attention and share no weight with another module."""
+    """Names of the linear layers that are no output projections of attention and share no weight with another."""
     holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     outputs = {layer.output_name for layer in layers.values()}
     return [
@@ -88,7 +88,7 @@ def _other_linears(model: nn.Module, layers: Layers) -> list[str]:
 
 
 def _check_belong(name: str, student: AttentionLayer, teacher: AttentionLayer) -> None:
-    """Refuse a layer of the pruned model that can't have been pruned from the teacher's of that name."""
+    """Refuse a layer of the pruned model that can't have been pruned from the teacher's of the same name."""
     for layer in (student, teacher):
         if layer.num_heads and not is_linear(layer.output):
             raise UnsupportedModule(

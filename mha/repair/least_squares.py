@@ -1,4 +1,4 @@
-"""Least squares from sums alone: data stream past once, and the solution needs no second look.
+"""Least squares from sums alone: data are read once, and only sums over them are kept.
 
 A linear layer with weight W (o, k) and bias b (o,) is changed so that its outputs for inputs x (n, k) come close to
 targets y (n, o). Everything is float64; damping pulls toward the present weight, not toward zero.
@@ -18,11 +18,11 @@ CONSTANT = 1e-9  # share of inputs' mean square below which their variance is ro
 
 @dataclass(frozen=True)
 class Moments:
-    """Weighted sums over rows; sums of disjoint sets of rows add.
+    """Weighted sums over rows of inputs x and targets y; the moments of two sets of rows add up to those of both.
 
     Attributes:
         n: () total weight of the rows.
-        x: (k,), y: (o,), xx: (k, k), xy: (k, o), yy: ().
+        x: (k,), y: (o,), xx: (k, k), xy: (k, o), yy: () the weighted sums of x, y, x xᵀ, x yᵀ and |y|².
     """
 
     n: Tensor
@@ -67,7 +67,7 @@ class Moments:
         )
 
     def error(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Σ |y - W x - b|², ()."""
+        """The weighted sum of squared errors over the rows, Σ |y - W x - b|², ()."""
         error = self.yy - 2 * (weight.T * self.xy).sum() + ((weight @ self.xx) * weight).sum()
         if bias is not None:
             error = error + self.n * bias @ bias - 2 * bias @ self.y + 2 * bias @ (weight @ self.x)
@@ -80,9 +80,9 @@ class Moments:
 def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The weight and bias that bring the layer's outputs closest to the targets, or the present ones.
 
-    min Σ |y - W x - b|² + λ |W - W₀|² over `fit`, with the λ that leaves the smallest error on `held`, is then solved
-    over both. A bias is not damped; without one (None) there is none afterwards. If no λ is better on `held`
-    than the present weights, those stay.
+    They minimise Σ |y - W x - b|² + λ |W - W₀|². This is solved over `fit` for several λ, and then over both, with the
+    λ that left the smallest error on `held`. A bias is not damped; without one (None) there is none afterwards. If no λ
+    is better on `held` than the present weights, those stay.
 
     Args:
         weight, bias: W₀ (o, k) and b₀ (o,), float64.
@@ -100,15 +100,15 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
 
 
 def recentre(moments: Moments, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """The bias with which outputs and targets have the same mean; None where there is no bias."""
+    """The bias with which the layer's outputs have the mean of the targets; None where it has no bias."""
     return None if bias is None else bias + moments.of_residual(weight, bias).y / moments.n
 
 
 def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, owner: Tensor) -> Tensor:
-    """The weight with one factor per head, chosen like `refit` chooses; the bias stays (Kwon et al. 2022, section 4.3).
+    """The weight, with a factor on each head's columns, found as in `refit`; the bias stays (Kwon et al. 2022, 4.3).
 
     Args:
-        owner: (k,), the head that each input belongs to.
+        owner: (k,), the position of the head that each input belongs to.
     """
     heads = int(owner.max()) + 1
     member = torch.nn.functional.one_hot(owner, heads).to(weight)
@@ -128,14 +128,14 @@ def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, ow
 def without(
     moments: Moments, weight: Tensor, bias: Tensor | None, owner: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """For each head the weight and bias that come closest to the present outputs when the head's inputs are gone.
+    """Yield each head's position, and the weight and bias that come closest to the present outputs without the head.
 
     W - W_h [(H⁻¹)_hh]⁻¹ (H⁻¹)_h, with H the inputs' Gram matrix, centred where there is a bias, and damped: the optimal
-    brain surgeon for a block of weights (OSSCAR, Meng et al. 2024; ZipLM, Kurtić et al. 2023). The weight's columns of
-    the head are 0.
+    brain surgeon for a block of weights (OSSCAR, Meng et al. 2024; ZipLM, Kurtić et al. 2023). In the new weight the
+    head's columns are 0.
 
     Args:
-        owner: (k,), the head that each input belongs to.
+        owner: (k,), the position of the head that each input belongs to.
     """
     gram = (moments if bias is None else moments.centred()).xx
     least = CONSTANT * moments.xx.diagonal().mean() + torch.finfo(torch.float64).tiny
@@ -150,7 +150,12 @@ def without(
 
 
 def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None]:
-    """ΔW (o, k) and Δb (o,): the damped least-squares fit of the residual."""
+    """ΔW (o, k) and Δb (o,) that fit the residual y - (W x + b) best, by damped least squares.
+
+    Args:
+        residual: moments with that residual in place of y.
+        damping: λ, as a share of the inputs' mean square.
+    """
     moments = residual.centred() if with_bias else residual
     mean_square = moments.xx.diagonal().mean() if len(moments.xx) else moments.xx.new_zeros(())
     if mean_square <= CONSTANT * residual.xx.diagonal().mean() or not len(moments.xx):

@@ -55,7 +55,7 @@ def held_batches(batches: Any) -> list[Any]:
 
 @contextmanager
 def calling_outputs(layers: Mapping[str, AttentionLayer]) -> Iterator[None]:
-    """Within the context every attention layer calls its output projection as a module."""
+    """Within the context every attention layer calls its output projection as a module, so that hooks on it run."""
     with ExitStack() as hooks:
         for layer in layers.values():
             hooks.enter_context(on_context(layer, lambda context: context))
@@ -66,13 +66,13 @@ def calling_outputs(layers: Mapping[str, AttentionLayer]) -> Iterator[None]:
 def observed(
     model: nn.Module, names: Sequence[str], batch: Any, forward: Forward, silent: Collection[nn.Module] = ()
 ) -> Iterator[tuple[list[Run], dict[str, Tensor]]]:
-    """The runs of these layers, in their order, and the tensors that `forward` returned.
+    """Run `forward` on the batch; yield all runs of the layers `names`, in order, and the tensors that it returned.
 
     Gradients are to be computed within the context: a model that checkpoints its activations runs parts of itself
     again then, and must find what it found before.
 
     Args:
-        silent: modules that are no reader, whatever they read.
+        silent: modules that are never taken for a run's reader.
     """
     runs: list[Run] = []
     waiting: list[Run] = []  # those whose output nothing has read yet
@@ -117,7 +117,7 @@ def gradients(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Gradients of a random combination of what was returned, by each run's output, and by what was read after it.
 
-    They are None where what was returned can't be differentiated, or nothing was read.
+    They are None where what was returned can't be differentiated, and for a run after which nothing was read.
 
     Args:
         number: of the batch, which seeds the combination.
@@ -147,7 +147,7 @@ def position_weights(output: Tensor, gradient: Tensor | None) -> Tensor:
 def moments_of(
     model: nn.Module, outputs: Sequence[str], batches: Sequence[Any], forward: Forward
 ) -> dict[str, Moments]:
-    """Output projection -> the moments of what it reads and what it puts out, positions weighted as they matter."""
+    """Output projection -> the moments of what it reads and puts out, with the weights of `position_weights`."""
     moments: dict[str, Moments] = {}
     for number, batch in enumerate(batches):
         with observed(model, outputs, batch, forward) as (runs, returned):
@@ -165,7 +165,7 @@ def first_tensor(args: Sequence[Any]) -> Tensor | None:
 
 
 def _combined(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """A random combination of the tensor's entries, as if their root mean square were 1."""
+    """The sum of the tensor's entries with random signs, scaled as if their root mean square were 1."""
     signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
     size = tensor.detach().double().square().mean().sqrt().clamp_min(1e-30)
     return (tensor * signs).double().sum() / size

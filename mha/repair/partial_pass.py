@@ -20,7 +20,7 @@ class _ReachedError(BaseException):
 def runs_of_several(
     linears: Mapping[str, nn.Module], counts: Mapping[str, int], run: Callable[[], Any]
 ) -> dict[str, list[InputAndOutput]]:
-    """What each of the layers reads and puts out in its first runs; the pass ends when all have run.
+    """For each of the layers what it reads and puts out in its first runs; the pass ends after the last of these.
 
     Args:
         counts: layer -> how many of its runs are wanted.
@@ -53,12 +53,12 @@ def runs_and_reads(
 ) -> tuple[list[InputAndOutput], list[Tensor]]:
     """What a layer reads and puts out in its first `count` runs, and what the reader reads after each of them.
 
-    The pass ends there.
+    The pass ends after the last of these.
 
     Args:
         reader: None where only the layer itself is of interest; then nothing is read.
         run: runs the model.
-        entered: a module whose entries count in place of the layer's runs, of which there may be none.
+        entered: where given, calls of this module count in place of runs of the layer, which may not run at all.
     """
     ran: list[InputAndOutput] = []
     reads: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What the model's outputs lose without a head when its layer's output projection is solved again for the others.
+"""How much worse a model gets without a head, once its layer's output projection is solved again for the others.
 
 A head that the others of its layer can stand in for costs little, however large it is. What the repaired layer does to
 the outputs is measured, not estimated.
@@ -72,7 +72,7 @@ def resolved_scores(
 
 
 class _Judge:
-    """Runs the model with one projection solved again for the lack of one head, then the next.
+    """Measures the model without each head in turn, the output projection of its layer being solved again for it.
 
     Where the model can be replayed, what precedes the projection is not computed again.
 
@@ -94,7 +94,7 @@ class _Judge:
         self._shares, self._bar = shares, bar
 
     def rises(self, batch: Any) -> dict[str, Tensor]:
-        """Layer name -> (h,): how much the measure rises on this batch."""
+        """Layer name -> (h,): how much the measure rises on this batch without each of the layer's heads."""
         done = self._bar.done
         try:
             return self._replayed(batch)
@@ -105,10 +105,10 @@ class _Judge:
         return {name: self._of_layer(name, batch) - present for name in self._moments}
 
     def _replayed(self, batch: Any) -> dict[str, Tensor]:
-        """As `rises`, each head's pass begun at its layer's output projection.
+        """What `rises` returns, but each head's pass is replayed from its layer's output projection on.
 
         Raises:
-            NotReplayableError: that does not give what a whole pass gives.
+            NotReplayableError: a replay does not give what a whole pass gives.
         """
         rises = {}
         replay = Replay(self._model, [self._layers[name].output for name in self._moments])
@@ -128,10 +128,10 @@ class _Judge:
         return rises
 
     def _of_layer(self, name: str, batch: Any, replay: Replay | None = None) -> Tensor:
-        """The measure without each of the layer's heads, (h,).
+        """The measure on this batch without each of the layer's heads in turn, (h,).
 
         Args:
-            replay: by which passes begin at the projection; None runs the whole model.
+            replay: the recorded pass, replayed from the layer's output projection on; None runs the whole model.
         """
         layer = self._layers[name]
         bias = layer.output._parameters.get("bias")

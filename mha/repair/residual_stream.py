@@ -14,8 +14,8 @@ The reader (a norm, say) reads `value` in the dense model and `stream''` in the 
 stream there is stream'' - output', so the layer should put out value - (stream'' - output'): that makes up for what
 earlier layers left undone, too. A layer after which no reader is found should put out what it does in the dense model.
 
-That a layer's output is added to the stream is seen by gradients: what is returned then depends on the output as it
-does on what the reader reads.
+Whether a layer's output is added to the stream is seen by gradients: if it is, what `forward` returns has the same
+gradient by the output as by what the reader reads.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -38,10 +38,10 @@ class Sought:
         outputs: attention's output projections; where they do not write to a residual stream, the goal is their output.
         others: other linear layers; only those that write to a residual stream, always before the same reader, get a
             goal.
-        first: what runs before the earliest of these gets no goal.
-        own: the goal of all layers is their own output.
-        further: those of the others whose goal is their own output if they write to no stream. Its values are not kept:
-            they would be most of the memory.
+        first: layers of which the earliest is the first to get a goal; what runs before it gets none.
+        own: whether the goal of all layers is their own output.
+        further: those of the others whose goal is their own output if they write to no stream. The values of such
+            goals are not kept: they would be most of the memory.
         silent: modules that do not run in the pruned model; the reader can't be one of them.
     """
 
@@ -73,7 +73,7 @@ class Goal:
     kept: bool = True
 
     def begin_batch(self) -> None:
-        """What is added from now on belongs to the next batch."""
+        """Begin the next batch, to which the runs that are added from now on belong."""
         self.values.append([])
         self.weights.append([])
 
@@ -81,7 +81,7 @@ class Goal:
         """Add one run of the layer in the dense model.
 
         Raises:
-            CalibrationError: something is NaN or infinite.
+            CalibrationError: what the run gives for the goal is NaN or infinite.
         """
         value = run.output if self.reader is None else run.read
         if value is None or not value.isfinite().all():
@@ -118,9 +118,9 @@ def goals_of(model: nn.Module, sought: Sought, batches: Sequence[Any], forward: 
 
 
 def together(goals: Mapping[str, Goal]) -> list[list[str]]:
-    """The layers in their order, in groups that are fitted in the same passes.
+    """The layers in their order, in lists of those that are fitted together, in the same passes.
 
-    Neighbours are, if their values are not kept and they read the same.
+    Neighbours are fitted together if the values of their goals are not kept and they read the same input.
     """
     groups: list[list[str]] = []
     for name, goal in goals.items():
@@ -162,14 +162,14 @@ def _empty_goals(
 
 
 def _from_first_on(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
-    """The goals from the earliest of the layers `first` on; none where none of these has one."""
+    """The goals from the earliest of the layers `first` on; no goals where none of these layers has one."""
     order = list(goals)
     start = min((order.index(name) for name in first if name in goals), default=len(order))
     return {name: goals[name] for name in order[start:]}
 
 
 def _same(of_output: Tensor | None, of_read: Tensor | None) -> bool:
-    """Whether the gradients by an output and by what is read later are equal: then the one was added into the other."""
+    """Whether the gradients by an output and by what is read later are equal: then the output was added to it."""
     if of_output is None or of_read is None or not bool(of_output.any()):
         return False
     return bool((of_output - of_read).abs().max() <= SAME * of_read.abs().max())

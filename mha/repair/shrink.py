@@ -51,7 +51,7 @@ def shrink(
 
     Args:
         batches: calibration batches, read once, and held. Heads are scored on eight of them (the distance on four, a
-            criterion on all), and repair is fitted, and the best of the three found, on all.
+            criterion on all); repair is fitted on all, and on all it is decided which of the three is best.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default".
@@ -112,7 +112,7 @@ def shrink(
 
 
 def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.Module:
-    """Of several smaller models the one that is best on all batches."""
+    """The smaller model with the lowest mean loss, or distance to the dense model, over all batches."""
     with search.steps.next("compare"):
         bar = Bar(progress=search.steps.progress)
         bar.expect(len(small))
@@ -122,7 +122,7 @@ def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.M
 
 
 def _mean(small: nn.Module, search: Search, loss: Loss | None) -> float:
-    """The mean over all batches of what is to be low: the loss, or the distance to the dense model."""
+    """The smaller model's mean loss over all batches; without a loss, its mean distance to the dense model."""
     forward, batches = search.forward, search.batches
     with eval_mode(small), eval_mode(search.model):
         if loss is not None:
@@ -132,5 +132,5 @@ def _mean(small: nn.Module, search: Search, loss: Loss | None) -> float:
 
 
 def _check_budget(model: nn.Module, budget: Mapping[str, Any]) -> None:
-    """Refuse a budget that can't be met before scores are computed, which may take long: any scores tell."""
+    """Refuse a budget that can't be met, by random scores, before those that may take long are computed."""
     silently_chosen(score(model, None, None, "random", progress=False), model, budget)
