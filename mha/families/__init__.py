@@ -1,4 +1,4 @@
-"""One file per family of attention modules: what it looks like, as data.
+"""Families of attention modules, one file each: a description, as data, of what such a module looks like.
 
 Every module of this package registers what it describes when the package is imported; adding a
 family is adding a file.

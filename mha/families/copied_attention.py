@@ -139,7 +139,7 @@ FROM_TRANSFORMERS = ("ALL_ATTENTION_FUNCTIONS",)
 
 @register_convention
 def copied_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if is_from_transformers(module) or any(is_from(library, module) for library in LIBRARIES):
         return None
     if not dict(module.named_children()).keys() >= NAMES:
@@ -156,7 +156,7 @@ def copied_attention(module: nn.Module) -> Family | str | None:
 
 @making_class
 def returning_cache(kind: Any) -> tuple[str, Members]:
-    """A subclass of a class without heads that returns the cache it is given, as releases before 4.48 expect."""
+    """A subclass of a class for no heads that also returns the cache it is given, as releases before 4.48 expect."""
     signature = inspect.signature(getattr(kind, WHOLE).forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ def _explain_code(module: nn.Module) -> None:
 
 
 class _Unsliced(ast.NodeTransformer):
-    """Leaves out what is computed where projections are cut into slices, as this module's are not."""
+    """Drops the code for projections computed in slices (`pretraining_tp` > 1), which this module does not run."""
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
@@ -190,10 +190,10 @@ class _Unsliced(ast.NodeTransformer):
 
 
 def _explain_called(forward: Any, code: str) -> None:
-    """Refuse a function that calls others that are not known.
+    """Refuse a forward that calls functions that are not known.
 
     Args:
-        code: the function's source.
+        code: the forward's source.
 
     Raises:
         UnclearError: a line of a function that it calls is not known, or a name is not that of transformers.

@@ -58,7 +58,7 @@ COUNTS = {"heads": "h g", "sliceable_head_dim": "h g", "inner_kv_dim": "h d"}
 
 @register_convention
 def diffusers_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     children = dict(module.named_children())
     if not is_from("diffusers", module) or not hasattr(module, "processor") or not NAMES & children.keys():
         return None
@@ -72,10 +72,10 @@ def diffusers_attention(module: nn.Module) -> Family | str | None:
 
 
 def _projections(module: Any) -> Projections:
-    """The module's projections.
+    """The projections that the module has, as `describe` takes them.
 
     Raises:
-        UnclearError: their widths are not those of heads.
+        UnclearError: their widths fit no number of heads.
     """
     children = dict(module.named_children())
     rows = {name: axis for name, axis in ROWS.items() if name in children}
@@ -87,10 +87,10 @@ def _projections(module: Any) -> Projections:
 
 
 def _sizes(module: Any) -> dict[str, int]:
-    """The letters of the axes.
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module.
 
     Raises:
-        UnclearError: the projections' widths are not those of heads.
+        UnclearError: the projections' widths fit no number of heads.
     """
     output = next(iter(module.to_out), None)
     if not isinstance(output, nn.Linear):
@@ -109,7 +109,7 @@ def _explain_processor(processor: Any) -> None:
     """Refuse a processor whose code does not show that it computes each head on its own.
 
     Raises:
-        UnclearError: it says what is not understood.
+        UnclearError: the message says what is not understood.
     """
     kind: Any = type(processor)
     name = f"its processor {kind.__name__}"
@@ -132,19 +132,19 @@ def _explain_processor(processor: Any) -> None:
 
 
 def _is_attn(node: ast.AST) -> bool:
-    """Whether it is the name by which a processor is handed the module."""
+    """Whether the node is the name `attn`, by which a processor is handed the module."""
     return isinstance(node, ast.Name) and node.id == "attn"
 
 
 @functools.cache
 def _code(kind: Any) -> str:
-    """The source of a processor's class, in `ast.unparse`'s spelling."""
+    """The source of the `__call__` of a processor's class, in `ast.unparse`'s spelling."""
     return ast.unparse(function_of(kind.__call__, f"its processor {kind.__name__}"))
 
 
 @making_class
 def without_processor(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass without heads: the output's bias for every token, or pixel, and what is done after it."""
+    """A subclass for no heads: it returns the output's bias for each token or pixel, after the module's last steps."""
 
     def forward(
         self: Any,

@@ -96,7 +96,7 @@ LIBRARIES = {
 
 @register_convention
 def einops_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
@@ -113,7 +113,7 @@ def einops_attention(module: nn.Module) -> Family | str | None:
 
 
 def _projections(module: nn.Module, children: Mapping[str, nn.Module], fused: str | None, output: str) -> Projections:
-    """The module's projections.
+    """The projections that the module has, as `describe` takes them.
 
     Args:
         fused: the linear that puts out all queries, all keys, all values; None where they are apart.
@@ -157,7 +157,7 @@ def _output(children: Mapping[str, nn.Module], output: str) -> str:
     """The name of the linear that reads the context; vit-pytorch has none where one head is as wide as the model.
 
     Raises:
-        UnclearError: the output is dropped out, or projected and more.
+        UnclearError: something other than dropout follows the projection.
     """
     steps = children[output]
     if not isinstance(steps, nn.Sequential):

@@ -19,7 +19,7 @@ NORMALISED = re.compile(r"self\.(q_norm|k_norm)\(self\.(q_proj|k_proj)\(")
 
 @register_convention
 def full_width_norms(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not normalises_all_heads(module):
         return None
     try:
@@ -43,7 +43,7 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
 
 
 def normalises_all_heads(module: nn.Module) -> bool:
-    """Whether the code normalises queries and keys before they are heads, each norm as wide as its projection."""
+    """Whether queries and keys are normalised before they are split into heads, by norms as wide as all heads."""
     children = dict(module.named_children())
     if not is_from_transformers(module) or not children.keys() >= NAMES:
         return False

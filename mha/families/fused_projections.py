@@ -40,7 +40,7 @@ LAYOUTS: tuple[tuple[str, Axis], ...] = (
 
 @register_convention
 def fused_projections(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     return describe_fused(module) if is_from_transformers(module) else None
 
 
@@ -68,7 +68,7 @@ def describe_fused(
 
 
 def _find(module: nn.Module) -> tuple[str, str, str] | None:
-    """The names of the core, its fused projection and the output; None where they are not all there."""
+    """The names of the core, its fused linear and the output projection; None where they are not all there."""
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
@@ -84,7 +84,7 @@ def _find(module: nn.Module) -> tuple[str, str, str] | None:
 
 
 def _layout(module: nn.Module) -> Axis:
-    """How queries, keys and values lie in what the fused linear puts out.
+    """The axis that says how queries, keys and values lie in the output of the fused linear.
 
     Raises:
         UnclearError: the code does not say, or says several things.
@@ -111,13 +111,14 @@ def _features(module: nn.Module, name: str) -> tuple[int, int]:
 
 
 def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], layout: Axis) -> dict[str, int]:
-    """The letters of the axes.
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module.
 
     Args:
-        fused, output: input and output features of the two linears.
+        fused, output: numbers of input and output features of the two linears.
+        layout: the axis of the fused linear's output.
 
     Raises:
-        UnclearError: they don't tell how many heads there are.
+        UnclearError: these don't tell how many heads there are.
     """
     total, inner = fused[1], output[0]
     d = head_width(module)

@@ -26,7 +26,7 @@ GATE = {"gru_rel_pos_const", "gru_rel_pos_linear", "q_proj", "k_proj", "v_proj",
 
 @register_convention
 def gated_bias(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not has_gated_bias(module):
         return None
     d, width = head_width(module), int(cast(Any, module).out_proj.in_features)
@@ -60,7 +60,7 @@ def has_gated_bias(module: nn.Module) -> bool:
 
 @making_class
 def with_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass with any number of heads, which takes and returns the bias of all original ones, (b h, q, k)."""
+    """A subclass for any number of heads; it takes and returns the position bias of all original ones, (b h, q, k)."""
 
     def forward(
         self: Any,
@@ -93,7 +93,7 @@ def with_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
 
 @making_class
 def without_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass without heads, which still makes, or hands on, the bias of all original ones."""
+    """A subclass for no heads, which still makes, or hands on, the position bias of all original ones."""
 
     def forward(
         self: Any,
@@ -111,7 +111,7 @@ def without_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
 
 
 def _made(module: Any, hidden: Tensor, position_bias: Tensor | None) -> Tensor:
-    """The bias of all original heads, (b h, q, k): the one that is handed on, or else one that this layer makes."""
+    """The position bias of all original heads, (b h, q, k): the one given, or else one that this layer makes."""
     if position_bias is not None:
         return position_bias
     batch, length, _ = hidden.shape

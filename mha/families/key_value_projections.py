@@ -16,7 +16,7 @@ HALVES = "key_states, value_states = self.to_kv(hidden_states).chunk(2, dim=-1)"
 
 @register_convention
 def key_value_projections(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not is_from_transformers(module) or not dict(module.named_children()).keys() >= NAMES:
         return None
     d, width = head_width(module), getattr(cast(Any, module).to_out, "in_features", None)

@@ -25,7 +25,7 @@ WIDTHS = ("qk_head_dim", "v_head_dim", "qk_nope_head_dim")
 
 @register_convention
 def latent_projections(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     children = dict(module.named_children())
     if not is_from_transformers(module) or not {"kv_a_proj_with_mqa", "kv_b_proj", "o_proj"} <= children.keys():
         return None

@@ -38,7 +38,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 @register_convention
 def levit_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not any(base.__module__ == "timm.models.levit" for base in type(module).__mro__):
         return None
     if "attention_biases" not in module._parameters:
@@ -55,7 +55,7 @@ def levit_attention(module: nn.Module) -> Family | str | None:
 
 
 def _described(module: nn.Module, axes: Mapping[str, Axis]) -> Family:
-    """The description of a module with these linears, each with the axis of its output features."""
+    """The description of a module; `axes` names its linears, each with the axis of its output features."""
     normalised = {f"{name}.bn.{held}": {0: axis} for name, axis in axes.items() for held in NORM}
     letters = {name: axis[0].strip("()") for name, axis in axes.items()}
     return Family(
@@ -78,14 +78,14 @@ def _described(module: nn.Module, axes: Mapping[str, Axis]) -> Family:
 
 
 def _sizes(module: Any) -> dict[str, int]:
-    """The letters of the axes."""
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module."""
     key, value = module.key_dim, module.val_dim
     return {"h": module.num_heads, "g": 1, "d": key, "e": value, "m": key + value, "n": 2 * key + value}
 
 
 @making_class
 def with_own_biases(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass that computes the biases anew, and reads none that were cached for other heads."""
+    """A subclass that computes the position biases anew, and reads none that were cached for other heads."""
 
     def get_attention_biases(self: Any, device: Any) -> Tensor:  # noqa: ARG001
         biases: Tensor = self.attention_biases[:, self.attention_bias_idxs]
@@ -96,7 +96,7 @@ def with_own_biases(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
 
 @making_class
 def without_heads(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass without heads: it normalises an output of zeros, for as many tokens as there are queries."""
+    """A subclass for no heads: it normalises an output of zeros, for as many tokens as there are queries."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         zeros: Tensor = self.get_submodule(left_of("proj.ln.linear"))(x[:, : len(self.attention_bias_idxs), :0])

@@ -10,7 +10,7 @@ from mha.layer.attention import MultiHeadAttention
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    """The letters of the axes."""
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module."""
     layer = cast(MultiHeadAttention, module)
     per_group = layer.num_heads // layer.num_kv_heads if layer.num_kv_heads else 1
     return {"h": layer.num_kv_heads, "g": per_group, "d": layer.head_dim}

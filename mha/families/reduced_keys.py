@@ -40,7 +40,7 @@ DERIVED: Changes = (
 
 @register_convention
 def reduced_keys(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     children = dict(module.named_children())
     if not is_from("timm", module) or not children.keys() >= NAMES:
         return None
@@ -58,10 +58,10 @@ def reduced_keys(module: nn.Module) -> Family | str | None:
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    """The letters of the axes.
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module.
 
     Raises:
-        UnclearError: the linears' widths are not those of the module's heads.
+        UnclearError: the linears' widths do not fit the module's number of heads.
     """
     linears, heads = cast(Any, module), head_count(module)
     inner = linears.proj.in_features

@@ -49,7 +49,7 @@ CORES = ("self", "attention", "attn", "att", "longformer_self_attn")
 
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not is_from_transformers(module) or any(is_another(module) for is_another in OTHERS):
         return None
     return describe_separate(module)
@@ -80,7 +80,7 @@ def _values_are_keys(module: nn.Module) -> bool:
 
 
 def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
-    """The names of the core, its three projections and the output; None where they are not all there."""
+    """The names of the core, the linears of queries, keys and values, and the output's; None where one is missing."""
     children = dict(module.named_children())
     names = _projection_names(children)
     if names is None and _values_are_keys(module):
@@ -98,7 +98,7 @@ def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:
-    """The submodule of that dotted name, if there is one."""
+    """The submodule of that dotted name; None where there is none."""
     return dict(module.named_modules()).get(name)
 
 
@@ -112,7 +112,7 @@ def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | No
 
 
 def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
-    """The name of the linear that the child of that name is, or wraps, as Gemma 4's do to clip inputs and outputs."""
+    """The name of the linear that this child is, or wraps as Gemma 4's do to clip what passes; None if neither."""
     child = children.get(name)
     if isinstance(child, nn.Linear):
         return name
@@ -123,10 +123,12 @@ def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
 
 
 def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) -> tuple[dict[str, int], Axis]:
-    """The letters of the axes, and the axis of the queries, which is twice as wide where half of each head is a gate.
+    """The size of each letter in the axes' patterns, and the axis of the queries.
+
+    Queries are twice as wide where half of each head is a gate.
 
     Raises:
-        UnclearError: the linears' widths are not those of heads.
+        UnclearError: the linears' widths fit no number of heads.
     """
     q_width, k_width, v_width = (int(getattr(module.get_submodule(name), "out_features")) for name in names)  # noqa: B009
     o_width = int(getattr(module.get_submodule(output), "in_features"))  # noqa: B009
@@ -144,7 +146,7 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
 
 
 def _head_width(core: nn.Module, width: int) -> int:
-    """The width of a head, as an attribute gives it, or else the share of each head in the queries' width.
+    """The width of a head as an attribute gives it, or else the queries' width divided by the number of heads.
 
     Raises:
         UnclearError: neither is known.

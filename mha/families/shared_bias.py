@@ -28,7 +28,7 @@ WEIGHTS = Weights(place=2, eager=True, asked=False)
 
 @register_convention
 def shared_bias(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     kind = whole(module)
     if not is_from_transformers(module) or not hasattr(kind, "compute_bias"):
         return None
@@ -47,13 +47,13 @@ def shared_bias(module: nn.Module) -> Family | str | None:
 
 
 def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
-    """The module's projections.
+    """The projections that the module has, as `describe` takes them.
 
     Args:
         names: of the linears of queries, keys, values and output.
 
     Raises:
-        UnclearError: their widths are not those of heads.
+        UnclearError: their widths fit no number of heads.
     """
     query, key, value, output = names
     d, rows = head_width(module), int(cast(Any, module).get_submodule(query).out_features)
@@ -67,7 +67,7 @@ def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
 
 @making_class
 def with_shared_bias(kind: Any) -> tuple[str, Members]:
-    """A subclass with any number of heads, which takes and returns the bias of all original ones."""
+    """A subclass for any number of heads, which takes and returns the position bias of all original ones."""
     signature = inspect.signature(kind.forward)
 
     def compute_bias(self: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -91,7 +91,7 @@ def with_shared_bias(kind: Any) -> tuple[str, Members]:
 
 @making_class
 def empty_with_shared_bias(kind: Any, output: str) -> tuple[str, Members]:
-    """A subclass without heads, which still makes, or hands on, the bias of all original ones."""
+    """A subclass for no heads, which still makes, or hands on, the position bias of all original ones."""
     signature = inspect.signature(kind.forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ CACHE = CACHES[0]
 
 @register_relation
 def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
-    """The layers that are refused since they read or write a cache which two submodules share, each with the reason."""
+    """The layers that are refused since they use a key/value cache that two submodules share, each with the reason."""
     refused: dict[str, str] = {}
     caching = [name for name, layer in layers.items() if _caches(layer.core)]
     for name, module in model.named_modules():
@@ -45,7 +45,7 @@ def _caches(core: nn.Module) -> bool:
 
 
 def _child(layer: str, name: str) -> str:
-    """The child of module `name` that the layer lies in."""
+    """The name of the child of module `name` that the layer lies in."""
     return layer.removeprefix(f"{name}." if name else "").partition(".")[0]
 
 
@@ -57,7 +57,7 @@ def _pairs(code: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass
 class _Calls:
-    """The calls of submodules in a method, and which variables hold what they returned."""
+    """The calls of submodules in a method, and the variables that hold what they returned."""
 
     calls: list[tuple[str, ast.Call]] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)  # variable -> submodule whose output it is
@@ -65,7 +65,7 @@ class _Calls:
 
     @classmethod
     def of(cls, method: ast.stmt) -> "_Calls":
-        """The calls in this method."""
+        """The calls of submodules in this method."""
         nodes = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
         calls = cls([(submodule, node) for node in nodes if (submodule := _submodule(node))])
         calls.outputs |= {name: submodule for name, value in _assigned(method) if (submodule := _submodule(value))}
@@ -73,7 +73,7 @@ class _Calls:
         return calls
 
     def cache_of(self, node: ast.expr) -> str | None:
-        """The submodule whose cache this is, if it is one."""
+        """The submodule whose cache the expression is; None where it is no submodule's cache."""
         match node:
             case ast.Name(id=variable):
                 return self.caches.get(variable)
@@ -101,7 +101,7 @@ def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _submodule(node: ast.expr) -> str | None:
-    """The name of the submodule that is called here: `encoder` in `self.encoder(…)`; None for anything else."""
+    """The name of the submodule that the expression calls: `encoder` in `self.encoder(…)`; None for anything else."""
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
             return name

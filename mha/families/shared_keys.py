@@ -29,7 +29,7 @@ HANDED_ON = "shared_kv_states[self.layer_type] = (key_states, value_states)"
 
 @register_convention
 def shared_keys(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not has_shared_keys(module):
         return None
     try:
@@ -71,7 +71,7 @@ def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> P
     """The projections that lose heads: those of queries and output.
 
     Raises:
-        UnclearError: their widths are not those of heads.
+        UnclearError: their widths fit no number of heads.
     """
     d, per_group = head_width(module), vars(module).get("num_key_value_groups")
     width = int(cast(Any, module).o_proj.in_features)
@@ -84,7 +84,7 @@ def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> P
 
 @making_class
 def with_keys_of_another(kind: Any) -> tuple[str, Members]:
-    """A subclass that takes, of the keys and values it is handed, those of the groups it still has."""
+    """A subclass that uses, of the keys and values that another layer hands to it, those of the groups it still has."""
     signature = inspect.signature(kind.forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +99,7 @@ def with_keys_of_another(kind: Any) -> tuple[str, Members]:
 
 @making_class
 def with_keys_for_others(kind: Any) -> tuple[str, Members]:
-    """A subclass that hands on the keys of all original groups, and then attends to those that it still has.
+    """A subclass that hands on keys and values of all original groups, and attends to those of the groups it still has.
 
     Raises:
         UnclearError: the code does not say, exactly once, that keys are handed on.

@@ -32,7 +32,7 @@ CLASS_TOKEN = "self.q(x[:, 0])"  # the only token with a query, and so with an o
 
 @register_convention
 def timm_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     if not is_from("timm", module):
         return None
     counts = {"heads": "h g"} if "heads" in vars(module) else {}
@@ -42,7 +42,7 @@ def timm_attention(module: nn.Module) -> Family | str | None:
 
 
 def _why_not(module: nn.Module) -> str | None:
-    """The reason why a module is refused whose code does not say all that it has to; None where it does."""
+    """Why the module is refused if its code is not known to project all tokens, then end with that; otherwise None."""
     code, name = text(module), type(module).__name__
     if not TOKENS.search(code):
         return f"{name} is not given a sequence of tokens"
@@ -65,7 +65,7 @@ def without_heads_for_some(kind: Any, pooled: bool) -> tuple[str, Members]:  # n
     """A subclass without heads that returns the output's bias for some tokens only.
 
     Args:
-        pooled: for as many as queries are pooled to; otherwise for the first.
+        pooled: whether those are as many tokens as queries are pooled to; otherwise only the first.
     """
 
     def forward(self: Any, x: Tensor) -> Tensor:

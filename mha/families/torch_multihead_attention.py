@@ -110,7 +110,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
     def _mask(
         self, key_padding_mask: Tensor | None, attn_mask: Tensor | None, q: Tensor, own_keys: int, all_keys: int
     ) -> Tensor | None:
-        """Both masks as one that is added to the scores, zero for the extra keys; None where nothing is masked.
+        """Both masks as one that is added to the scores, 0 for the module's extra keys; None where nothing is masked.
 
         Args:
             own_keys: how many keys the masks are for.
@@ -129,7 +129,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
 
     @torch.jit.unused
     def _gather_heads(self, attn_mask: Tensor, batch: int) -> Tensor:
-        """(b·h, q, k), for the heads still here or for all original ones, as (b, h, q, k)."""
+        """The mask as (b, h, q, k) for the heads still here; given as (b·h, q, k) for these, or for all original."""
         lineage = lineage_of(self)
         heads = attn_mask.shape[0] // batch
         if attn_mask.shape[0] == batch * self.num_heads:
@@ -167,7 +167,7 @@ class EmptiedMultiheadAttention(SlicedMultiheadAttention):
         out_proj_without_heads: OutputBias
 
     def before_emptied(self) -> None:
-        """Note what else the module adds, and clear the way for the properties below."""
+        """Note how many keys the module adds of its own, and delete the parameters whose names are properties here."""
         self.extra_keys = int(self.bias_k is not None) + int(self.add_zero_attn)
         del self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]  # below they are properties
 
@@ -217,7 +217,7 @@ def _mean_over_heads(weights: Tensor) -> Tensor:
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    """The letters of the axes."""
+    """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module."""
     layer = cast(Any, module)
     return {"h": layer.num_heads, "g": 1, "d": layer.head_dim}
 

@@ -39,9 +39,9 @@ class Convention:
     Attributes:
         fused: the linear that puts out all queries, all keys, all values.
         output: the linear that reads the context.
-        changes: what its forward says that is true of all heads only, and what it is to say instead.
+        changes: code of its forward that holds for all heads only, each with what replaces it.
         helper: a function that the forward calls, "" for none.
-        in_helper: the same of that function.
+        in_helper: the same for that function.
     """
 
     fused: str
@@ -63,7 +63,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 @register_convention
 def torchvision_attention(module: nn.Module) -> Family | str | None:
-    """The module's description, the reason why it is refused, or None if it is something else."""
+    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
     bases = [base.__name__ for base in whole(module).__mro__ if base.__module__.startswith("torchvision.")]
     known = next((CONVENTIONS[name] for name in bases if name in CONVENTIONS), None)
     try:
@@ -73,10 +73,10 @@ def torchvision_attention(module: nn.Module) -> Family | str | None:
 
 
 def _described(module: nn.Module, known: Convention) -> Family:
-    """The module's description.
+    """The description of a module that computes attention as this convention says.
 
     Raises:
-        UnclearError: it is not what is known.
+        UnclearError: its widths or its code are not those that are known.
     """
     kind, heads = whole(module), _heads(module)
     fused = cast(Any, module.get_submodule(known.fused))

@@ -157,7 +157,7 @@ class MultiHeadAttention(nn.Module):
         is_causal: bool,
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The output, and the weights if they are wanted."""
+        """The output, and the weights where `need_weights`, computed for all tokens, padding or not."""
         batch, num_queries, num_keys = queries.shape[0], queries.shape[1], keys.shape[1]
         if self.num_heads == 0:
             weights = queries.new_zeros(batch, 0, num_queries, num_keys) if need_weights else None
@@ -246,7 +246,7 @@ class MultiHeadAttention(nn.Module):
         return attn_mask if mask is None else attn_mask.masked_fill(~mask, float("-inf"))
 
     def _gather_heads(self, attn_mask: Tensor) -> Tensor:
-        """The rows of a per-head mask that belong to the heads still here."""
+        """The part of a mask made for all original heads that is for the heads still here; any other mask as it is."""
         lineage = lineage_of(self)
         made_for_all = (
             lineage is not None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def left_of(output: str) -> str:
-    """The name of what is left of the output projection of that name."""
+    """The name under which an `OutputBias` stands for the output projection of this name: `o_proj_without_heads`."""
     return f"{output}_without_heads"
 
 
@@ -44,9 +44,9 @@ class OutputBias(nn.Module):
 
 
 def tied_to(output: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """The output, which depends on none of the inputs, tied to them: its gradient reaches them all, as zeros.
+    """The output, whose value depends on none of the inputs, joined to their graph: each gets a gradient of zeros.
 
-    What computed the inputs then gets gradients as it would from any other layer, and not none:
+    Then parameters from which the inputs were computed get gradients of zeros, and not None, as from any other layer:
     DistributedDataParallel waits for those.
     """
     if not torch.is_grad_enabled():

@@ -29,7 +29,7 @@ class Ragged:
         lengths: how many tokens of each example are real.
         order: the examples in the order in which they are laid down.
         longest: how many tokens each example has, real or padding.
-        device: where what is packed lies.
+        device: where packed tokens lie.
     """
 
     def __init__(self, lengths: Sequence[int], order: Sequence[int], longest: int, device: torch.device) -> None:
@@ -53,9 +53,9 @@ class Packing:
     """How a batch's real queries, and the keys they may see, are laid down: examples of equal lengths together.
 
     Args:
-        query_lens, key_lens: (b,), how many are real; more than there are count as all. Reading them waits for the
-            device.
-        queries, keys: how many each example has, real or padding.
+        query_lens, key_lens: (b,), how many of each example's queries and keys are real, at most all. Reading them
+            waits for the device.
+        queries, keys: how many of them each example has, real or padding.
     """
 
     def __init__(self, query_lens: Tensor, key_lens: Tensor, queries: int, keys: int, device: torch.device) -> None:
@@ -89,7 +89,7 @@ def attend_packed(
 
 
 def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout: float) -> Tensor:
-    """The context of one group: (examples · queries, h, d) and (examples · keys, h, d) -> (examples · queries, h·d)."""
+    """Attention in examples of equal lengths: (examples · queries, h, d) and (examples · keys, h, d) -> (…, h·d)."""
     if not group.keys:
         return torch.zeros_like(q).flatten(1)
     q, k, v = (tokens.unflatten(0, (group.examples, -1)).transpose(1, 2) for tokens in (q, k, v))
@@ -104,7 +104,7 @@ def clear(padded: Tensor, lengths: Tensor, dim: int = 1) -> Tensor:
 
     Args:
         padded: (b, …), with the tokens along `dim`.
-        lengths: (b,).
+        lengths: (b,), how many tokens of each example are kept.
     """
     inside = torch.arange(padded.shape[dim], device=padded.device) < lengths.to(padded.device)[:, None]
     shape = [len(inside), *(padded.shape[axis] if axis == dim else 1 for axis in range(1, padded.dim()))]

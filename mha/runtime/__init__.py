@@ -1,1 +1,1 @@
-"""How a model is run by somebody else than its owner: calls are intercepted, and everything is put back as it was."""
+"""How the library runs a model that is not its own: calls are intercepted, and everything is put back as it was."""

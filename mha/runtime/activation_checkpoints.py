@@ -13,7 +13,7 @@ class _NotReentrant:
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
-        """What the function returns for these arguments, checkpointed the other way."""
+        """What the function returns for these arguments, run in a checkpoint with `use_reentrant=False`."""
         return checkpointing.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
 
 
@@ -23,9 +23,9 @@ _FUNCTION = Setting(
 
 
 def no_reentrant_checkpoints() -> AbstractContextManager[None]:
-    """Within the context, checkpoints with `use_reentrant=True` are made the other way, and save as much memory.
+    """Within the context, checkpoints with `use_reentrant=True` are made as if it were False, and save as much memory.
 
-    Reentrant ones give gradients to `.backward()` alone, which puts them into every parameter, and give none at all
-    where no input needs any. The context holds for the process, until the last one of any thread ends.
+    Reentrant checkpoints give gradients only to `.backward()`, which adds them to every parameter, and give none at all
+    where no input needs any. The change holds for the whole process, until the last such context of any thread ends.
     """
     return _FUNCTION.at(_NotReentrant)

@@ -2,7 +2,7 @@
 
 A class that stands in no module can't be pickled by its name. These know how they were made, so another process makes
 them again: a model can be pickled, saved whole, copied and sent to spawned workers, whatever its classes are. Why
-modules are given other classes at all is told in `mha.runtime.intercept`.
+modules are given other classes at all is explained in `mha.runtime.intercept`.
 """
 
 import ast
@@ -21,9 +21,10 @@ Members = Mapping[str, Any]
 
 
 def making_class(describe: Callable[..., tuple[str, Members]]) -> Callable[..., type[nn.Module]]:
-    """Turn a function of (class, …) -> (suffix of the name, members) into one that makes the subclass, once.
+    """Turn a function of (class, …) -> (suffix, members) into one that returns a subclass of that class with them.
 
-    All arguments after the class must be hashable, and fit to be pickled.
+    The subclass has those members, and a name that ends in the suffix; it is made once for the same arguments. All
+    arguments after the class must be hashable and picklable.
     """
 
     @functools.cache
@@ -40,14 +41,14 @@ def making_class(describe: Callable[..., tuple[str, Members]]) -> Callable[..., 
 
 @functools.cache
 def _metaclass(of: Any) -> type:
-    """A subclass of the metaclass `of`, by which pickle knows generated classes."""
+    """A subclass of the metaclass `of`, whose classes pickle writes as `_reduce` says."""
     made = type(f"Generated{of.__name__.capitalize()}", (of,), {"__module__": __name__})
     copyreg.pickle(made, _reduce)
     return made
 
 
 def _reduce(kind: type) -> str | tuple[Any, ...]:
-    """How pickle writes the class; one that was derived from a generated class is looked up by its name."""
+    """How pickle writes a generated class: as the call that made it; a class derived from one is written by name."""
     recipe: str | tuple[Any, ...] = vars(kind).get(RECIPE, kind.__qualname__)
     return recipe
 
@@ -58,7 +59,7 @@ def whole(module: nn.Module) -> Any:
 
 
 def compiled(function: ast.FunctionDef, original: Callable[..., Any]) -> FunctionType:
-    """The function that this tree defines, in the namespace of the function whose source it was rewritten from."""
+    """The function that this tree defines, in the namespace of `original`, whose source it was rewritten from."""
     tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
     namespace: dict[str, Any] = getattr(inspect.unwrap(original), "__globals__")  # noqa: B009
     made: dict[str, Any] = {}

@@ -103,7 +103,7 @@ def why_not_copied(model: nn.Module) -> str | None:
 
 
 def _handled(module: nn.Module, own: Callable[..., Any] | None, handle: Handler) -> Callable[..., Any]:
-    """A forward for the instance that leaves its calls to `handle`.
+    """A forward, to be set on the instance, that leaves its calls to `handle`.
 
     Args:
         own: the forward that stands in the instance now; None where the class's is called.
@@ -120,7 +120,7 @@ def _handled(module: nn.Module, own: Callable[..., Any] | None, handle: Handler)
 
 
 def _put_back(own: Mapping[nn.Module, Callable[..., Any] | None]) -> None:
-    """Give each module the forward that stood in the instance, or none."""
+    """Give each module back its own forward, or take ours off where it had none (None)."""
     for module, forward in own.items():
         if forward is not None:
             vars(module)[FORWARD] = forward
@@ -129,7 +129,7 @@ def _put_back(own: Mapping[nn.Module, Callable[..., Any] | None]) -> None:
 
 
 def _enclosed(function: FunctionType) -> Iterator[nn.Module]:
-    """The modules that a function, and functions that it holds, were made with."""
+    """The modules in the closure of a function, and in those of functions in it."""
     for cell in function.__closure__ or ():
         value = cell.cell_contents
         value = value.__self__ if isinstance(value, MethodType) else value

@@ -1,7 +1,8 @@
 """One thread at a time: while a call runs a model with changes, such calls of other threads on the same model wait.
 
 They wait also where two models merely share a module. A thread may make further calls on a model that it holds itself,
-as `mha.check` masks. Nothing keeps a thread from calling a model that another one has masked: it sees the masks.
+as `mha.check` does when it masks. Nothing keeps a thread from calling a model that another one has masked: it sees the
+masks.
 """
 
 import inspect
@@ -35,10 +36,10 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Hold:
-    """A call in the line.
+    """A call that has the models it asks for, or waits for them in the line.
 
     Attributes:
-        keys: what it asks for: modules, by id, and the process's random state.
+        keys: the ids of what it asks for: modules, and the process's random generator.
         by: whose call it is, for messages.
         active: whether it has what it asks for; otherwise it waits.
     """
@@ -120,7 +121,7 @@ def _wait(hold: _Hold) -> None:
 
 
 def _in_front(hold: _Hold) -> _Hold | None:
-    """The call that has to end first; None where it is this one's turn, which it then takes.
+    """Put the call in the line, and return the call that has to end first; None where it is this one's turn now.
 
     Raises:
         BusyError: the threads wait for one another.
@@ -148,7 +149,7 @@ def _leave(hold: _Hold) -> None:
 
 
 def _leave_line(hold: _Hold) -> None:
-    """Take the call, and those that nobody refers to any more, out of the line; the caller has the guard."""
+    """Take the call, and those that nobody refers to any more, out of the line; the caller must hold `_GUARD`."""
     _LINE[:] = [place for place in _LINE if place() not in (None, hold)]
 
 
@@ -158,9 +159,10 @@ def _line() -> list[_Hold]:
 
 
 def _blockers(hold: _Hold, line: list[_Hold]) -> list[_Hold]:
-    """The calls of other threads that have to end before this one: those that have something that it asks for.
+    """The calls of other threads that have to end before this one.
 
-    And those that have asked for it earlier, unless this call's thread has something already: others may wait for that.
+    Those are calls that have something that it asks for, and calls that asked for it earlier. The latter do not count
+    if this call's thread has something already, since they may wait for that.
     """
     others = [other for other in line if other.thread is not hold.thread and not other.keys.isdisjoint(hold.keys)]
     has = any(other.active and other.thread is hold.thread for other in line)
@@ -168,7 +170,7 @@ def _blockers(hold: _Hold, line: list[_Hold]) -> list[_Hold]:
 
 
 def _waits_for(thread: threading.Thread, other: threading.Thread, line: list[_Hold]) -> bool:
-    """Whether the thread waits for the other one, or for threads that do."""
+    """Whether the thread waits for the other one, directly or through threads that it waits for."""
     pending, seen = [thread], set[threading.Thread]()
     while pending:
         current = pending.pop()
@@ -189,7 +191,7 @@ class _Stillness:
         self._since = 0.0
 
     def seconds(self, thread: threading.Thread) -> float:
-        """The seconds since the thread was first seen where it is now; 0 where it is not waiting."""
+        """The seconds since the thread was first seen in the wait that it is in now; 0 where it is not waiting."""
         frame = sys._current_frames().get(thread.ident or 0)
         if frame is None or frame.f_code.co_filename != threading.__file__:
             self._frame = None

@@ -1,7 +1,7 @@
 """Nests: what a model is given or returns, in tuples, lists and mappings of any depth.
 
-What counts as a container differs from use to use, and so is said: of what is copied only such as are known how to
-make anew, of what is compared any mapping. A string and a `torch.Size` are values, never containers.
+Which types count as containers differs from use to use, so each call says it: for copying, only types that are known
+how to make anew; for comparing, any mapping. A string and a `torch.Size` are values, never containers.
 """
 
 import copy
@@ -16,7 +16,7 @@ VALUES = (str, bytes, torch.Size)
 
 
 def leaves(nest: Any, containers: tuple[type, ...], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Everything in the nest that is no container itself, in order, with its path.
+    """Everything in the nest that is no container, in order, each with the keys and indices that lead to it.
 
     Args:
         containers: the types that are looked into.
@@ -35,7 +35,7 @@ def tensors(nest: Any, containers: tuple[type, ...]) -> Iterator[Tensor]:
 
 
 def mapped(nest: Any, change: Callable[[Any], Any], containers: tuple[type, ...]) -> Any:
-    """The nest with `change(leaf)` in the place of each leaf; a container in which nothing has changed is itself."""
+    """The nest with `change(leaf)` in the place of each leaf; containers in which nothing changes are not copied."""
     if not _is_container(nest, containers):
         return change(nest)
     parts = list(nest.values()) if isinstance(nest, Mapping) else list(nest)
@@ -54,10 +54,10 @@ def refilled(container: Any, parts: list[Any]) -> Any:
 
 
 def is_named_tuple(value: Any) -> bool:
-    """Whether it is a named tuple, which is made of its parts one by one."""
+    """Whether the value is a named tuple, whose class takes its parts as separate arguments."""
     return isinstance(value, tuple) and hasattr(value, "_make")
 
 
 def _is_container(value: Any, containers: tuple[type, ...]) -> bool:
-    """Whether to look into the value."""
+    """Whether the value is of one of these types, and no string or `torch.Size`."""
     return isinstance(value, containers) and not isinstance(value, VALUES)

@@ -19,7 +19,7 @@ _called: ContextVar[str] = ContextVar("_called", default="")
 
 @contextmanager
 def called(title: str) -> Iterator[None]:
-    """Within the context, bars that are made bear this title in place of their own."""
+    """Within the context, bars that are made have this title in place of their own."""
     token = _called.set(title)
     try:
         yield
@@ -28,11 +28,11 @@ def called(title: str) -> Iterator[None]:
 
 
 class Bar:
-    """Work that is to be done, in units of any size, and how much of it is done.
+    """A progress bar: how much work there is to do, in units of any size, and how much of it is done.
 
     Args:
         title: what the bar is called.
-        progress: show a bar; None shows one where stderr is a terminal and the work takes more than two seconds.
+        progress: whether to show it; None shows it where stderr is a terminal and the work takes more than two seconds.
     """
 
     FORMAT: ClassVar[str | None] = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
@@ -45,7 +45,7 @@ class Bar:
         self._bar: Any = None
 
     def expect(self, units: float) -> None:
-        """Say that so much more work is to come; less, where it is negative."""
+        """Say that so many more units of work are to come; fewer, where the number is negative."""
         self._expected += units
         if self._bar is not None:
             self._bar.total = self._expected
@@ -53,25 +53,25 @@ class Bar:
                 self._bar.refresh()
 
     def advance(self, units: float = 1) -> None:
-        """Say that so much work has been done."""
+        """Count so many units of work as done."""
         self.done += units
         if self._bar is not None:
             excess = self._bar.n + units - (self._bar.total or math.inf)
             self._bar.update(units - excess if 0 < excess < ROUNDING else units)
 
     def doing(self, what: str) -> None:
-        """Show this beside the title: the part of the work that comes next."""
+        """Show `what`, the part of the work that comes next, beside the title."""
         if self._bar is not None:
             self._bar.set_description_str(f"{self.title}, {what}", refresh=bool(self._progress))
 
     def over(self, items: Iterable[T], units: float = 1) -> Iterator[T]:
-        """The items, one after another; each counts as so much work once the next one is asked for."""
+        """The items, one after another; each counts as `units` of work once the next one is asked for."""
         for item in items:
             yield item
             self.advance(units)
 
     def counting(self, function: Callable[P, R], units: float = 1) -> Callable[P, R]:
-        """The function, with each call counted as so much work, also one that raises."""
+        """The function, each call of which counts as `units` of work done, also one that raises."""
 
         def counted(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
@@ -108,7 +108,7 @@ class Bar:
             self._bar = None
 
     def _finish(self) -> None:
-        """Count what was expected, and did not have to be done, as done."""
+        """Fill the bar: work that was expected, and turned out not to be needed, counts as done."""
         self._bar.total = self._bar.n = max(self._expected, self.done)
         if self._progress:
             self._bar.refresh()

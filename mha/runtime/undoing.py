@@ -1,8 +1,8 @@
-"""Changes that are taken back, whatever happens and whoever else makes some too.
+"""Changes that are undone whatever interrupts them, and also where several contexts change the same thing.
 
-An interrupt (Ctrl-C) may come between any two steps, also while changes are being taken back. So what takes a change
-back is written down before the change is made, can be done twice, and is done again by the call around it if it was
-cut short.
+An interrupt (Ctrl-C) may come between any two steps, also while changes are being taken back. So the function that
+undoes a change is noted before the change is made, can be called twice, and is called again by the context around it
+(`undoing`) if it was cut short.
 """
 
 import threading
@@ -22,7 +22,7 @@ _MISSING = object()
 
 @contextmanager
 def undoing() -> Iterator[None]:
-    """At the end of the context, take back the changes in it that an interrupt kept from being taken back."""
+    """When the context ends, undo every change made in it that an interrupt left in place."""
     outer, own = getattr(_LOG, "undos", None), dict[Undo, None]()
     try:
         _LOG.undos = own
@@ -36,7 +36,7 @@ def undoing() -> Iterator[None]:
 
 @contextmanager
 def changed(undo: Undo) -> Iterator[None]:
-    """Within the context something may be changed; at its end `undo` takes that back.
+    """Within the context the caller may change something; when it ends, `undo` is called to put that back.
 
     Args:
         undo: called at least once, perhaps before anything was changed; a second call must do no harm.
@@ -53,7 +53,7 @@ def changed(undo: Undo) -> Iterator[None]:
 
 @contextmanager
 def hooked(module: nn.Module, hook: Callable[..., Any], *, before: bool = False, **options: Any) -> Iterator[None]:
-    """Within the context the hook is called after the module's forward, or before it.
+    """Within the context the hook is called after each forward of the module, or before it (`before=True`).
 
     Args:
         options: those of torch's `register_forward_hook` or `register_forward_pre_hook`.
@@ -65,10 +65,10 @@ def hooked(module: nn.Module, hook: Callable[..., Any], *, before: bool = False,
 
 @contextmanager
 def overridden(module: nn.Module, name: str, value: object) -> Iterator[None]:
-    """Within the context the module's attribute of this name is `value`; its class is, where the name is "__class__".
+    """Within the context the module's attribute of this name is `value`; the name "__class__" changes its class.
 
-    Contexts of the same attribute may end in any order, as those of generators do: the one that began last counts, and
-    when none is left the attribute is as it was.
+    Contexts of the same attribute may end in any order, as those in generators do: the value of the one that began last
+    counts, and when all have ended the attribute is as it was.
     """
     token = object()
     with changed(partial(_give_back, module, name, token)):
@@ -81,7 +81,7 @@ def overridden(module: nn.Module, name: str, value: object) -> Iterator[None]:
 class Setting:
     """A setting of the whole process that contexts in several threads change for a time, all to the same value.
 
-    When the last of them ends, it is what it was before the first.
+    When the last of these contexts ends, the setting is what it was before the first.
 
     Args:
         read: returns the setting.
@@ -103,7 +103,7 @@ class Setting:
             yield
 
     def _join(self, token: object, value: Any) -> None:
-        """Begin a context, the first of which changes the setting."""
+        """Note that the context of this token begins; the first one changes the setting to `value`."""
         with self._guard:
             if not self._tokens:
                 self._before = self._read()
@@ -112,7 +112,7 @@ class Setting:
             self._tokens.add(token)
 
     def _leave(self, token: object) -> None:
-        """End a context, the last of which changes the setting back."""
+        """Note that the context of this token ends; the last one changes the setting back."""
         with self._guard:
             if self._tokens == {token}:
                 self._write(self._before)
@@ -120,7 +120,7 @@ class Setting:
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Take the hook off the module, with all that torch notes of it; nothing happens where it is not on."""
+    """Remove the hook, and all that torch notes of it, from the module; do nothing where it is not registered."""
     for held in (module._forward_pre_hooks, module._forward_hooks):
         for number in [number for number, registered in held.items() if registered is hook]:
             for marked in (
@@ -133,7 +133,7 @@ def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
 
 
 def _give_back(module: nn.Module, name: str, token: object) -> None:
-    """End the context of this token: the attribute is what the last one of those that are left says, or its own."""
+    """End the context of this token: the attribute gets the value of the latest context left, or its original one."""
     held = _OVERRIDDEN.get((id(module), name))
     if held is None:
         return
@@ -145,12 +145,12 @@ def _give_back(module: nn.Module, name: str, token: object) -> None:
 
 
 def _value(module: nn.Module, name: str) -> Any:
-    """What the module itself has under this name; `_MISSING` for nothing."""
+    """The value in the module's own `__dict__`, or its class for "__class__"; `_MISSING` where there is none."""
     return type(module) if name == "__class__" else vars(module).get(name, _MISSING)
 
 
 def _put(module: nn.Module, name: str, value: Any) -> None:
-    """Give the module itself this value; `_MISSING` takes the attribute away."""
+    """Set the name in the module's own `__dict__`, or its class for "__class__"; `_MISSING` deletes the name."""
     if name == "__class__":
         module.__class__ = value
     elif value is _MISSING:

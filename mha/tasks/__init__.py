@@ -1,4 +1,4 @@
-"""What the suite asks of a task."""
+"""What the benchmark suite asks of a task."""
 
 from mha.tasks.protocol import Batch, Task
 

@@ -29,7 +29,7 @@ def cache_bytes(device: torch.device | str = "cpu") -> int:
 
 
 def emptying(device: torch.device | str = "cpu") -> Callable[[], object]:
-    """A function after whose call nothing older is left in the device's caches: it reads and writes twice their size.
+    """A function that empties the device's caches of all that is older: it reads and writes twice their size.
 
     Example:
         >>> empty = mha.timing.emptying("cpu")

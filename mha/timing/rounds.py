@@ -64,7 +64,7 @@ def time_call(function: Callable[[], object], device: torch.device | str = "cpu"
 
 
 def _by_clock(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds by the clock, until the device has finished."""
+    """The seconds by the CPU's clock from the call of the function until the device has finished."""
     start = time.perf_counter()
     function()
     synchronize(device)
@@ -72,7 +72,7 @@ def _by_clock(function: Callable[[], object], device: torch.device) -> float:
 
 
 def _by_events(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds between two events on the device's current stream."""
+    """The seconds between two events on the device's current stream, around the call of the function."""
     start, end = (torch.Event(device=device, enable_timing=True) for _ in range(2))
     stream = torch.accelerator.current_stream(device)
     start.record(stream)
@@ -97,10 +97,10 @@ def _undisturbed() -> Iterator[None]:
 
 
 def rotated(calls: Iterable[Callable[[], object]]) -> Prepare:
-    """Let these calls take turns, again and again, so that none meets in a cache the inputs it has just had.
+    """A function that returns these calls in turn, again and again, so that none meets in a cache the inputs it had.
 
-    What is returned is for `Rounds.add`. Functions that are added together, with as many calls each, have the same turn
-    in every round.
+    The function is for `Rounds.add`. Functions that are added together, with as many calls each, have the same turn in
+    every round.
 
     Example:
         >>> prepare = mha.timing.rotated([lambda: "first", lambda: "second"])
@@ -151,7 +151,7 @@ class Rounds:
 
     Args:
         device: where they run; waited for at both ends of every sample.
-        seed: of the orders.
+        seed: of the random orders.
         cold: whether the device's caches are emptied before every call, outside the time.
 
     Attributes:
@@ -184,7 +184,7 @@ class Rounds:
         return name in self._arms
 
     def add(self, name: Hashable, prepare: Prepare) -> None:
-        """Call a function a few times to warm it up; it takes part from the next round on.
+        """Add a function that is timed from the next round on, and call it a few times to warm it up.
 
         Args:
             prepare: makes, untimed, the function for one call.
@@ -211,14 +211,14 @@ class Rounds:
     ) -> str:
         """Warm up until times no longer change, then take rounds until the medians are known well enough.
 
-        Intervals are looked at ever more rarely, since who looks often stops at a lucky moment.
+        Intervals are looked at ever more rarely, since to look often is to stop at a lucky moment.
 
         Args:
             seconds: how long it may take, warm-up included.
-            fewest, most: rounds, whatever the time; one more than said where that is odd.
+            fewest, most: how many rounds to take, at least and at most; an odd number is rounded up.
             narrow: how far the 95 % interval of a median may reach from it to either side, as a share.
-            watched: what the medians are of: the seconds of (name, None), the ratio of (name, baseline); by default
-                the seconds of every function.
+            watched: pairs that say whose medians must be known: (name, None) for the seconds of a function, (name,
+                baseline) for its ratio to another; by default the seconds of every function.
 
         Returns:
             What ended it: "steady" (all intervals are narrow), "time spent" or "most rounds".
@@ -255,17 +255,17 @@ class Rounds:
         return list(self._samples)
 
     def _spread(self, name: Hashable, baseline: Hashable | None) -> Spread:
-        """The median of the function's seconds, or of its ratio to a baseline."""
+        """The median, with its interval, of the function's seconds or, given a baseline, of its ratio to that."""
         return self.seconds(name) if baseline is None else self.ratio(name, baseline)
 
     def _time(self, name: Hashable) -> float:
-        """Seconds that one call of the function takes, prepared anew."""
+        """The seconds that one call of the function takes; what prepares the call is not timed."""
         call = self._arms[name].prepare()
         self._empty()
         return time_call(call, self._device)
 
     def _turn(self) -> list[Hashable]:
-        """The names in the order of this round."""
+        """The names of the functions, in the order in which this round calls them."""
         if self.count % 2 and len(self._order) == len(self._arms):
             self._order.reverse()
         else:
@@ -285,7 +285,7 @@ class Rounds:
 
 
 def _is_settled(times: Sequence[float]) -> bool:
-    """Whether the last few calls took as long as as many before them."""
+    """Whether the median of the last few times is close to that of as many times before them."""
     if len(times) < 2 * WINDOW:
         return False
     before, last = median(times[-2 * WINDOW : -WINDOW]).value, median(times[-WINDOW:]).value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def appears_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A place beside `path` to write to; renamed to it at the end, or removed after an error.
+    """Within the context, write to the path it gives: that is renamed to `path` at the end, or removed after an error.
 
     Readers see the old file or the new one, never half. Of two writers at once, the last one wins.
     """

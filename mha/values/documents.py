@@ -1,7 +1,7 @@
-"""JSON documents with a format and a version: they appear whole, and are read with suspicion.
+"""JSON documents with a format and a version: they appear whole when written, and are checked when read.
 
-A `Kind` of document writes and reads its files. The functions below it take a document apart: each returns a part if it
-is what is expected, and raises a ValueError that says `where` it stands and what came instead.
+A `Kind` of document writes and reads its files. The functions below it check a part of a document: each returns the
+part as it is, or raises a ValueError that says `where` it stands and what came instead.
 """
 
 import json
@@ -27,9 +27,9 @@ class Kind:
     """One kind of document.
 
     Attributes:
-        format, version: what its files say they are.
-        noun: what one is called: "a plan".
-        error: raised for a file that is none.
+        format, version: the values under these names in its files.
+        noun: what errors call such a document, as "a plan".
+        error: the class of errors about files that can't be read as such a document.
     """
 
     format: str
@@ -49,10 +49,10 @@ class Kind:
             temporary.write_text(text, encoding="utf-8")
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """The document, of which nothing but its format and version has been checked.
+        """The JSON object in the file, of which nothing but its format and version has been checked.
 
         Raises:
-            MhaError, of this kind: it can't be read, is cut off, foreign, or of another version.
+            MhaError, of the class `error`: it can't be read, is cut off, foreign, or of another version.
         """
         try:
             document = _parsed(_text(Path(path)))
@@ -72,7 +72,7 @@ class Kind:
 
     @contextmanager
     def checked(self, path: str | os.PathLike[str], advice: str) -> Iterator[None]:
-        """Within it, whatever the functions below find wrong becomes this kind's error, with what to do."""
+        """Within the context, a ValueError or MhaError becomes an `error` that the file is damaged, with `advice`."""
         try:
             yield
         except (ValueError, MhaError) as error:
@@ -80,59 +80,62 @@ class Kind:
 
 
 def entry(document: Mapping[str, Any], key: str) -> Any:
-    """What the document has under this key."""
+    """The value that the document has under this key; a ValueError where there is none."""
     if key not in document:
         raise ValueError(f"{key!r} is missing")
     return document[key]
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """The value, a JSON object."""
+    """The value if it is a JSON object; otherwise a ValueError that calls it `where`."""
     return value if isinstance(value, dict) else _refuse(where, "an object", value)
 
 
 def sequence(value: Any, where: str, length: int | None = None) -> list[Any]:
-    """The value, a list, of this length if one is said."""
+    """The value if it is a list, of this length if one is given; otherwise a ValueError that calls it `where`."""
     if not isinstance(value, list) or length not in (None, len(value)):
         _refuse(where, "a list" if length is None else f"a list of {length}", value)
     return value
 
 
 def text(value: Any, where: str) -> str:
-    """The value, a string."""
+    """The value if it is a string; otherwise a ValueError that calls it `where`."""
     return value if isinstance(value, str) else _refuse(where, "a string", value)
 
 
 def flag(value: Any, where: str) -> bool:
-    """The value, true or false."""
+    """The value if it is true or false; otherwise a ValueError that calls it `where`."""
     return value if isinstance(value, bool) else _refuse(where, "true or false", value)
 
 
 def number(value: Any, where: str) -> float:
-    """The value, a finite number, as it stands there: 3 does not become 3.0."""
+    """The value, as it is, if it is a finite number; otherwise a ValueError that calls it `where`.
+
+    The number 3 does not become 3.0.
+    """
     finite = math.isfinite(value) if type(value) is float else type(value) is int and abs(value) <= LARGEST
     return value if finite else _refuse(where, "a finite number", value)
 
 
 def whole_number(value: Any, where: str, least: int = 0) -> int:
-    """The value, a whole number, `least` or more."""
+    """The value if it is a whole number of `least` or more; otherwise a ValueError that calls it `where`."""
     if type(value) is not int or not least <= value <= LARGEST:
         _refuse(where, f"a whole number, {least} or more", value)
     return value
 
 
 def numbers(value: Any, where: str) -> list[float]:
-    """The value, a list of finite numbers."""
+    """The value if it is a list of finite numbers; otherwise a ValueError that calls it `where`."""
     return [number(item, where) for item in sequence(value, where)]
 
 
 def whole_numbers(value: Any, where: str) -> list[int]:
-    """The value, a list of whole numbers, none negative."""
+    """The value if it is a list of whole numbers, none negative; otherwise a ValueError that calls it `where`."""
     return [whole_number(item, where) for item in sequence(value, where)]
 
 
 def _refuse(where: str, expected: str, value: Any) -> NoReturn:
-    """Say what was expected and what came."""
+    """Raise a ValueError that says where, what was expected, and which value came instead."""
     raise ValueError(f"{where}: expected {expected}, got {reprlib.repr(value)}")
 
 
@@ -140,7 +143,7 @@ def _text(path: Path) -> str:
     """The content of a regular file.
 
     Raises:
-        OSError: it can't be read, or is no file that ends: a directory, a pipe, a device.
+        OSError: it can't be read, or is a directory, a pipe or a device.
     """
     with open(path, "rb", opener=_without_waiting) as file:  # Path.open takes no opener
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -149,15 +152,15 @@ def _text(path: Path) -> str:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file of any kind at once."""
+    """Open a file and return its descriptor; a pipe is opened at once too, without waiting for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would never open
 
 
 def _parsed(content: str) -> Any:
-    """The document that this text is.
+    """The value that this JSON text stands for.
 
     Raises:
-        ValueError: it is no JSON, says a key twice, holds NaN, or is nested too deep.
+        ValueError: it is no JSON, has a key twice, holds NaN, or is nested too deep.
         RecursionError: it is nested deeper than Python reads.
     """
     document = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_number)
@@ -170,7 +173,7 @@ def _parsed(content: str) -> Any:
 
 
 def _parts(container: Any) -> Iterable[Any]:
-    """What an object or a list holds; nothing for any other value."""
+    """The values in a JSON object or a list; none for anything else."""
     if isinstance(container, dict):
         return container.values()
     return container if isinstance(container, list) else ()
@@ -180,7 +183,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs of a JSON object as a dictionary.
 
     Raises:
-        ValueError: a key stands there twice.
+        ValueError: a key occurs twice.
     """
     unique = dict(pairs)
     if len(unique) != len(pairs):
@@ -190,5 +193,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which Python would read."""
+    """Raise a ValueError for NaN and Infinity, which Python's parser would accept as numbers."""
     raise ValueError(f"{name} is no number in JSON")

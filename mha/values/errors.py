@@ -33,7 +33,7 @@ class OptimizerError(MhaError, ValueError):
 
 
 class UnsupportedModule(MhaError, TypeError):
-    """A plan names a module nothing is known about, or nothing is known at all."""
+    """A plan names a module of no known family, or the model has no attention of a known family."""
 
 
 class EquivalenceError(MhaError, AssertionError):
@@ -45,7 +45,7 @@ class CheckpointError(MhaError, ValueError):
 
 
 class BusyError(MhaError, RuntimeError):
-    """A model that another thread is at work on and will not let go of."""
+    """A model that another thread is working on, where waiting for that thread would not end."""
 
 
 class SlowPlanWarning(UserWarning):
@@ -53,4 +53,4 @@ class SlowPlanWarning(UserWarning):
 
 
 class LostHeadsWarning(UserWarning):
-    """All heads that a configuration names have been pruned, as those whose attention tells the times of words."""
+    """All heads that a configuration lists by number, such as those that align words with times, have been pruned."""

@@ -1,4 +1,4 @@
-"""One number per head, layer by layer: what is refused, and how two such tables add and compare."""
+"""Tables of one number per head, layer by layer: how they are checked, averaged and compared."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,10 @@ ASYMMETRY = 1e-3  # of an entry: what half precision may round
 
 
 def weighted(first: Rows, second: Rows, counts: tuple[int, int]) -> dict[str, Tensor]:
-    """The mean over the examples of both tables.
+    """Two tables of means as one: the means over the examples of both together.
 
     Args:
-        counts: how many examples each is the mean over.
+        counts: how many examples each table is the mean over.
     """
     total = max(sum(counts), 1)
     return {name: (row * counts[0] + second[name] * counts[1]) / total for name, row in first.items()}
@@ -33,7 +33,7 @@ def equal(first: Rows | None, second: Rows | None) -> bool:
 
 
 def checked_scores(name: object, row: Any) -> Tensor:
-    """A layer's scores as a tensor of their own, (h,) in float64 on the CPU.
+    """A layer's scores, copied to a tensor (h,) in float64 on the CPU.
 
     Raises:
         ScoresError: the name is no string, or the scores are not numbers of shape (h,).
@@ -63,10 +63,10 @@ def check_finite(name: str, row: Tensor, heads: tuple[int, ...]) -> None:
 
 
 def checked_groups(name: str, count: int, groups: int | None) -> int:
-    """How many key/value groups the layer's `count` heads stand in; as many as heads where None is said.
+    """How many key/value groups the layer's `count` heads form: `groups`, or `count` where that is None.
 
     Raises:
-        ScoresError: they do not divide into that many groups.
+        ScoresError: the heads do not divide into that many groups.
     """
     if groups is None:
         return count
@@ -76,10 +76,10 @@ def checked_groups(name: str, count: int, groups: int | None) -> int:
 
 
 def checked_heads(name: str, count: int, heads: Sequence[int] | None) -> tuple[int, ...]:
-    """The original number of each of the layer's `count` heads; 0, 1, 2, … where None are said.
+    """The original number of each of the layer's `count` heads; 0, 1, 2, … where `heads` is None.
 
     Raises:
-        ScoresError: they are not as many distinct whole numbers.
+        ScoresError: they are not `count` distinct whole numbers.
     """
     if heads is None:
         return tuple(range(count))
@@ -90,7 +90,7 @@ def checked_heads(name: str, count: int, heads: Sequence[int] | None) -> tuple[i
 
 
 def checked_examples(examples: int | None) -> int | None:
-    """How many examples scores are the mean over, or None.
+    """The number of examples that scores are the mean over, checked; None for scores that are no such mean.
 
     Raises:
         ScoresError: it is neither None nor a whole number above 0.
@@ -103,10 +103,10 @@ def checked_examples(examples: int | None) -> int | None:
 
 
 def checked_interactions(interactions: Rows | None, scores: Rows) -> Rows | None:
-    """The interactions of every layer, (h, h) in float64; None where there are none.
+    """The interactions of every layer's heads, (h, h) in float64, checked; None where `interactions` is None.
 
     Raises:
-        ScoresError: they are of other layers or another shape, not finite, or not symmetric but for rounding.
+        ScoresError: they are of other layers or another shape, not finite, or not symmetric up to rounding.
     """
     checked = _checked_extra(interactions, scores, "interactions", lambda count: (count, count))
     for name, values in (checked or {}).items():
@@ -121,7 +121,7 @@ def checked_interactions(interactions: Rows | None, scores: Rows) -> Rows | None
 
 
 def checked_errors(errors: Rows | None, scores: Rows) -> Rows | None:
-    """The standard errors of every layer's scores, (h,) in float64; None where there are none.
+    """The standard errors of every layer's scores, (h,) in float64, checked; None where `errors` is None.
 
     Raises:
         ScoresError: they are of other layers or another shape, not finite, or negative.
@@ -134,9 +134,10 @@ def checked_errors(errors: Rows | None, scores: Rows) -> Rows | None:
 
 
 def _checked_extra(table: Rows | None, scores: Rows, what: str, shape: Callable[[int], tuple[int, ...]]) -> Rows | None:
-    """What is known of every layer beside its scores, in float64; None where the table is.
+    """A further table, checked, in float64, with an entry for each layer that has scores; None where `table` is None.
 
     Args:
+        what: what errors call the entries.
         shape: number of heads -> the shape of a layer's entry.
 
     Raises:
@@ -162,7 +163,7 @@ def _as_tensor(values: Any, where: str) -> Tensor:
     """The values as a tensor in float64 on the CPU, without a graph.
 
     Raises:
-        ScoresError: they are no numbers; it begins with `where`.
+        ScoresError: they are no numbers; the message begins with `where`.
     """
     try:
         return torch.as_tensor(values).detach().to("cpu", torch.float64)
@@ -171,5 +172,5 @@ def _as_tensor(values: Any, where: str) -> Tensor:
 
 
 def _is_whole(value: object) -> bool:
-    """Whether it is a whole number, 0 or more; True and False are none."""
+    """Whether the value is a whole number, 0 or more; True and False do not count as numbers."""
     return not isinstance(value, bool) and hasattr(value, "__index__") and int(value) >= 0

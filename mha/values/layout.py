@@ -28,12 +28,12 @@ JOINT = re.compile(r"\(g\+(\d+)\)")
 
 
 def width(axis: Axis, sizes: Mapping[str, int]) -> int:
-    """How long the axis is."""
+    """The length of the axis, given the size of each letter in its patterns."""
     return sum(count(*_plain(pattern, sizes)) for pattern in axis)
 
 
 def count(letters: str, sizes: Mapping[str, int]) -> int:
-    """The product of the letters' sizes: how many there are of what an attribute counts."""
+    """The product of the sizes of these letters: for "h g", the number of query heads."""
     return math.prod(sizes[letter] for letter in _letters(letters))
 
 
@@ -62,14 +62,15 @@ def owners(axis: Axis, sizes: Mapping[str, int]) -> Tensor:
 
 
 def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """A copy of the tensor with only these entries along `dim`, in their order."""
+    """A copy of the tensor with only the entries at these indices along `dim`, in the order of `index`."""
     return tensor.detach().index_select(dim, index.to(tensor.device))
 
 
 def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
-    """The index tables of a segment, each with whether it is one of key/value groups, or of query heads.
+    """The index tables of a segment, each with whether its rows are key/value groups (True) or query heads (False).
 
-    A table is (owners, indices of each), counted from the start of the segment. A sum in the pattern makes two tables.
+    A table is (groups or heads, indices of each), counted from the start of the segment. A pattern with a sum, as
+    (g+2), has two.
     """
     if not (joint := JOINT.search(pattern)):
         return [("g" not in _letters(pattern), _table(pattern, sizes))]
@@ -79,13 +80,13 @@ def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
 
 
 def _plain(pattern: str, sizes: Mapping[str, int]) -> tuple[str, Mapping[str, int]]:
-    """The pattern with one letter, j, for a sum in it, and the sizes with that letter."""
+    """The pattern with the letter j in the place of a sum, as (g+2), and the sizes with that of j added."""
     joint = JOINT.search(pattern)
     return (JOINT.sub("j", pattern), {**sizes, "j": sizes["g"] + int(joint[1])}) if joint else (pattern, sizes)
 
 
 def _table(pattern: str, sizes: Mapping[str, int]) -> Tensor:
-    """(query heads or groups, indices of each): row i lists where the head, or group, at position i lives."""
+    """The index table of a pattern without a sum: row i lists the indices of the query head or group at position i."""
     letters = _letters(pattern)
     whose = [letter for letter in ("h", "g") if letter in letters]
     rest = [letter for letter in letters if letter not in whose]
@@ -95,5 +96,5 @@ def _table(pattern: str, sizes: Mapping[str, int]) -> Tensor:
 
 
 def _letters(pattern: str) -> list[str]:
-    """The names in a pattern, in order."""
+    """The letters in a pattern, in order."""
     return re.findall(r"\w+", pattern)

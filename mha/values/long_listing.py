@@ -1,4 +1,4 @@
-"""Long values as a few lines."""
+"""Long listings, shortened to a few lines."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ LINES = 9
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
-    """At most nine of the lines, from the start and the end, and how many are left out between."""
+    """The lines if there are at most nine, else the first four, how many are left out, and the last four."""
     if len(lines) <= LINES:
         return list(lines)
     half = LINES // 2

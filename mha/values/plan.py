@@ -25,7 +25,7 @@ class Lineage:
     """Which of its original heads, and key/value groups, a module still has.
 
     Attributes:
-        heads, groups: their original numbers; where a number stands is the position of the head, or group, now.
+        heads, groups: their original numbers; the index of a number is the position of that head, or group, now.
         total_heads, total_groups: how many the module was made with.
     """
 

@@ -1,4 +1,4 @@
-"""How much each head matters, as a value: what it is the mean over, how sure it is, and what it cost to find out."""
+"""Scores of heads as a value, with what they are the mean over, how sure they are, and what it took to compute them."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Spent:
     """What it took to compute scores.
 
     Attributes:
-        forward, backward: runs of the model over one batch; one that starts halfway counts its share.
+        forward, backward: how many runs of the model on one batch; one that starts halfway counts as a fraction.
         seconds: of the wall clock.
     """
 
@@ -65,9 +65,9 @@ class HeadScores(Mapping[str, Tensor]):
         interactions: layer name -> symmetric M (h, h), where removing the set S of a layer's heads costs
             Σ_{i,j∈S} M_ij and not merely the sum of their scores.
         errors: layer name -> (h,), the standard error of each score, where scores are estimates.
-        comparable: whether the score of a head says how it compares with heads of other layers, as what the loss would
-            do without it does. Where it doesn't, `choose` compares heads within their layers.
-        spent: what it took to compute them; two scores are equal whatever they took.
+        comparable: whether scores of different layers can be compared, as those can that say how much the loss rises
+            without the head. Where they can't, `choose` compares heads within their layers.
+        spent: what it took to compute them, which does not matter to whether two scores are equal.
 
     Example:
         >>> scores = mha.HeadScores({"encoder": torch.tensor([0.5, 2.0, 1.0])}, examples=8)
@@ -150,7 +150,7 @@ class HeadScores(Mapping[str, Tensor]):
 
     @property
     def comparable(self) -> bool:
-        """Whether scores of different layers are in one currency; else they rank the heads of a layer only."""
+        """Whether scores of different layers can be compared; otherwise only those of one layer can."""
         return self._comparable
 
     @property
@@ -278,7 +278,7 @@ class HeadScores(Mapping[str, Tensor]):
 
 
 def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
-    """How many examples each of the two is the mean over.
+    """How many examples the first and the second scores are the mean over.
 
     Raises:
         ScoresError: scores that are not means over examples, or that are of different layers or heads.
@@ -301,7 +301,7 @@ def _counts_of(first: HeadScores, second: HeadScores) -> tuple[int, int]:
 
 
 def _in_a_line(name: str, row: Tensor, heads: Sequence[int]) -> str:
-    """A layer in a line: its smallest and its largest score, each with the head that has it."""
+    """One line of text on a layer: its smallest and its largest score, each with the head that has it."""
     if not len(row):
         return f"{name!r}: no heads"
     least, most = int(row.argmin()), int(row.argmax())

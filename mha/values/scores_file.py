@@ -20,7 +20,7 @@ DOCUMENT = Kind("mha.HeadScores", 1, "a file of scores", ScoresError)
 
 
 def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that make the scores again, by name; `spent` is still a mapping of its own.
+    """The arguments of `HeadScores` that the document holds, by name; `spent` is a mapping, not yet a `Spent`.
 
     Raises:
         ValueError: a part is missing, or of the wrong kind.
@@ -37,7 +37,7 @@ def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layer(name: str, row: Any) -> dict[str, Any]:
-    """What the file says of one layer, by part."""
+    """What the file says of one layer, checked: part ("scores", "groups", …) -> its value."""
     where = f"layer {name!r}"
     row = mapping(row, where)
     interactions, errors = entry(row, "interactions"), entry(row, "errors")
@@ -51,17 +51,17 @@ def _layer(name: str, row: Any) -> dict[str, Any]:
 
 
 def _matrix(value: Any, where: str) -> list[list[float]]:
-    """The value, a square matrix of finite numbers, row by row."""
+    """The value, checked to be a square matrix of finite numbers, as a list of its rows."""
     rows = sequence(value, where)
     return [[number(value, where) for value in sequence(row, where, len(rows))] for row in rows]
 
 
 def _of_every_layer(rows: Mapping[str, Mapping[str, Any]], part: str) -> dict[str, Any] | None:
-    """Layer -> this part, for those that have it; None where none has."""
+    """Layer -> its value of this part, for the layers that have one; None where none has."""
     by_layer = {name: row[part] for name, row in rows.items() if row[part] is not None}
     return by_layer or None
 
 
 def _spent(row: Mapping[str, Any]) -> dict[str, float]:
-    """The arguments of `Spent`."""
+    """The arguments of `Spent` that this part of the file holds, by name."""
     return {name: number(entry(row, name), f"spent: {name}") for name in ("forward", "backward", "seconds")}

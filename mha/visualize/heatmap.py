@@ -130,7 +130,7 @@ def _as_array(weights: Any) -> "NDArray[np.float64]":
     """The weights as an array of three or four dimensions.
 
     Raises:
-        ShapeError: they have others, or one of them is 0.
+        ShapeError: they have another number of dimensions, or a dimension of size 0.
         MhaError: weights that are NaN or infinite.
     """
     if isinstance(weights, Tensor):
@@ -152,7 +152,7 @@ def _as_array(weights: Any) -> "NDArray[np.float64]":
 
 
 def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) -> "NDArray[np.float64]":
-    """The weights as (b, h, q, k), from that, (h, q, k), or (b * h, q, k) where the number of heads is given.
+    """The weights as (b, h, q, k), given so, or as (h, q, k), or as (b * h, q, k) with the number of heads.
 
     Raises:
         ShapeError: the number of heads is not that of the weights.
@@ -172,7 +172,7 @@ def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) ->
 
 
 def _check_count(what: str, labels: Sequence[Any] | None, count: int) -> None:
-    """Check that there are as many labels as there is to label, if there are any.
+    """Check that labels, if there are any, are as many as `count`; errors call them `what`.
 
     Raises:
         ShapeError: there are more, or fewer.
@@ -189,7 +189,7 @@ def _size(
     queries: Sequence[str] | None,
     keys: Sequence[str] | None,
 ) -> tuple[float, float]:
-    """Width and height of the figure in inches: cells about square but no strips, labels legible."""
+    """The figure's width and height in inches: cells about square, but no heatmap a thin strip, and labels legible."""
     ratio = min(max(num_keys / num_queries, 0.5), 2.0)
     width, height = 1.8 * max(1.0, ratio), 1.8 * max(1.0, 1.0 / ratio)
     margin_left, margin_below = 1.5, 0.5

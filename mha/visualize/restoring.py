@@ -37,8 +37,9 @@ def restore_heads(
         (b, original heads, q, k), or a tuple of those; on the weights' device and in their dtype.
 
     Raises:
-        PlanError: no layers of such a name, or several possibilities.
-        ShapeError: as many heads as the layers do not have, or no layer that says what queries and keys there are.
+        PlanError: no layer has such a name, or the weights may be those of several sets of layers.
+        ShapeError: the weights have other numbers of heads than the layers, or none of them shows how many queries and
+            keys there are.
 
     Example:
         >>> model = mha.MultiHeadAttention.square(8, num_heads=4)
@@ -72,7 +73,7 @@ def _layers_for(
     """The layers that the weights are of.
 
     Args:
-        named: their names, or a pattern; None to tell it from the weights.
+        named: their names, or a pattern; None to find them by how many heads the weights have.
 
     Raises:
         ShapeError: the weights are not of these layers, or of none of the model's.
@@ -105,7 +106,7 @@ def _named(known: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> L
     """The layers of these names, or whose names match one of these patterns.
 
     Raises:
-        PlanError: there is none.
+        PlanError: a name or pattern that no layer has.
     """
     patterns = [named] if isinstance(named, str) else list(named)
     layers = []
@@ -118,7 +119,7 @@ def _named(known: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> L
 
 
 def _kinds(layers: Iterable[AttentionLayer]) -> list[Layers]:
-    """The sets of layers that weights may be of: all; those whose names differ in numbers only; each on its own."""
+    """The sets of layers that weights may belong to: all; those whose names differ in numbers only; each on its own."""
     layers = list(layers)
     kinds: dict[str, list[AttentionLayer]] = {}
     for layer in layers:
@@ -132,7 +133,7 @@ def _kind(name: str) -> str:
 
 
 def _fit(entries: Sequence[Tensor | None], layers: Layers) -> bool:
-    """Whether the weights may be of these layers; of layers without heads there may be none at all."""
+    """Whether each entry has as many heads as its layer; layers without heads may have no entry at all."""
     with_heads = [layer for layer in layers if layer.num_heads]
     return any(len(entries) == len(these) and all(map(_is_of, entries, these)) for these in (layers, with_heads))
 
@@ -148,7 +149,7 @@ def _heads(entry: Tensor | None) -> int:
 
 
 def _heads_of(layers: Layers) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """Which heads each layer has, and of how many: layers that agree in it are restored alike."""
+    """The original heads of each layer, and how many it was made with: layers that agree in both are restored alike."""
     return tuple((layer.heads, layer.lineage.total_heads) for layer in layers)
 
 
@@ -164,7 +165,7 @@ def _with_gaps(entries: Sequence[Tensor | None], layers: Layers) -> list[Tensor 
 
 
 def _example_of(entries: Sequence[Tensor | None]) -> Tensor:
-    """One of the weights, after which those of layers that returned none are made.
+    """One of the weights: those of layers that returned none are given its shape, dtype and device.
 
     Raises:
         ShapeError: there are none, or their shapes leave open what the others are.
@@ -182,12 +183,12 @@ def _example_of(entries: Sequence[Tensor | None]) -> Tensor:
 
 
 def _without_heads(weights: Tensor) -> tuple[int, ...]:
-    """The shape of the weights if they were of no head."""
+    """The shape of these weights with 0 heads in the place of theirs."""
     return (*weights.shape[:-3], 0, *weights.shape[-2:])
 
 
 def _restored(layer: AttentionLayer, weights: Tensor, fill: float) -> Tensor:
-    """The weights of a layer, each head at the place of its original number."""
+    """The weights of a layer for all original heads, each at the place of its number; `fill` for pruned ones."""
     whole = weights.new_full((*weights.shape[:-3], layer.lineage.total_heads, *weights.shape[-2:]), fill)
     places = weights.new_tensor(layer.heads, dtype=torch.long)
     return whole.index_copy(-3, places, weights)

@@ -4,7 +4,7 @@ from typing import Any
 
 
 class ConfigView:
-    """Some fields of its own; everything else is read from, and written to, the live configuration.
+    """A configuration with some fields of its own; all others are read from, and written to, the live configuration.
 
     A model's layers share one configuration object, and code that asks it for the number of heads would get that of
     the unpruned model.
@@ -16,11 +16,11 @@ class ConfigView:
 
     @property
     def whole(self) -> Any:
-        """The live configuration."""
+        """The live configuration, without the fields of this view."""
         return self._config
 
     def of(self, config: Any) -> "ConfigView":
-        """The same view of another configuration."""
+        """A view of another configuration that has the same fields of its own."""
         return ConfigView(config, self._fields)
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +39,7 @@ class ConfigView:
 
 
 def own_config(config: Any, fields: dict[str, int]) -> ConfigView:
-    """A view of the configuration with these fields replaced; of a view, another one of what it views."""
+    """A view of the configuration with these fields of its own; given a view, its own fields are kept beside these."""
     if isinstance(config, ConfigView):
         return ConfigView(config._config, {**config._fields, **fields})
     return ConfigView(config, fields)

@@ -17,7 +17,7 @@ Place = tuple[str | None, str]  # a layer and a name below it, or None and a nam
 
 
 def _no_role(module: nn.Module) -> Role | None:  # noqa: ARG001
-    """None: it can't be told what a module of the family attends to."""
+    """The default of `Family.role`: None, since it can't be told what a module of the family attends to."""
     return None
 
 
@@ -28,8 +28,8 @@ class Family:
     Attributes:
         name: how the family is called in listings and errors.
         matches: whether a module belongs to it.
-        sizes: the letters of the axes: h = key/value groups, g = query heads per group, d = head
-            width, and whatever else the patterns name.
+        sizes: returns the size of each letter in the axes' patterns: h = key/value groups, g = query heads per group, d
+            = head width, and whatever else they name.
         rows: linear submodule -> axis of its OUTPUT features.
         columns: linear submodule -> axis of its INPUT features.
         output: the submodule whose input is the heads' context vectors; it stands in `columns`.
@@ -92,7 +92,7 @@ class AttentionLayer:
     Attributes:
         name: its name in `model.named_modules()`; "" is the model itself.
         description: what its family says of modules like it.
-        sizes: the letters of the axes, as they are now.
+        sizes: the size of each letter in the axes' patterns now.
         lineage: which of its original heads, and groups, it still has.
         role: whether it attends to its own input or to another's; None where that can't be told.
         shares: part of the module that holds heads -> where else in the model it is held: by another layer, or
@@ -116,7 +116,7 @@ class AttentionLayer:
 
     @classmethod
     def of(cls, name: str, module: nn.Module, description: Family) -> "AttentionLayer":
-        """The layer that a module of this description is now."""
+        """The module as an attention layer, with the sizes and the lineage that it has now."""
         sizes = description.sizes(module)
         heads, groups = sizes["h"] * sizes["g"], sizes["h"]
         whole = Lineage(tuple(range(heads)), heads, tuple(range(groups)), groups)
@@ -164,7 +164,7 @@ class AttentionLayer:
         return self.module.get_submodule(self.description.core)
 
     def class_with(self, count: int) -> type[nn.Module]:
-        """The class that the core becomes one of once it is masked or sliced, and has this many heads."""
+        """The class that the core is given when it is masked or sliced, and then has this many heads."""
         family = self.description
         if not count and family.without_heads:
             return family.without_heads
@@ -172,10 +172,10 @@ class AttentionLayer:
         return gathering(kind, family.per_head) if family.per_head else kind
 
     def why_hidden(self, kind: type[nn.Module]) -> str | None:
-        """The reason why the core can't become one of this class; None where it can.
+        """The reason why the core can't be given this class; None where it can.
 
-        A forward in the instance would hide that of the class. It does not matter where only masks per head would be
-        missed, which fail by their shape.
+        It can't where a forward that is set on the instance would hide that of the class. That does no harm where the
+        class only picks the parts of its heads out of masks, since a mask of all heads then fails by its shape.
         """
         family = self.description
         plain = family.replacement is None and kind is not family.without_heads and family.per_head.keys() <= {*MASKS}
@@ -193,7 +193,7 @@ class AttentionLayer:
 
 
 class AttentionMap(Mapping[str, AttentionLayer]):
-    """Name -> layer, in `named_modules()` order.
+    """The attention layers of a model by name, in `named_modules()` order.
 
     `unsupported` holds, by name, the modules that look like attention but can't be pruned, and why.
 
@@ -228,7 +228,7 @@ class AttentionMap(Mapping[str, AttentionLayer]):
 
 
 def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
-    """The submodule that a description names; None where the module has None there.
+    """The submodule of this name, which the family's description gives; None where the module has None there.
 
     Raises:
         MhaError: the module has nothing of that name.

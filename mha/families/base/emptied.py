@@ -1,4 +1,4 @@
-"""What is left of a layer that keeps no head: the bias of its output, and nothing of size 0.
+"""What is left of a layer that keeps no head: the bias of its output, and no parameter of size 0.
 
 Parameters without entries are no harmless nothing: quantisers write garbage into them, adapters that are laid over them
 move the output, and several optimizers and sharding tools divide by their size. So what computed the heads leaves the
@@ -27,19 +27,21 @@ class NoFeatures(nn.Module):
     """A linear without output features, (…, e) to (…, 0), for code that goes on calling it."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(…, e) -> (…, 0)."""
+        """Return no features: (…, e) -> (…, 0)."""
         return features[..., :0]
 
 
 @dataclass(frozen=True)
 class Emptied:
-    """What a layer was before it lost its last head, which its parts no longer show; names are below the module.
+    """What a layer was before it lost its last head, which its parts no longer show.
+
+    Names of submodules are relative to the layer's module.
 
     Attributes:
-        family, core, role: as in its description.
-        output: the `OutputBias` that stands where the output projection was.
+        family, core, role: as in the layer's description.
+        output: the name of the `OutputBias` that stands where the output projection was.
         axis: the axis of the context that the output projection read.
-        sizes: the letters of the axes.
+        sizes: the size of each letter in the axes' patterns, 0 for h.
     """
 
     family: str
@@ -51,7 +53,7 @@ class Emptied:
 
     @classmethod
     def of(cls, layer: AttentionLayer) -> "Emptied":
-        """What the layer will be once it has lost all its heads."""
+        """The record of this layer, for when it has lost all its heads."""
         family = layer.description
         sizes = {**layer.sizes, "h": 0}
         return cls(
@@ -59,7 +61,7 @@ class Emptied:
         )
 
     def described(self) -> Family:
-        """A description of the module as it is now, with nothing to slice."""
+        """A description of the module that has lost its heads, with nothing left to slice."""
         return Family(
             name=self.family,
             matches=lambda _: True,
@@ -79,13 +81,13 @@ def emptied(module: nn.Module) -> Emptied | None:
 def leave_output_bias(
     module: nn.Module, was: Emptied, output: str, linears: Iterable[str], tensors: Iterable[str]
 ) -> None:
-    """Leave of a module whose heads have been sliced away the output's bias, and what its forward still uses.
+    """Reduce a module whose heads have been sliced away to the bias of its output and what its forward still uses.
 
     Args:
         was: what the module was.
-        output: the output projection.
-        linears: those that put out features of heads.
-        tensors: parameters and buffers with an axis of heads that no linear holds.
+        output: the name of the output projection.
+        linears: the names of those whose output features are heads'.
+        tensors: the names of parameters and buffers outside linears that have an axis of heads.
     """
     core = module.get_submodule(was.core)
     uses = getattr(type(core), USES, None)
@@ -99,7 +101,7 @@ def leave_output_bias(
 
 
 def name_before(name: str) -> str:
-    """The name that the output projection had whose bias has this name now."""
+    """The original name of the output projection whose bias has this name now."""
     return name.removesuffix(left_of(""))
 
 
@@ -129,12 +131,12 @@ def _out_features(linear: Any) -> int:
 
 @making_class
 def with_output_bias(kind: Any, name: str) -> tuple[str, Members]:  # noqa: ARG001
-    """A subclass that finds its output projection's bias under the projection's name; it is held under its own."""
+    """A subclass in which the output projection's name leads to the `OutputBias`, which is held under another name."""
     return "WithOutputBias", {name: property(lambda self: self._modules[left_of(name)])}
 
 
 def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
-    """Put None in the place of all children, parameters and buffers that are not used."""
+    """Put None in the place of all children, parameters and buffers whose names are not in `uses`."""
     held: tuple[dict[str, Any], ...] = (core._modules, core._parameters, core._buffers)
     for parts in held:
         for name in parts.keys() - uses:
@@ -142,7 +144,7 @@ def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
 
 
 def _stand_in(module: nn.Module, linears: Iterable[str], tensors: Iterable[str]) -> None:
-    """Put `NoFeatures` in the place of these linears, and a buffer in that of each parameter without entries."""
+    """Put `NoFeatures` in the place of these linears, and a buffer in that of each of these parameters of size 0."""
     for path in linears:
         owner, _, name = path.rpartition(".")
         holder = module.get_submodule(owner)

@@ -87,24 +87,24 @@ def register_convention(convention: Convention) -> Convention:
 
 
 def register_relation(relation: Relation) -> Relation:
-    """Register a function that knows what ties layers of a model to each other.
+    """Register a function that finds layers of a model that can't be pruned because of how they depend on each other.
 
-    The function is given the model and the layers in it, and returns the names of those that are refused, each with the
-    reason.
+    The function is given the model and the layers in it, by name, and returns the names of those that are refused, each
+    with the reason.
     """
     _RELATIONS.append(relation)
     return relation
 
 
 def families() -> dict[str, Family]:
-    """All registered families by name, in a dictionary of its own."""
+    """All registered families by name, in a new dictionary."""
     return dict(_FAMILIES)
 
 
 def find_attention(model: nn.Module) -> AttentionMap:
     """Every attention module of the model, by name, in `named_modules()` order; "" is the model itself.
 
-    A model that `torch.compile` or data parallelism wrapped has the names of the one that was wrapped.
+    In a model that `torch.compile` or data parallelism wrapped, layers have the names of the model inside.
 
     A module that looks like attention but is of no known family, or of several, is not guessed at: it is
     listed in `.unsupported` with the reason.
@@ -138,7 +138,7 @@ def required_attention(model: nn.Module) -> AttentionMap:
     """The layers that `find_attention` finds, of which there is at least one.
 
     Raises:
-        UnsupportedModule: there is none; lists what looks like attention, and why it is refused.
+        UnsupportedModule: there is none; the message lists what looks like attention, and why it is refused.
     """
     layers = find_attention(model)
     if not layers:
@@ -148,7 +148,7 @@ def required_attention(model: nn.Module) -> AttentionMap:
 
 
 def _describe(module: nn.Module) -> Family | str | None:
-    """The module's description, or the reason why it is refused although it looks like attention, or None."""
+    """The module's description, or the reason why it is refused, or None where it does not look like attention."""
     if (was := emptied(module)) is not None:
         return was.described()
     matching = [family for family in _FAMILIES.values() if family.matches(module)]
@@ -181,7 +181,10 @@ def _why_unknown(module: nn.Module) -> str | None:
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
-    """Whether it is called like attention, as Swin's `ShiftedWindowAttentionV2` is, or calls a kernel of attention."""
+    """Whether the module's class is named like attention, or its forward calls torch's fused attention.
+
+    Swin's `ShiftedWindowAttentionV2` is so named.
+    """
     name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
     return bool(NAMES.search(name.lower())) or _calls_attention(whole(module))
 
@@ -198,17 +201,17 @@ def _calls_attention(kind: Any) -> bool:
 
 
 def _replaces_linear(module: nn.Module) -> bool:
-    """Whether it has a linear's sizes and is none, as quantised and adapted ones have."""
+    """Whether the module has a linear's sizes but is no `nn.Linear`: a quantised or adapted one, for example."""
     return not isinstance(module, nn.Linear | nn.Bilinear) and all(
         isinstance(getattr(module, size, None), int) for size in ("in_features", "out_features")
     )
 
 
 def _inside(name: str, layers: Mapping[str, AttentionLayer]) -> bool:
-    """Whether the module of that name is part of a known layer."""
+    """Whether the module of that name lies inside one of these layers."""
     return any(name.startswith(f"{layer}." if layer else "") and name != layer for layer in layers)
 
 
 def _contains(name: str, layers: Mapping[str, AttentionLayer]) -> bool:
-    """Whether a known layer lies inside the module of that name, which then is only a wrapper around it."""
+    """Whether one of these layers lies inside the module of that name, which then is only a wrapper around it."""
     return any(name == "" or layer.startswith(f"{name}.") for layer in layers)

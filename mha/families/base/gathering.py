@@ -24,7 +24,7 @@ MASK_DIM, MASK_RANK = -3, 4  # (b, h or 1, q, k); one of another rank counts no 
 
 
 def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
-    """A subclass of `kind` whose forward takes these inputs for all original heads; itself, where it does already.
+    """A subclass of `kind` whose forward takes these inputs for all original heads; `kind` itself, if it does already.
 
     Args:
         per_head: input -> the dimension that counts heads, or examples times heads, from the back.
@@ -39,7 +39,7 @@ def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
 
 @making_class
 def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> tuple[str, Members]:
-    """A subclass that hands on, of each such input, the part of the heads still here."""
+    """A subclass whose forward hands on, of these inputs, only the part that is for the heads still here."""
     made_from = getattr(kind, WHOLE, kind)
     inputs = inspect.signature(made_from.forward).parameters
     places = {name: place for place, name in enumerate(inputs, start=-1)}
@@ -60,12 +60,15 @@ def _gathering(kind: Any, per_head: tuple[tuple[str, int], ...]) -> tuple[str, M
 
 
 def masks_of(core: nn.Module) -> dict[str, int]:
-    """The masks among the inputs of the module's forward, as `per_head` names them."""
+    """The inputs of the module's forward that are masks -> the dimension of each that counts heads, from the back."""
     return {name: MASK_DIM for name in inspect.signature(whole(core).forward).parameters if name in MASKS}
 
 
 def _of_heads(core: nn.Module, name: str, value: Any, dim: int) -> Any:
-    """What `of_heads` returns, also of several tensors; what is no tensor, or a mask for all heads alike, as it is."""
+    """The part of an input, or of each tensor in a tuple, for the heads still here, as `of_heads` takes it.
+
+    What is no tensor, or is a mask that is the same for all heads, is returned as it is.
+    """
     if isinstance(value, tuple):
         return tuple(_of_heads(core, name, part, dim) for part in value)
     lineage = core_lineage(core)
@@ -102,7 +105,7 @@ def of_heads(core: nn.Module, name: str, value: Tensor, dim: int) -> Tensor:
 
 @making_class
 def selecting(kind: Any) -> tuple[str, Members]:
-    """A subclass that returns, of what `kind` returns, the features that `select` has named."""
+    """A subclass whose forward returns only those of the features of `kind`'s forward that `select` has chosen."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         every: Tensor = kind.forward(self, *args, **kwargs)
@@ -112,7 +115,7 @@ def selecting(kind: Any) -> tuple[str, Members]:
 
 
 def select(module: nn.Module, features: Tensor) -> None:
-    """Let the module return only these of the features that it has returned so far."""
+    """Let the module's forward return only the features at these indices, counted among those it returns now."""
     if (before := module._buffers.get(SELECTED)) is not None:
         before.data = before.index_select(0, features.to(before.device))
         return
@@ -123,6 +126,6 @@ def select(module: nn.Module, features: Tensor) -> None:
 
 
 def selected(module: nn.Module) -> int | None:
-    """How many features the module returns once some have been selected; None where none have been."""
+    """How many features the module returns once `select` has chosen some; None where it has chosen none."""
     buffer = module._buffers.get(SELECTED)
     return None if buffer is None else len(buffer)

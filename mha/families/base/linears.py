@@ -10,14 +10,14 @@ from mha.layer.output_bias import OutputBias
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' linear with the weight the other way round, (in, out)."""
+    """Whether the module is transformers' `Conv1D`, a linear that stores its weight the other way round, (in, out)."""
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
 def weight_of(linear: nn.Module) -> Tensor:
     """The weight that a linear multiplies by, as (out, in), in float64 and without gradient.
 
-    Also one that is computed from other parameters, as weight normalisation does. That of an `OutputBias` is (out, 0).
+    It may be computed from other parameters, as in weight normalisation. That of an `OutputBias` is (out, 0).
     """
     if isinstance(linear, OutputBias):
         device = None if linear.bias is None else linear.bias.device

@@ -12,7 +12,7 @@ from mha.families.base.description import AttentionLayer, Place, part_of
 
 
 def shared_with_others(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
-    """The layers that are refused since a part of them that holds heads is also used outside of attention, and why."""
+    """Layer -> why it is refused, for layers of which a part that holds heads is also used outside of attention."""
     sliced = {name: sliced_parts(layer) for name, layer in layers.items()}
     refused = {}
     for name, parts in sharing(model, layers).items():
@@ -23,7 +23,7 @@ def shared_with_others(model: nn.Module, layers: Mapping[str, AttentionLayer]) -
 
 
 def sharing(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, dict[str, tuple[Place, ...]]]:
-    """Layer -> part of it that holds heads -> where else that is held. Layers that share nothing are left out."""
+    """Layer -> part of it that holds heads -> where else that part is held. Layers that share nothing are left out."""
     places = _places(model, layers)
     shared = {
         name: {
@@ -56,7 +56,7 @@ def _tensor(layer: AttentionLayer, name: str) -> Tensor | None:
 
 
 def _places(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[int, list[Place]]:
-    """The places where each module, parameter or buffer is held, by its id, each place once.
+    """The id of each module, parameter or buffer of the model -> the places where it is held, each place once.
 
     A layer that has several names is one place.
     """
@@ -85,7 +85,7 @@ def _held(model: nn.Module, layers: Mapping[int, str]) -> Iterator[tuple[Place, 
 
 
 def _why(part: str, layer: str | None, name: str) -> str:
-    """The reason why a layer is refused whose part is also held at this place."""
+    """The reason why a layer is refused: its `part` is also held as `name`, in another layer or (None) in none."""
     other = f"{layer}.{name}" if layer else name
     return (
         f"{part} is shared with {other}, of which it is not known that it holds the same heads: what leaves here would "

@@ -1,6 +1,6 @@
 """What models are wrapped in: compiled, replicated, sharded or scripted ones.
 
-Known by the names of their classes, so that nothing is imported to find out.
+Wrappers are known by the names of their classes, so that nothing is imported to find out.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def why_fixed(model: nn.Module) -> str | None:
-    """The reason why the model's parameters can't be replaced: something that wraps it goes on using them; or None."""
+    """The reason why the model's parameters can't be replaced, since its wrapper goes on using them; otherwise None."""
     while place := _known(model, HOLDERS):
         if why := _known(model, FIXED):
             return f"the model is wrapped in {type(model).__name__}: {why}"
@@ -47,7 +47,7 @@ def why_fixed(model: nn.Module) -> str | None:
 
 
 def why_held(model: nn.Module, layer: str) -> str | None:
-    """The reason why a layer can't be pruned where it is: something shards, replicates or offloads it; or None."""
+    """The reason why a layer can't be pruned where it is, as where something shards or offloads it; otherwise None."""
     for name, module in _around(model, layer):
         if how := _known(module, SHARDED):
             return f"{name} is sharded by {how}, so its parameters lie in parts; prune it before it is sharded"
@@ -74,7 +74,7 @@ def why_scripted(module: nn.Module) -> str | None:
 
 
 def _around(model: nn.Module, layer: str) -> Iterator[tuple[str, nn.Module]]:
-    """The layer and the modules that it lies in, from the model down, each with what an error calls it."""
+    """The modules that the layer lies in, from the model down, and itself, each after what an error calls it."""
     steps = layer.split(".") if layer else []
     for depth in range(len(steps) + 1):
         name = ".".join(steps[:depth])
@@ -82,6 +82,6 @@ def _around(model: nn.Module, layer: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _known(module: nn.Module, classes: dict[str, str]) -> str | None:
-    """What is said of the module's class, or of the first of its bases that is named; None where none is."""
+    """The entry in `classes` for the module's class, or for the first of its bases that has one; None without any."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
     return next((classes[name] for name in names if name in classes), None)

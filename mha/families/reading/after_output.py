@@ -23,7 +23,7 @@ class AfterOutput:
 
     Attributes:
         added: the argument of forward that is added to the output; None for none.
-        norm: the submodule that normalises the sum; None for none, and then the output is dropped out before.
+        norm: the submodule that normalises the sum; None where none does, and dropout is applied to the output first.
     """
 
     added: str | None = None
@@ -46,7 +46,7 @@ NOTHING = AfterOutput()
 
 
 def after_output(module: nn.Module) -> AfterOutput:
-    """What the module's own code does with the output of its projection."""
+    """What the module's own code does after its output projection."""
     code = text(module)
     if (norm := NORMALISED_SUM.search(code)) and isinstance(getattr(module, norm[1], None), nn.LayerNorm):
         return AfterOutput("hidden_states", norm[1])

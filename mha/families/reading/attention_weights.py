@@ -21,9 +21,9 @@ class Weights:
     """Where the weights stand in the tuple that a module returns, and when they stand there.
 
     Attributes:
-        place: counted from 0; None stands there if there are no weights.
-        eager: whether they do only where attention is computed step by step, not by a fused kernel.
-        asked: whether they do only where `output_attentions` is given.
+        place: their index in the tuple, from 0; the tuple has None there if it has no weights.
+        eager: whether they are returned only where attention is computed step by step, not by a fused kernel.
+        asked: whether they are returned only where `output_attentions` is true.
     """
 
     place: int
@@ -38,7 +38,7 @@ class Weights:
         Args:
             arguments: those of forward, by name.
             hidden: queries, (b, q, e), or those of an image, (b, height, width, e).
-            keys: how many keys there are, unless the arguments hold keys.
+            keys: how many keys there are; not used where the arguments hold the keys themselves.
         """
         implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
         if (self.asked and not arguments.get("output_attentions")) or (
@@ -72,7 +72,7 @@ def _place(code: str) -> int | None:
 
 
 def _places(node: ast.AST) -> list[int]:
-    """The places of weights in a tuple that is put together here: 1 in (output, attn_weights)."""
+    """The indices of attention weights in the tuple or list that the node makes: 1 in (output, attn_weights)."""
     if not isinstance(node, ast.Tuple | ast.List) or not isinstance(node.ctx, ast.Load):
         return []
     names = [element.id if isinstance(element, ast.Name) else "" for element in node.elts]

@@ -1,4 +1,4 @@
-"""A method as one module runs it: branches that its settings rule out are left out.
+"""The code of a method as one module runs it, without the branches that the module's settings rule out.
 
 One class often holds several layouts and picks one by a flag (`if self.multi_query`); only the picked one says how
 this module's heads lie.
@@ -14,7 +14,7 @@ CHANGING = ("training", "gradient_checkpointing")
 
 
 def settings_of(module: nn.Module) -> Settings:
-    """The module's own flags: attributes that are a truth value, a word or None."""
+    """The module's own flags: its attributes that are a truth value, a string or None."""
     return frozenset(
         (name, value)
         for name, value in vars(module).items()
@@ -23,7 +23,7 @@ def settings_of(module: nn.Module) -> Settings:
 
 
 class LiveCode(ast.NodeTransformer):
-    """Puts the branch that is taken in the place of each `if` whose test the settings decide; drops assertions."""
+    """Replaces each `if` whose test the settings decide by the branch that is taken, and drops assertions."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = dict(settings)
@@ -46,7 +46,7 @@ class LiveCode(ast.NodeTransformer):
         return node.body if taken else node.orelse
 
     def _holds(self, test: ast.expr) -> bool | None:
-        """Whether the test holds; None where the settings do not say."""
+        """Whether the test of an `if` is true under the settings; None where they do not say."""
         match test:
             case ast.UnaryOp(op=ast.Not()):
                 inner = self._holds(test.operand)

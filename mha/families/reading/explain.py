@@ -1,4 +1,4 @@
-"""From projections that a convention has recognised to a description of the module, or the reason why it is refused.
+"""Describes a module by the projections that a convention has recognised in it, or says why it is refused.
 
 Every parameter of the module and every number that its code uses as a count must be explained; a module that holds
 anything else is refused, never guessed at.
@@ -87,17 +87,18 @@ class Projections:
     """The projections that a convention has recognised in a module; dotted names are below the module.
 
     Attributes:
-        name: the description's.
+        name: that of the description.
         core: the submodule that computes attention, "" for the module itself.
         rows: linear -> axis of its output features.
         output: the linear that reads the heads' context.
-        sizes: the letters of the axes.
+        sizes: the size of each letter in the axes' patterns.
         whole: submodules that hold parameters for all heads together, and stay as they are.
         inputs: arguments of the core's forward that the convention accounts for.
         selected: as in `Family`.
         unread: attributes that the convention's replacement does not read.
         counts: further attributes of the core that count heads, as in `Family`.
-        widths_freed: whether its replacement gives no tensor the width of an input, or one derived from it.
+        widths_freed: whether the convention's replacement gives no tensor the width of an input, or one derived from
+            it.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Projections:
 
     @property
     def prefix(self) -> str:
-        """What names below the core begin with."""
+        """What the module's names of the core's submodules begin with, as "attn."; "" where the core is the module."""
         return f"{self.core}." if self.core else ""
 
     @property
@@ -124,7 +125,7 @@ class Projections:
         return frozenset(name.removeprefix(self.prefix).partition(".")[0] for name in names)
 
     def inside(self, named: Mapping[str, T]) -> dict[str, T]:
-        """What is given by names below the core, by names below the module."""
+        """The same values, keyed by names relative to the module instead of names relative to the core."""
         return {self.prefix + name: value for name, value in named.items()}
 
 
@@ -179,7 +180,7 @@ def describe(
 def _without_heads(kind: Any, core: nn.Module, projections: Projections, code: Reading) -> type[nn.Module] | None:
     """The class for a layer that keeps no head; None where the module's own code works without heads.
 
-    It does where a module returns the contexts of several sequences.
+    It does in modules that return the contexts of several sequences.
     """
     if SEVERAL_CONTEXTS & code.variables:
         return None

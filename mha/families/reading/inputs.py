@@ -1,7 +1,7 @@
 """The arguments of an attention module's forward: which are the same for all heads, and which hold a part for each.
 
-One that is not known here, by its name and by what the code does with it, may have a size per head, or come from
-a layer with other heads; the module is then refused.
+An argument that is not known here, by its name and by what the code does with it, may have a size per head, or come
+from a layer with other heads; the module is then refused.
 """
 
 import inspect
@@ -128,7 +128,7 @@ MERGED = {"alibi": ("attention_mask", -3)}
 
 
 def explain_inputs(module: nn.Module, known: frozenset[str] = frozenset()) -> dict[str, int]:
-    """The inputs of the module's forward that hold a part for each head, and the dimension that counts heads.
+    """The inputs of the module's forward that hold a part for each head -> the dimension of each that counts heads.
 
     Args:
         known: further inputs, for which the caller accounts.

@@ -15,7 +15,7 @@ Lines = Sequence[re.Pattern[str]]
 
 
 def known_lines(*groups: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    """The patterns of all groups, ready to match whole lines."""
+    """The regular expressions of all groups, compiled; each is to match a whole line of code."""
     return tuple(re.compile(line) for group in groups for line in group)
 
 
@@ -27,7 +27,7 @@ def check_lines(name: str, function: ast.FunctionDef | None, known: Lines) -> No
         function: None for one whose source can't be read.
 
     Raises:
-        UnclearError: it quotes the line.
+        UnclearError: a line is not known; the message quotes it.
     """
     if function is None:
         raise UnclearError(f"the source of {name} can't be read")
@@ -45,12 +45,12 @@ def lines_of(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def method_of(code: str, name: str) -> ast.FunctionDef | None:
-    """The function of that name in code that defines several; None where it defines no such function."""
+    """The function of that name in source that defines several; None where it defines no such function."""
     functions = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     return next((function for function in functions if function.name == name), None)
 
 
 def home_of(value: Any) -> str:
-    """The library that a function, class or module comes from; empty where it does not say."""
+    """The name of the library that a function, class or module comes from; empty where it has none."""
     name = getattr(value, "__module__", None) or (value.__name__ if hasattr(value, "__spec__") else "")
     return str(name).partition(".")[0]

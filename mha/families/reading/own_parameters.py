@@ -1,7 +1,7 @@
 """What an attention module holds beside its projections, and where heads lie in it.
 
-A parameter is known by its name, and its shape is checked. One that is unknown, or has another shape, is not
-understood, and the module is refused.
+A parameter is known by its name, and its shape is checked. Where one is unknown, or has another shape, the module is
+refused.
 """
 
 import re
@@ -76,11 +76,11 @@ class Own:
 
 
 def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]) -> Own:
-    """Where heads lie in what the module holds.
+    """Find which axes of the module's own parameters, beside its projections, hold heads.
 
     Args:
-        known: submodules that are accounted for.
-        sizes: the letters of the axes.
+        known: the names of submodules that are not looked into, since the caller accounts for them.
+        sizes: the size of each letter in the axes' patterns.
 
     Raises:
         UnclearError: a parameter is not understood.
@@ -110,7 +110,7 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
 
 
 def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis | None:
-    """The axis of the output features of a linear that is known; None for anything else."""
+    """The axis of a child's output features, if it is a linear whose name and width are known here; otherwise None."""
     if not isinstance(child, nn.Linear):
         return None
     axes: dict[int, Axis] = {count("h g", sizes): ("(h g)",), count("h g e", sizes): ("(h g e)",)}
@@ -120,7 +120,7 @@ def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis 
 
 
 def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[str, dict[int, Axis]] | None:
-    """Parameter of the child -> dimension -> axis; None where one of them is not known."""
+    """Parameter of the child -> dimension -> axis; None where one of its parameters is not known."""
     every = {
         f"{name}.{inner}": _axes(f"{name}.{inner}", tuple(parameter.shape), sizes)
         for inner, parameter in child.named_parameters()
@@ -130,7 +130,7 @@ def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[
 
 
 def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, Axis] | None:
-    """Dimension -> axis, for the dimensions that count heads; None where the parameter is not the one known."""
+    """Dimension -> axis, for dimensions that count heads; None where no parameter of this name and shape is known."""
     counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1}
     counted |= {"hd": count("h g d", sizes), "kd": count("h d", sizes)}
     letters = PARAMETERS.get(name, "").split()

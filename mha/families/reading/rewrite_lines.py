@@ -17,12 +17,12 @@ Changes = tuple[tuple[str, str], ...]  # what the code says, as ast.unparse spel
 
 @making_class
 def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Changes = ()) -> tuple[str, Members]:
-    """A subclass whose forward is changed, and with it a function that the forward calls.
+    """A subclass whose forward is changed, and with it, if given, a function that the forward calls.
 
     Args:
-        changes: those of the forward.
+        changes: pairs of code in the forward and the code that replaces it.
         helper: the function's name, "" for none; the changed forward calls it as `self.<helper>`.
-        in_helper: its changes.
+        in_helper: the same pairs for that function.
 
     Raises:
         UnclearError: the code does not say, exactly once, what is to be changed.
@@ -39,7 +39,7 @@ def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Chang
 
 
 def _changed(function: Callable[..., Any] | None, changes: Changes, kind: Any) -> FunctionType:
-    """The function with these changes.
+    """The function, compiled anew with these changes to its source; `kind` is the class that errors name.
 
     Raises:
         UnclearError: it is no function, or does not say exactly once what is to be changed.

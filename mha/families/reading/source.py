@@ -19,7 +19,7 @@ from mha.runtime.generated_classes import whole
 
 
 class UnclearError(Exception):
-    """A module that looks like attention of a convention, but something about it is not understood; says what."""
+    """The reason why a module that resembles a convention's attention is not understood, and so is refused."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Reading:
     """What the methods of a class, other than its constructor, refer to.
 
     Attributes:
-        attributes: own attributes that are read.
+        attributes: attributes of `self` that are read.
         shaping: those of them that are read only to give a tensor its shape.
         divided: those that are read only to be divided by the number of heads.
         of_input: those that are read only to make a tensor as wide as the input is.
@@ -35,8 +35,8 @@ class Reading:
         variables: arguments and other local names that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
         as_list: whether it returns a list instead of a tuple.
-        freed: whether a tensor is given the width of an input where -1 would say the same; the other attributes are
-            those of code that says -1.
+        freed: whether the code gives a tensor the width of an input where -1 would do; all other attributes here
+            describe the code with -1 in that place.
         input_width: whether a tensor is given the width of an input in other places.
     """
 
@@ -107,12 +107,12 @@ def function_of(function: Any, name: str) -> ast.FunctionDef:
 
 
 def _all(names_in: Callable[[ast.AST], Iterator[str]], methods: list[ast.FunctionDef]) -> list[str]:
-    """The names that occur in any of the methods, as often as they do."""
+    """The names that `names_in` finds in the methods, each as often as it occurs."""
     return [name for method in methods for name in names_in(method)]
 
 
 def _only(everywhere: list[str], here: list[str]) -> frozenset[str]:
-    """The names in `here` that occur nowhere else."""
+    """The names in `here` that occur nowhere else: `everywhere` holds them just as often."""
     return frozenset(name for name in here if everywhere.count(name) == here.count(name))
 
 
@@ -126,7 +126,7 @@ def _text(kind: Any, settings: Settings) -> str:
 
 
 def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
-    """The methods of the class as instances with these settings run them, with widths of inputs freed."""
+    """The methods of a class without branches that the settings rule out; `forward` with -1 for an input's width."""
     for method in _methods(kind):
         if method.name == "forward":
             free_width(method)
@@ -134,7 +134,7 @@ def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
 
 
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
-    """The methods that instances of the class have, inherited ones too, but for constructors and what is torch's."""
+    """The class's methods, inherited ones too, except constructors and what torch's own base classes define."""
     seen: set[str] = set()
     for base in kind.__mro__:
         if base in (nn.Module, object) or base.__module__.startswith("torch."):
@@ -175,24 +175,24 @@ def _variables(node: ast.AST) -> Iterator[str]:
 
 
 def _config_fields(node: ast.AST) -> Iterator[str]:
-    """The fields of `self.config`."""
+    """The fields of `self.config` that the code under the node reads."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Attribute) and _is_own_config(inner.value):
             yield inner.attr
 
 
 def _is_own_config(node: ast.AST) -> bool:
-    """Whether it is `self.config`."""
+    """Whether the node is `self.config`."""
     return isinstance(node, ast.Attribute) and node.attr == "config" and _is_self(node.value)
 
 
 def _is_self(node: ast.AST) -> bool:
-    """Whether it is `self`."""
+    """Whether the node is `self`."""
     return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
-    """How many values `forward` returns, None for a bare value; and whether in a list."""
+    """How many values `forward` returns, None for a bare value; and whether they are in a list."""
     forward = next((method for method in methods if method.name == "forward"), None)
     returns = [node for node in ast.walk(forward) if isinstance(node, ast.Return)] if forward else []
     if forward is None or not returns:
@@ -220,5 +220,5 @@ def _made(value: ast.expr | None, forward: ast.FunctionDef, seen: tuple[str, ...
 
 
 def _names(assignment: ast.Assign, name: str) -> bool:
-    """Whether it assigns to that name."""
+    """Whether the assignment is to a variable of that name."""
     return any(isinstance(target, ast.Name) and target.id == name for target in assignment.targets)

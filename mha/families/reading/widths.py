@@ -1,4 +1,4 @@
-"""Where a method gives a tensor the width of its input, and how to say the same without it.
+"""Finds where a method shapes a tensor by its input's width, and rewrites that to hold for any number of heads.
 
 `context.reshape(b, n, e)`, with e the input's width, is `context.reshape(b, n, -1)` for all heads, and the latter holds
 for any number of them.
@@ -15,7 +15,7 @@ REDUCING = ("spatial_reduction", "pool")
 
 
 def input_widths(method: ast.FunctionDef) -> frozenset[str]:
-    """The names that the method gives to the last of the three sizes of a sequence, (b, n, e)."""
+    """The variables to which the method assigns the last size, e, of a tensor's shape (b, n, e)."""
     widths: set[str] = set()
     for node in ast.walk(method):
         if not isinstance(node, ast.Assign) or (method.name != "forward" and _is_of_heads(node.value)):
@@ -27,14 +27,14 @@ def input_widths(method: ast.FunctionDef) -> frozenset[str]:
 
 
 def shapes_by_input_width(method: ast.FunctionDef) -> bool:
-    """Whether the width of an input is a size where another tensor is shaped."""
+    """Whether the method shapes another tensor by the width of an input."""
     widths = input_widths(method)
     shaped = (argument for call in shaping_calls(method, but_of=INPUTS) for argument in ast.walk(call))
     return any(isinstance(name, ast.Name) and name.id in widths for name in shaped)
 
 
 def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST]:
-    """The arguments of calls that give a tensor its shape, as `x.view(...)`, and tuples that are called a shape.
+    """The arguments of calls that give a tensor its shape, as `x.view(...)`, and tuples assigned to a "shape" variable.
 
     Args:
         but_of: tensors whose shaping is left out, as that of `hidden_states.permute(0, 2, 1).view(...)`.
@@ -49,7 +49,7 @@ def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST
 
 
 def free_width(method: ast.FunctionDef) -> bool:
-    """Put -1 in the place of every last size, where a tensor is shaped, that is or is derived from an input's width.
+    """Where the method shapes a tensor with an input's width, or a fraction of it, as the last size, put -1 there.
 
     The tree of the method itself changes.
 
@@ -62,7 +62,7 @@ def free_width(method: ast.FunctionDef) -> bool:
 
 
 class _FreeWidth(ast.NodeTransformer):
-    """Puts -1 in the place of last sizes that are one of these widths, and remembers whether it did."""
+    """Puts -1 in the place of the last size of a shape where that is one of these widths; remembers whether it did."""
 
     def __init__(self, widths: Set[str]) -> None:
         self.widths = widths
@@ -77,7 +77,7 @@ class _FreeWidth(ast.NodeTransformer):
         return node
 
     def _is_width(self, node: ast.expr) -> bool:
-        """Whether it is one of the widths, or a width divided by something."""
+        """Whether the node is one of the widths, or one divided by something."""
         match node:
             case ast.Name(id=name) | ast.BinOp(left=ast.Name(id=name), op=ast.FloorDiv()):
                 return name in self.widths
@@ -85,7 +85,7 @@ class _FreeWidth(ast.NodeTransformer):
 
 
 def _root(node: ast.AST) -> str | None:
-    """The name that a chain of attributes and calls begins with, or None.
+    """The name that a chain of attributes and calls begins with; None where it begins with something else.
 
     A call that makes an input shorter, as `self.pool(x)`, is looked through: the name is `x`.
     """
@@ -98,21 +98,21 @@ def _root(node: ast.AST) -> str | None:
 
 
 def _is_minus_one(node: ast.expr) -> bool:
-    """Whether it is the number -1."""
+    """Whether the node is the number -1."""
     return ast.unparse(node) == "-1"
 
 
 def _names_a_shape(targets: list[ast.expr]) -> bool:
-    """Whether a name that is assigned to says that it is a shape."""
+    """Whether one of the targets of an assignment is a name with "shape" in it."""
     return any(isinstance(target, ast.Name) and "shape" in target.id for target in targets)
 
 
 def _is_a_shape(node: ast.AST) -> bool:
-    """Whether it is the shape of a tensor, as `x.shape` and `x.size()` are."""
+    """Whether the node is the shape of a tensor, as `x.shape` and `x.size()` are."""
     node = node.func if isinstance(node, ast.Call) else node
     return isinstance(node, ast.Attribute) and node.attr in ("shape", "size")
 
 
 def _is_of_heads(node: ast.AST) -> bool:
-    """Whether it is about tensors of heads, as `query.shape` is in a helper that is handed projected queries."""
+    """Whether the node reads `query`, `key` or `value`, which in helpers have been projected to heads already."""
     return any(isinstance(inner, ast.Name) and inner.id in ("query", "key", "value") for inner in ast.walk(node))

@@ -46,14 +46,14 @@ class Returned:
 
     @property
     def uses(self) -> frozenset[str]:
-        """The children of the module that are needed for it."""
+        """The names of those children of the module that are still needed to compute what it returns."""
         names = ((self.output or "").partition(".")[0], left_of(self.output or ""), self.finish.norm)
         return frozenset(name for name in names if name)
 
 
 @making_class
 def without_heads(kind: Any, returned: Returned) -> tuple[str, Members]:
-    """A subclass that returns as many values as `kind` does, the first from no heads, the others None."""
+    """A subclass for no heads that returns as many values as `kind`: the output, any weights, and None for the rest."""
     signature = inspect.signature(kind.forward)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ def without_heads(kind: Any, returned: Returned) -> tuple[str, Members]:
 
 
 def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """The inputs (b, q, …), as many of them as the module returns outputs.
+    """The inputs, (b, q, …), repeated or cut to be as many as the outputs that the module returns.
 
     Queries may be the same for all examples, (1, q, e), beside keys of each example. And some modules pool their
     queries by a stride (Hiera, 2023, section 4): (b, q, e) over a number of tokens, (b, height, width, e) over both
@@ -105,8 +105,8 @@ def advance_cache(
 
     Args:
         arguments: those of the layer's forward, by name.
-        hidden: its queries, (b, q, e).
-        sequence_first: whether they are (q, b, e), and the other arguments alike.
+        hidden: the input that queries would be made of, (b, q, e).
+        sequence_first: whether that is (q, b, e), and the other arguments alike.
 
     Returns:
         How many keys a layer with heads would see.
@@ -133,5 +133,5 @@ def advance_cache(
 
 
 def _memory(arguments: Mapping[str, Any]) -> Any:
-    """What keys and values are made of where that is not the input of the queries; None otherwise."""
+    """The argument that keys and values are made of, where that is not the input of the queries; otherwise None."""
     return next((arguments[name] for name in MEMORIES if arguments.get(name) is not None), None)
