@@ -1,4 +1,4 @@
-"""Where a speedup is: what the machine would allow, what attention's share allows, and what was measured."""
+"""How a measured speedup compares with what the machine and attention's share of the time allow."""
 
 from collections.abc import Iterator
 
@@ -17,12 +17,10 @@ MODEL_ARMS = ("dense", "pruned", "mha")
 
 
 def points(run: Run, task: str) -> pd.DataFrame:
-    """One row for each arm of ours that was both timed and counted, on a device whose ceilings were measured.
+    """One row for each dense, pruned or bare-layer arm that was timed and counted on a device with measured ceilings.
 
-    Columns: those of cases, arm, seconds, flops, bytes, matmul (FLOP/s), copy (bytes/s), cached copy (likewise, or
-    NaN), and with them intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the
-    seconds that the machine needs at the least; share: ceiling / seconds; bound: "overhead" where that is below a
-    half, else "compute" or "memory", whichever takes longer.
+    Columns: those of cases, arm, seconds (the median), flops, bytes, the ceilings of the device (matmul in FLOP/s, copy
+    and cached copy in bytes/s, the last one NaN where it was not measured), and those that `judged` adds.
     """
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
@@ -36,9 +34,12 @@ def points(run: Run, task: str) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with columns that say how near each row is to a ceiling: intensity, achieved, ceiling, share, bound.
+    """The frame, of the columns of `points`, with others that say how near each row is to a ceiling.
 
-    What takes less time than its bytes would from memory had them in the caches, and is judged by those.
+    They are intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the seconds that
+    the machine needs at the least; share: ceiling / seconds; bound: "overhead" where share is below EXPLAINED, else
+    "compute" or "memory", whichever takes longer. A row that is faster than its bytes can be copied from memory had
+    them in the caches, and is judged by the copy within those.
     """
     compute, memory = frame["flops"] / frame["matmul"], frame["bytes"] / frame["copy"]
     fastest = frame[["copy", "cached copy"]].max(axis=1)
@@ -53,7 +54,7 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def clause(bounds: pd.Series, noun: str) -> str:
-    """A clause that says how many of the points are bound by what; empty where that is known of none."""
+    """A clause that counts the bounds (of BOUNDS) of several things, each called a `noun`; empty if all are unknown."""
     kinds = [(bound, int((bounds == bound).sum())) for bound in BOUNDS if (bounds == bound).any()]
     if not kinds:
         return ""
@@ -66,19 +67,20 @@ def clause(bounds: pd.Series, noun: str) -> str:
 
 
 def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:
-    """The largest speedup that keeping a fraction of the heads can give, where attention takes `share` of the time.
+    """The largest speedup of a model that keeps the fraction `kept` of its heads.
 
-    1 / (1 - share (1 - kept)); Amdahl 1967.
+    `share` is attention's share of the dense model's time: 1 / (1 - share (1 - kept)); Amdahl 1967.
     """
     return 1 / (1 - share * (1 - kept))
 
 
 def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Every pruned shape beside what bounds its speedup, a frame for each setting.
+    """Yield each setting with a frame of its pruned shapes: the speedup of each, beside what bounds it.
 
-    Frames: batch, heads_kept, heads_total, kept, timed_by, speedup with its interval, attention (its share of the dense
-    time: what a model without heads saves), amdahl, ideal (1 / kept), and of "dense" and "pruned" NAME_bound and
-    NAME_share, "unknown" and NaN where there are no counts or no ceilings.
+    Columns: batch, heads_kept, heads_total, kept (their ratio), timed_by, speedup with its interval, attention (its
+    share of the dense time: what a model without heads saves), amdahl (what the function gives), ideal (1 / kept), and
+    of both arms, dense and pruned, ARM_bound and ARM_share (see `judged`; "unknown" and NaN where there are no counts
+    or no ceilings). Batch sizes at which no model without heads was timed have no rows.
     """
     known = points(run, task).set_index(["case", "arm"])[["bound", "share"]]
     for setting, cases in frames.settings(frames.cases_of(run, task)):
@@ -96,7 +98,7 @@ def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The frame with what bounds each arm, and at which share of its ceiling it runs."""
+    """The frame with the columns ARM_bound and ARM_share of both arms, from `known` (index: case and arm)."""
     for arm in frames.ARMS:
         keys = pd.MultiIndex.from_product([frame["timed_by"], [arm]])
         bounds = known.reindex(keys)
@@ -106,6 +108,6 @@ def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """The measured ceilings, medians over processes. Columns: device, dtype, matmul, copy, cached copy."""
+    """The run's ceilings for each device and dtype, medians over processes: columns matmul, copy, cached copy."""
     wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
     return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

@@ -1,4 +1,4 @@
-"""Run -> frames that figures draw and tables print. Each row is one point with its interval."""
+"""From a run to the frames that figures draw and tables print. Each row is one point with its interval."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +31,10 @@ SAMPLES = [
 
 @dataclass(frozen=True)
 class Setting:
-    """What must agree for two times of one task to be comparable, besides the batch size.
+    """What must agree, besides the batch size, for two times of one task to be comparable.
 
     Attributes:
-        values: one for each of AXES.
+        values: one value for each of AXES, in their order.
         seq_len: None where the sequence length is unknown, or an axis of the figure.
     """
 
@@ -44,24 +44,24 @@ class Setting:
 
     @classmethod
     def of(cls, device: str, seq_len: int | None = None, **values: str) -> "Setting":
-        """A setting by the names of AXES; those that aren't given are as usual."""
+        """A setting from values by the names of their axes (of AXES); axes without a value get their usual one."""
         return cls(device, tuple(values.get(name, str(axis.usual)) for name, axis in AXES.items()), seq_len)
 
     @property
     def text(self) -> str:
-        """The setting in a title: the device, the dtype, and what is unusual besides."""
+        """The setting as titles have it: the device, the dtype, axes with unusual values, and the length."""
         titles = [axis.title(value) for axis, value in self._named]
         return ", ".join([self.device, *titles, *([f"{self.seq_len} tokens"] if self.seq_len is not None else [])])
 
     @property
     def slug(self) -> str:
-        """The setting in the name of a file."""
+        """The setting as a part of a file's name."""
         values = [value for _, value in self._named]
         return "-".join([self.device, *values, *([f"s{self.seq_len}"] if self.seq_len is not None else [])])
 
     @property
     def unusual(self) -> int:
-        """The number of axes that are not as usual."""
+        """The number of axes whose value is not the usual one."""
         return sum(value != axis.usual for axis, value in self._axes)
 
     @property
@@ -71,7 +71,7 @@ class Setting:
 
     @property
     def _named(self) -> list[tuple[Field, str]]:
-        """The dtype, and those of the other axes that are not as usual."""
+        """The dtype and those other axes whose value is not the usual one, each with its value."""
         return [(axis, value) for axis, value in self._axes if axis is AXES["dtype"] or value != axis.usual]
 
 
@@ -82,9 +82,9 @@ class Tradeoff:
     Attributes:
         setting, batch: None where no latency was measured.
         table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
-            heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high,
-            examples, and with _low and _high pruned, dense (seconds, the dense model in the same rounds) and speedup;
-            front, whether no other plan beats it.
+            heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high, examples;
+            pruned and dense (seconds, in the same rounds) and speedup, each with _low and _high; and front: whether it
+            is on the Pareto front of the plans.
     """
 
     task: str
@@ -96,10 +96,10 @@ class Tradeoff:
 
 
 def samples(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every sample of the runs once, tidy, with the columns SAMPLES.
+    """Every sample of the runs, once, in a table with the columns SAMPLES.
 
-    A sample stands under the case that timed it; cases that share its shape name that case in `timed_by` of
-    their own file and have no rows here. With several runs, cases read RUN/CASE.
+    A sample stands under the case that timed it. Other cases of the same shape have no rows: their files name the case
+    that timed their shape in `timed_by`. With several runs, the column `case` holds RUN/CASE.
     """
     tables = []
     for run in runs:
@@ -110,14 +110,14 @@ def samples(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def cases_of(run: Run, task: str) -> pd.DataFrame:
-    """The cases whose shape has been timed: of a task, of the bare layer, or of all in which a model generates."""
+    """The cases whose shape was timed: of a task by its name, of the bare layer (LAYER), or all of GENERATION."""
     kind = task if task in (LAYER, GENERATION) else "pruning"
     mine = (run.cases["kind"] == kind) & ((run.cases["task"] == task) | (kind == GENERATION))
     return run.cases[mine & run.cases["timed_by"].isin(run.timed)]
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """The cases of each setting, usual settings first."""
+    """Yield each setting with its cases, the settings with the fewest unusual values first."""
     pairs = []
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
         values = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
@@ -127,7 +127,7 @@ def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """The cases of each setting without a sequence length, which is an axis of the figure then; usual ones first."""
+    """As `settings`, but with cases of all sequence lengths together, for figures that have these on an axis."""
     groups = cases.groupby(CONDITIONS, sort=True)
     pairs = [
         (Setting.of(**dict(zip(CONDITIONS, cast(tuple[Any, ...], key), strict=True))), rows) for key, rows in groups
@@ -136,10 +136,10 @@ def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Seconds of both arms and the paired speedup (dense / pruned), one row for each group of cases.
+    """Seconds of the dense and the pruned arm and their paired speedup (dense / pruned), a row for each group of cases.
 
-    A shape that several cases share counts once. Adds to the columns `by`: shapes, rounds, processes (the fewest
-    of a shape), and with `_low` and `_high` dense, pruned (seconds) and speedup.
+    A group is the cases that agree in the columns `by`; a shape that several of them share counts once. Columns: `by`;
+    shapes, rounds, processes (the fewest of a shape); dense and pruned (seconds) and speedup, with `_low` and `_high`.
     """
     rows = []
     for key, group in cases.groupby(by, sort=True, dropna=False):
@@ -159,7 +159,7 @@ def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
-    """The three columns of an estimate: its value, and with _low and _high its interval."""
+    """The three columns of an estimate: `name` with its value, and with _low and _high the ends of its interval."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
@@ -173,7 +173,7 @@ def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
 def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
     """Accuracy beside latency for each setting and batch size of the task, the one to report first in front.
 
-    One without latencies if there is none.
+    Where no latency was measured it is one tradeoff of accuracies alone; where there are no plans, none.
     """
     plans = accuracies(run, task)
     if plans.empty:
@@ -195,9 +195,9 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
 
 
 def accuracies(run: Run, task: str) -> pd.DataFrame:
-    """One row for each criterion and kept fraction of plans.csv.
+    """The task's rows of plans.csv, one for each criterion and kept fraction.
 
-    Of several draws: the mean, and the range that holds 95 % of them.
+    A row of several draws has their mean, and as its interval the range that holds 95 % of them.
     """
     rows = []
     for _, group in run.plans[run.plans["task"] == task].groupby(["criterion", "kept_fraction"], sort=False):
@@ -213,7 +213,7 @@ def accuracies(run: Run, task: str) -> pd.DataFrame:
 
 
 def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
-    """The table with the dense model's own latency, and with the Pareto front."""
+    """The table of a tradeoff with the dense model's latency, timed beside `cases`, and the column `front`."""
     numbers = [f"{name}{end}" for name in (*ARMS, "speedup") for end in ("", "_low", "_high")]
     table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
     table[numbers] = table[numbers].astype(float)
@@ -230,5 +230,5 @@ def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: M
 
 
 def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
-    """The names of the cases that timed the shapes of `cases`, pruned beside dense."""
+    """The names of the cases that timed the shapes of `cases`, pruned and dense in the same rounds."""
     return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]

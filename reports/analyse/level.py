@@ -17,12 +17,12 @@ NEAREST = 0.1  # of the margin: what loses this nearly as much can't be told fro
 
 
 def is_level(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """For each plan, whether the whole interval of its difference shows a loss below the margin."""
+    """For each plan, whether even the largest loss within its interval is below the margin."""
     return _losses(plans, metric)["most"] < _margins(plans, metric)
 
 
 def is_open(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """For each plan, whether its interval holds the margin, so that it may lose more or less than that."""
+    """For each plan, whether its interval contains the margin, so that its loss may be below or above that."""
     losses, margins = _losses(plans, metric), _margins(plans, metric)
     return (losses["least"] < margins) & (losses["most"] >= margins)
 
@@ -30,8 +30,8 @@ def is_open(plans: pd.DataFrame, metric: Metric) -> pd.Series:
 def examples_needed(plans: pd.DataFrame, metric: Metric) -> pd.Series:
     """How many examples it would take to tell each plan's loss from the margin; NaN where that is not known.
 
-    An interval's width falls with the square root of their number. It is to be no wider to each side than the
-    margin, nor than what lies between the margin and the loss as it was measured.
+    An interval's width falls with the square root of the number of examples. Enough are those with which half its width
+    is at most the margin, and at most the distance of the measured loss from the margin.
     """
     losses, margins = _losses(plans, metric), _margins(plans, metric)
     aim = (margins - losses["loss"]).abs().clip(upper=margins)
@@ -40,7 +40,7 @@ def examples_needed(plans: pd.DataFrame, metric: Metric) -> pd.Series:
 
 
 def margin(reference: float, metric: Metric) -> float:
-    """The loss that counts, in the metric's unit, where the model beside it has this value."""
+    """The least loss that counts, in the metric's unit, against a model whose value is `reference`."""
     return MARGIN if metric.is_share else MARGIN * abs(reference)
 
 
@@ -50,7 +50,7 @@ def within(metric: Metric) -> str:
 
 
 def none_level(plans: pd.DataFrame, metric: Metric) -> str:
-    """A clause that says that no plan is level, and how many might be if more examples were judged."""
+    """A clause that says that no plan is level with the dense model, and how many may be, given more examples."""
     may_be = plans[is_open(plans, metric)]
     text = f"no pruned plan is shown to be level with the dense model, within {within(metric)}"
     return text if may_be.empty else f"{text} ({count(len(may_be), 'plan')} may be: {_too_few(may_be, metric)})"
@@ -68,7 +68,7 @@ def verdict(plan: pd.Series, metric: Metric) -> str:
 
 
 def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
-    """What it would take to tell, for the plan that needs the fewest examples."""
+    """A clause on how many examples would tell whether a plan is level, for the plan that needs the fewest."""
     needed = examples_needed(plans, metric)
     if plans["examples"].isna().all():
         return "too few examples were judged to tell"
@@ -79,18 +79,18 @@ def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
 
 
 def _losses(plans: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """The loss of each plan against the dense model in the metric's unit, and the ends of its interval: least, most."""
+    """How much worse than the dense model each plan is: columns loss, and least and most, the ends of its interval."""
     columns = ["difference", "difference_high", "difference_low"]
     losses = plans[columns].astype(float).set_axis(["loss", "least", "most"], axis=1)
     return -losses if metric.higher_is_better else losses.rename(columns={"least": "most", "most": "least"})
 
 
 def _margins(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """The margin for each plan, from the dense model's value on the same examples."""
+    """The margin for each plan, which depends on the dense model's value on the same examples."""
     return (plans["value"] - plans["difference"]).astype(float).map(lambda dense: margin(dense, metric))
 
 
 def _rounded(number: float) -> int:
-    """The number rounded up to two digits."""
+    """The number rounded up to two significant digits."""
     step = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return math.ceil(number / step) * step

@@ -17,19 +17,19 @@ def spread(values: Sequence[T], most: int) -> list[T]:
 
 
 def spread_rows(frame: pd.DataFrame, most: int, by: list[str]) -> pd.DataFrame:
-    """At most `most` rows, in their order: those with the least and the largest `by`, and others evenly between."""
+    """At most `most` rows, in their order: those least and largest in the columns `by`, and others evenly between."""
     ordered = frame.reset_index(drop=True).sort_values(by, kind="stable").index.to_numpy()
     return frame.iloc[np.sort(ordered[_places(len(frame), most)])]
 
 
 def spread_batches(frame: pd.DataFrame, batches: int, rows: int, by: list[str]) -> pd.DataFrame:
-    """The rows of at most `batches` batch sizes, and at most `rows` of each."""
+    """The rows of at most `batches` batch sizes, at most `rows` of each, picked as by `spread_rows`."""
     shown = spread(sorted(frame["batch"].unique()), batches)
     return pd.concat([spread_rows(frame[frame["batch"] == batch], rows, by) for batch in shown])
 
 
 def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.DataFrame, str]:
-    """The rows of the criteria that are best on average and of references; and what `left_out` says of the rest."""
+    """The rows of references, baselines and the `most` best criteria on average; and `left_out` about the rest."""
     others = table[~table["criterion"].isin([*BASELINES, *REFERENCES])]
     means = others.groupby("criterion")["value"].mean().sort_values(ascending=not metric.higher_is_better)
     names = [*means.index[:most], *BASELINES, *REFERENCES]
@@ -41,15 +41,15 @@ def left_out(shown: int, total: int, nouns: str, which: str = "") -> str:
     """A sentence on what a figure does not show, with a space in front; empty where it shows everything.
 
     Args:
-        nouns: what they are, in the plural.
-        which: how they were picked, as a clause.
+        nouns: what the shown things are, in the plural.
+        which: a clause that says how those shown were picked.
     """
     picked = f", {which}" if which else ""
     return "" if shown >= total else f" Shown are {shown:,} of {total:,} {nouns}{picked}; the data has all."
 
 
 def _places(count: int, most: int) -> list[int]:
-    """The positions of at most `most` of `count` things, evenly spread."""
+    """The positions of at most `most` of `count` things, the first and the last among them, evenly spread."""
     if count <= most:
         return list(range(count))
     return [int(place) for place in np.linspace(0, count - 1, most).round()]

@@ -1,4 +1,4 @@
-"""The tables of a page, as text that only needs to be set."""
+"""The tables of a run's page, their cells as finished text."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ CEILINGS = {
 
 
 def summaries(run: Run, task: str) -> Iterator[Summary]:
-    """The table of each setting and batch size of a task; all but the first are folded."""
+    """Yield a table of the plans' accuracy and latency for each setting and batch size, all but the first folded."""
     for place, tradeoff in enumerate(frames.tradeoffs(run, task)):
         where = f"Batch {tradeoff.batch}, {tradeoff.setting.text}" if tradeoff.setting else "No latency was measured"
         metric = tradeoff.metric
@@ -48,7 +48,7 @@ def summaries(run: Run, task: str) -> Iterator[Summary]:
 
 
 def promises(run: Run, task: str) -> Iterator[Summary]:
-    """The table of what the task states about itself, as it was measured; none where it states nothing."""
+    """Yield the table of what the task states about itself, beside what was measured; none where it states nothing."""
     stated = run.promises[run.promises["task"] == task]
     if len(stated):
         yield Summary(
@@ -68,7 +68,7 @@ def promises(run: Run, task: str) -> Iterator[Summary]:
 
 
 def percentiles(run: Run, task: str) -> Iterator[Summary]:
-    """The table of percentiles, throughput and memory of every case that was timed, arm by arm."""
+    """Yield the table of percentiles, throughput and memory: one row for each timed case and arm."""
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
     counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
@@ -94,7 +94,7 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
 
 
 def ceilings(run: Run) -> Iterator[Summary]:
-    """The table of what the machine can do at most, as measured in the same run."""
+    """Yield the table of the most that the machine can do, as measured in the same run; none if it was not."""
     rows = []
     for (device, dtype, ceiling), measurements in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
         name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
@@ -108,7 +108,7 @@ def ceilings(run: Run) -> Iterator[Summary]:
 
 
 def left_out(run: Run) -> Iterator[Summary]:
-    """The table of what has no result without having failed, or could not be used, each with the reason."""
+    """Yield the table of what ran out of memory, was skipped, or could not be used, each with the reason."""
     unfinished = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
     rows = [
         (word(row.name), word(row.status), word(last_line(row.error))) for row in unfinished.itertuples(index=False)
@@ -122,7 +122,7 @@ def left_out(run: Run) -> Iterator[Summary]:
 
 
 def environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the numbers were measured on, from environment.json, as pairs of a name and a value."""
+    """What the contents of environment.json say of machine, software and run, as pairs of a name and a text."""
     memory = facts.get("memory_bytes")
     revision = str(facts.get("revision") or UNKNOWN)
     dirty = {True: " with uncommitted changes", False: ", clean"}.get(facts.get("dirty", ""), "")

@@ -1,4 +1,4 @@
-"""The same ratio on two sides: one against the other, about the diagonal on which both agree."""
+"""Scatter plots of one ratio on two sides: the second side's against the first's, which agree on the diagonal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ SHORT = 2.0
 
 
 def scatter(frame: Beside, by: str, quantity: str) -> Figure:
-    """A figure of one side's numbers against the other's, with intervals; colour and marker tell values of `by`."""
+    """A figure of the second side's ratios (called `quantity`) against the first's; colours tell values of `by`."""
     table = frame.table
     figure = new_figure(8.6, 5.8)
     axes = figure.subplots()
@@ -50,7 +50,7 @@ def scatter(frame: Beside, by: str, quantity: str) -> Figure:
 
 
 def ratio_axis(axes: Axes, which: str, low: float, high: float) -> None:
-    """A logarithmic axis from `low` to `high` with plain numbers as ticks."""
+    """Make the axis `which` ("x" or "y") logarithmic, from `low` to `high`, with plain numbers as ticks."""
     axis: Any = {"x": axes.xaxis, "y": axes.yaxis}[which]
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis.set_major_locator(FixedLocator(_ticks(low, high)))

@@ -1,4 +1,4 @@
-"""Frames -> figures as files: SVG for the page, PNG beside it; in processes of their own where there are many."""
+"""From frames to figures as files, an SVG and a PNG of each; in several processes where there are many figures."""
 
 import importlib
 import multiprocessing
@@ -27,7 +27,7 @@ COLORS = 256
 
 
 class Drawn(NamedTuple):
-    """The size of a figure: width and height in CSS pixels, and the bytes of both files together."""
+    """The size of a figure that was drawn: width and height in CSS pixels, and the bytes of both its files together."""
 
     width: int
     height: int
@@ -37,21 +37,21 @@ class Drawn(NamedTuple):
 class Studio:
     """Draws figures, in several processes once more than `FEW` have been asked for.
 
-    Within `with`; at its end everything is drawn, or the first error of a figure has been raised.
+    A context manager: when it ends, everything is drawn, or the first error of a figure is raised.
     """
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = min(MOST_PROCESSES, os.cpu_count() or 1) if processes is None else processes
         self._waiting: list[tuple[Callable[[], Drawn], Future[Drawn]]] = []
-        self._given: list[Future[Drawn]] = []
+        self._submitted: list[Future[Drawn]] = []
         self._pool: ProcessPoolExecutor | None = None
 
     def add(self, module: str, frame: Any, title: str, stem: Path, *, narrow: bool = False) -> Future[Drawn]:
-        """Have the figure module `module` draw `frame` into `stem`.svg and `stem`.png."""
+        """Have the figure module `module` draw `frame` into `stem`.svg and .png; returns a future of the size."""
         work = partial(render, module, frame, title, stem, narrow=narrow)
         if self._pool is not None:
             future = self._pool.submit(work)
-            self._given.append(future)
+            self._submitted.append(future)
             return future
         future = Future()
         self._waiting.append((work, future))
@@ -69,7 +69,7 @@ class Studio:
             if error is None:
                 for work, future in self._waiting:
                     future.set_result(work())
-                for future in self._given:
+                for future in self._submitted:
                     future.result()
         finally:
             if self._pool is not None:
@@ -77,17 +77,17 @@ class Studio:
 
     def _start(self) -> None:
         # not forked: this process has threads
-        """Start the processes, and hand them what is waiting."""
+        """Start the processes, and hand them the figures that are waiting."""
         self._pool = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
         for work, future in self._waiting:
-            given = self._pool.submit(work)
-            given.add_done_callback(partial(_pass_on, future))
-            self._given.append(given)
+            submitted = self._pool.submit(work)
+            submitted.add_done_callback(partial(_pass_on, future))
+            self._submitted.append(submitted)
         self._waiting.clear()
 
 
 def render(module: str, frame: Any, title: str, stem: Path, *, narrow: bool) -> Drawn:
-    """Draw one figure into both files."""
+    """Draw `frame` with the figure module `module` into `stem`.svg and `stem`.png; returns the size."""
     with theme(narrow=narrow):
         figure = importlib.import_module(module).draw(frame)
         entitle(figure, title)
@@ -100,7 +100,7 @@ def render(module: str, frame: Any, title: str, stem: Path, *, narrow: bool) -> 
 
 
 def write_png(figure: Figure, file: Path) -> None:
-    """Write a PNG in a palette, for a third of the bytes; without savefig, which draws everything twice."""
+    """Write a PNG of at most 256 colours, for a third of the bytes. (savefig would draw everything twice.)"""
     figure.set_dpi(PNG_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -108,11 +108,11 @@ def write_png(figure: Figure, file: Path) -> None:
     image.quantize(COLORS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, dpi=(PNG_DPI, PNG_DPI))
 
 
-def _pass_on(future: Future[Drawn], given: Future[Drawn]) -> None:
-    """Hand the result of one future to another."""
-    if given.cancelled():
+def _pass_on(future: Future[Drawn], submitted: Future[Drawn]) -> None:
+    """Give `future` the outcome of `submitted`: its result, its error, or that it was cancelled."""
+    if submitted.cancelled():
         future.cancel()
-    elif error := given.exception():
+    elif error := submitted.exception():
         future.set_exception(error)
     else:
-        future.set_result(given.result())
+        future.set_result(submitted.result())

@@ -18,12 +18,14 @@ T = TypeVar("T")
 def panel_grid(
     items: Sequence[T], most: int, width: tuple[float, float], height: tuple[float, float], **options: Any
 ) -> tuple[Figure, np.ndarray, list[tuple[Axes, T]]]:
-    """A figure, its (rows, columns) of axes, and the axes of each item; those that are left over are switched off.
+    """A figure with a panel for each item, its axes (rows, columns), and each item with its own axes in front.
+
+    Axes that are left over are switched off.
 
     Args:
-        most: columns.
-        width: inches beside all panels, and of each.
-        height: inches above and below all panels, and of each.
+        most: the largest number of columns.
+        width: inches beside all panels together, and of each panel.
+        height: inches above and below all panels together, and of each panel.
         options: as of `Figure.subplots`.
     """
     columns = min(most, len(items))
@@ -38,14 +40,14 @@ def panel_grid(
 def batch_grid(
     frame: pd.DataFrame, most: int, width: tuple[float, float], height: tuple[float, float]
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure with a panel for each batch size of the frame, ascending, and the rows of each; see `panel_grid`."""
+    """A figure with a panel for each batch size, ascending, and its axes with the rows; see `panel_grid`."""
     batches = [rows for _, rows in frame.groupby("batch", sort=True)]
     figure, _, panels = panel_grid(batches, most, width, height)
     return figure, panels
 
 
 def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
-    """A figure with a small panel for each name, all on the same axes; whoever draws calls `finish` in the end."""
+    """A figure with a small panel for each name, and each panel's axes; call `finish` for each once it is drawn."""
     rows = math.ceil(len(names) / COLUMNS)
     figure = new_figure(2.0 * COLUMNS, 0.9 + 1.75 * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
@@ -59,7 +61,7 @@ def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator
 
 
 def finish(figure: Figure, axes: Axes, name: str, **words: Any) -> None:
-    """Name a panel; the first one's legend becomes the figure's."""
+    """Set a panel's title, and properties of its axes (`words`); the first panel's legend becomes the figure's."""
     axes.set_title(name, fontsize=7.5)
     axes.set(xlabel="", ylabel="", **words)
     if axes is figure.axes[0]:

@@ -1,4 +1,4 @@
-"""Heatmaps of paired speedups: a cell for each point, with its number on it, on one scale around 1."""
+"""Heatmaps of paired speedups: a cell for each, with its number on it; colours are centred on a speedup of 1."""
 
 from typing import Any
 
@@ -16,19 +16,19 @@ SCALE = sns.color_palette("vlag_r", as_cmap=True)
 
 
 def log_reach(speedup: pd.Series) -> float:
-    """How far the colours go to both sides of 1, as a binary logarithm."""
+    """How far the colours must reach to either side of a speedup of 1, in powers of two."""
     return max(0.05, float(np.log2(speedup).abs().max()))
 
 
 def speedup_texts(frame: pd.DataFrame) -> pd.Series:
-    """The text of each cell: the speedup above its interval."""
+    """The text of each row's cell: its speedup, and its interval in a line below."""
     rows = zip(frame["speedup"], frame["speedup_low"], frame["speedup_high"], strict=True)
     texts = [f"{times(value)}\n{'one round' if np.isnan(low) else between(low, high)}" for value, low, high in rows]
     return pd.Series(texts, index=frame.index, dtype=object)
 
 
 def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach: float) -> QuadMesh:
-    """Draw a cell for each number of `speedup`, with the text of the same place on it; rows go down.
+    """Draw a cell for each number of `speedup`, with the text at the same place of `texts`; the first row is on top.
 
     Args:
         reach: what `log_reach` gives.
@@ -51,6 +51,6 @@ def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach:
 
 
 def speedup_bar(figure: Figure, mesh: QuadMesh, axes: Any, reach: float) -> None:
-    """Add the bar that says which speedup a colour is."""
+    """Add the colour bar that shows which speedup a colour stands for; `reach` is what `log_reach` gives."""
     bar = color_bar(figure, mesh, axes, "speedup (dense / pruned)", aspect=25)
     bar.set_ticks([-reach, 0, reach], labels=[times(2**-reach), "1×", times(2**reach)])

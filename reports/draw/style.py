@@ -57,7 +57,7 @@ BOUND_LOOKS = {  # what holds a point back
 
 @contextmanager
 def theme(narrow: bool = False) -> Iterator[None]:
-    """Set how figures look that are drawn within it.
+    """Within this context, figures are drawn in the look of a report.
 
     Args:
         narrow: for a phone: figures are at most NARROW inches wide, their legends below, their text as large as ever.
@@ -90,7 +90,7 @@ def theme(narrow: bool = False) -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of that size in inches, or as large as its title needs, laid out without overlaps."""
+    """A figure of this size in inches, but at least WIDE wide, or in a narrow theme at most NARROW wide."""
     width = min(width, NARROW) if _narrow.get() else max(width, WIDE)
     return Figure(figsize=(width, max(height, 2.8)), layout="constrained")
 
@@ -103,10 +103,10 @@ def title(figure: Figure, text: str) -> None:
 def looks(criteria: Sequence[str]) -> dict[str, Look]:
     """The look of each criterion, the same in all figures of a run; baselines are grey."""
     chosen = [name for name in criteria if name not in BASELINES]
-    given = {
+    by_criterion = {
         name: Look(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]) for index, name in enumerate(chosen)
     }
-    return given | {"random": Look(GREY, "p"), "even": Look(DIM, "x")}
+    return by_criterion | {"random": Look(GREY, "p"), "even": Look(DIM, "x")}
 
 
 def luminance(color: Any) -> float:
@@ -117,7 +117,7 @@ def luminance(color: Any) -> float:
 
 
 def text_on(color: Any) -> str:
-    """The colour of text on a cell of that colour."""
+    """The colour of text that can be read on a cell of this colour."""
     return ON_LIGHT if luminance(color) > 0.18 else ON_DARK  # where both contrast alike
 
 
@@ -135,7 +135,7 @@ def _figure(axes: Axes) -> Figure:
 
 
 def kept_axis(axes: Axes) -> None:
-    """Make the x axis one of kept heads in per cent."""
+    """Make the x axis show the share of kept heads in per cent."""
     axes.set_xlabel("kept heads (%)")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
 
@@ -148,7 +148,7 @@ def log_ticks(axis: Any, values: Sequence[float]) -> None:
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values that stand at least `gap` from one another: both ends, and those that fit between."""
+    """The least and the largest of the values and as many between them as fit, all at least `gap` apart."""
     ordered = sorted(set(values))
     kept = ordered[:1]
     for value in ordered[1:-1]:
@@ -158,13 +158,13 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def reach(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """The distances from each value down and up to the ends of its interval, (2, n); 0 where it has none."""
+    """The distances from each value down and up to the ends of its interval, (2, n); 0 where it has no interval."""
     distances = np.array([value - low, high - value], dtype=float)
     return np.where(distances > 0, distances, 0.0)
 
 
 def extent(frame: pd.DataFrame, *columns: str) -> tuple[float, float]:
-    """The least and the largest number in these columns."""
+    """The least and the largest number in these columns, NaN left aside."""
     values = frame[list(columns)].to_numpy(dtype=float)
     return float(np.nanmin(values)), float(np.nanmax(values))
 
@@ -194,7 +194,7 @@ def folded(text: str, inches: float, size: float | str = "medium") -> str:
 
 
 def color_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Colorbar:
-    """Add a bar of colours beside the axes; in an SVG it is a picture, where it would be 256 paths."""
+    """Add a colour bar beside the axes; an SVG holds it as one picture, which would otherwise be 256 paths."""
     shrink = min(options.pop("shrink", 1.0), BAR_INCHES / figure.get_figheight())
     room = 0.75 * shrink * figure.get_figheight()
     bar = figure.colorbar(image, ax=axes, label=folded(label, room), shrink=shrink, **options)

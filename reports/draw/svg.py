@@ -1,4 +1,4 @@
-"""Figures as SVG that one file shows on light and on dark screens: neutral colours follow the reader, data's stay."""
+"""Figures as SVG for light and for dark screens: neutral colours follow the reader's screen, those of data stay."""
 
 import re
 from io import StringIO
@@ -17,14 +17,14 @@ FAMILY = f"font-family: {FAMILIES}; "
 
 
 def text(figure: Figure) -> str:
-    """The figure as the text of a themed SVG, within `style.theme()`; the same figure gives the same text."""
+    """The figure, drawn within `style.theme()`, as the text of a themed SVG; the same figure gives the same text."""
     file = StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # savefig draws everything once more beforehand
     return themed(file.getvalue())
 
 
 def themed(svg: str) -> str:
-    """What matplotlib wrote, with dark colours for readers whose screen is dark, and without its date.
+    """An SVG that matplotlib wrote, with dark colours for readers whose screen is dark, and without its date.
 
     Raises:
         ValueError: it has no style sheet, so matplotlib didn't write it.
@@ -37,7 +37,7 @@ def themed(svg: str) -> str:
 
 
 def _rules() -> str:
-    """The style sheet that swaps neutral colours, which stand in inline styles, or as attributes in hatches."""
+    """The style sheet that replaces neutral colours on dark screens, in inline styles and in attributes of hatches."""
     dark = "\n".join(
         f'[style*="{what}: {light}"], [{what}="{light}"] {{ {what}: {dark} !important }}'
         for light, dark in DARK.items()

@@ -182,9 +182,9 @@ def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
 
 
 def _points(axes: Axes, table: pd.DataFrame, column: str, criteria: tuple[str, ...]) -> None:
-    given = looks(criteria)
+    look_of = looks(criteria)
     for place, row in enumerate(table.to_dict("records")):
-        look, value = given[row["criterion"]], pd.Series([row[column]])
+        look, value = look_of[row["criterion"]], pd.Series([row[column]])
         low, high = (pd.Series([row.get(f"{column}{end}", np.nan)]) for end in ENDS[1:])
         axes.errorbar(
             value, [place], xerr=reach(value, low, high), color=look.color, marker=look.marker, markersize=7,

@@ -26,7 +26,7 @@ class Finding:
 
 def findings(run: Run) -> tuple[Finding, ...]:
     """The findings of a run, the most telling first and at most MOST; none where the run has nothing to say."""
-    measured = [found[0] for task in run.tasks if (found := frames.tradeoffs(run, task)) and found[0].setting]
+    measured = [every[0] for task in run.tasks if (every := frames.tradeoffs(run, task)) and every[0].setting]
     halves = [half for tradeoff in measured if (half := Half.of(tradeoff))]
     halves.sort(key=lambda half: half.loss)  # the task that can spare most comes first
     kinds = (

@@ -1,1 +1,1 @@
-"""Two runs, or two devices of one: what they have in common, and what is said of it."""
+"""Compares two runs, or two devices of one run: what both measured, as tables and sentences."""

@@ -1,4 +1,4 @@
-"""Two sides -> everything that a page about both shows."""
+"""From two sides to everything that the page which compares them shows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,13 +37,14 @@ class Comparison:
     """What two sides have in common.
 
     Attributes:
-        first, second: their names.
-        speedups, peers, accuracies, dense: as matching.py has them.
-        fronts: title -> accuracy beside latency of both: the tables of both tradeoffs (frames.py), with task, side
-            (a name) and share: of the dense latency, with _low and _high.
-        metrics: task -> how it is judged.
-        environments: field, first, second: where the two differ.
-        notes: sentences about what only one of the two has, and what makes their numbers differ.
+        first, second: the names of the sides.
+        speedups, peers: what both timed, as `matching.joined` has it.
+        accuracies, dense: what both measured, as the functions of these names in matching.py have it.
+        fronts: title of a figure -> the tables of both sides' tradeoffs (frames.py), one below the other, with the
+            columns task, side (its name) and share (latency / dense latency), with _low and _high.
+        metrics: task -> the metric by which it is judged, of the tasks that both sides judge alike.
+        environments: the table of `notes.differences`: field, first, second.
+        notes: sentences about what only one side has, and about what makes their numbers differ.
     """
 
     first: str
@@ -59,7 +60,7 @@ class Comparison:
 
     @property
     def nothing(self) -> bool:
-        """Whether the two have no measurement in common."""
+        """Whether the two sides have no measurement in common."""
         return all(table.empty for table in (self.speedups, self.peers, self.accuracies, self.dense))
 
     def beside(self, table: pd.DataFrame) -> Beside:
@@ -97,7 +98,7 @@ def compare(first: Side, second: Side) -> Comparison:
 
 
 def _fronts(first: Side, second: Side, task: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A title and a table for each setting and batch size in which both sides were timed."""
+    """Yield, for each setting and batch size that both sides timed, a title and a table, as in Comparison.fronts."""
     one, other = _tradeoffs(first, task), _tradeoffs(second, task)
     for key in (key for key in one if key in other):
         setting, batch = key
@@ -107,7 +108,7 @@ def _fronts(first: Side, second: Side, task: str) -> Iterator[tuple[str, pd.Data
 
 
 def _tradeoffs(side: Side, task: str) -> dict[tuple[Setting, int | None], Tradeoff]:
-    """The tradeoffs in which a pruned plan was timed, by their setting (its device left blank) and batch size."""
+    """The task's tradeoffs with a timed pruned plan, by their setting (its device left blank) and batch size."""
     return {
         (replace(tradeoff.setting, device=""), tradeoff.batch): tradeoff
         for tradeoff in frames.tradeoffs(side.run, task)

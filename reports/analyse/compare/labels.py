@@ -29,7 +29,10 @@ def subjects(frame: pd.DataFrame) -> pd.Series:
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """One line for each row: its subject, the parts in ALWAYS, and those others that differ within the subject."""
+    """One line of text for each row, that tells it apart from the others.
+
+    It has the row's subject, the fields in ALWAYS, and those other fields that differ among rows of that subject.
+    """
     lines = {}
     for name_of, rows in frame.groupby(subjects(frame), sort=False):
         shown = [name for name in PARTS if name in rows and (name in ALWAYS or rows[name].nunique(dropna=False) > 1)]
@@ -40,14 +43,14 @@ def labels(frame: pd.DataFrame) -> pd.Series:
 
 
 def subject(kind: str, task: str, phase: str) -> str:
-    """The name of what was timed: a task, the bare layer, or a phase of a model that generates."""
+    """What is timed, in words: a task, the bare layer, or a phase (prefill, decode) of a model that generates."""
     if kind == GENERATION:
         return f"{task}, {phase}"
     return "bare layer" if kind == LAYER else task
 
 
 def _criteria(names: str) -> str:
-    """The criteria that share a shape, in words; empty for a model without heads, whose kept fraction says so."""
+    """The criteria (`names`, joined by commas) in words; empty for "none", since the kept fraction says as much."""
     several = names.split(", ")
     if several == ["none"]:
         return ""  # no heads are kept, as the kept fraction says

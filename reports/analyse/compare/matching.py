@@ -1,4 +1,4 @@
-"""What two sides have in common, and each side's estimate of it. Ratios are of ratios: paired within each side."""
+"""What two sides both measured, with each side's estimate; sides are compared by the ratio of their paired ratios."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -26,7 +26,14 @@ Key = tuple[Hashable, ...]  # of a case, in the order of CASE, and last the arm 
 
 
 class Measured(NamedTuple):
-    """What one side measured of one case: logs of ratios, their shapes, and the heads kept, where those are known."""
+    """What one side measured of the cases that share one key.
+
+    Attributes:
+        logs: logs of the ratios of two arms' times, paired by round, of each case in `timed_by`.
+        timed_by: the names of the cases that timed the shapes.
+        shapes: the shapes: how many heads stay in each layer.
+        heads: the heads that the plans keep, a text for each plan; None where those of some plan are not known.
+    """
 
     logs: tuple[Processes, ...]
     timed_by: tuple[str, ...]
@@ -35,22 +42,23 @@ class Measured(NamedTuple):
 
 
 def speedups(side: Side) -> dict[Key, Measured]:
-    """The paired ratios dense over pruned of a side, by the key of the case."""
+    """The side's paired ratios of dense over pruned time, by the key of the case."""
     return dict(_measured(side, side.cases, "pruned", 1))
 
 
 def peers(side: Side) -> dict[Key, Measured]:
-    """The paired ratios of our bare layer over each peer, by the key of the case."""
+    """The side's paired ratios of our bare layer's time over that of each peer, by the key of the case."""
     return dict(_measured(side, side.cases[side.cases["kind"] == LAYER], "mha", -1))
 
 
 def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.DataFrame:
-    """What both sides have measured, one row for each pair of measurements.
+    """The cases that both sides measured, a row each, with the ratio of each side and how the two compare.
 
-    Criteria that share their shape on both sides share its samples and are one row. Columns: CASE, with the criteria
-    in one text; peer: the arm beside ours or the pruned one; heads: SAME_HEADS, SAME_SHAPE (other heads, or none that
-    are known) or OTHER_SHAPE; and with _low and _high first, second, and ratio: second over first; differs: whether
-    that interval leaves 1 out; first_rounds, second_rounds, first_processes, second_processes.
+    Criteria with the same samples on both sides, since their shapes are the same, share one row. Columns: CASE, where
+    criterion holds all names; peer: the arm timed beside ours, or beside the pruned one; heads: SAME_HEADS, SAME_SHAPE
+    (other heads, or some that are not known) or OTHER_SHAPE; first and second (each side's ratio) and ratio (second /
+    first), each with _low and _high; differs: whether the interval of `ratio` leaves 1 out; and the numbers of rounds
+    and of processes of each side: first_rounds, second_rounds, first_processes, second_processes.
     """
     together: dict[Hashable, list[Key]] = {}
     place = CASE.index("criterion")
@@ -65,10 +73,10 @@ def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.
 
 
 def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
-    """The plans whose accuracy both sides have measured, one row for each criterion and kept fraction.
+    """The plans whose accuracy both sides have measured, one row for each task, criterion and kept fraction.
 
-    Columns: PLAN, heads (as of `joined`), examples, and with first_ and second_ in front and with _low and _high value
-    and difference: to the dense model on the same examples; and draws.
+    Columns: PLAN; heads: SAME_HEADS or OTHER_HEADS; and with first_ and second_ in front draws, examples, value, and
+    difference (to the dense model on the same examples), the last two with _low and _high as well.
     """
     columns = ["draws", "examples", "heads", *(f"value{end}" for end in ENDS), *(f"difference{end}" for end in ENDS)]
     tables = []
@@ -88,7 +96,7 @@ def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def dense(first: Side, second: Side) -> pd.DataFrame:
-    """Seconds of the dense models that both sides timed. Columns: MODEL, and with _low and _high first and second."""
+    """Seconds of the dense models that both sides timed. Columns: MODEL, first and second, with _low and _high."""
     one, other = _dense(first), _dense(second)
     rows = [
         dict(zip(MODEL, key, strict=True)) | frames.columns("first", one[key]) | frames.columns("second", other[key])
@@ -99,7 +107,7 @@ def dense(first: Side, second: Side) -> pd.DataFrame:
 
 
 def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterator[tuple[Key, Measured]]:
-    """The paired ratios of every arm over the arm `under`, by the key of the case; `sign` -1 turns them upside down."""
+    """Yield by key the paired ratios of each other arm's time over that of `under`; `sign` -1 inverts them."""
     keep = side.run.plans.set_index("plan")["keep"].to_dict()
     arms = sorted({over for _, over, below in side.run.log_ratios if below == under})
     for key, group in cases.groupby(CASE, dropna=False):
@@ -120,7 +128,7 @@ def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterato
 
 
 def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> dict[str, Any]:
-    """One row of `joined`, for keys that share their samples on both sides."""
+    """One row of `joined`, for keys that differ in their criterion alone and share their samples on both sides."""
     key, sides = keys[0], {"first": first[keys[0]], "second": second[keys[0]]}
     ratio = stats.independent_ratio(sides["second"].logs, sides["first"].logs)
     row: dict[str, Any] = dict(zip([*CASE, "peer"], key, strict=True))
@@ -145,7 +153,7 @@ def _heads(first: Measured, second: Measured) -> str:
 
 
 def _plans(side: Side, task: str) -> pd.DataFrame:
-    """The accuracies of a task, with the heads that the plans of each row keep."""
+    """The accuracies of a task, with a column `heads`: the heads that the plans of each row keep, as text."""
     heads = side.run.plans.groupby(PLAN)["keep"].agg(lambda keep: " ".join(sorted(map(str, keep))))
     accuracies_of_task = frames.accuracies(side.run, task).rename(columns={"low": "value_low", "high": "value_high"})
     return accuracies_of_task.merge(heads.rename("heads"), left_on=PLAN, right_index=True)
@@ -162,5 +170,5 @@ def _dense(side: Side) -> dict[Key, Estimate]:
 
 
 def _known(key: Hashable) -> Key:
-    """A group's key with None for what is not known: unlike NaN it equals itself."""
+    """A group's key with None in place of NaN, which does not equal itself and so would never be found."""
     return tuple(None if pd.isna(name) else name for name in cast(tuple[Any, ...], key))

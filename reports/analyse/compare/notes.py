@@ -1,4 +1,4 @@
-"""What a reader must know of two sides before comparing their numbers, as sentences; and what was not the same."""
+"""Sentences that a reader needs before comparing two sides, and the table of how their environments differ."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,9 +28,9 @@ def notes(
     """The sentences that a reader needs before comparing numbers of the two sides.
 
     Args:
-        latencies: what was timed of each side.
-        speedups, accuracies: what both have.
-        environments: what `differences` found.
+        latencies: what `matching.speedups` gives for each side.
+        speedups, accuracies: what both sides have, as in `Comparison`.
+        environments: the table of `differences`.
     """
     yield from _missing(first, second, latencies)
     yield from _machines(first, second, speedups, environments)
@@ -38,7 +38,7 @@ def notes(
 
 
 def differences(first: Side, second: Side) -> pd.DataFrame:
-    """What the two were measured on and with, where that differs. Columns: field, first, second."""
+    """The facts about machine, code and packages in which two sides differ. Columns: field, first, second."""
     one, other = _fields(first), _fields(second)
     rows = [(name, one.get(name, "not there"), other.get(name, "not there")) for name in {**one, **other}]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["field", "first", "second"])
@@ -47,7 +47,7 @@ def differences(first: Side, second: Side) -> pd.DataFrame:
 def _missing(
     first: Side, second: Side, latencies: tuple[Mapping[Key, Measured], Mapping[Key, Measured]]
 ) -> Iterator[str]:
-    """Sentences on what only one side has, and on what neither has."""
+    """Sentences on cases and plans that only one side has, that one side lacks altogether, or that none shares."""
     plans = [set(side.run.plans[PLAN].itertuples(index=False, name=None)) for side in (first, second)]
     cases = [set(measured) for measured in latencies]
     for side, plan, case in zip((first, second), plans, cases, strict=True):
@@ -67,13 +67,13 @@ def _missing(
 
 
 def _subject(key: Key) -> str:
-    """What a case is about, from its key."""
+    """The subject, in words, of a case with this key: see `subject`."""
     kind, task, phase = (str(key[CASE.index(name)]) for name in ("kind", "task", "phase"))
     return subject(kind, task, phase)
 
 
 def _only(side: Side, noun: str, subjects: Iterable[str]) -> str:
-    """A sentence that counts what only one side has, by its subject."""
+    """A sentence that counts what only this side has, each called a `noun`, by its subject."""
     numbers = Counter(subjects)
     of = ", ".join(f"{number} of {name}" for name, number in sorted(numbers.items()))
     return f"{count(numbers.total(), noun)} only in {side.name}: {of}."
@@ -97,7 +97,7 @@ def _machines(first: Side, second: Side, speedups: pd.DataFrame, environments: p
 
 
 def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.DataFrame) -> Iterator[str]:
-    """Sentences on what makes two models differ that go by the same name."""
+    """Sentences on how far the models of both sides, which go by the same names, can be compared at all."""
     if first.run is second.run:
         yield "Both are of one run, which measures accuracy once: it is the same on both sides."
     for task in (task for task in first.run.tasks if task in second.run.tasks):
@@ -116,7 +116,7 @@ def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.Da
 
 
 def _fields(side: Side) -> dict[str, str]:
-    """What is known of a side's machine, code and packages, by field."""
+    """What is known of a side's machine, code and packages: name -> text."""
     environment = side.run.environment
     packages: Mapping[str, Any] = environment.get("packages") or {}
     sources = {f"definition of {task}": known.get("source") for task, known in environment["tasks"].items()}

@@ -1,4 +1,4 @@
-"""Sentences about many ratios at once: how many differ, how many would by chance, and which differs most."""
+"""Clauses about many rows of `matching.joined`: how many differ between the sides, and which differs most."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from reports.base.stats import LEVEL
 
 
 def tally(table: pd.DataFrame, noun: str) -> str:
-    """A clause that says how many ratios differ beyond their intervals, and how many would by chance alone."""
+    """A clause on how many rows, each called a `noun`, differ beyond their intervals, and how many would by chance."""
     judged = table[table["ratio_low"].notna()]
     if judged.empty:
         return f"{count(len(table), noun)} in common, none with an interval on both sides"
@@ -20,7 +20,7 @@ def tally(table: pd.DataFrame, noun: str) -> str:
 
 
 def largest(frame: Beside) -> str:
-    """A clause on the ratio farthest from 1, of those that differ beyond their intervals if there are any."""
+    """A clause on the row whose ratio is farthest from 1, of those beyond their intervals if there are any."""
     table = ranked(frame.table)
     row, label = table.iloc[0], labels(frame.table)[table.index[0]]
     which = "the largest difference" if row["differs"] else "the largest, within its interval"
@@ -32,14 +32,14 @@ def largest(frame: Beside) -> str:
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that differ beyond their intervals, then the others, each with the ratio farthest from 1 first."""
+    """First the rows that differ beyond their intervals, then the others; in both those farthest from 1 come first."""
     far = np.abs(np.log(table["ratio"].astype(float)))
     order = pd.DataFrame({"same": ~table["differs"].astype(bool), "near": -far}).sort_values(["same", "near"])
     return table.loc[order.index]
 
 
 def _by_chance(judged: pd.DataFrame) -> str:
-    """How many of these 95 % intervals would miss the true value by chance, in words."""
+    """A clause that says how many of these 95 % intervals are expected to miss the true value."""
     expected = (1 - LEVEL) * len(judged)
     by_chance = f"{'less than 1' if expected < 1 else f'about {expected:.0f}'} would by chance"
     alone = judged[["first_processes", "second_processes"]].min(axis=None) == 1
@@ -47,5 +47,5 @@ def _by_chance(judged: pd.DataFrame) -> str:
 
 
 def _beside(row: pd.Series) -> str:
-    """The arm that the ratio is beside, if it is not the dense model."""
+    """A few words that name the arm that ours was timed beside; empty where that is the dense model."""
     return "" if row["peer"] == "dense" else f", beside {row['peer']}"

@@ -37,7 +37,7 @@ def sides(runs: Sequence[Run]) -> tuple[Side, ...]:
 
 
 def pairs(sides: Sequence[Side]) -> tuple[tuple[Side, Side], ...]:
-    """The pairs of sides that are compared: each with each, or of more than EACH_WITH_EACH each with the first."""
+    """The pairs to compare: each side with each other, or, of more than EACH_WITH_EACH, the first with each other."""
     if len(sides) <= EACH_WITH_EACH:
         return tuple(combinations(sides, 2))
     return tuple((sides[0], other) for other in sides[1:])
