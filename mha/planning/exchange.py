@@ -71,7 +71,7 @@ def cost_of_removing(interactions: Matrix, kept: list[int]) -> float:
 
 
 def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
-    """Yield lists of positions: `kept`, then `kept` after the best exchange of two heads, and after each of groups."""
+    """Yield lists of positions: `kept`; that after the best exchange of two heads; those after each of two groups."""
     yield kept
     per_group = len(interactions) // max(groups, 1)
     gone = [position for position in range(len(interactions)) if position not in kept]
@@ -94,7 +94,7 @@ def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[l
 
 
 def _filled(interactions: Matrix, kept: list[int], members: list[int], count: int) -> list[int]:
-    """`kept` with `count` of the members added, one by one: each the one whose staying lowers the cost most."""
+    """`kept` and `count` of `members`, added one by one: each the one whose staying lowers the cost of removal most."""
     for _ in range(count):
         best = min((m for m in members if m not in kept), key=lambda m: cost_of_removing(interactions, [*kept, m]))
         kept = [*kept, best]

@@ -51,7 +51,7 @@ def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list
 
 
 def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
-    """Every way for all layers to keep the same number of heads; with several heads in a group, of groups, too.
+    """Every way for all layers to keep the same number of heads, and of groups those with several heads in each.
 
     Raises:
         ScoresError: there is none.

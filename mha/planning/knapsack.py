@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
 
 def best_within(layers: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
-    """For each layer the place of one of its options: together of the largest value that costs at most `budget`.
+    """For each layer the place of the option to take: the largest total value at a total cost of at most `budget`.
 
     Of choices of the same value one with the largest total rank is taken; of those, one of the least cost. None is
     returned where even the cheapest options cost more.
@@ -120,7 +120,7 @@ class _Problem:
 
 
 def _step(least: float) -> float:
-    """The unit to round to: the next power of two, by which equal sums of whole or dyadic numbers stay equal."""
+    """The least power of two not below `least`: rounded to multiples of it, equal sums of round numbers stay equal."""
     return float(2.0 ** np.ceil(np.log2(least))) if least > 0 else 1.0
 
 
@@ -165,11 +165,10 @@ def _is_below(left: int, middle: int, right: int, cost: np.ndarray, worth: np.nd
 
 
 def best_of_size(layers: Sequence[Sequence[Option]], wanted: int) -> list[int] | None:
-    """For each layer the place of one of its options: of the largest total cost not above `wanted`, the best choice.
+    """For each layer the place of the option to take: the largest total cost up to `wanted`, then the largest value.
 
-    Costs must be whole numbers; the best choice is the one of the largest total value. In the code, best[t] is the
-    largest value of the layers so far at a cost of exactly t. None is returned where even the cheapest options cost
-    more.
+    Costs must be whole numbers; best[t] is the largest total value of the layers so far at a cost of exactly t. None is
+    returned where even the cheapest options cost more.
     """
     best = np.full(wanted + 1, -np.inf)
     best[0] = 0.0

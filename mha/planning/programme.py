@@ -32,7 +32,7 @@ class Programme:
 
     @classmethod
     def of(cls, scores: HeadScores, terms: Terms, ties: Iterable[Tie]) -> "Programme":
-        """The programme for these scores.
+        """The programme for these scores, terms and ties.
 
         Raises:
             ScoresError: the terms can't be met, whatever the budget.

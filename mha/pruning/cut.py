@@ -1,4 +1,4 @@
-"""What pruning does to one layer, with nothing left to decide."""
+"""What pruning does to one layer, as a plain value: everything is decided, and nothing is changed yet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mha.values.plan import Lineage
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What happens to one layer.
+    """All that pruning one layer changes in it.
 
     Attributes:
         layer: its name in the model.
@@ -48,7 +48,7 @@ class Cut:
 
     @classmethod
     def of(cls, layer: AttentionLayer, positions: tuple[int, ...]) -> "Cut":
-        """The cut that leaves the heads at these positions of the layer as it is now.
+        """The cut by which a layer keeps the heads that are at these positions now.
 
         Raises:
             PlanError: key/value groups left with different numbers of query heads, or weights that contradict the
@@ -91,11 +91,11 @@ class Cut:
         )
 
     def name_of(self, parameter: str) -> str:
-        """The name in the model of a parameter that has this name below the layer."""
+        """The name in the whole model of a parameter that is given by its name within the layer."""
         return f"{self.layer}.{parameter}" if self.layer else parameter
 
     def kept_of(self, part: str) -> Indices:
-        """What a parameter keeps, or, along its last dimension, the output of a submodule that is selected from."""
+        """The indices that a parameter keeps, or, in its last dimension, the output of a submodule selected from."""
         return {-1: self.selected[part]} if part in self.selected else self.indices.get(part, {})
 
 

@@ -28,8 +28,8 @@ def check(
 ) -> float:
     """Prove that slicing is masking: the largest |masked - sliced| over all outputs for these inputs.
 
-    Both run in eval mode without gradients; the model is left as it was. A value that is infinite in one of them must
-    be in the other.
+    The masked and the sliced model run in eval mode without gradients; the given one is left as it was. A value that is
+    infinite in one of them must be so in the other.
 
     Args:
         atol: the largest difference allowed, as it is. By default it goes by the size of each output: 1e-10 in float64,

@@ -50,7 +50,7 @@ def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
 
 
 def _positions(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
-    """Where these heads stand among those that the layer has now."""
+    """The positions, in the layer as it is now, of these heads, which are given by their original numbers."""
     if unknown := [head for head in heads if head >= layer.lineage.total_heads]:
         raise PlanError(
             f"layer {layer.name!r}: heads {unknown} do not exist; it was made with "

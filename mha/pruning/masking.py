@@ -1,4 +1,4 @@
-"""The same function with heads switched off, or weighed, for any family.
+"""Runs a model with heads switched off, or weighed by gates, whatever the family of its attention.
 
 A head acts on the rest of the model only through its columns of the output projection, so scaling that
 projection's input head by head is all it takes.
@@ -83,7 +83,7 @@ def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
 
 @contextmanager
 def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, the layer's output projection reads `change(context)` instead of `context`."""
+    """Within the `with` block, the layer's output projection reads `change(context)` instead of its context."""
 
     runs = _Runs(layer)
 
@@ -105,7 +105,7 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
 
 
 class _Runs:
-    """Whether this layer is running, and not another one that shares its output projection."""
+    """True, as a truth value, while this layer is running, and not another one that shares its output projection."""
 
     def __init__(self, layer: AttentionLayer) -> None:
         self._module = layer.module
@@ -117,7 +117,7 @@ class _Runs:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Within the context, the answer is right; before and after it is no for a projection that is shared."""
+        """Within the context, the truth value is right; outside, it is False if layers share the projection."""
         with ExitStack() as hooks:
             if self._shared:
                 hooks.enter_context(hooked(self._module, lambda *_: self._count(1), before=True))
@@ -152,7 +152,7 @@ _STANCE = Setting(_stance, lambda stance: torch.compiler.set_stance(**stance))
 @contextmanager
 def at_rest(*models: nn.Module) -> Iterator[None]:
     """Within the context the models are in eval mode and gradients are enabled, whatever the caller's mode; afterwards
-    that is as it was, and so is the state of the random numbers."""
+    the modes are as they were, and so is the state of the random numbers."""
     with ExitStack() as context:
         context.enter_context(torch.random.fork_rng())
         context.enter_context(changed(partial(torch.set_rng_state, torch.get_rng_state())))
@@ -194,13 +194,13 @@ def _weights_of(layer: AttentionLayer, positions: tuple[int, ...]) -> Iterator[N
 
 
 def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
-    """Within the context, a module that skips padding computes it too, so that the rows of its context are examples."""
+    """Within the `with` block, a module that skips padding computes it too: its context has a row for each example."""
     return overridden(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
 
 
 def _returned(core: nn.Module, place: int, total: int, positions: tuple[int, ...]) -> AbstractContextManager[None]:
-    """Within the context, what the module returns at this place, (b, total, q, k), is that of the heads at these
-    positions."""
+    """Within the context, the attention weights at this place of what the module returns, (b, total, q, k), are only
+    those of the heads at these positions."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, tuple) or len(output) <= place or not isinstance(output[place], Tensor):
@@ -214,6 +214,6 @@ def _returned(core: nn.Module, place: int, total: int, positions: tuple[int, ...
 
 
 def _switch_off(off: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function that makes 0 of a context's features where `off`, (features,), is true."""
+    """A function that sets a context's features to 0 where the mask `off`, (features,), is true."""
     # Filling rather than multiplying: a head that computes NaN or infinity is off all the same.
     return lambda context: context.masked_fill(off.to(context.device), 0.0)

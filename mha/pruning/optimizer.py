@@ -25,8 +25,8 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     SGD's momentum) is sliced as the parameter was; step counts are kept; what left with a layer's last head leaves its
     group. So training goes on as it would have with the removed heads masked. Groups, their options and their order
     stay. The given optimizer is left as it is; its hooks stay with it, and a learning-rate schedule has to be made anew
-    for the new one. Of accelerate's wrapper, what it wraps is sliced: prepare that anew. (`prune(…, inplace=True,
-    optimizer=…)` keeps the optimizer itself.)
+    for the new one. If accelerate wraps the optimizer, the inner one is sliced: prepare the slice anew.
+    (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
 
     Raises:
         OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or
@@ -74,7 +74,7 @@ def _plan_between(before: nn.Module, after: nn.Module) -> HeadPlan:
     """The plan by which `before` was pruned to `after`.
 
     Raises:
-        OptimizerError: the two have other layers.
+        OptimizerError: the two do not have the same layers.
     """
     layers, left = find_attention(before), find_attention(after)
     if layers.keys() != left.keys():
@@ -124,7 +124,7 @@ def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indice
 
 
 def _like(optimizer: Optimizer, state: Mapping[Tensor, dict[str, Any]]) -> Any:
-    """The state in a mapping of the same kind as the optimizer's, which may make entries for parameters without one."""
+    """`state` in a mapping of the type of `optimizer.state` (often a defaultdict, which makes missing entries)."""
     mapping = copy.copy(optimizer.state)
     mapping.clear()
     mapping.update(state)

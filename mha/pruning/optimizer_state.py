@@ -1,4 +1,4 @@
-"""What an optimizer remembers of parameters, cut down with them."""
+"""Cuts what an optimizer remembers of parameters down to the entries of them that stay."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from mha.values.errors import OptimizerError
 
 @dataclass(frozen=True)
 class Sliced:
-    """A parameter, the one that replaces it, and which of its entries that keeps."""
+    """A parameter by its name, the one that replaces it, and the indices of the old one's entries that stay."""
 
     name: str
     old: Tensor
@@ -99,7 +99,7 @@ class Following:
         return states
 
     def follow(self, after: Iterable[Tensor]) -> None:
-        """Go on with the parameters that the model has now; those that left it leave the optimizers too.
+        """Let the optimizers go on with the new parameters, and without those that have left the model.
 
         Args:
             after: all parameters of the pruned model.
@@ -118,16 +118,16 @@ class Following:
                 group["params"][:] = [parameter for parameter in new if id(parameter) not in gone]
 
     def _replaced(self, parameter: Tensor) -> Tensor:
-        """The parameter that takes the place of this one; itself where nothing of it left."""
+        """The parameter that takes the place of this one; this one itself where it was not sliced."""
         sliced = self._sliced.get(id(parameter))
         return parameter if sliced is None else sliced.new
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of all groups, in their order."""
+    """The parameters of all the optimizer's groups, in their order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _holds_entries(value: Any) -> bool:
-    """Whether a value of an optimizer's state is more than a single number."""
+    """Whether a value of an optimizer's state holds a tensor of more than one number."""
     return any(tensor.numel() > 1 for tensor in tensors(value, containers=(tuple, list)))

@@ -15,7 +15,7 @@ from mha.values.plan import HeadPlan
 
 
 def resolve(model: nn.Module, plan: HeadPlan) -> list[Cut]:
-    """What happens to each layer that the plan names and that has any head left.
+    """The cut of each layer that the plan names and that has any head left.
 
     Raises:
         PlanError, UnsupportedModule: as `mha.prune`.
@@ -50,7 +50,7 @@ def entries_of(cuts: Iterable[Cut]) -> dict[str, dict[int, Tensor]]:
 
 
 def moved_parameters(cuts: Iterable[Cut], before: nn.Module, after: nn.Module) -> dict[str, str | None]:
-    """Every parameter that has another name, or is no more, in layers that these cuts leave without heads.
+    """Old -> new name of every parameter that moves or disappears, in layers that these cuts leave without heads.
 
     Args:
         before, after: the model that the cuts are of, and the same model pruned.
@@ -69,6 +69,6 @@ def moved_parameters(cuts: Iterable[Cut], before: nn.Module, after: nn.Module) -
 
 
 def _check_free(layer: AttentionLayer, why: str | None) -> None:
-    """Refuse the layer where there is a reason why it can't be pruned."""
+    """Refuse the layer if there is a reason `why` it can't be pruned, which then is the error's message."""
     if why is not None:
         raise UnsupportedModule(f"layer {layer.name!r}: {why}")

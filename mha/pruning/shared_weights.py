@@ -1,4 +1,4 @@
-"""Layers that hold the same weight, or the same submodule: they can only lose the same of it."""
+"""Checks that layers which hold the same weight, or the same submodule, keep the same entries of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ def check_alike(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut], laye
 
 
 def selected_once(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut]) -> dict[str, Cut]:
-    """The cuts, in which a submodule whose output is selected from is left to the first of the layers that hold it."""
+    """Layer name -> cut; where several layers hold a submodule to select from, only the first one's cut has it."""
     left = dict(cuts)
     seen: set[nn.Module] = set()
     for layer in sharing:
@@ -45,7 +45,7 @@ def selected_once(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut]) ->
 
 
 def _whole(layer: AttentionLayer) -> Cut:
-    """The cut that leaves all heads."""
+    """The cut of a layer that keeps all of its heads."""
     return Cut.of(layer, tuple(range(layer.num_heads)))
 
 
@@ -55,7 +55,7 @@ def _same(kept: Indices, kept_there: Indices) -> bool:
 
 
 def _why_not_alike(cut: Cut, part: str, cut_there: Cut, part_there: str, *, named: bool) -> str:
-    """The error that two layers would keep different heads of what they share.
+    """The message of the error that two layers would keep different heads of what they share.
 
     Args:
         named: whether the plan names the layer that `cut_there` is of.
@@ -69,7 +69,7 @@ def _why_not_alike(cut: Cut, part: str, cut_there: Cut, part_there: str, *, name
 
 
 def _heads_kept(cut: Cut) -> str:
-    """The heads that a cut leaves, for a sentence; with their groups where these are others."""
+    """The heads that a cut leaves, as words for an error; with their groups where the numbers of these differ."""
     lineage = cut.lineage
     groups = "" if lineage.groups == lineage.heads else f" (key/value groups {list(lineage.groups)})"
     return f"heads {list(lineage.heads)}{groups}"

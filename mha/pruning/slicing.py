@@ -122,7 +122,7 @@ def _sliced(module: nn.Module, cut: Cut, sliced: dict[int, Sliced]) -> dict[str,
     """New values of the layer's parameters that lose something, by their names below the layer.
 
     Args:
-        sliced: id of a parameter -> what became of it; what is new here is added, and what two layers hold stays one.
+        sliced: id of a parameter -> what became of it; those of this layer are added, unless another layer holds them.
     """
     parameters = {name: parameter_at(module, name) for name in cut.indices}
     for name, indices in cut.indices.items():
@@ -134,16 +134,16 @@ def _sliced(module: nn.Module, cut: Cut, sliced: dict[int, Sliced]) -> dict[str,
 
 
 def _smaller(parameter: Tensor, indices: Indices) -> Tensor:
-    """The parameter, or buffer, with only these entries."""
+    """A copy of the parameter, or buffer, with only these entries."""
     tensor = taken(parameter, indices)
     return nn.Parameter(tensor, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else tensor
 
 
 def _apply(module: nn.Module, cut: Cut, parameters: Mapping[str, Tensor]) -> None:
-    """Make the layer the smaller one, in place.
+    """Apply the cut to the layer, in place.
 
     Args:
-        parameters: name below the layer -> the parameter that takes this place.
+        parameters: name below the layer -> the new parameter of that name.
     """
     for name, parameter in parameters.items():
         owner, _, attribute = name.rpartition(".")

@@ -62,7 +62,7 @@ def parameter_at(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _is_there(layer: AttentionLayer, name: str) -> bool:
-    """Whether the layer has that parameter; an error where it has one that can't be sliced."""
+    """Whether the layer has a parameter of that name; an error where it has one that can't be sliced."""
     owner, _, attribute = name.rpartition(".")
     held, parameter = getattr(layer.module.get_submodule(owner), attribute, None), parameter_at(layer.module, name)
     if held is None and parameter is None:

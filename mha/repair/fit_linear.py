@@ -179,9 +179,9 @@ def _add_moments(
         number: of the batch, among how many `batches`.
     """
     for (read, wanted), counts in zip(runs, weights, strict=True):
-        for part, rows in enumerate(_split(number, batches, len(read))):
+        for place, rows in enumerate(_split(number, batches, len(read))):
             added = Moments.of(read[rows].flatten(0, -2), wanted[rows].flatten(0, -2), counts[rows].flatten())
-            parts[part] = parts[part] + added
+            parts[place] = parts[place] + added
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:

@@ -1,7 +1,7 @@
 """What a file may say about a model of transformers: which classes, and nothing that names a path or a repository.
 
-A configuration is data, and yet some fields make transformers fetch a repository, unpickle a file or run the code of
-another: those are left out where the model is the same without, and refused where it is not.
+A configuration is data, and yet some fields make transformers fetch a repository, unpickle a file or run another's
+code: such fields are left out where the model is the same without them, and refused where it is not.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def class_at(path: str, base: type) -> Any:
     """The class of transformers that "module:name" names; nothing outside its models is imported.
 
     Raises:
-        CheckpointError: it names something else.
+        CheckpointError: the path names something else, or a class that is no subclass of `base`.
     """
     module, _, name = path.partition(":")
     if CLASS.fullmatch(path) and REFUSED_PACKAGES.isdisjoint(module.split(".")):
@@ -48,7 +48,7 @@ def class_at(path: str, base: type) -> Any:
 
 
 def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what the same model is built without: where it came from, and code beside it.
+    """The configuration without fields that building the model does not need: its origin, and code beside it.
 
     Raises:
         CheckpointError: it names what another library builds, or is not a configuration.
@@ -57,7 +57,7 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
-    """The value of one field, cleaned likewise.
+    """The value of one field of a configuration, also without what `cleaned` leaves out.
 
     Args:
         place: where the field stands, for the error.
@@ -78,7 +78,7 @@ def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
 
 
 def check_sizes(config: Mapping[str, Any], elements: int, tensors: int) -> None:
-    """Refuse sizes far from those of the saved tensors, before anything is made of them.
+    """Refuse a configuration with sizes far beyond the saved tensors', before a model is built from it.
 
     Args:
         elements: how many numbers were saved.
@@ -97,12 +97,12 @@ def check_sizes(config: Mapping[str, Any], elements: int, tensors: int) -> None:
 
 
 def most_elements(saved: int) -> int:
-    """How many numbers one tensor of the unpruned model may have, by how many were saved of the pruned one."""
+    """How many numbers a tensor of the unpruned model may have at most, if so many were saved of the pruned one."""
     return max(64 * saved, 2**24)
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, int]]:
-    """Every whole number in a nest of mappings and lists, after the place where it stands."""
+    """Yield every whole number in nested mappings and lists, each after the place where it stands."""
     if isinstance(value, dict):
         for key, field in value.items():
             yield from _numbers(f"{place}.{key}", field)
@@ -114,10 +114,10 @@ def _numbers(place: str, value: Any) -> Iterator[tuple[str, int]]:
 
 
 def check_built(config: Any) -> None:
-    """Refuse a configuration that has become, or holds, one that is not transformers' own, or hides its methods.
+    """Refuse a configuration if it, or one inside it, is not of transformers' own classes, or hides its methods.
 
     Raises:
-        CheckpointError: it is such a one; the error names the class or the field.
+        CheckpointError: it is to be refused; the error names the class or the field.
     """
     for part in _configurations(config):
         kind = type(part)
@@ -133,7 +133,7 @@ _OWN = frozenset({"_attn_implementation_internal", "_experts_implementation_inte
 
 
 def _is_refused(kind: type) -> bool:
-    """Whether the class is of a package that is not built from a file."""
+    """Whether the class is from a package whose models are not built from a file."""
     return not REFUSED_PACKAGES.isdisjoint(kind.__module__.split("."))
 
 

@@ -1,4 +1,4 @@
-"""The directory of a checkpoint: two files, replaced as one, and read with suspicion.
+"""The directory of a checkpoint: two files, which are replaced as one, and checked as they are read.
 
 `pruned-<sha256>.safetensors` holds the tensors and is named by its own SHA-256, which `pruned.json` repeats.
 Replacing `pruned.json` is the one step that switches from an old checkpoint to a new one, so a crash leaves the old
@@ -93,7 +93,7 @@ def _workplace(directory: Path) -> Iterator[Path]:
 def _clear_leftovers(directory: Path) -> None:
     """Remove files that were left behind when saving was killed, in this release or an older one.
 
-    The lock is held, so that nobody saves meanwhile.
+    The caller holds the lock, so that nobody saves meanwhile.
     """
     for path in directory.glob(EVERY_WORKPLACE):
         if path.is_dir() and not path.is_symlink():
@@ -104,7 +104,7 @@ def _clear_leftovers(directory: Path) -> None:
 
 
 def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write the tensors under their final name, and return what the document says of the file."""
+    """Write the file of tensors under its final name, and return its SHA-256 and size, for the document."""
     partial = workplace / "weights"
     save_file(tensors, partial)
     weights = {"sha256": _sha256(partial), "size": partial.stat().st_size}
@@ -113,7 +113,7 @@ def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor])
 
 
 def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -> None:
-    """Write `pruned.json`, with which the checkpoint is the new one."""
+    """Write `pruned.json`; from then on, the directory holds the new checkpoint in place of the old."""
     document = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
     partial = workplace / DOCUMENT
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -134,10 +134,10 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def _read_document(directory: Path) -> dict[str, Any]:
-    """What `pruned.json` says. Its format, version and digest have been checked and left out, and the rest checked.
+    """The checked content of `pruned.json`, without its format, version and digest.
 
     Raises:
-        CheckpointError: it is not there, or not as `write` writes it.
+        CheckpointError: the file is not there, or not as `write` writes it.
     """
     path = directory / DOCUMENT
     if not path.is_file():
@@ -165,7 +165,7 @@ def _read_document(directory: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a file, which has the size and the SHA-256 that the document says."""
+    """The tensors of the weights file, once its size and SHA-256 are found to be those in the document."""
     try:
         if (size := path.stat().st_size) != weights["size"]:
             raise CheckpointError(f"{path}: damaged: expected {weights['size']} bytes, found {size}")
@@ -179,16 +179,16 @@ def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:
-    """Where the file is that the document says this of."""
+    """The path of the weights file that these entries of the document describe; its name holds its SHA-256."""
     return directory / f"pruned-{weights['sha256']}.safetensors"
 
 
 def _sha256(path: Path) -> str:
-    """The digest of a file."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """The digest of what the document says."""
+    """The SHA-256 of the document's content, in hexadecimal."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -31,7 +31,7 @@ def check_content(content: Mapping[str, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """The value in an error, cut short."""
+    """The value as text for an error, cut short."""
     text = "missing" if value is None else repr(value)
     return text if len(text) < 80 else f"{text[:80]}…"
 
@@ -51,7 +51,7 @@ def _is_plan(value: Any) -> bool:
 
 
 def _is_attention(value: Any) -> bool:
-    """Whether it is a mapping to how many heads and groups layers were made with."""
+    """Whether it is a mapping of layers to how many heads and groups they were made with."""
     counts = list(value.values()) if isinstance(value, dict) else [None]
     return all(
         isinstance(made, dict) and made.keys() == {"heads", "groups"} and all(map(_is_count, made.values()))
@@ -68,7 +68,7 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_file(value: Any) -> bool:
-    """Whether it is the digest and the size of a file."""
+    """Whether it is a mapping that has the SHA-256 and the size of a file."""
     named = isinstance(value, dict) and isinstance(value.get("sha256"), str)
     return named and bool(SHA256.fullmatch(value["sha256"])) and _is_count(value.get("size"))
 
@@ -83,7 +83,7 @@ def _are_implementations(value: Any) -> bool:
 
 
 def _are_of(parts: Any, names: tuple[str, ...]) -> bool:
-    """Whether every part of a configuration has one of these names, or is such a mapping of parts itself."""
+    """Whether this is a mapping of parts of a configuration, each to one of `names` or to another such mapping."""
     return isinstance(parts, dict) and all(
         value in names if isinstance(value, str) else _are_of(value, names) for value in parts.values()
     )

@@ -1,4 +1,4 @@
-"""A pruned model built from what is on disk.
+"""Builds a pruned model from what is on disk.
 
 A model that was not pruned is pruned by the saved plan, then its tensors are replaced. Nothing on disk says what code
 to run, except by the name of a class of transformers.
@@ -30,7 +30,7 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
 
     Args:
         model: the model before it was pruned; its weights do not matter (it may be on the meta device) and it is left
-            untouched. The result has the saved weights and dtypes, on the devices of this model's. Not needed for a
+            untouched. The result has the saved weights and dtypes, on the devices of this model. Not needed for a
             model whose class is transformers' own, which is built from its saved configuration (on the CPU; attention
             is "eager" or "sdpa", part by part, if it was, otherwise transformers' default).
 
@@ -108,11 +108,11 @@ def _built(directory: Path, content: Mapping[str, Any], saved: Mapping[str, Tens
 def _as_named_now(
     pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and ties without what earlier releases kept in layers without heads.
+    """The saved tensors, and what else the checkpoint says, as this release would have saved layers without heads.
 
-    Those kept linears of size 0, and more that is not used. Of these the output's bias is left, under a name of its
-    own. A layer that was saved with nothing of size 0 was saved with heads, whatever the plan says: it is left as it
-    is, and fits nowhere.
+    Earlier releases saved linears of size 0 there, and more that is not used. Of all that, the output's bias is kept,
+    under the name that it has now. A layer that was saved with nothing of size 0 was saved with heads, whatever the
+    plan says: it is left as it is, and the checks that follow refuse it.
     """
     held = tensors_of(pruned)
     named = {**saved, **{name: saved[first] for name, first in content["tied"].items() if first in saved}}
@@ -136,7 +136,7 @@ def _as_named_now(
 
 
 def _fill(pruned: nn.Module, saved: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
-    """Put the saved tensors in place of the model's; names that were tied share one again."""
+    """Put the saved tensors in place of the model's; names that were tied share one tensor again."""
     made: dict[str, Tensor] = {}
     for name, old in tensors_of(pruned).items():
         first = tied.get(name, name)

@@ -1,4 +1,4 @@
-"""Where a checkpoint and a model do not belong together, as sentences."""
+"""The ways in which a checkpoint does not fit a model, as sentences for errors."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ SHOWN = 5  # misfits that an error tells
 def misfits_outside_layers(
     skeleton: nn.Module, plan: HeadPlan, saved: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> Iterable[str]:
-    """What does not fit outside the layers that the plan names: found before heads are cut, of whatever size.
+    """Yield a sentence for each thing outside the plan's layers that does not fit, which shows before heads are cut.
 
-    That is tensors of another shape, and names that are tied to nothing.
+    Those are tensors of another shape, and names that are tied to a tensor which was not saved.
 
     Args:
         skeleton: the model before pruning.
@@ -38,7 +38,7 @@ def misfits_outside_layers(
 
 
 def attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
-    """Layers that were not made with the same heads, or lost others than the plan says."""
+    """Yield a sentence for each layer made with other numbers of heads, or pruned although the plan has it whole."""
     made = original_heads(pruned)
     for name, expected in content["attention"].items():
         if made.get(name, expected) != expected:
@@ -49,7 +49,10 @@ def attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, A
 
 
 def tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]) -> Iterable[str]:
-    """Tensors that only one side has, or in another shape or kind; what the model makes while it runs may differ."""
+    """Yield a sentence for each tensor that model and checkpoint do not both have, in one shape and kind of number.
+
+    Buffers that a state dict leaves out may differ: the model makes them again while it runs.
+    """
     tensors, names = tensors_of(pruned), {*saved, *content["tied"]}
     optional = non_persistent(pruned) | set(content["non_persistent"])
     for name in sorted(tensors.keys() - names):
@@ -65,7 +68,7 @@ def tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapp
 
 
 def listing(misfits: Sequence[str]) -> str:
-    """The first few misfits, and how many more there are."""
+    """The first few misfits, and how many more there are, as one text for an error."""
     more = f", and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
     return "; ".join(misfits[:SHOWN]) + more
 

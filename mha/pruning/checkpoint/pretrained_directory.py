@@ -1,8 +1,8 @@
 """A pruned model as transformers itself saves it: `save_pretrained`, a trainer's checkpoint, a download from the hub.
 
-Its configuration carries the record of what was pruned. The weights are read here, from safetensors only, and
-transformers is handed them with a class that prunes itself as it is made: it maps names and ties weights as ever, and
-looks for no file.
+Its configuration carries the record of what was pruned. The weights are read here, from safetensors only, and handed to
+transformers with a class whose models prune themselves as they are made: transformers maps names and ties weights as
+ever, and looks for no file.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def is_there(directory: Path) -> bool:
 
 
 def read(directory: Path) -> nn.Module:
-    """The pruned model, in evaluation mode.
+    """The pruned model that transformers has saved in the directory, in evaluation mode.
 
     Raises:
         CheckpointError: what was saved is no pruned model, is damaged, or can't be built from a file.
@@ -67,11 +67,11 @@ def read(directory: Path) -> nn.Module:
 
 
 def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) -> tuple[Any, list[str]]:
-    """The model with these weights, and a list of those that do not fit it.
+    """The pruned model with these weights, and a list of words for an error, on those that do not fit it.
 
     Args:
-        settings: the configuration as a file has it.
-        record: what it says of what was pruned (`mha.pruning.configurations.record`).
+        settings: the configuration as its file has it, without the record.
+        record: what the configuration says of what was pruned (`mha.pruning.configurations.record`).
     """
     _check_record(record)
     kind = _kind(settings.get("architectures"))
@@ -124,13 +124,15 @@ def _kind(names: Any) -> Any:
 def _unpruned_config(
     kind: Any, settings: dict[str, Any], dense: dict[str, dict[str, Any]], weights: Mapping[str, Tensor]
 ) -> Any:
-    """The configuration before pruning.
+    """The configuration that the model had before pruning.
 
     Args:
+        kind: the model's class.
+        settings: the configuration as its file has it, after pruning.
         dense: part of the configuration -> field -> its value before pruning.
 
     Raises:
-        CheckpointError: it names code, or sizes far from the weights'.
+        CheckpointError: the settings name code, or sizes far beyond the weights'.
     """
     settings = allowed.cleaned(settings)
     for path, fields in dense.items():
@@ -146,7 +148,7 @@ def _unpruned_config(
 
 
 def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, Any]:
-    """The plan by the layer names that the model has: a base model that was saved alone has no prefix."""
+    """The plan under the layer names that the model has: without the prefix, for a base model that is saved alone."""
     if all(name in names for name in plan):
         return dict(plan)
     return {name.removeprefix(f"{prefix}."): heads for name, heads in plan.items()}
@@ -154,7 +156,7 @@ def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, A
 
 @making_class
 def losing_heads(kind: Any, plan: HeadPlan) -> tuple[str, Members]:
-    """A subclass of the same name, of which a model has lost its heads as soon as it is made."""
+    """A subclass of the same name, whose models are pruned by the plan as soon as they are made."""
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)
@@ -168,7 +170,7 @@ def losing_heads(kind: Any, plan: HeadPlan) -> tuple[str, Members]:
 
 
 def _select_again(model: nn.Module) -> None:
-    """Make the buffers again that no file holds: which features stay of what is computed for all heads."""
+    """Make the buffers again that no file holds: of features computed for all heads, the indices of those that stay."""
     for layer in find_attention(model).values():
         lineage = layer.lineage
         sizes = {**layer.sizes, "h": lineage.total_groups, "g": lineage.total_heads // lineage.total_groups}

@@ -62,7 +62,7 @@ def build(recipe: Mapping[str, Any], elements: int, tensors: int) -> nn.Module:
 
 
 def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
-    """A model of that class, on the meta device where that will do.
+    """A model of class `kind` with this configuration, on the meta device where that will do.
 
     Raises:
         CheckpointError: building it takes tensors that are larger, or more, than what was saved allows.
@@ -78,10 +78,10 @@ def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
 
 
 class _Bounded(TorchDispatchMode):
-    """Within the context, torch may do only so many operations, none of which makes a tensor of more elements.
+    """Within the context, torch may do at most `steps` operations, none of which makes a tensor above `elements`.
 
     Raises:
-        CheckpointError: it would do more, or make a larger one.
+        CheckpointError: there are more operations, or one makes a tensor of more elements.
     """
 
     def __init__(self, elements: int, steps: int) -> None:
@@ -97,7 +97,7 @@ class _Bounded(TorchDispatchMode):
 
 
 def _implementations(config: Any, name: str) -> dict[str, Any]:
-    """How attention, or experts, are computed, as transformers takes it: by part, and for the whole under "".
+    """Which implementation computes attention, or experts, for each part of a configuration; its own is under "".
 
     Args:
         name: one of `allowed_classes.IMPLEMENTATIONS`, whose values alone are kept.

@@ -1,4 +1,4 @@
-"""Pruned models on disk: safetensors and JSON, never pickle.
+"""Saves pruned models: safetensors and JSON, never pickle.
 
 What was pruned is saved by original head number, and loading (`mha.pruning.checkpoint.loading`) prunes an unpruned
 model again before its weights are replaced.
@@ -79,7 +79,7 @@ def _checked(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, with memory of its own; and for every further name of a tensor, the first."""
+    """First name of a tensor -> the tensor, with memory of its own; and further name of one -> its first name."""
     names: dict[int, str] = {}
     tied = {name: first for name, tensor in tensors.items() if (first := names.setdefault(id(tensor), name)) != name}
     separate: dict[str, Tensor] = {}
@@ -93,6 +93,6 @@ def _separate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 
 
 def _versions() -> dict[str, str]:
-    """The libraries that may matter to who reads this again -> their versions."""
+    """Library that may matter to who loads the checkpoint -> its version."""
     modules = {name: sys.modules.get(name) for name in ("mha", "torch", "transformers")}
     return {name: str(module.__version__) for name, module in modules.items() if module is not None}

@@ -21,12 +21,12 @@ __all__ = ["RECORD", "by_original_numbers", "pretrained_in", "record_of", "resta
 
 
 def restate(model: nn.Module, before: Mapping[str, Lineage | None]) -> None:
-    """Make the configurations of a pruned model, and of models inside it, say what is left.
+    """Make the configurations of a pruned model, and of models inside it, say which heads are left.
 
     Configurations are replaced by copies, since other models may hold the same ones.
 
     Args:
-        before: the layers that have just been pruned, and what was left of them before; None where all was.
+        before: layer that has just been pruned -> its lineage before; None where it was whole.
     """
     for prefix, inner in pretrained_in(model):
         inside = {name.removeprefix(prefix): lineage for name, lineage in before.items() if name.startswith(prefix)}
@@ -52,7 +52,7 @@ def pretrained_in(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _replace(model: nn.Module, old: Any, new: Any) -> None:
-    """Let all modules that hold a configuration, or a part of one, hold the new configuration or its part."""
+    """Put the new configuration, or its part, in every module that holds the old one, or that part of it."""
     renewed = {id(part): renewal for (_, part), (_, renewal) in zip(parts_of(old), parts_of(new), strict=True)}
     for module in model.modules():
         for name, held in vars(module).items():

@@ -73,8 +73,10 @@ def _stated(model: Any, config: Any, layers: Sequence[AttentionLayer], elsewhere
 
 
 def _all_fields(config: Any, layer: AttentionLayer) -> Fields:
-    """The present value of every field that counts the layer's heads or groups, and of the width of a head where the
-    configuration left that to a quotient of other fields."""
+    """Field -> its present value, for fields that count the layer's heads or groups, and for the width of a head.
+
+    The width is among them only where the configuration does not state it, but leaves it to be computed of counts.
+    """
     present, made = {"h g": layer.num_heads, "h": layer.num_kv_heads}, layer.lineage
     total = {"h g": made.total_heads, "h": made.total_groups}
     names = {getattr(config, "attribute_map", {}).get(name, name): letters for name, letters in HEADS.items()}
@@ -84,15 +86,15 @@ def _all_fields(config: Any, layer: AttentionLayer) -> Fields:
 
 
 def _quotient(config: Any) -> int | None:
-    """The width of a head where nothing but the model's width and the number of heads says it."""
+    """The width of a head as the model's width divided by the number of heads; None where these are not stated."""
     width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
 
 
 def _cache_fields(config: Any, layers: Sequence[AttentionLayer]) -> Fields:
-    """The fields that say how many heads each layer's slot of a cache has; nothing where the configuration can't.
+    """Field -> value, to say how many key/value heads a cache has for each layer; {} if that can't be said.
 
-    A layer that keeps no head has one in its slot, which holds the place.
+    A layer that keeps no head counts as one with a single head, so that its slot in the cache exists.
     """
     slots = {vars(layer.core).get("layer_idx"): max(layer.num_kv_heads, 1) for layer in layers}
     if len(set(slots.values())) == 1:
@@ -112,7 +114,7 @@ def _fits_cache(config: Any, layer: AttentionLayer) -> bool:
 
 
 def _replaced(config: Any, fields: Fields) -> Fields:
-    """Set the fields and return their values before; where the configuration refuses them, neither."""
+    """Set the fields and return their values before; if the configuration refuses them, set nothing and return {}."""
     before = {name: None if name == PER_LAYER else getattr(config, name, None) for name in fields}
     try:
         for name, value in fields.items():
@@ -126,7 +128,7 @@ def _replaced(config: Any, fields: Fields) -> Fields:
 
 
 def _is_built_from(config: Any, layer: AttentionLayer) -> bool:
-    """Whether the layer's class makes the same layer from the configuration, and no input comes for all heads."""
+    """Whether the layer's class makes just this layer from the configuration; no if it reads inputs of all heads."""
     family = layer.description
     if family.core or family.selected or not family.per_head.keys() <= set(MASKS):
         return False
@@ -182,7 +184,7 @@ def _counts_read_by(kind: Any) -> frozenset[str]:
 
 
 def _names_of_counts(node: ast.AST) -> Iterator[str]:
-    """The fields that count heads and that code reads off a configuration, without a width it has a default for."""
+    """Yield the fields counting heads that code reads off a configuration, but no width that it has a default for."""
     match node:
         case ast.Attribute(value=owner, attr=name) if name in HEADS and ast.unparse(owner).endswith("config"):
             yield name

@@ -1,4 +1,4 @@
-"""What names heads by number: the heads of cross-attention that Whisper reads the times of words from."""
+"""Keeps numbers of heads in configurations true: of cross-attention from which Whisper reads the times of words."""
 
 import copy
 import re
@@ -32,10 +32,10 @@ def renumber(model: nn.Module, layers: Mapping[str, AttentionLayer], before: Map
         original, left = _original(before[name], head), layers[name].heads
         return left.index(original) if original in left else None
 
-    for prefix, part in _generating(model):
-        if named := getattr(part.generation_config, ALIGNMENT, None):
-            part.generation_config = copy.deepcopy(part.generation_config)
-            _set_heads(part.generation_config, _mapped(named, _cross_attention(layers, prefix), now))
+    for prefix, module in _generating(model):
+        if named := getattr(module.generation_config, ALIGNMENT, None):
+            module.generation_config = copy.deepcopy(module.generation_config)
+            _set_heads(module.generation_config, _mapped(named, _cross_attention(layers, prefix), now))
 
 
 def by_original_numbers(model: nn.Module) -> Any:
@@ -51,16 +51,16 @@ def by_original_numbers(model: nn.Module) -> Any:
 
 
 def _original(lineage: Lineage | None, head: int) -> int:
-    """A head's original number; a number that names no head stays."""
+    """The original number of the head at this position; a number that names no head is returned as it is."""
     return head if lineage is None or head >= len(lineage.heads) else lineage.heads[head]
 
 
 def _generating(model: nn.Module) -> list[tuple[str, Any]]:
-    """The modules with a generation configuration, each after the prefix of its modules' names."""
+    """The modules that hold a generation configuration, each after the prefix of its submodules' names."""
     return [
-        (f"{name}." if name else "", part)
-        for name, part in model.named_modules()
-        if vars(part).get("generation_config") is not None
+        (f"{name}." if name else "", module)
+        for name, module in model.named_modules()
+        if vars(module).get("generation_config") is not None
     ]
 
 

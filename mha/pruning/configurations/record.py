@@ -14,7 +14,7 @@ Dense = dict[str, Fields]  # part of the configuration -> what it said before pr
 
 
 def record_of(layers: Mapping[str, AttentionLayer], dense: Dense) -> dict[str, Any]:
-    """The record of a pruned model: its plan, what its layers were made with, and what its configuration said then."""
+    """The record of a pruned model: its plan, how many heads its layers were made with, and `dense`."""
     pruned = {name: layer for name, layer in layers.items() if lineage_of(layer.module) is not None}
     return {
         "version": VERSION,
@@ -30,8 +30,8 @@ def record_of(layers: Mapping[str, AttentionLayer], dense: Dense) -> dict[str, A
 def unpruned(config: Any, layers: Mapping[str, AttentionLayer]) -> Any:
     """A copy of the configuration as it was before pruning, without a record.
 
-    A record of which the layers know nothing is an ancestor's: the model was loaded from what a pruned one was saved
-    as, and is whole.
+    A record that does not fit the layers' lineages is another model's: this one is whole, and was loaded from the
+    files of a pruned model.
     """
     record: Any = getattr(config, RECORD, None)
     is_own = record is not None and all(
@@ -44,7 +44,7 @@ def unpruned(config: Any, layers: Mapping[str, AttentionLayer]) -> Any:
 
 
 def unpruned_by(dense: Dense, config: Any) -> Any:
-    """A copy of the configuration in which these fields are what they were, without a record."""
+    """A copy of the configuration without a record, and with the values that `dense` has for its fields."""
     before = copy.deepcopy(config)
     vars(before).pop(RECORD, None)
     parts = dict(parts_of(before))
@@ -54,7 +54,7 @@ def unpruned_by(dense: Dense, config: Any) -> Any:
 
 
 def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The configuration, under "", and those inside it, by dotted names."""
+    """Yield the configuration after `path`, and those inside it, each after its dotted name."""
     yield path, config
     for name in getattr(type(config), "sub_configs", ()):
         if (part := vars(config).get(name)) is not None:
@@ -62,7 +62,7 @@ def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def put_back(config: Any, fields: Fields) -> None:
-    """Give the fields these values again; one that was not there leaves."""
+    """Give the fields these values again; remove one whose value is None, unless its class defines it."""
     for name, value in fields.items():
         if value is None and not hasattr(type(config), name):
             vars(config).pop(name, None)
