@@ -120,7 +120,7 @@ def _projections(module: nn.Module, children: Mapping[str, nn.Module], fused: st
         output: the linear that reads the context.
 
     Raises:
-        UnclearError: their widths are not those of the module's heads.
+        UnclearError: their widths do not fit the module's number of heads.
     """
     rows: dict[str, Axis]
     if fused:
@@ -182,10 +182,10 @@ def _explain_code(module: nn.Module) -> None:
 
 
 def _explain_parts(children: Mapping[str, nn.Module]) -> None:
-    """Refuse children that are not what their names say.
+    """Refuse a module with children whose class or settings are not those that their names suggest.
 
     Raises:
-        UnclearError: one is not.
+        UnclearError: a child has another class or setting.
     """
     for name, kind in {"attend": nn.Softmax, "dropout": nn.Dropout, "attn_drop": nn.Dropout}.items():
         if name in children and not isinstance(children[name], kind):

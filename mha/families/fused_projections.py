@@ -1,6 +1,6 @@
 """transformers' attention with queries, keys and values in one linear.
 
-Recognised by the linear's name; how the three lie in it can't be seen from its shape, so the code that takes them
+It is recognised by the linear's name; how the three lie in it can't be seen from its shape, so the code that takes them
 apart must say it.
 """
 

@@ -74,7 +74,7 @@ def _explain_code(module: nn.Module) -> None:
     """Refuse a module whose code does not say how queries, keys and values lie.
 
     Raises:
-        UnclearError: it does not, or it does something else on its way.
+        UnclearError: the code does not say it, or does something else in between.
     """
     code, name = text(module), type(module).__name__
     if not QUERIES.search(code) or not KEYS.search(code) or HALVES not in code:

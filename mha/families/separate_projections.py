@@ -1,6 +1,6 @@
 """transformers' attention with separate linears for queries, keys, values and output.
 
-Recognised by the names of the linears. Heads may be grouped, queries gated, heads normalised and given sinks. In
+It is recognised by the names of the linears. Heads may be grouped, queries gated, heads normalised and given sinks. In
 BERT and its kin the output projection stands beside the module that computes attention.
 """
 

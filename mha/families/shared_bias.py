@@ -50,7 +50,7 @@ def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
     """The projections that the module has, as `describe` takes them.
 
     Args:
-        names: of the linears of queries, keys, values and output.
+        names: those of the linears of queries, keys, values and output.
 
     Raises:
         UnclearError: their widths fit no number of heads.

@@ -40,7 +40,7 @@ def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict
 
 
 def _caches(core: nn.Module) -> bool:
-    """Whether the module's forward takes a cache."""
+    """Whether the module's forward takes a key/value cache."""
     return any(name in CACHES for name in inspect.signature(whole(core).forward).parameters)
 
 

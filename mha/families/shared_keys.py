@@ -102,7 +102,7 @@ def with_keys_for_others(kind: Any) -> tuple[str, Members]:
     """A subclass that hands on keys and values of all original groups, and attends to those of the groups it still has.
 
     Raises:
-        UnclearError: the code does not say, exactly once, that keys are handed on.
+        UnclearError: the code does not hand keys on in exactly one place.
     """
     function = function_of(kind.forward, kind.__name__)
     handed_on = [place for place, statement in enumerate(function.body) if HANDED_ON in ast.unparse(statement)]

@@ -1,8 +1,8 @@
 """timm's attention over a sequence of tokens.
 
-That is `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's, XCiT's, Twins' and what is written like them; Hiera's,
-which pools its queries; and attention of a class token alone, as CaiT's. Recognised by the code, which has to say that
-all tokens are projected and which of them are given an output; the library need not be imported, and isn't.
+These are `Attention`, `AttentionRope`, EVA's, BEiT's, Swin's, XCiT's, Twins' and what is written like them; Hiera's,
+which pools its queries; and attention of a class token alone, as CaiT's. They are recognised by their code, which has
+to say that all tokens are projected and which of them are given an output; the library need not be imported, and isn't.
 """
 
 import re
@@ -42,7 +42,7 @@ def timm_attention(module: nn.Module) -> Family | str | None:
 
 
 def _why_not(module: nn.Module) -> str | None:
-    """Why the module is refused if its code is not known to project all tokens, then end with that; otherwise None."""
+    """Why the module is refused (not all tokens are projected, or it ends with more than its output), else None."""
     code, name = text(module), type(module).__name__
     if not TOKENS.search(code):
         return f"{name} is not given a sequence of tokens"

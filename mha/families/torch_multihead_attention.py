@@ -22,10 +22,10 @@ from mha.values.plan import lineage_of
 class SlicedMultiheadAttention(nn.MultiheadAttention):
     """A `torch.nn.MultiheadAttention` with any number of heads of its original width.
 
-    Never built anew: `mha.prune` and `mha.masked` turn an existing module into one. Arguments, defaults and shapes
-    are torch's; returned attention weights are those of the heads still here, and so is their average. A mask per
-    head may be given for the heads still here, or for all original ones. A row with every key masked gives
-    zero context (torch gives NaN with `need_weights`). Nested tensors are padded and unpadded again.
+    It is never built anew: `mha.prune` and `mha.masked` turn an existing module into one. Arguments, defaults and
+    shapes are torch's; returned attention weights are those of the heads still here, and so is their average. A mask
+    per head may be given for the heads still here, or for all original ones. A row with every key masked gives zero
+    context (torch gives NaN with `need_weights`). Nested tensors are padded and unpadded again.
     """
 
     shown_heads: tuple[int, ...] | None = None
@@ -129,7 +129,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
 
     @torch.jit.unused
     def _gather_heads(self, attn_mask: Tensor, batch: int) -> Tensor:
-        """The mask as (b, h, q, k) for the heads still here; given as (b·h, q, k) for these, or for all original."""
+        """The mask as (b, h, q, k) for the heads still here, given as (b·h, q, k) for them or all original ones."""
         lineage = lineage_of(self)
         heads = attn_mask.shape[0] // batch
         if attn_mask.shape[0] == batch * self.num_heads:

@@ -39,7 +39,7 @@ class Convention:
     Attributes:
         fused: the linear that puts out all queries, all keys, all values.
         output: the linear that reads the context.
-        changes: code of its forward that holds for all heads only, each with what replaces it.
+        changes: code of its forward that is right only with all heads, each with what replaces it.
         helper: a function that the forward calls, "" for none.
         in_helper: the same for that function.
     """

@@ -53,8 +53,8 @@ class Packing:
     """How a batch's real queries, and the keys they may see, are laid down: examples of equal lengths together.
 
     Args:
-        query_lens, key_lens: (b,), how many of each example's queries and keys are real, at most all. Reading them
-            waits for the device.
+        query_lens, key_lens: (b,), how many of each example's queries and keys are real; a number that is too large
+            means all. Reading them waits for the device.
         queries, keys: how many of them each example has, real or padding.
     """
 

@@ -8,14 +8,14 @@ There are two ways, and each does what the other can't:
 - **A forward in the instance.** For a time, whatever calls the module calls a function of ours, which may run the
   module's own forward or not (`intercepted`). A recorded pass is replayed this way.
 
-Hooks (`mha.runtime.undoing.hooked`) do for what merely reads or changes the input or the output of a module. They can't
-keep a forward from running, which a replay has to, and can't change what it computes on its way, which a pruned module
-has to; and a model that is saved whole takes them along only if pickle finds the hook by its name.
+Hooks (`mha.runtime.undoing.hooked`) are enough for what merely reads or changes the input or the output of a module.
+They can't keep a forward from running, which a replay has to, and can't change what it computes on its way, which a
+pruned module has to; and a model that is saved whole takes them along only if pickle finds the hook by its name.
 
-A forward that stands in the instance already hides that of the class. accelerate's hooks put one there, and so do
-users. That of accelerate calls the one that it found, which it keeps under a name of its own; that is replaced along
-with the class, so that its hooks stay on. Of others it is not known what they call, and they are refused
-(`why_stuck`, `why_not_copied`).
+A forward that is set on the instance hides that of the class. accelerate's hooks set one, and so do users. That of
+accelerate calls the forward that it found, which it keeps under another name; this one is replaced along with the
+class, so that the hooks stay on. What other such forwards call is not known, and they are refused (`why_stuck`,
+`why_not_copied`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -86,7 +86,7 @@ def why_stuck(module: nn.Module, name: str) -> str | None:
 def why_not_copied(model: nn.Module) -> str | None:
     """The reason why a copy of the model would run parts of the original, None where it would not.
 
-    It would where a forward in an instance holds on to modules of the model in its closure.
+    It would where a forward set on an instance holds modules of the model in its closure.
     """
     modules = set(model.modules())
     for name, module in model.named_modules():

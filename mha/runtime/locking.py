@@ -40,7 +40,7 @@ class _Hold:
 
     Attributes:
         keys: the ids of what it asks for: modules, and the process's random generator.
-        by: whose call it is, for messages.
+        by: what messages call whoever made the call.
         active: whether it has what it asks for; otherwise it waits.
     """
 
@@ -56,10 +56,10 @@ _LINE: list["weakref.ref[_Hold]"] = []  # in order of arrival; a hold that nobod
 
 @contextmanager
 def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
-    """Within the context no other thread's `locked` has one of these models, or a part of one.
+    """Within the context, `locked` of another thread waits if it asks for one of these models, or a part of one.
 
     Args:
-        by: whose call it is, for messages.
+        by: what messages call whoever holds the models.
         draws: whether random numbers may be drawn: their state is the process's, so calls that draw take turns too.
 
     Raises:

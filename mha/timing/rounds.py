@@ -211,7 +211,7 @@ class Rounds:
     ) -> str:
         """Warm up until times no longer change, then take rounds until the medians are known well enough.
 
-        Intervals are looked at ever more rarely, since to look often is to stop at a lucky moment.
+        Intervals are looked at ever more rarely, since frequent looks would stop at a lucky moment.
 
         Args:
             seconds: how long it may take, warm-up included.

@@ -1,6 +1,6 @@
 """Every error the library raises on purpose.
 
-A message finishes the thought: which layer, what was expected, what came, what to do.
+Each message says which layer, what was expected, what came, and what to do.
 """
 
 

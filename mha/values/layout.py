@@ -11,8 +11,8 @@ Slicing is then one `index_select`.
 
 In "(h (g+2) d)" each group holds its g query heads and then 2 blocks of its own, keys and values.
 
-`positions` count the query heads that a layer has now, and its groups likewise; original numbers are unknown here. What
-lies along an axis has `indices`: each head has as many of them as it is wide.
+A position is the number of a query head, or of a group, among those that a layer has now; original numbers are unknown
+here. An index is a place along an axis: each head has as many indices as it is wide.
 """
 
 import math
@@ -41,8 +41,8 @@ def kept_indices(axis: Axis, sizes: Mapping[str, int], positions: Sequence[int],
     """Ascending indices (n,) along the axis that belong to these query heads or key/value groups.
 
     Args:
-        positions: of the query heads to keep.
-        groups: positions of the key/value groups to keep.
+        positions: those of the query heads to keep.
+        groups: those of the key/value groups to keep.
     """
     kept, start = [torch.empty(0, dtype=torch.long)], 0
     for pattern in axis:

@@ -1,4 +1,4 @@
-"""What a file of scores holds, checked part by part."""
+"""The contents of a file of scores, checked part by part."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a family of attention modules looks like, as data, and what was found in a model."""
+"""What a family of attention modules looks like, as data, and the layers of such modules in a model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

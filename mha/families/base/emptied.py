@@ -1,9 +1,9 @@
 """What is left of a layer that keeps no head: the bias of its output, and no parameter of size 0.
 
-Parameters without entries are no harmless nothing: quantisers write garbage into them, adapters that are laid over them
-move the output, and several optimizers and sharding tools divide by their size. So what computed the heads leaves the
-model, and where the output projection stood there is an `OutputBias`, under a name of its own (`o_proj` becomes
-`o_proj_without_heads`), so that nobody takes it for a linear. What the layer was is remembered on it, for later plans.
+Parameters of size 0 do harm: quantisers write garbage into them, adapters that are laid over them move the output, and
+several optimizers and sharding tools divide by their size. So what computed the heads leaves the model, and where the
+output projection stood there is an `OutputBias`, under a name of its own (`o_proj` becomes `o_proj_without_heads`), so
+that nobody takes it for a linear. What the layer was is remembered on it, for later plans.
 """
 
 from collections.abc import Iterable
@@ -84,9 +84,9 @@ def leave_output_bias(
     """Reduce a module whose heads have been sliced away to the bias of its output and what its forward still uses.
 
     Args:
-        was: what the module was.
+        was: the record of what the module was.
         output: the name of the output projection.
-        linears: the names of those whose output features are heads'.
+        linears: the names of the linears whose output features belong to heads.
         tensors: the names of parameters and buffers outside linears that have an axis of heads.
     """
     core = module.get_submodule(was.core)

@@ -84,11 +84,11 @@ def of_heads(core: nn.Module, name: str, value: Tensor, dim: int) -> Tensor:
 
     Args:
         name: what the error calls the input.
-        value: (..., h, ...) or (..., b x h, ...) for all original heads, or 1 for what is the same for all.
+        value: (..., h, ...) or (..., b x h, ...) for all original heads, or of size 1 there if it is the same for all.
         dim: the dimension that counts heads, from the back.
 
     Raises:
-        ShapeError: it is for another number of heads.
+        ShapeError: the input is for another number of heads.
     """
     lineage = core_lineage(core)
     if lineage is None or value.dim() < -dim or value.shape[dim] == 1:

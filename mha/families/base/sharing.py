@@ -36,7 +36,7 @@ def sharing(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str,
 
 
 def sliced_parts(layer: AttentionLayer) -> dict[str, Tensor | nn.Module]:
-    """The parts of a layer that lose something when heads leave, by their names below it.
+    """The parts of a layer that lose something when heads leave, by their names relative to it.
 
     They are parameters, buffers, and submodules whose output is selected from.
     """

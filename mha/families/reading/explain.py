@@ -84,7 +84,7 @@ DERIVED_WIDTH = re.compile(
 
 @dataclass(frozen=True)
 class Projections:
-    """The projections that a convention has recognised in a module; dotted names are below the module.
+    """The projections that a convention has recognised in a module; names are relative to the module.
 
     Attributes:
         name: that of the description.

@@ -64,7 +64,7 @@ NORMS_OF_INPUT = ("layernorm1", "layernorm2", "pre_norm")
 
 @dataclass(frozen=True)
 class Own:
-    """Where heads lie in what a module holds beside its projections, by names below the module.
+    """Where heads lie in what a module holds beside its projections; names are relative to the module.
 
     Attributes:
         rows: linear -> axis of its output features.

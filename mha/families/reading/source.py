@@ -148,14 +148,14 @@ def _methods(kind: type) -> Iterator[ast.FunctionDef]:
 
 
 def _own_attributes(node: ast.AST) -> Iterator[str]:
-    """The attributes of `self` that are read."""
+    """The attributes of `self` that the code under the node reads."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Load) and _is_self(inner.value):
             yield inner.attr
 
 
 def _divided(node: ast.AST) -> Iterator[str]:
-    """The attributes that are divided by the number of heads, as in `self.embed_dim // self.num_heads`."""
+    """The attributes that the node's code divides by the number of heads, as in `self.embed_dim // self.num_heads`."""
     for inner in ast.walk(node):
         match inner:
             case ast.BinOp(left=dividend, op=ast.FloorDiv(), right=divisor) if "num_heads" in ast.unparse(divisor):
@@ -163,14 +163,14 @@ def _divided(node: ast.AST) -> Iterator[str]:
 
 
 def _of_input(node: ast.AST) -> Iterator[str]:
-    """The attributes that are the last size in `hidden_states.new_zeros(…)`."""
+    """The attributes that are the last size in `hidden_states.new_zeros(…)` in the code under the node."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "hidden_states.new_zeros":
             yield from _own_attributes(inner.args[-1])
 
 
 def _variables(node: ast.AST) -> Iterator[str]:
-    """The local and global names that are read."""
+    """The local and global names that the code under the node reads."""
     return (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load))
 
 

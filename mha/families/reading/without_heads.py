@@ -1,7 +1,7 @@
 """The forward of an attention module that keeps no head: the bias of its output, in the form that callers expect.
 
 It computes no queries, keys or values, but still advances its slot of a key/value cache: models read the number of
-tokens so far from the length of the first layer's.
+tokens so far from the length of the first layer's slot.
 """
 
 import inspect
@@ -133,5 +133,5 @@ def advance_cache(
 
 
 def _memory(arguments: Mapping[str, Any]) -> Any:
-    """The argument that keys and values are made of, where that is not the input of the queries; otherwise None."""
+    """The input of keys and values, where it is not that of the queries, as in cross-attention; otherwise None."""
     return next((arguments[name] for name in MEMORIES if arguments.get(name) is not None), None)
