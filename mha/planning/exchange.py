@@ -71,7 +71,7 @@ def cost_of_removing(interactions: Matrix, kept: list[int]) -> float:
 
 
 def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
-    """Yield lists of positions: `kept`; that after the best exchange of two heads; those after each of two groups."""
+    """Yield `kept`, and what is kept after exchanges: after the best one of two heads, and after each of two groups."""
     yield kept
     per_group = len(interactions) // max(groups, 1)
     gone = [position for position in range(len(interactions)) if position not in kept]

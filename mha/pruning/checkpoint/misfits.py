@@ -14,9 +14,9 @@ SHOWN = 5  # misfits that an error tells
 def misfits_outside_layers(
     skeleton: nn.Module, plan: HeadPlan, saved: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> Iterable[str]:
-    """Yield a sentence for each thing outside the plan's layers that does not fit, which shows before heads are cut.
+    """Yield a sentence for each misfit outside the layers that the plan names; these show before heads are cut.
 
-    Those are tensors of another shape, and names that are tied to a tensor which was not saved.
+    Misfits here are tensors of another shape, and names that are tied to a tensor which was not saved.
 
     Args:
         skeleton: the model before pruning.

@@ -1,4 +1,4 @@
-"""Keeps numbers of heads in configurations true: of cross-attention from which Whisper reads the times of words."""
+"""Renumbers the heads that configurations name: those from which Whisper reads the times of words."""
 
 import copy
 import re
