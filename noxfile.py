@@ -200,7 +200,7 @@ def types(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, *selected: str) -> None:
-    """Run pytest on both cores."""
+    """Run pytest in two processes, with the arguments `selected` and those of the command line."""
     install(session, "-e", ".[test,profile]")
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
     both_cores = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order of pyproject's testpaths
@@ -208,7 +208,7 @@ def run_tests(session: nox.Session, *selected: str) -> None:
 
 
 def install(session: nox.Session, *what: str) -> None:
-    """Install at the pinned versions; at once where this environment holds the same already."""
+    """Install packages at the pinned versions, unless the session's environment holds the same already."""
     inputs = (sys.version, *what, CONSTRAINTS.read_text(), Path("pyproject.toml").read_text())
     digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()
     mark = session.env_dir / "installed.sha256"
@@ -220,12 +220,12 @@ def install(session: nox.Session, *what: str) -> None:
 
 
 def install_reader(session: nox.Session) -> None:
-    """Install what reports need, which read files and not models."""
+    """Install the project's dependencies without torch: reports need no more, as they read files."""
     needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
     install(session, *(name for name in needed if not name.startswith("torch")))
 
 
 def draw(session: nox.Session, *runs: Path, output: Path) -> None:
-    """Draw the report; its path is the last thing said."""
+    """Draw the report of these runs into `output`, and log its path at the end."""
     session.run("python", "-m", "reports", *runs, "-o", output, silent=True)
     session.log(f"the report: {output / 'index.html'}")

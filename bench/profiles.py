@@ -51,7 +51,7 @@ def test_profile(
     settings: RunSettings,
     run: RunDirectory,
 ) -> None:
-    """Trace a few forward passes; what each operator took in one of them, and the memory over time."""
+    """Trace a few forward passes; record what each operator took in one of them, and the memory over time."""
     experiment = experiments[subject]
     chosen = PREFERRED if PREFERRED in settings.criteria else settings.criteria[0]
     criterion = DENSE if keep == 1 else chosen
@@ -70,10 +70,11 @@ def test_profile(
 
 
 def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
-    """Profile a call, and write the trace; operator, calls, seconds, device_seconds and bytes, each of one pass.
+    """Profile some passes of a call, write their trace, and yield a row for each operator.
 
-    Seconds are an operator's own, without those of the operators that it calls; device_seconds are those of the kernels
-    that it started.
+    A row has the operator's name, and its calls, seconds, device_seconds and bytes in one pass. Seconds are an
+    operator's own, without those of the operators that it calls; device_seconds are those of the kernels that it
+    started.
     """
     activities = [ProfilerActivity.CPU]
     if device != "cpu":
@@ -101,10 +102,10 @@ def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def for_tensorboard(trace: Path) -> None:
-    """Rename the categories that torch-tb-profiler, written for torch 1.8, would overlook or count twice.
+    """Rename categories in a trace that torch-tb-profiler, written for torch 1.8, would overlook or count twice.
 
-    Else it finds no runtime calls, without which no kernel belongs to an operator, and twice as many steps. Perfetto
-    shows any category under the name that it has.
+    Otherwise the plugin finds no runtime calls, without which no kernel belongs to an operator, and twice as many
+    steps. Perfetto shows any category under the name that it has.
     """
     document = json.loads(trace.read_text(encoding="utf-8"))
     renamed = [{**event, "cat": _known(event["cat"])} if "cat" in event else event for event in document["traceEvents"]]
@@ -120,7 +121,7 @@ def _known(category: str) -> str:
 
 
 def memory_timeline(document: Mapping[str, Any], device: str) -> Iterator[tuple[float, int]]:
-    """Seconds since the last profiled pass began, and what has been allocated on the device since then, in bytes.
+    """Yield seconds since the last profiled pass began, with the bytes allocated on the device from then on.
 
     Args:
         document: a trace with its "[memory]" events; times in it are microseconds.

@@ -36,7 +36,7 @@ HALF = 0.5  # how much of a gap that is there least squares is to close
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Repair, print a line for each repair and what all of them say, and write the tables."""
+    """Repair pruned models, print a line for each and a verdict on all, and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
@@ -75,11 +75,12 @@ def _rows(
 def repairs(
     experiment: Experiment, criterion: str, keep: float, batches: Sequence[Any], dense: Estimate, evaluation: float
 ) -> Iterator[dict[str, Any]]:
-    """Prune by a criterion, and repair by each method: a row for each of them.
+    """Prune a model by a criterion, and repair it by each method: a row of `repair.csv` for each of them.
 
     Args:
+        keep: share of the heads that stays.
         dense: the dense model's metric.
-        evaluation: CPU seconds of one evaluation of it.
+        evaluation: CPU seconds of one evaluation of the dense model.
     """
     pruned = experiment.pruned(experiment.plan(criterion, keep))
     bare = experiment.metric_of(pruned)
@@ -98,7 +99,7 @@ def repairs(
 
 
 def closed(gained: Estimate, lost: Estimate) -> Interval:
-    """The share of the gap that is closed, over resamples that have a gap; NaN where the gap's interval includes 0."""
+    """The share of the lost metric that was gained back, over resamples with a loss; NaN if the loss may be 0."""
     _, low, high = lost.interval()
     if low <= 0 <= high:
         return Interval(np.nan, np.nan, np.nan)
@@ -107,7 +108,7 @@ def closed(gained: Estimate, lost: Estimate) -> Interval:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines that say what least squares has reached over all rows."""
+    """Lines that say what repair by least squares has reached in all these rows of `repair.csv`."""
     fitted = [row for row in rows if row["method"] == "least_squares"]
     gaps = [row for row in fitted if not np.isnan(row["closed"])]
     enough = [row for row in gaps if row["closed"] >= HALF]
@@ -122,12 +123,12 @@ def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _far(row: dict[str, Any]) -> float:
-    """What a repair has gained, if its interval excludes 0, else 0."""
+    """What the repair in a row has gained, if the interval of that excludes 0; else 0."""
     return 0.0 if row["gained_low"] <= 0 <= row["gained_high"] else float(row["gained"])
 
 
 def _shrunk(experiment: Experiment, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
-    """The row of one `mha.shrink`."""
+    """The row of `shrink.csv` for the task's model that `mha.shrink` has made with this share of the heads."""
     task = experiment.task
     small, seconds = _timed(lambda: mha.shrink(experiment.model(), batches, task.loss, task.forward, keep=keep))
     metric, chance = experiment.metric_of(small), task.chance

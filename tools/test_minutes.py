@@ -3,8 +3,8 @@
     nox -s tests -- --junitxml=runs/tests.xml
     python -m tools.test_minutes runs/tests.xml
 
-An area is a folder of tests, tests/mha/pruning and whatever is below it. Seconds are those of tests with their
-fixtures, in processes that run side by side, so that the sum is more than the time that passed.
+An area is a folder of tests, such as tests/mha/pruning, with whatever is below it. Seconds of a test include its
+fixtures'; tests run side by side in several processes, so that the sum is more than the time that passed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ DEEPEST = 3  # folders: tests/mha/pruning
 
 
 def main() -> None:
-    """Print a Markdown table, the dearest area first."""
+    """Print a Markdown table of areas or files with their tests and seconds, the one with most seconds first."""
     parser = argparse.ArgumentParser(prog="python -m tools.test_minutes", description=__doc__.partition(":")[0])
     parser.add_argument("file", type=Path, help="what --junitxml has written")
     parser.add_argument("--files", type=int, metavar="N", help="instead of areas the N dearest files")
@@ -29,18 +29,18 @@ def main() -> None:
 
 
 def seconds_of_tests(file: Path) -> dict[tuple[str, str], float]:
-    """Module and name of each test -> its seconds, those of the fixtures that were made for it with it."""
+    """Module and name of each test -> its seconds, with those of the fixtures that were made for it."""
     cases = ElementTree.parse(file).getroot().iter("testcase")
     return {(case.get("classname", ""), case.get("name", "")): float(case.get("time", 0)) for case in cases}
 
 
 def by_area(cases: Mapping[tuple[str, str], float]) -> list[str]:
-    """A row for each area."""
+    """The Markdown rows of all areas, that with most seconds first."""
     return _rows(cases, _area)
 
 
 def by_file(cases: Mapping[tuple[str, str], float], most: int) -> list[str]:
-    """A row for each of so many files."""
+    """The Markdown rows of at most `most` files, that with most seconds first."""
     return _rows(cases, lambda module: f"{module.replace('.', '/')}.py")[:most]
 
 

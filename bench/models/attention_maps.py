@@ -13,7 +13,7 @@ from bench.models.experiment import Experiment
 
 
 def attention_maps(experiment: Experiment, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
-    """The arrays of a task in `attention.npz`; only the plan's name where the task offers no example."""
+    """A task's arrays in `attention.npz`, by name; only the plan's name where the task offers no examples."""
     task = experiment.task.name
     arrays = {f"{task}/plan": np.array(plan_name)}
     offer: Any = getattr(experiment.task, "attention_examples", dict)  # tasks need not have it
@@ -38,9 +38,9 @@ def attention_maps(experiment: Experiment, plan: mha.HeadPlan, plan_name: str) -
 
 @contextmanager
 def recorded_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Within the context every `MultiHeadAttention` leaves the weights (b, h, q, k) of its latest call, by name.
+    """Within the context every `MultiHeadAttention` puts the weights (b, h, q, k) of its latest call in the mapping.
 
-    The model computes them the long way meanwhile, and returns what it always returns.
+    Its keys are the layers' names. Meanwhile the model computes explicit weights, and returns what it always returns.
     """
     weights: dict[str, Tensor] = {}
     layers = {name: module for name, module in model.named_modules() if isinstance(module, mha.MultiHeadAttention)}

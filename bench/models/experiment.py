@@ -24,7 +24,7 @@ DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everythin
 
 
 def once(method: Method) -> Method:
-    """Decorate a method to work once for each set of arguments. What failed fails again with the same error."""
+    """Decorate a method to run once for each set of arguments; later calls return its result, or raise its error."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -50,11 +50,11 @@ class Experiment:
     """Everything a run knows about one task, made when it is first asked for and then kept.
 
     Args:
-        training: a context manager under which the model is asked for, so that a bar can be seen.
-        note: told what is found out about the task, as the run directory's `environment.json` wants it.
-        made: the heads that a plan of this criterion, kept fraction and draw keeps, if an earlier part of the run has
-            made it; else None.
-        check: told the dense model's values, which may not be others than in an earlier part.
+        training: makes the context within which the task's model is made, so that a bar of its training can be seen.
+        note: called with what is found out about the task, as fields of its entry in `environment.json`.
+        made: called with criterion, kept fraction and draw of a plan; returns the heads that it keeps in each layer, if
+            an earlier part of the run has made it; else None.
+        check: called with the dense model's values, which may not be others than in an earlier part.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Experiment:
 
     @once
     def dense(self, device: str) -> nn.Module:
-        """The trained model on another device."""
+        """A copy of the trained model, with all its heads, on a device."""
         return mha.prune(self.model(), mha.HeadPlan({})).to(device)
 
     def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
-        """The model without the heads that the plan drops."""
+        """A copy of the trained model without the heads that the plan drops."""
         return mha.prune(self.model(), plan).eval().to(device)
 
     def call(self, plan: mha.HeadPlan, batch: int, device: str) -> Callable[[], Any]:
-        """A pass of the pruned model over a batch of that size, without gradients."""
+        """A call without arguments that runs the pruned model on a batch of this size, without gradients."""
         return forward(self.pruned(plan, device), *self.inputs(batch, device))
 
     @once
@@ -108,7 +108,7 @@ class Experiment:
 
     @once
     def scores(self, criterion: str, seed: int = 0) -> tuple[mha.HeadScores, float]:
-        """How much each head matters by that criterion, and how many seconds it took to find out."""
+        """How much each head matters by a criterion, and how many seconds it took to find out."""
         batches = self._calibration()
         start = time.perf_counter()
         with one_thread():
@@ -150,16 +150,16 @@ class Experiment:
 
     @once
     def metric(self, plan: mha.HeadPlan) -> Estimate:
-        """The task's metric under a plan, with its replicates."""
+        """The task's metric under a plan, and what it is on each resample of the held-out examples."""
         return self._estimate(self.values(plan))
 
     def metric_of(self, model: nn.Module) -> Estimate:
-        """The task's metric for a model that was changed further; paired with that of any plan."""
+        """The task's metric for any other model, such as a repaired one, on the same resamples as that of a plan."""
         return self._estimate(self._checked(self.task.evaluate(model)))
 
-    def _checked(self, found: Any) -> np.ndarray:
-        """What `evaluate` has returned, as an array of finite numbers, one row for each example."""
-        values = np.asarray(found, dtype=float)
+    def _checked(self, returned: Any) -> np.ndarray:
+        """What the task's `evaluate` has returned, as an array of finite numbers, one row for each example."""
+        values = np.asarray(returned, dtype=float)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
                 f"task {self.task.name!r}: evaluate must return one row for each held-out example, "
@@ -170,7 +170,7 @@ class Experiment:
         return values
 
     def _estimate(self, values: np.ndarray) -> Estimate:
-        """The metric, on the same resamples of the held-out examples for every model."""
+        """The metric that these values give, on the same resamples of the held-out examples for every model."""
         examples = len(self.dense_values())
         if len(values) != examples:
             raise ValueError(
@@ -194,7 +194,7 @@ class Experiment:
         return {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
 
     def accuracy(self, plan: mha.HeadPlan) -> dict[str, Any]:
-        """A plan's metric and its distance to the dense model's, with their intervals, and every value."""
+        """The measured fields of a plan's record: heads, metric, difference to dense, and the value of each example."""
         metric, dense = self.metric(plan), self.metric(self.plan(DENSE, 1.0))
         difference = (metric - dense).interval()
         values = self.values(plan)
@@ -209,7 +209,7 @@ class Experiment:
         }
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs for timing."""
+        """Positional and keyword inputs for timing, on a device; sequences have the task's own length if it is None."""
         args, kwargs = self.task.example(batch) if length is None else self.task.example(batch, length)
         move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
         return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
@@ -230,7 +230,7 @@ def contents(value: Any) -> str | None:
 
 
 def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
-    """The plan that keeps the same share of every layer: the best-scored heads of each."""
+    """The plan that keeps the same share of the heads of every layer: those with the best scores in it."""
     kept: dict[str, tuple[int, ...]] = {}
     for name, row in scores.scores.items():
         layer = mha.HeadScores({name: row}, {name: scores.groups[name]}, heads={name: scores.heads[name]})
@@ -239,6 +239,6 @@ def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
 
 
 def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
-    """The heads of the first few key/value groups, so large a share of a layer; at least one, unless it is 0."""
+    """The heads of a layer's first key/value groups: `share` of the groups, at least one unless the share is 0."""
     groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
     return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]

@@ -46,14 +46,14 @@ class Place:
 
     @property
     def id(self) -> str:
-        """The place as part of a case's name; says what is unusual about it."""
+        """The place as part of a case's name, where dtype, mode and cache stand only if they are not the usual ones."""
         length = () if self.length is None else (f"s{self.length}",)
         unusual = [value for axis in NAMED if (value := getattr(self, axis)) != USUAL[axis]]
         return "-".join([f"b{self.batch}", *length, *unusual, self.device.replace(":", "")])
 
 
 class Timing(NamedTuple):
-    """What was measured of one shape: its samples, the case that took them, and how they ended."""
+    """What was measured of one shape of plan: its samples, the case that took them, and how the rounds ended."""
 
     case: str
     samples: list[SampleRecord]
@@ -64,14 +64,14 @@ class Timing(NamedTuple):
 
 
 class Latencies:
-    """Times plans, those of the same shape once: with as many heads in each layer, under the same conditions.
+    """Times plans, and those of the same shape (as many heads in each layer) only once under the same conditions.
 
     Latency depends on the shape of a plan, not on which heads it names.
 
     Args:
         limits: how long the rounds of one shape may take and how many there may be, as `sampled` takes it.
-        earlier: the record of the case that has these values in these fields and was timed in an earlier part of the
-            run, if there is one.
+        earlier: called with fields of a case; returns the record of a case that has these and was timed in an earlier
+            part of the run, else None.
         seed: of the order in which models take turns.
     """
 
@@ -98,7 +98,7 @@ class Latencies:
         """The timing of a plan's shape.
 
         Args:
-            case: who asks; named in the timing if nobody has asked before.
+            case: name of the case that asks; the timing gets it if no other case with this shape has asked before.
             request: of the test that asks; only if there is something to time will it have a `benchmark` fixture.
             facts: what pytest-benchmark's own file is to say about the case.
 
@@ -123,7 +123,7 @@ class Latencies:
         request: pytest.FixtureRequest,
         facts: Mapping[str, Any],
     ) -> Timing:
-        """Time a plan beside the dense model."""
+        """Time a plan's pruned model in turns with the dense model."""
         dense = cast(experiment.dense(place.device), place.dtype)
         models = {"pruned": cast(experiment.pruned(plan, place.device), place.dtype), "dense": dense}
         inputs = rotation(experiment.inputs(place.batch, place.device, place.length), place.dtype)
@@ -147,12 +147,12 @@ class Latencies:
 
 
 def _read(record: Mapping[str, Any]) -> Timing:
-    """The timing that a record holds."""
+    """The timing that the record of a case holds."""
     return Timing(*(record[name] for name in Timing._fields))
 
 
 def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    """The longest sequence that an attention layer of the model reads; None where no layer has batches first."""
+    """The longest sequence that an attention layer of the model reads; None if none is given a (b, length, e)."""
     lengths: list[int] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -170,7 +170,7 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:
-    """The model with weights of a dtype: the same one where they have it, else a copy."""
+    """The model with weights of a dtype: itself where it has them already, else a copy."""
     wanted = getattr(torch, dtype)
     if all(weight.dtype == wanted for weight in model.parameters() if weight.is_floating_point()):
         return model
@@ -178,7 +178,7 @@ def cast(model: nn.Module, dtype: str) -> nn.Module:
 
 
 def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
-    """Copies of the same inputs at several places in memory, floating-point ones in a dtype."""
+    """Copies of the same inputs at several places in memory, with all floating-point tensors in a dtype."""
     wanted = getattr(torch, dtype)
     change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
     args, kwargs = inputs
@@ -187,12 +187,12 @@ def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
 
 
 def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
-    """Calls of each model on each copy of the inputs."""
+    """Name of each model -> its calls, one on each copy of the inputs."""
     return {name: [forward(model, *example) for example in inputs] for name, model in models.items()}
 
 
 def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
-    """Calls of each model, compiled."""
+    """Name of each model -> its calls, one on each copy of the inputs, compiled by `torch.compile`."""
     torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
     return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
 
@@ -202,6 +202,9 @@ MODES = {"eager": _eager, "compile": _compiled}
 
 def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
     """The model compiled by `torch.compile`, for inputs like these.
+
+    Args:
+        what: how an error calls the model.
 
     Raises:
         RuntimeError: it can't be compiled.

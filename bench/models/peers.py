@@ -1,7 +1,7 @@
 """Other implementations of self-attention, over the weights and the kept heads of one of our layers.
 
-Each is made from our whole layer and the heads to keep, and called with the same `Inputs`; which of them can be made
-with fewer heads says `PEERS`. That outputs agree is checked where they are timed, before anything is.
+Each is made from our whole layer and the heads to keep, and called with the same `Inputs`; those that can't be had with
+fewer heads raise `NoPeerError`. Whether their outputs agree is checked before they are timed, not here.
 """
 
 import copy
@@ -16,7 +16,7 @@ import mha
 
 
 class NoPeerError(Exception):
-    """This implementation can't be had here; the message says why."""
+    """An implementation can't be had here, or not with so few heads; the message says why."""
 
 
 class Inputs(NamedTuple):
@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     causal: bool = False
 
     def real(self) -> Tensor:
-        """Which positions are no padding, (b, s)."""
+        """True at positions that are no padding, (b, s)."""
         if self.lengths is None:
             return torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device)
         return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
@@ -41,10 +41,10 @@ Attend = Callable[[Inputs], Tensor]  # x of the inputs -> (b, s, e)
 
 
 class Linears(nn.Module):
-    """Four plain linears around a way to attend, without any checks.
+    """Self-attention made of four plain linears around `attend`, without any checks.
 
     Args:
-        layer: gives its weights; the module has as many heads as it.
+        layer: ours, whose weights are copied, and whose number of heads is taken over.
     """
 
     def __init__(self, layer: mha.MultiHeadAttention) -> None:
@@ -84,14 +84,14 @@ class Textbook(Linears):
 
 
 class Ours(nn.Module):
-    """Our layer, which computes of a padded batch only what is no padding."""
+    """Our layer as a module that takes `Inputs`; of a padded batch it computes only what is no padding."""
 
     def __init__(self, layer: mha.MultiHeadAttention) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Self-attention over x."""
+        """Self-attention over the inputs' x: (b, s, e) -> (b, s, e)."""
         x, lengths = inputs.x, inputs.lengths
         output: Tensor = self.layer(x, x, x, lengths, is_causal=inputs.causal, query_lens=lengths)
         return output
@@ -103,12 +103,12 @@ def ours(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def linears(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Four linears around torch's fused attention: what anybody would write first."""
+    """Four linears around torch's fused attention, over the heads to keep: what anybody would write first."""
     return Linears(_sliced(layer, kept))
 
 
 def textbook(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """An explicit softmax, sliced likewise."""
+    """Attention with an explicit softmax, over the heads to keep."""
     return Textbook(_sliced(layer, kept))
 
 
@@ -122,7 +122,7 @@ def masked(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """The bare matrix products and attention kernel, without modules or checks: what no Python can be faster than."""
+    """The bare matrix products and attention kernel of the kept heads: no module around them can be faster."""
     layer = _sliced(layer, kept)
     heads, width = layer.num_heads, layer.head_dim
     projections = layer.W_q, layer.W_k, layer.W_v, layer.W_o
@@ -142,7 +142,7 @@ def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def torchs(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """`torch.nn.MultiheadAttention`, which returns no weights here."""
+    """`torch.nn.MultiheadAttention`, which returns no attention weights here; it can't be had with fewer heads."""
     _whole("nn.MultiheadAttention", layer, kept)
     width = layer.W_o.out_features
     like = layer.W_o.weight
@@ -172,7 +172,7 @@ def torchs(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """CLIP's attention of transformers 5, over torch's fused attention."""
+    """CLIP's attention of transformers 5, over torch's fused attention; it can't be had with fewer heads."""
     _whole("CLIPAttention", layer, kept)
     try:
         from transformers import CLIPTextConfig
@@ -194,7 +194,7 @@ def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """The four linears, from which Torch-Pruning cuts the same heads, told where they lie."""
+    """Four linears, from which Torch-Pruning, told where heads lie, cuts those that are not to be kept."""
     try:
         import torch_pruning as tp
     except ImportError as error:
@@ -215,7 +215,7 @@ def _sliced(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> mha.MultiHead
 
 
 def _whole(name: str, layer: mha.MultiHeadAttention, kept: Sequence[int]) -> None:
-    """Refuse to prune, for implementations that can't."""
+    """Refuse to drop heads, by a `NoPeerError`, for an implementation that can't be had with fewer."""
     if len(kept) < layer.num_heads:
         raise NoPeerError(f"{name} ties the width of a head to the number of heads, so it has none with fewer of them")
 

@@ -1,4 +1,4 @@
-"""Records in a folder of a run directory: one file each, written the moment that what it tells of has ended."""
+"""Records in a folder of a run directory: a file for each case, plan or step, written the moment it has ended."""
 
 import json
 import traceback
@@ -17,7 +17,7 @@ BULKY = ("samples", "values")  # stay on disk
 
 
 class Records:
-    """The records in a folder, as they stood there when this was made, and as they have been written since."""
+    """The records in a folder: those found there when this object was made, and those written by it since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,7 +26,10 @@ class Records:
 
     @contextmanager
     def record(self, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Within the context a record is completed; it is written however the body ends, and errors are raised on."""
+        """Yield a record with these fields, for the body to complete, and write it when the body ends or raises.
+
+        Its status says how the body ended, and errors are raised on. It is not written if the whole run is stopped.
+        """
         record = {"schema": SCHEMA, "status": OK, "error": None, **fields}
         try:
             yield record
@@ -49,12 +52,12 @@ class Records:
                 raise error
 
     def forget(self, name: str) -> None:
-        """Remove a record, if there is one."""
+        """Remove the record of this name, if there is one."""
         (self._folder / f"{name}.json").unlink(missing_ok=True)
         self._known.pop(name, None)
 
     def ended(self, name: str) -> bool:
-        """Whether the work of this name has ended, and another try would end the same."""
+        """Whether there is a record of this name that is no failure, so that another try would end the same."""
         return self._known.get(name, {"status": FAILED})["status"] != FAILED
 
     def find(self, **fields: Any) -> dict[str, Any] | None:
@@ -73,12 +76,12 @@ class Records:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read the records in `cases/`, `plans/` or `steps/`, by file name."""
+    """Read the records in `cases/`, `plans/` or `steps/`, in the order of their file names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The records that can be read. Others, as a power cut may leave them, are removed: they will be measured again."""
+    """File and contents of each record that can be read. Others are removed: they will be measured again."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield path, read_json(path)
@@ -87,6 +90,6 @@ def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _brief(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what is bulky."""
+    """A record without its samples and values; `timed_itself` says whether it had samples."""
     light = {name: value for name, value in record.items() if name not in BULKY}
     return {**light, "timed_itself": bool(record.get("samples"))}

@@ -1,4 +1,4 @@
-"""What a run directory holds, as `run-directory.toml` describes it: what the writer needs of that."""
+"""What the writer of a run directory needs to know of `run-directory.toml`, which describes what is in one."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ _AXES = {name: field for name, field in _DESCRIPTION["case"].items() if "usual" 
 
 
 class Columns(NamedTuple):
-    """The columns of a table, and those of them that tell what was measured; () where it doesn't grow."""
+    """Names of a table's columns, and of those that tell what was measured; () if the table never grows in a run."""
 
     names: tuple[str, ...]
     origin: tuple[str, ...]
 
 
 def _blank(field: Mapping[str, Any]) -> Any:
-    """What stands in a field until it is known: its default, as far as older runs may lack it."""
+    """The value of a case's field before it is measured: its default if older runs may lack the field, else None."""
     return field.get("usual", field.get("default")) if field.get("optional") else None
 
 

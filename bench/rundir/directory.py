@@ -37,8 +37,8 @@ FILES = (  # patterns of all that a run has
 class RunDirectory:
     """The directory of one run, while it is being filled.
 
-    Every file appears whole or not at all, and one process writes: it holds a lock until `close`, or its end.
-    What can't be written ends the run (`pytest.exit`).
+    Every file appears whole or not at all. Only one process writes: it holds a lock until it calls `close`, or ends.
+    If a file can't be written, the run ends (`pytest.exit`).
     """
 
     def __init__(self, path: Path, environment: Mapping[str, Any], process: int, lock: BaseFileLock) -> None:
@@ -52,7 +52,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, environment: Mapping[str, Any], tasks: Mapping[str, Any], process: int = 0) -> Self:
-        """Make the directory, or go on in the one that is there; write the environment, with `finished` still open.
+        """Make the directory, or go on in the one that is there; write `environment.json`, where `finished` is null.
 
         Args:
             process: which of the processes of a published figure this is.
@@ -75,7 +75,7 @@ class RunDirectory:
         return run
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock, so that another process can write."""
         self._lock.release()
 
     def note(self, facts: Mapping[str, Any]) -> None:
@@ -84,9 +84,9 @@ class RunDirectory:
         write_json(self.path / "environment.json", self.environment, indent=2)
 
     def describe_task(self, name: str, description: Mapping[str, Any]) -> None:
-        """Add what is known about a task once its model is there.
+        """Add facts about a task, which are known once its model is there, to `environment.json`.
 
-        It ends the run (`pytest.exit`) if the model, or the calibration data, is another than in an earlier part.
+        The run ends (`pytest.exit`) if the model, or the calibration data, is another than in an earlier part.
         """
         tasks = self.environment["tasks"]
         for fact, what in GIVEN.items():
@@ -96,9 +96,9 @@ class RunDirectory:
         self.note({"tasks": tasks | {name: tasks[name] | description}})
 
     def check_dense(self, task: str, values: np.ndarray) -> None:
-        """End the run if the dense model has other values than an earlier part measured: examples are paired.
+        """End the run if the dense model's values are not those of an earlier part, since examples are paired.
 
-        In one of a thousand examples rounding may decide.
+        One of a thousand examples may differ, since rounding may decide it.
         """
         known = self._plans.find(task=task, criterion=DENSE)
         earlier = None if known is None else np.asarray(known["values"], dtype=float)
@@ -107,7 +107,7 @@ class RunDirectory:
 
     @contextmanager
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """Within the context the record of one latency case is completed; what the body raises is recorded too.
+        """Yield the record of one latency case, for the body to complete; it is written when the body ends or raises.
 
         Skipping and running out of memory are statuses of their own.
         """
@@ -118,7 +118,7 @@ class RunDirectory:
 
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """Within the context the record of one plan is completed; `values` is what `evaluate` returned, row by row."""
+        """Yield the record of one plan, for the body to complete; `values` are those that `evaluate` returned."""
         with self._plans.record(known["plan"], {**BLANK_PLAN, **known}) as record:
             yield record
 
@@ -126,9 +126,9 @@ class RunDirectory:
         """Record that a case, a plan or a step of another kind was not measured, unless it is recorded already.
 
         Args:
-            step: its name, where it leaves rows of a table.
+            step: name of the step, which is recorded if `known` names neither a case nor a plan.
             known: what is known of a case or a plan.
-            error: that it ended with.
+            error: the error that it ended with.
         """
         if "case" in known:
             self._cases.fail(numbered(known["case"], self.process), self._blank_case(known), error)
@@ -138,23 +138,23 @@ class RunDirectory:
             self._steps.fail(numbered(step, self.process), {"step": step, "process": self.process}, error)
 
     def done(self, step: str) -> None:
-        """Forget that a step had failed: nothing is wrong with it any more."""
+        """Remove the record of a step's earlier failure, since the step has now succeeded."""
         self._steps.forget(numbered(step, self.process))
 
     def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """A case's record with what is known of it, and nothing measured yet."""
+        """A case's record with the fields that are known, and nothing measured yet."""
         return {**deepcopy(dict(BLANK_CASE)), "samples": [], **known, "process": self.process}
 
     def has_case(self, name: str) -> bool:
-        """Whether this process has ended the case, now or in an earlier part; a failed one is to be tried again."""
+        """Whether this process has measured or skipped the case, in this or an earlier part of the run."""
         return self._cases.ended(numbered(name, self.process))
 
     def has_plan(self, name: str) -> bool:
-        """Whether the accuracy of a plan has been measured, likewise."""
+        """Whether the accuracy of a plan has been measured or skipped, in this or an earlier part of the run."""
         return self._plans.ended(name)
 
     def has(self, file: str, **values: Any) -> bool:
-        """Whether a table has rows with these values, or `attention.npz` arrays of this task."""
+        """Whether a table has a row with these values by column; of `attention.npz`, if it has arrays of the `task`."""
         if file == ATTENTION:
             return any(name.startswith(f"{values['task']}/") for name in self._attention)
         return self._tables[file].has(**values)
@@ -164,12 +164,12 @@ class RunDirectory:
         return self._cases.find(**fields, process=self.process, timed_itself=True)
 
     def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
-        """The heads that a plan keeps in each layer; None where it has not been measured."""
+        """The heads that a plan keeps in each layer; None if the plan has not been measured in this run."""
         plan = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
         return plan and plan["keep"]
 
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write all rows of `scores.csv` of one criterion."""
+        """Write all rows of `scores.csv` of one task and criterion."""
         self._tables["scores.csv"].add(rows)
 
     def add_promise(self, row: Sequence[Any]) -> None:
@@ -189,18 +189,18 @@ class RunDirectory:
         self._tables["memory.csv"].add(rows)
 
     def add_ceiling(self, row: Sequence[Any]) -> None:
-        """Write a row of `ceilings.csv`, given without the process."""
+        """Write a row of `ceilings.csv`; its last column, the process, is added here."""
         self._tables["ceilings.csv"].add([(*row, self.process)])
 
     def add_trace(self, case: str, trace: Path) -> None:
-        """Take over a trace, into a folder of its own, as TensorBoard's profiler plugin looks for runs."""
+        """Copy a trace into a folder of its own, since TensorBoard's profiler plugin takes each folder for a run."""
         target = self.path / TRACES / case / f"{case}.pt.trace.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         with written(target) as temporary:
             shutil.copyfile(trace, temporary)
 
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write arrays of `attention.npz`, beside those that it has."""
+        """Add arrays to `attention.npz`; others that it has stay."""
         self._attention |= arrays
         with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
@@ -218,9 +218,9 @@ class RunDirectory:
             _examples(done).to_parquet(temporary, index=False)
 
     def finish(self, benchmarks: Path, *, interrupted: bool) -> None:
-        """Take over what pytest-benchmark has written, if anything, and say that nothing more will come.
+        """Take over what pytest-benchmark has written, if anything, and note that the run has finished.
 
-        What an earlier part of the run left in `benchmarks.json`, and this one has not measured again, stays.
+        Results of an earlier part in `benchmarks.json` stay, if this part has not measured them again.
         """
         target = self.path / f"{numbered('benchmarks', self.process)}.json"
         if new := _read_benchmarks(benchmarks):
@@ -246,7 +246,7 @@ def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file; {} where there is none."""
+    """The arrays in an npz file, by name; {} where there is no file."""
     if not path.exists():
         return {}
     with np.load(path, allow_pickle=False) as arrays:

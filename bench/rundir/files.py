@@ -20,7 +20,7 @@ UNFINISHED = re.compile(r"\.(.+)\.\d+-[0-9a-f]+\.partial|\.(benchmarks(?:\+\d+)?
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Within the context, a place to write to; it is renamed to `path` at the end.
+    """Yield a temporary path to write to; at the end of the context that file is renamed to `path`.
 
     Raises:
         pytest.exit.Exception: it can't be written, and the run stops.
@@ -53,12 +53,12 @@ def write_json(path: Path, document: Any, indent: int | None = None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a document; None where there is no file."""
+    """Read a JSON document; None where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def unfinished(path: Path) -> Path:
-    """The place of a file until it is whole."""
+    """The path that pytest-benchmark writes to in place of `path`, where only whole files may appear."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -66,7 +66,7 @@ def left_behind(directory: Path, patterns: Iterable[str]) -> Iterator[Path]:
     """The files below a directory that a killed process has left unfinished.
 
     Args:
-        patterns: of the files that a run has, as "cases/*.json". What was to become another file is somebody else's.
+        patterns: of the files that a run has, as "cases/*.json". Unfinished files of other names are somebody else's.
     """
     patterns = tuple(patterns)
     for path in directory.rglob(".*.partial"):
@@ -82,10 +82,10 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file says nothing about what else is in a directory: a lock, or what a killed process left."""
+    """Whether a file is only a lock, or left unfinished by a killed process: a directory of such counts as empty."""
     return path.name == LOCK or UNFINISHED.fullmatch(path.name) is not None
 
 
 def numbered(name: str, process: int) -> str:
-    """The name of what process number `process` of a figure measured; for the first one the name itself."""
+    """A file's name with the number of the process that measured what is in it; without it for process 0."""
     return f"{name}+{process}" if process else name

@@ -26,11 +26,11 @@ def identity(task: Any, file: Path | None = None) -> dict[str, Any]:
     its class; the constants of those files; and the versions of the packages they import.
 
     Args:
-        file: that `--task` names.
+        file: the file that `--task` names, if it names one.
 
     Returns:
         `parts`: name -> hash; `source`: a hash of all of them, None where something can't be compared; `uncomparable`:
-        what that is, in sentences.
+        what can't be compared, in sentences.
     """
     files = local_files([*([file] if file else []), *_files_of(task)])
     parts = {f"file {name}": sha256(path.read_bytes()).hexdigest()[:SHOWN] for name, path in files.items()}
@@ -47,7 +47,7 @@ def identity(task: Any, file: Path | None = None) -> dict[str, Any]:
 
 
 def local_files(start: Iterable[Path]) -> dict[str, Path]:
-    """These files and those of the user's own that they import, directly or not, by file or module name."""
+    """These files and all of the user's own that they import, directly or not: file or module name -> path."""
     files = {path.resolve(): path.name for path in start}
     waiting = list(files)
     while waiting:
@@ -60,7 +60,7 @@ def local_files(start: Iterable[Path]) -> dict[str, Path]:
 
 
 def _own(task: Any) -> dict[str, Any]:
-    """The task's class, and its attributes as `copy` would take them: `__getstate__` may leave some out."""
+    """The task's class and attributes, by name; of the attributes, those that `copy` would take (`__getstate__`)."""
     if isinstance(task, ModuleType):
         return {}
     state = task.__getstate__()
@@ -79,7 +79,7 @@ def _files_of(task: Any) -> list[Path]:
 
 
 def _constants(files: Mapping[str, Path], task: Any) -> Iterator[tuple[str, Any]]:
-    """The plain data among the global names of each file, which may depend on an environment variable."""
+    """Label and value of each global in these files that is plain data: it may depend on the environment."""
     known = [(getattr(module, "__file__", None), module) for module in list(sys.modules.values())]
     modules = {Path(file).resolve(): module for file, module in known if file and is_local(file)}
     for label, path in files.items():
@@ -100,7 +100,7 @@ def is_data(value: Any) -> bool:
 
 
 def _imports(file: Path) -> Iterator[tuple[str, Path]]:
-    """The modules that a file imports anywhere in it, with the packages they are in: name and file."""
+    """Name and file of each module that a file imports, anywhere in it, and of the packages around the module."""
     for level, names in _imported_names(file):
         folders = [file.parents[level - 1]] if level else [file.parent, *map(Path, sys.path)]
         for words in (name.split(".") for name in names):
@@ -111,7 +111,7 @@ def _imports(file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imported_names(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each import of a file: how many folders up it starts, 0 if absolute, and what in it may be a module."""
+    """For each import in a file: how many folders up it starts (0 if absolute), and names that may be modules."""
     for node in ast.walk(ast.parse(file.read_bytes(), file)):
         if isinstance(node, ast.Import):
             yield 0, [alias.name for alias in node.names]
@@ -120,14 +120,14 @@ def _imported_names(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _looked_up(words: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """The file of a module in the first folder that has it."""
+    """The file of a module, whose dotted name is given in parts, in the first folder that has it; else None."""
     bases = [folder.joinpath(*words) for folder in folders]
     candidates = (path for base in bases for path in (Path(f"{base}.py"), base / "__init__.py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _packages(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """The installed packages that the files import: name and version."""
+    """Name and version of each installed package that the files import."""
     imports = (imported for file in files for imported in _imported_names(file))
     names = {name.partition(".")[0] for level, many in imports if not level for name in many}
     for name in sorted(names - sys.stdlib_module_names):

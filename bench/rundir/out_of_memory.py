@@ -1,4 +1,4 @@
-"""When memory runs out: told from other errors, and given back."""
+"""When memory runs out: how that is told from other errors, and how memory is given back."""
 
 import gc
 import re

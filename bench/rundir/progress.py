@@ -11,14 +11,14 @@ Kind = tuple[str, ...]  # of work: the test function, and whatever else it depen
 
 
 class Progress:
-    """Counts what has ended, and says now and then how much is left.
+    """Counts the cases that have ended, and says now and then how far the run is.
 
-    What is left is judged by what has ended of the same kind, or else of the same function; what nothing is known of,
-    by a kind that takes neither long nor short. Preparation, as training a model, is no case's time: many share it.
+    A case that is left is expected to take as long as those of its kind have taken on average, or else those of its
+    test function, or else the median function. Time spent on preparation, as training a model, is not counted.
 
     Args:
-        kinds: pytest's id of everything that will run -> its kind.
-        say: told a line.
+        kinds: pytest's id of each case that will run -> its kind.
+        say: called with a line to print.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class Progress:
         self._began = self._said = self._case_began = clock()
 
     def start(self) -> None:
-        """Note that a case begins."""
+        """Note that a case begins now."""
         self._case_began, self._prepared = self._clock(), 0.0
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Within the context work is done that serves other cases, too, and is not this one's time."""
+        """Time within the context is not counted as the current case's, since other cases profit from it, too."""
         began = self._clock()
         try:
             yield
@@ -44,7 +44,7 @@ class Progress:
             self._prepared += self._clock() - began
 
     def end(self, test: str) -> None:
-        """Note that a case has ended."""
+        """Note that the case with this pytest id has ended; every ten seconds, say how far the run is."""
         now, kind = self._clock(), self._left.pop(test)
         self._done += 1
         for count in range(1, len(kind) + 1):
@@ -67,7 +67,7 @@ class Progress:
 
 
 def _known(means: Mapping[Kind, float], kind: Kind, usual: float) -> float:
-    """Seconds of the nearest kind that any are known of."""
+    """The mean seconds of a kind, or else of the nearest broader kind that has a mean; `usual` if none has."""
     near = (kind[:count] for count in range(len(kind), 0, -1))
     return next((means[each] for each in near if each in means), usual)
 

@@ -33,7 +33,11 @@ def locked(path: Path) -> BaseFileLock:
 
 
 def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
-    """What `environment.json` says once a run goes on: the facts of the first part, and the commands of both.
+    """What `environment.json` is to say: of a run that goes on, the facts of its first part, and all commands so far.
+
+    Args:
+        earlier: what it says already; None in a new run.
+        now: the facts of this part.
 
     Raises:
         pytest.UsageError: the first part was measured by other code, on another machine, or with another preset.
@@ -58,7 +62,7 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """How code, machine or preset differ, in words."""
+    """In words, how code, machine or preset differ between an earlier part of the run and this one."""
     for name in (*IDENTITY, "preset"):
         there, here = earlier.get(name), now.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
@@ -69,7 +73,7 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
 
 
 def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
-    """End the run: what the task gives is not what it gave to an earlier part."""
+    """End the run, since a task gives something else than to an earlier part; `what` says what that is."""
     pytest.exit(
         f"--run: task {task}: {what} when the run in {path} was begun, and results of two tasks are never mixed. Seed "
         "what is random, keep what is trained and leave the task's files as they were, or give another --run",
@@ -78,7 +82,7 @@ def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
 
 
 def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """How the tasks differ, in words."""
+    """In words, how tasks differ between an earlier part of the run and this one."""
     for name in (name for name in now["tasks"] if name in earlier["tasks"]):
         there, here = earlier["tasks"][name], now["tasks"][name]
         yield from (f"task {name} can't be told from another ({what})" for what in here.get("uncomparable", []))
@@ -87,7 +91,7 @@ def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
 
 
 def _changed_parts(task: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """Which parts of a task have changed, in words."""
+    """In words, which parts of a task have changed between an earlier part of the run and this one."""
     before, after = ({"source": each.get("source"), **each.get("parts", {})} for each in (there, here))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     for name in [name for name in changed if name != "source"] or changed:
@@ -99,6 +103,6 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as words; of hashes as much as tells them apart."""
+    """A value as text; of a hash only the first twelve characters."""
     text = "not known" if value is None else str(value)
     return text[:12] if len(text) >= 40 and text.isalnum() else text

@@ -16,8 +16,8 @@ class Table:
     """A CSV file that is written anew, whole, whenever rows are added; what it held before stays.
 
     Args:
-        group: columns that tell what was measured. Rows of a group come together, and replace what the file
-            holds of that group.
+        group: the columns that tell what was measured. Rows that are equal in these are added together, and replace
+            those that the file has.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], group: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class Table:
         self._groups: dict[Row, list[Row]] = self._grouped(_read(path))
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Add the rows of some groups, in place of what the file has of those."""
+        """Add rows; those of the same groups that the file has are replaced."""
         self._groups |= self._grouped(tuple(map(_cell, row)) for row in rows)
         write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
 

@@ -29,7 +29,8 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
     """The lines at the end of a run: tables for tasks, the bare layer and generation, what failed, and where it all is.
 
     Args:
-        process: whose timings are shown.
+        directory: that of the run.
+        process: number of the process whose timings are shown.
     """
     environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     plans = pd.read_csv(directory / "plans.csv")
@@ -54,7 +55,7 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
 
 
 def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[CaseRecord]) -> Iterator[str]:
-    """Tables of a task, for each place where it was timed at its batch size; one without times where it was not."""
+    """A task's tables as lines, one for each place where it was timed, or else one without times."""
     wanted = ("pruning", task, facts["batch_size"])
     reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
     for place in dict.fromkeys(map(_place, reported)) or [""]:
@@ -70,7 +71,7 @@ def _place(case: CaseRecord) -> str:
 
 
 def _ends(timed: Sequence[CaseRecord]) -> Iterator[str]:
-    """A line that says what ended the timing of how many cases."""
+    """A line that counts cases by why their timing ended ("steady", "time spent"); none if none were timed."""
     counts = Counter(case["ended"] for case in timed if case["samples"] and case["ended"])
     if counts:
         yield "timing ended: " + ", ".join(f"{count} × {end}" for end, count in counts.most_common())
@@ -95,20 +96,20 @@ def _task_table(
 
 
 def _accuracy(rows: pd.DataFrame) -> tuple[str, str, str]:
-    """Cells of one plan or of all draws: heads, the metric and its difference to dense."""
+    """Three cells for one plan or for all draws of it: heads kept, the metric, and its difference to dense."""
     heads = "–".join(str(count) for count in sorted({rows["heads_kept"].min(), rows["heads_kept"].max()}))
     value = _interval(rows, "value", "low", "high", ".3f")
     return heads, value, _interval(rows, "difference", "difference_low", "difference_high", "+.3f")
 
 
 def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -> str:
-    """A cell with a value and its interval, of one plan's or over draws."""
+    """A cell with the mean of a column and an interval: the plan's own, or of several draws, over the draws."""
     bounds = rows.iloc[0][[low, high]] if len(rows) == 1 else rows[value].quantile([0.025, 0.975])
     return f"{rows[value].mean():{style}} [{bounds.iloc[0]:{style}}, {bounds.iloc[1]:{style}}]"
 
 
 def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
-    """Cells of a timing: median milliseconds of both arms, and how many times faster the target is."""
+    """Three cells: median milliseconds of either arm, and how many times faster the target is; empty if untimed."""
     samples = [sample for sample in samples if sample["arm"] in (target, baseline)]
     if len({sample["arm"] for sample in samples}) < 2:
         return "", "", ""
@@ -118,7 +119,7 @@ def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", basel
 
 
 def _attention_table(cases: Sequence[CaseRecord]) -> Table:
-    """The table of the bare layer: a row for each size."""
+    """The table of the bare layer: a row for each case."""
     names = ("heads", "kept", "batch", "length", "on", "ms", "ms beside it", "speedup")
     table = _table("bare layer: ours beside the fastest other, and ours sliced beside ours whole", "compared", *names)
     for case in sorted(cases, key=lambda case: (_place(case), -case["kept_fraction"])):
@@ -129,7 +130,7 @@ def _attention_table(cases: Sequence[CaseRecord]) -> Table:
 
 
 def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The two arms to show: ours and the fastest of the peers beside it; sliced and whole where there are none."""
+    """The two arms to show: ours and the fastest peer, or, if no peers were timed, sliced and whole."""
     times: dict[str, list[float]] = {}
     for sample in samples:
         times.setdefault(sample["arm"], []).append(sample["seconds"])
@@ -138,7 +139,7 @@ def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def _generation_table(cases: Sequence[CaseRecord]) -> Table:
-    """The table of causal models: a row for each phase and plan."""
+    """The table of models that generate: a row for each case."""
     samples = {case["case"]: case["samples"] for case in cases}
     names = ("kept", "batch", "length", "on", "tokens/s", "ms", "dense beside it", "speedup")
     table = _table("generation: pruned beside dense, the same share of every layer", "model", *names)
@@ -163,7 +164,7 @@ def _predictions(path: Path) -> Iterator[str]:
 
 
 def _operators(directory: Path) -> Iterator[str]:
-    """Where a pass spends its time: the dearest operators of the dense model, and what they take in pruned ones."""
+    """A table, as lines, for each task and device: what the dearest operators take in dense and pruned models."""
     frame = pd.read_csv(directory / "operators.csv")
     frame["ms"] = 1e3 * (frame["seconds"] + frame["device_seconds"])
     for (task, device), rows in frame.groupby(["task", "device"], sort=False):
@@ -198,7 +199,7 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _lines(table: Table) -> list[str]:
-    """A table as text, at its own width: a line that wraps can be read, a number cut off can't."""
+    """A table as lines of text, each as wide as it needs: a line that wraps can be read, a number cut off can't."""
     console = Console(file=io.StringIO(), width=1000, color_system=None)
     with console.capture() as capture:
         console.print(table)

@@ -48,7 +48,7 @@ class LayerCase:
 
     @property
     def id(self) -> str:
-        """The name of the case, in pytest and in the run directory; says what is unusual about it."""
+        """The name of the case, in pytest and in the run directory, with every setting that is not the usual one."""
         usual = {field.name: field.default for field in fields(self)}
         texts = {
             "head_dim": f"d{self.head_dim}",
@@ -63,7 +63,7 @@ class LayerCase:
         return "-".join(parts)
 
     def record(self) -> dict[str, Any]:
-        """The columns of the case in the run directory."""
+        """The values of the case's columns in the run directory."""
         case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
         heads = {"heads_kept": len(self.kept), "heads_total": self.heads, "shape": [len(self.kept)]}
         where = {"batch": self.batch, "seq_len": self.length, "device": self.device}
@@ -81,7 +81,7 @@ class LayerCase:
 
     @property
     def lengths(self) -> torch.Tensor | None:
-        """The lengths (b,) of a padded batch, evenly from the least to the longest, in mixed order; else None."""
+        """The lengths (b,) of a padded batch, evenly from 1 to all positions, in mixed order; None without padding."""
         if self.mask != "padded":
             return None
         evenly = torch.linspace(self.length, 0, self.batch).round().long().clamp(min=1)
@@ -116,8 +116,12 @@ class Grid:
     """The (batch, length) pairs of a preset, unless the command line gives others.
 
     Attributes:
+        heads: how many the layer has.
+        whole, padded, causal: where the whole layer is timed: without a mask, with padding, with a causal mask.
+        sliced: where the layer with some heads cut out is timed.
         few: where widths of heads, modes and caches other than the usual are measured: not everywhere, or a run
             would take days.
+        head_dims, caches: what is measured of these.
     """
 
     heads: int
@@ -166,7 +170,7 @@ def _cases(
     few: tuple[tuple[int, int], ...],
     caches: tuple[str, ...] = (USUAL["cache"],),
 ) -> Iterator[LayerCase]:
-    """Every size on every device in every dtype, with all else as usual; a few sizes with one thing otherwise."""
+    """Each size on every device in every dtype, all else as usual; each of `few` with one other thing changed."""
     grid = GRIDS[settings.preset]
     if sizes and (settings.batch_sizes or settings.lengths):
         batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})
@@ -181,5 +185,5 @@ def _cases(
 
 
 def _usual(values: Sequence[Any]) -> Any:
-    """The value that every size is measured at, of those asked for."""
+    """Of the values asked for on an axis, the one that every size is measured at: 64 if it is there, else the first."""
     return 64 if 64 in values else values[0]

@@ -1,6 +1,6 @@
-"""The words of an option, checked: what they may be is said where one is not.
+"""Parsers of the words that options are given; the error for a wrong word says which are allowed.
 
-What parses a word says in a ValueError what is wrong with it; `naming` puts the name of the option before that.
+A parser raises a ValueError that says what is wrong; `naming` puts the name of the option before that.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ def several(flag: str, text: str | None, parse: Callable[[str], T]) -> tuple[T, 
 
 
 def one_of(known: Iterable[str]) -> Callable[[str], str]:
-    """A parser that takes only words which are known."""
+    """A parser that returns a word which is among the known ones, and refuses any other."""
     known = tuple(known)
 
     def parse(word: str) -> str:
@@ -49,7 +49,7 @@ def one_of(known: Iterable[str]) -> Callable[[str], str]:
 
 
 def whole_number(example: str) -> Callable[[str], int]:
-    """A parser of numbers from 1 up; `example` says in an error what to give."""
+    """A parser of whole numbers from 1 up; an error gives `example` as what to write instead."""
 
     def parse(word: str) -> int:
         if not word.isdecimal() or int(word) == 0:

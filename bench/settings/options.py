@@ -28,8 +28,8 @@ class Preset:
     """How thorough a run is.
 
     Attributes:
-        limits: what the rounds of one timed case may take, and the fewest and most of them.
-        random_draws, even_draws: repetitions of the baselines, for accuracy.
+        limits: `seconds` that all rounds of one timed case may take, and `rounds`, the fewest and the most of them.
+        random_draws, even_draws: how many plans of each kept fraction the criteria "random" and "even" make.
         cost_seconds: how long the costs of one model's layers may be measured; checking them takes half of it again.
         keep, dtypes, modes: what is measured where the command line does not say.
     """
@@ -91,17 +91,17 @@ class RunSettings:
 
     @property
     def limits(self) -> Mapping[str, Any]:
-        """What the rounds of one timed case may take."""
+        """The `seconds` that all rounds of one timed case may take, and the fewest and most `rounds`."""
         return PRESETS[self.preset].limits
 
     @property
     def cost_seconds(self) -> float:
-        """How long the costs of one model's layers may be measured."""
+        """How many seconds measuring the costs of one model's layers may take."""
         return PRESETS[self.preset].cost_seconds
 
     @property
     def random_draws(self) -> int:
-        """How many random plans there are of each kept fraction."""
+        """How many plans of each kept fraction the criterion "random" makes."""
         return PRESETS[self.preset].random_draws
 
     def draws(self, criterion: str) -> int:
@@ -122,10 +122,10 @@ class RunSettings:
         return self.batch_sizes or ((own,) if self.quick else tuple(sorted({1, own})))
 
     def batch(self, task: "Task", *others: int) -> int:
-        """The batch size at which a task's latency is reported: its own, or else the largest asked for.
+        """The batch size at which a task's latency is reported: its own, if it is timed, or else the largest.
 
         Args:
-            others: what an earlier part of the run was asked for.
+            others: the batch sizes at which earlier parts of the run have reported it.
         """
         batches = (*self.batches(task), *others)
         return _own_batch(task) if _own_batch(task) in batches else max(batches)
@@ -176,7 +176,7 @@ def settings_of(config: pytest.Config) -> RunSettings:
 
 
 def run_directory(config: pytest.Config) -> Path:
-    """Where the results of this run go; the name is made up once where none was given."""
+    """Where the results of this run go; if the command line doesn't say, named by the time, once."""
     from bench.measure.files import new_directory
 
     if config.option.run is None:
@@ -188,7 +188,7 @@ _SETTINGS = pytest.StashKey[RunSettings]()
 
 
 def _settings(config: pytest.Config) -> RunSettings:
-    """Check the options, and make settings of them."""
+    """Check the options of the command line, and make settings of them."""
     import mha
     from bench.measure import capabilities
 
@@ -220,17 +220,17 @@ def _settings(config: pytest.Config) -> RunSettings:
     )
 
 
-def _tasks(given: Sequence[str] | None) -> dict[str, Any]:
-    """The tasks that are asked for, and the files that they come from."""
+def _tasks(texts: Sequence[str] | None) -> dict[str, Any]:
+    """The settings' `tasks` and `files`: the tasks that `--task` asks for, and the files of the user's own ones."""
     from bench.settings.task_option import chosen_tasks
 
-    chosen = chosen_tasks(given)
+    chosen = chosen_tasks(texts)
     files = {each.task.name: each.file for each in chosen if each.file}
     return {"tasks": tuple(each.task for each in chosen), "files": files}
 
 
 def _check_selection(option: Any) -> None:
-    """Refuse pytest-benchmark's own ways to select."""
+    """Refuse pytest-benchmark's options that select tests, since others must be used here."""
     for name in SELECTING:
         if getattr(option, name, False):
             flag = "--" + name.replace("_", "-")
@@ -238,7 +238,7 @@ def _check_selection(option: Any) -> None:
 
 
 def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
-    """The options that take sizes: name, words, and what to give instead of wrong ones."""
+    """For each option that takes sizes: its flag, the text that was given, and an example for errors."""
     return (
         ("--batch-sizes", option.batch_sizes, "sizes, as 1,32"),
         ("--lengths", option.lengths, "lengths, as 64,256"),
@@ -247,7 +247,7 @@ def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
 
 
 def _preset(option: Any) -> str:
-    """The name of the preset."""
+    """The name of the preset that the command line asks for."""
     if option.quick and option.full:
         raise pytest.UsageError("--quick and --full ask for opposite things; give one of them, or neither")
     return "quick" if option.quick else "full" if option.full else "default"
@@ -255,7 +255,7 @@ def _preset(option: Any) -> str:
 
 @naming("--process")
 def _process(number: int) -> int:
-    """The number of the process."""
+    """The number that `--process` was given, refused if it is negative."""
     if number < 0:
         raise ValueError(f"{number} is below 0; processes are counted from 0")
     return number
@@ -263,7 +263,7 @@ def _process(number: int) -> int:
 
 @naming("--run")
 def _usable(directory: Path) -> Path:
-    """The directory, if it is a run to go on with, or nothing is in it yet."""
+    """The directory that `--run` names, refused if it holds other files than those of a run."""
     from bench.rundir.files import is_ours
 
     if directory.exists() and not directory.is_dir():

@@ -12,7 +12,12 @@ from mha.tasks import Task
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A task's model, and one way to choose which of its heads stay."""
+    """A task's model, and one way to choose which of its heads stay.
+
+    Attributes:
+        keep: share of the heads that stays.
+        draw: number of the plan, of the `draws` that are made with this criterion and share.
+    """
 
     task: str
     criterion: str
@@ -35,7 +40,7 @@ class ModelVariant:
         return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
 
     def record(self) -> dict[str, object]:
-        """The columns of the variant in the run directory."""
+        """The values of the variant's columns in the run directory."""
         return {"task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep}
 
 
@@ -52,7 +57,7 @@ class LatencyCase:
         return f"{self.variant}-{self.place.id}"
 
     def record(self) -> dict[str, object]:
-        """What is known of the case before it runs."""
+        """The fields of the case's record that are known before it runs."""
         return {"case": self.id, "kind": "pruning", **self.variant.record(), **asdict(self.place)}
 
 
@@ -64,7 +69,7 @@ def model_variants(settings: RunSettings) -> Iterator[ModelVariant]:
 
 
 def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
-    """Every case whose latency is measured beside the dense model; of plans that are drawn, the first one's."""
+    """Every case whose latency is measured beside the dense model; of several draws of a plan, the first one."""
     for task in settings.tasks:
         for place in _places(settings, task):
             for variant in _pruned(settings, task, draws=False):
@@ -72,7 +77,7 @@ def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
 
 
 def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
-    """Where a task is timed: every size on every device; other dtypes and modes only at the reported batch size."""
+    """Where a task is timed: at all sizes on each device; in other dtypes and modes only at the reported size."""
     for device in settings.devices:
         dtypes, modes = settings.dtypes_on(device), settings.modes_on(device)
         for batch, dtype, mode in product(settings.batches(task), dtypes, modes):
@@ -81,7 +86,7 @@ def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
 
 
 def _pruned(settings: RunSettings, task: Task, *, draws: bool) -> Iterator[ModelVariant]:
-    """The pruned variants of a task."""
+    """The pruned variants of a task's model, also the one without heads; with `draws`, every draw of each plan."""
     yield ModelVariant(task.name, NONE, 0.0)
     for criterion in settings.criteria:
         count = settings.draws(criterion) if draws else 1

@@ -27,15 +27,15 @@ class Chosen(NamedTuple):
     file: Path | None = None
 
 
-def chosen_tasks(given: Sequence[str] | None) -> tuple[Chosen, ...]:
-    """The tasks that `--task` names; every reference task where it names none.
+def chosen_tasks(texts: Sequence[str] | None) -> tuple[Chosen, ...]:
+    """The tasks that the texts given to `--task` name; every reference task where there are none.
 
     Raises:
         pytest.UsageError: there is no such task, the file can't be imported, or what it has is no task.
     """
     from bench import tasks
 
-    words = [word for text in given or () for word in several("--task", text, str)] or tasks.names()
+    words = [word for text in texts or () for word in several("--task", text, str)] or tasks.names()
     chosen: dict[str, Chosen] = {}
     for word in dict.fromkeys(words):
         choice = _user_task(word) if ".py" in word else Chosen(tasks.load(_reference(word, tasks.names())))
@@ -47,7 +47,7 @@ def chosen_tasks(given: Sequence[str] | None) -> tuple[Chosen, ...]:
 
 @naming("--task")
 def _reference(word: str, known: tuple[str, ...]) -> str:
-    """The name of a reference task, if it is one."""
+    """The word, if it names a reference task; else an error that lists the known names."""
     if word not in known:
         raise ValueError(
             f"unknown {word!r}; choose from {', '.join(known)}, or give an object of your own as path.py:name"
@@ -75,7 +75,7 @@ def _user_task(word: str) -> Chosen:
 
 
 def _imported(path: Path, word: str) -> Any:
-    """Import a file as a module, once; of two files of the same name each is a module of its own."""
+    """Import a file as a module, once; two files of the same name become two modules. `word` stands in errors."""
     name = f"bench_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -93,7 +93,7 @@ def _imported(path: Path, word: str) -> Any:
 
 
 def _check_task(task: Any, word: str) -> None:
-    """Refuse what lacks something that a task needs."""
+    """Refuse an object that lacks something a task needs, or whose name can't be part of a file's name."""
     if inspect.isclass(task):
         raise ValueError(f"{word!r} is a class; name an object, as task = {task.__name__}()")
     if missing := [member for member in (*ATTRIBUTES, *METHODS) if not hasattr(task, member)]:

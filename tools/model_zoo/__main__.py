@@ -1,4 +1,4 @@
-"""`nox -s families`."""
+"""Starts the walk over all model types: `nox -s families`."""
 
 from tools.model_zoo.walk import main
 

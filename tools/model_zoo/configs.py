@@ -130,7 +130,7 @@ PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
-    """The configuration of `model_type` with every size shrunk."""
+    """The configuration of a model type, with every size in it made small."""
     default = CONFIG_MAPPING[model_type]()
     special = sorted(set(_special_tokens(default)) - set(COMMON_TOKENS))
     tokens = COMMON_TOKENS | {name: FIRST_SPECIAL_TOKEN + i for i, name in enumerate(special)}
@@ -138,7 +138,12 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
 
 
 def _shrunk(default: PreTrainedConfig, tokens: Mapping[str, int], given: Mapping[str, Any]) -> PreTrainedConfig:
-    """`default` shrunk; `given` is what its parent's row of the table says about it."""
+    """A configuration like `default`, with small sizes.
+
+    Args:
+        tokens: name of each special token's field -> its id.
+        given: what the tables say about the fields of this sub-configuration, in the row of the one that holds it.
+    """
     kind = type(default)
     overrides = {**CONFIGS.get(kind.__name__, {}), **given}
     plain = dict(_fields(kind()))
@@ -160,7 +165,7 @@ def _shrunk(default: PreTrainedConfig, tokens: Mapping[str, int], given: Mapping
 
 
 def _shrunk_part(default: Any, tokens: Mapping[str, int], given: Any) -> Any:
-    """A sub-configuration, or another value where the table gives one; `model_type` replaces its type."""
+    """A sub-configuration with small sizes, of another type if `given` names a `model_type`, or `given` itself."""
     if given is None or not isinstance(given, dict):
         return given
     if "model_type" in given:
@@ -170,7 +175,7 @@ def _shrunk_part(default: Any, tokens: Mapping[str, int], given: Any) -> Any:
 
 
 def _fields(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:
-    """What the constructor of this configuration takes, with the values it has."""
+    """Name and value of each field that the configuration's constructor takes beside those all types have."""
     config.allow_global_per_layer_attribute_access = True
     base = {field.name for field in fields(PreTrainedConfig)}
     own = [field.name for field in fields(type(config)) if field.name not in base]
@@ -188,7 +193,7 @@ def _special_tokens(config: PreTrainedConfig) -> Iterator[str]:
 
 
 def _shrunk_value(kind: type[PreTrainedConfig], name: str, value: Any) -> Any:
-    """The size that `name` gets, in the form that `value` has; None where it stays as it is."""
+    """The small size for the field `name`, in the form that `value` has; None if the field stays as it is."""
     is_list = isinstance(value, list | tuple)
     if name in STAGED and is_list and all(isinstance(size, int) for size in value):
         return _narrowed(value)
@@ -211,7 +216,7 @@ def _narrowed(widths: Sequence[int]) -> Sequence[int]:
 
 
 def _few_layers(default: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """One layer of each kind, and at least two, where the configuration lists its layers."""
+    """Fields that leave one layer of each kind, at least two, where the configuration lists its layers; or {}."""
     present = dict(_fields(default))
     count = next((name for name in LAYER_COUNTS if isinstance(present.get(name), int)), None)
     outputs = present.get("out_indices") or []
@@ -235,7 +240,7 @@ def _few_layers(default: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict
 
 
 def _latent_heads(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Latent attention has as many key/value heads as heads, and calls its rotary width the head's."""
+    """Fields of latent attention, else {}: as many key/value heads as heads, and the rotary width as `head_dim`."""
     if "kv_lora_rank" not in values:
         return {}
     same = {"num_key_value_heads": values.get("num_attention_heads"), "head_dim": values.get("qk_rope_head_dim")}
@@ -243,7 +248,7 @@ def _latent_heads(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rotary(default: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary sections that add up to half of the head's rotated width."""
+    """Rotary parameters whose sections add up to half of the head's rotated width; {} if there are none to set."""
     parameters = getattr(default, "rope_parameters", None)
     if not isinstance(parameters, dict) or "rope_parameters" in values:
         return {}

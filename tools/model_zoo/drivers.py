@@ -1,4 +1,4 @@
-"""How to run the models that are not run by a call of their `forward`, or that remember earlier calls."""
+"""How to run models that a call of their `forward` does not run, and to clear those that remember earlier calls."""
 
 import importlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def _words(*shape: int) -> Tensor:
 
 
 def _speech(model: Any) -> Any:
-    """Bark: three transformers, called one after the other by `generate`."""
+    """Run Bark's three transformers, which its `generate` calls one after the other; returns their outputs."""
     semantic = model.semantic(_words(2, 11), use_cache=False)
     coarse = model.coarse_acoustics(_words(2, 11), use_cache=False)
     return semantic, coarse, model.fine_acoustics(1, _words(2, 11, 8))
@@ -28,13 +28,13 @@ def _codes(model: Any) -> Any:
 
 
 def _codec(model: Any) -> Any:
-    """X-Codec: its codes hide what changes little, so the features that they are made of are returned too."""
+    """Run X-Codec; returns its sound, and the features that its codes are made of, since codes hide small changes."""
     sound = _noise(2, 1, 3200)
     return model(sound).audio_values, model.encoder_semantic(model._extract_semantic_features(sound).transpose(1, 2))
 
 
 def _video(session_of: Callable[[], Any], size: int) -> Callable[[nn.Module], Any]:
-    """Follow one object, marked by a click in the first frame, into the next ones."""
+    """A function that lets a model follow one object, clicked on in the first frame, through a video."""
 
     def track(model: nn.Module) -> Any:
         session = session_of()(video=_noise(3, 3, size, size), video_height=size, video_width=size, dtype=torch.float64)
@@ -69,7 +69,7 @@ DRIVERS: dict[str, Callable[[nn.Module], Any]] = {
 
 
 def _forget_texts(model: Any) -> None:
-    """OmDet-Turbo keeps what it computed of a text for the next call, also for that of a pruned copy."""
+    """Empty OmDet-Turbo's caches of texts, which a call fills for the next one, also for that of a pruned copy."""
     for name in ("language_cache_class", "language_cache_prompt"):
         full = getattr(model, name)
         setattr(model, name, type(full)(full.capacity))

@@ -1,4 +1,4 @@
-"""Valid inputs for a model of any modality, by the names of the arguments of its `forward`."""
+"""Valid inputs for a model of any modality, made by recipes that are named by the arguments of `forward`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ PADDED = 3  # positions at the end of the second text
 
 @dataclass
 class Request:
-    """What a recipe may look at: the model, and a seeded source of noise."""
+    """What a recipe makes an input from: model, configuration, a seeded source of noise, and the inputs made so far."""
 
     model: nn.Module
     config: PreTrainedConfig
@@ -37,7 +37,7 @@ class Request:
         return torch.randint(low, high, shape, generator=self.generator)
 
     def part(self, *names: str) -> PreTrainedConfig:
-        """The first of these sub-configurations that there is, else the whole."""
+        """The first of the sub-configurations with these names that there is, else the whole configuration."""
         return next((part for name in names if (part := getattr(self.config, name, None)) is not None), self.config)
 
     @property
@@ -70,7 +70,7 @@ def value(constant: Any) -> Recipe:
 
 
 def first(config: object, *names: str, default: Any = None) -> Any:
-    """The first of these attributes that is set."""
+    """The value of the first of these attributes that is not None, else `default`."""
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if value is not None), default)
 
@@ -95,7 +95,7 @@ GRID = (1, 4, 4)  # frames, rows and columns of patches of one image
 
 
 def patches(request: Request) -> Tensor:
-    """One image per text as rows of flattened patches."""
+    """One image for each text, as flattened patches in rows: (b · patches, values of a patch)."""
     vision = request.vision
     patch = first(vision, "patch_size", default=8)
     depth = first(vision, "temporal_patch_size", "patch_temporal", default=1)
@@ -108,29 +108,29 @@ def grid(_: Request) -> Tensor:
 
 
 def mel(request: Request) -> Tensor:
-    """A spectrogram, frames last, as long as the encoder wants it."""
+    """Spectrograms (b, bins, frames) with as many frames as the encoder wants."""
     bins = first(request.audio, "num_mel_bins", "input_size", default=16)
     frames = first(request.audio, "max_source_positions", default=16)
     return request.noise(BATCH, bins, 2 * frames)
 
 
 def sound_mask(request: Request) -> Tensor:
-    """Every frame of the spectrogram is sound."""
+    """A mask (b, frames) that says that every frame of the spectrograms is sound."""
     return torch.ones(BATCH, request.inputs["input_features"].shape[-1], dtype=torch.long)
 
 
 def frames(length: int, width: int | None = None) -> Recipe:
-    """A spectrogram, frames first."""
+    """A recipe for spectrograms (b, frames, bins): `length` frames of `width` bins, or of as many as the model has."""
     return lambda request: request.noise(BATCH, length, width or first(request.audio, "num_mel_bins", default=16))
 
 
 def text(request: Request) -> Tensor:
-    """Words, and after the second of them one placeholder for each feature of an image, video or sound."""
+    """Token ids of texts, with one placeholder token for each feature of the images, videos or sounds in them."""
     return text_around({modality: _features(request, modality) // BATCH for modality in PLACEHOLDERS})(request)
 
 
 def text_around(features: Mapping[str, int]) -> Recipe:
-    """A text with so many placeholders of each modality."""
+    """A recipe for texts: two words, then so many placeholder tokens of each modality, then more words."""
 
     def made(request: Request) -> Tensor:
         placeholders = [
@@ -161,7 +161,7 @@ def _token(request: Request, modality: str) -> int | None:
 
 
 def _features(request: Request, modality: str) -> int:
-    """How many vectors the model makes of its images, videos or sounds."""
+    """How many feature vectors the model makes of all its images, videos or sounds."""
     inner = getattr(request.model, "model", None)
     encode = getattr(inner, f"get_{modality}_features", getattr(request.model, f"get_{modality}_features", None))
     if encode is None or not PLACEHOLDERS[modality] & set(request.inputs):
@@ -179,7 +179,7 @@ def _rows(features: Any) -> int:
 
 
 def token_types(request: Request) -> Tensor | None:
-    """0 for words, 1 for images, 2 for videos."""
+    """For each token of the texts 0 for a word, 1 for an image, 2 for a video; None without texts."""
     ids = request.inputs.get("input_ids")
     if ids is None:
         return None
@@ -191,7 +191,7 @@ def token_types(request: Request) -> Tensor | None:
 
 
 def text_mask(request: Request) -> Tensor | None:
-    """The second text is padded at its end."""
+    """The attention mask of the texts: the second is padded at its end, unless the model is to generate."""
     ids = request.inputs.get("input_ids")
     if ids is None:
         return None
@@ -201,7 +201,7 @@ def text_mask(request: Request) -> Tensor | None:
 
 
 def target(request: Request) -> Tensor | None:
-    """What a decoder has written so far."""
+    """Token ids that a decoder has written so far; None where a model that generates has no encoder."""
     has_decoder = request.config.is_encoder_decoder or not request.generating
     return request.words(BATCH, TARGET_LENGTH) if has_decoder else None
 
@@ -235,7 +235,7 @@ def _arguments(model: nn.Module | None) -> Mapping[str, inspect.Parameter]:
 
 
 def inputs_for(model_type: str, model: nn.Module, seed: int, generating: bool) -> dict[str, Any]:
-    """Arguments for the `forward` of this model, or for its `generate`: then no text is padded.
+    """Arguments for the `forward` of this model or, if `generating`, for its `generate`, for which no text is padded.
 
     Raises:
         Exception: whatever the model raises while it turns an image or a sound into features to count them.

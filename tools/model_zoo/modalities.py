@@ -1,4 +1,4 @@
-"""Inputs of single model types, where the recipes by argument name do not fit."""
+"""Inputs for single model types, where the recipes named by arguments of `forward` do not fit."""
 
 import torch
 from torch import Tensor
@@ -27,12 +27,12 @@ def several(*types: str, **recipes: Recipe | None) -> dict[str, dict[str, Recipe
 
 
 def each(constant: object) -> Recipe:
-    """The same row for every example."""
+    """A recipe for a tensor that holds `constant` once for every example."""
     return value(torch.tensor([constant] * BATCH))
 
 
 def mask(length: int) -> Recipe:
-    """Ones, but for the last eighth of the second example."""
+    """A recipe for a mask (b, length) of ones, but for zeros in the last eighth of the second example."""
 
     def made(_: Request) -> Tensor:
         valid = torch.ones(BATCH, length, dtype=torch.long)
@@ -47,17 +47,17 @@ def flags(state: bool, *shape: int) -> Recipe:
 
 
 def images(count: int) -> Recipe:
-    """Several images, or the frames of a video, to each text."""
+    """A recipe for so many images, or frames of a video, for each text."""
     return noise(BATCH, count, 3, 32, 32)
 
 
 def codes(count: int) -> Recipe:
-    """Text and codebook tokens at each position."""
+    """A recipe for token ids (b, position, count): a text token and codebook tokens at each position."""
     return lambda request: request.integers(5, 30, BATCH, LENGTH, count)
 
 
 def placed_patches(request: Request) -> Tensor:
-    """Flattened patches after their row and column."""
+    """Flattened patches (b, patch, values); the first two values are the patch's row and column."""
     places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).to(torch.float64)
     return torch.cat([places.expand(BATCH, -1, -1), request.noise(BATCH, 16, 192)], dim=-1)
 

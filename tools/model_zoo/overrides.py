@@ -1,4 +1,4 @@
-"""What shrinking by name alone gets wrong, by configuration class and by model type."""
+"""Fields that shrinking by name alone would get wrong, with their values, by configuration class and model type."""
 
 from typing import Any
 

@@ -77,7 +77,7 @@ def write(peer: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The outcomes so far."""
+    """The rows of the file of outcomes; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -89,7 +89,7 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def prune_heads(model_type: str) -> dict[str, str]:
-    """One head of every layer leaves, by the model's own method (transformers 4)."""
+    """The row of a type after its own method `prune_heads` (transformers 4) took one head from every layer."""
 
     def prune(specimen: Specimen, model: Any) -> None:  # noqa: ARG001
         layers = getattr(model.config, "num_hidden_layers", None) or getattr(model.config, "encoder_layers", 1)
@@ -99,7 +99,7 @@ def prune_heads(model_type: str) -> dict[str, str]:
 
 
 def torch_pruning(model_type: str) -> dict[str, str]:
-    """Half of the heads of every layer leave, or, where that fails, as few as one of each group."""
+    """The row of a type after Torch-Pruning took half of the heads of every layer or, if that failed, a tenth."""
     half = _torch_pruning(model_type, 0.5)
     few = _torch_pruning(model_type, 0.1) if half["outcome"] != "ok" else half
     return few if few["outcome"] == "ok" else half
@@ -141,7 +141,7 @@ def _torch_pruning(model_type: str, share: float) -> dict[str, str]:
 
 
 def _trial(model_type: str, prune: Callable[[Specimen, nn.Module], None]) -> dict[str, str]:
-    """The row of this type: "ok", or what went wrong."""
+    """The row of a type whose model was pruned by calling `prune`; its outcome is "ok", or what went wrong."""
     try:
         specimen = build(model_type)
         run(specimen)
@@ -172,10 +172,10 @@ def _judge(specimen: Specimen, pruned: nn.Module) -> str:
 
 
 def without_columns(dense: nn.Module, pruned: nn.Module) -> nn.Module:
-    """The dense model with zeros for the columns that any linear has lost.
+    """A copy of the dense model, with zeros in the columns of each weight that the pruned model has lost.
 
     Raises:
-        ValueError: a linear's columns are not some of the dense one's.
+        ValueError: columns of a pruned weight are not some of the dense one's.
     """
     masked = copy.deepcopy(dense)
     for name, module in pruned.named_modules():
@@ -189,7 +189,7 @@ def without_columns(dense: nn.Module, pruned: nn.Module) -> nn.Module:
 
 
 def _missing(whole: Tensor, part: Tensor, name: str) -> Tensor:
-    """The columns of `whole` that `part` has not, both in the same order."""
+    """True for each column of `whole` that is not among the columns of `part`; an error calls the weight `name`."""
     same = (whole.T.unsqueeze(1) == part.T.unsqueeze(0)).all(dim=-1)  # (whole's, part's)
     if not same.any(dim=0).all():
         raise ValueError(f"columns of {name} were changed")
@@ -197,7 +197,7 @@ def _missing(whole: Tensor, part: Tensor, name: str) -> Tensor:
 
 
 def _projections(module: nn.Module) -> Iterator[list[nn.Linear]]:
-    """Linears called like those of attention: query, key and value, or one that holds all three."""
+    """Yield a module's linears that are named like attention's: query, key and value, or one for all three."""
     children = dict(module.named_children())
     for names in (*PROJECTIONS, *((name,) for name in FUSED)):
         if all(isinstance(children.get(name), nn.Linear) for name in names):
@@ -205,7 +205,7 @@ def _projections(module: nn.Module) -> Iterator[list[nn.Linear]]:
 
 
 def _linears_with_heads(model: nn.Module) -> Iterator[tuple[nn.Linear, int]]:
-    """Every linear of attention, and how many heads it has by the attributes beside it."""
+    """Every linear of attention, and how many heads it has by the attributes of its module."""
     for module in model.modules():
         heads, groups = _count(module, "h g"), _count(module, "h")
         for query, *others in _projections(module):
@@ -224,7 +224,7 @@ def _count(module: nn.Module, letters: str) -> int | None:
 
 
 def _set_counts(module: nn.Module, before: int, after: int) -> None:
-    """Every attribute that counts heads, or their width, follows its rows."""
+    """Scale a module's counts of query heads, and their total width, as its query rows went from before to after."""
     for name in (*COUNTS, "embed_dim", "split_size"):
         value = vars(module).get(name)
         if isinstance(value, int) and COUNTS.get(name) not in ("g", "h", "h d") and value * after % before == 0:

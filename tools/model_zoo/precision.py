@@ -22,7 +22,7 @@ IMPORTS = {torch.from_numpy, torch.tensor, torch.as_tensor}
 
 
 class DoublePrecision(TorchFunctionMode):
-    """Every request for a narrower floating-point type asks for float64 (or complex128) instead."""
+    """Within this context, every request for a narrower floating-point type is one for float64 or complex128."""
 
     def __enter__(self) -> "DoublePrecision":
         self._default = torch.get_default_dtype()

@@ -1,6 +1,6 @@
 """One model type on trial: found, pruned in several ways, compared with masking, saved and loaded.
 
-`prove(model_type)` gives one row of docs/families.md. A check that does not apply is empty.
+`prove(model_type)` gives one row of docs/families.md. A check that does not apply to the type stays empty there.
 """
 
 import copy
@@ -25,7 +25,7 @@ CHECKS = ("uneven", "zero_head", "twice", "count", "gradients", "untouched", "sa
 
 
 def prove(model_type: str, checks: Collection[str] = CHECKS) -> dict[str, Any]:
-    """The row: how far the type came, what was found, and each check's outcome ("ok" or what went wrong)."""
+    """The row of a type: how far it came, what was found, and each check's outcome ("ok" or what went wrong)."""
     row: dict[str, Any] = {"type": model_type}
     try:
         specimen = build(model_type)
@@ -90,7 +90,7 @@ def _reasons(layers: mha.AttentionMap) -> str:
 
 
 def _random_plan(layers: mha.AttentionMap, seed: str, share: float = 0.6) -> mha.HeadPlan:
-    """Feasible and uneven: in each layer as many heads of each of some of its groups."""
+    """A random plan, feasible and uneven: some groups of each layer keep heads, each the same number of them."""
     draw = random.Random(seed)
     keep = {}
     for name, layer in layers.items():
@@ -129,7 +129,10 @@ def _same(specimen: Specimen, plan: mha.HeadPlan) -> str | None:
 
 
 def _zero_head(specimen: Specimen, plan: mha.HeadPlan) -> str | None:
-    """A layer without heads computes what masking does, in another process too, and holds nothing of size 0."""
+    """What is wrong when the plan empties a layer, else None.
+
+    The model must compute what masking does, also after it was pickled, and hold no parameter of size 0.
+    """
     pruned = mha.prune(specimen.model, plan)
     if empty := [name for name, tensor in pruned.named_parameters() if not tensor.numel()]:
         return f"{empty[0]} has size 0"
@@ -141,7 +144,10 @@ def _zero_head(specimen: Specimen, plan: mha.HeadPlan) -> str | None:
 
 
 def _can_be_pickled(model: nn.Module) -> bool:
-    """Some can't, pruned or not: parametrized ones, and those into which transformers has put hooks by running them."""
+    """Whether a model can be pickled.
+
+    Some can't, pruned or not: parametrized ones, and those into which transformers has put hooks by running them.
+    """
     try:
         pickle.dumps(model)
     except Exception:
@@ -162,7 +168,7 @@ def _twice(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
 
 
 def _count(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
-    """Each parameter shrinks by the share of its axes' positions that the plan drops."""
+    """What is wrong, else None: the model must lose just the positions on its weights' axes that the plan drops."""
     plan = _random_plan(layers, specimen.model_type)
     before = sum(parameter.numel() for parameter in specimen.model.parameters())
     after = sum(parameter.numel() for parameter in mha.prune(specimen.model, plan).parameters())
@@ -213,7 +219,7 @@ def _untouched(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
 
 
 def _unseen(specimen: Specimen, layers: mha.AttentionMap) -> list[str]:
-    """Layers whose heads do not show: the output is the same without all of them, and can't tell a wrong one."""
+    """The layers that could lose all heads without a change in the output, so that it can't tell a wrong head."""
     with torch.no_grad():
         whole = run(specimen)
         masked = ((name, _masked_output(specimen, mha.HeadPlan({name: ()}))) for name in layers)
@@ -221,7 +227,7 @@ def _unseen(specimen: Specimen, layers: mha.AttentionMap) -> list[str]:
 
 
 def _sabotage(specimen: Specimen, layers: mha.AttentionMap, unseen: Collection[str]) -> str | None:
-    """With one head sliced wrongly the comparison must fail, in each layer that shows."""
+    """What is wrong, else None: with a wrong head sliced, the output must differ, for each layer that affects it."""
     with torch.no_grad():
         for name, layer in layers.items():
             if name in unseen or layer.num_kv_heads < 2:

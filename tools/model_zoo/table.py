@@ -1,4 +1,4 @@
-"""docs/families.md and docs/families.csv, from the rows of the walk."""
+"""Writes docs/families.md and docs/families.csv from the rows of all trials."""
 
 import csv
 from collections import Counter
@@ -55,7 +55,7 @@ PEERS = {
 
 
 def write(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write both files, sorted by type."""
+    """Write families.md and families.csv into the directory, sorted by type."""
     rows = sorted(rows, key=lambda row: row["type"])
     with (directory / "families.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
@@ -90,7 +90,7 @@ def _head(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _peers(directory: Path) -> str:
-    """What the peers cover, where they have been tried."""
+    """A Markdown table of how many types each peer can prune; empty where no peer has been tried."""
     path = directory / PEERS_FILE
     if not path.exists():
         return ""

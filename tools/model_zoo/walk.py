@@ -21,8 +21,11 @@ from tools.model_zoo.zoo import model_types
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Types that stand in the file of rows already are passed over, so a walk that was cut off goes on; those that
-    crashed are tried again."""
+    """Try the model types, and write the table.
+
+    Types with a row in the file of rows are passed over, so that a walk which was cut off goes on; those that crashed
+    are tried again.
+    """
     parser = argparse.ArgumentParser(prog="nox -s families --", description=__doc__)
     parser.add_argument("--rows", type=Path, default=Path("runs/families.jsonl"), help="one JSON line for each type")
     parser.add_argument("--only", nargs="+", choices=model_types(), default=model_types(), metavar="TYPE")
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def walk(trial: Trial, names: Sequence[str], path: Path, *, jobs: int, seconds: int) -> list[dict[str, Any]]:
-    """A row for each type, from the file of rows where it has one; new ones are added to the file at once."""
+    """Try the named types that have no row in the file or crashed, add each new row at once, and return all rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {row["type"] for row in read(path) if row.get("status") != "crashed"}
     waiting = [name for name in names if name not in done]
@@ -47,7 +50,7 @@ def walk(trial: Trial, names: Sequence[str], path: Path, *, jobs: int, seconds: 
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows so far, the last for each type; a line that was cut off is left out, and its type walked again."""
+    """The last row of each type in the file; a line that was cut off is left out, so its type is tried again."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -59,11 +62,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 class OutOfTime(BaseException):
-    """Passes through all that catches an Exception, as the checks do."""
+    """A trial has run out of time; it is no Exception, since the checks catch those."""
 
 
 def within(seconds: int, trial: Trial, model_type: str) -> dict[str, Any]:
-    """The type's row; "crashed" where it took too long, or failed in a way that no check is meant to."""
+    """The row of one trial; its status is "crashed" if the trial took too long, or raised what no check caught."""
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(seconds)
     try:
@@ -77,7 +80,7 @@ def within(seconds: int, trial: Trial, model_type: str) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """One thread for each worker, no progress bars, nothing fetched."""
+    """Set a worker process up: one thread, no warnings or progress bars, nothing is fetched from the network."""
     import transformers
 
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,9 +12,9 @@ Trial = Callable[[str], Row]
 
 
 def rows_of(trial: Trial, names: Iterable[str], jobs: int, start: Callable[[], None] | None = None) -> Iterator[Row]:
-    """`trial(name)` for each name, as they are ready; a row of status "crashed" where that killed its process.
+    """Yield `trial(name)` for each name, as they are ready; "crashed" is the status where that killed its process.
 
-    When a worker dies, its pool can't tell which trial it was: those that were under way are repeated one by one.
+    When a worker dies, its pool can't tell which trial did it: those that were under way are repeated one by one.
 
     Args:
         trial, start: importable functions; `start` is called first in each process.
@@ -29,7 +29,7 @@ def rows_of(trial: Trial, names: Iterable[str], jobs: int, start: Callable[[], N
 def _in_parallel(
     trial: Trial, waiting: deque[str], jobs: int, start: Callable[[], None] | None
 ) -> Generator[Row, None, list[str]]:
-    """Until nothing waits, or a worker dies; returns what was under way then."""
+    """Yield rows until no name waits or a worker dies; return the names that were under way when it died."""
     running: dict[Future[Row], str] = {}
     with _pool(jobs, start) as pool:
         try:

@@ -44,7 +44,7 @@ class Specimen:
 
     Attributes:
         model: in evaluation mode, every weight drawn at random.
-        inputs: keyword arguments for its `forward`; empty where `run` drives it otherwise.
+        inputs: keyword arguments for its `forward`; empty for a type that `run` runs by a function in `DRIVERS`.
         generates: whether `build_generating` makes one of this type.
         attention: "sdpa", or "eager" where the type has no other.
     """
@@ -88,7 +88,7 @@ def build_generating(
 
 
 def run(specimen: Specimen, model: nn.Module | None = None) -> Any:
-    """The output for the specimen's inputs, of its model or of another one in its place.
+    """The output for the specimen's inputs: that of its own model, or of `model` if one is given.
 
     The same seed is set each time, since some models draw noise also while they are evaluated.
     """
@@ -195,7 +195,7 @@ def _model_class(model_type: str, names: Mapping[str, Any]) -> Any:
 
 
 def _config_for(kind: Any, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of the configuration that this class is made from: MusicgenModel is its decoder only."""
+    """The part of the configuration that this class is made from: of MusicgenModel, that of the decoder."""
     if isinstance(config, kind.config_class):
         return config
     return next((part for part in vars(config).values() if isinstance(part, kind.config_class)), config)
