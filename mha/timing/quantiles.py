@@ -92,7 +92,7 @@ def quantile(values: Sequence[float], share: float) -> Quantile | None:
 
 @lru_cache
 def _ranks(n: int, share: float) -> tuple[int, int]:
-    """The ranks, from 1, of the bounds of a quantile of n values; 0 or n + 1 where a bound lies outside the values."""
+    """The ranks, from 1, of the bounds of the `share` quantile of n values; 0 or n + 1 where one is outside them."""
     from scipy.stats import binom  # takes a second to import
 
     low, high = (int(binom.ppf(level, n, share)) for level in (TAIL, 1 - TAIL))  # values below the true quantile

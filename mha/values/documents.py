@@ -72,7 +72,10 @@ class Kind:
 
     @contextmanager
     def checked(self, path: str | os.PathLike[str], advice: str) -> Iterator[None]:
-        """Within the context, a ValueError or MhaError becomes an `error` that the file is damaged, with `advice`."""
+        """Within the context, turn a ValueError or MhaError into this kind's `error`.
+
+        Its message says that the file at `path` is damaged, how, and then `advice`.
+        """
         try:
             yield
         except (ValueError, MhaError) as error:

@@ -201,7 +201,7 @@ def _calls_attention(kind: Any) -> bool:
 
 
 def _replaces_linear(module: nn.Module) -> bool:
-    """Whether the module has a linear's sizes but is no `nn.Linear`: a quantised or adapted one, for example."""
+    """Whether the module has a linear's sizes but is no `nn.Linear`, as a quantised or adapted one has."""
     return not isinstance(module, nn.Linear | nn.Bilinear) and all(
         isinstance(getattr(module, size, None), int) for size in ("in_features", "out_features")
     )

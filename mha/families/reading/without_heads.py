@@ -101,7 +101,7 @@ def advance_cache(
 ) -> int:
     """Put one number per token into the layer's slot of the cache, where there is a cache.
 
-    A slot without numbers would count as empty.
+    A slot that holds no numbers would be taken for empty.
 
     Args:
         arguments: those of the layer's forward, by name.
