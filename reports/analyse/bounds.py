@@ -34,9 +34,9 @@ def points(run: Run, task: str) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, of the columns of `points`, with others that say how near each row is to a ceiling.
+    """The frame with added columns that say how near each row is to a ceiling; it has the others of `points`.
 
-    They are intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the seconds that
+    Added are intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the seconds that
     the machine needs at the least; share: ceiling / seconds; bound: "overhead" where share is below EXPLAINED, else
     "compute" or "memory", whichever takes longer. A row that is faster than its bytes can be copied from memory had
     them in the caches, and is judged by the copy within those.
@@ -54,7 +54,7 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def clause(bounds: pd.Series, noun: str) -> str:
-    """A clause that counts the bounds (of BOUNDS) of several things, each called a `noun`; empty if all are unknown."""
+    """A clause on how many of the things, each called a `noun`, have which of BOUNDS; empty if all are unknown."""
     kinds = [(bound, int((bounds == bound).sum())) for bound in BOUNDS if (bounds == bound).any()]
     if not kinds:
         return ""
@@ -108,6 +108,6 @@ def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """The run's ceilings for each device and dtype, medians over processes: columns matmul, copy, cached copy."""
+    """The run's ceilings, medians over processes. Columns: device, dtype, and the ceilings of `points`."""
     wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
     return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

@@ -29,7 +29,7 @@ def spread_batches(frame: pd.DataFrame, batches: int, rows: int, by: list[str]) 
 
 
 def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.DataFrame, str]:
-    """The rows of references, baselines and the `most` best criteria on average; and `left_out` about the rest."""
+    """The rows of the `most` best criteria on average, of baselines and of references; and `left_out`'s sentence."""
     others = table[~table["criterion"].isin([*BASELINES, *REFERENCES])]
     means = others.groupby("criterion")["value"].mean().sort_values(ascending=not metric.higher_is_better)
     names = [*means.index[:most], *BASELINES, *REFERENCES]

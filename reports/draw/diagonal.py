@@ -1,4 +1,4 @@
-"""Scatter plots of one ratio on two sides: the second side's against the first's, which agree on the diagonal."""
+"""Scatter plots of the second side's ratios against the first side's; on the diagonal both agree."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -25,7 +25,7 @@ class Panel:
 
 
 def limited(panels: Iterable[Panel], most: int = MOST_PANELS) -> tuple[tuple[Panel, ...], int]:
-    """The first panels, and the number of those beyond them."""
+    """The first `most` panels, and the number of those that are left over."""
     all_panels = tuple(panels)
     return all_panels[:most], max(0, len(all_panels) - most)
 
@@ -34,8 +34,8 @@ class Drawing(Protocol):
     """What a figure module offers, whatever it is asked about.
 
     Attributes:
-        TITLE: heading on the page.
-        ABSENT: the sentence that stands in its place when there is nothing for it.
+        TITLE: the figure's heading on the page.
+        ABSENT: the sentence that stands on the page instead, where a run has nothing for the figure.
     """
 
     TITLE: str
@@ -43,10 +43,10 @@ class Drawing(Protocol):
     __name__: str
 
     def draw(self, frame: Any) -> Figure:
-        """Draw the figure; touches no global state."""
+        """Draw the `frame` of a panel; touches no global state."""
 
     def caption(self, frame: Any) -> str:
-        """Say in a plain sentence or two what is to be seen, with numbers computed from the frame."""
+        """A plain sentence or two on what is to be seen, with numbers computed from the frame."""
 
 
 class FigureModule(Drawing, Protocol):
@@ -60,22 +60,22 @@ class FigureModule(Drawing, Protocol):
     ABOUT: Literal["task", "layer", "any", "generation"]
 
     def panels(self, run: Run, task: str) -> Iterator[Panel]:
-        """The panels that there are of the task."""
+        """The panels of this figure about `task` (or LAYER, or GENERATION); none where the run has nothing for it."""
 
 
 def about(task: str) -> dict[str, FigureModule]:
-    """The figures that are asked about a task, or about the bare layer or generation by their names."""
+    """Name -> figure module, of those to be asked about `task`: the name of a task, or LAYER, or GENERATION."""
     kind = {LAYER: "layer", GENERATION: "generation"}.get(task, "task")
     either = ("any",) if kind != "generation" else ()
     return {name: module for name, module in registry().items() if module.ABOUT in (kind, *either)}
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure."""
+    """Name -> figure module, of all figures of a run."""
     return registered(__name__, __path__)
 
 
 def registered(package: str, path: Iterable[str]) -> dict[str, Any]:
-    """Name -> module of a package of figures, by name."""
+    """Name -> module, of all modules in a package of figures, by name; `path` is the package's __path__."""
     names = sorted(info.name for info in pkgutil.iter_modules(path) if not info.ispkg)
     return {name: importlib.import_module(f"{package}.{name}") for name in names}

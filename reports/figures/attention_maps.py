@@ -28,7 +28,7 @@ LABEL_POINTS = 8.0  # what one token needs along an axis
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """The layers of the first example; attention_overview has all examples."""
+    """One panel for each layer of the task's first example; attention_overview shows all examples."""
     examples = [example for example in run.attention if example.task == task]
     for example in examples:
         if example.example == examples[0].example:
@@ -37,7 +37,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: AttentionExample) -> Figure:
-    """One image for all heads: a heatmap each, the dense ones above the pruned, cut ones hatched."""
+    """One image of all heads, with a heatmap for each: dense ones above pruned ones, heads that were cut hatched."""
     down, across = _merged(frame)
     queries, keys = frame.queries[::down], frame.keys[::across]
     shown = _shown(frame)
@@ -84,7 +84,7 @@ def caption(frame: AttentionExample) -> str:
 
 
 def _shown(frame: AttentionExample) -> list[int]:
-    """The numbers of the heads that are drawn, ascending."""
+    """The numbers of the heads that are drawn, ascending: the kept ones that change most, then cut ones."""
     change = np.abs(frame.pruned - frame.dense[list(frame.heads)]).mean(axis=(1, 2))
     kept = [frame.heads[place] for place in np.argsort(-change, kind="stable")]
     cut = sorted({*range(len(frame.dense))} - {*kept})
@@ -92,12 +92,12 @@ def _shown(frame: AttentionExample) -> list[int]:
 
 
 def _merged(frame: AttentionExample) -> tuple[int, int]:
-    """How many queries and keys share a cell."""
+    """How many queries, and how many keys, are merged into one cell of a heatmap."""
     return math.ceil(len(frame.queries) / TOKENS), math.ceil(len(frame.keys) / TOKENS)
 
 
 def _coarse(weights: np.ndarray, down: int, across: int) -> np.ndarray:
-    """The largest weight of each block."""
+    """The largest weight of each block of `down` queries and `across` keys."""
     rows = np.maximum.reduceat(weights, range(0, weights.shape[0], down), axis=0)
     return np.maximum.reduceat(rows, range(0, weights.shape[1], across), axis=1)
 
@@ -109,7 +109,7 @@ def _merging(frame: AttentionExample) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where each head's heatmap lies in the one image, in cells. Rows alternate: dense, pruned."""
+    """Where each head's heatmap lies in the image of all, in cells. Rows of heatmaps alternate: dense, pruned."""
 
     queries: int
     keys: int
@@ -129,7 +129,7 @@ class _Grid:
 
     @property
     def step(self) -> tuple[int, int]:
-        """From one heatmap to the next, down and right; the gap leaves room for a head's name."""
+        """How many cells it is from one heatmap to the next, down and right; the gap leaves room for a head's name."""
         gap = math.ceil(self.queries * NAME_INCHES / self.inches[1])
         return self.queries + gap, self.keys + max(1, round(0.1 * self.keys))
 
@@ -162,7 +162,13 @@ def _name_heads(axes: Axes, grid: _Grid, heads: Sequence[int]) -> None:
 
 
 def _name_tokens(axis: Axis, tokens: Sequence[str], parts: int, step: int, points: float) -> None:
-    """Write tokens along an axis that shows them in each of its parts, as many as can be read."""
+    """Write the tokens along an axis on which they occur several times, as many as can be read.
+
+    Args:
+        parts: how many times they occur.
+        step: cells from one time to the next.
+        points: the length of one time on paper.
+    """
     every = math.ceil(len(tokens) * LABEL_POINTS / points)
     shown = range(0, len(tokens), every)
     axis.set_ticks(

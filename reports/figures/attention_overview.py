@@ -27,14 +27,14 @@ LAYERS_NAMED = 12  # in the caption, one by one
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """One example of a task: its name, "" in older runs, and every layer that was kept of it."""
+    """One example of a task: its name ("" in older runs), and every layer whose attention the run holds."""
 
     name: str
     layers: tuple[AttentionExample, ...]
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: an Overview of each example of the task."""
+    """One panel for each example of the task; its frame is an Overview."""
     examples: list[list[AttentionExample]] = []
     for layer in (layer for layer in run.attention if layer.task == task):
         last = examples[-1] if examples else []
@@ -47,7 +47,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: Overview) -> Figure:
-    """One image: a row for each layer, a column for each head; the pruned model right of the dense one, or below."""
+    """One image, a row for each layer, a column for each head; the pruned model is right of the dense one, or below."""
     layers = spread(frame.layers, SIDE)
     heads = _heads(frame)
     rows, columns = len(layers), len(heads)
@@ -112,12 +112,12 @@ def _heads(frame: Overview) -> list[int]:
 
 
 def _moved(layer: AttentionExample) -> np.ndarray:
-    """How far the weights of each kept head moved on average, (kept heads,)."""
+    """By how much the attention weights of each kept head changed by pruning, on average, (kept heads,)."""
     return np.asarray(np.abs(layer.pruned - layer.dense[list(layer.heads)]).mean(axis=(1, 2)))
 
 
 def _thumbnail(weights: np.ndarray) -> np.ndarray:
-    """The weights (q, k) as (CELLS, CELLS), each cell the nearest weight."""
+    """The weights (q, k) resized to (CELLS, CELLS), each cell with the weight nearest to it."""
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in weights.shape)
     return weights[np.ix_(rows, columns)]
 

@@ -40,14 +40,14 @@ class Comparison:
     """The criteria of one task beside one another.
 
     Attributes:
-        kept: the kept fraction of the plans.
+        kept: the kept fraction of the plans that are compared.
         table: a row for each criterion but random, the best first: criterion, value, advantage (its value less the
             reference) and spearman (with leave_one_out's scores), both with _low and _high, and seconds. NaN where
             something was not measured.
         random: the mean over random draws, and the range that holds 95 % of them; None where there are none.
-        draws: of random plans.
-        reference: the random draws' mean, or the dense model's value where there are none.
-        criteria: those of the run, whose order gives each its colour.
+        draws: the number of random plans.
+        reference: the mean of the random draws, or the dense model's value where there are none.
+        criteria: all criteria of the run; their order gives each its colour.
     """
 
     metric: Metric
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frame: the criteria of the task beside one another, at the kept fraction nearest to a half."""
+    """One panel, with the criteria of the task beside one another, at the kept fraction nearest to a half."""
     plans = frames.accuracies(run, task)
     pruned = plans[~plans["criterion"].isin([*REFERENCES, RANDOM])]
     if pruned.empty:
@@ -84,7 +84,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: Comparison) -> Figure:
-    """A row for each criterion, the best on top."""
+    """A figure with a row for each criterion, the best on top."""
     table = frame.table.iloc[:SHOWN]
     columns = [("advantage", _advantage_axis)]
     columns += [("spearman", _spearman_axis)] if table["spearman"].notna().any() else []
@@ -123,7 +123,7 @@ def caption(frame: Comparison) -> str:
 
 
 def _scored(run: Run, task: str) -> pd.DataFrame:
-    """The seconds that each criterion took, and its rank correlation with leave-one-out. Index: criterion."""
+    """The seconds that each criterion took, and how its scores correlate with leave-one-out's. Index: criterion."""
     rows = run.scores[(run.scores["task"] == task) & (run.scores["criterion"] != RANDOM)]
     seconds = rows.groupby("criterion")["seconds"].first().astype(float)
     scores = rows.pivot(index=["layer", "head"], columns="criterion", values="score").astype(float)
@@ -136,7 +136,7 @@ def _scored(run: Run, task: str) -> pd.DataFrame:
 
 
 def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float, float, float]:
-    """Spearman's correlation and its 95 % interval, from a bootstrap over heads."""
+    """Spearman's correlation of two criteria's scores, and its bootstrap interval, which NaN replaces if `itself`."""
     both = np.stack([one, other])
     both = both[:, ~np.isnan(both).any(axis=0)]
     count = both.shape[1]
@@ -154,7 +154,7 @@ def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float,
 
 
 def _correlations(pairs: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each pair, (2, n, heads) -> (n,); NaN where one is constant."""
+    """Spearman's correlation, over heads, of each of n pairs, (2, n, heads) -> (n,); NaN where one is constant."""
     ranks = rankdata(pairs, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -162,7 +162,7 @@ def _correlations(pairs: np.ndarray) -> np.ndarray:
 
 
 def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
-    """A clause on which of the criteria that are as good took the least time, where times are known."""
+    """A clause on the fastest criterion that is shown to be as good as the best; none where times are not known."""
     best, known = table.iloc[0], table[table["seconds"].notna()]
     if np.isnan(best["seconds"]) or len(known) < 2:
         return

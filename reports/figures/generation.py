@@ -24,10 +24,11 @@ PHASES = {"prefill": "prefill: the prompt at once", "decode": "decode: one token
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: POINT, tokens of one call, speedup, dense and rate (tokens/s) with intervals, and *_cache_bytes.
+    """One panel for each setting and model.
 
-    The rate of a pruned model is the dense one's over all cases of its batch and length times the paired speedup;
-    the dense model itself stands at a kept fraction of 1.
+    Columns of its frame: POINT, tokens (of one call), speedup, dense and rate (both in tokens/s), each with _low and
+    _high, and cache_bytes. The rate of a pruned model is the paired speedup times the dense model's rate over all cases
+    of that batch and length; the dense model itself stands at a kept fraction of 1.
     """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         for model, rows in cases.groupby("task"):
@@ -82,7 +83,7 @@ def _frame(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caches(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
-    """The cache bytes of each POINT: of the pruned model, and at a kept fraction of 1 of the dense one."""
+    """The key/value cache's bytes at each POINT, with the dense model's at a kept fraction of 1."""
     caches = cases.merge(run.counts[["case", "arm", "cache_bytes"]], on="case")
     kept = caches["kept_fraction"].where(caches["arm"] == "pruned", 1.0)
     caches = caches.assign(kept_fraction=kept)[caches["arm"].isin(frames.ARMS)]

@@ -24,7 +24,7 @@ MOST_INCHES = 7.0  # of one map, to either side
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: scores.csv of the task, layers in the order of the model."""
+    """One panel; its frame has the task's rows of scores.csv, layers in the order of the model, baselines left out."""
     frame = run.scores[(run.scores["task"] == task) & ~run.scores["criterion"].isin(BASELINES)]
     if len(frame):
         layers = list(dict.fromkeys([*run.environment["tasks"][task].get("layers", ()), *frame["layer"]]))
@@ -85,7 +85,7 @@ def _title(criterion: str, scores: np.ndarray) -> str:
 
 
 def _agreement(frame: pd.DataFrame, criteria: list[str]) -> str:
-    """The pairs of criteria that rank heads most and least alike."""
+    """A clause that names the pair of criteria that rank heads most alike, and the pair that does so least."""
     scores = frame.pivot(index=["layer", "head"], columns="criterion", values="score")[criteria]
     correlation = rank_correlation(scores).to_numpy()
     pairs = {

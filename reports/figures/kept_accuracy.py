@@ -22,7 +22,7 @@ CRITERIA = 18
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frame: the first tradeoff of the task; accuracy is the same in all of them."""
+    """One panel, of the task's first tradeoff: accuracy is the same in all of them."""
     for tradeoff in frames.tradeoffs(run, task)[:1]:  # accuracy is the same in all settings
         if (~tradeoff.table["criterion"].isin(REFERENCES)).any():
             yield Panel("", task, tradeoff)

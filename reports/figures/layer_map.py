@@ -24,7 +24,11 @@ PAGE_INCHES = 12.0
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: LAYER, batch, seq_len (0 where there is none), speedup, dense and pruned (seconds), with intervals."""
+    """One panel for each setting.
+
+    Columns of its frame: LAYER, batch, seq_len (0 where there is none), and speedup, dense and pruned (seconds), each
+    with _low and _high.
+    """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         frame = frames.latencies(run, cases, [*LAYER, "batch", "seq_len"])
         if len(frame):
@@ -33,7 +37,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A heatmap for each layer and kept fraction, all on one scale."""
+    """A figure with a heatmap for each layer and kept fraction, all on one scale."""
     frame = _shown(frame).assign(text=_texts)
     maps = [(_name(rows.iloc[0]), rows) for _, rows in _maps(frame)]
     widest = max(rows["seq_len"].nunique() for _, rows in maps), max(rows["batch"].nunique() for _, rows in maps)
@@ -70,7 +74,7 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _maps(frame: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
-    """The rows of each heatmap, those of one layer side by side, the most heads kept first."""
+    """The rows of each heatmap, with their values of LAYER; those of one layer side by side, most heads kept first."""
     maps = list(frame.groupby(LAYER))
     return sorted(maps, key=lambda pair: (*pair[1][LAYER[:2]].iloc[0], -pair[1]["kept_fraction"].iloc[0]))
 

@@ -39,7 +39,10 @@ SHOWN = 32  # sizes
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: case, CELL, peer, ratio (ours / peer) with its interval; padded batches are panels of their own."""
+    """One panel for each setting.
+
+    Columns of its frame: case, CELL, peer, and ratio (time of ours / time of the peer) with _low and _high.
+    """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         rows = [row for case in cases.sort_values(CELL).to_dict("records") for row in _rows(run, case)]
         if rows:
@@ -88,14 +91,14 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def nearest_peers(frame: pd.DataFrame) -> tuple[bool, pd.DataFrame]:
-    """Whether there are peers that another would use, and the rows of the fastest one at each size."""
+    """Whether there are peers that one would use in our place, and the row of the fastest peer at each size."""
     real = frame[~frame["peer"].isin(NO_PEERS)]
     rows = (real if len(real) else frame).sort_values("ratio")
     return len(real) > 0, rows.groupby("case", sort=False).tail(1)
 
 
 def _slowest(frame: pd.DataFrame) -> set[str]:
-    """The sizes that are drawn: of many, those at which ours does worst beside the fastest peer."""
+    """The cases that are drawn: at most SHOWN, those in which ours does worst beside the fastest peer."""
     if frame["case"].nunique() <= SHOWN:
         return {*frame["case"]}
     return {*nearest_peers(frame)[1].sort_values("ratio", ascending=False)["case"].head(SHOWN)}
@@ -120,7 +123,7 @@ def _ratio_axis(axes: Any, frame: pd.DataFrame) -> None:
 
 
 def _labels(cells: pd.DataFrame) -> list[str]:
-    """The names of the cells; heads are named only where they differ."""
+    """A label for each row of `cells`; it names the heads only if the rows differ in them."""
     same = len(cells[["heads_kept", "heads_total", "head_dim"]].drop_duplicates()) == 1
     return [_size(row) if same else _cell(row) for _, row in cells.iterrows()]
 
@@ -143,7 +146,7 @@ def _mean(rows: pd.DataFrame) -> float:
 
 
 def _ends(rows: pd.DataFrame) -> str:
-    """The least and the largest ratio, each with its interval and size."""
+    """The least and the largest ratio as text, each with its interval and size."""
     ordered = rows.sort_values("ratio", kind="stable").iloc[[0, -1] if len(rows) > 1 else [0]]
     return " to ".join(
         f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])}; {_cell(row)})"
@@ -166,6 +169,6 @@ def _by_peer(frame: pd.DataFrame) -> str:
 
 
 def _peers(frame: pd.DataFrame) -> list[str]:
-    """The peers of the frame, in the same order everywhere."""
+    """The peers in the frame: first those in PEERS, in its order, then others by name."""
     there = {*frame["peer"]}
     return [peer for peer in (*PEERS, *sorted(there - {*PEERS})) if peer in there]

@@ -21,7 +21,7 @@ STEPS = 400  # of one pass; of more, the highest of each stretch of time
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: kept_fraction, seconds, bytes, as memory.csv has them."""
+    """One panel for each device and batch size; its frame has kept_fraction, seconds and bytes of memory.csv."""
     rows = run.memory[run.memory["task"] == task]
     for (device, batch), steps in rows.groupby(["device", "batch"]):
         frame = steps.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
@@ -63,7 +63,7 @@ def _kept(frame: pd.DataFrame) -> list[float]:
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most STEPS of the steps, peaks among them."""
+    """At most STEPS of the rows: those with the most bytes in each stretch of time."""
     if len(rows) <= STEPS:
         return rows
     stretch = (np.arange(len(rows)) * STEPS) // len(rows)

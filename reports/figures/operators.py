@@ -24,7 +24,11 @@ WORTH_A_WORD = 0.02  # of the dense pass
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: milliseconds of one pass; rows are operators, dearest first, the rest as one; columns kept fractions."""
+    """One panel for each device and batch size.
+
+    Its frame has milliseconds of one pass, a row for each operator, the dearest first and the last ones as one, and a
+    column for each kept fraction.
+    """
     rows = run.operators[run.operators["task"] == task]
     for (device, batch), operators in rows.groupby(["device", "batch"]):
         # on an accelerator the host only launches, and waits

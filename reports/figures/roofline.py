@@ -23,7 +23,7 @@ SHOWN = 400  # points
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: what `bounds.points` gives, of one device and dtype."""
+    """One panel for each setting, of all lengths; its frame has the rows of `bounds.points` in that setting."""
     points = bounds.points(run, task)
     for setting, rows in frames.conditions(points):
         yield Panel(setting.slug, f"{task}, {setting.text}", rows.reset_index(drop=True))
@@ -77,7 +77,7 @@ def _reached(row: pd.Series) -> str:
 
 
 def _roof(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw both ceilings over all intensities, each named on its own line."""
+    """Draw the ceilings of computing and of copying over all intensities, each with its name on its line."""
     matmul, copy, cached = (float(frame[name].iloc[0]) for name in ("matmul", "copy", "cached copy"))
     ridge = matmul / copy
     low, high = min(frame["intensity"].min() / 3, ridge / 12), max(frame["intensity"].max(), ridge) * 4

@@ -33,7 +33,7 @@ NOTE = (
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """Frames: what `bounds.speedups` gives."""
+    """One panel for each setting; its frame is what `bounds.speedups` gives."""
     for setting, frame in bounds.speedups(run, task):
         yield Panel(setting.slug, f"{task}, {setting.text}", frame, (_table(frame),))
 
@@ -84,7 +84,7 @@ def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def _sentence(rows: pd.DataFrame) -> str:
-    """A sentence on one batch size: the fastest point nearest to half of the heads, and what bounds all of them."""
+    """A sentence on one batch size: its fastest shape with about half of the heads, and what bounds all its shapes."""
     near = (rows["kept"] - 0.5).abs()
     point = rows.loc[rows[near == near.min()]["speedup"].idxmax()]
     text = (

@@ -1,4 +1,4 @@
-"""Runs -> a report directory: a site of pages, and all samples of all runs in one file."""
+"""From runs to a report directory: a site of pages, and all samples of all runs in one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,11 @@ def build(runs: Sequence[Path], output: Path, processes: int | None = None) -> t
     renamed, the first page last. Files that no report wrote are never written over or taken away.
 
     Args:
-        processes: that draw figures; as many as there are cores, up to four, unless it is given.
+        processes: how many processes draw figures; by default as many as there are cores, up to four.
 
     Raises:
-        ReportError: no run that can be read, the same one twice, an output that cannot be written, in which a foreign
-            file is in the way, or into which another process writes; these last are found out before any run is read,
-            as far as the names of files are known by then.
+        ReportError: no run can be read, one is given twice, `output` cannot be written, a foreign file in it is in the
+            way, or another process writes into it. Whatever can be known of `output` is checked before a run is read.
     """
     with workshop(output) as made:
         delivery = Delivery(output, MANIFEST, spared={run.resolve() for run in runs})

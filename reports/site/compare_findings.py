@@ -8,7 +8,7 @@ from reports.figures.compare.accuracies import agreement, choices
 
 
 def findings(comparison: Comparison) -> tuple[str, ...]:
-    """The findings of a comparison; none where the two sides have nothing in common, and `notes` says why."""
+    """The findings of a comparison; none where the sides have nothing in common, which its `notes` explain."""
     return tuple(_findings(comparison))
 
 

@@ -12,11 +12,11 @@ from reports.site.page import Album, FigurePage, Section
 
 @dataclass(eq=False)
 class ComparePage(FigurePage):
-    """The page of two sides.
+    """The page that compares two sides.
 
     Attributes:
-        noisy: whether the machine of one of the two was disturbed.
-        found: its findings.
+        noisy: whether the check of the machine found it disturbed, on one side or both.
+        found: the findings of the comparison, as sentences.
     """
 
     sides: tuple[Side, Side]
@@ -38,7 +38,7 @@ class ComparePage(FigurePage):
 
 
 def compare_page(first: Side, second: Side, folder: str, album: Album) -> ComparePage:
-    """The page of two sides, its figures asked for."""
+    """The page of two sides in `folder`; the album is asked for its figures, which may be drawn later."""
     comparison = compare(first, second)
     parts = album.parts(layout.of_comparison(), lambda module: module.panels(comparison))
     tables = tuple(summaries(comparison))

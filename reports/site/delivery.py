@@ -1,4 +1,4 @@
-"""Files that were made -> their places in a directory, which may hold a reader's own files as well.
+"""Moves finished files to their places in a directory, which may hold a reader's own files as well.
 
 A list in the directory names what this program wrote there, with hashes of the contents. Nothing else is ever written
 over or taken away, and no link is followed, neither to a file nor through a folder.
@@ -40,10 +40,10 @@ class Delivery:
 
     @cached_property
     def claims(self) -> Claims:
-        """The files that the list says were written here, as far as they lie inside the directory.
+        """The files that the list says were written here, with their hashes; only those inside the directory.
 
         Raises:
-            ReportError: a file of that name is there, and is no such list.
+            ReportError: there is a file with the list's name that is no such list.
         """
         self._check_folders(self.manifest)
         file = self.output / self.manifest
@@ -60,7 +60,7 @@ class Delivery:
         }
 
     def check(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
-        """Check that nothing is in the way of files of these names, or of folders, before any is made.
+        """Check, before any file is made, that nothing is in the way of files of these names, or of these folders.
 
         Raises:
             ReportError: there is a link, a folder, or a file that isn't as this program wrote it.
@@ -73,12 +73,12 @@ class Delivery:
     def bring(self, made: Path, *, last: str = "", adds: bool = False) -> None:
         """Rename all files in `made` to their places and list them; take away what was listed before.
 
-        Whatever cuts this off, the next one goes on: old and new contents are listed until all is in its place.
-        A file that is there unlisted, and has the new contents already, stays unlisted.
+        If this is cut off, the next call completes it: until all files are in place, the list has both their old and
+        their new hashes. A file that is there unlisted, and has the new contents already, stays unlisted.
 
         Args:
-            last: what is renamed after all others.
-            adds: what was listed before stays.
+            last: the name of the file that is renamed after all others.
+            adds: whether files that were listed before stay.
 
         Raises:
             ReportError: something is in the way (see `check`); nothing has been written then.
@@ -100,7 +100,7 @@ class Delivery:
         self._list(made, {**before, **own} if adds else own)
 
     def _check(self, name: str, content: str = "") -> None:
-        """Check that nothing is in the way of `name`; a file that has this content already isn't."""
+        """Check that nothing is in the way of `name`; a file there may have a listed hash, or the hash `content`."""
         self._check_folders(name)
         file, claims = self.output / name, self.claims
         mode = _mode(file)
@@ -137,7 +137,7 @@ class Delivery:
         os.replace(file, self.output / self.manifest)
 
     def _take_away(self, name: str) -> None:
-        """Remove the file, if it is as it was written, and folders that are empty without it."""
+        """Remove the file if it is still as this program wrote it, and then its folders if they are empty."""
         try:
             self._check(name)
         except ReportError:  # it has become a reader's own
@@ -155,7 +155,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _mode(file: Path) -> int | None:
-    """The mode of what stands at the path itself, be it a link; None where nothing does."""
+    """The mode of what stands at this path (of a link itself, not of its target); None where nothing does."""
     try:
         return file.lstat().st_mode
     except FileNotFoundError:

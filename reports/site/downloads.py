@@ -1,4 +1,4 @@
-"""A run's data as files to take along: each table as CSV and as Parquet, and the whole run to draw again."""
+"""A run's data as files to download: each table as CSV and as Parquet, and an archive to draw the whole run again."""
 
 import shutil
 import zipfile
@@ -37,7 +37,7 @@ MOMENT = (1980, 1, 1, 0, 0, 0)  # the same run makes the same archive
 
 @dataclass(frozen=True)
 class Download:
-    """A table in its two formats, or the archive: for each format its path from the page, and its size in words."""
+    """A table in two formats, or an archive; `files`: format -> its path from the page, and its size in words."""
 
     name: str
     what: str
@@ -46,7 +46,7 @@ class Download:
 
 
 def write(run: Run, directory: Path) -> tuple[Download, ...]:
-    """Write data/ and RUN.zip into the page's directory."""
+    """Write the run's tables into data/, in two formats, and the run as a .zip; returns what the page's links need."""
     return (*_tables(run, directory), packed(run.path, run.name, directory))
 
 
@@ -71,7 +71,7 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
 
 
 def packed(source: Path, name: str, directory: Path) -> Download:
-    """Write the run as one archive, its own files and no others; one that came as such an archive stays as it is."""
+    """Write the files of the run at `source`, and no foreign ones, as `name`.zip; a .zip of just these is copied."""
     file = directory / f"{slug(name)}.zip"
     with opened(source) as run:
         places = [*documented(run)]

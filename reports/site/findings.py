@@ -17,7 +17,7 @@ MOST = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and the figure of the run's page that shows it: its module and task."""
+    """A sentence, and where the run's page shows it: the name of a figure module, and the task of its section."""
 
     text: str
     figure: str
@@ -41,14 +41,14 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """The best plan that keeps the share of heads nearest to a half, of those whose latency was measured."""
+    """The best plan of a tradeoff at the kept fraction nearest to a half; `row` is its row of the tradeoff's table."""
 
     tradeoff: Tradeoff
     row: pd.Series
 
     @classmethod
     def of(cls, tradeoff: Tradeoff) -> "Half | None":
-        """The best plan of a tradeoff, or None where it has none with both intervals."""
+        """The best plan with about half of the heads; None if no plan has intervals of both accuracy and speedup."""
         table = tradeoff.table
         plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
         plans = plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
@@ -61,7 +61,7 @@ class Half:
 
     @property
     def kept(self) -> str:
-        """The kept fraction, in words."""
+        """The kept fraction as text."""
         return per_cent(self.row["kept_fraction"])
 
     @property
@@ -74,19 +74,19 @@ class Half:
 
     @property
     def loss(self) -> float:
-        """What half of the heads cost, as a share of the dense model's metric."""
+        """How much worse than the dense model this plan is, as a share of the dense model's value."""
         worse = -self.row["difference"] if self.metric.higher_is_better else self.row["difference"]
         return float(worse / abs(self.row["value"] - self.row["difference"]) if worse else 0.0)
 
     def same(self, criterion: str) -> pd.DataFrame:
-        """The rows of another criterion that keep as many heads, or of a reference."""
+        """The rows of another criterion that keep as many heads as this plan; of a reference, all its rows."""
         table = self.tradeoff.table
         rows = table[table["criterion"] == criterion]
         return rows if criterion in REFERENCES else rows[rows["kept_fraction"] == self.row["kept_fraction"]]
 
 
 def _price(half: Half) -> Finding:
-    """What half of the heads cost and save."""
+    """The finding on what removing about half of the heads costs in accuracy, and saves in time."""
     row, tradeoff = half.row, half.tradeoff
     assert tradeoff.setting is not None  # or there would be no speedup
     text = (
@@ -100,7 +100,7 @@ def _price(half: Half) -> Finding:
 
 
 def _chance(half: Half) -> Finding | None:
-    """Whether it matters which heads stay: the plan beside random ones."""
+    """The finding on whether it matters which heads stay: the plan beside random ones; None if there is at most one."""
     random = half.same("random")
     if random.empty or random["draws"].iloc[0] < 2:
         return None
@@ -117,7 +117,7 @@ def _chance(half: Half) -> Finding | None:
 
 
 def _batches(run: Run, half: Half) -> Finding | None:
-    """What the same plan saves at the smallest and at the largest batch."""
+    """The finding on what the plan saves at the smallest and the largest batch size; None if only one was timed."""
     _, cases = next(iter(frames.settings(frames.cases_of(run, half.task))))
     mine = (cases["criterion"] == half.row["criterion"]) & (cases["kept_fraction"] == half.row["kept_fraction"])
     rows = frames.latencies(run, cases[mine], ["batch"])
@@ -135,7 +135,7 @@ def _batches(run: Run, half: Half) -> Finding | None:
 
 
 def _layer(run: Run) -> Finding | None:
-    """How the bare layer stands beside the fastest other implementation, size by size."""
+    """The finding on the bare layer's time beside the fastest other implementation's; None if no other was timed."""
     for panel in layer_peers.panels(run, LAYER):
         are_peers, nearest = layer_peers.nearest_peers(panel.frame)
         nearest = nearest.dropna(subset=["ratio_low"])
@@ -152,7 +152,7 @@ def _layer(run: Run) -> Finding | None:
 
 
 def _ceiling(half: Half) -> Finding | None:
-    """What attention's share of the time allows."""
+    """The finding on the largest speedup that pruning can give; None if the model without any head was not timed."""
     none = half.same("none")
     none = none[none["speedup_low"].notna()]
     if none.empty:

@@ -49,7 +49,7 @@ class Gallery:
 
 
 def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
-    """The gallery of what the pages of every kind show, each figure once; None where they show none."""
+    """The gallery of all figures on these pages, a sequence for each kind of page; None where they have none."""
     exhibits: dict[str, Exhibit] = {}
     first = [pages[0] for pages in kinds if pages]
     for page in chain.from_iterable(kinds):
@@ -71,7 +71,7 @@ def _drawn(sections: Sequence[Section]) -> Iterator[tuple[Section, Part]]:
 
 
 def _exhibit(section: Section, part: Part, folder: str, before: str) -> Exhibit:
-    """The exhibit of one part of a page; `before` is what its call needs beforehand."""
+    """The exhibit of one part of a page; `before` is the code that must run before the call that draws it."""
     package, _, name = part.module.rpartition(".")
     return Exhibit(
         anchor=slug(part.module.removeprefix("reports.")),

@@ -46,14 +46,17 @@ class ImportancePage(FigurePage):
 
 
 def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
-    """The page of an importance run, its figures asked for and its downloads in place."""
+    """The page of an importance run, in `folder`.
+
+    The album is asked for its figures, which may be drawn later; its downloads are written into `directory`.
+    """
     parts = album.parts(layout.of_importance_run(), lambda module: module.panels(study.tables))
     section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
     return ImportancePage(folder, album, (section,), study, _downloads(study, directory))
 
 
 def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
-    """Write its tables as they are, and all of it to draw again."""
+    """Write the run's CSV tables into data/, and the whole run as a .zip; returns what the page's links need."""
     (directory / "data").mkdir(parents=True)
     tables_given = []
     with opened(study.path) as source:

@@ -1,4 +1,4 @@
-"""Which figure stands where: on every page in the order of these lists; one that is not named comes last, by name."""
+"""The order of figures on each kind of page: that of the lists here, then by name those in none of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -31,26 +31,26 @@ Module = TypeVar("Module")
 
 
 def of_run() -> dict[str, figures.FigureModule]:
-    """Name -> figure of a run, in order."""
+    """Name -> figure module, of all figures of a run, in the order of its page."""
     return in_order(figures.registry(), RUN)
 
 
 def of_task(task: str) -> dict[str, figures.FigureModule]:
-    """Name -> figure of those that are asked about a task, about the bare layer or about generation, in order."""
+    """Name -> figure module, of those about `task` (a task's name, LAYER or GENERATION), in the order of the page."""
     return in_order(figures.about(task), RUN)
 
 
 def of_comparison() -> dict[str, compare.FigureModule]:
-    """Name -> figure of two sides, in order."""
+    """Name -> figure module, of all figures of two sides, in the order of their page."""
     return in_order(compare.registry(), COMPARE)
 
 
 def of_importance_run() -> dict[str, importance_run.FigureModule]:
-    """Name -> figure of the importance experiments, in order."""
+    """Name -> figure module, of all figures of the importance experiments, in the order of their page."""
     return in_order(importance_run.registry(), IMPORTANCE_RUN)
 
 
 def in_order(modules: Mapping[str, Module], names: Sequence[str]) -> dict[str, Module]:
-    """The modules as `names` has them, and then the others by name."""
+    """The modules in the order of `names`, and then those that are not among these, by name."""
     places = [*names, *sorted(modules)]
     return {name: modules[name] for name in sorted(modules, key=places.index)}

@@ -1,4 +1,4 @@
-"""What a page is made of, and how it becomes HTML. What is said stands in run_page.py and its like; looks in pages/."""
+"""The parts that pages are made of, and how they become HTML; run_page.py and its like fill them."""
 
 import re
 from abc import ABC, abstractmethod
@@ -27,8 +27,10 @@ class Picture:
 
     Attributes:
         anchor: its id in the page, and the name of its files in figures/.
-        place: that of its figure in its section; the first of every section find room before the last of any.
-        variant: the same for phones, ANCHOR-narrow.
+        place: the position of its figure in the section. Where there is no room for all pictures of a page, those with
+            the largest are left out.
+        drawn: the size of its files, once they are drawn.
+        variant: the same of a narrow figure for phones, in files named ANCHOR-narrow; None where there is none.
         kept: False where the page has no room for it.
     """
 
@@ -51,7 +53,7 @@ class Picture:
 
     @property
     def files(self) -> list[str]:
-        """The names of its files."""
+        """The names of its files, those of the variant among them."""
         stems = (self.anchor, f"{self.anchor}-narrow") if self.variant else (self.anchor,)
         return [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
 
@@ -63,7 +65,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The panels of one figure module, or the sentence that stands in their place."""
+    """One figure module's part of a section: its panels as pictures, or the sentence that stands in their place."""
 
     module: str
     title: str
@@ -75,10 +77,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a page that has a heading, as a task or the bare layer.
+    """A part of a page with a heading of its own, such as a task or the bare layer.
 
     Attributes:
-        asked: what figure modules are asked about, as the arguments of `panels`, for the gallery.
+        asked: the arguments of `panels` for the figures in it, as Python code, for the gallery.
         appendix: tables for looking things up.
         absent: the sentence that stands in it where there is nothing.
     """
@@ -99,12 +101,12 @@ class Section:
 
 @dataclass
 class Slugs:
-    """Makes names for anchors and files of any text, and gives each only once."""
+    """Makes names of anchors and files from any text, and gives each name only once."""
 
     taken: set[str] = field(default_factory=set)
 
     def of(self, *words: str) -> str:
-        """A name made of the words, with a number behind it where it is taken."""
+        """A name made of the words, with a number at its end if it has been given before."""
         stem = slug("-".join(filter(None, words)))
         name, number = stem, 1
         while name.lower() in self.taken:  # some file systems do not tell capitals apart
@@ -115,10 +117,10 @@ class Slugs:
 
 
 class Album:
-    """The figures of one page: asks the studio for them, and keeps them within the page's budget.
+    """The figures of one page: asks the studio for them, and keeps them within the page's budget of bytes.
 
     Attributes:
-        slugs: gives the page's anchors; what its template names itself is taken.
+        slugs: gives the page's anchors, but none that its template uses itself.
     """
 
     def __init__(self, studio: Studio, directory: Path) -> None:
@@ -128,11 +130,11 @@ class Album:
     def parts(
         self, modules: Mapping[str, Module], panels_of: Callable[[Module], Iterable[Panel]], *words: str
     ) -> tuple[Part, ...]:
-        """A section's figures in order.
+        """Have the figures of a section drawn; returns its parts, in order.
 
         Args:
-            panels_of: asks a module for its panels.
-            words: in front of all anchors of the section.
+            panels_of: asks a figure module for its panels.
+            words: what all anchors of the section begin with.
         """
         return tuple(
             self._part(place, name, module, panels_of(module), *words)
@@ -140,14 +142,14 @@ class Album:
         )
 
     def _part(self, place: int, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
-        """All panels of a module, as many as a page has room for."""
+        """Have the panels of a module drawn, but no more than a page has room for."""
         shown, more = limited(panels)
         pictures = tuple(self._picture(place, name, module, panel, *words) for panel in shown)
         anchor = self.slugs.of("about", *words, name)
         return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
 
     def _picture(self, place: int, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
-        """Have one panel drawn; also for phones, if it is a figure that people look at there."""
+        """Have one panel drawn, and once more for phones if its figure is in PHONE."""
         anchor = self.slugs.of(*words, name, panel.slug)
         self.directory.mkdir(parents=True, exist_ok=True)
         title = ": ".join(filter(None, (module.TITLE, panel.title)))
@@ -162,7 +164,7 @@ class Album:
         return picture
 
     def fit(self) -> None:
-        """Once all is drawn, remove the files of figures that the page has no room for, the last of all sections."""
+        """Once all is drawn, remove the files of pictures beyond the budget: those last in their sections go first."""
         room = BUDGET
         for picture in sorted(self.pictures, key=lambda picture: picture.place):
             room -= picture.size
@@ -173,7 +175,7 @@ class Album:
 
 
 class Page(Protocol):
-    """A page of the site, which stands at `path` from its top."""
+    """A page of the site; `path` is where it lies in the site's directory."""
 
     @property
     def path(self) -> str: ...
@@ -186,8 +188,8 @@ class FigurePage(ABC):
     """A page with figures: of a run, of an importance run, of a comparison.
 
     Attributes:
-        folder: where it lies, from the top of the site, with its figures and data beside it.
-        sections: what it is made of.
+        folder: where it lies in the site's directory, with its figures and data beside it.
+        sections: its parts, in order.
     """
 
     folder: str
@@ -206,24 +208,24 @@ class FigurePage(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """The line of Python that reads what its figures are asked about."""
+        """The line of Python, for the gallery, that reads what the page's figures are drawn from."""
 
     @abstractmethod
     def html(self) -> str:
-        """The page as text."""
+        """The text of the page's HTML file."""
 
     def render(self, template: str, **context: Any) -> str:
-        """The template with this page as `page`, two folders below the top of the site."""
+        """The template of pages/ with this page as `page`, as HTML two folders below the site's directory."""
         return render(template, page=self, root="../../", title=self.name, **context)
 
 
 def slug(text: str) -> str:
-    """A name made of any text, that is safe as a file, in a URL and as an id."""
+    """A name made of any text, which is safe as a file, in a URL and as an id."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of pages/ with its context; everything that comes from results is escaped."""
+    """The template of pages/ with its context, as HTML; everything that comes from results is escaped."""
     return _templates().get_template(template).render(context)
 
 

@@ -25,10 +25,10 @@ COUNTS = {"parameters": "parameters", "examples": "held-out examples"}
 
 @dataclass(eq=False)
 class RunPage(FigurePage):
-    """One run's page and all that lies beside it.
+    """The page of one run.
 
     Attributes:
-        found: its findings, each with the anchor of what shows it.
+        found: the run's findings, each with the anchor of what shows it.
     """
 
     run: Run
@@ -53,7 +53,7 @@ class RunPage(FigurePage):
 
     @property
     def about(self) -> str:
-        """The amount of what was measured, in a line."""
+        """What was measured and when, in a line: the tasks, and how many cases and samples."""
         run = self.run
         processes = run.samples["process"].nunique()
         several = f" in {processes} processes" if processes > 1 else ""
@@ -67,17 +67,17 @@ class RunPage(FigurePage):
         return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
 
     def anchor_of(self, finding: Finding) -> str:
-        """The anchor of the figure that shows a finding, or of its section."""
+        """The anchor of the figure that shows a finding, or of the task's section if there is no such figure."""
         shown = self.pictures_of(finding.figure, finding.task)
         return shown[0].anchor if shown else self.section_of(finding.task).anchor
 
     def pictures_of(self, figure: str, task: str) -> tuple[Picture, ...]:
-        """The pictures of this figure that show the task."""
+        """The pictures of a figure module, named `figure`, in the section of the task."""
         parts = self.section_of(task).parts
         return next((part.pictures for part in parts if part.module.endswith(f".{figure}")), ())
 
     def section_of(self, task: str) -> Section:
-        """The section of a task."""
+        """The section of a task, or of LAYER or GENERATION."""
         return next(section for section in self.sections if section.asked == _asked(task))
 
     def html(self) -> str:
@@ -93,7 +93,7 @@ class RunPage(FigurePage):
 
 
 def sections(run: Run, album: Album) -> tuple[Section, ...]:
-    """The sections of the page: the tasks, the bare layer, and generation where there is some."""
+    """The sections of a run's page: each task, the bare layer, and generation if the run has any."""
     generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
     return tuple(_section(run, task, album) for task in (*run.tasks, LAYER, *generates))
 

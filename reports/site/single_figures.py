@@ -1,4 +1,4 @@
-"""Figures that are drawn one by one, and no page: guarded as a report is, by a list of files beside them."""
+"""Writes single figures, without a page; a list beside them protects other files, as in a report."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from reports.site.workshop import workshop
 
 @contextmanager
 def delivered(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder whose files come into the directory `output` at the end; what other figures lie there stays.
+    """Yield a folder whose files are moved into the directory `output` at the end; other figures there stay.
 
-    Each file appears whole or not at all, and none over one that was not drawn here.
+    Each file appears whole or not at all, and none replaces a file that was not written in this way.
 
     Args:
-        names: of the files, as far as they are known before: nothing is drawn if something is in their way.
+        names: the names of the files, if they are known: an error is then raised at once if something is in their way.
 
     Raises:
         ReportError: they can't be written, or something is in the way.
@@ -32,7 +32,7 @@ def delivered(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
 
 
 def save(figure: Figure, output: Path, names: Sequence[str]) -> str:
-    """Write the figure, within its theme, under these names into `output`; returns their paths, in words.
+    """Write the figure under these names into `output`; returns their paths in a text. Call it within `style.theme()`.
 
     Raises:
         ReportError: see `delivered`.

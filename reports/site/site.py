@@ -1,4 +1,4 @@
-"""Sources -> the pages of a site, and all files beside them."""
+"""From what was read to the pages of a site, and all files beside them."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -34,7 +34,7 @@ class StartPage:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """The findings of the first run, and the first one of a comparison or, where there is none, of another run."""
+        """The first run's findings, and the first one of a comparison or, where there is none, of another run."""
         claims_by_page = [[*_claims(page)] for page in self.runs]
         widest = sorted(self.comparisons, key=lambda page: -len(page.comparison.speedups))
         compared = [Claim(text, page.path, page.name, page.noisy) for page in widest for text in page.found[:1]]
@@ -43,7 +43,7 @@ class StartPage:
 
     @property
     def main(self) -> tuple[RunPage, Picture] | None:
-        """The figure of accuracy against latency, of the first run that has it, for the task of its first finding."""
+        """The first run's page that has a picture of accuracy against latency, with the first such picture."""
         for page in self.runs:
             tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
             for task in tasks:

@@ -19,12 +19,12 @@ ABOUT = "A report that is being drawn, or whose drawing was cut off: the next on
 
 @contextmanager
 def workshop(output: Path, what: str = "the report") -> Iterator[Path]:
-    """A folder inside `output`, gone at the end; so is `output` if it was made here and nothing came into it.
+    """Yield a hidden folder inside `output`, removed at the end; so is `output` if it was made here and is still empty.
 
-    What a killed process left of its own is taken away first. One process at a time has a workshop in `output`.
+    Folders that killed processes left behind are removed first. One process at a time has a workshop in `output`.
 
     Args:
-        what: is made, for errors.
+        what: what is being made, as errors call it.
 
     Raises:
         ReportError: `output` can't be made or written, or another process has a workshop there.
@@ -46,7 +46,7 @@ def workshop(output: Path, what: str = "the report") -> Iterator[Path]:
 
 @contextmanager
 def _folder(output: Path) -> Iterator[Path]:
-    """A folder in which files are made, gone at the end, and those that earlier ones left."""
+    """Yield a folder to make files in, removed at the end; those that killed processes left are removed first."""
     for left in output.glob(f"{PREFIX}*"):
         _clear(left)
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output))
@@ -59,7 +59,7 @@ def _folder(output: Path) -> Iterator[Path]:
 
 
 def _clear(left: Path) -> None:
-    """Remove what a killed process left; its mark shows whose it is."""
+    """Remove a folder that a killed process left, if its mark shows that it is one, or if it is empty."""
     if left.is_symlink() or not left.is_dir():
         return
     mark = left / MARK
@@ -71,7 +71,7 @@ def _clear(left: Path) -> None:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes from writing into the directory meanwhile."""
+    """Within this context, keep other processes from having a workshop in `output`."""
     file = output / LOCK
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file() or file.stat().st_size):
         raise ReportError(f"{file}: expected the empty lock of a report, found something else; move it, or give -o")

@@ -47,7 +47,7 @@ def differences(first: Side, second: Side) -> pd.DataFrame:
 def _missing(
     first: Side, second: Side, latencies: tuple[Mapping[Key, Measured], Mapping[Key, Measured]]
 ) -> Iterator[str]:
-    """Sentences on cases and plans that only one side has, that one side lacks altogether, or that none shares."""
+    """Sentences on cases and plans: on a side without any, on those of one side only, and on sides that share none."""
     plans = [set(side.run.plans[PLAN].itertuples(index=False, name=None)) for side in (first, second)]
     cases = [set(measured) for measured in latencies]
     for side, plan, case in zip((first, second), plans, cases, strict=True):

@@ -32,7 +32,7 @@ class Side:
 
 
 def sides(runs: Sequence[Run]) -> tuple[Side, ...]:
-    """Each run on each device on which it timed something."""
+    """The sides of these runs: each run on each device on which it timed something, or on none if it timed nothing."""
     return tuple(Side(run, device) for run in runs for device in _devices(run) or (None,))
 
 

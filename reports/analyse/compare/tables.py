@@ -13,7 +13,7 @@ from reports.read.run import Metric
 
 
 def summaries(comparison: Comparison) -> Iterator[Summary]:
-    """The tables of a comparison: speedups, accuracies of each task, dense models, and what was not the same."""
+    """Yield the tables of a comparison: speedups, accuracies of each task, dense models, and differing environments."""
     if len(comparison.speedups):
         yield _speedups(comparison)
     for task, rows in comparison.accuracies.groupby("task", sort=False):

@@ -1,4 +1,4 @@
-"""Figures of two sides, runs or devices, beside each other: every module here is one."""
+"""Figures that compare two sides, runs or devices: every module here is one."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -11,9 +11,9 @@ class FigureModule(Drawing, Protocol):
     """What a module of this package offers."""
 
     def panels(self, comparison: Comparison) -> Iterator[Panel]:
-        """The panels that there are of the comparison."""
+        """The panels of this figure; none where the two sides have nothing for it in common."""
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure."""
+    """Name -> figure module, of all figures of two sides."""
     return registered(__name__, __path__)

@@ -23,20 +23,20 @@ ASIDE = {"first": -0.012, "second": 0.012}  # of all heads, so that both interva
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """Frames: accuracies (as of matching.py) of one task, without the dense model and the one without heads."""
+    """One panel for each task; its frame has the `choices` of that task."""
     table = choices(comparison)
     for task, rows in table.groupby("task", sort=False):
         yield Panel(str(task), str(task), comparison.judged(rows))
 
 
 def choices(comparison: Comparison) -> pd.DataFrame:
-    """The accuracies of plans that chose some heads."""
+    """The rows of `comparison.accuracies` but for the dense model and the one without heads, which choose no heads."""
     table = comparison.accuracies
     return table[~table["criterion"].isin(REFERENCES)]
 
 
 def draw(frame: Judged) -> Figure:
-    """A small panel for each criterion."""
+    """A figure with a small panel for each criterion, in which both sides are drawn."""
     criteria = list(dict.fromkeys(frame.table["criterion"]))
     columns = min(COLUMNS, len(criteria))
     lines = math.ceil(len(criteria) / columns)
@@ -73,7 +73,7 @@ def caption(frame: Judged) -> str:
 
 
 def agreement(table: pd.DataFrame) -> str:
-    """A clause that says how many rows keep the same heads, and how many of these have the same value."""
+    """A clause on how many plans keep the same heads on both sides, and how many of those have the same value."""
     same = table[table["heads"] == SAME_HEADS]
     equal = int(np.isclose(same["first_value"], same["second_value"], rtol=0, atol=1e-12).sum())
     return (

@@ -16,7 +16,7 @@ ABSENT = "No task has both accuracy and latency of pruned plans on both sides."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """Frames: as of Comparison.fronts, one for each task, setting and batch size."""
+    """One panel for each task, setting and batch size; its frame has one table of Comparison.fronts."""
     for title, table in comparison.fronts.items():
         yield Panel(title, title, comparison.judged(table))
 
@@ -49,7 +49,7 @@ def draw(frame: Judged) -> Figure:
 
 
 def caption(frame: Judged) -> str:
-    """A clause for each side on its fastest plan that is level with the dense model, or that there is none."""
+    """A clause for each side that names its fastest plan that is level with the dense model, if any is."""
     clauses = "; ".join(_side(frame, side) for side in (frame.first, frame.second))
     return f"{clauses[0].upper()}{clauses[1:]}."
 

@@ -15,7 +15,7 @@ ABSENT = "The bare layer was not timed beside its peers in both."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """Frame: peers (as of matching.py) by their names in words."""
+    """One panel, if both sides timed peers; its frame has Comparison.peers, with the peers' names in words."""
     table = comparison.peers
     if len(table):
         named = table.assign(peer=[PEERS.get(peer, peer) for peer in table["peer"]])

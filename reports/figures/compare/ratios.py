@@ -20,7 +20,7 @@ MARKS = {True: ("interval leaves 1 out", "D"), False: ("interval holds 1", "o")}
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """Frame: speedups (as of matching.py), those that differ and the largest ratios first, with their labels."""
+    """One panel, if both sides timed a model; its frame has Comparison.speedups with labels, ordered by `ranked`."""
     table = comparison.speedups
     if len(table):
         yield Panel("", "all that both have", comparison.beside(ranked(table.assign(label=labels(table)))))
@@ -57,7 +57,7 @@ def caption(frame: Beside) -> str:
 
 
 def _others(rest: pd.DataFrame) -> str:
-    """A clause on what is not drawn."""
+    """A clause that counts the rows that are not drawn; empty where there are none."""
     if rest.empty:
         return ""
     differ = int(rest["differs"].sum())

@@ -15,7 +15,7 @@ ABSENT = "No speedup was measured in both."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """Frame: speedups (as of matching.py) with their subject."""
+    """One panel, if both sides timed a model; its frame has Comparison.speedups, each row with its subject."""
     table = comparison.speedups
     if len(table):
         yield Panel("", "all that both have", comparison.beside(table.assign(subject=subjects(table))))

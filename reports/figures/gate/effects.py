@@ -37,7 +37,7 @@ EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgew
 
 
 def draw(gate: Gate) -> Figure:
-    """Draw the figure, which grows with the number of benchmarks up to SHOWN."""
+    """The figure of the gate's verdict, with a row for each benchmark, at most SHOWN of them."""
     frame, left_out = shown(gate.frame)
     figure = new_figure(8.0, 2.3 + 0.27 * max(len(frame), 3))
     axes = figure.subplots()
@@ -60,8 +60,8 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
     """Draw effects in per cent on `axes`, the slowest on top, the control apart from the others.
 
     Args:
-        frame: COLUMNS of reports.read.gate_verdict, shares.
-        threshold: what the lower bound of a regression exceeds, a share.
+        frame: a row for each benchmark, with the columns COLUMNS of reports.read.gate_verdict.
+        threshold: the effect, a share, that the lower end of a regression's interval exceeds.
         least: the least effect of a regression, a share.
     """
     frame = frame.sort_values(["is_control", "effect"], ascending=[True, False], kind="stable", na_position="last")
@@ -93,7 +93,7 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
 
 
 def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The rows that are drawn, and the number of those that are not."""
+    """The rows that are drawn (the control, what did not pass, then large effects), and the number of the others."""
     size = frame["effect"].abs().fillna(np.inf)
     first = frame.assign(size=size, passed=frame["verdict"] == "PASS", other=~frame["is_control"])
     first = first.sort_values(["other", "passed", "size"], ascending=[True, True, False], kind="stable")
@@ -102,7 +102,7 @@ def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def caption(gate: Gate) -> str:
-    """One plain sentence."""
+    """A plain sentence that counts the verdicts and names the largest effect."""
     frame = gate.frame[~gate.frame["is_control"]]
     counts = [f"{number} {verdict}" for verdict in VERDICTS if (number := int((frame["verdict"] == verdict).sum()))]
     if not counts:
@@ -143,7 +143,7 @@ def _effect_axis(axes: Axes, frame: pd.DataFrame, rule: float) -> None:
 
 
 def _legend(frame: pd.DataFrame) -> list[Line2D | Patch]:
-    """The entries for what is in the figure, and for nothing else."""
+    """A legend's entries for those marks, and only those, that the figure of these rows has."""
     drawn = frame.loc[frame["effect"].notna(), "verdict"]
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=LOOKS[verdict].color, marker=LOOKS[verdict].marker, label=verdict, **EDGE)

@@ -1,4 +1,4 @@
-"""What the regression gate finds, by the size of a slowdown."""
+"""How often the regression gate finds a slowdown, by the slowdown's size."""
 
 import pandas as pd
 import seaborn as sns
@@ -17,17 +17,19 @@ LABELS = {
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """The figure of what `gate_calibration.load` reads."""
+    """The figure of the frame that `gate_calibration.load` reads."""
     figure = new_figure(7.0, 4.2)
     gate_power(frame, figure.subplots())
     return figure
 
 
 def gate_power(frame: pd.DataFrame, axes: Axes) -> None:
-    """Draw the share of runs that find a slowdown against its size, a line for each kind from the false alarms at 0.
+    """Draw the share of runs in which the gate finds a slowdown against its size, a line for each kind of slowdown.
+
+    Every line begins with the false alarms, at a size of 0.
 
     Args:
-        frame: COLUMNS of reports.read.gate_calibration.
+        frame: a row for each kind and size, with the columns COLUMNS of reports.read.gate_calibration.
     """
     none = frame[frame["kind"] == NO_CHANGE]
     kinds = [kind for kind in LABELS if kind in set(frame["kind"])]

@@ -11,9 +11,9 @@ class FigureModule(Drawing, Protocol):
     """What a module of this package offers."""
 
     def panels(self, tables: Tables) -> Iterator[Panel]:
-        """The panels that there are of the run."""
+        """The panels of this figure; none where the tables have nothing for it."""
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure."""
+    """Name -> figure module, of all figures of the importance experiments."""
     return registered(__name__, __path__)

@@ -19,7 +19,7 @@ ABSENT = "How alike criteria rank heads needs agreement.csv with leave-one-out o
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """Frames: Spearman's correlation, the mean over seeds, criterion x criterion, alike ones side by side."""
+    """One panel for each task; its frame has Spearman's correlation of each pair of criteria, the mean over seeds."""
     for task, rows in tables.agreement.groupby("task", sort=False):
         wide = rows.pivot_table(index="criterion", columns="other", values="spearman", aggfunc="mean", dropna=False)
         others = [name for name in wide.index if name != TRUTH]
@@ -60,7 +60,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _alike(wide: pd.DataFrame) -> list[str]:
-    """The names, alike ones side by side."""
+    """The criteria in an order in which those with similar correlations (rows of `wide`) stand side by side."""
     if len(wide) < 3:
         return list(wide.index)
     order = leaves_list(linkage(wide.fillna(0.0).to_numpy(), method="average", optimal_ordering=True))

@@ -22,9 +22,11 @@ ABSENT = "The cost of criteria needs cost.csv, areas.csv and agreement.csv."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """Frame: criterion, readings (on the task that took most passes), and both merits, with intervals.
+    """One panel; its frame has a row for each criterion: its price, and two measures of how far it can be trusted.
 
-    The share's interval is over seeds and examples; the correlation's goes from the lowest task to the highest.
+    Columns: criterion; readings (of the calibration set, on the task that took most passes); share (of the way from
+    random plans to a model that loses nothing), with its interval over seeds and examples; and spearman (correlation
+    with leave-one-out), whose interval goes from the lowest task to the highest.
     """
     if tables.cost.empty or tables.areas.empty:
         return
@@ -39,7 +41,7 @@ def panels(tables: Tables) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A row for each criterion, the best share on top; coloured are those that no cheaper one beats."""
+    """A figure with a row for each criterion, the best share on top; orange are those that no cheaper one beats."""
     figure = new_figure(11.0, 1.2 + 0.27 * len(frame))
     share, spearman, price = figure.subplots(1, 3, sharey=True)
     _merits(share, frame, "share")

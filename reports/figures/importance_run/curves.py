@@ -18,7 +18,7 @@ ABSENT = "Curves need curves.csv of at least one task."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """Frames: curves.csv of one task, with each criterion's share of areas.csv."""
+    """One panel for each task; its frame has its rows of curves.csv, with each criterion's share of areas.csv."""
     shares = tables.areas[["task", "criterion", "share"]]
     for task, rows in tables.curves.groupby("task", sort=False):
         yield Panel(str(task), str(task), rows.merge(shares, how="left", on=["task", "criterion"]))
@@ -54,7 +54,7 @@ def _ranked(frame: pd.DataFrame) -> list[str]:
 
 
 def _background(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw random plans, the best subsets where they are known, and smaller models trained from scratch."""
+    """Draw what every panel shows: random plans, the best subsets if known, and smaller models trained from scratch."""
     random = frame[frame["criterion"] == RANDOM].sort_values("kept_fraction")
     if len(random):
         x = random["kept_fraction"]

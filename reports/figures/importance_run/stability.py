@@ -17,7 +17,7 @@ ABSENT = "Stability needs stability.csv."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """Frame: stability.csv of what depends on data at all."""
+    """One panel; its frame has stability.csv without the criteria whose ranking is the same on any data."""
     frame = tables.stability.dropna(subset=["spearman"])
     moving = frame.groupby("criterion")["spearman"].transform("min") < 1
     if moving.any():
