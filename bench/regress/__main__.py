@@ -67,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
-    """Measure and judge; write the summary and the JUnit file, and show the verdict."""
+    """Measure and judge as `wish` asks, write summary.md and junit.xml, print the verdict, and return the exit code.
+
+    Args:
+        stored: a stored run to compare with, instead of a base.
+        keep: leave the checkouts on disk at the end.
+    """
     gate = alone(wish, stored, say) if stored else prepared(wish, say)
     verdict = gate.run()
     write_text(wish.directory / "summary.md", markdown(verdict))
@@ -79,7 +84,7 @@ def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
 
 
 def _record(wish: Wish, file: Path) -> int:
-    """Measure this checkout alone, and store what it is like."""
+    """Measure this checkout alone, store in `file` what a later run can be compared with, and return the exit code."""
     write_json(file, alone(wish, None, say).record())
     say(f"stored in {file}; compare with it by --baseline {file}")
     return 0

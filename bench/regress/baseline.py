@@ -1,7 +1,7 @@
-"""A stored run to compare with: what may be compared with another machine's, and no more.
+"""Compares a run with a stored one, even of another machine, by the numbers that do not depend on the machine.
 
-Exact figures may; times may not. The ratio of two times of one process, as pruned over dense, may: what slows both does
-not show in it.
+These are the exact figures, and the ratio of two times that one process has measured (pruned over dense), since what
+slows the machine slows both. Times themselves are never compared.
 """
 
 from collections import Counter
@@ -29,13 +29,13 @@ NOTE = (
 
 
 class Baseline(NamedTuple):
-    """What is kept of a run.
+    """A stored run, with which later ones are compared.
 
     Attributes:
-        label: the file.
-        ratios: benchmark -> of each round the logarithm of pruned over dense.
-        figures: as `exact.read` has them.
-        about: `revision`, `created`, `python` and `machine`.
+        label: the path of its file.
+        ratios: benchmark -> for each round the mean logarithm of the pruned layer's time over the dense one's.
+        figures: the exact figures, as `exact.read` returns them.
+        about: where it comes from: `revision`, `created`, `python` and `machine`.
     """
 
     label: str
@@ -45,10 +45,15 @@ class Baseline(NamedTuple):
 
 
 def of_ratios(arm: Arm, options: GateOptions, step: Next, number: int) -> dict[str, Any]:  # noqa: ARG001
-    """Measure a round of two fresh processes, one after the other.
+    """Measure one round of how long pruned attention takes relative to dense: two fresh processes, one after the other.
+
+    Args:
+        step: which benchmarks to run.
+        number: of the round; not used.
 
     Returns:
-        `ratios` (benchmark -> of each process the logarithm of pruned over dense), `errors`, `skipped` and `spent`.
+        `ratios` (benchmark -> for each process the logarithm of pruned time over dense time), `errors`, `skipped` and
+        `spent` (benchmark -> seconds).
     """
     runs = [run_apart(arm, RATIOS, options.threads, step.only) for _ in range(PROCESSES)]
     ratios: dict[str, list[float]] = {}
@@ -65,7 +70,7 @@ def of_ratios(arm: Arm, options: GateOptions, step: Next, number: int) -> dict[s
 
 
 def kept(rounds: GateRounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The document to store: what the head of this run was like."""
+    """The document that --record stores: `about` (revision, machine, …), the rounds' ratios, and the exact figures."""
     ratios: dict[str, list[float]] = {}
     for record in rounds.of(SCREEN):
         for name, logs in record["ratios"].items():
@@ -74,10 +79,10 @@ def kept(rounds: GateRounds, figures: Mapping[str, Any], about: Mapping[str, Any
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Read a stored run.
+    """Read a stored run from its file.
 
     Raises:
-        GateError: there is none, or it is something else.
+        GateError: there is no such file, or it is no stored run.
     """
     if not path.is_file():
         raise GateError(f"--baseline {path}: no such file; make one with --record {path}")
@@ -95,10 +100,11 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[str, Contrast]:
-    """The contrasts of a round with the stored rounds, which are paired with it in their order.
+    """How much the ratios of a round differ from those of a stored round: a contrast for each benchmark that both have.
 
     Args:
-        number: of the round, from 0.
+        record: what the round has measured.
+        number: of the round, from 0; it picks the stored round, which are used in order, and again when they run out.
     """
     return {
         name: Contrast(fmean(logs) - stored[number % len(stored)], (logs[0] - logs[1]) / sqrt(2))
@@ -108,12 +114,12 @@ def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[
 
 
 def with_itself(record: Mapping[str, Any], number: int) -> dict[str, Contrast]:  # noqa: ARG001
-    """Contrasts of no change, for a run that is stored and compared with nothing."""
+    """A contrast of zero for each benchmark of a round, for a run that is stored and compared with nothing."""
     return {name: Contrast(0.0, 0.0) for name in record["ratios"]}
 
 
 def comparable(baseline: Baseline, machine: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
-    """The stored figures that mean the same here, and what a reader should know of the others."""
+    """The stored exact figures that can be compared on this machine, and a sentence on those that can't, or None."""
     before = baseline.about["machine"] or {}
     if all(before.get(name) == machine[name] for name in SAME_MACHINE):
         return baseline.figures, None

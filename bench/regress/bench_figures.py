@@ -17,12 +17,12 @@ from bench.regress.workloads import WORKLOADS
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_figures(benchmark: BenchmarkFixture, workload: str) -> None:
-    """Parameters, FLOPs and peak bytes of one call."""
+    """Count parameters, FLOPs and peak bytes of one call of the workload."""
     benchmark.name = workload
     benchmark.extra_info["exact"] = benchmark.pedantic(lambda: counted(*WORKLOADS[workload]()), rounds=1)
 
 
 def test_seeded(benchmark: BenchmarkFixture) -> None:
-    """What a model trained anew answers right, and what it does with half of its heads."""
+    """Train a small model anew, and note which examples it answers right with all of its heads and with half."""
     benchmark.name = "seeded"
     benchmark.extra_info |= benchmark.pedantic(seeded.outcome, rounds=1)

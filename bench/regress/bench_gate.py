@@ -1,7 +1,7 @@
 """The gate's benchmarks: one call of each workload, without gradients, after a few that warm it up.
 
 Run by bench/regress/workers.py over both checkouts; samples go into the gate's `rounds/`, a file for each round. Any
-other file with pytest-benchmark's fixture does as well.
+other file whose tests take pytest-benchmark's fixture can be measured instead.
 """
 
 from functools import cache
@@ -17,13 +17,13 @@ WARM_UP = 3
 
 @cache
 def made(name: str) -> Workload:
-    """The workload of that name, made once in a process, which has many turns with it."""
+    """The workload with this name, made only once in a process, which calls it in many turns."""
     return WORKLOADS[name]()
 
 
 @pytest.mark.parametrize("workload", list(WORKLOADS))
 def test_forward(workload: str, benchmark: Any) -> None:
-    """The time of one call."""
+    """Time one call of the workload."""
     call = made(workload).call
     with torch.inference_mode():
         for _ in range(WARM_UP):

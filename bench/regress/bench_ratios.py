@@ -1,4 +1,4 @@
-"""The time of pruned attention over dense, in one process: what may be compared with a stored run.
+"""Times pruned attention beside dense attention in one process: their ratio can be compared with a stored run's.
 
 Run by bench/regress/baseline.py, process by process; ratios go into the gate's `rounds/`. What counts is the speedup
 over "dense" that `sampled` leaves in `extra_info`; any benchmark that leaves one takes part.
@@ -25,7 +25,7 @@ LIMITS = {"seconds": 1.0, "rounds": (10, 1000)}
 
 @pytest.mark.parametrize("pruned", list(PAIRS))
 def test_ratio(pruned: str, request: pytest.FixtureRequest) -> None:
-    """The time of a pruned layer beside the dense one's, in turns."""
+    """Time a pruned layer and the dense one in turns."""
     workloads = {"pruned": WORKLOADS[pruned](), "dense": WORKLOADS[PAIRS[pruned]]()}
     arms = {name: rotated([workload.call]) for name, workload in workloads.items()}
     with torch.inference_mode():

@@ -34,7 +34,7 @@ LENGTH = 16  # of what is put in, in every arm: the size of the environment move
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is not there yet; returns the exit code."""
+    """Run the real runs of the gate that have no verdict yet, then the simulated ones; return the exit code."""
     options = parser().parse_args(arguments)
     folder = options.run.absolute()
     try:
@@ -74,7 +74,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tuple[str, str]]:
-    """The name of each real run, and the slowdown that is put into its head."""
+    """Yield for each real run its name, and the slowdown to put into its head, such as "layer:0.10".
+
+    Args:
+        no_change: how many runs have no slowdown.
+        injected: the slowdowns, each for one run.
+        loaded: how many runs have no slowdown, but other processes that keep all cores busy.
+    """
     for number in range(no_change):
         yield f"{NO_CHANGE}-{number:02d}", NOTHING
     for number, what in enumerate(injected):
@@ -85,7 +91,7 @@ def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tup
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Within the context so many processes keep a core busy; they are nobody's children, as other people's are."""
+    """Within the context keep `count` cores busy, with processes that count as other people's: nobody's children."""
     orphan = '"$0" -c "while True: pass" > /dev/null 2>&1 & echo $!'
     with ExitStack() as stack:
         for _ in range(count):
@@ -96,16 +102,16 @@ def busy(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whole real runs in one folder, over the same two checkouts."""
+    """Real runs of the gate, each in a subfolder of `folder`, all of the same two checkouts."""
 
     folder: Path
     checkouts: Checkouts
     options: GateOptions
 
     def run(self, name: str, injected: str) -> dict[str, Any]:
-        """The verdict of one run, with that slowdown in its head.
+        """Run the gate in the subfolder `name`, with the slowdown `injected` in the head, and return the verdict.
 
-        Exact figures are the same every time, and so counted once.
+        Exact figures are the same in every run, and so counted only once.
         """
         here = self.folder / name
         here.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The two checkouts that are compared: the base's `mha/` and the head's, each under everything else of the head.
+"""Makes the two checkouts that are compared: the base's `mha/` and the head's, each among the head's other files.
 
 Both are made of git's objects alone: the user's files, index and branches stay as they are. All that is
 added are entries in `.git/worktrees`, which `remove` takes away, and objects that git collects once nothing names them.
@@ -26,11 +26,11 @@ class Checkout:
     """One of the two checkouts.
 
     Attributes:
-        label: as the user calls it.
+        label: what the user calls it, such as "origin/main".
         revision: the commit that a person knows: the base's, or that of HEAD.
         dirty: whether the files differ from that revision, and are measured as they are.
-        commit: what is checked out, a commit on no branch.
-        root: where.
+        commit: the commit that is checked out, which may be on no branch.
+        root: the folder of the checkout.
     """
 
     name: Literal["base", "head"]
@@ -58,12 +58,12 @@ class Checkouts:
 
 
 def make_checkouts(where: Path, base: str, folder: Path) -> Checkouts:
-    """Check out both sides at `folder/sides/base` and `folder/sides/head`, or find them there.
+    """Check out both sides at `folder/sides/base` and `folder/sides/head`, or reuse the checkouts that are there.
 
     Args:
         where: the repository, or any folder in it.
         base: what to compare with: a branch, a tag, a commit.
-        folder: of the gate's run; its own files are not part of the head.
+        folder: the directory of the gate's run, whose files do not count as files of the head.
 
     Raises:
         GateError: there is no such base, it or HEAD has no `mha/`, the index has conflicts, the folder holds checkouts
@@ -89,7 +89,7 @@ def make_checkouts(where: Path, base: str, folder: Path) -> Checkouts:
 
 
 def remove(where: Path, folder: Path) -> None:
-    """Remove what `make_checkouts` made in the folder, as far as that can be done; nothing is raised."""
+    """Remove the checkouts that `make_checkouts` made in `folder`, as far as that can be done; nothing is raised."""
     sides = folder.resolve() / FOLDER
     with suppress(GateError, OSError):
         root = repository(where)
@@ -101,7 +101,7 @@ def remove(where: Path, folder: Path) -> None:
 
 @contextmanager
 def whole_base(where: Path, base: Checkout, folder: Path) -> Iterator[Path]:
-    """Within the context the base commit itself, with its own benchmarks, is checked out.
+    """Within the context the base commit is checked out with all of its own files; yields the path of that checkout.
 
     Raises:
         GateError: git can't write.
@@ -118,7 +118,7 @@ def whole_base(where: Path, base: Checkout, folder: Path) -> Iterator[Path]:
 
 
 def differs(where: Path, before: str, after: str, *paths: str) -> bool:
-    """Whether two commits differ in any of these paths, written from the top of the repository."""
+    """Whether two commits differ in any of these files or folders, given as paths from the top of the repository."""
     done = run(repository(where), "diff-tree", "-r", "--quiet", before, after, "--", *paths)
     if done.returncode > 1:
         raise GateError(f"git can't compare {before} with {after}: {said(done)}")
@@ -129,7 +129,7 @@ def text_at(where: Path, commit: str, path: str) -> str:
     """The text of a file at a commit.
 
     Raises:
-        GateError: there is none.
+        GateError: the commit has no such file.
     """
     done = run(repository(where), "cat-file", "blob", f"{commit}:{path}")
     if done.returncode:
@@ -138,7 +138,7 @@ def text_at(where: Path, commit: str, path: str) -> str:
 
 
 def _head(root: Path) -> str:
-    """The commit of HEAD, if there is one, and no conflict."""
+    """The commit of HEAD; a GateError is raised if there is no commit yet, or if files have conflicts."""
     if not (revision := resolved(root, "HEAD")):
         raise GateError(f"{root} has no commit yet, so there is nothing to compare: commit first")
     if unmerged := git(root, "ls-files", "--unmerged", "-z").split("\0")[:-1]:
@@ -150,7 +150,7 @@ def _head(root: Path) -> str:
 
 
 def _commit(root: Path, label: str) -> str:
-    """The commit that a base's label means."""
+    """The commit that `label` (of --base) names; if there is none, the GateError says how to get it."""
     if commit := resolved(root, label):
         return commit
     remote, _, branch = label.partition("/")
@@ -172,9 +172,10 @@ def _commit(root: Path, label: str) -> str:
 
 
 def _as_it_is(root: Path, revision: str, ours: Path) -> str:
-    """The commit of the files as they are: HEAD where nothing has changed, else a commit on no branch.
+    """The commit of the working tree as it is: `revision`, if nothing has changed since, else a new one on no branch.
 
-    New files in the folder `ours` are the run's and left out, as are repositories within this one (by update-index).
+    New files in the folder `ours` belong to the run and are left out, as are repositories within this one (by
+    update-index).
     """
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary, "index")
@@ -186,7 +187,7 @@ def _as_it_is(root: Path, revision: str, ours: Path) -> str:
         git(root, "add", "--update", index=index)
         others = git(root, "ls-files", "--others", "--exclude-standard", "-z", index=index).split("\0")[:-1]
         new = [name for name in others if not (root / name).is_relative_to(ours)]
-        git(root, "update-index", "--add", "--remove", "-z", "--stdin", index=index, given="\0".join([*new, ""]))
+        git(root, "update-index", "--add", "--remove", "-z", "--stdin", index=index, stdin="\0".join([*new, ""]))
         tree = git(root, "write-tree", index=index).strip()
     if tree == git(root, "rev-parse", f"{revision}^{{tree}}").strip():
         return revision
@@ -194,14 +195,14 @@ def _as_it_is(root: Path, revision: str, ours: Path) -> str:
 
 
 def _with_library(root: Path, commit: str, library: str, message: str) -> str:
-    """A commit of the same files, but with another library."""
+    """Make a commit with the files of `commit`, but another `mha/`, whose entry (see `_library`) is `library`."""
     listing = "".join(f"{entry}\t{name}\0" for name, entry in {**_entries(root, commit), LIBRARY: library}.items())
-    tree = git(root, "mktree", "-z", given=listing).strip()
+    tree = git(root, "mktree", "-z", stdin=listing).strip()
     return new_commit(root, tree, message)
 
 
 def _library(root: Path, commit: str, label: str) -> str:
-    """The mode, type and object of the library at a commit, as git lists them."""
+    """The entry of `mha/` in a commit, as git lists it: mode, type and object. Errors call the commit `label`."""
     entry = _entries(root, commit, LIBRARY).get(LIBRARY, "")
     if not entry.startswith("040000 tree"):
         raise GateError(
@@ -211,13 +212,13 @@ def _library(root: Path, commit: str, label: str) -> str:
 
 
 def _entries(root: Path, commit: str, *names: str) -> dict[str, str]:
-    """What stands at the top of a commit, or these names of it: name -> mode, type and object."""
+    """The entries at the top of a commit, all or only those of these names: name -> mode, type and object."""
     lines = git(root, "ls-tree", "--full-tree", "-z", commit, *names).split("\0")[:-1]
     return {name: entry for entry, _, name in (line.partition("\t") for line in lines)}
 
 
 def _folder(folder: Path) -> Path:
-    """Make the folder that the checkouts stand in, which git does not see and which is marked as ours."""
+    """Make the folder for the checkouts in the run's; a .gitignore hides it from git and marks it as the gate's."""
     sides = folder / FOLDER
     mark = sides / ".gitignore"
     try:
@@ -233,7 +234,7 @@ def _folder(folder: Path) -> Path:
 
 
 def _check_out(root: Path, path: Path, commit: str) -> None:
-    """Have the commit checked out at the path; what an interrupted run left half done is made anew."""
+    """Check the commit out at the path, unless it is there; what an interrupted run left half done is made anew."""
     there = _checked_out(path)
     if there == commit and _is_whole(path):
         return
@@ -263,6 +264,6 @@ def _is_whole(path: Path) -> bool:
 
 
 def _take_away(root: Path, path: Path) -> None:
-    """Remove a checkout, and git's entry of it."""
+    """Remove a checkout, and the entry that git keeps of it."""
     shutil.rmtree(path, ignore_errors=True)  # first: git removes the entry of what is gone, but not of what is broken
     run(root, "worktree", "remove", "--force", "--force", str(path))  # twice: git locks what it is still making

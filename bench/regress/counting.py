@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and peak bytes of one call: counted by torch alone, so no change of mha can miscount its own.
+"""Parameters, FLOPs and peak bytes of one call: counted by torch alone, so that no change of mha can falsify them.
 
 On one machine the numbers are the same in every process. Peak bytes belong to a version of torch and a kind of
 processor, whose kernels take working memory of different sizes.
@@ -37,7 +37,7 @@ def counted(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers the parameters hold, shared ones counted once."""
+    """How many numbers the model's parameters hold; a parameter that several modules share is counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -55,10 +55,11 @@ def flops(call: Callable[[], Any]) -> int:
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Bytes that a warm call has allocated at its worst, above what there was when it began.
+    """The most bytes that a call holds at one time, beyond what was held when it began; an earlier call warms it up.
 
-    On a CPU the sum of what the call has asked torch's allocator for and not yet given back. On one thread, since some
-    kernels take working memory for each. On CUDA what the allocator counts, which rounds every block up to 512 bytes.
+    On a CPU these are the bytes that the call has asked torch's allocator for and not yet given back, on one thread,
+    since some kernels take working memory for each thread. On CUDA they are what the allocator counts, which rounds
+    every block up to 512 bytes.
     """
     with torch.inference_mode(), one_thread():
         call()  # what libraries keep for good they have afterwards
@@ -67,12 +68,13 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
 
 
 def highest(events: Iterable[tuple[int, int]]) -> int:
-    """The most bytes that were held at once.
+    """The most bytes that are held at one time.
 
-    What is freed and was not allocated here does not count: it was there before.
+    A block that is freed, but was not allocated in these events, does not count: it was there before.
 
     Args:
-        events: address and bytes of what is allocated, bytes > 0, and freed, bytes < 0, in turn.
+        events: address and bytes of each block, in order of time; bytes > 0 where it is allocated, < 0 where it is
+            freed.
     """
     held: dict[int, int] = {}
     now = most = 0
@@ -87,7 +89,7 @@ def highest(events: Iterable[tuple[int, int]]) -> int:
 
 
 def _on_cpu(call: Callable[[], Any]) -> int:
-    """The peak of a call, from a trace of torch's allocator."""
+    """The peak bytes of a call on the CPU, from a trace of torch's allocator."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +108,7 @@ def _allocations(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, int
 
 
 def _on_accelerator(call: Callable[[], Any], device: torch.device | str) -> int:
-    """The peak of a call, as the accelerator's allocator counts it."""
+    """The peak bytes of a call on an accelerator, as its allocator counts them."""
     torch.accelerator.synchronize(device)
     torch.accelerator.reset_peak_memory_stats(device)
     before = torch.accelerator.memory_allocated(device)
@@ -129,7 +131,7 @@ def _no_collection() -> Iterator[None]:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Within the context `nn.TransformerEncoder` and `nn.MultiheadAttention` run as what they are made of."""
+    """Within the context torch's encoder layers and attention run operator by operator, not as one fused kernel."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -145,6 +147,6 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:  # noqa: ARG001
-    """Floating-point operations of fused attention, from the shapes of what it is given."""
+    """The floating-point operations of a fused attention kernel, from the shapes of its query, key and value."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[-2] * (width + value[-1])

@@ -1,4 +1,4 @@
-"""The Python environment of a side: what it declares to need, at the versions that the head's constraints pin.
+"""Builds a side's Python environment: the dependencies it declares, at the versions that the head's constraints pin.
 
 An environment is kept, named by all that it depends on, so that two sides which declare the same share one: the same
 files on disk are one difference less between the arms. `mha` itself is not in it; a checkout brings its own.
@@ -40,7 +40,7 @@ print(json.dumps({
 LIST = """
 import json
 from importlib.metadata import distributions
-print(json.dumps([[found.name, found.version] for found in distributions()]))
+print(json.dumps([[each.name, each.version] for each in distributions()]))
 """
 Build = Callable[[Path, str, Sequence[str], Path], None]  # folder, interpreter, requirements, lock
 
@@ -55,19 +55,19 @@ def environment(
     say: Callable[[str], None] = lambda sentence: None,  # noqa: ARG005
     build: Build | None = None,
 ) -> Path:
-    """The interpreter of an environment with a side's dependencies, which is built the first time.
+    """The path of the interpreter in an environment with a side's dependencies, which is built if it is not there yet.
 
     Args:
         pyproject: the text of the side's `pyproject.toml`.
-        lock: the head's constraints, as pip takes them.
-        name: of the side, for messages.
-        python: the interpreter to build it from.
+        lock: the path of the head's constraints, as pip takes them.
+        name: what messages call the side.
+        python: the interpreter to build the environment from.
         cache: where environments are kept; default `cache_directory()`.
-        say: told when something begins that takes minutes.
-        build: instead of `venv_with_pip`.
+        say: called with a sentence before work that takes minutes.
+        build: builds the environment; default `venv_with_pip`.
 
     Raises:
-        GateError: the side does not say what it needs or wants another interpreter, the interpreter is none, or the
+        GateError: the side does not say what it needs or wants another interpreter, `python` is no interpreter, or the
             environment can't be built.
     """
     needed, range_ = declared(pyproject, name)
@@ -99,7 +99,7 @@ def facts(python: str | Path) -> dict[str, Any]:
     """What an interpreter has: `python` (its version), `implementation`, and `packages`: name -> version.
 
     Raises:
-        GateError: it is no Python.
+        GateError: `python` is no interpreter that the gate can use.
     """
     asked = _asked(python)
     listed = json.loads(_called(str(python), "-I", "-c", LIST))
@@ -112,10 +112,10 @@ def facts(python: str | Path) -> dict[str, Any]:
 
 
 def compared(base: Mapping[str, Any], head: Mapping[str, Any]) -> str | None:
-    """What a reader of the verdict should know about how two sides' facts differ; None where they don't.
+    """A sentence for readers of the verdict on the packages in which two sides' `facts` differ; None if none do.
 
     Raises:
-        GateError: the interpreters differ, so that times would differ by them.
+        GateError: the sides have different interpreters, by which their times would differ.
     """
     of_base, of_head = (f"{side['implementation']} {side['python']}" for side in (base, head))
     if of_base != of_head:
@@ -123,16 +123,18 @@ def compared(base: Mapping[str, Any], head: Mapping[str, Any]) -> str | None:
             f"The base runs on {of_base}, the head on {of_head}: times would differ by the interpreter. "
             "Give both the same by --python"
         )
-    found = [
+    differences = [
         f"{package} {before or 'missing'} in the base, {after or 'missing'} in the head"
         for package in sorted({**base["packages"], **head["packages"]})
         if (before := base["packages"].get(package)) != (after := head["packages"].get(package))
     ]
-    return f"The two sides ask for different packages, which may move times too: {'; '.join(found)}." if found else None
+    if not differences:
+        return None
+    return f"The two sides ask for different packages, which may move times too: {'; '.join(differences)}."
 
 
 def venv_with_pip(folder: Path, executable: str, requirements: Sequence[str], lock: Path) -> None:
-    """Make a virtual environment with the requirements at the lock's versions.
+    """Make a virtual environment in `folder`, with the requirements at the versions that `lock` pins.
 
     Raises:
         GateError: venv or pip fails; the message is their last lines.
@@ -142,14 +144,14 @@ def venv_with_pip(folder: Path, executable: str, requirements: Sequence[str], lo
 
 
 def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
-    """Install the requirements at the lock's versions."""
+    """Install the requirements into the environment of the interpreter `python`, at the versions that `lock` pins."""
     options = ("--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
     if requirements:
         _called(str(python), "-I", "-m", "pip", "install", *options, "-c", str(lock.absolute()), *requirements)
 
 
 def declared(pyproject: str, name: str) -> tuple[list[str], str]:
-    """The dependencies that a project declares, and the Pythons that it is made for."""
+    """The dependencies that a pyproject.toml declares, and its range of Pythons; errors call its side `name`."""
     try:
         project = tomllib.loads(pyproject).get("project", {})
         needed, range_ = project["dependencies"], project.get("requires-python", "")
@@ -169,7 +171,7 @@ def declared(pyproject: str, name: str) -> tuple[list[str], str]:
 
 
 def _asked(python: str | Path) -> dict[str, Any]:
-    """What an interpreter says about itself."""
+    """What an interpreter says about itself: its version, build, implementation and path."""
     want = f"give --python the path of a Python ≥ {'.'.join(map(str, OLDEST))}"
     try:
         answer = json.loads(_called(str(python), "-I", "-c", ASK))
@@ -183,7 +185,7 @@ def _asked(python: str | Path) -> dict[str, Any]:
 
 
 def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
-    """See that the interpreter is one that the side is made for."""
+    """Check that the interpreter (see `_asked`) has a version in the range that the side `name` declares."""
     if not SpecifierSet(range_).contains(".".join(map(str, interpreter["version"]))):
         raise GateError(
             f"The {name} is made for Python {range_} (`requires-python`), but {interpreter['executable']} is "
@@ -192,7 +194,7 @@ def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
 
 
 def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, name: str, build: Build) -> None:
-    """Build an environment in its folder, and mark it at the end: it can't be built elsewhere and moved."""
+    """Build an environment in its folder, since it can't be moved afterwards, and mark it as complete at the end."""
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted build
     try:
         build(folder, executable, needed, lock)
@@ -206,7 +208,7 @@ def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, nam
 
 
 def _called(*command: str) -> str:
-    """Run a command, and return what it prints."""
+    """Run a command, and return what it prints; a GateError has its last lines if it fails."""
     outside = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
     done = subprocess.run(command, env=outside, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -221,7 +223,7 @@ def _python_of(folder: Path) -> Path:
 
 
 def _text(lock: Path) -> str:
-    """The text of the lock."""
+    """The text of the constraints file."""
     try:
         return lock.read_text(encoding="utf-8")
     except OSError as error:

@@ -2,4 +2,4 @@
 
 
 class GateError(Exception):
-    """What stops the gate; the message says what to do."""
+    """An error that stops the gate; its message says what to do."""

@@ -1,13 +1,13 @@
 """Compares what is counted, not timed: parameters, FLOPs, peak bytes, and accuracy example by example.
 
-Any benchmark under pytest-benchmark takes part that fills `extra_info`, those of `bench_figures.py` and a user's own:
+Every pytest-benchmark test takes part that fills `extra_info` like this, those of `bench_figures.py` and a user's own:
 
     benchmark.extra_info["exact"] = {"parameters": 263168, "flops": 150994944, "peak_bytes": 1310720}  # or some of them
     benchmark.extra_info["examples"] = {"dense": [1, 0, 1, 1], "half": [1, 0, 0, 1]}  # 1: answered right
 
-The first are whole numbers; `bench.regress.counting.counted` has them for a module. Parameters and FLOPs must be equal
-to the last unit, peak bytes up to `matters`: a scalar more is no regression, as a millionth of the time is none.
-The second are compared on the same examples, in the same order; rows call them "NAME-dense" and "NAME-half".
+The figures under "exact" are whole numbers; `bench.regress.counting.counted` counts them for a module. Parameters and
+FLOPs must be equal to the last unit, but peak bytes may differ by less than `matters` says. The answers under
+"examples" are compared on the same examples, in the same order; rows call them "NAME-dense" and "NAME-half".
 """
 
 import math
@@ -38,12 +38,12 @@ class Difference(NamedTuple):
 
 
 def read(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Read the exact figures from pytest-benchmark's JSON: benchmark -> its fields; one without them is left out.
+    """Read the exact figures from pytest-benchmark's JSON: benchmark -> its "exact" and "examples", if it has any.
 
-    Plain mappings and lists: written as JSON, they are a baseline to compare with later.
+    The result consists of plain mappings and lists: written as JSON, it is a baseline to compare with later.
 
     Raises:
-        GateError: it is no such document, or two benchmarks that have these fields share a name.
+        GateError: `document` is no such JSON, or two benchmarks with exact figures share a name.
     """
     try:
         benchmarks = [(each["name"], each.get("extra_info") or {}) for each in document["benchmarks"]]
@@ -67,10 +67,10 @@ def compare(
 ) -> list[Row]:
     """Compare the figures of both sides: a row of verdict.json for each figure of each benchmark, the head's first.
 
-    More parameters, FLOPs or bytes are REGRESSED, fewer IMPROVED, if it `matters`. Accuracy is either only where the
-    interval of the difference, from `low` to `high`, leaves 0 out (see `difference`). What the head alone has is NEW;
-    what the base alone has is an ERROR, also if the head skips it, and so is what isn't a figure. What neither has,
-    because it is skipped, is SKIPPED.
+    More parameters, FLOPs or bytes are REGRESSED, fewer are IMPROVED, if the difference is as large as `matters` says.
+    An accuracy is REGRESSED or IMPROVED only if the interval of its difference excludes 0 (see `difference`). A figure
+    that only the head has is NEW. A figure that only the base has is an ERROR, even if the head skips it, and so is a
+    value that can't be a figure. What neither side has, because the head skips it, is SKIPPED.
 
     Args:
         errors: benchmark -> first line of what it raised on the head, for those that failed there.
@@ -93,12 +93,12 @@ def compare(
 
 
 def difference(base: Sequence[int], head: Sequence[int]) -> Difference:
-    """The difference of two accuracies on the same examples, 0 or 1 each, with its 95 % interval.
+    """The difference of two accuracies on the same examples, each 0 or 1 (right), head − base, and its 95 % interval.
 
     The interval is Wald's with one example added to each of the two kinds that differ (Bonett and Price 2012, "Adjusted
     Wald confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat.
-    37:479), which Fagerland, Lydersen and Laake recommend (2014, Stat. Med. 33:2850). If none is won, six examples must
-    be lost for it to leave 0 out, as many as McNemar's exact test wants.
+    37:479), which Fagerland, Lydersen and Laake recommend (2014, Stat. Med. 33:2850). If no example is newly answered
+    right, six must be lost for the interval to exclude 0, as many as McNemar's exact test takes.
     """
     pairs = list(zip(base, head, strict=True))
     count, lost, won = len(pairs), pairs.count((1, 0)), pairs.count((0, 1))
@@ -112,7 +112,7 @@ Key = tuple[str, str]  # benchmark and figure, as a row names them
 
 
 def _values(name: str, figures: Figures) -> dict[Key, Any]:
-    """The values of all figures that a benchmark has, by benchmark and figure."""
+    """All figures of a benchmark: (benchmark, figure) -> value; the figure of a list of answers is "accuracy"."""
     fields = figures.get(name, {})
     exact, examples = (
         fields.get(field, {}) if isinstance(fields, Mapping) else None for field in ("exact", "examples")
@@ -140,7 +140,7 @@ def _judged(key: Key, before: Mapping[Key, Any], after: Mapping[Key, Any]) -> Ro
 
 
 def matters(figure: str, base: int) -> float:
-    """The least change of a figure that counts: of peak bytes a thousandth, or a page where that is more; else 1."""
+    """The least change of a figure that counts: of peak bytes a thousandth of `base`, at least a page; else 1."""
     return max(LEAST_SHARE * base, PAGE) if figure == "peak_bytes" else 1
 
 
@@ -167,7 +167,7 @@ def _accuracy(key: Key, base: Sequence[int], head: Sequence[int]) -> Row:
 
 
 def _wrong(figure: str, value: Any) -> str | None:
-    """What is wrong with a value, as a sentence; None if it is what the figure takes."""
+    """What is wrong with the value of a figure, as a sentence; None if the figure can have it."""
     if figure == ACCURACY:
         fits = isinstance(value, Sequence) and len(value) > 0 and all(each in (0, 1) for each in value)
         return None if fits else f"expected one 0 or 1 for each example, got {value!r:.60}"
@@ -178,7 +178,7 @@ def _wrong(figure: str, value: Any) -> str | None:
 
 
 def _shown(value: Any) -> float | int | None:
-    """A figure as a number that JSON can hold: of examples, the share that is right. None where it is no such thing."""
+    """A figure as a number for JSON: a whole number as it is, a list of 0 and 1 as its mean, anything else as None."""
     if isinstance(value, Sequence) and value and all(each in (0, 1) for each in value):
         return sum(value) / len(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -194,5 +194,5 @@ def _row(
     high: float | None = None,
 ) -> Row:
     benchmark, figure = key
-    about = {"benchmark": benchmark, "figure": figure, "verdict": verdict, "base": base, "head": head}
-    return about | {"low": low, "high": high, "why": why}
+    row = {"benchmark": benchmark, "figure": figure, "verdict": verdict, "base": base, "head": head}
+    return row | {"low": low, "high": high, "why": why}

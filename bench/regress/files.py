@@ -21,14 +21,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a document as JSON, likewise; text from git may be no valid Unicode, so all but ASCII is escaped."""
+    """Write a document as JSON, and the folders above it; non-ASCII is escaped, since text from git may be no Unicode.
+
+    Raises:
+        GateError: it can't be written, as on a full disk.
+    """
     with _stops_if_unwritable(path):
         files.write_json(path, document, ascii_only=True)
 
 
 @contextmanager
 def _stops_if_unwritable(path: Path) -> Iterator[None]:
-    """Make the folders of a file, and say as a GateError why it can't be written within the context."""
+    """Make the folders above a file, and raise a GateError that says why if it can't be written within the context."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -43,7 +47,7 @@ def read_json(path: Path) -> Any:
     """The document in a JSON file.
 
     Raises:
-        GateError: it is no JSON.
+        GateError: the file holds no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -26,14 +26,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Gate:
-    """A run, in its directory; what has been measured there already is not measured again.
+    """One run of the gate, in its directory; what has been measured there already is not measured again.
 
     Attributes:
         arms: base and head; the head alone where there is a baseline.
-        baseline: a stored run in place of the base.
-        about: what the verdict says of both, of the machine and the command, as docs/run-directory.md has it.
-        notes: what a reader should know, in sentences.
-        only_base: benchmarks that the base has and the head has no more.
+        baseline: a stored run that the head is compared with, in place of a base.
+        about: fields of verdict.json about both sides, the machine and the command.
+        notes: sentences that a reader of the verdict should know.
+        only_base: benchmarks that the base's files have, and the head's no longer have.
+        say: called with a sentence on what is done next.
     """
 
     directory: Path
@@ -46,10 +47,10 @@ class Gate:
     say: Say = print
 
     def run(self) -> dict[str, Any]:
-        """Measure what is not there yet, and judge.
+        """Measure what is not there yet, judge, write verdict.json, and return what is in it.
 
         Raises:
-            GateError: it can't be measured.
+            GateError: something can't be measured.
         """
         figures, spent = self.count()
         take: Take = partial(of_arms, self.arms, self.options)
@@ -62,7 +63,7 @@ class Gate:
         return verdict
 
     def record(self) -> dict[str, Any]:
-        """Measure the head alone, to be compared with later: exact figures and ratios."""
+        """Measure the head alone, and return the document to compare with later: exact figures and ratios."""
         counted = self._counted(self.arms[0])
         take, store = partial(of_ratios, self.arms[0], self.options), Store(self.directory / "rounds", with_itself)
         rounds = measure(take, self.options, store, self.say, spent=counted["took"])
@@ -70,7 +71,7 @@ class Gate:
         return kept(rounds, counted["figures"], {**head, "created": now()})
 
     def count(self) -> tuple[list[dict[str, Any]], float]:
-        """The rows of exact figures, and the seconds they took."""
+        """The rows of the verdict for the exact figures, and the seconds that it took to count them."""
         read = {arm.name: self._counted(arm) for arm in self.arms}
         head, took = read["head"], sum(each["took"] for each in read.values())
         skipped = head.get("skipped", {})
@@ -82,7 +83,7 @@ class Gate:
         return exact.compare(before, head["figures"], head["errors"], skipped), took
 
     def _counted(self, arm: Arm) -> dict[str, Any]:
-        """The exact figures of one side, counted unless they have been."""
+        """The exact figures of one side, as `count_figures` returns them, from their file if the run has it."""
         kept = self.directory / f"figures-{arm.name}.json"
         if not kept.exists():
             self.say(f"exact figures of the {arm.name}")
@@ -90,7 +91,7 @@ class Gate:
         return read_json(kept)
 
     def _verdict(self, rounds: GateRounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
-        """The verdict as a document."""
+        """The document for verdict.json, from the rounds and from the rows of exact figures."""
         rows = rows_of(rounds, self.options, self.only_base, self.baseline)
         if not rows:
             raise GateError(
@@ -115,10 +116,10 @@ class Gate:
 
 
 def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
-    """Count the exact figures of one side in a process of its own: `figures`, `errors`, `skipped` and `took`.
+    """Count the exact figures of one side in a process of its own: `figures`, `errors`, `skipped`, `took` (seconds).
 
     Raises:
-        GateError: it breaks.
+        GateError: the process ended early, or says nothing any more.
     """
     run = run_apart(arm, FIGURES, threads)
     errors, skipped = ({short(name) or "any": why for name, why in each.items()} for each in (run.errors, run.skipped))

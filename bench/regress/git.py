@@ -1,4 +1,4 @@
-"""Git as the gate runs it: whatever the user's configuration, hooks and environment say."""
+"""Runs git for the gate, in the same way whatever the user's configuration, hooks and environment say."""
 
 import os
 import subprocess
@@ -24,10 +24,10 @@ KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH")
 
 
 def repository(where: Path) -> Path:
-    """The top of the checkout that a folder is in.
+    """The top folder of the git checkout that a folder is in.
 
     Raises:
-        GateError: it is in none, or git is not installed.
+        GateError: the folder is in no checkout, or git is not installed.
     """
     done = run(where, "rev-parse", "--show-toplevel")
     if done.returncode:
@@ -38,28 +38,28 @@ def repository(where: Path) -> Path:
 
 
 def resolved(where: Path, label: str) -> str | None:
-    """The commit that a label means; None where it means none."""
+    """The commit that a label, such as a branch or a tag, names in the repository at `where`; None if it names none."""
     done = run(where, "rev-parse", "--verify", "--quiet", f"{label}^{{commit}}")
     commit = done.stdout.strip()
     return commit if done.returncode == 0 and commit.isalnum() else None  # ^HEAD means all but HEAD
 
 
 def new_commit(root: Path, tree: str, message: str) -> str:
-    """A commit of a tree, without parents and on no branch."""
+    """Make a commit of a tree, without parents and on no branch; returns the commit's name."""
     return git(root, "commit-tree", tree, "-m", message).strip()
 
 
-def git(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> str:
-    """Run git; what it answers.
+def git(where: Path, *arguments: str, index: Path | None = None, stdin: str = "") -> str:
+    """Run git in a folder, and return what it prints.
 
     Args:
-        index: instead of the user's.
-        given: on its standard input.
+        index: a file to use in place of the user's index.
+        stdin: what git reads from standard input.
 
     Raises:
-        GateError: it fails.
+        GateError: git fails.
     """
-    done = run(where, *arguments, index=index, given=given)
+    done = run(where, *arguments, index=index, stdin=stdin)
     if done.returncode:
         raise GateError(
             f"`git {' '.join(arguments)}` failed in {where}: {said(done)}\nMend that, then run the gate again"
@@ -67,15 +67,15 @@ def git(where: Path, *arguments: str, index: Path | None = None, given: str = ""
     return done.stdout
 
 
-def run(where: Path, *arguments: str, index: Path | None = None, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run git, whether it fails or not; what it answers and says."""
+def run(where: Path, *arguments: str, index: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run git like the function `git`, but without raising an error where git fails: the result has its exit code."""
     settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     command = ["git", "-C", str(where), "--literal-pathspecs", *settings, *arguments]
     try:
         return subprocess.run(
             command,
             env=without_git(os.environ) | COMMITTER | _wishes(index),
-            input=given,
+            input=stdin,
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",  # names of files may be any bytes
@@ -85,17 +85,17 @@ def run(where: Path, *arguments: str, index: Path | None = None, given: str = ""
 
 
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what points git at another repository or index, as a hook finds it set."""
+    """The environment variables without those by which git, as in a hook, finds another repository or another index."""
     return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(KEPT)}
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """The last words of git, printable."""
+    """What git printed about an error, as text that can be printed, or else its exit code."""
     words = done.stderr.strip().encode("utf-8", "replace").decode()
     return words.removeprefix("fatal: ") or f"exit code {done.returncode}"
 
 
 def _wishes(index: Path | None) -> dict[str, str]:
-    """Variables by which git works quietly, and on another index if there is one."""
+    """The environment variables by which git works quietly, and on another index if one is given."""
     chosen = {"GIT_INDEX_FILE": str(index)} if index else {}
     return {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **chosen}

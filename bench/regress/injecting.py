@@ -1,10 +1,10 @@
 """A pytest plugin that makes attention slower on purpose, for bench/regress/calibrate.py.
 
-What it does is in $MHA_GATE_INJECTED, as "layer:0.1": a kind and a share of the time of a call.
+$MHA_GATE_INJECTED names the slowdown, as in "layer:0.1": its kind, and a share of the time of a call.
 
-- layer: every call of a layer with key/value groups takes so much longer; there is one such benchmark
+- layer: every call of a layer with key/value groups takes longer by that share; there is one such benchmark
 - constant: every call of any layer takes longer by the same time, that share of `TYPICAL` seconds
-- noise: every call of any layer takes longer by a random time, exponential, of that mean share
+- noise: every call of any layer takes longer by a random share, exponentially distributed, whose mean is that share.
 """
 
 import os
@@ -36,7 +36,7 @@ def pytest_configure() -> None:
 
 
 def slowed(forward: Callable[..., Any], kind: Kind, share: float) -> Callable[..., Any]:
-    """A forward that does the same, and is busy for a while longer."""
+    """The forward with a slowdown: each call takes longer by `share` times the seconds that `kind` returns for it."""
 
     @wraps(forward)
     def later(layer: mha.MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:

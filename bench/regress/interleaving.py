@@ -28,14 +28,14 @@ TWICE = "a test can call the fixture `benchmark` once, and this one calls it aga
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options that the gate starts a process with."""
+    """Add the options with which the gate starts a process."""
     group = parser.getgroup("turns", "taking turns with other processes")
     group.addoption("--baton", metavar="R,W", help="file descriptors: what to do comes from R, what was done goes to W")
     group.addoption("--as-they-are", action="store_true", help="benchmarks sample by themselves, in one turn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where there is a baton, run only when it is passed here."""
+    """If --baton is given, run items only when the gate passes the turn to this process."""
     if config.option.baton and not config.option.collectonly:
         read, write = map(int, config.option.baton.split(","))
         turns = Turns(os.fdopen(read), os.fdopen(write, "w"), every=config.option.as_they_are)
@@ -45,16 +45,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Turns:
-    """Runs items and takes samples when told to. Everything said is a line of JSON.
+    """Runs pytest's items and takes samples as the gate asks for it; each message between them is a line of JSON.
 
-    First goes out `{"collected": [node id, …], "error": null or why a file could not be, "skipped": {file: why},
-    "library": where mha is}`. Then for each `[node id, the next one or null]` that comes in, `{"seconds": …}` of a call
-    goes out once it has been warmed up; for each number that comes in, so many calls are one sample and `{}` goes out;
-    0 ends the item, and its `{"error": null or one line, "skipped": null or why}` goes out, as it does at once where
-    something goes wrong or is skipped. The end of what comes in is the end of the run.
+    First the process writes `{"collected": [node id, …], "error": null or why a file can't be collected, "skipped":
+    {file: why}, "library": the file of mha}`. Then it reads messages. At `[node id, the next one or null]` it begins
+    that item, warms it up, and writes `{"seconds": …}` of a call. At a number it makes so many calls as one sample, and
+    writes `{}`. At 0 it ends the item, and writes `{"error": null or one line, "skipped": null or why}`, as it does at
+    once if an item fails or is skipped. Where there are no more messages the run ends.
 
     Args:
-        every: run items that do not ask for pytest-benchmark's fixture, too: they may make it themselves.
+        incoming: where messages of the gate come from.
+        outgoing: where messages to the gate go.
+        every: also run items that have no argument `benchmark`: they may get pytest-benchmark's fixture in another way.
     """
 
     def __init__(self, incoming: TextIO, outgoing: TextIO, *, every: bool) -> None:
@@ -91,7 +93,7 @@ class Turns:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Keep what a failure says, in one line, and why a benchmark is skipped."""
+        """Keep one line on why an item fails or is skipped, for the message at its end."""
         report = yield
         if report.failed and self._error is None:
             self._error = _first_line(call)
@@ -100,16 +102,19 @@ class Turns:
         return report
 
     def pytest_benchmark_generate_machine_info(self) -> dict[str, str]:
-        """Replace pytest-benchmark's own, which asks about the processor for two seconds in every process."""
+        """Replace the facts that pytest-benchmark collects by itself: to ask about the processor takes two seconds."""
         versions = {name: metadata.version(name) for name in ("torch", "numpy")}
         return {"python": platform.python_version(), "implementation": platform.python_implementation(), **versions}
 
     def pytest_benchmark_generate_commit_info(self) -> dict[str, str]:
-        """Replace pytest-benchmark's own: the gate knows the commits."""
+        """Replace the commit that pytest-benchmark asks git for by nothing: the gate knows the commits."""
         return {}  # the gate knows
 
     def sizes(self, seconds: float) -> Iterator[int]:
-        """Yield how many calls make the next sample; it has been taken when the next one is asked for."""
+        """Tell the gate the `seconds` of a call, then yield how many calls make each sample that the gate asks for.
+
+        A sample must have been taken when the next one is asked for.
+        """
         self._used = True
         self._say({"seconds": seconds})
         while size := json.loads(self._in.readline() or "0"):
@@ -122,7 +127,7 @@ class Turns:
 
 
 class SamplesInTurns:
-    """Wraps pytest-benchmark's fixture, so that samples are taken in turns."""
+    """A pytest plugin that replaces pytest-benchmark's fixture by one that samples when it is this process's turn."""
 
     def __init__(self, turns: "Turns") -> None:
         self._turns = turns
@@ -132,7 +137,7 @@ class SamplesInTurns:
 
     @pytest.fixture
     def benchmark(self, benchmark: Any, request: pytest.FixtureRequest) -> "BenchmarkInTurns":
-        """Wrap pytest-benchmark's fixture, so that samples are taken in turns."""
+        """pytest-benchmark's fixture, wrapped so that it samples when it is this process's turn."""
         (clock, *_) = (
             mark.kwargs["timer"]
             for mark in request.node.iter_markers("benchmark")
@@ -142,14 +147,14 @@ class SamplesInTurns:
 
 
 def _first_line(call: pytest.CallInfo[None]) -> str:
-    """What has gone wrong in a call, on one line."""
+    """Why a call of an item has failed, on one line."""
     if call.excinfo is None:
         return "XPASS(strict): it is marked as one that fails, and has not"
     return described(call.excinfo.value)
 
 
 def _why_skipped(report: pytest.CollectReport | pytest.TestReport) -> str:
-    """Why something is skipped, on one line; as in pytest, also where it was expected to fail and did."""
+    """Why a file or an item is skipped, on one line; as in pytest, one that failed as expected counts as skipped."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
     lines = reason.removeprefix("Skipped: ").strip().splitlines()
     return lines[0] if lines else "no reason is given"
@@ -161,7 +166,7 @@ def _library() -> str | None:
 
 
 class BenchmarkInTurns(BenchmarkFixture):
-    """The fixture of pytest-benchmark in a process that has turns: the same one, but for how it samples."""
+    """pytest-benchmark's fixture where processes take turns: the gate says when and how often it samples."""
 
     def __init__(
         self, benchmark: BenchmarkFixture, clock: ReplayClock, sizes: Callable[[float], Iterator[int]]
@@ -193,13 +198,14 @@ class BenchmarkInTurns(BenchmarkFixture):
         return self._sample(prepared, several=setup is None and teardown is None)
 
     def _sample(self, prepare: Callable[[], "TimedCall"], *, several: bool = True) -> Any:
-        """Warm up, take samples for as long as they are asked for, and hand them to pytest-benchmark.
+        """Warm up, take the samples that the gate asks for, hand them to pytest-benchmark; return the call's result.
 
         Args:
-            several: calls may make one sample.
+            prepare: makes the call that is timed.
+            several: whether one sample may be made of several calls.
 
         Raises:
-            FixtureAlreadyUsed: it has been called before.
+            FixtureAlreadyUsed: the fixture has been called before.
         """
         if self._called:
             self.has_error = True
@@ -218,7 +224,7 @@ class BenchmarkInTurns(BenchmarkFixture):
 
 
 class TimedCall(NamedTuple):
-    """A function with its arguments to be timed, and what is done afterwards."""
+    """A function to be timed, its arguments, and a `teardown` that is called with the same arguments afterwards."""
 
     function: Callable[..., Any]
     args: Sequence[Any]
@@ -226,7 +232,7 @@ class TimedCall(NamedTuple):
     teardown: Callable[..., Any] | None = None
 
     def timed(self, size: int) -> tuple[float, Any]:
-        """Time so many calls, without garbage collection: seconds of one of them, and what the last one returned."""
+        """Make `size` calls without garbage collection; return the seconds of one, and what the last one returned."""
         collecting = gc.isenabled()
         gc.disable()
         try:

@@ -1,4 +1,4 @@
-"""What is measured next, and the rounds that have been: each on disk the moment it ends."""
+"""Decides what is measured next, and keeps the rounds that have been: each is on disk the moment it ends."""
 
 import math
 import tempfile
@@ -23,14 +23,15 @@ TIMES = 2  # as many rounds in the second look
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How a run measures.
+    """How a run of the gate measures and judges.
 
     Attributes:
-        files: of benchmarks, relative to the checkout.
+        files: the files of its benchmarks, relative to the checkout.
         budget: seconds for all rounds, second looks included.
         seconds: of sampling for each benchmark in a round.
-        threads: of torch.
-        device: of the benchmarks, as torch calls it.
+        threads: how many threads torch uses.
+        device: where the benchmarks run, as torch calls it.
+        rules: the limits by which benchmarks are judged.
     """
 
     files: tuple[str, ...] = ("bench/regress/bench_gate.py",)
@@ -45,7 +46,7 @@ Contrasts = Callable[[Mapping[str, Any], int], Mapping[str, Contrast]]
 
 
 class Next(NamedTuple):
-    """The round to measure next: of all benchmarks, or only of some."""
+    """The round to measure next: its phase, "screen" (first look) or "again", and its benchmarks; None means all."""
 
     phase: str
     only: tuple[str, ...] | None
@@ -56,15 +57,15 @@ class GateRounds:
     """The rounds that have been measured.
 
     Attributes:
-        records: of each round what was measured (`seconds`, `errors` and `skipped` as in `GateRound`, or `ratios`),
+        records: for each round what was measured (`seconds`, `errors` and `skipped` as in `GateRound`, or `ratios`),
             `spent`, `phase`, `took` (seconds), `load` (cores that others used) and `contrasts`: benchmark ->
-            `Contrast`, of those that can be compared.
+            `Contrast`, for those that can be compared.
     """
 
     records: tuple[Mapping[str, Any], ...]
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
-        """The records of one phase."""
+        """The records of the rounds of one phase, "screen" or "again"."""
         return [record for record in self.records if record["phase"] == phase]
 
     @property
@@ -74,18 +75,18 @@ class GateRounds:
 
     @property
     def load(self) -> float | None:
-        """How many cores others used meanwhile; None where the system does not tell."""
+        """How many cores other processes used on average during the rounds; None where the system does not tell."""
         loads = [(record["load"], record["took"]) for record in self.records if record["load"] is not None]
         total = sum(took for _, took in loads)
         return sum(cores * took for cores, took in loads) / total if total else None
 
     def compared(self) -> list[str]:
-        """The benchmarks that every process of every screening round has, less the control."""
+        """The benchmarks that can be compared in every round of the first look, without the control."""
         screened = [set(record["contrasts"]) for record in self.of(SCREEN)]
         return sorted(set.intersection(*screened) - {CONTROL_NAME}) if screened else []
 
     def effect(self, name: str, *phases: str) -> Effect | None:
-        """The effect on a benchmark in the rounds of these phases; None where they are too few."""
+        """The effect on the benchmark `name` that the rounds of these phases show; None where they are too few."""
         contrasts_of_rounds = [each["contrasts"] for each in self.records if each["phase"] in phases]
         pairs = tuple(contrasts[name] for contrasts in contrasts_of_rounds if name in contrasts)
         return effect(pairs) if len(pairs) >= FEWEST else None
@@ -96,7 +97,7 @@ class GateRounds:
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
 
     def cost(self, names: Iterable[str] | None) -> float:
-        """Seconds that a round of these benchmarks will take, or one of all; 0 where none has been measured."""
+        """Seconds that a round of these benchmarks (None: all) should take, judged by earlier ones; 0 if none are."""
         spent: dict[str, list[float]] = {}
         for record in self.records:
             for name, seconds in record["spent"].items():
@@ -106,18 +107,18 @@ class GateRounds:
 
 
 def wanted_rounds(benchmarks: int, fdr: float) -> int:
-    """Rounds of a first look: so many that the least possible p, 2^-rounds, passes the adjustment for all of them."""
+    """How many rounds a first look takes, so that the least possible p, 2^-rounds, can pass `fdr` after adjustment."""
     return max(FEWEST, math.ceil(math.log2(max(benchmarks, 1) / fdr)))
 
 
 def next_round(rounds: GateRounds, options: GateOptions, spent: float = 0.0) -> Next | None:
-    """What to measure next, told by the rounds alone; None where all is decided, or the time is spent.
+    """The round to measure next, which follows from the rounds so far; None if all is decided, or the time is spent.
 
-    A first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves undecided; then, as
-    long as there is time, more of it at those of which too little is known still.
+    First comes a first look at all benchmarks; then a second one, of twice as many rounds, at those it leaves
+    undecided; then, as long as there is time, more rounds of those of which too little is known still.
 
     Args:
-        spent: seconds of the budget that went elsewhere.
+        spent: seconds of the budget that were used for other things than rounds.
     """
     left = options.budget - spent - rounds.took
     compared = rounds.compared()
@@ -138,7 +139,7 @@ def next_round(rounds: GateRounds, options: GateOptions, spent: float = 0.0) -> 
 
 
 def _is_open(looks: Looks, rules: Rules) -> bool:
-    """Whether all rounds together neither show a slowdown nor exclude a large one."""
+    """Whether all rounds of a benchmark together neither show a slowdown nor exclude a large one."""
     seen = looks.together or looks.screen
     return seen.high >= rules.blind and seen.low <= rules.threshold
 
@@ -147,10 +148,10 @@ Take = Callable[[Next, int], Mapping[str, Any]]
 
 
 class Store:
-    """The folder of a run's rounds, one file each.
+    """Keeps the rounds of a run in a folder, one file each.
 
     Args:
-        contrasts: what a round says about each benchmark, from its record and its number.
+        contrasts: computes the contrasts of a round's benchmarks from its record and its number.
     """
 
     def __init__(self, folder: Path, contrasts: Contrasts) -> None:
@@ -158,11 +159,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> GateRounds:
-        """The rounds in the folder."""
+        """All rounds in the folder, in order."""
         return GateRounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a round; returns it as `read` gives it."""
+        """Write a round's record to its file; returns the record with its contrasts, as `read` gives it."""
         write_json(self._path(number), dict(record))
         return self._whole(self._path(number))
 
@@ -182,11 +183,12 @@ def measure(
     *,
     spent: float = 0.0,
 ) -> GateRounds:
-    """Measure all rounds that there are to be, going on after those in the store.
+    """Measure round after round until `next_round` has no more, going on after those in the store; returns them all.
 
     Args:
-        take: measures a round, and gives its fields, `spent` among them; it has a number that no other one has.
-        spent: seconds of the budget that went elsewhere.
+        take: measures a round, and returns the fields of its record; it gets a number that no other round has.
+        say: called before each round with a sentence on what is measured.
+        spent: seconds of the budget that were used for other things than rounds.
 
     Raises:
         GateError: a process broke.
@@ -196,17 +198,17 @@ def measure(
         say(f"{_what(rounds, step, options)}, {rounds.took + spent:.0f} of {options.budget:.0f} s spent")
         number, before = len(rounds.records), usage_so_far()
         measured = take(step, number)
-        about = {
+        circumstances = {
             "phase": step.phase,
             "took": sum(measured["spent"].values()),
             "load": load_between(before, usage_so_far()),
         }
-        rounds = GateRounds((*rounds.records, store.add(number, {**measured, **about})))
+        rounds = GateRounds((*rounds.records, store.add(number, {**measured, **circumstances})))
     return rounds
 
 
 def of_arms(arms: Sequence[Arm], options: GateOptions, step: Next, number: int) -> dict[str, Any]:
-    """Measure a round of both sides."""
+    """Measure a round of both sides, its random orders seeded by its number; returns the fields of `GateRound`."""
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
         measured = measure_round(
             arms,
@@ -221,13 +223,13 @@ def of_arms(arms: Sequence[Arm], options: GateOptions, step: Next, number: int) 
 
 
 def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contrast]:  # noqa: ARG001
-    """The contrasts of the benchmarks that all processes of a round have."""
+    """The contrast of each benchmark that all processes of a round have timed; `number` is not used."""
     whole = {name: each for name, each in record["seconds"].items() if len(each) == ARMS * PROCESSES}
     return {name: contrast(seconds) for name, seconds in whole.items()}
 
 
 def _what(rounds: GateRounds, step: Next, options: GateOptions) -> str:
-    """What is measured next, for the user."""
+    """What is measured next, as words for the user: which round of how many, and at a second look which benchmarks."""
     done = len(rounds.of(step.phase))
     wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr)
     if not rounds.records:

@@ -1,4 +1,4 @@
-"""From what the command line asks for to a gate that can run: checkouts, environments, and what both have in common."""
+"""Turns what the command line asks for into a gate that can run: makes checkouts and environments, and checks them."""
 
 import os
 import tempfile
@@ -33,12 +33,14 @@ class Wish:
 
     Attributes:
         where: the repository, or a folder in it.
-        base: what to compare with, as git knows it.
-        directory: of the run.
+        base: the commit, branch or tag to compare with.
+        directory: where the run's files go.
+        command: the command line itself, for the verdict.
         python: the interpreter that environments are built from.
-        here: use that interpreter's own environment for both sides, and build none.
-        locked: that interpreter's environment has what the head asks for, at the pins; who asks for the same uses it.
-        without: benchmarks that the head has no more, on purpose.
+        here: use the environment of `python` itself for both sides, and build none.
+        locked: the environment of `python` has what the head asks for, at the pins, and serves each side that asks for
+            the same.
+        without: benchmarks that the head lacks on purpose.
     """
 
     where: Path
@@ -53,10 +55,10 @@ class Wish:
 
 
 def prepared(wish: Wish, say: Say) -> Gate:
-    """Check out both sides, find their environments, and see that they can be compared.
+    """Check out both sides, find their environments, and check that they can be compared; returns the gate to run.
 
     Raises:
-        GateError: they can't, or the directory holds a run of something else.
+        GateError: they can't be compared, or the directory holds a run of something else.
     """
     begun = _begun(wish)
     checkouts = make_checkouts(wish.where, begun["base"] if begun else wish.base, wish.directory)
@@ -83,10 +85,10 @@ def prepared(wish: Wish, say: Say) -> Gate:
 
 
 def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
-    """The checkout as it is, to be compared with a stored run, or to be stored.
+    """The gate for this checkout as it is: to compare it with the run in the file `stored`, or else to store it.
 
     Raises:
-        GateError: that is none, or the directory holds a run of something else.
+        GateError: the file is no stored run, or the directory holds a run of something else.
     """
     begun = _begun(wish)
     baseline = read_baseline(stored) if stored else None
@@ -111,7 +113,7 @@ def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
 
 
 def machine(options: GateOptions, facts: dict[str, Any]) -> dict[str, Any]:
-    """What times depend on, beside the code."""
+    """What times depend on beside the code: processor, cores, threads, device, and versions of some packages."""
     packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pytest-benchmark")}
     cpu = cpuinfo.get_cpu_info().get("brand_raw")
     return {
@@ -124,7 +126,7 @@ def machine(options: GateOptions, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begun(wish: Wish) -> dict[str, Any] | None:
-    """What the run in the directory was begun with; None where there is none yet."""
+    """What the run in the wish's directory was begun with (gate.json); None where there is no run yet."""
     path = wish.directory / "gate.json"
     if path.exists():
         return read_json(path)
@@ -135,7 +137,7 @@ def _begun(wish: Wish) -> dict[str, Any] | None:
 
 
 def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-    """Write what the run compares, or see that it is the same as when it was begun."""
+    """Write `identity` to gate.json; raise a GateError if the run there was `begun` with something else."""
     if begun and begun != identity:
         changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
         raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
@@ -149,7 +151,7 @@ def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _python(wish: Wish, checkouts: Checkouts, name: str, say: Say) -> Path:
-    """The interpreter that a side runs on."""
+    """The path of the interpreter that the side `name` runs on; its environment is built if need be."""
     if wish.here:
         return wish.python
     head = text_at(wish.where, checkouts.head.commit, PROJECT)
@@ -160,12 +162,12 @@ def _python(wish: Wish, checkouts: Checkouts, name: str, say: Say) -> Path:
 
 
 def _side(side: Any, label: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the verdict says about a side."""
+    """What the verdict says about a side: label, revision, whether it has changes since, and version of Python."""
     return {"label": label, "revision": side.revision, "dirty": side.dirty, "python": facts["python"]}
 
 
 def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[str, ...]:
-    """The benchmarks that the base's own files have, and the head's files have not."""
+    """The benchmarks that the base's own files have and the head's don't, except those named by --without."""
     if not differs(wish.where, checkouts.base.revision, checkouts.head.commit, "bench/regress", *wish.options.files):
         return ()
     with whole_base(wish.where, checkouts.base, wish.directory) as root:
@@ -179,7 +181,7 @@ def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[s
 
 
 def _collected(arm: Arm, files: Sequence[str]) -> list[str]:
-    """The benchmarks that pytest finds in these files."""
+    """The names of the benchmarks that pytest finds in these files of the arm's checkout."""
     with tempfile.TemporaryDirectory() as folder, Worker(arm, 0, files, Path(folder, "none.json"), 1) as worker:
         worker.wait_until_collected()
         return worker.collected

@@ -1,4 +1,4 @@
-"""One round: fresh processes of each arm, and every benchmark sampled in turns among them."""
+"""Measures one round: starts fresh processes of each arm, and has them sample every benchmark in turns."""
 
 import json
 import os
@@ -27,9 +27,9 @@ class GateRound(NamedTuple):
 
     Attributes:
         seconds: benchmark -> process (arm-number) -> seconds of a call in each turn; the same turns in all processes.
-        errors: arm -> benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        errors: arm -> benchmark -> what went wrong; where a file can't be read, "" stands for the benchmark.
         skipped: arm -> benchmark, or a whole file of them -> why it is skipped.
-        spent: seconds of each benchmark, and under "" of all that is none: starting and ending processes.
+        spent: benchmark -> the seconds it took; under "" those of the rest, such as starting and ending processes.
     """
 
     seconds: dict[str, dict[str, list[float]]]
@@ -48,16 +48,17 @@ def measure_round(
     threads: int = 1,
     only: Iterable[str] | None = None,
 ) -> GateRound:
-    """Measure a round: two fresh processes of each arm, and all benchmarks, each time in another order.
+    """Measure a round: all benchmarks, in random order, in two fresh processes of each arm.
 
     The order of the processes within a benchmark is balanced, and drawn anew for every two turns (`two_turns`).
 
     Args:
+        files: the files of the benchmarks, relative to each arm's checkout.
         folder: where pytest-benchmark's JSON files go, ARM-K.json.
         seconds: of sampling for each benchmark, all processes together.
-        seed: of the orders.
-        threads: of torch. With one, all processes run on the same core, since cores differ.
-        only: the benchmarks to time; the control always is. By default all.
+        seed: of the random orders.
+        threads: how many torch uses. With one, all processes run on the same core, since cores differ.
+        only: the benchmarks to time, beside the control, which always is; default all.
 
     Raises:
         GateError: a process ended early, or says nothing any more.
@@ -100,11 +101,11 @@ def measure_round(
 
 
 class Apart(NamedTuple):
-    """What a process that ran by itself has left.
+    """What a process leaves that ran its benchmarks by itself, without turns.
 
     Attributes:
         document: pytest-benchmark's report.
-        errors: benchmark -> what went wrong; "" is the benchmark where a file can't be read.
+        errors: benchmark -> what went wrong; where a file can't be read, "" stands for the benchmark.
         skipped: benchmark, or a whole file of them -> why it is skipped.
         spent: as in `GateRound`.
     """
@@ -116,13 +117,14 @@ class Apart(NamedTuple):
 
 
 def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = None) -> Apart:
-    """Run a fresh process by itself, whose benchmarks sample as they are.
+    """Run the benchmarks of a file in a fresh process, without turns: each samples as it does under pytest-benchmark.
 
     Args:
-        only: the benchmarks to run; by default all.
+        threads: how many torch uses.
+        only: the benchmarks to run; default all.
 
     Raises:
-        GateError: it ended early, or says nothing any more.
+        GateError: the process ended early, or says nothing any more.
     """
     began, spent = time.perf_counter(), dict[str, float]()
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
@@ -144,7 +146,7 @@ def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = No
 def _take_turns(
     workers: Sequence[Worker], name: str, following: str | None, seconds: float, chance: random.Random
 ) -> None:
-    """Sample one benchmark in all processes that have it, until the time is spent."""
+    """Sample the benchmark `name` in turns in all processes that have it, for so many seconds; `following` is next."""
     there = [worker for worker in workers if name in worker.collected]
     nexts = {worker: following if following in worker.collected else None for worker in there}
     lasts = {worker: worker.begin(name, nexts[worker]) for worker in there}
@@ -166,12 +168,14 @@ def _take_turns(
 
 
 def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Random) -> Iterator[list[Worker]]:
-    """Orders for two turns that favour no arm: a, b, b, a, then b, a, a, b; who is a, and which process, is drawn.
+    """Yield the order of the processes in each of two turns: arms a, b, b, a, then b, a, a, b, which favours none.
 
-    No process has two samples in a row, the second of which would find its caches warm.
+    Which arm is a, and which of its processes comes first, is drawn. No process has two samples in a row, the second of
+    which would find its caches warm.
 
     Args:
-        last: who has had the last sample before.
+        workers: the processes, two of each arm.
+        last: the process that took the last sample before.
     """
     arms = [[each for each in workers if each.arm.name == name] for name in sorted({each.arm.name for each in workers})]
     for two in arms:
@@ -188,7 +192,7 @@ def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Ran
 
 
 def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """The samples of each benchmark by process, less those of arms in which it failed or was skipped."""
+    """benchmark -> process -> seconds, from the processes' reports, without what failed or was skipped in them."""
     samples: dict[str, dict[str, list[float]]] = {}
     for worker, document in documents.items():
         for entry in document["benchmarks"]:
@@ -199,7 +203,7 @@ def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, di
 
 
 def _cores() -> list[int]:
-    """The cores that processes may be bound to; none where the system can't bind them."""
+    """The numbers of the cores that processes may be bound to; none where the system can't bind them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -207,7 +211,7 @@ def document_of(path: Path) -> dict[str, Any]:
     """Read pytest-benchmark's report; an empty one where nothing was timed.
 
     Raises:
-        GateError: it is cut off.
+        GateError: the file is cut off.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""A small task, trained anew by the mha at hand from a fixed seed: how accurate it is, and with half of its heads.
+"""A small model, trained anew by the mha at hand from a fixed seed: how accurate it is, with all and half of its heads.
 
-A row shows up to twelve pairs of a key and a value, and asks for the value of one of the keys; only attention carries
-it to where the answer is given. Padding repeats the keys with other values, so that nobody does without the mask. Heads
-are two numbers wide, so that one alone can't tell all keys apart.
+An example of its task shows up to twelve pairs of a key and a value, and asks for the value of one of the keys; only
+attention carries it to where the answer is given. Padding repeats the keys with other values, so that a model which
+ignores the mask is wrong. Heads are two numbers wide, so that one alone can't tell all keys apart.
 
 The model is trained in float64, where sums in another order still end in the same answers, and scored, pruned and
 evaluated in float32.
@@ -31,7 +31,7 @@ TRAINING, HELD_OUT, CALIBRATION = 1, 2, 3  # seeds of rows
 
 
 class Rows(NamedTuple):
-    """Keys (n, k) and values (n, k), how many of them are real (n,), the key asked for (n,) and its value (n,)."""
+    """Examples: keys and values (n, k), how many pairs are real (n,), the key asked for (n,) and its value (n,)."""
 
     keys: Tensor
     values: Tensor
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class Recall(nn.Module):
-    """Two layers of attention: among the question and the pairs, then from the question to all of them."""
+    """A model of two attention layers: among the question and the pairs, then from the question to all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Recall(nn.Module):
         self.answer = nn.Linear(WIDTH, VALUES)
 
     def forward(self, rows: Rows) -> Tensor:
-        """Logits (n, VALUES)."""
+        """The logits of the answer to each row, (n, VALUES)."""
         question, pairs = self.question(rows.question)[:, None], self.key(rows.keys) + self.value(rows.values)
         x, lens = torch.cat([question, pairs], dim=1), rows.lens + 1
         x = x + self.among(x, x, x, lens)
@@ -67,7 +67,7 @@ class Recall(nn.Module):
 
 
 def outcome() -> dict[str, Any]:
-    """What `bench.regress.exact` reads: parameters with half of the heads, and what either model answers right."""
+    """Figures for `bench.regress.exact`: parameters with half of the heads, and what both models answer right."""
     dense = model()
     half = halved(dense)
     return {
@@ -87,7 +87,7 @@ def model() -> nn.Module:
 
 
 def halved(dense: nn.Module) -> nn.Module:
-    """The model without the half of its heads that the loss misses least."""
+    """The model pruned to half of its heads: those without which the loss would rise most."""
     with one_thread():
         scores = mha.score(dense, list(draw(8 * ROWS, CALIBRATION).batches()), loss, "leave_one_out")
         return mha.prune(dense, mha.choose(scores, model=dense, keep=0.5, across_layers=True))
@@ -106,7 +106,7 @@ def loss(recall: nn.Module, rows: Rows) -> Tensor:
 
 
 def draw(count: int, seed: int) -> Rows:
-    """Draw rows, the same ones for the same seed."""
+    """Draw `count` random rows, the same ones for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     lens = torch.randint(FEWEST_PAIRS, PAIRS + 1, (count,), generator=generator)
     again = torch.arange(PAIRS) % lens[:, None]  # padding starts over with the first key
@@ -117,7 +117,7 @@ def draw(count: int, seed: int) -> Rows:
 
 
 def _fit(recall: nn.Module) -> None:
-    """Train by Adam (Kingma and Ba 2015, algorithm 1), written out: importing torch.optim takes longer than this."""
+    """Train the model by Adam (Kingma and Ba 2015, algorithm 1), written out: to import torch.optim takes longer."""
     first_decay, second_decay, epsilon = 0.9, 0.98, 1e-8
     parameters = list(recall.parameters())
     firsts, seconds = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))

@@ -1,7 +1,7 @@
 """Simulated runs of the gate over recorded rounds: how often it raises a false alarm, and what it finds.
 
-A simulated run asks `next_round` what to measure, as a real one does, and is given a round of a real run without a
-change, drawn at random, with the arms exchanged in every other one. A slowdown is put into the head's samples.
+A simulated run asks `next_round` what to measure, as a real one does. What it gets is a round drawn at random from the
+real runs without a change, half of which have their arms exchanged. A slowdown is put into the head's samples.
 """
 
 import random
@@ -31,7 +31,7 @@ Record = Mapping[str, Any]
 
 
 class Rate(NamedTuple):
-    """How often something came out, with the exact (Clopper-Pearson) 95 % interval."""
+    """In how many runs something came out, with the exact (Clopper-Pearson) 95 % interval of that share."""
 
     times: int
     runs: int
@@ -43,16 +43,16 @@ class Rate(NamedTuple):
 
 
 def rate(count: int, runs: int) -> Rate:
-    """How often something came out of so many runs, with its interval."""
+    """The share of runs in which something came out `count` times, with its interval."""
     ends = stats.binomtest(count, runs).proportion_ci(method="exact")
     return Rate(count, runs, float(ends.low), float(ends.high))
 
 
 def published(folder: Path, runs: int) -> str:
-    """Simulate runs, and write `calibration.json` and `calibration.md` beside the real ones; says where they are.
+    """Simulate runs, and write calibration.json and calibration.md beside the real ones; returns where they are.
 
     Args:
-        runs: of each slowdown; `RARE` times as many without one.
+        runs: how many to simulate for each slowdown; without one, `RARE` times as many.
     """
     real = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/verdict.json"))}
     pool = recorded(folder)
@@ -77,10 +77,10 @@ def published(folder: Path, runs: int) -> str:
 
 
 def recorded(folder: Path) -> list[Record]:
-    """The screening rounds of all real runs without a change, each also with its arms exchanged.
+    """The rounds of the first look of all real runs without a change, each also with its arms exchanged.
 
     Raises:
-        GateError: there is none.
+        GateError: the folder has no such rounds.
     """
     files = sorted(folder.glob("no-change-*/rounds/*.json"))
     records = [record for record in map(read_json, files) if record["phase"] == SCREEN]
@@ -90,7 +90,7 @@ def recorded(folder: Path) -> list[Record]:
 
 
 def exchanged(record: Record) -> dict[str, Any]:
-    """The round as it would be, had the base been the head."""
+    """The record of the round as it would be, had the base been the head."""
     return {
         **record,
         "seconds": {
@@ -101,7 +101,7 @@ def exchanged(record: Record) -> dict[str, Any]:
 
 
 def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]:
-    """The round with a slowdown in its head, as bench/regress/injecting.py makes one; the control is spared."""
+    """The record of the round with its head slowed down, as bench/regress/injecting.py does; the control is spared."""
     chance = random.Random(seed)
     slower = {
         "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
@@ -124,17 +124,17 @@ def with_contrasts(record: Record) -> dict[str, Any]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether the benchmark calls our layer: neither the control nor torch's modules."""
+    """Whether the benchmark calls mha's own layer: it is neither the control nor one of torch's modules."""
     return "[" in name and not name.partition("[")[2].startswith(("torch-", "encoder-"))
 
 
 def tally(pool: Sequence[Record], runs: int, options: GateOptions | None = None) -> dict[str, int]:
-    """How often each verdict came out of so many simulated runs."""
+    """How often each verdict came out of so many simulated runs, which draw their rounds from the pool."""
     return dict(Counter(simulated(pool, random.Random(seed), options or GateOptions()) for seed in range(runs)))
 
 
 def simulated(pool: Sequence[Record], chance: random.Random, options: GateOptions) -> str:
-    """The verdict of one run that draws its rounds from the pool."""
+    """The verdict of one simulated run, which draws its rounds from the pool."""
     rounds = GateRounds(())
     while step := next_round(rounds, options):
         drawn = chance.choice(pool)
@@ -151,7 +151,7 @@ def simulated(pool: Sequence[Record], chance: random.Random, options: GateOption
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The rates as Markdown."""
+    """The rates of the verdicts as tables in Markdown, from what calibration.json holds."""
     lines = [
         f"Simulated runs over {document['rounds']} recorded rounds (arms exchanged in half of them).",
         "",

@@ -1,4 +1,4 @@
-"""What rounds say about a benchmark: an effect, how well it is known, and how likely chance alone would have it.
+"""Computes from rounds how a benchmark's time has changed, how well that is known, and how likely chance would do it.
 
 A round has two processes of each arm, which take turns. Their logarithmic times h₀, h₁ (head) and b₀, b₁ (base) make
 two contrasts, each the median over the turns:
@@ -9,7 +9,7 @@ two contrasts, each the median over the turns:
 With no change both have the same distribution, symmetric about 0 since the order of the processes is. So the estimate
 is the median of Walsh averages (Hodges and Lehmann 1963), the interval that of Wilcoxon's signed ranks (Lehmann 1975,
 Nonparametrics, chapter 4), and p the share of all flips of signs whose rank sum is as large: exact, and moved little by
-a round that was disturbed. What n makes of the same rounds is the noise floor of this very run.
+a round that was disturbed. The estimate made of n instead of d is the noise floor of this very run.
 """
 
 import math
@@ -38,6 +38,7 @@ class Effect(NamedTuple):
         low, high: bounds of the change, each at `LEVEL`.
         floor: size of the change that the same rounds show between two runs of the same code.
         p: of the hypothesis that the head is not slower; `p_faster` that it is not faster.
+        rounds: how many rounds it is estimated from.
     """
 
     estimate: float
@@ -60,7 +61,7 @@ def effect(contrasts: tuple[Contrast, ...]) -> Effect:
     """The effect that several rounds show together.
 
     Raises:
-        ValueError: fewer than `FEWEST` rounds, which have no interval at that level.
+        ValueError: there are fewer than `FEWEST` rounds, too few for an interval at `LEVEL`.
     """
     d = np.array([each.effect for each in contrasts], dtype=float)
     if len(d) < FEWEST:
@@ -75,21 +76,21 @@ def effect(contrasts: tuple[Contrast, ...]) -> Effect:
 
 
 def walsh_averages(d: np.ndarray) -> np.ndarray:
-    """The means of every two of (r,), each with itself too, in ascending order: (r (r + 1) / 2,)."""
+    """The means of all pairs of values in `d` (r,), each with itself too, in ascending order: (r (r + 1) / 2,)."""
     first, second = np.triu_indices(len(d))
     return np.sort((d[first] + d[second]) / 2)
 
 
 @cache
 def rank_sums_outside(rounds: int) -> int:
-    """How many Walsh averages lie beyond each end of the interval: the most for which its level holds."""
+    """How many Walsh averages an interval of so many rounds leaves out at each end: the most that its level allows."""
     chances = np.cumsum(rank_sum_chances(rounds))
     return int(np.searchsorted(chances, 1 - LEVEL, side="right")) - 1
 
 
 @cache
 def rank_sum_chances(rounds: int) -> np.ndarray:
-    """How likely each sum of positive ranks is if signs are coins: (r (r + 1) / 2 + 1,), from sum 0 up."""
+    """How likely each sum of positive ranks is, if signs are tossed like coins: (r (r + 1) / 2 + 1,), from sum 0 up."""
     chances = np.zeros(rounds * (rounds + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, rounds + 1):
@@ -100,7 +101,7 @@ def rank_sum_chances(rounds: int) -> np.ndarray:
 
 
 def signed_rank_p(d: np.ndarray) -> float:
-    """Wilcoxon's one-sided exact p: the share of all flips of signs with as large a sum of positive ranks."""
+    """Wilcoxon's one-sided exact p of `d` (r,): the share of all sign flips with as large a sum of positive ranks."""
     d = d[d != 0]
     reached = stats.rankdata(np.abs(d))[d > 0].sum()
     return float(rank_sum_chances(len(d))[math.ceil(reached) :].sum())

@@ -1,4 +1,4 @@
-"""From effects to verdicts: what is measured again, and what is said in the end."""
+"""Turns effects into verdicts: which benchmarks are measured again, and what is said of them and the run in the end."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Rules:
         threshold: the lower bound of a regression is above it, and above the noise floor.
         least: a regression is estimated at this or more.
         blind: a benchmark passes only if it can't have become slower by this much.
-        fdr: the expected share of false ones among the regressions of a run, at most.
+        fdr: the largest share of a run's regressions that may be expected to be false.
     """
 
     threshold: float = 0.015
@@ -37,7 +37,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Looks:
-    """What is known of a benchmark: the first look, the second where there was one, and both together."""
+    """The effects on a benchmark: in the first look, in the second where there was one, and in both together."""
 
     screen: Effect
     again: Effect | None = None
@@ -45,15 +45,15 @@ class Looks:
 
 
 def undecided(effects: Mapping[str, Effect], rules: Rules) -> list[str]:
-    """The benchmarks to be measured again: what looks like a change, and what can't be told from one."""
+    """The benchmarks to measure again: what looks like a change by its `effects`, and what can't be told from one."""
     return [name for name, seen in effects.items() if abs(seen.estimate) >= rules.least or seen.high >= rules.blind]
 
 
 def judge(looks: Mapping[str, Looks], rules: Rules) -> dict[str, tuple[str, str | None, float | None]]:
     """For each benchmark its verdict, why, and the p that it was judged by, adjusted for all benchmarks.
 
-    A change must show in the first look by its size, and in the second, on rounds of its own, by everything; so only
-    what was measured again can have changed, and the others count in the adjustment as p = 1.
+    A change must be large enough in the first look, and must fulfil all rules in the second, on rounds of its own. So
+    only what was measured again can have changed, and the other benchmarks count in the adjustment as p = 1.
     """
     slower = _adjusted({name: seen.again.p if seen.again else 1.0 for name, seen in looks.items()})
     faster = _adjusted({name: seen.again.p_faster if seen.again else 1.0 for name, seen in looks.items()})
@@ -65,7 +65,7 @@ def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[str, str | None, float]:
-    """The verdict on one benchmark, why, and its adjusted p."""
+    """A benchmark's verdict, why, and its p; `slower` and `faster` are the adjusted p of a slowdown and a speedup."""
     if is_regression(seen.again, slower, rules) and seen.screen.estimate >= rules.least:
         return REGRESSED, None, slower
     if is_regression(mirrored(seen.again), faster, rules) and seen.screen.estimate <= -rules.least:
@@ -77,7 +77,7 @@ def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[s
 
 
 def is_regression(seen: Effect | None, p: float, rules: Rules) -> bool:
-    """Whether one look alone would call it a regression."""
+    """Whether the effect seen in one look, with its adjusted p, is a regression by the rules."""
     if seen is None:
         return False
     return seen.low > max(rules.threshold, seen.floor) and seen.estimate >= rules.least and p <= rules.fdr
@@ -92,16 +92,16 @@ def mirrored(seen: Effect | None) -> Effect | None:
 
 
 def has_moved(control: Effect, rules: Rules) -> bool:
-    """Whether work that no change can touch has become slower or faster by more than the threshold."""
+    """Whether the control, which no change can touch, has become slower or faster by more than the threshold."""
     other = mirrored(control)
     assert other is not None
     return max(control.low, other.low) > rules.threshold
 
 
 def overall(rows: Iterable[Mapping[str, Any]], doubts: Sequence[str]) -> str:
-    """The verdict of the run: an error first of all, then doubts about the whole run, then the worst of its rows.
+    """The run's verdict: ERROR if any row is one, else INCONCLUSIVE if there are doubts, else the worst of its rows.
 
-    Of what is skipped nothing is known: where there is nothing else, nothing was judged.
+    Skipped rows do not count: if there are no others, nothing was judged, and the run is INCONCLUSIVE.
     """
     verdicts = {row["verdict"] for row in rows}
     if ERROR in verdicts:

@@ -1,4 +1,4 @@
-"""The verdict's rows, from the rounds: a verdict, an effect and the reasons for each benchmark."""
+"""Makes the verdict's rows from the rounds: a verdict, an effect and the reasons for each benchmark."""
 
 import re
 from collections import Counter
@@ -39,7 +39,7 @@ def rows_of(
     """The rows of the verdict: one for each benchmark that either side has; with a baseline, for each of its ratios.
 
     Args:
-        only_base: what the base's own files have and the head's have no more.
+        only_base: benchmarks that the base's own files have, and the head's no longer have.
     """
     compared = {name: looks for name in rounds.compared() if (looks := rounds.looks(name))}
     judged = judge(compared, options.rules)
@@ -62,7 +62,7 @@ def rows_of(
 
 
 def control_row(rounds: GateRounds) -> Row | None:
-    """The row of the control over all rounds; None where they are too few."""
+    """The row of the control over all rounds; None where the rounds are too few."""
     seen = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
     if seen is None:
         return None
@@ -71,7 +71,7 @@ def control_row(rounds: GateRounds) -> Row | None:
 
 
 def doubts(rounds: GateRounds, options: GateOptions, cores: int) -> list[str]:
-    """Why nothing in this run can be trusted, in sentences; none usually."""
+    """The reasons, as sentences, why nothing in this run can be trusted; usually there are none."""
     return list(_doubts(rounds, options, cores))
 
 
@@ -98,7 +98,7 @@ def _doubts(rounds: GateRounds, options: GateOptions, cores: int) -> Iterator[st
 
 
 def _unconfirmed(rounds: GateRounds, looks: Looks, options: GateOptions) -> str | None:
-    """Why a change that the first look saw is not confirmed: the budget ended before the second was complete."""
+    """Says, if so, that the budget ended before a second look could confirm what the first one saw; else None."""
     rules = options.rules
     wanted = TIMES * wanted_rounds(len(rounds.compared()), rules.fdr)
     done = looks.again.rounds if looks.again else 0
@@ -111,7 +111,7 @@ def _unconfirmed(rounds: GateRounds, looks: Looks, options: GateOptions) -> str 
 
 
 def _others(rounds: GateRounds) -> Iterator[tuple[str, str, str]]:
-    """The benchmarks that can't be compared: name, verdict and why."""
+    """Yield the benchmarks that can't be compared: name, verdict and why."""
     screened = rounds.of(SCREEN)
     if not screened:
         return
@@ -134,12 +134,12 @@ def _others(rounds: GateRounds) -> Iterator[tuple[str, str, str]]:
 
 
 def _said(records: Sequence[Mapping[str, Any]], what: str, arm: str) -> dict[str, str]:
-    """For each benchmark the first of an arm's "errors" or "skipped"."""
+    """benchmark -> the first message that an arm's records have about it under `what`, "errors" or "skipped"."""
     return {name: note for record in reversed(records) for name, note in record.get(what, {}).get(arm, {}).items()}
 
 
 def _skipped(why: str, base_has_it: bool) -> tuple[str, str]:
-    """Verdict and reason of what the head skips: an error where the base can do it, else it isn't for this place."""
+    """Verdict and reason of a benchmark that the head skips: ERROR if the base can run it, else SKIPPED."""
     if base_has_it:
         return ERROR, f"the head skips it, and the base does not: {why}"
     return SKIPPED, f"it is skipped: {why}"
@@ -151,7 +151,7 @@ def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
 
 
 def _missing(rounds: GateRounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
-    """The ratios that only the baseline has: name, verdict and why."""
+    """Yield the ratios that only the baseline has: name, verdict and why."""
     errors, skipped = (_said(rounds.of(SCREEN), what, "head") for what in ("errors", "skipped"))
     for name in sorted(set(baseline.ratios) - set(rounds.compared())):
         if name in skipped:
@@ -163,7 +163,7 @@ def _missing(rounds: GateRounds, baseline: Baseline) -> Iterator[tuple[str, str,
 def _sides(
     rounds: GateRounds, name: str, looks: Looks, baseline: Baseline | None = None
 ) -> tuple[float | None, float | None]:
-    """The median time of each side, or the median ratios, in the rounds that count."""
+    """The median seconds of base and head in the last look at a benchmark; with a baseline, the median ratios."""
     phase = AGAIN if looks.again else SCREEN
     records = [record for record in rounds.of(phase) if name in record["contrasts"]]
     if baseline is None:
@@ -183,7 +183,7 @@ def _row(
     why: str | None,
     p: float | None,
 ) -> Row:
-    """A row of the verdict."""
+    """The row of the verdict for a benchmark that was compared; `p` is adjusted."""
     return {
         "name": name,
         "kind": kind,
@@ -206,7 +206,7 @@ def _fields(seen: Effect) -> Row:
 
 
 def _median(rounds: Sequence[Mapping[str, Sequence[float]]], arm: str) -> float:
-    """The median over all samples of an arm, process by process."""
+    """The median over rounds and the arm's processes of the median seconds of each process."""
     return median(median(samples) for each in rounds for process, samples in each.items() if process.startswith(arm))
 
 
@@ -221,6 +221,6 @@ def short(name: str) -> str:
 
 
 def _named(names: Sequence[str]) -> dict[str, str]:
-    """A name for each benchmark: the short one, or the whole where several would be the same."""
+    """For each benchmark a name to show: the short one, or the whole where several would be the same."""
     counts = Counter(short(name) for name in set(names))
     return {name: short(name) if short(name) and counts[short(name)] == 1 else name or "(all)" for name in names}

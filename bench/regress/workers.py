@@ -24,7 +24,7 @@ SILENCE = 300.0  # seconds without a word before a process is given up
 
 @dataclass(frozen=True)
 class Arm:
-    """Where a side's processes run: its checkout, the interpreter of its environment, and what is set for them."""
+    """Where a side's processes run: its checkout, its environment's interpreter, and environment variables to set."""
 
     name: str
     root: Path
@@ -36,10 +36,11 @@ class Worker:
     """A process of pytest that waits for its turns.
 
     Args:
-        files: of benchmarks, relative to the arm's root.
+        number: of the process in its arm.
+        files: the files of benchmarks, relative to the arm's root.
         report: where pytest-benchmark's JSON goes.
-        threads: of torch.
-        as_they_are: benchmarks sample by themselves; each ends as soon as it has begun.
+        threads: how many torch uses.
+        as_they_are: benchmarks sample by themselves, without turns; each ends as soon as it has begun.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Worker:
         self._log.close()
 
     def wait_until_collected(self) -> None:
-        """Wait until the process knows its benchmarks.
+        """Wait until the process has told which benchmarks it has collected.
 
         Raises:
-            GateError: they use another checkout's `mha`.
+            GateError: the benchmarks import another checkout's `mha`.
         """
         answer = self._hear()
         self.collected = answer["collected"]
@@ -109,11 +110,11 @@ class Worker:
         self.skipped |= answer.get("skipped", {})
 
     def bind(self, core: int) -> None:
-        """Let the process run on that core only."""
+        """Let the process run on this core only."""
         os.sched_setaffinity(self._process.pid, {core})
 
     def begin(self, item: str, following: str | None) -> float | None:
-        """Set up a benchmark and warm it up.
+        """Set up the benchmark `item` and warm it up; `following` is the one that comes after it, if any.
 
         Returns:
             Seconds of a call; None where the benchmark has ended, without a sample.
@@ -124,7 +125,7 @@ class Worker:
         return answer.get("seconds")
 
     def sample(self, calls: int) -> bool:
-        """Take one sample of the benchmark begun; False where it has failed, and so ended."""
+        """Take one sample, of so many calls, of the benchmark that has begun; False if it has failed, and so ended."""
         answer = self._ask(calls)
         self._note_end(answer)
         if answer.get("error", "") is None and not answer["skipped"]:
@@ -132,17 +133,17 @@ class Worker:
         return "error" not in answer
 
     def end(self) -> None:
-        """End the benchmark begun: no more samples."""
+        """End the benchmark that has begun: no more samples are taken of it."""
         self._note_end(self._ask(0))
 
     def _note_end(self, answer: Mapping[str, Any]) -> None:
-        """Note how the benchmark begun has ended, if it has and there is anything to say about that."""
+        """Note the error or the reason for a skip with which the benchmark has ended, if the answer has one."""
         for what, notes in (("error", self.errors), ("skipped", self.skipped)):
             if answer.get(what):
                 notes[self._item] = answer[what]
 
     def _ask(self, what: object) -> dict[str, Any]:
-        """Tell the process something, and wait for its answer."""
+        """Send the process a message, and return its answer."""
         try:
             os.write(self._out, f"{json.dumps(what)}\n".encode())
         except BrokenPipeError:
@@ -155,14 +156,14 @@ class Worker:
         self._out = -1
 
     def wait(self) -> None:
-        """Wait until the process has ended."""
+        """Wait until the process has ended by itself."""
         try:
             self._process.wait(SILENCE)
         except subprocess.TimeoutExpired:
             raise self._gone(f"has not ended within {SILENCE:g} s of its last benchmark") from None
 
     def _hear(self) -> dict[str, Any]:
-        """The next line that the process says."""
+        """The next message from the process."""
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._in], [], [], SILENCE)
             if not ready:
@@ -175,7 +176,7 @@ class Worker:
         return json.loads(line)
 
     def _gone(self, what: str) -> GateError:
-        """What to raise for a process that is gone, or has to be: it is killed, and its last words are told."""
+        """The error to raise about a process that has ended or hangs, with its last output; it is killed if need be."""
         if self._process.poll() is None:
             self._process.kill()
         code = self._process.wait()

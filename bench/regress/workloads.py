@@ -1,6 +1,7 @@
 """What the gate times: attention dense and pruned, made with the `mha` of the checkout that the process runs in.
 
-An older `mha` must do, too: only its stable public names are used here. A workload that it can't make is new.
+An older `mha` must be able to do it, too: only stable public names are used here. A workload that the base's can't make
+counts as new.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ class Workload(NamedTuple):
 
 
 class Masked(nn.Module):
-    """A layer with some heads switched off at each call, as criteria do it that try heads out."""
+    """A layer that masks all heads but the plan's at each call, as criteria do that try out heads."""
 
     def __init__(self, layer: nn.Module, plan: mha.HeadPlan) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class Masked(nn.Module):
 
 
 def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Workload:
-    """Self-attention of eight heads, or of the first few of them."""
+    """Self-attention with eight heads, pruned to the first `kept`; `how` are arguments of the call."""
     with seeded():
         whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval().to(DEVICE)
     model = whole if kept == HEADS else mha.prune(whole, mha.HeadPlan({"": range(kept)}))
@@ -55,19 +56,19 @@ def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None =
 
 
 def padded() -> Workload:
-    """A padded batch, whose padding, half of it, is not computed."""
+    """A padded batch, half of which is padding, for which nothing is computed."""
     lengths = torch.tensor(LENGTHS, device=DEVICE)
     return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
 
 
 def masked() -> Workload:
-    """The layer with half of its heads switched off."""
+    """A layer with half of its heads switched off by a mask, but not pruned."""
     whole = layer(4, 64)
     return Workload(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
 
 
 def torch_layer() -> Workload:
-    """`torch.nn.MultiheadAttention` with half of its heads."""
+    """`torch.nn.MultiheadAttention` pruned to half of its heads."""
     with seeded():
         whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval().to(DEVICE)
     x = inputs(4, 64, WIDTH)
@@ -75,7 +76,7 @@ def torch_layer() -> Workload:
 
 
 def encoder() -> Workload:
-    """Three layers of `torch.nn.TransformerEncoder`, unevenly pruned: five heads, none, two."""
+    """Three layers of `torch.nn.TransformerEncoder`, pruned to five heads, to none, and to two."""
     with seeded():
         block = nn.TransformerEncoderLayer(256, HEADS, 512, batch_first=True, norm_first=True)
         whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval().to(DEVICE)

@@ -36,8 +36,8 @@ def read(path: Path) -> dict[str, Any]:
     """Read the verdict in a file.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it isn't one.
+        OSError: the file can't be read.
+        ValueError: the file holds no verdict.
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"it has {size:,} bytes, and a verdict at most {LARGEST:,}")

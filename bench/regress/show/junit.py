@@ -22,8 +22,8 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 def junit(verdict: Row) -> str:
     """The verdict as XML: one testsuite, with a testcase for each benchmark and each exact figure.
 
-    A testcase for the verdict of the whole is there where no row has that verdict, or a run that failed as a whole
-    would read as one in which all passed.
+    Where the run has failed, but none of its rows has that verdict, one more testcase says so: without it the file
+    would read as if all had passed.
     """
     overall = words.outcome(verdict)
     timed, figures = words.ordered(words.rows(verdict)), words.rows(verdict, "figures")
@@ -43,7 +43,7 @@ def junit(verdict: Row) -> str:
 
 
 def _case(kind: str, name: str, row: Row, message: str) -> ET.Element:
-    """A testcase of one row."""
+    """The testcase of a row; `kind` and `name` are what it is called, and `message` is shown unless it has passed."""
     seconds = words.number(row.get("head")) if row.get("kind") == "seconds" else None
     case = ET.Element("testcase", classname=f"gate.{kind}", name=_legal(name), time=f"{seconds or 0:.9f}")
     numbers = {name: words.number(row.get(name)) for name in PROPERTIES}
@@ -55,19 +55,19 @@ def _case(kind: str, name: str, row: Row, message: str) -> ET.Element:
 
 
 def _message(row: Row) -> str:
-    """What is said about a benchmark."""
+    """What the testcase of a benchmark says: how its time changed, and why it has its verdict."""
     parts = [words.moved(row)] if words.number(row.get("effect")) is not None else []
     return "; ".join([*parts, *filter(None, [words.judged(row)])]) or "no reason is given"
 
 
 def _went(row: Row) -> str:
-    """What is said about an exact figure."""
+    """What the testcase of an exact figure says: its value on both sides, and why it has its verdict."""
     seen = f"{words.exact(row, 'base')} at the base, {words.exact(row, 'head')} at the head"
     return "; ".join(filter(None, [seen, words.judged(row)]))
 
 
 def _properties(parent: ET.Element, values: dict[str, str]) -> None:
-    """Add a list of properties, if there are any."""
+    """Add the values to an element as its list of properties, if there are any."""
     if values:
         properties = ET.SubElement(parent, "properties")
         for name, value in values.items():
@@ -75,7 +75,7 @@ def _properties(parent: ET.Element, values: dict[str, str]) -> None:
 
 
 def _with(cases: list[ET.Element], tag: str) -> int:
-    """How many testcases have such a tag."""
+    """How many testcases have a child with this tag, such as "failure"."""
     return sum(case.find(tag) is not None for case in cases)
 
 

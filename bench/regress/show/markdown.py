@@ -37,7 +37,7 @@ def markdown(verdict: Row) -> str:
 
 
 def escape(text: str, longest: int = LONGEST) -> str:
-    """The text on one line, so that nothing in it is markup, ends a cell, or calls upon anyone."""
+    """The text on one line, escaped so that none of it is markup, ends a table's cell, or notifies anyone on GitHub."""
     line = re.sub(r"([\\`*_\[\]~|#])", r"\\\1", words.clean(text, longest))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = line.replace("$", "<span>$</span>")  # or two of them would enclose a formula
@@ -46,34 +46,34 @@ def escape(text: str, longest: int = LONGEST) -> str:
 
 
 class _Page:
-    """A page in the making: its parts, what will stand below them, and how much room there is between."""
+    """A page that is being put together: its parts so far, its end `foot`, and how many bytes are left in between."""
 
     def __init__(self, head: str, foot: str) -> None:
         self._parts, self._foot, self._left_out = [head], foot, 0
         self._room = LIMIT - _size(head) - _size(foot) - _size(self._cut(10**9))
 
     def text(self, text: str) -> None:
-        """Add a short line of our own."""
+        """Add a text as it is, whether or not there is room."""
         self._parts.append(text)
         self._room -= _size(text) + 1
 
     def items(self, sentences: Iterable[str]) -> None:
-        """Add a list of sentences."""
+        """Add sentences as a list, as far as there is room."""
         self._add([f"- {escape(sentence)}" for sentence in sentences])
 
     def table(self, names: Sequence[str], cells: Iterable[Sequence[str]], texts: int) -> None:
-        """Add a table, whose first `texts` columns and last column are words, and the others numbers."""
+        """Add a table, as far as there is room; its first `texts` columns and its last hold words, others numbers."""
         lines = [f"| {' | '.join(row)} |" for row in cells]
         rule = ["---" if place < texts or place == len(names) - 1 else "---:" for place in range(len(names))]
         self._add(lines, f"| {' | '.join(names)} |\n| {' | '.join(rule)} |")
 
     def whole(self) -> str:
-        """The page as text."""
+        """The whole page as text."""
         cut = self._cut(self._left_out) if self._left_out else ""
         return "\n".join(filter(None, [*self._parts, cut, self._foot]))
 
     def _add(self, lines: Sequence[str], above: str = "") -> None:
-        """Add as many lines as there is room for, and count the others."""
+        """Add as many of the lines as there is room for, below `above`, and count the others as left out."""
         kept = [above] if above else []
         room = self._room - _size(above) - 300  # what closes a page is never cut
         for line in lines:
@@ -88,7 +88,7 @@ class _Page:
 
     @staticmethod
     def _cut(lines: int) -> str:
-        """The line that says how many are left out."""
+        """The line of the page that says how many lines are left out."""
         return (
             f"{words.count(lines, 'line')} left out: GitHub takes comments of at most 65,536 characters; "
             "all is in verdict.json.\n"
@@ -100,7 +100,7 @@ def _headline(verdict: Row) -> str:
 
 
 def _foot(verdict: Row) -> str:
-    """The rules, what was compared, and how to repeat it."""
+    """The end of the page: what was compared, where it was measured, the rules, and how to repeat it."""
     lines = [f"- compared: base {escape(words.side(verdict, 'base'))}, head {escape(words.side(verdict, 'head'))}"]
     if verdict.get("mode") == "baseline":
         lines.append("- a stored run is compared by ratios (pruned/dense) and exact figures only")
@@ -114,7 +114,7 @@ def _foot(verdict: Row) -> str:
 
 
 def _time(row: Row) -> list[str]:
-    """The cells of a benchmark."""
+    """The cells of a benchmark's row."""
     return [
         escape(words.name(row)),
         words.time(row, "base"),
@@ -128,7 +128,7 @@ def _time(row: Row) -> list[str]:
 
 
 def _figure(row: Row) -> list[str]:
-    """The cells of an exact figure."""
+    """The cells of an exact figure's row."""
     return [
         escape(words.name(row)), escape(words.figure(row)), words.exact(row, "base"), words.exact(row, "head"),
         words.change(row), escape(words.outcome(row)),

@@ -54,14 +54,14 @@ def _headline(verdict: Row) -> Text:
 
 
 def _bullet(sentence: str) -> RenderableType:
-    """A sentence whose further lines stand under its first."""
+    """A sentence after a dash, its further lines indented like the first."""
     grid = Table.grid(padding=(0, 1))
     grid.add_row(" -", Text(sentence))
     return grid
 
 
 def _times(verdict: Row) -> Table:
-    """The table of benchmarks."""
+    """The table of the benchmarks, with the control as its last row."""
     table = _table(TIMES, right=range(1, 7))
     for row in words.ordered(words.rows(verdict)):
         _add(table, words.name(row), row)
@@ -91,7 +91,7 @@ def _figures(changed: list[Row]) -> Table:
 
 
 def _table(names: tuple[str, ...], right: range) -> Table:
-    """An empty table; columns whose numbers are in `right` stand at the right."""
+    """An empty table with these headings; the columns whose numbers are in `right` are aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
     for place, heading in enumerate(names):
         table.add_column(

@@ -1,4 +1,4 @@
-"""What a verdict says, in words and in order: shared by all that shows one. Needs nothing but Python.
+"""Puts what a verdict says into words and in order, for all formats that show one. Needs nothing but Python.
 
 A verdict may come from a file that somebody else wrote: what is not of the type that belongs there counts as absent.
 """
@@ -30,7 +30,7 @@ def number(value: Any) -> float | None:
 
 
 def clean(text: Any, longest: int = 2000) -> str:
-    """The text on one line, without what could move a cursor, turn the direction of writing, or not be printed."""
+    """At most `longest` characters of the text, on one line, without those that control a terminal or don't print."""
     # of a text without end only the start is looked at
     visible = "".join(" " if letter.isspace() else letter for letter in str(text)[: 10 * longest])
     kept = "".join(letter for letter in visible if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
@@ -39,7 +39,7 @@ def clean(text: Any, longest: int = 2000) -> str:
 
 
 def name(row: Row) -> str:
-    """The name of a row."""
+    """The name of the benchmark that the row is about."""
     return clean(row.get("name", row.get("benchmark", "?")), LONGEST)
 
 
@@ -49,30 +49,30 @@ def mapping(value: Any) -> Row:
 
 
 def rows(verdict: Row, key: str = "benchmarks") -> list[Row]:
-    """The rows of the benchmarks, or with key "figures" of the exact figures."""
+    """The rows of the verdict's benchmarks, or with the key "figures" those of its exact figures."""
     value = verdict.get(key)
     return [row for row in value if isinstance(row, Mapping)] if isinstance(value, Sequence) else []
 
 
 def ordered(unordered: Iterable[Row]) -> list[Row]:
-    """Rows in order: those that need a look first, the slowest of each kind on top; those without an effect below."""
+    """Sort rows: verdicts that need a look come first, and rows with the same verdict by effect, the slowest first."""
     return sorted(unordered, key=lambda row: (_rank(row), -_or(number(row.get("effect")), -math.inf), name(row)))
 
 
 def reasons(verdict: Row) -> list[str]:
-    """Why the verdict is what it is, in sentences."""
+    """The sentences that say why the whole run has its verdict."""
     why = verdict.get("why")
     return [clean(sentence) for sentence in why] if isinstance(why, list | tuple) else []
 
 
 def others(verdict: Row) -> list[str]:
-    """The reasons, less the one that is the headline already."""
+    """The reasons of the verdict, without the one that its headline shows already."""
     shown = headline(verdict)
     return [sentence for sentence in reasons(verdict) if sentence != shown]
 
 
 def outcome(verdict: Row) -> str:
-    """The verdict of the whole, or of a row."""
+    """The verdict's word, such as "PASS": of the whole run, or of a row."""
     return clean(verdict.get("verdict", "?"), 40)
 
 
@@ -96,13 +96,13 @@ def percent(share: Any, style: str = "+.1f") -> str:
 
 
 def interval(row: Row, style: str = "+.1f") -> str:
-    """A row's interval in per cent."""
+    """The interval of a row's effect in per cent, as [+4.8, +7.5]."""
     low, high = number(row.get("low")), number(row.get("high"))
     return NONE if low is None or high is None else f"[{percent(low, style)}, {percent(high, style)}]"
 
 
 def chance(value: Any) -> str:
-    """A p value: 0.60, 0.0039, < 0.0001."""
+    """A p value as text: 0.60, 0.0039, < 0.0001."""
     p = number(value)
     if p is None:
         return NONE
@@ -110,7 +110,7 @@ def chance(value: Any) -> str:
 
 
 def exact(row: Row, side: str) -> str:
-    """An exact figure, every digit of it: 1,050,624 or 0.9512."""
+    """An exact figure of the row's "base" or "head", every digit of it: 1,050,624 or 0.9512."""
     value = number(row.get(side))
     if value is None:
         return NONE
@@ -120,7 +120,7 @@ def exact(row: Row, side: str) -> str:
 
 
 def change(row: Row) -> str:
-    """How far an exact figure went: +1.2 % of a count, +0.0012 of an accuracy, with its interval."""
+    """How much an exact figure changed: +1.2 % if it is a count, +0.0012 and its interval if it is an accuracy."""
     base, head = number(row.get("base")), number(row.get("head"))
     if base is None or head is None:
         return NONE
@@ -131,7 +131,7 @@ def change(row: Row) -> str:
 
 
 def has_changed(row: Row) -> bool:
-    """Whether an exact figure is worth a line."""
+    """Whether an exact figure's row should be shown: it has changed, or not passed."""
     return outcome(row) != PASS or number(row.get("base")) != number(row.get("head"))
 
 
@@ -147,7 +147,7 @@ def figure(row: Row) -> str:
 
 
 def moved(row: Row) -> str:
-    """What a benchmark did, as "dense-4x64 is 6.1 % slower [4.8, 7.5]"."""
+    """How a benchmark's time changed, as "dense-4x64 is 6.1 % slower [4.8, 7.5]"."""
     effect = number(row.get("effect"))
     if effect is None:
         return name(row)
@@ -160,17 +160,17 @@ def moved(row: Row) -> str:
 
 
 def headline(verdict: Row) -> str:
-    """What came out, without the verdict's own word."""
+    """What came out of the run, as the one sentence that stands behind the verdict's word."""
     overall, timed, counted = outcome(verdict), ordered(rows(verdict)), rows(verdict, "figures")
     same = [row for row in timed if outcome(row) == overall]
     figures = [row for row in counted if outcome(row) == overall]
     if overall in (REGRESSED, IMPROVED):
-        found = [*map(moved, same if overall == REGRESSED else same[::-1]), *map(_went, figures)]
-        if found:
-            more = f"; {len(found) - NAMED} more" if len(found) > NAMED else ""
-            return "; ".join(found[:NAMED]) + more
+        changes = [*map(moved, same if overall == REGRESSED else same[::-1]), *map(_went, figures)]
+        if changes:
+            more = f"; {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+            return "; ".join(changes[:NAMED]) + more
     if overall == PASS:
-        done, told = ([row for row in found if outcome(row) != SKIPPED] for found in (timed, counted))
+        done, told = ([row for row in several if outcome(row) != SKIPPED] for several in (timed, counted))
         skipped = len(timed) + len(counted) - len(done) - len(told)
         more = f"; {skipped} skipped" if skipped else ""
         return f"no regression in {count(len(done), 'benchmark')} and {count(len(told), 'exact figure')}{more}"
@@ -193,7 +193,7 @@ def judged(row: Row) -> str:
 
 
 def notes(shown: Iterable[Row]) -> list[str]:
-    """What there is to say about these rows; those of which the same is said stand together."""
+    """The reasons for these rows' verdicts (`judged`), as sentences; rows with the same reason share one."""
     names_by_note: dict[str, list[str]] = {}
     for row in shown:
         if note := judged(row):
@@ -202,7 +202,7 @@ def notes(shown: Iterable[Row]) -> list[str]:
 
 
 def side(verdict: Row, which: str) -> str:
-    """A side, as: origin/main (1234567890), with uncommitted changes."""
+    """One side, "base" or "head", as text: origin/main (1234567890, with uncommitted changes)."""
     facts = mapping(verdict.get(which))
     revision = clean(facts["revision"], 40)[:10] if facts.get("revision") else "no revision"
     dirty = ", with uncommitted changes" if facts.get("dirty") is True else ""
@@ -210,7 +210,7 @@ def side(verdict: Row, which: str) -> str:
 
 
 def machine(verdict: Row) -> str:
-    """The machine, in a few words."""
+    """The machine as a few words: processor, cores, threads, and how many cores others used meanwhile."""
     facts = mapping(verdict.get("machine"))
     parts = [clean(facts["cpu"], 100)] if facts.get("cpu") else []
     parts += [
@@ -224,7 +224,7 @@ def machine(verdict: Row) -> str:
 
 
 def python(verdict: Row) -> str:
-    """The versions of Python, of both sides, and of torch."""
+    """The versions of Python, on both sides, and of torch, as text."""
     versions = [clean(mapping(verdict.get(which)).get("python") or "?", 20) for which in ("base", "head")]
     torch = mapping(mapping(verdict.get("machine")).get("packages")).get("torch")
     text = f"Python {versions[0]}" if versions[0] == versions[1] else f"Python {versions[0]} against {versions[1]}"
@@ -232,7 +232,7 @@ def python(verdict: Row) -> str:
 
 
 def rules(verdict: Row) -> str:
-    """The rules in one sentence."""
+    """The rules by which a run is judged, as one sentence with this verdict's limits."""
     limits = mapping(verdict.get("rules"))
     threshold, least, blind = (percent(limits.get(key), ".3g") for key in ("threshold", "least", "blind"))
     level, fdr = percent(limits.get("level"), ".4g"), percent(limits.get("fdr"), ".3g")
@@ -245,7 +245,7 @@ def rules(verdict: Row) -> str:
 
 
 def spent(verdict: Row) -> str:
-    """How long the run took, of how much."""
+    """How long the run took, and how long it might have taken, as text."""
     seconds, budget = number(verdict.get("seconds")), number(verdict.get("budget"))
     if seconds is None:
         return ""
@@ -253,12 +253,12 @@ def spent(verdict: Row) -> str:
 
 
 def count(number_of: int, noun: str) -> str:
-    """A number with its noun."""
+    """A number with its noun, in the plural where it is not 1."""
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
 def _went(row: Row) -> str:
-    """How an exact figure changed."""
+    """From what to what an exact figure changed, as a sentence without its full stop."""
     return f"{figure(row)} of {name(row)} went from {exact(row, 'base')} to {exact(row, 'head')} ({change(row)})"
 
 
@@ -269,7 +269,7 @@ def _several(names: list[str]) -> str:
 
 
 def _rank(row: Row) -> int:
-    """Where rows with this verdict stand."""
+    """The place of the row's verdict in `ORDER`: the smaller, the further up the row stands."""
     verdict = outcome(row)
     return ORDER.index(verdict) if verdict in ORDER else 0
 
