@@ -60,7 +60,7 @@ class ImportanceCase:
 
     @property
     def seconds(self) -> float:
-        """About how many seconds the case takes: a guess, on which only the time left depends."""
+        """About how many seconds the case takes: a guess, for the order of the cases and the time left."""
         size = SIZES.index(self.subject.split("_")[0])
         scoring = SCORING.get(self.detail, QUICKLY)[size] * SCORINGS.get(self.what, 0)
         return SECONDS[self.what][size] + scoring
@@ -75,7 +75,7 @@ def cases(
 
 
 def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str]) -> Iterator[ImportanceCase]:
-    """The cases of one subject and training seed."""
+    """The cases of one subject and training seed, scored by the variants of these labels."""
     section = section_of(name)
     known = variants()
     if section != "planted":
@@ -107,7 +107,7 @@ def run(case: ImportanceCase, settings: ImportanceSettings) -> Record:
 
 @lru_cache(maxsize=3)
 def _subject(name: str, seed: int, quick: bool) -> Subject:
-    """The subject of that name, kept while other cases want it too."""
+    """The subject of that name and training seed; the last few are kept, since other cases want them too."""
     return subject(name, seed, quick=quick)
 
 

@@ -158,7 +158,7 @@ def interval(samples: Array) -> tuple[float, float]:
 
 
 def over_seeds(means: Array) -> tuple[float, float]:
-    """The 95 % interval of a mean over training seeds, by Student's t; NaN for one seed."""
+    """The 95 % interval, by Student's t, of the mean of `means`, one for each training seed; NaN for a single seed."""
     if len(means) < 2:
         return float("nan"), float("nan")
     half = stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))

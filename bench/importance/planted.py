@@ -78,7 +78,7 @@ class Scenario:
         return EvidenceModel(self.layers).eval()
 
     def batches(self, examples: int, size: int, seed: int) -> list[Batch]:
-        """Draw so many examples, as batches of `size`."""
+        """Draw `examples` examples at random, as batches of `size`."""
         generator = torch.Generator().manual_seed(seed)
         answers = torch.randint(CLASSES, (examples,), generator=generator)
         shown = torch.stack([_shown(answers, self._reliability(place), generator) for place in range(PLACES)], dim=1)
@@ -223,7 +223,7 @@ def cancelling() -> Scenario:
 
 
 def relay() -> Scenario:
-    """Two heads of different layers that work together only."""
+    """Two heads of different layers, each of which is worth nothing without the other."""
     q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45, 4: 0.9}
     first = [
         working(0, q[0]),

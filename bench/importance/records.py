@@ -67,6 +67,6 @@ def pack(values: Tensor) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """The numbers in a packed document, as float64."""
+    """The numbers that `pack` has packed, as float64."""
     flat = np.frombuffer(zlib.decompress(base64.b64decode(packed["f4"])), dtype="<f4")
     return flat.reshape(packed["shape"]).astype(np.float64)

@@ -67,7 +67,7 @@ class Results:
         return tuple(name for name in self.subjects if self.about(name)["section"] in sections)
 
     def seeds(self, subject: str) -> tuple[int, ...]:
-        """The training seeds of a subject whose truth is known."""
+        """The training seeds for which the subject has a finished case "truth"."""
         return tuple(sorted(seed for name, seed, what, _ in self._found if name == subject and what == "truth"))
 
     def about(self, subject: str) -> Record:

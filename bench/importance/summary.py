@@ -89,7 +89,7 @@ def fronts(frames: Frames) -> str:
 
 
 def plants(frames: Frames) -> str:
-    """A table for the scenarios: the share of head counts at which what was planted is treated right."""
+    """A table for the scenarios: at what share of head counts a criterion keeps as many planted heads as is best."""
     frame = frames["planted"]
     if frame.empty:
         return ""
@@ -270,7 +270,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read a table; an empty one where nothing stands in the file."""
+    """Read a table from a CSV file; an empty one if the file is empty."""
     try:
         return pd.read_csv(path, keep_default_na=True)
     except pd.errors.EmptyDataError:

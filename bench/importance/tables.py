@@ -41,7 +41,7 @@ def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
 
 
 def scores(results: Results) -> pd.DataFrame:
-    """A row for each head, criterion and seed; random draws are left out."""
+    """A row with the score for each head, criterion and training seed; random scores are left out."""
     rows = []
     for subject in results.subjects:
         heads = results.about(subject)["heads"]
@@ -85,7 +85,7 @@ def agreement(results: Results) -> pd.DataFrame:
 
 
 def correlations(first: Array, second: Array) -> tuple[float, float]:
-    """The rank correlations of Spearman and Kendall; NaN where one of both is constant."""
+    """The rank correlations of Spearman and Kendall; NaN where either row of scores is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         return float(stats.spearmanr(first, second).statistic), float(stats.kendalltau(first, second).statistic)

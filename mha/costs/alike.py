@@ -16,7 +16,7 @@ def cost_key(module: nn.Module) -> Key:
 
 
 def _plain_attributes(module: nn.Module) -> Key:
-    """The module's attributes that are numbers, names and the like, but for the layer's number."""
+    """Names and values of the module's own attributes that are numbers, names and the like, less the layer's index."""
     values = vars(module)
     plain = (name for name in sorted(values) if isinstance(values[name], PLAIN) and name not in NUMBERING)
     return tuple((name, values[name]) for name in plain)

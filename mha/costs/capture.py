@@ -20,7 +20,7 @@ from mha.values.errors import CostsError
 
 
 class CallArguments:
-    """The arguments of a call, to be used any number of times: what a call might change is copied for each."""
+    """The arguments of a call, which can be made any number of times: what a call might change is copied for each."""
 
     def __init__(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self._arguments = tuple(args), dict(kwargs or {})
@@ -28,19 +28,19 @@ class CallArguments:
         self._changeable = any(not isinstance(leaf, (Tensor, *PLAIN)) for _, leaf in _leaves(self._arguments))
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, with caches and other objects copied, outside of what is timed; tensors are shared."""
+        """The arguments for one call: caches and other objects that it may change are copied, tensors are shared."""
         memo: dict[int, Any] = dict(self._tensors)
         return copy.deepcopy(self._arguments, memo) if self._changeable else self._arguments
 
     def on(self, device: torch.device | None = None) -> "CallArguments":
-        """The same arguments, on that device, with tensors of their own, which no later computation changes."""
+        """A copy of these arguments whose tensors no later computation changes; they are moved to `device` if given."""
         moved: dict[int, Any] = {key: copy.deepcopy(tensor.detach()) for key, tensor in self._tensors.items()}
         if device is not None:
             moved = {key: tensor.to(device) for key, tensor in moved.items()}
         return CallArguments(*copy.deepcopy(self._arguments, moved))
 
     def key(self) -> Key:
-        """A key, equal for calls of equal cost: shapes, types, plain values, and which arguments are the same."""
+        """A key, equal for calls of equal cost: shapes, types, plain values, and which tensors are the same one."""
         order: dict[int, int] = {}
         return tuple((*path, _description(leaf, order)) for path, leaf in _leaves(self._arguments))
 
@@ -56,8 +56,8 @@ class LayerCalls:
     """The calls of one layer during one run of the model.
 
     Attributes:
-        calls: key of the cost -> the arguments of the first call that costs so much.
-        counts: key of the cost -> how many calls cost so much.
+        calls: `CallArguments.key` -> the arguments of the first call with this key; all calls with it cost the same.
+        counts: the same key -> how many calls have it.
     """
 
     calls: dict[Key, CallArguments] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class LayerCalls:
 
 
 def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict[str, LayerCalls]:
-    """The calls of every layer in one run of the model, by its name; none for one that these inputs do not reach.
+    """Run the model once: layer name -> the calls that reached the layer; none where these inputs do not reach it.
 
     Raises:
         CostsError: the model can't be called like that.
@@ -96,15 +96,15 @@ def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict
 
 
 def _leaves(arguments: Any) -> Iterator[tuple[Path, Any]]:
-    """Everything in arguments that is no tuple, list or dictionary, with its path."""
+    """Path and value of everything nested in the arguments that is no tuple, list or dictionary."""
     return leaves(arguments, containers=(tuple, list, dict))
 
 
 def _description(leaf: Any, order: dict[int, int]) -> Any:
-    """What of an argument decides the cost of a call.
+    """What of an argument decides a call's cost: a tensor's dtype, device and shape, a plain value, or else the type.
 
     Args:
-        order: id of a tensor -> how many came before it; one that came before is told by its number.
+        order: id of a tensor -> its number in the order of first appearance; a new tensor is added.
     """
     if isinstance(leaf, Tensor):
         same_as = order.setdefault(id(leaf), len(order))

@@ -64,9 +64,10 @@ def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
 
 
 def counting_together(layers: Sequence[AttentionLayer]) -> Callable[[Mapping[str, Sequence[int]]], int]:
-    """A function of what layers keep, layer -> heads, that counts the parameters of all of them, each parameter once.
+    """A function from layer name -> heads that stay to how many parameters all these layers then have together.
 
-    A layer that is not named stays whole. For layers that share weights: apart, each would count them as its own.
+    A layer that is not named stays whole. A parameter that layers share counts once; counted one layer at a time, it
+    would count for each of them.
     """
     bare = _without_data(nn.ModuleList(layer.module for layer in layers))
 
@@ -122,7 +123,7 @@ def without_fast_path(function: Callable[[], Any]) -> Any:
 
 
 def fill_flops(counted: Mapping[Shape, int], whole: Shape) -> dict[Shape, int]:
-    """FLOPs of every shape, from those of a few: with any head left they are affine in heads and groups."""
+    """FLOPs of every shape up to `whole`, from those counted: with any head, they are affine in heads and groups."""
     shapes = [shape for shape in counted if shape.heads]
     if not shapes:
         return dict(counted)
@@ -133,7 +134,7 @@ def fill_flops(counted: Mapping[Shape, int], whole: Shape) -> dict[Shape, int]:
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """The operations of fused attention, from the shapes of what it is called with: what torch's counter asks for."""
+    """The FLOPs of one call of fused attention from its arguments' shapes, in the form that torch's counter calls."""
     from torch.utils.flop_counter import sdpa_flop_count
 
     return int(sdpa_flop_count(query, key, value))

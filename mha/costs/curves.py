@@ -12,11 +12,11 @@ NONE = Shape(0, 0)
 
 @dataclass
 class _Axis:
-    """The points of an axis at which something is measured, denser where what is measured bends.
+    """The numbers (of groups, or of heads in each group) at which times are measured, denser where they aren't linear.
 
     Attributes:
-        gaps: pairs of neighbouring points between which none has been added yet.
-        tried: the gaps that were split last, each with the point between.
+        gaps: pairs of neighbouring points between which `split` adds one next.
+        tried: the gaps that were split last, as (low, added point, high).
     """
 
     points: list[int]
@@ -28,7 +28,7 @@ class _Axis:
         self.gaps = list(zip(self.points, self.points[1:], strict=False))
 
     def split(self, bends: Callable[[int, int, int], bool]) -> None:
-        """Add a point within each gap; after the first time, only within gaps beside a bend."""
+        """Add a point in each gap; after the first call, only beside those where `bends(low, middle, high)` holds."""
         for low, middle, high in self.tried:
             if bends(low, middle, high):
                 self.gaps += [(low, middle), (middle, high)]
@@ -38,7 +38,7 @@ class _Axis:
 
 
 class Grid:
-    """The shapes at which a layer is measured: some numbers of key/value groups, times some of heads in each.
+    """The shapes at which a layer is measured: all pairs of some numbers of groups and some of heads in each group.
 
     Plain attention has one head in each group, and so a single row.
     """
@@ -56,14 +56,14 @@ class Grid:
         return [NONE, *(_shape(k, m) for m in self._per_group.points for k in self._groups.points)]
 
     def refine(self, bends: Callable[[Shape, Shape, Shape], bool]) -> None:
-        """Add shapes: first between all, later only where `bends(low, middle, high)` says that it isn't linear."""
+        """Add shapes between all present ones; after the first call, only where `bends(low, middle, high)` holds."""
         groups, per_group = tuple(self._groups.points), tuple(self._per_group.points)
         if self.whole.heads:
             self._groups.split(lambda *k: any(bends(*(_shape(point, m) for point in k)) for m in per_group))
             self._per_group.split(lambda *m: any(bends(*(_shape(k, point) for point in m)) for k in groups))
 
     def fill(self, seconds: Mapping[Shape, float]) -> dict[Shape, float]:
-        """Seconds at every feasible shape: never falling with more heads or groups, linear between measured shapes.
+        """Seconds at every feasible shape, from measured ones: linear between these, not less for more heads or groups.
 
         Noise that lets more heads take less is averaged away (isotonic regression along both axes).
         """
@@ -81,7 +81,7 @@ class Grid:
 
 
 def rising(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The closest sequence, by squares, that never falls (Barlow et al. 1972: pool adjacent violators)."""
+    """The never falling sequence closest to these values, by squares (Barlow et al. 1972: pool adjacent violators)."""
     blocks: list[tuple[float, int]] = []
     for value in values:
         mean, size = float(value), 1
@@ -93,9 +93,9 @@ def rising(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _between(low: int, high: int) -> int:
-    """The point two fifths of the way from one to the other.
+    """The whole number two fifths of the way from one to the other.
 
-    Halves would meet steps of 8 or 16 heads just where they lie on a straight line.
+    Halfway, a time that rises in steps of 8 or 16 heads would often lie on a straight line.
     """
     return low + max(1, 2 * (high - low) // 5)
 

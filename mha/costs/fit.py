@@ -1,4 +1,4 @@
-"""From what was timed to a table: curves through the shapes, and a sum that agrees with whole models."""
+"""From measured times to a `CostTable`: curves over each layer's shapes, whose sums agree with whole models' times."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class Fit:
 
     Attributes:
         measured: what was timed.
-        dense: the dense model, in seconds.
-        wholes: share of heads kept in every layer -> the model pruned so.
-        alone: kind -> shape -> the layer by itself.
+        dense: the dense model's time, in seconds.
+        wholes: share of heads kept in every layer -> the time of the model pruned so.
+        alone: kind of layer -> shape -> the time of the layer by itself.
     """
 
     measured: MeasuredModel
@@ -38,7 +38,7 @@ class Fit:
 
     @cached_property
     def curves(self) -> dict[LayerKind, dict[Shape, float]]:
-        """Kind of layer -> shape -> what the layer takes by itself; at every shape."""
+        """Kind of layer -> shape -> the time that the layer takes by itself, interpolated where it was not measured."""
         return {
             kind: kind.grid.fill({shape: spread.value for shape, spread in spreads.items()})
             for kind, spreads in self.alone.items()
@@ -46,16 +46,16 @@ class Fit:
 
     @property
     def anchor(self) -> float:
-        """What the pruned model with all heads takes: as the dense one, unless pruning changes the class of a layer."""
+        """The time of a pruned model with all heads: the dense one's, unless pruning changes a layer's class."""
         return self.wholes[1.0].value if 1.0 in self.wholes else 1.0
 
     @cached_property
     def scale(self) -> float:
-        """How much longer layers take in the model than by themselves.
+        """The layers' time within the model, as a multiple of their time by themselves.
 
-        It absorbs that a layer finds other things in the caches, and that on a busy machine short calls are
-        interrupted less. Least squares over what the whole models save against all heads, each weighed by its
-        interval, and drawn to 1: it stays there if attention is a trifle, or the times are noise.
+        It is not 1, since a layer finds other data in the processor's caches, and on a busy machine short calls are
+        interrupted less. It is fitted by least squares to the time that whole models save by pruning, each weighed
+        by its interval, and drawn to 1, where it stays if attention takes little time or the times are noise.
         """
         gain, weight = 0.0, DOUBT**-2
         for share, spread in self.wholes.items():
@@ -68,16 +68,16 @@ class Fit:
 
     @property
     def rest(self) -> float:
-        """What the model takes beside its attention."""
+        """The time that the model takes beside its attention layers."""
         return self.anchor - self.scale * self._attention(1.0)
 
     @cached_property
     def corrections(self) -> dict[float, float]:
-        """Share of heads kept in every layer -> what the whole model takes beyond the scaled sum of its layers.
+        """Share of heads kept in every layer -> the model's measured time less `rest` and the scaled sum of its layers.
 
-        One factor does not fit every share: a layer with half of its heads may find more in the caches than a whole
-        one. What is within the interval of the measured time is taken for noise (positive-part shrinkage, James and
-        Stein 1961).
+        One scale does not fit every share: a layer with half of its heads may find more of its data in the caches
+        than a whole one. A difference within the interval of the measured time is taken for noise (positive-part
+        shrinkage, James and Stein 1961).
         """
         corrections = {1.0: 0.0}
         for share, spread in self.wholes.items():
@@ -101,16 +101,16 @@ class Fit:
         )
 
     def _attention(self, share: float) -> float:
-        """What all layers together take by themselves, with that share of their heads."""
+        """The sum of the times that all layers take by themselves, with that share of their heads."""
         layers = self.measured.layers.values()
         return sum(self._sum(layer, share_of(layer, share), self.curves) for layer in layers)
 
     def _sum(self, layer: AttentionLayer, shape: Shape, amounts: Mapping[LayerKind, Mapping[Shape, float]]) -> float:
-        """The sum of a layer's amounts in that shape, over its calls in one run of the model."""
+        """The sum of `amounts` (a call's time or FLOPs) over a layer's calls in one run of the model, in that shape."""
         return sum(count * amounts[kind][shape] for kind, count in self.measured.calls[layer.name])
 
     def _layer(self, layer: AttentionLayer, parameters: Mapping[Shape, int]) -> LayerCosts:
-        """What a layer costs in every shape."""
+        """What a layer costs in every shape; `parameters` is how many parameters it has in each."""
         calls = self.measured.calls[layer.name]
         flops = {kind: fill_flops(kind.flops, kind.grid.whole) for kind, _ in calls}
         seconds = self._corrected(layer, parameters)
@@ -126,7 +126,7 @@ class Fit:
         return LayerCosts(layer.heads, layer.num_kv_heads, costs)
 
     def _corrected(self, layer: AttentionLayer, shapes: Iterable[Shape]) -> dict[Shape, float]:
-        """What the layer takes in the model, at every shape; no shape takes less than one that it contains."""
+        """The layer's time in the model at each of these shapes, never less than at one with fewer heads and groups."""
         part_of_attention = self._sum(layer, whole_of(layer), self.curves) / max(self._attention(1.0), TINY)
         heads = [share_of(layer, share).heads for share in self.corrections]
         beyond = list(self.corrections.values())
@@ -139,7 +139,11 @@ class Fit:
         return seconds
 
     def _bounds(self, layer: AttentionLayer, shape: Shape, seconds: float) -> Iterable[float | None]:
-        """The 95 % interval of the layer by itself, put around what it takes in the model; None where not timed."""
+        """The 95 % interval, in seconds, of the layer's time in the model, or (None, None) if the shape was not timed.
+
+        Args:
+            seconds: that time, as a share of the dense model's; the interval is as wide as that of the layer by itself.
+        """
         calls = self.measured.calls[layer.name]
         if any(shape not in self.alone[kind] for kind, _ in calls):
             return None, None
@@ -151,7 +155,7 @@ class Fit:
         )
 
     def _whole_model(self, share: float) -> WholeModel:
-        """What was measured of the whole model with that share of its heads, beside what the fit says."""
+        """The measured time of the whole model with that share of its heads, beside the time that the fit predicts."""
         heads = tuple(share_of(layer, share).heads for layer in self.measured.layers.values())
         predicted = self.rest + self.scale * self._attention(share) + self.corrections[share]
         return WholeModel(heads, *self.wholes[share], predicted)

@@ -104,7 +104,12 @@ class _Timings:
         self._join()
 
     def run(self, start: float, seconds: float, bar: Bar) -> str:
-        """Take rounds until every interval is narrow and nothing bends between shapes, or until the time is spent."""
+        """Run rounds until all intervals are narrow and no more shapes needed, or time is spent; returns what ended it.
+
+        Args:
+            start: when timing began, by `time.perf_counter`.
+            seconds: how long it may take.
+        """
         joined, patience = 0, start + seconds / 3
         while True:
             bar.doing(f"round {self.rounds.count + 1}")
@@ -122,7 +127,7 @@ class _Timings:
                 return "steady"
 
     def steady(self) -> bool:
-        """Whether every interval, times the calls that it stands for, is narrow beside the dense model's time."""
+        """Whether all intervals are narrow beside the dense model's time; a layer's is multiplied by its `uses`."""
         wholes = (self._of(share).half_width for share in self.shares)
         alone = (kind.uses * self._of((kind, shape)).half_width for kind, shape in self._points())
         return all(width <= STEADY for width in (*wholes, *alone))
@@ -138,24 +143,24 @@ class _Timings:
         return ((kind, shape) for kind in self.kinds for shape in kind.grid.shapes())
 
     def _of(self, name: object) -> Spread:
-        """What one of them takes, as a share of the dense model's time."""
+        """The time of the arm that `Rounds` knows by this name, as a share of the dense model's."""
         return self.rounds.ratio(name, DENSE)
 
     def _refine(self) -> bool:
-        """Add the shapes that have to be measured too; returns whether there are any."""
+        """Add the shapes that are to be measured too (see `Grid.refine`); returns whether there are any."""
         for kind in self.kinds:
             kind.grid.refine(partial(self._bends, kind))
         return self._join()
 
     def _bends(self, kind: LayerKind, low: Shape, middle: Shape, high: Shape) -> bool:
-        """Whether the shape in the middle is further from the straight line than matters, and than noise."""
+        """Whether the middle shape's time is off the line between the others' by more than noise, and than BEND."""
         left, between, right = (self._of((kind, shape)) for shape in (low, middle, high))
         way = (middle.heads - low.heads) / (high.heads - low.heads)
         distance = abs(between.value - left.value - way * (right.value - left.value))
         return distance > between.half_width and distance * kind.uses > BEND
 
     def _join(self) -> bool:
-        """Let layers in shapes that are new take part; returns whether there are any."""
+        """Add layers in the shapes that are not timed yet to the rounds; returns whether there were any."""
         new = [(kind, shape) for kind, shape in self._points() if (kind, shape) not in self.rounds]
         for kind, shape in new:
             self.rounds.add((kind, shape), kind.sliced(shape))
@@ -163,10 +168,10 @@ class _Timings:
 
 
 def _check(model: nn.Module, seconds: float) -> None:
-    """Check, before anything is measured, that it can be.
+    """Check, before anything is measured, that the model can be timed within `seconds`.
 
     Raises:
-        CostsError: no time, or a model without data.
+        CostsError: `seconds` is not above 0, or the model has no data (the meta device).
         UnsupportedModule: the model has no attention of a known family.
     """
     if not seconds > 0:
@@ -182,13 +187,13 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _is_on(model: nn.Module, device: torch.device) -> bool:
-    """Whether the model is on the device already; "cuda" is any of its kind."""
+    """Whether the model is on the device already; a device without an index, as "cuda", stands for any of its type."""
     here = _device_of(model)
     return here.type == device.type and device.index in (None, here.index)
 
 
 def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[str, Any]:
-    """What the times depend on: the machine, the inputs, and how long was measured."""
+    """What the times depend on: the machine, the inputs, and for how long they were measured (`spent` seconds)."""
     model = timings.measured.model
     return {
         "device": str(device),
@@ -203,7 +208,7 @@ def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[
 
 
 def _device_name(device: torch.device) -> str | None:
-    """What its maker calls the device, as far as the system says."""
+    """The name that the device's maker gave it, such as a GPU's or a CPU's model, as far as the system tells."""
     if device.type == "cpu":
         lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else []
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -21,12 +21,12 @@ from mha.values.plan import HeadPlan
 
 @dataclass(eq=False)
 class LayerKind:
-    """A layer with its inputs, measured on behalf of all that cost the same.
+    """A layer with the arguments of one of its calls, measured on behalf of all calls that cost the same.
 
     Attributes:
         grid: the shapes at which it is measured.
-        uses: how many calls, of however many layers, it stands for.
-        flops: shape -> floating-point operations, of the shapes that have been sliced.
+        uses: how many calls, of this layer and others, it stands for in one run of the model.
+        flops: shape -> floating-point operations of the call, for the shapes that `sliced` has been asked for.
     """
 
     layer: AttentionLayer
@@ -36,7 +36,7 @@ class LayerKind:
     flops: dict[Shape, int] = field(default_factory=dict)
 
     def sliced(self, shape: Shape) -> Callable[[], Callable[[], object]]:
-        """The layer in that shape, as `Rounds` takes it; counts its FLOPs."""
+        """What `readied` makes of a copy of the layer pruned to that shape, whose FLOPs are counted in `flops`."""
         layer = self.layer
         plan = HeadPlan({"": first_heads(layer.heads, self.grid.whole, shape)})
         ready = readied(prune(sharing_copy(layer.module), plan, inplace=True), self.call)
@@ -80,14 +80,14 @@ class MeasuredModel:
         return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
 
     def ready(self, share: float) -> Callable[[], Callable[[], object]]:
-        """The model with that share of every layer's heads, as `Rounds` takes it."""
+        """What `readied` makes of a copy of the model, pruned to that share of every layer's heads."""
         ready = readied(self.pruned(share), self.call)
         with _explained(f"the model with {share:g} of its heads"):
             ready()()
         return ready
 
     def pruned(self, share: float) -> nn.Module:
-        """The model with that share of every layer's heads."""
+        """A copy of the model, pruned to that share of every layer's heads."""
         plan = {}
         for name, layer in self.layers.items():
             plan[name] = first_heads(layer.heads, whole_of(layer), share_of(layer, share))
@@ -102,7 +102,7 @@ class MeasuredModel:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Say of an error within the context what can't run, and what may be the reason.
+    """Turn an error within the context into one that says that `what` can't run, and what may be the reason.
 
     Raises:
         CostsError: for whatever the body raises.
@@ -122,7 +122,7 @@ def whole_of(layer: AttentionLayer) -> Shape:
 
 
 def share_of(layer: AttentionLayer, share: float) -> Shape:
-    """The shape with that share of the layer's key/value groups, whole; of a single group, that share of its heads."""
+    """The shape that keeps this share of the layer's groups, each whole; of a single group, this share of its heads."""
     whole = whole_of(layer)
     if whole.groups != 1:
         groups = round(share * whole.groups)
@@ -132,7 +132,7 @@ def share_of(layer: AttentionLayer, share: float) -> Shape:
 
 
 def readied(module: nn.Module, call: CallArguments) -> Callable[[], Callable[[], object]]:
-    """What `Rounds` takes: makes a function that runs the module once, without gradients, on fresh arguments."""
+    """A function for `Rounds`: each call makes fresh arguments, and returns a function that runs the module on them."""
 
     def prepare() -> Callable[[], object]:
         args, kwargs = call.fresh()
@@ -147,7 +147,7 @@ def readied(module: nn.Module, call: CallArguments) -> Callable[[], Callable[[],
 
 
 def _calls(layer: AttentionLayer, seen: LayerCalls, kinds: dict[Key, LayerKind]) -> list[tuple[LayerKind, int]]:
-    """The kinds of a layer's calls, and how many of each there are; kinds that are new are added to those known."""
+    """The kinds of a layer's calls, and how many of each there are; new kinds are added to `kinds`."""
     calls = []
     for key, call in seen.calls.items():
         whole = whole_of(layer)

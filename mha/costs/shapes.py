@@ -41,7 +41,7 @@ def first_heads(heads: Sequence[int], whole: Shape, shape: Shape) -> list[int]:
 
     Args:
         heads: original numbers of those that the layer has.
-        whole: its shape.
+        whole: the shape of the layer with all of these.
     """
     return [heads[group * whole.per_group + place] for group in range(shape.groups) for place in range(shape.per_group)]
 

@@ -20,7 +20,7 @@ Quantity = Literal["seconds", "flops", "parameters"]
 
 
 class Predicted(NamedTuple):
-    """What a plan's whole model costs: in the quantity's own unit, and as a share of the dense model.
+    """What a model pruned by a plan costs as a whole: in the quantity's unit, and as a share of the dense model.
 
     Example:
         >>> mha.costs.Predicted(value=0.003, share=0.75)  # 3 ms where the dense model takes 4
@@ -160,7 +160,7 @@ class CostTable:
         return self._predicted("seconds", plan)
 
     def flops(self, plan: HeadPlan) -> Predicted:
-        """Floating-point operations of one forward pass; see `latency`."""
+        """Floating-point operations of one forward pass of the model pruned by this plan; see `latency`."""
         return self._predicted("flops", plan)
 
     def parameters(self, plan: HeadPlan) -> Predicted:
@@ -168,14 +168,14 @@ class CostTable:
         return self._predicted("parameters", plan)
 
     def rest_of(self, quantity: Quantity) -> float:
-        """What the model costs beside its attention layers."""
+        """How much of this quantity the model takes beside its attention layers."""
         if quantity == "seconds":
             return self.rest
         whole = sum(getattr(layer.costs[layer.whole], quantity) for layer in self.layers.values())
         return getattr(self.dense, quantity) - whole
 
     def amounts(self, quantity: Quantity) -> dict[str, dict[Shape, float]]:
-        """What every layer adds in every shape: layer name -> shape -> amount."""
+        """How much of this quantity every layer adds to the model in every shape: layer name -> shape -> amount."""
         return {
             name: {shape: getattr(cost, quantity) for shape, cost in layer.costs.items()}
             for name, layer in self.layers.items()
@@ -219,7 +219,7 @@ class CostTable:
             )
 
     def _predicted(self, quantity: Quantity, plan: HeadPlan) -> Predicted:
-        """The rest and the layers in the shapes that the plan gives them.
+        """How much of this quantity the pruned model takes: the rest, and each layer in the shape that `plan` gives it.
 
         Raises:
             PlanError: as `latency`.
@@ -239,10 +239,10 @@ class CostTable:
 
 
 def _dense(row: Any) -> ShapeCost:
-    """What the dense model costs, as a file says it.
+    """What the dense model costs, from its row in a file.
 
     Raises:
-        ValueError: no seconds above 0.
+        ValueError: the seconds are not above 0.
     """
     dense = _cost(sequence(row, "dense", len(ShapeCost._fields)), "dense")
     if dense.seconds <= 0:
@@ -251,23 +251,23 @@ def _dense(row: Any) -> ShapeCost:
 
 
 def _cost(row: list[Any], where: str) -> ShapeCost:
-    """A cost as a file says it; `where` it stands is for messages."""
+    """A cost from a row of a file; `where` is what errors call the row."""
     seconds, flops, parameters, low, high = row
     between = [None if bound is None else number(bound, where) for bound in (low, high)]
     return ShapeCost(number(seconds, where), whole_number(flops, where), whole_number(parameters, where), *between)
 
 
 def _whole_model(row: Any) -> WholeModel:
-    """The check of a whole model, as a file says it."""
+    """A timed whole model, from its row in a file."""
     heads, *shares = sequence(row, "whole_models", len(WholeModel._fields))
     return WholeModel(tuple(whole_numbers(heads, "whole_models")), *numbers(shares, "whole_models"))
 
 
 def _layer(row: Any, where: str) -> LayerCosts:
-    """A layer's costs as a file says them.
+    """A layer's costs from a file; `where` is what errors call the layer.
 
     Raises:
-        ValueError: heads that are none, or costs that are not one for every shape.
+        ValueError: the heads repeat or don't fit the groups, or not every shape of the layer has just one cost.
     """
     heads = tuple(whole_numbers(entry(mapping(row, where), "heads"), where))
     groups = whole_number(entry(row, "groups"), where)

@@ -28,5 +28,5 @@ def fisher(calibration: Calibration, *, unit: Unit = "example") -> Scored:
 
 
 def _block(gradients: Tensor, _examples: int) -> Tensor:
-    """The sum over units of g gᵀ, (h, h)."""
+    """The sum over units of g gᵀ (h, h), for gradients g (units, h)."""
     return gradients.T @ gradients

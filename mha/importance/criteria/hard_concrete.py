@@ -40,12 +40,12 @@ def hard_concrete(
         return {name: torch.empty(0) for name in calibration.layers}
 
     def gates(logits: Logits, _: float) -> dict[str, Tensor]:
-        """Gates for one batch, drawn anew."""
+        """The gates of one batch, from noise that is drawn anew."""
         noise = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
         return calibration.by_layer(sampled(logits[ALL], noise), masked=0.0)
 
     def settle(logits: Logits, progress: float) -> None:
-        """Shift all log α, so that as many gates are open as should be by now."""
+        """Shift all log α in place, so that as many gates are open on average as should be by now."""
         now = total + (wanted - total) * min(2 * progress, 1.0)
         logits[ALL] += shift(logits[ALL], min(now, MOST_OPEN * total))
 
@@ -56,7 +56,7 @@ def hard_concrete(
 
 
 def sampled(log_alpha: Tensor, noise: Tensor) -> Tensor:
-    """Gates (h,) in [0, 1], from uniform noise (h,) in (0, 1)."""
+    """Random gates (h,) in [0, 1], from log α (h,) and uniform noise (h,) in (0, 1)."""
     stretched = torch.sigmoid((noise.logit() + log_alpha) / BETA) * (HIGH - LOW) + LOW
     return stretched.clamp(0.0, 1.0)
 

@@ -70,19 +70,19 @@ def least_squares(
 
 
 def _gram(seen: Moments, intercept: bool) -> Tensor:
-    """The mean over positions of x xᵀ; with an intercept, of the deviations from the mean."""
+    """The mean of x xᵀ over the rows x of a layer's context; with `intercept`, of their deviations from the mean."""
     around = torch.zeros_like(seen.scatter) if intercept else torch.outer(seen.mean, seen.mean)
     return seen.scatter / seen.count + around
 
 
 def _rank(gram: Tensor) -> int:
-    """How many eigenvalues of the matrix can be told from 0."""
+    """The numerical rank of the matrix: how many of its eigenvalues can be told from 0."""
     values = torch.linalg.eigvalsh(gram)
     return int((values > SINGULAR * values[-1].clamp(min=0)).sum()) if len(values) and values[-1] > 0 else 0
 
 
 def _costs(layer: AttentionLayer, gram: Tensor, damping: float, normalize: bool) -> Tensor:
-    """What each head costs, (h,); columns of the context that are always zero cost nothing and take no part."""
+    """The scores (h,) of a layer's heads; columns of the context that are always zero cost nothing and take no part."""
     weight = weight_of(layer.output).T.to(gram)
     owner = owners(layer.context_axis, layer.sizes).to(gram.device)
     alive = gram.diagonal() > 0

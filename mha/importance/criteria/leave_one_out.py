@@ -38,7 +38,7 @@ def leave_one_out(
 
 
 def _every_head(calibration: Calibration, ablation: Ablation) -> Scored:
-    """The scores by a pass without each head over every batch, but for what the journal has already."""
+    """Exact scores, from running every batch without each head, except where the journal has the result already."""
     positions: dict[str, list[int]] = {}
     for name, position in calibration.present():
         positions.setdefault(name, []).append(position)

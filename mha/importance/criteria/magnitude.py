@@ -21,6 +21,6 @@ def output_norms(layer: AttentionLayer) -> Tensor:
 
 
 def per_head(columns: Tensor, layer: AttentionLayer) -> Tensor:
-    """The sums (h,) over each head's columns of a number for every column of the output projection."""
+    """Sums (h,) over each head's own part of `columns`, which has a number per column of the output projection."""
     owner = owners(layer.context_axis, layer.sizes).to(columns.device)
     return columns.new_zeros(layer.num_heads).index_add(0, owner, columns)

@@ -20,14 +20,14 @@ from mha.values.layout import tables, width
 def magnitude_all(calibration: Calibration) -> dict[str, Tensor]:
     """The product of the Frobenius norms of the head's weights, ‖W_q,h‖ ‖W_k,h‖ ‖W_v,h‖ ‖W_o,h‖; needs no data.
 
-    The heads of a key/value group share its W_k,h and W_v,h. Rows that are a head's keys and values, or queries and
-    their gate, without a boundary that the layout knows count as one factor.
+    The heads of a key/value group share its W_k,h and W_v,h. Where a family's layout does not tell a head's keys from
+    its values, or its queries from their gate, the rows of both count as one factor.
     """
     return {name: _product(layer) for name, layer in calibration.layers.items()}
 
 
 def _product(layer: AttentionLayer) -> Tensor:
-    """The products of the norms, (h,)."""
+    """For each head of the layer (h,), the product of the norms of its weights."""
     product = output_norms(layer)
     for weight, patterns in _projections(layer):
         for rows, pattern in zip(weight.split([width((p,), layer.sizes) for p in patterns]), patterns, strict=True):
@@ -37,7 +37,7 @@ def _product(layer: AttentionLayer) -> Tensor:
 
 
 def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-    """The weights (out, in) whose rows belong to heads, each with the patterns by which its rows lie."""
+    """The layer's weights (out, in) whose rows hold heads, each with the family's patterns of how they lie there."""
     for name, axis in layer.description.rows.items():
         if name.rpartition(".")[2] not in GATES:
             yield weight_of(layer.module.get_submodule(name)), axis
@@ -49,7 +49,7 @@ def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...
 
 
 def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
-    """The norm of each head's rows, (factors, heads): one factor, or one for each part where "s" counts parts."""
+    """The norms of each head's rows, from the squares of all rows' norms: (factors, heads), a factor for each part."""
     letters = re.findall(r"\w+", pattern)
     if "h" in letters and (several := tables(pattern, sizes))[1:]:
         return torch.cat([_owned(squares, *table, sizes) for table in several])
@@ -64,6 +64,6 @@ def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
 
 
 def _owned(squares: Tensor, of_groups: bool, table: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """The norms (factors, heads) of the blocks, a head wide, that each head or group has in a table of indices."""
+    """The norms (factors, heads) of blocks of d rows; `table` lists the rows of each head, or group if `of_groups`."""
     blocks = squares[table].unflatten(1, (-1, sizes["d"])).sum(dim=-1).sqrt().T
     return blocks.repeat_interleave(sizes["g"] if of_groups else 1, dim=1)

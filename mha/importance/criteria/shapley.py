@@ -29,9 +29,9 @@ def shapley(
     """What the loss rises by when the head leaves, φ_h, on average over random orders in which all heads leave.
 
     Signed: negative for a head that hurts. The φ of all heads sum to the loss without any head minus the dense one.
-    An order takes a pass over the calibration set for every head. Stops early when no interval overlaps that of a
-    neighbour in the ranking: then at no head count is the set to keep in doubt. The result's `errors` are the
-    standard errors of φ.
+    An order takes a pass over the calibration set for every head. Stops early when no head's interval overlaps that
+    of its neighbour in the ranking, since it is then certain which heads to keep, however many. The result's `errors`
+    are the standard errors of φ.
 
     Args:
         max_permutations: orders drawn at most; 2 or more.
@@ -39,8 +39,9 @@ def shapley(
         confidence: of all heads' intervals together (Bonferroni).
         bound: "normal", or "bernstein", the empirical Bernstein bound (Maurer and Pontil 2009, theorem 4) with the
             range of the marginal changes seen so far in place of the true one, which isn't known.
-        truncation: leave the rest of an order uncomputed, as without effect, once the loss is within this share of
-            the way from the dense loss to that without any head from the latter (Ghorbani and Zou 2019); 0 never.
+        truncation: once the loss is nearer to that without any head than this share of the dense loss's distance from
+            it, the rest of the order is taken to be without effect, and not computed (Ghorbani and Zou 2019); 0
+            computes every order to its end.
 
     Raises:
         CalibrationError: options out of range, or the loss does not depend on the model's attention.
@@ -76,7 +77,7 @@ def shapley(
 
 
 def _loss(calibration: Calibration, what: str, gates: Mapping[str, Tensor]) -> float:
-    """The loss with these gates, from the journal if that has it."""
+    """The loss over the calibration set with these gates; from the journal if that has it, under `what`."""
     key = calibration.key(what)
     if key in calibration.journal:
         calibration.expect(-1)
@@ -84,7 +85,7 @@ def _loss(calibration: Calibration, what: str, gates: Mapping[str, Tensor]) -> f
 
 
 def half_widths(samples: Tensor, confidence: float, bound: Bound) -> Tensor:
-    """Half the widths (h,) of intervals of the means of samples (n, h), which hold together with that confidence."""
+    """Half the widths (h,) of intervals for the means of samples (n, h); all hold at once with this confidence."""
     count, heads = samples.shape
     variance = samples.var(dim=0)
     if bound == "normal":

@@ -1,4 +1,4 @@
-"""How much the loss would move to first order, whichever way (Michel, Levy and Neubig 2019)."""
+"""How far the loss would move to first order without a head, up or down (Michel, Levy and Neubig 2019)."""
 
 import torch
 from torch import Tensor

@@ -17,8 +17,8 @@ def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> 
     stand for the Hessian. Nothing is scaled by hand:
 
     - unit "example": the Hessian of a mean over examples is the mean of theirs, E[g²] over examples.
-    - unit "batch": the gradient of a batch is the mean over its n examples, and of independent ones around 0 the
-      square of that is E[g²]/n on average, so H_hh ≈ E[n g²] over batches.
+    - unit "batch": the gradient of a batch is the mean over its n examples. If these are independent, with mean 0,
+      its square is E[g²]/n on average, so H_hh ≈ E[n g²] over batches.
     - unit "token": the tokens of an example are taken to be independent: its g² is the sum of theirs.
 
     Raises:
@@ -29,5 +29,5 @@ def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> 
 
 
 def _increase(gradients: Tensor, examples: int) -> Tensor:
-    """The sum over units of -g + ½ n g², (h,)."""
+    """The sum over units of -g + ½ n g² (h,), for gradients g (units, h) of units with n examples each."""
     return (-gradients + 0.5 * examples * gradients.square()).sum(dim=0)

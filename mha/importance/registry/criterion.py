@@ -33,7 +33,7 @@ class Criterion:
             of a layer to keep, not which layer.
 
     Raises:
-        CalibrationError: one of them is not as described; says which, and what was expected.
+        CalibrationError: an attribute is not as described; says which, and what was expected.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Criterion:
         """Call the function, and check that it returned one row of scores for every layer.
 
         Raises:
-            CalibrationError: it returned something else, or whatever the function itself refuses.
+            CalibrationError: it returned something else, or the function itself raised this error.
         """
         returned = self.function(calibration, **options)
         scored = returned if isinstance(returned, Scored) else Scored(returned)
@@ -97,7 +97,7 @@ class Criterion:
 
 
 def check_description(name: Any, needs: Any, comparable: Any) -> None:
-    """Check what is said of a criterion beside its function.
+    """Check a criterion's attributes other than its function.
 
     Raises:
         CalibrationError: it is not as `Criterion` describes it.

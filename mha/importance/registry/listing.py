@@ -44,7 +44,7 @@ def _table(criteria: Sequence[Criterion], default: str) -> str:
 
 
 def _cells(criterion: Criterion, default: str) -> tuple[str, str, str]:
-    """The name, what it needs, and whether its scores compare layers."""
+    """A criterion's name (marked if it is `default`), what it needs, and whether its scores compare layers, as text."""
     mark = " (default)" if criterion.name == default else ""
     return criterion.name + mark, criterion.needs, "yes" if criterion.comparable else "no"
 

@@ -33,7 +33,7 @@ class Rises:
 
 
 class Ablation:
-    """Switches off one head at a time.
+    """Switches heads off one at a time, and measures how much the loss of a batch rises.
 
     A layer's heads share all that precedes its output projection: with `reuse` that is computed once for all of them,
     which saves about half of the time. A replay with all heads on must give the recorded loss: on the first batch it
@@ -41,8 +41,9 @@ class Ablation:
     pass without a head. A model that can't be replayed (it changes outputs in place, draws random numbers on the
     way, keeps a state between calls) is run as a whole for every head, from that batch on.
 
-    Several heads side by side in one batch would save nothing more on a CPU: 8 copies of 16 x 64 tokens took 1.1
-    times as long as 8 passes, of 32 x 16 tokens as long (width 128, one thread); only tiny batches gain.
+    One batch with a copy of the examples for each of several heads would save nothing more on a CPU: 8 copies of
+    16 x 64 tokens took 1.1 times as long as 8 passes, and 8 copies of 32 x 16 tokens just as long (width 128, one
+    thread); only tiny batches gain.
 
     Args:
         reuse: False makes every pass as a whole.
@@ -60,7 +61,7 @@ class Ablation:
         self._replay = Replay(calibration.model, [layer.output for layer in self._layers.values()])
 
     def rises(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None" = None) -> Rises:
-        """How much the batch's loss rises when each of the heads at these positions is switched off; no gradients.
+        """How much the batch's loss rises, without gradients, when each head at these positions is switched off alone.
 
         Args:
             notes: where each layer's rises are written down once they are known.
@@ -82,11 +83,11 @@ class Ablation:
             return rises
 
     def share(self, name: str) -> float:
-        """How much of a forward pass it takes to leave out a head of this layer, by the last batch."""
+        """The share of a forward pass that it took on the last batch to leave out a head of layer `name`."""
         return self._shares.get(name, 1.0) if self.whole is None else 1.0
 
     def _anew(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
-        """The rises by passes of the whole model."""
+        """The same as `rises`, from a pass of the whole model for each head."""
         dense = self._loss(batch)
         rows = {}
         for name, switched_off in positions.items():
@@ -97,7 +98,7 @@ class Ablation:
         return Rises(rows, dense.examples)
 
     def _replayed(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
-        """The rises by replays from each layer's output projection on.
+        """The same as `rises`, but each head's pass is replayed from its layer's output projection on.
 
         Raises:
             NotReplayableError: the replays do not give what whole passes give.
@@ -123,7 +124,7 @@ class Ablation:
         return Rises(rows, examples)
 
     def _from(self, batch: CalibrationBatch, name: str, position: int | None = None) -> float:
-        """The loss without the head, or with all, by a replay from its layer's output projection on."""
+        """The loss without the head at `position` (None: with all), replayed from the layer's output projection on."""
         output = self._output(name)
         if output not in self._replay.record.starts:  # not part of the recorded pass
             return self._loss(batch, name, position).value.item()
@@ -134,7 +135,7 @@ class Ablation:
     def _loss(
         self, batch: CalibrationBatch, name: str = "", position: int | None = None, *, share: float = 1.0
     ) -> BatchLoss:
-        """The loss without one head of the layer, or with all of them."""
+        """The loss without the head at `position` of layer `name` (None: with all); counts as `share` of a pass."""
         reseed(self._calibration.seed)
         if position is None:
             return batch.loss(share=share)
@@ -151,7 +152,7 @@ class BatchNotes:
     """What the journal has of a batch: layer by layer, the rises and how many examples they are means over.
 
     Args:
-        number: the batch's.
+        number: the batch's place in the calibration set.
         positions: layer name -> positions of the heads that are switched off.
     """
 
@@ -160,7 +161,7 @@ class BatchNotes:
         self._keys = {name: calibration.key(f"batch {number} of {name!r}") for name in positions}
 
     def missing(self) -> dict[str, Sequence[int]]:
-        """The layers that are not in the journal yet, and the positions of their heads."""
+        """Layer name -> positions of its heads, for the layers whose rises are not in the journal yet."""
         return {name: row for name, row in self._positions.items() if self._keys[name] not in self._journal}
 
     def put(self, name: str, rises: Tensor, examples: int) -> None:
@@ -181,9 +182,10 @@ class BatchNotes:
 
 
 def reseed(seed: int) -> None:
-    """Let the next pass draw the same random numbers: a loss that draws is compared with itself on the same draws.
+    """Make the next pass draw the same random numbers as others with this seed, so that their losses can be compared.
 
-    `torch.manual_seed` notes down the whole stack where there is no CUDA, which takes longer than a small layer.
+    It does without `torch.manual_seed`, which notes down the whole call stack where there is no CUDA, and so takes
+    longer than a small layer.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -196,13 +198,13 @@ def _row(values: Sequence[float]) -> Tensor:
 
 
 def _compare(replayed: float, anew: float, how: str) -> None:
-    """Check that a replayed loss is the one computed anew.
+    """Check that a replayed loss equals that of a pass of the whole model, `anew`.
 
     Args:
         how: how it was replayed, for the message.
 
     Raises:
-        NotReplayableError: it is not.
+        NotReplayableError: they differ.
     """
     if not math.isclose(replayed, anew, rel_tol=CLOSE):
         raise NotReplayableError(f"the loss is {anew!r}, but {replayed!r} {how}")

@@ -38,9 +38,9 @@ class LayerRun:
     Attributes:
         layer: the name of the layer.
         chunks: the scores (b, h, some queries, k), in the order of the queries.
-        is_self: whether key i is of the same position as query i, for all queries.
-        extra: how many of the last keys are none of the input's.
-        sink: whether the last column is no key but takes its share of the softmax.
+        is_self: whether key i and query i come from the same token, for all queries (self-attention).
+        extra: how many keys after those of the input the module adds of its own, such as `bias_k`.
+        sink: whether the last column of the scores is an attention sink: no key, but it takes part in the softmax.
     """
 
     layer: str
@@ -51,9 +51,9 @@ class LayerRun:
 
 
 class RowStatistic:
-    """Something about a row of attention weights, summed over the rows of each example.
+    """A number computed from each row of attention weights (those of one query), summed over an example's rows.
 
-    Rows that see no key don't count, nor do, in self-attention, rows of positions that no row sees: padding.
+    Rows that see no key don't count. In self-attention, rows of tokens that no row sees don't either: they are padding.
 
     Args:
         row: weights (…, k) and which keys are visible (…, k) -> value (…) and whether the row counts (…).
@@ -68,7 +68,7 @@ class RowStatistic:
         self.count: dict[str, Tensor] = {}
 
     def add(self, run: LayerRun) -> None:
-        """Take one more run of a layer into the sums."""
+        """Add the rows of one run of a layer to the sums."""
         rows = [self._rows(scores, run.sink) for scores in run.chunks]
         value, counted = (torch.cat([row[index] for row in rows], dim=2) for index in (0, 1))
         keys = torch.stack([row[2] for row in rows]).any(dim=0)
@@ -85,7 +85,7 @@ class RowStatistic:
         self.total[run.layer], self.count[run.layer] = total, count
 
     def _rows(self, scores: Tensor, sink: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Value and whether it counts, (b, h, queries) each; and which keys any row sees, (b, k)."""
+        """Each row's value and whether it counts, (b, h, queries) both; and which keys any row sees, (b, k)."""
         if not scores.numel():
             nothing = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             return (
@@ -104,9 +104,9 @@ class RowStatistic:
 
 
 def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor], int | None]:
-    """Layer name -> (h,), the mean over examples of the mean over rows; and how many examples, if all of them count.
+    """Layer name -> (h,), the mean over examples of their means over rows; and how many examples there are.
 
-    A layer that never runs scores 0.
+    A layer that never runs scores 0. The number is None if some example has no row that counts.
 
     Raises:
         CalibrationError: a layer's weights can't be seen, or none of its rows counts.
@@ -153,7 +153,7 @@ def watched(layers: Mapping[str, AttentionLayer], statistic: RowStatistic) -> It
 
 
 class _Watch(TorchFunctionMode):
-    """Knows which layer is running, and sees its softmax or its fused attention."""
+    """Watches torch's functions while a layer runs, and sees its attention weights in a softmax or fused attention."""
 
     def __init__(self, statistic: RowStatistic) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class _Watch(TorchFunctionMode):
         self._times = 0
 
     def enter(self, layer: AttentionLayer) -> Callable[..., None]:
-        """A hook that notes that the layer begins to run, and how its keys are."""
+        """A hook that notes that the layer begins to run, and what is special about its keys (see `LayerRun`)."""
 
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._layer, self._times = layer, 0
@@ -190,7 +190,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call one of torch's functions, and see the weights if it computes them."""
+        """Call one of torch's functions; if it computes the running layer's weights, add them to the statistic."""
         kwargs = dict(kwargs or {})
         if self._layer is not None and func is F.scaled_dot_product_attention:
             self._see(_fused(*args, **kwargs), sink=False)
@@ -201,7 +201,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _see(self, chunks: Iterator[Tensor], sink: bool) -> None:
-        """Take the scores of the running layer into the statistic, the first time."""
+        """Add the running layer's scores to the statistic if they are the first of this run; count them anyway."""
         assert self._layer is not None
         self._times += 1
         if self._times == 1:
@@ -218,7 +218,7 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Iterator[Tensor]:
-    """The scores of `scaled_dot_product_attention`, (b, h, some queries, k) each."""
+    """The scores that `scaled_dot_product_attention` computes from its arguments, in chunks (b, h, some queries, k)."""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
@@ -241,7 +241,7 @@ def _fused(
 
 
 def _per_head(layer: AttentionLayer, input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor | None:
-    """The scores (b, h, q, k) that go into a softmax, or None where it is none over keys."""
+    """The scores (b, h, q, k) of which a softmax is taken over `dim`; None if it can't be the layer's attention."""
     heads = layer.num_heads
     if dim not in (-1, input.dim() - 1) or input.dim() not in (3, 4) or not input.is_floating_point():
         return None
@@ -255,7 +255,7 @@ def _per_head(layer: AttentionLayer, input: Tensor, dim: int | None = None, *_: 
 
 
 def _is_self(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether queries and keys come from the same input."""
+    """Whether, in a call of the module with these arguments, queries and keys come from the same input."""
     names = [*inspect.signature(module.forward).parameters]
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     query = arguments.get("query", arguments.get("queries"))
@@ -266,7 +266,7 @@ def _is_self(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> boo
 
 
 def _not_seen(layer: AttentionLayer, times: int) -> str:
-    """Why a layer is refused whose attention weights were seen so many times, and not once."""
+    """The error for a layer whose attention weights were seen this many times in one run, where once is expected."""
     kind = type(layer.module.get_submodule(layer.description.core)).__name__
     if times:
         return (

@@ -64,7 +64,7 @@ class CalibrationBatch:
         Args:
             gates: layer name -> (h,), a factor for the context of each head; layers not named keep theirs.
             change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
-            share: how much of the model runs, for the count.
+            share: which share of the model runs, for the meter.
 
         Raises:
             CalibrationError: the loss did not run the model, or is not a finite scalar.
@@ -194,6 +194,6 @@ class CalibrationBatch:
 
 
 def _observe(rows: dict[str, set[int]], layer: AttentionLayer, change: Change | None, context: Tensor) -> Tensor:
-    """Note down how many rows a layer's context has, and change it if asked to."""
+    """Note the size of the context's first dimension in `rows`; returns the context, changed if `change` is given."""
     rows.setdefault(layer.name, set()).add(len(context))
     return context if change is None else change(layer, context)

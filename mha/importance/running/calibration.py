@@ -1,4 +1,4 @@
-"""What a criterion works with: a model at rest, its attention, and the loss on calibration batches."""
+"""What a criterion works with: a model in eval mode, its attention layers, and the loss on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -91,10 +91,10 @@ class Calibration:
         return {name: torch.zeros(layer.num_heads, dtype=torch.float64) for name, layer in self.layers.items()}
 
     def by_layer(self, values: Tensor, masked: float = 0.0) -> dict[str, Tensor]:
-        """Layer name -> (h,), from a number for each head that is present, (n,), in the order of `present`.
+        """Layer name -> (h,): `values` (n,), a number for each head of `present` in that order, sorted into layers.
 
         Args:
-            masked: the number of a head that is not present.
+            masked: the number for each head that is masked, and so not in `present`.
         """
         numbers = {place: number for number, place in enumerate(self.present())}
         padded = torch.cat([values, values.new_full((1,), masked)])
@@ -115,11 +115,11 @@ class Calibration:
         return self._with(removed=self.removed, journal=journal)
 
     def key(self, what: str) -> str:
-        """The key under which the journal has this measurement, with the heads that are masked now."""
+        """The journal's key for the measurement that `what` names; the heads that are masked now are part of it."""
         return f"{what} without {sorted((name, sorted(heads)) for name, heads in self.removed.items() if heads)}"
 
     def check(self) -> None:
-        """Check that there is what a criterion needs which does not work on the weights alone.
+        """Check that there are a loss and batches, which every criterion needs that doesn't work on weights alone.
 
         Raises:
             CalibrationError: there is no loss, or there are no batches that can be read more than once.

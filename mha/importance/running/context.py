@@ -23,7 +23,7 @@ class Moments:
     scatter: Tensor
 
     def add(self, rows: Tensor) -> None:
-        """Take in some more rows, (n, c) in float64."""
+        """Merge more rows, (n, c) in float64, into these moments."""
         total = self.count + len(rows)
         if not len(rows):
             return
@@ -46,7 +46,7 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
     layer_moments: dict[str, Moments] = {}
 
     def add(layer: AttentionLayer, context: Tensor) -> Tensor:
-        """Take the context of a layer into its moments, and leave it as it is."""
+        """Merge the context of a layer into its moments, and return it unchanged."""
         rows = context.detach().reshape(-1, context.shape[-1]).double()
         if layer.name not in layer_moments:
             width = rows.shape[1]
@@ -60,7 +60,7 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
 
 
 def show_context(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
-    """Show every layer's context to `change` in one pass over the calibration set, without gradients."""
+    """Run the model over the calibration set, without gradients, and call `change` with every layer and its context."""
     calibration.expect(1)
     with torch.no_grad():
         for batch in calibration.each_batch():

@@ -1,4 +1,4 @@
-"""How many examples a batch has, which of them is which, and whether a loss is a mean over them.
+"""How many examples a batch has, and how a batch is cut in half.
 
 A batch may be anything. What is looked at are the tensors in it (also in tuples, lists and mappings), and the context
 that the attention layers compute from it.
@@ -30,7 +30,7 @@ def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
 
 
 def first_half(batch: Any, examples: int) -> Any | None:
-    """The first half of the batch's examples, or None where it can't be cut: not all its tensors have them first."""
+    """The first half of the batch's examples; None where it can't be cut, as where not all tensors have them first."""
     sized = list(_tensors(batch))
     cut = examples >= 2 and sized and all(len(tensor) == examples for tensor in sized)
     return _first(batch, examples // 2, examples) if cut and _is_plain(batch) else None
@@ -42,7 +42,7 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _is_plain(batch: Any) -> bool:
-    """Whether the batch is a nest of nothing but tensors, names, numbers and None, in containers known how to copy."""
+    """Whether the batch holds only tensors, strings, numbers and None, in containers that can be made anew."""
     if isinstance(batch, UserDict) or type(batch) is dict:
         return all(map(_is_plain, batch.values()))
     if type(batch) in (tuple, list) or is_named_tuple(batch):
@@ -51,7 +51,7 @@ def _is_plain(batch: Any) -> bool:
 
 
 def _first(batch: Any, count: int, examples: int) -> Any:
-    """The first `count` of a plain batch's examples."""
+    """The first `count` examples of a plain batch that has `examples` of them."""
     if isinstance(batch, Tensor):
         return batch[:count] if batch.dim() else batch
     if isinstance(batch, Mapping):

@@ -1,8 +1,8 @@
 """Gradients with respect to gates on the heads, one gate per token, per example or per batch.
 
-∂L/∂ξ_h = ⟨c_h, ∂L/∂c_h⟩ for a gate ξ_h = 1 on the context c_h. L is a mean over the b examples of a batch, so what is
-an example's own, or a token's, is b times that: scores depend neither on the batch's size nor on how examples are
-batched, and a short last batch has no more weight than its examples.
+∂L/∂ξ_h = ⟨c_h, ∂L/∂c_h⟩ for a gate ξ_h = 1 on the context c_h. L is a mean over the b examples of a batch, so the
+gradient of an example's own loss, or a token's part of it, is b times that. With it, scores depend neither on the
+batch's size nor on how examples are batched, and a short last batch has no more weight than its examples.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ def mean_over_units(calibration: Calibration, unit: Unit, statistic: UnitStatist
     An example counts by the sum over its tokens, where the unit is the token; a batch counts for all its examples.
 
     Args:
-        statistic: of gradients (units, h), each of so many examples, the sum over the units: (h,) or (h, h).
+        statistic: (gradients (units, h), how many examples a unit has) -> a sum over the units, (h,) or (h, h).
 
     Raises:
         CalibrationError: an unknown unit, or one that the model's layout or the loss does not allow.
@@ -82,7 +82,7 @@ def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:
     gates: dict[str, list[Tensor]] = {}
 
     def change(layer: AttentionLayer, context: Tensor) -> Tensor:
-        """Multiply the context by gates of 1, those the layer has already where they have the same shape."""
+        """Multiply the context by gates of 1: the layer's earlier ones if they have the right shape, else new ones."""
         shape = {"token": context.shape[:-1], "example": context.shape[:1], "batch": ()}[unit]
         known = gates.setdefault(layer.name, [])
         fitting = [gate for gate in known if gate.shape[:-1] == shape and unit != "token"]
@@ -110,7 +110,7 @@ def _check_rows(batch: CalibrationBatch, loss: BatchLoss) -> None:
     """Check that the context of every layer has the examples in its first dimension.
 
     Raises:
-        CalibrationError: that of some layer has not.
+        CalibrationError: the context of some layer has not.
     """
     for name, rows in loss.rows.items():
         if rows != {loss.examples}:
@@ -122,13 +122,13 @@ def _check_rows(batch: CalibrationBatch, loss: BatchLoss) -> None:
 
 
 def _check_decomposes(batch: CalibrationBatch, whole: GateGradients) -> None:
-    """Compare the gradients of the first half of the examples with those that they have in the whole batch.
+    """Check that the first half of the batch's examples have the same gradients alone as in the whole batch.
 
-    They may differ by a factor, as where a loss is a mean over tokens and not over examples. A batch that can't be cut
-    in half (see `first_half`) can't be checked.
+    All may differ by one factor, as where a loss is a mean over tokens and not over examples. A batch that can't be cut
+    in half (see `first_half`) is not checked.
 
     Raises:
-        CalibrationError: they differ by more, or the loss fails on the half.
+        CalibrationError: the gradients differ by more, or the loss fails on the half.
     """
     half = first_half(batch.content, whole.examples)
     if half is None:

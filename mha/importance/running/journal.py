@@ -42,7 +42,7 @@ class Journal:
             self._measured = self._read(self._path)
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """What was measured under this key, computed if it was not: numbers, in lists and mappings of any depth."""
+        """What was measured under this key; computed and noted down if nothing was. Numbers, in lists and mappings."""
         if key not in self._measured:
             self.put(key, compute())
         return self._measured[key]
@@ -104,7 +104,7 @@ def content_of(value: Any) -> str:
     """A digest of tensors, arrays, numbers and names, in containers of any depth.
 
     Raises:
-        CalibrationError: something else, of which it can't be told whether it is the same.
+        CalibrationError: an object of another kind, which can't be compared with that of a later call.
     """
     digest = hashlib.sha256()
     for chunk in _chunks(value):
@@ -119,7 +119,7 @@ def weights_of(model: nn.Module) -> str:
 
 
 def name_of(function: Callable[..., Any] | None) -> str:
-    """The full name of a function, which is all that can be told of it."""
+    """The full name of a function, which is all of it that can be compared with that of a later call."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
@@ -155,7 +155,7 @@ def _chunks(value: Any) -> Iterator[bytes]:
 
 
 def _alike(noted: Any, now: Any) -> bool:
-    """Whether what was noted down is what is there now; losses may differ by rounding."""
+    """Whether an entry of the journal's identity equals that of this call; losses may differ by rounding."""
     if isinstance(noted, float) and isinstance(now, float):
         return math.isclose(noted, now, rel_tol=CLOSE)
     return bool(noted == now)

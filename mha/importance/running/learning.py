@@ -23,7 +23,7 @@ def learn(
     """The logits that minimise the loss when every head is multiplied by the gate that they give it; by Adam.
 
     Args:
-        start: the logits to start from: layer name -> (h,), or any other name for gates of several layers.
+        start: the logits to start from: layer name -> (h,), or any other names that `gates` and `settle` know.
         gates: (logits, progress) -> layer name -> (h,), differentiable; progress goes from 0 to 1 over the epochs.
         settle: (logits, progress) changes the logits in place after every step.
 
@@ -74,7 +74,7 @@ def target(calibration: Calibration, heads: int | None) -> int:
     """How many heads are to be left: half of those that are there, unless `heads` says.
 
     Raises:
-        CalibrationError: not from 1 to one less than there are.
+        CalibrationError: `heads` is not from 1 to one less than there are.
     """
     total = len(calibration.present())
     if heads is None:

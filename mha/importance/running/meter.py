@@ -24,15 +24,15 @@ class Meter(Bar):
 
     @property
     def forward(self) -> float:
-        """Runs of the model over a batch so far; one of a part of the model counts as its share."""
+        """Runs of the model over a batch so far; a run of a part of the model counts as that share of one."""
         return self.done
 
     def ran_forward(self, share: float = 1) -> None:
-        """The model has run over a batch, or over this share of its layers."""
+        """Count a run of the model over a batch, or of this share of the model."""
         self.advance(share)
 
     def ran_backward(self, share: float = 1) -> None:
-        """The gradients of a batch have been computed, or of this share of it."""
+        """Count a backward pass over a batch, or over this share of one."""
         self.backward += share
 
     def spent(self) -> Spent:

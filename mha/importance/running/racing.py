@@ -27,7 +27,7 @@ PACE = 1 / 3  # the heads that go on could be afforded on this share of the batc
 
 
 def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
-    """Leave-one-out scores for at most that share of the forward passes that leaving every head out would take.
+    """Leave-one-out scores, estimated with at most a share `budget` of the passes that leaving every head out takes.
 
     The batches with the highest dense loss come first: there the estimate is most often wrong. After each batch those
     heads go on whose rank is the least certain. The first-order estimates alone take three passes per batch, so that
@@ -83,7 +83,7 @@ class _Purse:
         """Check that so many forward passes are left.
 
         Raises:
-            CalibrationError: it is not; says which budget would do.
+            CalibrationError: fewer are left; says which budget would do.
         """
         if self.left() < wanted:
             needed = self._budget + (wanted - self.left()) / self._whole
@@ -98,15 +98,15 @@ class _Purse:
 
 
 class Standings:
-    """What is known of the heads in a race. Each is a column, as in `Calibration.present`.
+    """What is known so far of the heads in a race. Column i is head i of `Calibration.present`.
 
     Args:
         slopes: (n, h), the first-order estimates on n batches.
         examples: (n,), how many examples each batch has.
 
     Attributes:
-        estimate: (h,), of the score over all batches.
-        error: (h,), its standard error.
+        estimate: (h,), each head's estimated score, which is a mean over all batches.
+        error: (h,), the standard error of each estimate.
     """
 
     def __init__(self, slopes: Tensor, examples: Tensor) -> None:
@@ -118,7 +118,7 @@ class Standings:
         self.error = torch.full_like(self.estimate, math.inf)
 
     def update(self, number: int, columns: Sequence[int], rises: Tensor) -> None:
-        """Take in what the loss of batch `number` rose by without each of these heads."""
+        """Refine the estimates by what the loss of batch `number` really rose by without each of these heads."""
         batches = len(self._slopes)
         self._missed[len(self._seen), columns] = rises - self._slopes[number, columns]
         self._seen.append(number)
@@ -131,7 +131,7 @@ class Standings:
             self.error[columns] = 0.0
 
     def least_certain(self, columns: Sequence[int]) -> list[int]:
-        """These heads, led by the one with the most others that it may be on the wrong side of, in expectation."""
+        """These heads, sorted by how many others each is expected to be ranked on the wrong side of, the most first."""
         apart = (self.estimate[:, None] - self.estimate).abs()
         error = torch.hypot(self.error[:, None], self.error)
         wrong = torch.where(error > 0, 0.5 * torch.erfc(apart / (math.sqrt(2) * error)), 0.0).sum(dim=1)
@@ -139,7 +139,7 @@ class Standings:
 
 
 def _within(afford: float, columns: Sequence[int], costs: Sequence[float]) -> list[int]:
-    """The first of these heads that can be had for that much together, in ascending order."""
+    """The first of these heads, as many as cost at most `afford` passes together, in ascending order."""
     sums = torch.tensor([costs[column] for column in columns]).cumsum(0)
     return sorted(columns[: int((sums <= afford).sum())])
 
@@ -176,7 +176,7 @@ def _slopes(calibration: Calibration, batch: CalibrationBatch) -> _Slopes:
 
 
 def _rises(calibration: Calibration, ablation: Ablation, batch: CalibrationBatch, numbers: Sequence[int]) -> Tensor:
-    """(n,): what the loss of a batch rises by without each of these heads, numbered as in `present()`."""
+    """What the loss of a batch rises by without each of these heads (n,), which are numbered as in `present()`."""
     places = calibration.present()
     positions: dict[str, list[int]] = {}
     for name, position in (places[number] for number in numbers):

@@ -46,7 +46,7 @@ class ModuleCall:
     """One call of a submodule in the recorded pass.
 
     Attributes:
-        start, end: when it began and returned, on a clock that ticks at each.
+        start, end: when it began and returned, on a clock that ticks whenever a call begins or returns.
         before: how many calls of modules without submodules had returned when it began.
         tensors: those of its output, with their versions when it returned; None where the output is of a kind that
             may not be returned twice, such as a key/value cache.
@@ -82,10 +82,10 @@ class ReplayStart:
 
     Attributes:
         projection: the first call of an output projection.
-        call: that one, or the attention module's around it.
+        call: that call, or the attention module's call around it.
         again: makes the projection's call with the arguments it had.
-        straight: returns what such an attention module does, from `again` alone; None where `call` is the projection's.
-        tensors: the arguments, as `ModuleCall.tensors`.
+        straight: returns what the attention module would, by running `again` alone; None where `call` is W_o's own.
+        tensors: those of the arguments, with their versions, as in `ModuleCall.tensors`.
     """
 
     projection: ModuleCall
@@ -135,11 +135,11 @@ class Recorder:
         return call.output
 
     def share(self, output: nn.Module) -> float:
-        """The share of the pass that a replay from this projection on makes, in calls of modules without submodules."""
+        """The share of the pass that a replay from this projection on runs, by calls of modules without submodules."""
         return 1 - self.starts[output].projection.before / max(self._leaves, 1)
 
     def script(self, output: nn.Module) -> list[tuple[ModuleCall, bool]]:
-        """The calls that a replay comes to up to its start, in order, each with whether it returns what it returned."""
+        """The calls that a replay meets up to its start, in order; True with those whose recorded output it returns."""
         start = self.starts[output].call.start
         script: list[tuple[ModuleCall, bool]] = []
         until = 0
@@ -151,7 +151,7 @@ class Recorder:
         return script
 
     def finish(self) -> None:
-        """Let go of what no replay returns, at the end of the pass.
+        """Drop the recorded outputs that no replay returns; called at the end of the pass.
 
         Raises:
             NotReplayableError: as `check`.
@@ -168,10 +168,10 @@ class Recorder:
         self.check()
 
     def check(self) -> None:
-        """Check that what was recorded is as it was.
+        """Check that no recorded tensor has been changed in place since.
 
         Raises:
-            NotReplayableError: it has been changed in place since.
+            NotReplayableError: one has.
         """
         for call in self._calls:
             if not unchanged(call.tensors):
@@ -190,7 +190,7 @@ class Recorder:
         return self._clock
 
     def _shorten(self, call: ModuleCall) -> None:
-        """Let a replay go straight to the projection within this call, where all it returns is that one's output."""
+        """If all that this call returns is the output of a projection within it, let replays run only that instead."""
         within = [start for start in self.starts.values() if start.projection.start > call.start]
         if len(within) != 1 or within[0].tensors is None or not unchanged(within[0].projection.tensors):
             return
@@ -205,7 +205,7 @@ class Recorder:
                 start.call, start.straight = call, lambda: tuple(again() if here else None for here in filled)
 
     def _forget(self, call: ModuleCall, number: int) -> None:
-        """Drop the calls within a finished one that no replay makes: those after the last start."""
+        """Drop the calls within a finished one, call `number`, that no replay meets: those after the last start."""
         if call.tensors is not None:
             starts = {start.call for start in self.starts.values()}
             last = max(
@@ -226,5 +226,5 @@ def versions_of(value: Any) -> Versions | None:
 
 
 def unchanged(tensors: Versions | None) -> bool:
-    """Whether none of these tensors has been changed in place since they were counted."""
+    """Whether none of these tensors has been changed in place since `versions_of` was called."""
     return all(tensor._version == version for tensor, version in tensors or ())

@@ -31,7 +31,7 @@ class Player:
     """Handles the calls of one replay: returns what was recorded up to the start, then makes them.
 
     Attributes:
-        problem: why the replay is not what was recorded, if it is not.
+        problem: how the replay differs from the recorded pass; None if it does not.
     """
 
     def __init__(self, record: Recorder, output: nn.Module) -> None:
@@ -41,7 +41,7 @@ class Player:
         self._next = 0
 
     def __call__(self, bound: "partial[Any]", forward: Repeat) -> Any:
-        """What a submodule's call returns: what it returned in the recorded pass, or, from the start on, what it does.
+        """The output of a submodule's call: the recorded one before the replay's start, then what its forward returns.
 
         Args:
             bound: the submodule, with the arguments that it is called with.
@@ -131,7 +131,7 @@ class Replay:
 
     @contextmanager
     def _handled_by(self, handler: Handler) -> Iterator[None]:
-        """Within the context, this handles the calls of submodules."""
+        """Within the context, `handler` handles the calls of submodules."""
         self._handler = handler
         try:
             yield

@@ -16,16 +16,16 @@ Scoring = Callable[[Calibration], Mapping[str, Tensor]]
 
 
 def in_rounds(calibration: Calibration, score: Scoring, rounds: int) -> Scored:
-    """The order in which heads leave, as scores: 0 for the first. The plans that it ranks are nested.
+    """Remove heads in rounds, and return the order in which they leave as scores: 0 for the first.
 
     Removed heads are masked, so any set may leave, also one that grouped attention could not be sliced to. Heads of
     one round leave in the order of their scores.
 
     Args:
-        score: a criterion's scores of the heads that are there, and whatever it says of the masked ones.
+        score: calibration -> layer name -> (h,), a criterion's scores; those of masked heads are ignored.
 
     Raises:
-        CalibrationError: not 1 to as many rounds as there are heads.
+        CalibrationError: `rounds` is not from 1 to the number of heads.
     """
     places = calibration.present()
     if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= max(len(places), 1):
@@ -43,7 +43,7 @@ def in_rounds(calibration: Calibration, score: Scoring, rounds: int) -> Scored:
 
 
 def _lowest(calibration: Calibration, score: Scoring, gone: list[Place], count: int) -> list[Place]:
-    """The `count` heads with the lowest scores when those gone are masked, the lowest first."""
+    """The `count` heads with the lowest scores while the heads in `gone` are masked, the lowest first."""
     removed = {name: [position for layer, position in gone if layer == name] for name in calibration.layers}
     remaining = calibration.without(removed)
     present = remaining.present()
