@@ -52,7 +52,7 @@ def perplexity(model: nn.Module, ids: Tensor) -> float:
 
 
 def row(model: nn.Module, text: Text, criterion: str) -> str:
-    """The printed line of a criterion: perplexity and number of layers without heads, across layers and by default."""
+    """A criterion's line: perplexity and layers without heads, with heads chosen across layers, and as by default."""
     scores = mha.score(model, text.calibration.split(4), loss, criterion)
     cells = [f"{criterion:14}"]
     for across_layers in (True, None):

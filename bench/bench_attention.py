@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_beside_peers(
     case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """Time our whole layer beside other implementations; compiled or narrower, also beside eager and float32."""
+    """Time our whole layer beside other implementations; compiled also beside eager, narrower also beside float32."""
     with run.case(**case.record()) as record:
         beside = WHOLE if case.mode == "eager" else COMPILED
         _time(case, {"mha": ours, **beside}, "mha", settings, record, request)
@@ -104,7 +104,7 @@ def _time(
 def _made(
     makers: Makers, layer: mha.MultiHeadAttention, kept: Sequence[int], skipped: dict[str, str]
 ) -> Iterator[tuple[str, Attend]]:
-    """Each implementation that can be had here, by name; why the others can't goes into `skipped`."""
+    """Name and call of each implementation that can be had here; `skipped` gets a reason for each of the others."""
     for name, make in makers.items():
         try:
             yield name, make(layer, kept)

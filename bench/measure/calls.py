@@ -1,4 +1,4 @@
-"""Calls without arguments that run a model on given inputs; and a change to every tensor of such inputs."""
+"""Calls without arguments that run a model on given inputs; and copies of inputs with every tensor changed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

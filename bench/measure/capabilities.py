@@ -24,7 +24,7 @@ def devices() -> tuple[str, ...]:
 
 
 def device(word: str) -> str:
-    """The name here of the device that a word of the command line means: if there are several, "cuda" is "cuda:0".
+    """The device that a word means, by its name on this machine: "cuda" is "cuda:0" if there are several.
 
     Raises:
         ValueError: this machine has no such device; says which ones it has.

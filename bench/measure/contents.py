@@ -1,4 +1,4 @@
-"""Hashes of values by their contents: equal values have the same hash in every process, others another one."""
+"""Hashes of values by their contents: in every process the same for equal values, and others for others."""
 
 import copyreg
 import sys
@@ -54,7 +54,7 @@ def digest(value: Any, where: str = "") -> str:
 
 @cache  # every module that is imported is asked about, often more than once
 def is_local(file: str | Path | None) -> bool:
-    """Whether a file of Python is the user's own: not Python's, not installed, not this project's library."""
+    """Whether a Python file is the user's own, rather than of Python, an installed package or this project."""
     if file is None or not str(file).endswith(".py"):
         return False
     path = Path(file).resolve()
@@ -160,7 +160,7 @@ class _Reader:
 
 
 def _hash(*parts: str | bytes) -> bytes:
-    """A hash of parts, each with its length, so that none can pass for two."""
+    """A hash of parts, each with its length, so that it differs where parts are only divided differently."""
     hashed = sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

@@ -38,7 +38,7 @@ def write_json(path: Path, document: Any, indent: int | None = None, *, ascii_on
     """Write a document as JSON, with a line end behind it.
 
     Args:
-        ascii_only: escape all other letters, so that even text which is no valid Unicode can be written.
+        ascii_only: escape all letters outside ASCII, so that even text which is no valid Unicode can be written.
 
     Raises:
         OSError: it can't be written, as on a full disk.

@@ -121,7 +121,7 @@ class Experiment:
 
         Args:
             criterion: one of the library's, or "even" (the same share of each layer, heads at random),
-                "dense" or "none".
+                "dense" (all heads) or "none" (no heads).
             keep: share of the heads that stays.
             draw: which repetition, for "random" and "even".
         """
@@ -143,7 +143,7 @@ class Experiment:
 
     @once
     def dense_values(self) -> np.ndarray:
-        """The values of the dense model."""
+        """The dense model's value for each held-out example, (n,) or (n, k)."""
         values = self.values(self.plan(DENSE, 1.0))
         self._check(values)
         return values
@@ -209,7 +209,7 @@ class Experiment:
         }
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs for timing, on a device; sequences have the task's own length if it is None."""
+        """Positional and keyword inputs for timing, on a device; without a `length`, sequences have the task's own."""
         args, kwargs = self.task.example(batch) if length is None else self.task.example(batch, length)
         move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
         return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)

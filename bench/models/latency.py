@@ -152,7 +152,7 @@ def _read(record: Mapping[str, Any]) -> Timing:
 
 
 def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    """The longest sequence that an attention layer of the model reads; None if none is given a (b, length, e)."""
+    """The longest sequence that an attention layer of the model reads; None if none reads a (b, length, e)."""
     lengths: list[int] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001

@@ -113,7 +113,7 @@ def textbook(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def masked(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """All heads, those not kept multiplied by 0: the `head_mask` of transformers 4, which saves no time."""
+    """Attention with all heads, those not kept multiplied by 0, as transformers 4's `head_mask`: it saves no time."""
     module = Textbook(layer)
     gates = torch.zeros(layer.num_heads, 1, 1)
     gates[list(kept)] = 1.0

@@ -12,7 +12,7 @@ _AXES = {name: field for name, field in _DESCRIPTION["case"].items() if "usual" 
 
 
 class Columns(NamedTuple):
-    """Names of a table's columns, and of those that tell what was measured; () if the table never grows in a run."""
+    """Names of a table's columns, and of those that tell what was measured (none if it never grows in a run)."""
 
     names: tuple[str, ...]
     origin: tuple[str, ...]

@@ -55,7 +55,7 @@ class RunDirectory:
         """Make the directory, or go on in the one that is there; write `environment.json`, where `finished` is null.
 
         Args:
-            process: which of the processes of a published figure this is.
+            process: number of this process, of those that a published figure is measured in.
 
         Raises:
             OSError: it can't be made.
@@ -160,7 +160,7 @@ class RunDirectory:
         return self._tables[file].has(**values)
 
     def timed(self, **fields: Any) -> dict[str, Any] | None:
-        """The case that this process sampled itself and that has these values in these fields; None if none has."""
+        """The record of a case that this process timed itself and that has these values in these fields, or None."""
         return self._cases.find(**fields, process=self.process, timed_itself=True)
 
     def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
@@ -206,7 +206,7 @@ class RunDirectory:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
 
     def assemble(self) -> None:
-        """Write the tables that are made of the other files."""
+        """Write the tables that are made of the run directory's other files."""
         for table in self._tables.values():
             table.add([])
         self.add_attention({})

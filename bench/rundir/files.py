@@ -82,7 +82,7 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is only a lock, or left unfinished by a killed process: a directory of such counts as empty."""
+    """Whether a file is a lock or an unfinished file: a directory that holds nothing else counts as empty."""
     return path.name == LOCK or UNFINISHED.fullmatch(path.name) is not None
 
 

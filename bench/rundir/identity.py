@@ -72,7 +72,7 @@ def _own(task: Any) -> dict[str, Any]:
 
 
 def _files_of(task: Any) -> list[Path]:
-    """The files that define the task's class, and those of the user's own that it inherits from."""
+    """The files that define the task's class, and those of the user's own classes that it inherits from."""
     names = [task.__name__] if isinstance(task, ModuleType) else [each.__module__ for each in type(task).__mro__]
     first, *others = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return [Path(file) for file in dict.fromkeys([first, *filter(is_local, others)]) if file]

@@ -14,7 +14,7 @@ class Progress:
     """Counts the cases that have ended, and says now and then how far the run is.
 
     A case that is left is expected to take as long as those of its kind have taken on average, or else those of its
-    test function, or else the median function. Time spent on preparation, as training a model, is not counted.
+    test function, or else the median over functions. Time of preparation, as training a model, is not counted.
 
     Args:
         kinds: pytest's id of each case that will run -> its kind.

@@ -55,7 +55,7 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
 
 
 def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[CaseRecord]) -> Iterator[str]:
-    """A task's tables as lines, one for each place where it was timed, or else one without times."""
+    """A task's tables as lines: a table for each place where it was timed, or else one without times."""
     wanted = ("pruning", task, facts["batch_size"])
     reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
     for place in dict.fromkeys(map(_place, reported)) or [""]:
@@ -164,7 +164,7 @@ def _predictions(path: Path) -> Iterator[str]:
 
 
 def _operators(directory: Path) -> Iterator[str]:
-    """A table, as lines, for each task and device: what the dearest operators take in dense and pruned models."""
+    """A table, as lines, for each task and device: the slowest operators' milliseconds, by kept fraction."""
     frame = pd.read_csv(directory / "operators.csv")
     frame["ms"] = 1e3 * (frame["seconds"] + frame["device_seconds"])
     for (task, device), rows in frame.groupby(["task", "device"], sort=False):

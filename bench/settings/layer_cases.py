@@ -18,7 +18,7 @@ LARGE = 2**26  # numbers in the inputs of a case
 
 @dataclass(frozen=True)
 class LayerCase:
-    """One size of the layer, what is left of it, its input, and where and how it runs.
+    """One way to time the layer: its size, the heads that stay, its input, and where and how it runs.
 
     Attributes:
         keep: share of the heads that stays, the first ones.
@@ -121,7 +121,7 @@ class Grid:
         sliced: where the layer with some heads cut out is timed.
         few: where widths of heads, modes and caches other than the usual are measured: not everywhere, or a run
             would take days.
-        head_dims, caches: what is measured of these.
+        head_dims, caches: the widths of heads, and the states of caches, that are measured.
     """
 
     heads: int
@@ -170,7 +170,7 @@ def _cases(
     few: tuple[tuple[int, int], ...],
     caches: tuple[str, ...] = (USUAL["cache"],),
 ) -> Iterator[LayerCase]:
-    """Each size on every device in every dtype, all else as usual; each of `few` with one other thing changed."""
+    """Each size on every device in every dtype, all else as usual; `few` with one other mode, head width or cache."""
     grid = GRIDS[settings.preset]
     if sizes and (settings.batch_sizes or settings.lengths):
         batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})

@@ -64,7 +64,7 @@ class RunSettings:
         devices: where latency is measured, as `torch.device` takes them; scores and accuracy come from the CPU.
         dtypes, modes: by name; `dtypes_on` and `modes_on` say which of them are measured on a device.
         lengths, head_dims: None where each benchmark has its own.
-        process: which of the processes of a published figure this is.
+        process: number of this process, of those that a published figure is measured in.
         left_out: (device, dtype or mode) -> why it is not measured, though the preset would.
         files: task's name -> the user's file that it comes from.
     """
@@ -176,7 +176,7 @@ def settings_of(config: pytest.Config) -> RunSettings:
 
 
 def run_directory(config: pytest.Config) -> Path:
-    """Where the results of this run go; if the command line doesn't say, named by the time, once."""
+    """The directory that `--run` names, or else one that is named by the time of the first call."""
     from bench.measure.files import new_directory
 
     if config.option.run is None:

@@ -77,7 +77,7 @@ def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
 
 
 def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
-    """Where a task is timed: at all sizes on each device; in other dtypes and modes only at the reported size."""
+    """Where a task is timed: each batch size on each device; other dtypes and modes only at the reported batch size."""
     for device in settings.devices:
         dtypes, modes = settings.dtypes_on(device), settings.modes_on(device)
         for batch, dtype, mode in product(settings.batches(task), dtypes, modes):

@@ -38,7 +38,7 @@ class DatesSettings:
 
 
 def source_tensors(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Characters as numbers (b, longest text), padded, and the lengths (b,).
+    """Texts as numbers, a number for each character, (b, longest text), padded; and their lengths (b,).
 
     Raises:
         ValueError: no texts, an empty or a too long one, or a character that no format uses.
@@ -74,7 +74,7 @@ class DateTranslator(nn.Module):
         return self.decode(target_in, self.encode(source, source_lens), source_lens)
 
     def encode(self, source: Tensor, source_lens: Tensor) -> Tensor:
-        """The source (b, k) as vectors (b, k, e)."""
+        """The source's characters (b, k) as vectors (b, k, e)."""
         x = self.source_embedding(source) + self.positions[: source.shape[1]]
         for layer in self.encoder:
             x = layer(x, source_lens)
@@ -82,7 +82,7 @@ class DateTranslator(nn.Module):
         return memory
 
     def decode(self, target_in: Tensor, memory: Tensor, source_lens: Tensor) -> Tensor:
-        """Logits (b, q, character), given what the encoder made of the source."""
+        """Logits (b, q, character) of what follows each prefix of `target_in` (b, q), given the encoded source."""
         x = self.target_embedding(target_in) + self.positions[: target_in.shape[1]]
         for layer in self.decoder:
             x = layer(x, memory, source_lens)
@@ -144,7 +144,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 @torch.inference_mode()
 def translate(model: DateTranslator, texts: Sequence[str]) -> list[str]:
-    """Greedy decoding: the likeliest character at each of the ten places, given those before it.
+    """The date that each text means, by greedy decoding: at each of ten places the likeliest character.
 
     Raises:
         ValueError: texts that `source_tensors` refuses.

@@ -61,7 +61,7 @@ class Written(NamedTuple):
 
 
 class Days(NamedTuple):
-    """Calendar days by use; no day has two."""
+    """Calendar days by what they are used for; no day is in two of the lists."""
 
     training: list[date]
     calibration: list[date]
@@ -69,7 +69,7 @@ class Days(NamedTuple):
 
 
 def split_days(first_year: int, last_year: int, *, calibration: int, evaluation: int, seed: int) -> Days:
-    """Deal out every day of the years, both included: so many to calibration and evaluation, the rest to training.
+    """Shuffle all days from the first year to the last: so many for calibration and evaluation, the rest for training.
 
     Raises:
         ValueError: none is left to train on.
@@ -92,7 +92,7 @@ def write(days: Iterable[date], rng: random.Random) -> list[Written]:
 
 
 def render(day: date, form: str) -> str:
-    """The day in one of `FORMATS`."""
+    """The day as text, in one of `FORMATS`."""
     month, weekday = MONTHS[day.month - 1], WEEKDAYS[day.weekday()]
     return form.format(
         year=day.year,

@@ -81,7 +81,7 @@ class Dates(Task):
 
     @cached_property
     def days(self) -> Days:
-        """No calendar day is shared by training, calibration and evaluation."""
+        """The calendar days for training, for calibration and for evaluation; no day is in two of them."""
         settings = self.settings
         return split_days(
             settings.first_year,
@@ -93,7 +93,7 @@ class Dates(Task):
 
     @cached_property
     def evaluation(self) -> list[Batch]:
-        """The held-out examples."""
+        """The held-out examples, as batches."""
         return _batches(self.days.evaluation, self.settings.evaluation_batch, self._rng("evaluation"))
 
     def calibration(self) -> list[Batch]:
@@ -145,7 +145,7 @@ class Dates(Task):
         return torch.cat(hits).numpy().astype(np.float64)
 
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A teacher-forced pass over sources of `seq_len` characters, by default as long as the longest text.
+        """Inputs of a teacher-forced pass over sources of `seq_len` characters, by default as long as the longest text.
 
         Raises:
             ValueError: a length below 1 or beyond the model's positions.
@@ -159,7 +159,7 @@ class Dates(Task):
         return (source, torch.full((batch_size,), length), target_in), {}
 
     def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
-        """The first held-out days, written in `SHOWN`, and for each attention layer its query and key characters."""
+        """Text of a held-out day -> its batch, and for each attention layer the query and the key characters."""
         examples = {}
         for day, form in zip(self.days.evaluation, SHOWN, strict=False):
             text = render(day, form)

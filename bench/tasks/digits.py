@@ -194,7 +194,7 @@ class Digits(Task):
         return (answers == rows.answers).double().mean(dim=1).numpy()
 
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Images and questions of evaluation rows.
+        """Images and questions of so many evaluation rows, as positional inputs.
 
         Raises:
             ShapeError: `seq_len` is not the one length that the model has positions for.
@@ -208,7 +208,7 @@ class Digits(Task):
         return (rows.images, rows.questions), {}
 
     def attention_examples(self) -> dict[str, tuple[Rows, dict[str, tuple[list[str], list[str]]]]]:
-        """The first evaluation rows, each with layer name -> labels of its queries and keys."""
+        """Name of an evaluation row -> the row, and for each attention layer the labels of its queries and keys."""
         examples = {}
         for number, row in enumerate(self.rows("evaluation", EXAMPLES).batches(1)):
             labels = _labels(row.questions[0].tolist(), self.settings)
@@ -234,7 +234,7 @@ def images_of(part: str) -> tuple[Tensor, Tensor]:
 
 
 def split_images() -> dict[str, Tensor]:
-    """Part -> which images of the dataset are in it."""
+    """Part of `PARTS` -> the indices of the dataset's images that are in it."""
     order = torch.randperm(sum(PARTS.values()), generator=torch.Generator().manual_seed(0))
     return dict(zip(PARTS, order.split(list(PARTS.values())), strict=True))
 

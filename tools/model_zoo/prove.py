@@ -168,7 +168,7 @@ def _twice(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
 
 
 def _count(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
-    """What is wrong, else None: the model must lose just the positions on its weights' axes that the plan drops."""
+    """What is wrong, else None: the model must lose exactly the parameters where the plan drops heads or groups."""
     plan = _random_plan(layers, specimen.model_type)
     before = sum(parameter.numel() for parameter in specimen.model.parameters())
     after = sum(parameter.numel() for parameter in mha.prune(specimen.model, plan).parameters())
@@ -219,7 +219,7 @@ def _untouched(specimen: Specimen, layers: mha.AttentionMap) -> str | None:
 
 
 def _unseen(specimen: Specimen, layers: mha.AttentionMap) -> list[str]:
-    """The layers that could lose all heads without a change in the output, so that it can't tell a wrong head."""
+    """The names of layers without whose heads the output is the same, so that it can't show a wrong head there."""
     with torch.no_grad():
         whole = run(specimen)
         masked = ((name, _masked_output(specimen, mha.HeadPlan({name: ()}))) for name in layers)

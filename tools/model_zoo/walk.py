@@ -23,8 +23,8 @@ from tools.model_zoo.zoo import model_types
 def main(arguments: Sequence[str] | None = None) -> None:
     """Try the model types, and write the table.
 
-    Types with a row in the file of rows are passed over, so that a walk which was cut off goes on; those that crashed
-    are tried again.
+    Types that have a row in the file of rows are passed over, so that a walk which was cut off goes on; only those that
+    crashed are tried again.
     """
     parser = argparse.ArgumentParser(prog="nox -s families --", description=__doc__)
     parser.add_argument("--rows", type=Path, default=Path("runs/families.jsonl"), help="one JSON line for each type")

@@ -76,7 +76,7 @@ def build(
 def build_generating(
     model_type: str, seed: int = 0, dtype: torch.dtype = torch.float64, attention: Attention = "sdpa"
 ) -> Specimen:
-    """The model of a type that has logits and `generate`; its texts are not padded.
+    """The model of a type that has logits and `generate`, with inputs for it whose texts are not padded.
 
     Raises:
         NotBuilt: the type does not generate, or what `build` raises.
