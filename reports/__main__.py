@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "-o", "--output", metavar="DIR", type=Path, required=True,
         help="where index.html, samples.parquet, runs/, compare/ and gallery/ go; made if it is not there",
     )  # fmt: skip
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        page, refused = build(given.runs, given.output)
+        page, refused = build(options.runs, options.output)
     except ReportError as error:
         parser.error(str(error))
     for run in refused:

@@ -104,7 +104,8 @@ def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[
 
     Args:
         record: what the round has measured.
-        number: of the round, from 0; it picks the stored round, which are used in order, and again when they run out.
+        number: of the round, from 0; stored rounds are taken in the same order, and from the start again when they run
+            out.
     """
     return {
         name: Contrast(fmean(logs) - stored[number % len(stored)], (logs[0] - logs[1]) / sqrt(2))
@@ -119,7 +120,7 @@ def with_itself(record: Mapping[str, Any], number: int) -> dict[str, Contrast]: 
 
 
 def comparable(baseline: Baseline, machine: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
-    """The stored exact figures that can be compared on this machine, and a sentence on those that can't, or None."""
+    """The stored exact figures that can be compared on this machine, and a sentence on the others (None: no others)."""
     before = baseline.about["machine"] or {}
     if all(before.get(name) == machine[name] for name in SAME_MACHINE):
         return baseline.figures, None

@@ -1,4 +1,4 @@
-"""The gate's exact figures: one benchmark for each workload, run once, and the accuracy of a fixed seed.
+"""The gate's exact figures: a benchmark for each workload, and one that trains a small model from a fixed seed.
 
     python -m pytest bench/regress/bench_figures.py --confcutdir=bench/regress -p no:cacheprovider --benchmark-json=FILE
 

@@ -91,7 +91,7 @@ def wanted(no_change: int, injected: Sequence[str], loaded: int) -> Iterator[tup
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Within the context keep `count` cores busy, with processes that count as other people's: nobody's children."""
+    """Within the context keep `count` cores busy with orphaned processes, whose load so counts as other people's."""
     orphan = '"$0" -c "while True: pass" > /dev/null 2>&1 & echo $!'
     with ExitStack() as stack:
         for _ in range(count):

@@ -93,7 +93,7 @@ def compare(
 
 
 def difference(base: Sequence[int], head: Sequence[int]) -> Difference:
-    """The difference of two accuracies on the same examples, each 0 or 1 (right), head − base, and its 95 % interval.
+    """The difference head − base of two accuracies, from 0 or 1 (right) for each example, and its 95 % interval.
 
     The interval is Wald's with one example added to each of the two kinds that differ (Bonett and Price 2012, "Adjusted
     Wald confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat.

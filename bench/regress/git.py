@@ -85,7 +85,7 @@ def run(where: Path, *arguments: str, index: Path | None = None, stdin: str = ""
 
 
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables without those by which git, as in a hook, finds another repository or another index."""
+    """The environment variables without those, set in hooks, by which git would use another repository or index."""
     return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(KEPT)}
 
 

@@ -102,12 +102,12 @@ class Turns:
         return report
 
     def pytest_benchmark_generate_machine_info(self) -> dict[str, str]:
-        """Replace the facts that pytest-benchmark collects by itself: to ask about the processor takes two seconds."""
+        """Replace pytest-benchmark's facts about the machine, which take it two seconds in every process."""
         versions = {name: metadata.version(name) for name in ("torch", "numpy")}
         return {"python": platform.python_version(), "implementation": platform.python_implementation(), **versions}
 
     def pytest_benchmark_generate_commit_info(self) -> dict[str, str]:
-        """Replace the commit that pytest-benchmark asks git for by nothing: the gate knows the commits."""
+        """Keep pytest-benchmark from asking git for the commit, which the gate knows."""
         return {}  # the gate knows
 
     def sizes(self, seconds: float) -> Iterator[int]:

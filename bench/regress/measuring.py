@@ -97,7 +97,7 @@ class GateRounds:
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
 
     def cost(self, names: Iterable[str] | None) -> float:
-        """Seconds that a round of these benchmarks (None: all) should take, judged by earlier ones; 0 if none are."""
+        """Seconds that a round of these benchmarks (None: all) has taken on average; 0 where none has been measured."""
         spent: dict[str, list[float]] = {}
         for record in self.records:
             for name, seconds in record["spent"].items():

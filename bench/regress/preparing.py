@@ -145,7 +145,7 @@ def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -
 
 
 def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
-    """What must stay the same while a run goes on: the options, less the budget, and the machine."""
+    """What must stay the same while a run goes on: the machine, and all options but the budget."""
     options = {name: value for name, value in asdict(wish.options).items() if name != "budget"}  # may be raised
     return {"options": {**options, "files": list(wish.options.files)}, "machine": about["machine"]}
 

@@ -23,8 +23,8 @@ class Rules:
     """The limits by which a run is judged; relative changes, unless said otherwise.
 
     Attributes:
-        threshold: the lower bound of a regression is above it, and above the noise floor.
-        least: a regression is estimated at this or more.
+        threshold: the lower bound of a slowdown must be above it, and above the noise floor, to be a regression.
+        least: the estimate of a slowdown must be at least this to be a regression.
         blind: a benchmark passes only if it can't have become slower by this much.
         fdr: the largest share of a run's regressions that may be expected to be false.
     """

@@ -35,7 +35,7 @@ class Workload(NamedTuple):
 
 
 class Masked(nn.Module):
-    """A layer that masks all heads but the plan's at each call, as criteria do that try out heads."""
+    """A layer that at each call switches off the heads the plan does not keep, as criteria do to try heads out."""
 
     def __init__(self, layer: nn.Module, plan: mha.HeadPlan) -> None:
         super().__init__()

@@ -4,5 +4,5 @@
 class ReportError(Exception):
     """A run that cannot be read, or a report that cannot be written.
 
-    A message finishes the thought: which file, what was expected, what came, what to do.
+    Its message says which file, what was expected, what came, and what to do.
     """

@@ -19,7 +19,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio: 1.25×."""
+    """A ratio as text: 1.25×."""
     return f"{ratio:.2f}×"
 
 
@@ -29,12 +29,12 @@ def per_cent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as milliseconds where they are few, else as seconds."""
+    """Seconds as text, in milliseconds where they are few: 12.3 ms, 1.20 s."""
     return milliseconds(seconds) if seconds < 0.1 else f"{digits(seconds)} s"
 
 
 def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
-    """An interval of positive numbers as low–high, or the words that there is none."""
+    """An interval of positive numbers as low–high, each written by `text`; words instead if a bound is NaN."""
     return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
 
 

@@ -1,6 +1,6 @@
-"""Text that a spreadsheet would take for a formula, made harmless in the CSV files that a page offers.
+"""Makes text harmless that a spreadsheet would take for a formula, in the CSV files that a page offers.
 
-A run may be anyone's, and so may its names. Files of the run itself, and Parquet, keep every cell as it is.
+A run may come from anyone, and so may its names. Files of the run itself, and Parquet, keep every cell as it is.
 """
 
 import csv
@@ -22,7 +22,7 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def harmless_csv(text: str) -> str:
-    """The text of a CSV file made harmless likewise; one without such cells stays as it is, to the byte."""
+    """The text of a CSV file, changed as `harmless` does it; without such cells it stays as it is, to the byte."""
     rows = [*csv.reader(StringIO(text, newline=""))]
     changed_rows = [[_cell(cell) for cell in row] for row in rows]
     if changed_rows == rows:
@@ -33,7 +33,7 @@ def harmless_csv(text: str) -> str:
 
 
 def _cell(value: object) -> object:
-    """One cell made harmless."""
+    """The cell, with an apostrophe before it if it is text that begins like a formula."""
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
     value = value.replace("\r\n", "\n").replace(

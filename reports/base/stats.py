@@ -38,9 +38,9 @@ def median_of(processes: Processes) -> float:
 def median_estimate(*samples: Processes) -> Estimate:
     """The median over processes of the medians of their rounds, with an interval from a percentile bootstrap.
 
-    Rounds within one process share its luck: with several, processes are drawn first, and rounds within those.
-    Of several samples, say one for each shape that was timed: the median of their medians, each resampled within
-    itself. A single round has a value and no interval.
+    Rounds within one process share its luck: with several, processes are drawn first, and rounds within those. Several
+    samples, say one for each shape that was timed, give the median of their medians, each resampled within itself. A
+    single round has a value and no interval.
     """
     return _within(_middle(samples), _medians(samples))
 
@@ -60,15 +60,15 @@ def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
 
 
 def by_process(values: pd.Series) -> Processes:
-    """The values, indexed by process, as one array for each."""
+    """The values as one array for each process, which is a level of their index."""
     return tuple(rows.to_numpy() for _, rows in values.groupby(level="process"))
 
 
 def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, Processes]:
     """The log of (seconds of arm `over` / seconds of arm `under`) of each case, (rounds,) for each process.
 
-    `samples` has the columns case, arm, round, seconds, process. Rounds that have only one of the two are left
-    out, and so are cases that have no other.
+    `samples` has the columns case, arm, round, seconds, process. Rounds that have only one of the two arms are left
+    out, and so are cases that have no other rounds.
     """
     rounds = ["case", "process", "round"]
     arms = samples.pivot(index=rounds, columns="arm", values="seconds").reindex(columns=[over, under])
@@ -84,7 +84,7 @@ def ratio_estimate(*log_ratios: Processes) -> Estimate:
 def independent_ratio(over: Sequence[Processes], under: Sequence[Processes]) -> Estimate:
     """The ratio of two median ratios that were measured apart, each from logs of ratios, with its interval.
 
-    Each side is resampled within itself, as `median_estimate` does, and the two are then drawn side by side. No
+    Each side is resampled by itself, as in `median_estimate`, and the resamples of both are paired at random. No
     interval where one side has a single round.
     """
     one, other = _medians(over), _medians(under)
@@ -93,7 +93,7 @@ def independent_ratio(over: Sequence[Processes], under: Sequence[Processes]) -> 
 
 
 def draws_estimate(values: np.ndarray) -> Estimate:
-    """The mean over draws, and the range in which 95 % of the draws lie."""
+    """The mean of the values, one for each random draw, and the range in which 95 % of them lie."""
     low, high = np.percentile(values, [2.5, 97.5])
     return Estimate(float(np.mean(values)), float(low), float(high))
 
@@ -122,25 +122,25 @@ def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
 
 
 def _middle(samples: Sequence[Processes]) -> float:
-    """The median over samples of their medians."""
+    """The median over samples of the medians of each (`median_of`)."""
     return float(np.median([median_of(processes) for processes in samples]))
 
 
 def _medians(samples: Sequence[Processes]) -> np.ndarray:
-    """(RESAMPLES,) replicates of `_middle`; NaN where a sample has a single round."""
+    """Bootstrap replicates of `_middle`, (RESAMPLES,); NaN where a sample has a single round."""
     if min(sum(map(len, processes)) for processes in samples) < 2:
         return np.full(RESAMPLES, np.nan)
     return np.asarray(np.median([_replicates(processes) for processes in samples], axis=0))
 
 
 def _within(value: float, replicates: np.ndarray) -> Estimate:
-    """The value with its percentile interval."""
+    """The value, with the interval in which 95 % of its bootstrap replicates lie."""
     low, high = np.percentile(replicates, [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
 
 def _replicates(processes: Processes) -> np.ndarray:
-    """(RESAMPLES,) medians over processes drawn with replacement, each of its own rounds drawn likewise."""
+    """Bootstrap replicates of `median_of`, (RESAMPLES,): draws processes with replacement, and rounds within each."""
     medians = np.stack([_resampled_medians(np.asarray(rounds, dtype=float).tobytes()) for rounds in processes])
     count = len(processes)
     if count == 1:

@@ -1,4 +1,4 @@
-"""What a table on a page is made of."""
+"""What tables on a page are made of: cells with what they sort by."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MOST_ROWS = 400
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, its interval where it has one, and the number it sorts by."""
+    """A value as text, its interval where it has one, and the number or text by which a table sorts it."""
 
     text: str
     interval: str = ""
@@ -47,7 +47,7 @@ def number(value: float | None, text: Callable[[float], str]) -> Cell:
 
 
 def interval(row: Mapping[Any, Any] | pd.Series, name: str, text: Callable[[float], str]) -> Cell:
-    """A cell with the column `name` of a row and its interval, which a value that is so by definition lacks."""
+    """A cell with the column `name` of a row and its interval; a value with equal bounds is exact, and shown alone."""
     if np.isnan(row[name]):
         return Cell(NONE)
     low, high = row[f"{name}_low"], row[f"{name}_high"]

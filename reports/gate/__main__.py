@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "run", metavar="DIR|verdict.json", type=Path, help="the directory of a gate run, or its verdict"
     )
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: beside verdict.json")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        print(write(given.run, given.output))  # noqa: T201
+        print(write(options.run, options.output))  # noqa: T201
     except ReportError as error:
         parser.error(str(error))
 
@@ -32,7 +32,7 @@ def write(run: Path, output: Path | None = None) -> str:
 
     Args:
         run: the directory of a gate run, or its verdict.json.
-        output: default: where verdict.json is.
+        output: by default the directory that verdict.json is in.
 
     Raises:
         ReportError: the verdict can't be read (see `load`), or the figure can't be written.

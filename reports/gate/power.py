@@ -14,16 +14,16 @@ NAMES = ("power.svg", "power.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw power.svg and power.png; wrong input is a usage error (exit code 2)."""
+    """Draw the gate's power as power.svg and power.png; wrong input is a usage error (exit code 2)."""
     parser = argparse.ArgumentParser(prog="python -m reports.gate.power", allow_abbrev=False)
     parser.add_argument("run", metavar="DIR|calibration.json", type=Path)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: beside calibration.json")
-    given = parser.parse_args(arguments)
-    path = given.run / FILE if given.run.is_dir() else given.run
+    options = parser.parse_args(arguments)
+    path = options.run / FILE if options.run.is_dir() else options.run
     try:
         frame = load(path)
         with theme():
-            print(save(draw(frame), given.output or path.parent, NAMES))  # noqa: T201
+            print(save(draw(frame), options.output or path.parent, NAMES))  # noqa: T201
     except ReportError as error:
         parser.error(str(error))
 

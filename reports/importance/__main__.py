@@ -13,15 +13,17 @@ from reports.site.single_figures import delivered
 
 
 def main() -> int:
-    """Draw the figures, and print their paths and captions; 1 where the run can't be read or the figures be written."""
+    """Draw the figures and print their paths and captions; returns 1 if that fails with a ReportError, else 0."""
     parser = argparse.ArgumentParser(prog="python -m reports.importance", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of an importance run")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/figures")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        lines = write(given.run, given.output or given.run / "figures")
+        lines = write(options.run, options.output or options.run / "figures")
         if not lines:  # planted models have a table in summary.md, and no figure
-            lines = [f"{given.run}: nothing to draw: no task of this run has finished; see {given.run / 'summary.md'}"]
+            lines = [
+                f"{options.run}: nothing to draw: no task of this run has finished; see {options.run / 'summary.md'}"
+            ]
         print(*lines, sep="\n")  # noqa: T201
     except ReportError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -1,1 +1,1 @@
-"""From files that may be damaged to plain values, and a list of what was left out."""
+"""Reads files that may be damaged into plain values, and lists what was left out."""

@@ -1,4 +1,4 @@
-"""A run directory out of a .zip: what reading needs of it, in a temporary directory that is gone afterwards."""
+"""Unpacks a run directory from a .zip: what reading needs of it, into a temporary directory that is gone afterwards."""
 
 import shutil
 import stat
@@ -21,7 +21,7 @@ OTHER_RUNS = ("gate.json", "verdict.json")  # tell what else a directory is
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """The run directory `path`, or that in the archive `path`."""
+    """Within the context the run directory `path`, or that in the archive `path`, unpacked."""
     if path.is_file():
         with unpacked(path) as directory:
             yield directory
@@ -31,11 +31,11 @@ def opened(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """The run directory in the archive `path`; its files lie at the top, or in a single folder.
+    """Within the context the run directory in the archive `path`, where its files lie at the top or in a single folder.
 
     Raises:
-        ReportError: it is no such archive, or a damaged one, or one that no run is so large as, or an entry of it
-            would leave the directory. Errors that are raised inside name the archive.
+        ReportError: `path` is no .zip, or damaged, or larger than any run, or has an entry that would be unpacked
+            elsewhere. Errors that are raised within the context name the archive.
     """
     if not zipfile.is_zipfile(path):
         raise ReportError(f"{path}: expected a run directory, found a file that is no whole .zip archive; {GIVE}")
@@ -50,7 +50,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> None:
-    """Unpack what is wanted of the archive into `directory`, within the limits."""
+    """Unpack the files that reading needs from the archive into `directory`, within the limits."""
     with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         _check(path, entries)
@@ -65,7 +65,7 @@ def _unpack(path: Path, directory: Path) -> None:
 
 
 def _take(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack one entry. One that is too large to be read becomes an empty file of its size, which is refused later."""
+    """Unpack one entry; one too large to be read becomes a file of that size without data, which is refused later."""
     with target.open("wb") as file:
         if _is_too_large(entry):
             file.truncate(min(entry.file_size, LARGEST))
@@ -79,7 +79,7 @@ def _is_too_large(entry: zipfile.ZipInfo) -> bool:
 
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Check that every entry is a file that stays inside."""
+    """Check that every entry is a file or a folder, and that none would be unpacked outside the directory."""
     for entry in entries:
         place = PureWindowsPath(entry.filename)  # takes / and \ for separators, and knows drives
         if place.drive or place.root or ".." in place.parts:
@@ -91,8 +91,8 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 def _root(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
     """The folder in the archive, with a slash, in which the run's files lie; empty where they lie at the top."""
-    found = [entry.filename.removesuffix(FILE) for entry in entries if entry.filename.split("/")[-1] == FILE]
-    roots = [root for root in found if root.count("/") <= 1]
+    folders = [entry.filename.removesuffix(FILE) for entry in entries if entry.filename.split("/")[-1] == FILE]
+    roots = [root for root in folders if root.count("/") <= 1]
     if "" in roots:
         return ""
     if len(roots) != 1:
@@ -107,7 +107,7 @@ def _is_wanted(entry: zipfile.ZipInfo, root: str) -> bool:
 
 
 def is_all(path: Path, places: Collection[str]) -> bool:
-    """Whether the archive holds these files of a run, and nothing else."""
+    """Whether the run in the archive has files at exactly these places, each a path from the run's top."""
     with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         root = _root(path, entries)

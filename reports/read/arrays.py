@@ -1,4 +1,4 @@
-"""Arrays out of an .npz. Their headers are read first: nothing is unpacked that is too large, or no plain array."""
+"""Reads arrays from an .npz. Their headers are read first: nothing is unpacked that is too large, or no plain array."""
 
 import math
 import zipfile
@@ -18,7 +18,7 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_arrays(file: Path, problems: Problems) -> dict[str, np.ndarray]:
-    """The arrays of the file that can be read, by key; pickled ones can't. `problems` is told of the others."""
+    """The arrays of the file by key; `problems` is told of those that can't be read, as pickled ones never are."""
     arrays: dict[str, np.ndarray] = {}
     with (
         problems.noted(file),

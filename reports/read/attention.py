@@ -36,7 +36,10 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
 
 
 def _places(task: str, arrays: Arrays, layers: list[str]) -> list[tuple[str, str]]:
-    """The place and layer of each example, from keys TASK/NUMBER/LAYER/dense or, in older runs, TASK/LAYER/dense."""
+    """For each example of a task the place with which its keys begin, and its layer.
+
+    Keys are TASK/NUMBER/LAYER/dense, of which TASK/NUMBER is the place, or, in older runs, TASK/LAYER/dense.
+    """
     layers_at: dict[str, dict[str, None]] = {}
     for key in arrays:
         place, _, field = key.rpartition("/")
@@ -77,7 +80,7 @@ def _check(
     queries: np.ndarray,
     tokens: np.ndarray,
 ) -> None:
-    """Check that the shapes fit one another, and that weights are finite numbers."""
+    """Check that the shapes of an example's arrays fit one another, and that weights are finite numbers."""
     h, q, k = dense.shape if dense.ndim == 3 else (0, 0, 0)
     fits = pruned.shape == (*heads.shape, q, k) and queries.shape == (q,) and tokens.shape == (k,)
     known = heads.dtype.kind in WHOLE and ((heads >= 0) & (heads < h)).all()

@@ -48,7 +48,7 @@ class Cases:
         samples: case, arm, round, seconds, process.
         counts: case, arm, and COUNTS; NaN where a count is not known.
         skipped_arms: case, arm, reason.
-        outcomes: every file that says how the case ended, with what it says.
+        outcomes: the path and the content of every file that says how its case ended.
     """
 
     cases: pd.DataFrame
@@ -74,7 +74,7 @@ def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Case
     known |= {str(document["case"]) for _, document in outcomes if "case" in document}
     timed = [*_of_known(timed, known, problems)]
     timed = sorted(_once(timed, problems), key=lambda item: item.case["process"])
-    timed, found = usable(timed, problems)
+    timed, samples = usable(timed, problems)
     first = list({item.case["case"]: item.case for item in reversed(timed)}.values())[::-1]
     counts = [
         (case["case"], arm, *(each.get(name) for name in COUNTS))
@@ -84,7 +84,7 @@ def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Case
     skipped = [(case["case"], arm, str(why)) for case in first for arm, why in case["skipped_arms"].items()]
     return Cases(
         cases=_frame(first),
-        samples=found,
+        samples=samples,
         counts=pd.DataFrame(counts, columns=["case", "arm", *COUNTS]).astype(dict.fromkeys(COUNTS, float)),
         skipped_arms=pd.DataFrame(skipped, columns=["case", "arm", "reason"]),
         outcomes=tuple(outcomes),
@@ -92,7 +92,7 @@ def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Case
 
 
 def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
-    """Each file of `cases/` or `plans/`, and what it says: at the least, how that ended."""
+    """Yield each file of a folder such as `cases/` or `plans/` with its content, which at least says how that ended."""
     total = 0
     for file in records_in(folder, problems):
         with problems.noted(file):
@@ -106,30 +106,30 @@ def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
 
 
 def records_in(folder: Path, problems: Problems) -> list[Path]:
-    """The files of `cases/` or `plans/`."""
+    """The files of a folder such as `cases/` or `plans/`."""
     with problems.noted(folder):
         return files_in(folder, ".json")
     return []
 
 
 def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
-    """What has no result, from the outcomes by kind. Columns: kind, name, status, error."""
+    """The cases, plans and steps without a result, from the outcomes by kind. Columns: kind, name, status, error."""
     rows = [
         (kind, printable(file.stem), document["status"], document["error"] or "no error text")
-        for kind, found in outcomes.items()
-        for file, document in found
+        for kind, several in outcomes.items()
+        for file, document in several
         if document["status"] != DONE
     ]
     return pd.DataFrame(rows, columns=["kind", "name", "status", "error"])
 
 
 def last_line(error: Any) -> str:
-    """The last line of a traceback, or a sentence as it is."""
+    """The last line of an error's text: of a traceback, the line with the error itself."""
     return (str(error).strip().splitlines() or [""])[-1]
 
 
 def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> Timed:
-    """A finished case with all its fields, each of its type, and its samples as columns."""
+    """A finished case from its document: all its fields, each of its type, and its samples as columns."""
     check_fields(file, document, required(KEPT))
     case = {**document, **{name: default for name, default in LATER.items() if document.get(name) is None}}
     check_fields(file, case, optional(KEPT))
@@ -138,15 +138,15 @@ def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> T
     check_choice(file, "kinds", case["kind"], KINDS)
     if case["kind"] != GENERATION:  # models that generate may be none of the tasks
         check_task(file, case["task"], {LAYER} if case["kind"] == LAYER else tasks)
-    for arm, found in case["counts"].items():
-        _check_counts(file, found, f"counts of arm '{arm}'")
+    for arm, counts in case["counts"].items():
+        _check_counts(file, counts, f"counts of arm '{arm}'")
     if case["tokens"] is None and case["seq_len"] is not None:
         case["tokens"] = case["batch"] * case["seq_len"]
     return Timed(file, {**case, "samples": ()}, columns_of(file, case))
 
 
 def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems) -> Iterator[Timed]:
-    """The timed cases whose `timed_by` is among the names of the run's cases, `known`."""
+    """Yield the timed cases whose `timed_by` is among the names of the run's cases, `known`."""
     for item in timed:
         if item.case["timed_by"] in known:
             yield item
@@ -156,7 +156,7 @@ def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems
 
 
 def _check_counts(file: Path, counts: Any, where: str) -> None:
-    """Check the counts of one arm."""
+    """Check what was counted of one arm, such as FLOPs and bytes; `where` is what errors call it."""
     check_fields(file, counts, {}, where)
     known = {name: count for name, count in COUNTS.items() if name in counts}
     check_fields(file, counts, {name: count.types for name, count in known.items()}, where)
@@ -164,7 +164,7 @@ def _check_counts(file: Path, counts: Any, where: str) -> None:
 
 
 def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
-    """Each case once for each process: of several files the one that is named after it, or else the first."""
+    """Yield each case once for each process: of several files of it the one that is named after it, else the first."""
     chosen: dict[tuple[str, int], Timed] = {}
     for item in sorted(timed, key=lambda item: not _is_named_after(item)):
         if (first := chosen.setdefault(item.key, item)) is not item:
@@ -180,7 +180,7 @@ def _is_named_after(item: Timed) -> bool:
 
 
 def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The finished cases as a table."""
+    """The finished cases as a table, a row each."""
     columns = [name for name in (*required(KEPT), *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]

@@ -1,4 +1,4 @@
-"""The CSV tables of a run: the columns of each, read and checked. A table that is not there is empty."""
+"""Reads the CSV tables of a run, and checks the columns of each. A table that is not there is empty."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ OF_THE_LAYER_TOO = ("predictions.csv",)
 
 
 def _kind(column: Field) -> str:
-    """The kind of a column's cells: lists and objects are text in CSV."""
+    """The kind of a column's cells: "text" (in CSV also lists and objects), "number" (may be NaN) or "finite"."""
     if not column.is_number:
         return TEXT
     return NUMBER if column.kind.endswith(OR_NULL) else FINITE
@@ -35,9 +35,9 @@ AS_JSON = ("shape", "keep")  # what is text in plans.csv
 
 
 def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[str, pd.DataFrame]:
-    """All tables that the description has, by their names without .csv.
+    """All tables that the description of a run directory has, by their names without .csv.
 
-    A table that can't be read is empty, and one with wrong rows is without those; `problems` is told.
+    A table that can't be read is empty, and wrong rows of others are left out; `problems` is told.
     """
     return {name.removesuffix(".csv"): _table(path / name, tasks, problems) for name in TABLES}
 
@@ -52,8 +52,8 @@ def plans_table(
         with problems.noted(file):
             check_fields(file, document, PLAN_TYPES)
             finite = [name for name, kind in PLANS.items() if kind == FINITE]
-            given = [name for name, kind in PLANS.items() if kind == NUMBER and document[name] == document[name]]
-            check_numbers(file, document, dict.fromkeys((*finite, *given)))
+            known = [name for name, kind in PLANS.items() if kind == NUMBER and document[name] == document[name]]
+            check_numbers(file, document, dict.fromkeys((*finite, *known)))
             check_task(file, document["task"], tasks)
             if document["plan"] in seen:
                 raise ReportError(f"{file}: the plan '{document['plan']}' is there more than once; {REMEDY}")
@@ -92,7 +92,7 @@ def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFra
 
 
 def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[tuple[pd.Series, list[str], str]]:
-    """What may be wrong with rows: for each fault which rows have it, in what columns, and what was expected."""
+    """Yield for each possible fault of a table which rows have it, in what columns, and what was expected."""
     columns = COLUMNS[name]
     if "task" in columns:
         known = {*tasks, LAYER} if name in OF_THE_LAYER_TOO else tasks

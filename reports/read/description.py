@@ -1,6 +1,6 @@
-"""What a run directory holds, as `bench/rundir/run-directory.toml` describes it: what the reader needs of that.
+"""Reads `bench/rundir/run-directory.toml`, which says what a run directory holds: as much as readers of runs need.
 
-That file is the writer's, and all that is known here of the writer.
+That file belongs to bench/, which writes runs, and is all of bench/ that reports/ knows.
 """
 
 import tomllib
@@ -20,7 +20,7 @@ OR_NULL = " or null"
 
 @dataclass(frozen=True)
 class Field:
-    """What may stand in one field; the description itself says what its keys mean."""
+    """What may stand in one field of a run's files; comments in run-directory.toml say what the attributes mean."""
 
     kind: str  # `type` in the description
     optional: bool = False
@@ -35,7 +35,7 @@ class Field:
 
     @property
     def is_checked(self) -> bool:
-        """Whether its type matters; whatever stands in others is shown as it is."""
+        """Whether the field's type is checked; a field that may be anything is shown as it is."""
         return self.kind != "anything"
 
     @property
@@ -44,13 +44,13 @@ class Field:
 
     @property
     def types(self) -> tuple[type, ...]:
-        """The Python types of its values as JSON has them."""
+        """The Python types that the field's values have when they are read from JSON."""
         types = PYTHON_TYPES[self.kind.removesuffix(OR_NULL)]
         return (*types, type(None)) if self.kind.endswith(OR_NULL) else types
 
     @property
     def missing(self) -> Any:
-        """What holds in runs that lack it."""
+        """The value to take where a run lacks the field."""
         return self.default if self.usual is None else self.usual
 
     def word(self, value: str) -> str:
@@ -58,7 +58,7 @@ class Field:
         return self.names.get(value, self.words.format(value))
 
     def title(self, value: str) -> str:
-        """What it is called in the title of a figure."""
+        """What a value of an axis is called in the title of a figure."""
         return self.titles.get(value, self.word(value))
 
 
@@ -79,7 +79,7 @@ def required(fields: Fields) -> dict[str, Types]:
 
 
 def optional(fields: Fields) -> dict[str, Types]:
-    """The types of the fields that older runs lack, of those whose type matters."""
+    """The types of the fields that older runs lack, without fields that may be anything."""
     return {name: each.types for name, each in fields.items() if each.optional and each.is_checked}
 
 

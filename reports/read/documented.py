@@ -1,4 +1,4 @@
-"""Which files are a run's: those that the documentation names, and nothing else that lies beside them."""
+"""Says which files are a run's: those that the documentation names, and nothing else that lies beside them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +18,20 @@ NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the s
 
 
 def is_documented(place: str) -> bool:
-    """Whether a run may have a file at this place, a path with / from its top."""
+    """Whether the documentation names a file of runs at this place, which is a path with / from the run's top."""
     folder, _, name = place.rpartition("/")
     return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
 
 
 def documented(run: Path) -> Iterator[str]:
-    """The places of a run's files that can be read; of cases and plans, those that tell how they ended."""
+    """Yield the places of a run's files that can be read; of cases and plans only if they tell how they ended."""
     yield from (name for name in sorted(NAMES) if _can_be_read(run / name))
     for folder in FOLDERS:
         try:
-            found = files_in(run / folder, ".json")
+            files = files_in(run / folder, ".json")
         except ReportError:  # a link, whose files are not the run's
             continue
-        yield from (f"{folder}/{file.name}" for file in found if _is_record(file))
+        yield from (f"{folder}/{file.name}" for file in files if _is_record(file))
 
 
 def _can_be_read(file: Path) -> bool:

@@ -15,7 +15,7 @@ GIVE = "give the directory that the benchmark wrote, or a .zip of it"
 
 
 def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
-    """Read and check `path`/environment.json; a task or a field beside the point that is wrong is left out.
+    """Read and check `path`/environment.json; a wrong task or optional field is left out, and `problems` is told.
 
     Raises:
         ReportError: the directory is no run, or its environment.json can't be read, or is of another schema.
@@ -45,7 +45,7 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
 def _sound(
     file: Path, document: Mapping[str, Any], later: Mapping[str, Types], where: str, problems: Problems
 ) -> dict[str, Any]:
-    """The object without those of its optional fields that are not what they should be."""
+    """The object without its optional fields (`later`: name -> types) that are wrong; errors call it `where`."""
     sound = dict(document)
     for name, types in later.items():
         if name in document:

@@ -1,4 +1,4 @@
-"""Reading one file of a run: what is in it, or an error that says what is wrong with it."""
+"""Reads one file of a run: returns what is in it, or raises an error that says what is wrong with it."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ MOST_NAMES = 30  # that an error lists
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`."""
+    """The JSON object in the file `path`."""
     try:
         text = contents(path).decode("utf-8")
         document = json.loads(text)
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_schema(path: Path, document: Mapping[str, Any], schema: int = SCHEMA) -> None:
-    """Check that the document is of the schema that is read here."""
+    """Check that the field `schema` of the document is the number of the schema that can be read here."""
     if document.get("schema") != schema:
         raise ReportError(
             f"{path}: expected schema {schema}, got {document.get('schema')!r:.60}; use the reports that came with "
@@ -57,7 +57,7 @@ def check_schema(path: Path, document: Mapping[str, Any], schema: int = SCHEMA) 
 
 
 def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: str = "") -> None:
-    """Check that every field is there and of its type; `where` names the object inside the file."""
+    """Check that the document has all fields, each of its type; `where` names the object inside the file."""
     if not isinstance(document, Mapping):
         raise ReportError(f"{path}: expected an object for {where}, got {document!r:.60}; {REMEDY}")
     if missing := [name for name in fields if name not in document]:
@@ -87,15 +87,15 @@ def check_items(path: Path, values: Iterable[Any], expected: type, where: str) -
 
 
 def check_choice(path: Path, what: str, choice: str, known: Collection[str]) -> None:
-    """Check that a word is one of those that are known; `what` is their plural."""
+    """Check that the word `choice` is one of the known ones, which errors call `what`, a plural."""
     if choice not in known:
         raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {choice!r:.60}; {REMEDY}")
 
 
 def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The table in `path`, `columns` (name -> "text", or some kind of number) checked and in their order.
+    """The table in a CSV file, with the columns of `columns` (name -> "text", or some kind of number) in their order.
 
-    Numbers may be NaN; text may not be missing.
+    All of them are checked: numbers may be NaN; text may not be missing.
     """
     try:
         text = contents(path).decode("utf-8")
@@ -129,7 +129,7 @@ def read_parquet_columns(path: Path) -> list[str]:
 
 @contextmanager
 def damage(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever reading a binary file raises into an error about the file."""
+    """Turn whatever reading a damaged file raises in the context into a ReportError that says what was `expected`."""
     try:
         yield
     except ReportError:
@@ -139,23 +139,23 @@ def damage(path: Path, expected: str) -> Iterator[None]:
 
 
 def check_columns(path: Path, found: Collection[str], expected: Collection[str]) -> None:
-    """Check that all expected columns are there."""
+    """Check that all expected columns are among those that are there."""
     if missing := [name for name in expected if name not in found]:
         raise ReportError(f"{path}: missing columns {_quoted(missing)}, found {_quoted(found)}; {REMEDY}")
 
 
 def kinds(types: Types) -> tuple[type, ...]:
-    """The types as a tuple."""
+    """The type or types as a tuple."""
     return types if isinstance(types, tuple) else (types,)
 
 
 def printable(name: str) -> str:
-    """The name of a file as text that can be written; names need not be of any encoding."""
+    """The name of a file as text that can be printed; a name may have bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_table(path: Path, text: str) -> None:
-    """Check that the text is no larger than tables are, before it becomes one."""
+    """Check, before a CSV file is parsed, that its text has no more rows, cells and columns than the limits allow."""
     rows = max(text.count("\n"), text.count("\r"))
     check_count(path, rows, MOST_ROWS, "rows")
     check_count(path, rows + text.count(","), MOST_CELLS, "cells")

@@ -16,10 +16,10 @@ COLUMNS = ("kind", "share", "found", "low", "high", "runs")
 def load(path: Path) -> pd.DataFrame:
     """How often simulated runs said REGRESSED, for each kind of slowdown and share of the time: a frame of COLUMNS.
 
-    With the exact (Clopper-Pearson) 95 % interval. The kind of no change is "no-change", its share 0.
+    Each rate has its exact (Clopper-Pearson) 95 % interval. The kind of no change is "no-change", its share 0.
 
     Raises:
-        ReportError: there is no such file, or it is another.
+        ReportError: there is no such file, or it is no calibration that can be read here.
     """
     document = read_gate_file(
         path,

@@ -1,4 +1,4 @@
-"""The JSON files of the regression gate: each says of what kind it is, and of which schema."""
+"""Reads the JSON files of the regression gate, each of which names its kind and its schema."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def read_gate_file(path: Path, kind: str, *, whose: str, what: str, remedy: str)
     """The document in a file of the gate.
 
     Args:
-        kind: what its field `kind` says.
+        kind: what the document's field `kind` must say.
         whose, what, remedy: for errors: which file is expected, what is in it, and what to give instead.
 
     Raises:

@@ -37,8 +37,8 @@ class Gate:
             saw, of what was measured again.
         threshold: what the lower bound of a regression exceeds, a share.
         least: the least effect of a regression, a share.
-        verdict: of the whole.
-        why: its first reason; "" if there is none.
+        verdict: that of the whole run, such as "PASS".
+        why: the first reason for the verdict; "" if there is none.
         sides: the labels of base and head.
     """
 

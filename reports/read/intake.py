@@ -1,4 +1,4 @@
-"""What is read at all: regular files, no larger than any run makes them. All limits stand here, and come first.
+"""Limits what is read at all: regular files, no larger than any run makes them. Every limit is here, and checked first.
 
 A run may be anyone's. What is beyond a limit is left out like any other file that can't be used.
 """
@@ -35,19 +35,19 @@ FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOL
 
 
 def most(path: Path) -> int:
-    """The number of bytes that a file of this kind may have."""
+    """The number of bytes that a file with such a suffix may have."""
     return MOST_BYTES.get(path.suffix.lower(), OTHERS)
 
 
 @contextmanager
 def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
-    """The opened file, if it is a regular one and of a size that is read; a link is none, wherever it leads.
+    """Within the context the opened file, if it is a regular one within the limit; no link is, wherever it leads.
 
     Args:
-        limit: bytes; default: by the kind of file.
+        limit: the most bytes; default: that of the file's suffix.
 
     Raises:
-        ReportError: it is something else, or larger.
+        ReportError: it is no regular file, or larger.
         OSError: it can't be opened.
     """
     limit = most(path) if limit is None else limit
@@ -58,7 +58,7 @@ def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
 
 
 def contents(path: Path) -> bytes:
-    """The bytes of the file, and never more than may be read, even of one that grows; see `opened`."""
+    """The bytes of the file, opened by `opened`; more than the limit is never read, even if the file is growing."""
     content = bytearray()
     with opened(path) as file:
         while chunk := file.read(MIB):
@@ -68,19 +68,19 @@ def contents(path: Path) -> bytes:
 
 
 def check_size(path: Path, actual: int, limit: int, where: str = "") -> None:
-    """Check that so many bytes are within the limit; `where` in the file, if not all of it."""
+    """Check that `actual` bytes are within the limit; `where` names the part of the file, if they are not all of it."""
     if actual > limit:
         raise ReportError(f"{path}: expected at most {size(limit)}{where}, got {size(actual)}; {TOO_MUCH}")
 
 
 def check_count(path: Path, actual: int, limit: int, what: str) -> None:
-    """Check that a number of things is within the limit; `what` is their plural."""
+    """Check that the number of things, which errors call `what`, is within the limit."""
     if actual > limit:
         raise ReportError(f"{path}: expected at most {limit:,} {what}, got {actual:,}; {TOO_MUCH}")
 
 
 def check_depth(path: Path, document: Any) -> None:
-    """Check that lists and objects don't lie deeper within one another than in any run, so that printing them ends."""
+    """Check that lists and objects aren't nested deeper than in any run, so that the document can be printed."""
     level = [document]
     for _ in range(MOST_DEPTH):
         level = [
@@ -95,10 +95,10 @@ def check_depth(path: Path, document: Any) -> None:
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """The files of this suffix in a folder, by name; none where there is no folder.
+    """The files with this suffix in a folder, sorted by name; none where there is no folder.
 
     Raises:
-        ReportError: it is a link or a file, or has more than are read.
+        ReportError: it is a link or a file instead of a folder, or has more files than are read.
     """
     kind = kind_at(folder)
     if kind not in (None, "directory"):
@@ -109,7 +109,7 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
 
 
 def kind_at(path: Path) -> str | None:
-    """The kind of what stands at the path itself, be it a link: "file", "link", …; None where nothing does."""
+    """What is at the path: "file", "directory", "link" (whatever that leads to), …; None where nothing is."""
     try:
         return kind_of(path.lstat().st_mode)
     except FileNotFoundError:

@@ -28,10 +28,10 @@ AT_THE_END = ("plans.csv", "examples.parquet")  # are assembled when a run ends
 def load(path: Path) -> Run:
     """Read and check the run directory at `path`, or the .zip of one.
 
-    A file that is not what the schema says is left out, or what is wrong in it: `Run.left_out` has it.
+    A file that is not what the schema says is left out, or only what is wrong in it: `Run.left_out` lists that.
 
     Raises:
-        ReportError: not a run, one of another schema, or one of which nothing can be used.
+        ReportError: `path` is no run, or one of another schema, or one of which nothing can be used.
     """
     with opened(path) as directory:
         return replace(_read(directory), path=path)
@@ -72,7 +72,7 @@ def _read(path: Path) -> Run:
 
 
 def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Refuse a run of which nothing can be used."""
+    """Raise a ReportError about a run of which nothing can be used."""
     if len(run.cases) or run.attention or any(map(len, tables.values())):
         return
     ended = run.unfinished[run.unfinished["kind"] == "latency"]

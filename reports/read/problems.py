@@ -1,4 +1,4 @@
-"""What of a run is left out, and why: the one place where an error about a file becomes a row about it."""
+"""Collects what of a run is left out, and why: the one place where an error about a file becomes a row of a table."""
 
 import re
 from collections import defaultdict
@@ -22,25 +22,25 @@ class Problems:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._faults: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
 
     @contextmanager
     def noted(self, file: Path) -> Iterator[None]:
-        """Turn a ReportError that is raised inside into a row about `file`; what it kept from being read stays out."""
+        """Catch a ReportError that ends the context early, and add it as a fault of `file`."""
         try:
             yield
         except ReportError as error:
             self.add(file, str(error).removeprefix(f"{file}: "))
 
     def add(self, file: Path, reason: str) -> None:
-        """Note a fault of `file`. Faults of one kind in a folder, or in one file, are counted together."""
+        """Add a fault of `file`. Faults of one kind in a folder, or in one file, are counted together."""
         what = printable(file.relative_to(self._root).as_posix())
         folder, slash, _ = what.rpartition("/")
-        self._found[folder + slash or what, PARTICULARS.sub("…", reason)].append((what, reason))
+        self._faults[folder + slash or what, PARTICULARS.sub("…", reason)].append((what, reason))
 
     def frame(self) -> pd.DataFrame:
-        """The faults in the order they were found, one kind together, at most ROWS rows. Columns: what, reason."""
-        rows = [row for (place, _), found in self._found.items() for row in _together(place, found)]
+        """The faults as a table, in order of discovery, one kind together, at most ROWS rows. Columns: what, reason."""
+        rows = [row for (place, _), alike in self._faults.items() for row in _together(place, alike)]
         if len(rows) > ROWS:
             kept, others = rows[: ROWS - 1], rows[ROWS - 1 :]
             faults = sum(count for *_, count in others)
@@ -49,7 +49,7 @@ class Problems:
 
 
 def _together(place: str, faults: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """The rows about faults of one kind, each with how many it stands for: one for all where they are many."""
+    """Rows (what, reason, how many faults) for the faults of one kind: a row each, or one for all if they are many."""
     if len(faults) <= ALIKE:
         return [(what, reason, 1) for what, reason in faults]
     what, reason = faults[0]

@@ -31,7 +31,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The name with its unit, or its direction where that is not the usual one."""
+        """The metric's name, with its unit if values are in per cent, or with "(lower is better)" if that is so."""
         if self.is_share:
             return f"{self.name} (%)"
         return self.name if self.higher_is_better else f"{self.name} (lower is better)"
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def noisy(self) -> tuple[str, ...]:
-        """The sentences that the check of the machine found against it; none for a quiet one."""
+        """Sentences on what was wrong with the machine when the run checked whether it is quiet; none if it was."""
         return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
 
     @cached_property
@@ -142,7 +142,7 @@ class Run:
 
     @cached_property
     def seconds(self) -> Mapping[tuple[str, str], Processes]:
-        """The seconds of the rounds of each (case, arm), by process."""
+        """(case, arm) -> the seconds of its rounds, an array for each process."""
         values = self.samples["seconds"].to_numpy()
         rounds: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         # indices, not groups: a frame for each of thousands of cases takes seconds
@@ -153,9 +153,9 @@ class Run:
 
     @cached_property
     def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:
-        """The log of the ratio of seconds, round by round and by process, of each (case, arm over, arm under).
+        """(case, arm over, arm under) -> the logs of their ratios of seconds, (rounds,) for each process.
 
-        Of ("dense", "pruned"), and of every other arm over "mha".
+        Arms are paired as ("dense", "pruned"), and every other one over "mha".
         """
         others = sorted({*self.samples["arm"]} - {"mha", "dense", "pruned"})
         return {

@@ -18,7 +18,7 @@ COLUMNS = ["case", *SAMPLE, "process"]
 
 
 class Timed(NamedTuple):
-    """A finished case: its file, its fields, and the columns SAMPLE of its samples."""
+    """A finished case: its file, its fields, and its samples column by column, as SAMPLE names the columns."""
 
     file: Path
     case: Mapping[str, Any]
@@ -34,7 +34,7 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The samples of a case, column by column, each value of its type.
 
     Raises:
-        ReportError: a sample is not what the schema says, or there should be some and are none.
+        ReportError: a sample is not what the schema says, or there are none although the case timed itself.
     """
     samples = case["samples"]
     if case["timed_by"] == case["case"] and not samples:
@@ -54,7 +54,7 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def usable(timed: Sequence[Timed], problems: Problems) -> tuple[list[Timed], pd.DataFrame]:
-    """The cases that have a usable sample, or none of their own; and the samples, a frame of COLUMNS.
+    """The cases without those that have lost all their samples; and the usable samples of all, a frame of COLUMNS.
 
     Samples of a round belong together: where one is wrong, all arms lose the round.
     """
@@ -75,7 +75,7 @@ def _column(timed: Sequence[Timed], name: str) -> list[Any]:
 
 
 def _lost(timed: Sequence[Timed], frame: pd.DataFrame, problems: Problems) -> np.ndarray:
-    """Whether each sample is of a round in which something is wrong, (sample,); `problems` is told, file by file."""
+    """For each sample whether anything in its round is wrong, (samples,); `problems` is told, file by file."""
     positive = (frame["seconds"] > 0) & (frame["seconds"] < np.inf)  # nor is NaN
     wrong = ~positive | frame.duplicated(["place", "arm", "round"])
     if not wrong.any():

@@ -1,4 +1,4 @@
-"""What a report is made from: paths of runs -> runs by kind, and what could not be read, with the reason."""
+"""Reads what a report is made from: paths of runs -> runs by kind, and what could not be read, with the reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Refused:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """The runs that a report is made from, by their kind, and what could not be read."""
+    """The runs that a report is made from, by their kind, and those that could not be read."""
 
     runs: tuple[Run, ...]
     importance: tuple[Importance, ...]
@@ -49,7 +49,7 @@ def read(paths: Sequence[Path]) -> Sources:
     """Read run directories, or .zip files of them, of any kind.
 
     Raises:
-        ReportError: the same run twice, or nothing that could be read; the first reason, if there are several.
+        ReportError: a run is named twice, or none could be read; the reason is then that of the first.
     """
     places = [path.resolve() for path in paths]
     if twice := [path for place, path in enumerate(paths) if places[place] in places[:place]]:

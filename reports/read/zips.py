@@ -1,4 +1,4 @@
-"""A .zip opened within limits: what it says of itself is no larger than of any run, and every entry is there once."""
+"""Opens a .zip within limits: its list of entries is no longer than that of any run, and has every entry once."""
 
 import zipfile
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from reports.read.intake import MOST_DIRECTORY, MOST_ENTRIES, check_count, check
 
 @contextmanager
 def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """The archive in an open file, within the limits; `path` is what it is called in errors.
+    """Within the context the archive in an open file, if it is within the limits; errors call it `path`.
 
     Raises:
-        ReportError: it lists more than is read, or an entry twice. On damaged ones zipfile raises what it likes.
+        ReportError: it has more entries than are read, or one twice. On damaged archives zipfile raises what it likes.
     """
     with zipfile.ZipFile(cast(IO[bytes], _Reader(path, file))) as archive:
         entries = archive.infolist()
@@ -29,7 +29,7 @@ def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
 
 
 class _Reader:
-    """A file that never reads more at once than an archive's list of entries may be long."""
+    """Wraps a file so that it never reads more at once than an archive's list of entries may be long."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file

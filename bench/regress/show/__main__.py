@@ -1,4 +1,7 @@
-"""python -m bench.regress.show FORMAT verdict.json: show a verdict again. Only the table needs more than Python."""
+"""python -m bench.regress.show FORMAT verdict.json: show a verdict again, as table, markdown or junit.
+
+Only the table needs a package beside Python's own.
+"""
 
 import argparse
 import json
