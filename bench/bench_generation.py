@@ -122,7 +122,10 @@ PHASES = {"prefill": prefill, "decode": decode}
 
 
 def _cases(settings: RunSettings) -> Iterator[GenerationCase]:
-    """Every model, size and phase of the preset, or of what the command line gives instead."""
+    """Every combination of device, model, dtype, batch size, length, phase and kept fraction below 1.
+
+    Batch sizes and lengths are those of the preset unless the command line gives some.
+    """
     batches, lengths = SIZES[settings.preset]
     kept = [keep for keep in settings.keep if keep < 1]
     for device in settings.devices:

@@ -75,7 +75,7 @@ class Results:
         return self.truth(subject, self.seeds(subject)[0])
 
     def truth(self, subject: str, seed: int) -> Record:
-        """The record of the case "truth": leave-one-out on held-out data."""
+        """The record of the case "truth" of a subject and training seed: leave-one-out on held-out data."""
         return self._found[subject, seed, "truth", ""]
 
     def increases(self, subject: str, seed: int) -> Array:

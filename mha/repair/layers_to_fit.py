@@ -88,7 +88,12 @@ def _other_linears(model: nn.Module, layers: Layers) -> list[str]:
 
 
 def _check_belong(name: str, student: AttentionLayer, teacher: AttentionLayer) -> None:
-    """Refuse a layer of the pruned model that can't have been pruned from the teacher's of the same name."""
+    """Refuse a layer of the pruned model that can't have been pruned from the teacher's of the same name.
+
+    Raises:
+        PlanError: its heads or sizes are not those of the teacher's layer, or a part of them.
+        UnsupportedModule: an output projection that is no plain linear.
+    """
     for layer in (student, teacher):
         if layer.num_heads and not is_linear(layer.output):
             raise UnsupportedModule(

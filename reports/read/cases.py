@@ -156,7 +156,11 @@ def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems
 
 
 def _check_counts(file: Path, counts: Any, where: str) -> None:
-    """Check what was counted of one arm, such as FLOPs and bytes; `where` is what errors call it."""
+    """Check what was counted of one arm: an object whose known fields (FLOPs, bytes, …) have the right type and size.
+
+    Args:
+        where: what errors call it.
+    """
     check_fields(file, counts, {}, where)
     known = {name: count for name, count in COUNTS.items() if name in counts}
     check_fields(file, counts, {name: count.types for name, count in known.items()}, where)

@@ -71,7 +71,10 @@ def check_task(file: Path, task: str, known: Collection[str]) -> None:
 
 
 def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
-    """The rows of a table in which nothing is wrong; `problems` is told how many others there are, and why."""
+    """The rows of a table without a fault: of a known task, with numbers where they must be, each key once.
+
+    `problems` gets an entry for each kind of fault (`_faults`), with the number of rows that have it.
+    """
     good = pd.Series(True, index=frame.index)
     for wrong, columns, expected in _faults(file.name, frame, tasks):
         if wrong.any():

@@ -32,10 +32,12 @@ def delivered(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
 
 
 def save(figure: Figure, output: Path, names: Sequence[str]) -> str:
-    """Write the figure under these names into `output`; returns their paths in a text. Call it within `style.theme()`.
+    """Write the figure into the directory `output` under each of these names, whose endings say the format.
+
+    Call it within `style.theme()`. Returns the paths that were written, joined by "and", for the terminal.
 
     Raises:
-        ReportError: see `delivered`.
+        ReportError: a file can't be written, or something that is not a report's stands in its place.
     """
     with delivered(output, names) as made:
         for name in names:

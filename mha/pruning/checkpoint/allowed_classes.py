@@ -48,10 +48,12 @@ def class_at(path: str, base: type) -> Any:
 
 
 def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without fields that building the model does not need: its origin, and code beside it.
+    """The configuration without the fields in LEFT_OUT, at any depth: where it came from, code beside it, quantisation,
+    kernels, and which implementations compute attention and experts.
 
     Raises:
-        CheckpointError: it names what another library builds, or is not a configuration.
+        CheckpointError: a field would have another library or a repository build the model, or the configuration is
+            nested more than DEPTH deep.
     """
     return {key: _cleaned(key, value, f"config.{key}", DEPTH) for key, value in config.items() if key not in LEFT_OUT}
 

@@ -97,10 +97,11 @@ class _Bounded(TorchDispatchMode):
 
 
 def _implementations(config: Any, name: str) -> dict[str, Any]:
-    """Which implementation computes attention, or experts, for each part of a configuration; its own is under "".
+    """The implementation of attention, or of experts, that a configuration asks for, under "", and under the name of
+    each configuration inside it a mapping of the same kind.
 
     Args:
-        name: one of `allowed_classes.IMPLEMENTATIONS`, whose values alone are kept.
+        name: a key of `allowed_classes.IMPLEMENTATIONS`; implementations that are not listed there are left out.
     """
     parts = {part: getattr(config, part, None) for part in config.sub_configs}
     by_part = {part: _implementations(inner, name) for part, inner in parts.items() if inner is not None}

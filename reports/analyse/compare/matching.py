@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     """What one side measured of the cases that share one key.
 
     Attributes:
-        logs: logs of the ratios of two arms' times, paired by round, of each case in `timed_by`.
+        logs: logs of the ratios of two arms' times, paired by round (as `speedups` or `peers` say which), of each case in `timed_by`.
         timed_by: the names of the cases that timed the shapes.
         shapes: the shapes: how many heads stay in each layer.
         heads: the heads that the plans keep, a text for each plan; None where those of some plan are not known.
@@ -52,7 +52,7 @@ def peers(side: Side) -> dict[Key, Measured]:
 
 
 def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.DataFrame:
-    """The cases that both sides measured, a row each, with the ratio of each side and how the two compare.
+    """The cases that both sides measured, a row each, with the ratio of each side (`Measured`) and how the two compare.
 
     Criteria with the same samples on both sides, since their shapes are the same, share one row. Columns: CASE, where
     criterion holds all names; peer: the arm timed beside ours, or beside the pruned one; heads: SAME_HEADS, SAME_SHAPE
