@@ -24,9 +24,9 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     `after` is `before` pruned (not in place). Whatever the optimizer keeps in the shape of a parameter (Adam's moments,
     SGD's momentum) is sliced as the parameter was; step counts are kept; what left with a layer's last head leaves its
     parameter group. So training goes on as it would have with the removed heads masked. Parameter groups, their
-    options and their order stay. The given optimizer is left as it is; its hooks stay with it, and a learning-rate schedule has to be made anew
-    for the new one. If accelerate wraps the optimizer, the inner one is sliced: prepare the slice anew.
-    (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
+    options and their order stay. The given optimizer is left as it is; its hooks stay with it, and a learning-rate
+    schedule has to be made anew for the new one. If accelerate wraps the optimizer, the inner one is sliced: prepare
+    the slice anew. (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
 
     Raises:
         OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or

@@ -29,7 +29,8 @@ class Measured(NamedTuple):
     """What one side measured of the cases that share one key.
 
     Attributes:
-        logs: logs of the ratios of two arms' times, paired by round (as `speedups` or `peers` say which), of each case in `timed_by`.
+        logs: logs of the ratios of two arms' times, paired by round, of each case in `timed_by`; `speedups` and
+            `peers` say of which arms.
         timed_by: the names of the cases that timed the shapes.
         shapes: the shapes: how many heads stay in each layer.
         heads: the heads that the plans keep, a text for each plan; None where those of some plan are not known.
