@@ -23,17 +23,20 @@ class AfterOutput:
 
     Attributes:
         added: the argument of forward that is added to the output; None for none.
-        norm: the submodule that normalises the sum; None where none does, and dropout is applied to the output first.
+        norm: the name of the submodule that normalises the sum; None where none does: then dropout, as likely as
+            `module.hidden_dropout`, is applied to the output before the argument is added.
     """
 
     added: str | None = None
     norm: str | None = None
 
     def __call__(self, module: Any, output: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """What the module returns for this output of its projection.
+        """The first value that the module returns, given what its output projection put out.
 
         Args:
-            arguments: those of its forward, by name.
+            module: the one that this was read from; its submodule `norm` or its `hidden_dropout` is used.
+            output: the output of the output projection, biased.
+            arguments: those of the module's forward, by name.
         """
         if self.added is None:
             return output
@@ -46,7 +49,11 @@ NOTHING = AfterOutput()
 
 
 def after_output(module: nn.Module) -> AfterOutput:
-    """What the module's own code does after its output projection."""
+    """What the module's source does after its output projection; `NOTHING` where it does neither of two known things.
+
+    These are to normalise `hidden_states + attn_output` with an `nn.LayerNorm`, and to add an argument by
+    `dropout_add(output_tensor, …)`.
+    """
     code = text(module)
     if (norm := NORMALISED_SUM.search(code)) and isinstance(getattr(module, norm[1], None), nn.LayerNorm):
         return AfterOutput("hidden_states", norm[1])

@@ -33,12 +33,17 @@ class Weights:
     def put(
         self, results: list[Any], module: nn.Module, arguments: Mapping[str, Any], hidden: Tensor, keys: int
     ) -> None:
-        """Put weights of no head among the results of a layer without heads, where one with heads returns weights.
+        """Set entry `place` of `results` to attention weights of no head, (b, 0, q, k), if this call returns weights.
+
+        It does not where `asked` and the argument `output_attentions` is not true, nor where `eager` and the module's
+        configuration names another implementation of attention than "eager".
 
         Args:
+            results: what a layer without heads returns, the output first; it is changed in place, and filled up with
+                None where it ends before `place`.
             arguments: those of forward, by name.
-            hidden: queries, (b, q, e), or those of an image, (b, height, width, e).
-            keys: how many keys there are; not used where the arguments hold the keys themselves.
+            hidden: queries, (b, q, e), or those of an image, (b, height, width, e), where k = q = height x width.
+            keys: k of (b, q, e), unless the arguments hold a tensor of keys, "keys" or "key", (b, k, e).
         """
         implementation = getattr(getattr(module, "config", None), "_attn_implementation", None)
         if (self.asked and not arguments.get("output_attentions")) or (
@@ -53,7 +58,7 @@ class Weights:
 
 
 def weights_of(module: nn.Module) -> Weights | None:
-    """Where the module's code puts attention weights; None where it returns none."""
+    """Where the module's `forward` puts attention weights; None where it returns none, or at different indices."""
     code = text(module)
     if (place := _place(code)) is None:
         return None
@@ -65,14 +70,20 @@ def weights_of(module: nn.Module) -> Weights | None:
 
 @functools.cache
 def _place(code: str) -> int | None:
-    """The one place at which the code's forward returns weights; None where there is none, or several."""
+    """The index of attention weights in the tuples and lists that `forward` in this source code makes.
+
+    None where `forward` is not there, or makes none with weights, or the weights stand at different indices.
+    """
     forward = next((node for node in ast.parse(code).body if getattr(node, "name", "") == "forward"), None)
     places = {place for node in ast.walk(forward) for place in _places(node)} if forward else set()
     return places.pop() if len(places) == 1 else None
 
 
 def _places(node: ast.AST) -> list[int]:
-    """The indices of attention weights in the tuple or list that the node makes: 1 in (output, attn_weights)."""
+    """The indices, above 0, of variables with a name of attention weights (`NAMES`) in the tuple or list of the node.
+
+    [1] for `(output, attn_weights)`; [] for a node that makes no tuple or list.
+    """
     if not isinstance(node, ast.Tuple | ast.List) or not isinstance(node.ctx, ast.Load):
         return []
     names = [element.id if isinstance(element, ast.Name) else "" for element in node.elts]

@@ -14,7 +14,10 @@ CHANGING = ("training", "gradient_checkpointing")
 
 
 def settings_of(module: nn.Module) -> Settings:
-    """The module's own flags: its attributes that are a truth value, a string or None."""
+    """The module's own flags as pairs (name, value): its attributes that are a truth value, a string or None.
+
+    Private ones, and those that change between calls (`CHANGING`), are left out.
+    """
     return frozenset(
         (name, value)
         for name, value in vars(module).items()
@@ -23,7 +26,10 @@ def settings_of(module: nn.Module) -> Settings:
 
 
 class LiveCode(ast.NodeTransformer):
-    """Replaces each `if` whose test the settings decide by the branch that is taken, and drops assertions."""
+    """Replaces each `if` whose test the settings decide by the branch that is taken, and each `assert` by `pass`.
+
+    An `x if test else y` is replaced likewise. The settings are those of `settings_of`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = dict(settings)
@@ -46,7 +52,10 @@ class LiveCode(ast.NodeTransformer):
         return node.body if taken else node.orelse
 
     def _holds(self, test: ast.expr) -> bool | None:
-        """Whether the test of an `if` is true under the settings; None where they do not say."""
+        """Whether the test of an `if` is true under the settings; None where they do not decide it.
+
+        Understood are a setting alone, `== constant`, `!= constant`, `is None`, `is not None`, `not`, `and`, `or`.
+        """
         match test:
             case ast.UnaryOp(op=ast.Not()):
                 inner = self._holds(test.operand)
@@ -69,7 +78,7 @@ class LiveCode(ast.NodeTransformer):
         return None if name is None else bool(self.settings[name])
 
     def _setting(self, node: ast.expr) -> str | None:
-        """The setting that the node reads, as `self.multi_query`; None where it is no setting."""
+        """The name of the setting that the node reads, "multi_query" for `self.multi_query`; None for other nodes."""
         match node:
             case ast.Attribute(value=ast.Name(id="self"), attr=name) if name in self.settings:
                 return name

@@ -87,16 +87,16 @@ class Projections:
     """The projections that a convention has recognised in a module; names are relative to the module.
 
     Attributes:
-        name: that of the description.
+        name: that of the `Family` that `describe` makes.
         core: the submodule that computes attention, "" for the module itself.
         rows: linear -> axis of its output features.
         output: the linear that reads the heads' context.
-        sizes: the size of each letter in the axes' patterns.
+        sizes: letter in the axes' patterns -> its size, as "d" -> the width of a head.
         whole: submodules that hold parameters for all heads together, and stay as they are.
-        inputs: arguments of the core's forward that the convention accounts for.
-        selected: as in `Family`.
-        unread: attributes that the convention's replacement does not read.
-        counts: further attributes of the core that count heads, as in `Family`.
+        inputs: arguments of the core's forward of which the convention knows whether they differ from head to head.
+        selected: submodule -> axis of its output features; it stays whole, and features are selected from its output.
+        unread: attributes of the core that the class which the convention puts in place of the core's does not read.
+        counts: further attributes of the core that count heads -> the letters whose product the count is.
         widths_freed: whether the convention's replacement gives no tensor the width of an input, or one derived from
             it.
     """
@@ -115,12 +115,12 @@ class Projections:
 
     @property
     def prefix(self) -> str:
-        """What the module's names of the core's submodules begin with, as "attn."; "" where the core is the module."""
+        """What makes a name relative to the core one relative to the module: "attn."; "" if the core is the module."""
         return f"{self.core}." if self.core else ""
 
     @property
     def known(self) -> frozenset[str]:
-        """The children of the core that the convention accounts for."""
+        """The names of the core's children that are, or hold, one of `rows`, `output` and `whole`."""
         names = (*self.rows, self.output, *self.whole)
         return frozenset(name.removeprefix(self.prefix).partition(".")[0] for name in names)
 
@@ -136,13 +136,17 @@ def describe(
     replacement: type[nn.Module] | None = None,
     empty: type[nn.Module] | None = None,
 ) -> Family:
-    """The description of a module in which a convention has recognised these projections.
+    """The description, a `Family` for this module alone, of a module in which a convention recognised projections.
 
     Args:
-        replacement, empty: the description's `replacement` and `without_heads`, where the convention has its own.
+        replacement: the class that the core gets when heads are cut; by default one is derived from its own forward
+            where that gives a tensor the width of an input, and otherwise the core keeps its class.
+        empty: the class that the core gets when no head is left; by default it is derived from the core's.
 
     Raises:
-        UnclearError: something about the module is not understood.
+        UnclearError: the core's source can't be read, couples its heads, computes attention outside of torch, or shapes
+            its context by another width than the heads'; or an argument of forward, a parameter, or an attribute or
+            field of the configuration that may count heads is not understood.
     """
     core = module.get_submodule(projections.core)
     kind, code = whole(core), reading(core)
@@ -178,9 +182,13 @@ def describe(
 
 
 def _without_heads(kind: Any, core: nn.Module, projections: Projections, code: Reading) -> type[nn.Module] | None:
-    """The class for a layer that keeps no head; None where the module's own code works without heads.
+    """The class that the core gets when its layer keeps no head; None where the core's own code works without heads.
 
     It does in modules that return the contexts of several sequences.
+
+    Args:
+        kind: the core's class, to derive from.
+        code: what `reading` says of the core.
     """
     if SEVERAL_CONTEXTS & code.variables:
         return None
@@ -197,10 +205,12 @@ def _without_heads(kind: Any, core: nn.Module, projections: Projections, code: R
 
 
 def head_width(core: nn.Module) -> int | None:
-    """The width of a head as the module's own attribute gives it; None where no attribute does.
+    """The width of a head as an integer attribute of the module named in `WIDTHS` gives it; None where none does.
+
+    Of two attributes, one of which is the other times the number of heads, the smaller counts.
 
     Raises:
-        UnclearError: attributes contradict each other.
+        UnclearError: attributes differ otherwise.
     """
     widths = {vars(core)[name] for name in WIDTHS if isinstance(vars(core).get(name), int)}
     if len(widths) == 2 and max(widths) == min(widths) * (head_count(core) or 0):
@@ -211,15 +221,16 @@ def head_width(core: nn.Module) -> int | None:
 
 
 def head_count(core: nn.Module) -> int | None:
-    """The number of query heads as the module's own attribute gives it; None where no attribute does."""
+    """The number of query heads, by the first attribute of the module that `COUNTS` lists as such; None without one."""
     return next((vars(core)[name] for name in COUNTS if COUNTS[name] == "h g" and name in vars(core)), None)
 
 
 def _counts(core: nn.Module, projections: Projections, code: Reading) -> dict[str, str]:
-    """The attributes of the core that count heads, each with the letters whose product it is.
+    """Attribute of the core that counts heads, or their features -> the letters whose product it is, as "h g d".
 
     Raises:
-        UnclearError: an attribute contradicts the weights, or it can't be told whether it counts heads.
+        UnclearError: an attribute is not what `projections.sizes`, read off the weights, make it; or one that the code
+            reads may be the width of all heads, or just as well that of the model.
     """
     counts, sizes = {}, projections.sizes
     for name, letters in COUNTS.items():
@@ -244,10 +255,10 @@ def _counts(core: nn.Module, projections: Projections, code: Reading) -> dict[st
 
 
 def _config_counts(core: nn.Module, sizes: Mapping[str, int], code: Reading) -> list[str]:
-    """The fields of the configuration that count heads and that the core's code reads.
+    """The names of the configuration's fields that count heads (`COUNTS`) and that the core's code reads.
 
     Raises:
-        UnclearError: one contradicts the weights.
+        UnclearError: a field's value is not the count that `sizes`, read off the weights, give.
     """
     names = [name for name in COUNTS if name in code.config]
     for name in names:

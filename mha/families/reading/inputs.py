@@ -128,13 +128,16 @@ MERGED = {"alibi": ("attention_mask", -3)}
 
 
 def explain_inputs(module: nn.Module, known: frozenset[str] = frozenset()) -> dict[str, int]:
-    """The inputs of the module's forward that hold a part for each head -> the dimension of each that counts heads.
+    """Argument of the module's forward that holds a part for each head -> its dimension of heads, from the back (-3).
+
+    Attention masks are among them, for these may have one part for each head.
 
     Args:
-        known: further inputs, for which the caller accounts.
+        known: arguments that are not looked at, since the caller knows of them.
 
     Raises:
-        UnclearError: an input may differ from head to head, and the code does not say how.
+        UnclearError: `forward` reads another argument that is not known to be the same for all heads, or to be used as
+            one with a part for each.
     """
     code, used = text(module), reading(module)
     names = [name for name in inspect.signature(whole(module).forward).parameters if name not in known]

@@ -15,19 +15,19 @@ Lines = Sequence[re.Pattern[str]]
 
 
 def known_lines(*groups: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    """The regular expressions of all groups, compiled; each is to match a whole line of code."""
+    """All regular expressions of these sequences, compiled; each is to match a whole line of code."""
     return tuple(re.compile(line) for group in groups for line in group)
 
 
 def check_lines(name: str, function: ast.FunctionDef | None, known: Lines) -> None:
-    """Refuse a function with a line that is not known.
+    """Refuse a function with a line that no regular expression of `known` matches whole.
 
     Args:
         name: what errors call the code.
-        function: None for one whose source can't be read.
+        function: the function's tree; None for one whose source can't be read.
 
     Raises:
-        UnclearError: a line is not known; the message quotes it.
+        UnclearError: a line is not known, and the message quotes it; or `function` is None.
     """
     if function is None:
         raise UnclearError(f"the source of {name} can't be read")
@@ -37,7 +37,10 @@ def check_lines(name: str, function: ast.FunctionDef | None, known: Lines) -> No
 
 
 def lines_of(function: ast.FunctionDef) -> Iterator[str]:
-    """The function's statements in one spelling, without its docstring, what it logs and what it raises."""
+    """Yield the lines of the function's body as `ast.unparse` spells them, without indentation.
+
+    The docstring, and lines that log, warn or raise, are left out.
+    """
     for statement in function.body:
         if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
             lines = (line.strip() for line in ast.unparse(statement).splitlines())
@@ -45,12 +48,12 @@ def lines_of(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def method_of(code: str, name: str) -> ast.FunctionDef | None:
-    """The function of that name in source that defines several; None where it defines no such function."""
+    """The tree of the function of that name at the top level of this source code; None where it defines none."""
     functions = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     return next((function for function in functions if function.name == name), None)
 
 
 def home_of(value: Any) -> str:
-    """The name of the library that a function, class or module comes from; empty where it has none."""
+    """The top-level package of a function, class or module, "torch" for `torch.nn.Linear`; "" where it has none."""
     name = getattr(value, "__module__", None) or (value.__name__ if hasattr(value, "__spec__") else "")
     return str(name).partition(".")[0]

@@ -76,14 +76,15 @@ class Own:
 
 
 def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]) -> Own:
-    """Find which axes of the module's own parameters, beside its projections, hold heads.
+    """Find which axes of the core's parameters and buffers, beside those of its projections, hold heads.
 
     Args:
-        known: the names of submodules that are not looked into, since the caller accounts for them.
-        sizes: the size of each letter in the axes' patterns.
+        known: the names of children that are not looked into, as those which hold the projections.
+        sizes: letter in the axes' patterns -> its size.
 
     Raises:
-        UnclearError: a parameter is not understood.
+        UnclearError: a parameter, or a child with parameters, is not known by its name and shape, nor as wide as one
+            head or one number. Unknown buffers are taken to hold no heads.
     """
     rows: dict[str, Axis] = {}
     tensors: dict[str, dict[int, Axis]] = {}
@@ -110,7 +111,11 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
 
 
 def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis | None:
-    """The axis of a child's output features, if it is a linear whose name and width are known here; otherwise None."""
+    """The axis of a child's output features; None unless it is an `nn.Linear` that is known by its name and width.
+
+    Known are gates (one feature for each head, or as many as the head's values have) and projections of positions, and
+    of further queries, keys and values (as wide as all query heads).
+    """
     if not isinstance(child, nn.Linear):
         return None
     axes: dict[int, Axis] = {count("h g", sizes): ("(h g)",), count("h g e", sizes): ("(h g e)",)}
@@ -120,7 +125,7 @@ def _linear_axis(name: str, child: nn.Module, sizes: Mapping[str, int]) -> Axis 
 
 
 def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[str, dict[int, Axis]] | None:
-    """Parameter of the child -> dimension -> axis; None where one of its parameters is not known."""
+    """Parameter, as "child.weight" -> dimension -> axis of heads; None where one of the child's is not known."""
     every = {
         f"{name}.{inner}": _axes(f"{name}.{inner}", tuple(parameter.shape), sizes)
         for inner, parameter in child.named_parameters()
@@ -130,7 +135,7 @@ def _module_axes(name: str, child: nn.Module, sizes: Mapping[str, int]) -> dict[
 
 
 def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, Axis] | None:
-    """Dimension -> axis, for dimensions that count heads; None where no parameter of this name and shape is known."""
+    """Dimension -> axis, for dimensions that hold heads; None where `PARAMETERS` has no such name of such a shape."""
     counted = {"h": count("h g", sizes), "k": sizes["h"], "d": sizes["d"], "1": 1}
     counted |= {"hd": count("h g d", sizes), "kd": count("h d", sizes)}
     letters = PARAMETERS.get(name, "").split()
@@ -142,7 +147,10 @@ def _axes(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[i
 
 
 def _reductions(core: nn.Module) -> list[str]:
-    """The submodules that the code applies to its input, before anything is projected."""
+    """The names of the core's submodules that its code applies to the input before that is projected.
+
+    Only those are found that `REDUCTIONS`, `CONVOLUTIONS` or `NORMS_OF_INPUT` names.
+    """
     code = text(core)
     of_input = r"self\.{}\((?:self\.\w+\()?hidden_states[,)]"
     convolutions = [name for name in CONVOLUTIONS if f"self.{name}(hidden_state)" in code]

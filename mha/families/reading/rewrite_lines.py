@@ -25,7 +25,8 @@ def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Chang
         in_helper: the same pairs for that function.
 
     Raises:
-        UnclearError: the code does not say, exactly once, what is to be changed.
+        UnclearError: the code does not say, exactly once, what is to be changed; its source can't be read; or the
+            forward's module defines no function named `helper`.
     """
     if not helper:
         return "OfAnyWidth", {"forward": _changed(kind.forward, changes, kind)}
@@ -42,7 +43,7 @@ def _changed(function: Callable[..., Any] | None, changes: Changes, kind: Any) -
     """The function, compiled anew with these changes to its source; `kind` is the class that errors name.
 
     Raises:
-        UnclearError: it is no function, or does not say exactly once what is to be changed.
+        UnclearError: it is no function, its source can't be read, or that does not say a thing to change exactly once.
     """
     if not isinstance(function, FunctionType):
         raise UnclearError(f"{kind.__name__} does not call what the class of that name is known to call")

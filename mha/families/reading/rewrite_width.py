@@ -9,7 +9,11 @@ from mha.runtime.generated_classes import Members, compiled, making_class
 
 @making_class
 def with_free_width(kind: Any) -> tuple[str, Members]:
-    """A subclass with the same forward, but for a size of -1 where it gives a tensor the width of its input."""
+    """A subclass of `kind` whose forward shapes tensors with -1 as the last size where `kind`'s says an input's width.
+
+    Raises:
+        UnclearError: the source of the forward can't be read.
+    """
     function = function_of(kind.forward, kind.__name__)
     free_width(function)
     return "OfAnyWidth", {"forward": compiled(function, kind.forward)}

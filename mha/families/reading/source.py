@@ -27,12 +27,12 @@ class Reading:
     """What the methods of a class, other than its constructor, refer to.
 
     Attributes:
-        attributes: attributes of `self` that are read.
+        attributes: names of attributes of `self` that are read.
         shaping: those of them that are read only to give a tensor its shape.
         divided: those that are read only to be divided by the number of heads.
-        of_input: those that are read only to make a tensor as wide as the input is.
-        config: fields of `self.config` that are read.
-        variables: arguments and other local names that `forward` reads.
+        of_input: those that are read only as the last size in `hidden_states.new_zeros(…)`.
+        config: names of fields of `self.config` that are read.
+        variables: arguments and other names, local or global, that `forward` reads.
         returned: the length of the tuple that `forward` returns; None for a bare value.
         as_list: whether it returns a list instead of a tuple.
         freed: whether the code gives a tensor the width of an input where -1 would do; all other attributes here
@@ -53,12 +53,18 @@ class Reading:
 
 
 def reading(module: nn.Module) -> Reading | None:
-    """What the module's methods refer to; None where their source can't be had, as in an interpreter."""
+    """What the module's methods refer to, but for branches that its flags (`settings_of`) rule out.
+
+    None where their source can't be had, as in an interpreter.
+    """
     return _reading(whole(module), settings_of(module))
 
 
 def text(module: nn.Module) -> str:
-    """The source of the module's methods in `ast.unparse`'s spelling; empty where it can't be had."""
+    """The source of the module's methods as `ast.unparse` spells it, without branches that its flags rule out.
+
+    The constructor is left out, and "" returned where the source can't be had.
+    """
     return _text(whole(module), settings_of(module))
 
 
@@ -89,7 +95,7 @@ def _reading(kind: Any, settings: Settings) -> Reading | None:
 
 
 def function_of(function: Any, name: str) -> ast.FunctionDef:
-    """The source of a function as a tree.
+    """The syntax tree of a function's source.
 
     Args:
         name: what the error calls the function.
@@ -126,7 +132,10 @@ def _text(kind: Any, settings: Settings) -> str:
 
 
 def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
-    """The methods of a class without branches that the settings rule out; `forward` with -1 for an input's width."""
+    """Yield the trees of a class's methods without branches that the settings rule out.
+
+    In `forward`, shapes have -1 for an input's width (`free_width`). What `_methods` raises is raised.
+    """
     for method in _methods(kind):
         if method.name == "forward":
             free_width(method)
@@ -134,7 +143,11 @@ def _live_methods(kind: Any, settings: Settings) -> Iterator[ast.FunctionDef]:
 
 
 def _methods(kind: type) -> Iterator[ast.FunctionDef]:
-    """The class's methods, inherited ones too, except constructors and what torch's own base classes define."""
+    """Yield the trees of the class's methods, inherited ones too, except constructors and what torch's bases define.
+
+    Raises:
+        OSError, TypeError, SyntaxError: the source of the class, or of a base, can't be had or parsed alone.
+    """
     seen: set[str] = set()
     for base in kind.__mro__:
         if base in (nn.Module, object) or base.__module__.startswith("torch."):
@@ -155,7 +168,10 @@ def _own_attributes(node: ast.AST) -> Iterator[str]:
 
 
 def _divided(node: ast.AST) -> Iterator[str]:
-    """The attributes that the node's code divides by the number of heads, as in `self.embed_dim // self.num_heads`."""
+    """The attributes of `self` that code under the node divides by the number of heads.
+
+    In `self.embed_dim // self.num_heads` it is `embed_dim`.
+    """
     for inner in ast.walk(node):
         match inner:
             case ast.BinOp(left=dividend, op=ast.FloorDiv(), right=divisor) if "num_heads" in ast.unparse(divisor):
@@ -163,7 +179,7 @@ def _divided(node: ast.AST) -> Iterator[str]:
 
 
 def _of_input(node: ast.AST) -> Iterator[str]:
-    """The attributes that are the last size in `hidden_states.new_zeros(…)` in the code under the node."""
+    """The attributes of `self` in the last argument of `hidden_states.new_zeros(…)` in the code under the node."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Call) and ast.unparse(inner.func) == "hidden_states.new_zeros":
             yield from _own_attributes(inner.args[-1])
@@ -192,7 +208,11 @@ def _is_self(node: ast.AST) -> bool:
 
 
 def _returned(methods: list[ast.FunctionDef]) -> tuple[int | None, bool]:
-    """How many values `forward` returns, None for a bare value; and whether they are in a list."""
+    """How many values `forward` among these methods returns, and whether in a list instead of a tuple.
+
+    Returns:
+        (number, whether in a list); the number is None for a bare value, or without a `forward` that returns.
+    """
     forward = next((method for method in methods if method.name == "forward"), None)
     returns = [node for node in ast.walk(forward) if isinstance(node, ast.Return)] if forward else []
     if forward is None or not returns:

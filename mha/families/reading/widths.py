@@ -15,7 +15,10 @@ REDUCING = ("spatial_reduction", "pool")
 
 
 def input_widths(method: ast.FunctionDef) -> frozenset[str]:
-    """The variables to which the method assigns the last size, e, of a tensor's shape (b, n, e)."""
+    """The variables to which the method assigns the last size, e, of a tensor's shape (b, n, e).
+
+    Outside of `forward`, shapes of `query`, `key` and `value` do not count: heads have been projected there already.
+    """
     widths: set[str] = set()
     for node in ast.walk(method):
         if not isinstance(node, ast.Assign) or (method.name != "forward" and _is_of_heads(node.value)):
@@ -27,17 +30,17 @@ def input_widths(method: ast.FunctionDef) -> frozenset[str]:
 
 
 def shapes_by_input_width(method: ast.FunctionDef) -> bool:
-    """Whether the method shapes another tensor by the width of an input."""
+    """Whether the method gives a tensor other than those in `INPUTS` a shape in which an input's width occurs."""
     widths = input_widths(method)
     shaped = (argument for call in shaping_calls(method, but_of=INPUTS) for argument in ast.walk(call))
     return any(isinstance(name, ast.Name) and name.id in widths for name in shaped)
 
 
 def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST]:
-    """The arguments of calls that give a tensor its shape, as `x.view(...)`, and tuples assigned to a "shape" variable.
+    """Yield the arguments of calls that shape a tensor, as `x.view(...)`, and tuples assigned to a "shape" variable.
 
     Args:
-        but_of: tensors whose shaping is left out, as that of `hidden_states.permute(0, 2, 1).view(...)`.
+        but_of: names of variables; calls on them, as `hidden_states.permute(0, 2, 1).view(...)`, are left out.
     """
     for inner in ast.walk(node):
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in SHAPING:
@@ -49,9 +52,9 @@ def shaping_calls(node: ast.AST, but_of: Sequence[str] = ()) -> Iterator[ast.AST
 
 
 def free_width(method: ast.FunctionDef) -> bool:
-    """Where the method shapes a tensor with an input's width, or a fraction of it, as the last size, put -1 there.
+    """Where `view` or `reshape` has an input's width, or a fraction of it, as the last size, put -1 there.
 
-    The tree of the method itself changes.
+    A shape with a -1 already is left alone. The tree that is given is changed in place.
 
     Returns:
         Whether there was such a place.
@@ -62,7 +65,7 @@ def free_width(method: ast.FunctionDef) -> bool:
 
 
 class _FreeWidth(ast.NodeTransformer):
-    """Puts -1 in the place of the last size of a shape where that is one of these widths; remembers whether it did."""
+    """Does what `free_width` says, for variables named in `widths`; `changed` is whether there was such a place."""
 
     def __init__(self, widths: Set[str]) -> None:
         self.widths = widths
@@ -77,7 +80,7 @@ class _FreeWidth(ast.NodeTransformer):
         return node
 
     def _is_width(self, node: ast.expr) -> bool:
-        """Whether the node is one of the widths, or one divided by something."""
+        """Whether the node is one of the variables in `widths`, or such a variable `//` something."""
         match node:
             case ast.Name(id=name) | ast.BinOp(left=ast.Name(id=name), op=ast.FloorDiv()):
                 return name in self.widths

@@ -27,13 +27,13 @@ class Returned:
     """What a module returns, and what else a call of it does.
 
     Attributes:
-        output: the submodule that projects the heads' context; None where the module returns the context itself.
+        output: the name of the output projection; None where the module returns the context itself.
         length: how many values are returned, in a tuple or a list; None for a bare value.
         finish: what is done after the output projection.
-        weights: where, and when, attention weights are returned.
+        weights: where, and when, attention weights are returned; None for never.
         as_list: whether a list is returned.
         sequence_first: whether its inputs are (n, b, e) instead of (b, n, e).
-        cached: whether it has a slot in a key/value cache that it is given.
+        cached: whether it writes its keys and values into a key/value cache where it is given one.
     """
 
     output: str | None
@@ -53,7 +53,15 @@ class Returned:
 
 @making_class
 def without_heads(kind: Any, returned: Returned) -> tuple[str, Members]:
-    """A subclass for no heads that returns as many values as `kind`: the output, any weights, and None for the rest."""
+    """A subclass of `kind` for a layer without heads, with a forward of the same signature and number of values.
+
+    These are the output (the projection's bias for each query, and what `returned.finish` adds), attention weights of
+    no head where `kind` returns weights, and None for the rest. It still advances its slot of a cache.
+
+    Args:
+        kind: the class of a module that computes attention.
+        returned: what its forward returns.
+    """
     signature = inspect.signature(kind.forward)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -82,8 +90,12 @@ def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any])
     """The inputs, (b, q, …), repeated or cut to be as many as the outputs that the module returns.
 
     Queries may be the same for all examples, (1, q, e), beside keys of each example. And some modules pool their
-    queries by a stride (Hiera, 2023, section 4): (b, q, e) over a number of tokens, (b, height, width, e) over both
-    sides of an image.
+    queries by a stride (Hiera, 2023, section 4): (b, q, e) over a number of tokens, (b, height, width, e) over height
+    and width of an image.
+
+    Args:
+        module: the layer; its `query_stride`, if it has one, is read.
+        arguments: those of the layer's forward, by name.
     """
     memory = _memory(arguments)
     if memory is not None and hidden.dim() == 3 and len(hidden) == 1:
@@ -99,17 +111,19 @@ def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any])
 def advance_cache(
     module: nn.Module, arguments: Mapping[str, Any], hidden: Tensor, *, sequence_first: bool = False
 ) -> int:
-    """Put one number per token into the layer's slot of the cache, where there is a cache.
+    """Put keys and values of one head of width 1, zeros, into the layer's slot of the key/value cache, if any.
 
-    A slot that holds no numbers would be taken for empty.
+    A slot that holds no numbers would be taken for empty. Cross-attention whose keys have been cached by an earlier
+    call adds nothing.
 
     Args:
-        arguments: those of the layer's forward, by name.
+        module: the layer, whose arguments or attributes give the number of its slot.
+        arguments: those of the layer's forward, by name; the cache is among them, if there is one.
         hidden: the input that queries would be made of, (b, q, e).
-        sequence_first: whether that is (q, b, e), and the other arguments alike.
+        sequence_first: whether that is (q, b, e), and the input of keys and values (k, b, e).
 
     Returns:
-        How many keys a layer with heads would see.
+        How many keys a layer with heads would see, with those of earlier calls in the cache.
     """
     cache = next((arguments[name] for name in CACHES if arguments.get(name) is not None), None)
     memory = arguments["key"] if vars(module).get("encoder_decoder_attention") else _memory(arguments)
@@ -133,5 +147,5 @@ def advance_cache(
 
 
 def _memory(arguments: Mapping[str, Any]) -> Any:
-    """The input of keys and values, where it is not that of the queries, as in cross-attention; otherwise None."""
+    """The argument that keys and values are made of, where it is not the queries', as in cross-attention; else None."""
     return next((arguments[name] for name in MEMORIES if arguments.get(name) is not None), None)
