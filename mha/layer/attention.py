@@ -119,6 +119,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from `queries` (b, q, e_q) to `keys` (b, k, e_k) and `values` (b, k, e_v).
 
+        Masks combine by AND. A query that may see no key has zero context.
+
         Args:
             valid_lens: (b,) or (b, q), how many leading keys each example, or query, may see.
             attn_mask: broadcastable to (b, h, q, k). Boolean: True = attend. Floating: added to the
@@ -129,10 +131,12 @@ class MultiHeadAttention(nn.Module):
                 others is zero, and unless there are other masks than `valid_lens` (b,) or weights to return, nothing
                 is computed for padding at all: `layer(x, x, x, lens, query_lens=lens)`.
 
-        Masks combine by AND. A row with every key masked gives zero context.
-
         Returns:
-            (b, q, num_hiddens), or that and the weights (b, h, q, k).
+            The output, (b, q, num_hiddens), or with `need_weights` (output, weights (b, h, q, k)).
+
+        Raises:
+            ShapeError: inputs of other widths than the layer was made for, that don't belong together, or that masks or
+                lengths do not fit; a mask that is neither boolean nor floating.
         """
         self._check_inputs(queries, keys, values)
         if query_lens is not None and query_lens.shape != (len(queries),):
@@ -197,7 +201,7 @@ class MultiHeadAttention(nn.Module):
         valid_lens: Tensor | None,
         is_causal: bool,
     ) -> Tensor:
-        """The output, computed without anything that is padding."""
+        """The output (b, q, num_hiddens), zero for padding, with nothing computed for padded queries and keys."""
         num_queries, num_keys = queries.shape[1], keys.shape[1]
         key_lens = torch.full((len(keys),), num_keys) if valid_lens is None else valid_lens
         packing = Packing(query_lens, key_lens, num_queries, num_keys, queries.device)
@@ -221,7 +225,11 @@ class MultiHeadAttention(nn.Module):
     def _mask(
         self, q: Tensor, num_keys: int, valid_lens: Tensor | None, attn_mask: Tensor | None, is_causal: bool
     ) -> Tensor | None:
-        """All masks as one, broadcastable to (b, h, q, k); None where nothing is masked."""
+        """All masks as one for (b, h, q, k), boolean (True = attend) or added to the scores; None without any.
+
+        Raises:
+            ShapeError: `valid_lens` or `attn_mask` has another shape than `forward` says, or the latter another dtype.
+        """
         batch, _, num_queries, _ = q.shape
         mask = None
         if is_causal:
@@ -259,7 +267,12 @@ class MultiHeadAttention(nn.Module):
         return attn_mask[..., list(lineage.heads), :, :]
 
     def _check_inputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Refuse inputs that don't have the widths that the layer was made for, or that don't belong together."""
+        """Refuse inputs that the layer was not made for.
+
+        Raises:
+            ShapeError: an input has not three dimensions or not its declared width, batch sizes differ, or there are
+                not as many keys as values.
+        """
         widths = self.input_sizes
         try:
             (b, _, query_size), (b_k, k, key_size), (b_v, v, value_size) = queries.shape, keys.shape, values.shape

@@ -7,10 +7,10 @@ from mha.values.errors import ShapeError
 
 
 def shared_width(num_hiddens: int, num_heads: int) -> int:
-    """The width of a head where heads share the layer's width among them.
+    """The width of a head where heads divide the layer's width among them: `num_hiddens // num_heads`.
 
     Raises:
-        ShapeError: the width can't be shared evenly.
+        ShapeError: there are no heads, or the width is not a multiple of their number.
     """
     if num_heads < 1 or num_hiddens % num_heads:
         raise ShapeError(
@@ -24,7 +24,8 @@ def check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: float
     """Refuse sizes that no layer can have.
 
     Raises:
-        ShapeError: counts that are negative or do not divide, or a dropout that is no probability.
+        ShapeError: negative numbers of heads, a head width below 1, query heads that key/value heads don't divide, one
+            of the two 0 and the other not, or a dropout outside [0, 1).
     """
     if num_heads < 0 or num_kv_heads < 0 or head_dim < 1:
         raise ShapeError(
@@ -40,7 +41,14 @@ def check_sizes(num_heads: int, num_kv_heads: int, head_dim: int, dropout: float
 
 
 def check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
-    """Refuse a mask that is neither boolean nor floating, or that does not broadcast to this shape."""
+    """Refuse a mask that a layer can't use.
+
+    Args:
+        shape: (b, h, q, k), that of the scores.
+
+    Raises:
+        ShapeError: the mask is neither boolean nor floating, or does not broadcast to that shape.
+    """
     if not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point()):
         raise ShapeError(f"attn_mask: expected boolean (True = attend) or floating, got {attn_mask.dtype}")
     try:

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 def left_of(output: str) -> str:
-    """The name under which an `OutputBias` stands for the output projection of this name: `o_proj_without_heads`."""
+    """The name of the `OutputBias` that takes the place of the output projection `output`: that + "_without_heads"."""
     return f"{output}_without_heads"
 
 
 class OutputBias(nn.Module):
-    """An output projection over no features: its bias at every position, or zeros where it had none.
+    """What an output projection returns when it reads no features: its bias for every token, zeros where it had none.
 
     Args:
         out_features: o, the width of what it returns.
-        bias: (o,).
+        bias: (o,), or None.
     """
 
     bias: nn.Parameter | None
@@ -28,7 +28,7 @@ class OutputBias(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        """The bias at every position: (…, anything) -> (…, o). Only the context's shape, dtype and device matter."""
+        """The bias for every token: (…, any width) -> (…, o). Of the context only shape, dtype and device matter."""
         shape = context.shape[:-1] + (self.out_features,)  # noqa: RUF005  # TorchScript can't unpack it
         bias = self.bias
         output = context.new_zeros(shape) if bias is None else bias.expand(shape).clone()
@@ -48,6 +48,9 @@ def tied_to(output: Tensor, inputs: Mapping[str, Any]) -> Tensor:
 
     Then parameters from which the inputs were computed get gradients of zeros, and not None, as from any other layer:
     DistributedDataParallel waits for those.
+
+    Args:
+        inputs: by name; those that are no tensors, or require no gradient, are passed over.
     """
     if not torch.is_grad_enabled():
         return output

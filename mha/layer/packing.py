@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Group(NamedTuple):
-    """A number of examples that have as many queries, and as many keys, as one another.
+    """Examples, packed next to one another, that have equally many real queries and equally many real keys.
 
     Attributes:
-        examples: how many they are.
-        queries, keys: how many each of them has.
+        examples: how many examples they are.
+        queries, keys: how many real queries, and real keys, each of them has.
     """
 
     examples: int
@@ -27,7 +27,7 @@ class Ragged:
 
     Args:
         lengths: how many tokens of each example are real.
-        order: the examples in the order in which they are laid down.
+        order: the indices of the examples, in the order in which they are packed.
         longest: how many tokens each example has, real or padding.
         device: where packed tokens lie.
     """
@@ -50,7 +50,11 @@ class Ragged:
 
 
 class Packing:
-    """How a batch's real queries, and the keys they may see, are laid down: examples of equal lengths together.
+    """How a batch's real queries, and the keys they may see, are packed: examples of equal lengths together.
+
+    Attributes:
+        groups: the examples of equal lengths, in the order in which they are packed.
+        queries, keys: where the real queries, and the real keys, are in the batch; one object where both are alike.
 
     Args:
         query_lens, key_lens: (b,), how many of each example's queries and keys are real; a number that is too large
@@ -75,8 +79,10 @@ def attend_packed(
     """Attention within each example, by one fused kernel for all examples of equal lengths, so that nothing is masked.
 
     Args:
-        q: (all queries, h, d).
-        k, v: (all keys, h or a divisor of it, d).
+        q: (all queries, h, d), packed.
+        k, v: (all keys, h or a divisor of it, d), packed.
+        groups: the examples of equal lengths, in the order in which they are packed.
+        dropout: the probability of dropping an attention weight.
         is_causal: query `i` sees keys `0..i` of its example, aligned top-left.
 
     Returns:
@@ -89,7 +95,11 @@ def attend_packed(
 
 
 def _attend(group: Group, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, dropout: float) -> Tensor:
-    """Attention in examples of equal lengths: (examples · queries, h, d) and (examples · keys, h, d) -> (…, h·d)."""
+    """Attention in one group's examples: q (examples · queries, h, d), k and v (examples · keys, h or a divisor, d).
+
+    Returns:
+        (examples · queries, h·d), zero where the group has no keys.
+    """
     if not group.keys:
         return torch.zeros_like(q).flatten(1)
     q, k, v = (tokens.unflatten(0, (group.examples, -1)).transpose(1, 2) for tokens in (q, k, v))

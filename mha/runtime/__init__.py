@@ -1,1 +1,1 @@
-"""How the library runs a model that is not its own: calls are intercepted, and everything is put back as it was."""
+"""How the library runs a model that a user brings: calls are intercepted, and everything is put back as it was."""

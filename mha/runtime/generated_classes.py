@@ -48,13 +48,16 @@ def _metaclass(of: Any) -> type:
 
 
 def _reduce(kind: type) -> str | tuple[Any, ...]:
-    """How pickle writes a generated class: as the call that made it; a class derived from one is written by name."""
+    """How pickle writes the class `kind`: a generated one as (function, arguments), the call that made it.
+
+    A class that somebody derived from a generated one is written by its qualified name.
+    """
     recipe: str | tuple[Any, ...] = vars(kind).get(RECIPE, kind.__qualname__)
     return recipe
 
 
 def whole(module: nn.Module) -> Any:
-    """The module's class as the library that wrote it defines it."""
+    """The module's class or, where that is generated, the class that it was made from, as its library defines it."""
     return getattr(type(module), WHOLE, type(module))
 
 

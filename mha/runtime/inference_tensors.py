@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def usable(model: nn.Module) -> nn.Module:
-    """The model if gradients can be taken of it; a copy where a parameter or buffer was made in inference mode.
+    """The model itself, or a copy of it where a parameter or buffer was made in inference mode and so has no gradient.
 
     Raises:
-        CalibrationError: it has no data: parameters on the meta device that nothing loads when it is called.
+        CalibrationError: a parameter is on the meta device, and no hook of accelerate loads its data for a call.
     """
     for name, module in model.named_modules():
         for parameter, tensor in module._parameters.items():

@@ -59,7 +59,12 @@ def becoming(module: nn.Module, kind: type[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def intercepted(modules: Iterable[nn.Module], handle: Handler) -> Iterator[None]:
-    """Within the context, each call of one of these modules is left to `handle`, and returns what that returns."""
+    """Within the context, a call of one of these modules runs `handle` in place of its forward, and returns its result.
+
+    Args:
+        handle: is given the call, as partial(module, *args, **kwargs), and a function that runs the module's own
+            forward on the same arguments.
+    """
     own = {module: vars(module).get(FORWARD) for module in modules}
     with changed(partial(_put_back, own)):
         for module, forward in own.items():
@@ -71,7 +76,7 @@ def why_stuck(module: nn.Module, name: str) -> str | None:
     """The reason why the class of the module can't be changed; None where it can.
 
     Args:
-        name: what the reason calls the module, "" for none.
+        name: the module's name, for the text of the reason; "" where it has none.
     """
     own = vars(module).get(FORWARD)
     if own is None or getattr(own, FOLLOWS_CLASS, False) or _accelerate_keeps_forward(module):
@@ -120,7 +125,7 @@ def _handled(module: nn.Module, own: Callable[..., Any] | None, handle: Handler)
 
 
 def _put_back(own: Mapping[nn.Module, Callable[..., Any] | None]) -> None:
-    """Give each module back its own forward, or take ours off where it had none (None)."""
+    """Set on each module the forward that the mapping has for it; for None, take off the one that is set there."""
     for module, forward in own.items():
         if forward is not None:
             vars(module)[FORWARD] = forward
@@ -129,7 +134,7 @@ def _put_back(own: Mapping[nn.Module, Callable[..., Any] | None]) -> None:
 
 
 def _enclosed(function: FunctionType) -> Iterator[nn.Module]:
-    """The modules in the closure of a function, and in those of functions in it."""
+    """The modules that a function's closure holds, also as the owner of a bound method or in a function's closure."""
     for cell in function.__closure__ or ():
         value = cell.cell_contents
         value = value.__self__ if isinstance(value, MethodType) else value

@@ -40,7 +40,8 @@ class _Hold:
 
     Attributes:
         keys: the ids of what it asks for: modules, and the process's random generator.
-        by: what messages call whoever made the call.
+        by: the name, in messages, of the function that made the call.
+        thread: the thread in which the call was made.
         active: whether it has what it asks for; otherwise it waits.
     """
 
@@ -56,11 +57,15 @@ _LINE: list["weakref.ref[_Hold]"] = []  # in order of arrival; a hold that nobod
 
 @contextmanager
 def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
-    """Within the context, `locked` of another thread waits if it asks for one of these models, or a part of one.
+    """A context that one thread at a time is in, of all that ask for one of these models or for a part of one.
+
+    It begins once all other threads have left theirs. Changes made in it by way of `mha.runtime.undoing` are undone at
+    its end, also after an interrupt.
 
     Args:
-        by: what messages call whoever holds the models.
-        draws: whether random numbers may be drawn: their state is the process's, so calls that draw take turns too.
+        by: the name, in messages, of the function that asks for the models.
+        draws: whether random numbers may be drawn in it. Their state is the process's, so contexts of several threads
+            that draw exclude one another too.
 
     Raises:
         BusyError: waiting would not end, since the other thread waits for this one, has ended within its context, or
@@ -77,12 +82,15 @@ def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
 
 
 def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A decorator for functions with an argument `model`: within a call, other threads wait for that model.
+    """A decorator for functions with an argument `model`: each call runs in `locked(model)`.
 
-    What the function makes can be trained, also if the caller is in inference mode.
+    It runs outside of inference mode, so that what it makes can be trained, whatever mode the caller is in.
 
     Args:
-        by: what the function is called, for messages.
+        by: the function's name in messages.
+
+    Raises:
+        BusyError: by the decorated function, where `locked` raises it.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -98,10 +106,10 @@ def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def _wait(hold: _Hold) -> None:
-    """Wait until it is this call's turn.
+    """Wait until no call of another thread has to end before this one; after 10 s, log what is waited for.
 
     Raises:
-        BusyError: waiting would not end.
+        BusyError: waiting would not end, as `locked` says.
     """
     began, stillness = time.monotonic(), _Stillness()
     logged = False
@@ -121,10 +129,10 @@ def _wait(hold: _Hold) -> None:
 
 
 def _in_front(hold: _Hold) -> _Hold | None:
-    """Put the call in the line, and return the call that has to end first; None where it is this one's turn now.
+    """A call that has to end before this one, which joins the line if it isn't in it; None makes this one active.
 
     Raises:
-        BusyError: the threads wait for one another.
+        BusyError: the thread of such a call waits for this one's, directly or through others.
     """
     with _GUARD:
         line = _line()
@@ -202,7 +210,7 @@ class _Stillness:
 
 
 def _whose(hold: _Hold, front: _Hold) -> str:
-    """The start of a message: which call waits for which."""
+    """The start of a message: that `hold` waits, for the model or for random numbers, and who in `front` has them."""
     shared = hold.keys & front.keys - {id(torch.default_generator)}
     what = "the model, or a part of it, is held by" if shared else "random numbers are drawn by"
     return f"{hold.by}: {what} {front.by} in thread {front.thread.name!r}"

@@ -20,7 +20,7 @@ def leaves(nest: Any, containers: tuple[type, ...], path: Path = ()) -> Iterator
 
     Args:
         containers: the types that are looked into.
-        path: where the nest itself is.
+        path: the keys and indices that lead to the nest itself, which all of those returned begin with.
     """
     if not _is_container(nest, containers):
         yield path, nest
@@ -30,12 +30,15 @@ def leaves(nest: Any, containers: tuple[type, ...], path: Path = ()) -> Iterator
 
 
 def tensors(nest: Any, containers: tuple[type, ...]) -> Iterator[Tensor]:
-    """Every tensor in the nest, in order."""
+    """Every tensor in the nest, in order; `containers` are the types that are looked into."""
     return (leaf for _, leaf in leaves(nest, containers) if isinstance(leaf, Tensor))
 
 
 def mapped(nest: Any, change: Callable[[Any], Any], containers: tuple[type, ...]) -> Any:
-    """The nest with `change(leaf)` in the place of each leaf; containers in which nothing changes are not copied."""
+    """The nest with `change(leaf)` in the place of each leaf, which is whatever is not of the types `containers`.
+
+    A container in which every leaf is the same object as before is returned itself, not copied.
+    """
     if not _is_container(nest, containers):
         return change(nest)
     parts = list(nest.values()) if isinstance(nest, Mapping) else list(nest)
@@ -44,7 +47,7 @@ def mapped(nest: Any, change: Callable[[Any], Any], containers: tuple[type, ...]
 
 
 def refilled(container: Any, parts: list[Any]) -> Any:
-    """A container of the same kind that holds these parts; a mapping keeps its keys."""
+    """A container of the same type that holds these parts, in order; a mapping keeps its keys."""
     if isinstance(container, Mapping):
         filled: Any = copy.copy(container)
         for key, part in zip(container, parts, strict=True):
@@ -54,7 +57,7 @@ def refilled(container: Any, parts: list[Any]) -> Any:
 
 
 def is_named_tuple(value: Any) -> bool:
-    """Whether the value is a named tuple, whose class takes its parts as separate arguments."""
+    """Whether the value is a named tuple, whose class takes the entries as separate arguments, as no other tuple's."""
     return isinstance(value, tuple) and hasattr(value, "_make")
 
 

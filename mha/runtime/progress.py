@@ -19,7 +19,7 @@ _called: ContextVar[str] = ContextVar("_called", default="")
 
 @contextmanager
 def called(title: str) -> Iterator[None]:
-    """Within the context, bars that are made have this title in place of their own."""
+    """Within the context, each `Bar` that is made has this title, whichever it is given."""
     token = _called.set(title)
     try:
         yield
@@ -28,11 +28,14 @@ def called(title: str) -> Iterator[None]:
 
 
 class Bar:
-    """A progress bar: how much work there is to do, in units of any size, and how much of it is done.
+    """A progress bar: how much work there is to do, in units that the caller chooses, and how much of it is done.
 
     Args:
-        title: what the bar is called.
+        title: the text before the bar, unless `called` sets another.
         progress: whether to show it; None shows it where stderr is a terminal and the work takes more than two seconds.
+
+    Attributes:
+        done: how many units of work are done.
     """
 
     FORMAT: ClassVar[str | None] = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"

@@ -22,7 +22,7 @@ _MISSING = object()
 
 @contextmanager
 def undoing() -> Iterator[None]:
-    """When the context ends, undo every change made in it that an interrupt left in place."""
+    """When the context ends, undo every change that `changed` made in it, in this thread, and did not come to undo."""
     outer, own = getattr(_LOG, "undos", None), dict[Undo, None]()
     try:
         _LOG.undos = own
@@ -54,6 +54,8 @@ def changed(undo: Undo) -> Iterator[None]:
 @contextmanager
 def hooked(module: nn.Module, hook: Callable[..., Any], *, before: bool = False, **options: Any) -> Iterator[None]:
     """Within the context the hook is called after each forward of the module, or before it (`before=True`).
+
+    At the end it is removed, as is every other registration of the same hook on the module.
 
     Args:
         options: those of torch's `register_forward_hook` or `register_forward_pre_hook`.
@@ -120,7 +122,7 @@ class Setting:
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Remove the hook, and all that torch notes of it, from the module; do nothing where it is not registered."""
+    """Remove the hook, as a forward or a forward pre-hook, from the module; do nothing where it is not registered."""
     for held in (module._forward_pre_hooks, module._forward_hooks):
         for number in [number for number, registered in held.items() if registered is hook]:
             for marked in (

@@ -67,23 +67,32 @@ class Task(ABC):
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> Any:
-        """Run the model on the inputs of a batch, and return what matters of its output."""
+        """Run the model on the inputs of a batch, and return what is judged of its output, such as the logits."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> np.ndarray:
         """A value, or k sufficient statistics, for each of n held-out examples: (n,) or (n, k)."""
 
     def aggregate(self, values: np.ndarray) -> float:
-        """The metric over rows of what `evaluate` returns, by default their mean; intervals resample the rows."""
+        """The metric, given rows of what `evaluate` returns; by default their mean.
+
+        Intervals come of calling it with rows drawn anew, so it takes any number of them, some more than once.
+        """
         return float(np.mean(values))
 
     @abstractmethod
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The model's positional and keyword arguments for timing, at the task's own length unless one is given."""
+        """A batch as it is given to the model when latency is measured: the positional and the keyword arguments.
+
+        Args:
+            seq_len: how long its sequences are; None for the length that the task's data have.
+        """
 
     def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
-        """Held-out examples whose attention is worth drawing, by what a reader may call them; by default none.
+        """Held-out examples whose attention is worth drawing; by default none.
 
-        Each is a batch of one and, for each attention layer, the labels of its queries and of its keys.
+        Returns:
+            What a reader may call the example -> (a batch of that example alone, attention layer -> (the labels of the
+            queries, the labels of the keys)).
         """
         return {}

@@ -10,7 +10,9 @@ UNKNOWN = 64 << 20  # bytes, where nothing says how much it is: what large ones 
 
 
 def cache_bytes(device: torch.device | str = "cpu") -> int:
-    """Bytes of the last cache before memory: the largest of a CPU, the L2 of an accelerator; 64 MiB where unknown.
+    """Bytes of the device's largest cache: of the first core's caches on a CPU, of the L2 on an accelerator.
+
+    Where neither Linux nor torch says it: 64 MiB.
 
     Raises:
         RuntimeError: torch has no such device here.
@@ -29,7 +31,10 @@ def cache_bytes(device: torch.device | str = "cpu") -> int:
 
 
 def emptying(device: torch.device | str = "cpu") -> Callable[[], object]:
-    """A function that empties the device's caches of all that is older: it reads and writes twice their size.
+    """A function whose call reads and writes twice `cache_bytes`, so that nothing older is left in the device's caches.
+
+    Raises:
+        RuntimeError: torch has no such device here.
 
     Example:
         >>> empty = mha.timing.emptying("cpu")

@@ -24,16 +24,16 @@ class Spread(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half of what lies between the bounds."""
+        """Half of the interval's width, (high - low) / 2."""
         return (self.high - self.low) / 2
 
     def is_within(self, share: float) -> bool:
-        """Whether neither bound lies further from the value than this share of the value."""
+        """Whether neither bound lies further from `value` than `share` times `value`."""
         return max(self.value - self.low, self.high - self.value) <= share * self.value
 
 
 def median(values: Sequence[float]) -> Spread:
-    """The median, and its interval by order statistics, which supposes nothing of how the values are distributed.
+    """The median of one or more values, and its interval by order statistics, whatever their distribution.
 
     The bounds are the values at ranks n/2 ± 0.98·√n (Conover 1999, section 3.2); below six values, the smallest and
     the largest, which hold less than 95 %.
@@ -92,7 +92,10 @@ def quantile(values: Sequence[float], share: float) -> Quantile | None:
 
 @lru_cache
 def _ranks(n: int, share: float) -> tuple[int, int]:
-    """The ranks, from 1, of the bounds of the `share` quantile of n values; 0 or n + 1 where one is outside them."""
+    """The ranks, from 1, of the values that bound the 95 % interval of the `share` quantile of n values.
+
+    A rank of 0 or n + 1 means that the n values are too few to bound it on that side.
+    """
     from scipy.stats import binom  # takes a second to import
 
     low, high = (int(binom.ppf(level, n, share)) for level in (TAIL, 1 - TAIL))  # values below the true quantile
@@ -100,6 +103,6 @@ def _ranks(n: int, share: float) -> tuple[int, int]:
 
 
 def _at(ordered: Sequence[float], rank: float) -> float:
-    """The value at this rank, counted from 0; between two values it is interpolated."""
+    """The value at this rank, counted from 0, of ascending values; for 2.5, halfway from the third to the fourth."""
     below, above = ordered[math.floor(rank)], ordered[math.ceil(rank)]
     return below + (rank - math.floor(rank)) * (above - below)

@@ -97,10 +97,11 @@ def _undisturbed() -> Iterator[None]:
 
 
 def rotated(calls: Iterable[Callable[[], object]]) -> Prepare:
-    """A function that returns these calls in turn, again and again, so that none meets in a cache the inputs it had.
+    """A function that returns the first of these calls, then the second, …, and after the last the first again.
 
-    The function is for `Rounds.add`. Functions that are added together, with as many calls each, have the same turn in
-    every round.
+    It is for `Rounds.add`, as `prepare`. If each call has inputs of its own, those of a call may have left the caches
+    by the time that it is made again. Arms that are added one after another, with as many calls each, make the call of
+    the same index in every round.
 
     Example:
         >>> prepare = mha.timing.rotated([lambda: "first", lambda: "second"])
@@ -133,11 +134,11 @@ Sample = TimedCall  # as it has been called in earlier releases
 
 @dataclass
 class _Arm:
-    """One of the functions that are timed.
+    """One of the functions that `Rounds` times.
 
     Attributes:
         prepare: makes, untimed, the function for one call.
-        seconds: number of a round -> what the call took in it.
+        seconds: number of a round, from 0 -> the seconds that the call took in it.
     """
 
     prepare: Prepare
@@ -155,8 +156,8 @@ class Rounds:
         cold: whether the device's caches are emptied before every call, outside the time.
 
     Attributes:
-        count: rounds so far.
-        warm_up: rounds before the first that counts.
+        count: rounds taken so far, without those of the warm-up.
+        warm_up: calls of each function so far that warmed it up and are in no result.
 
     Example:
         >>> rounds, x = mha.timing.Rounds("cpu"), torch.randn(64, 64)
@@ -184,9 +185,10 @@ class Rounds:
         return name in self._arms
 
     def add(self, name: Hashable, prepare: Prepare) -> None:
-        """Add a function that is timed from the next round on, and call it a few times to warm it up.
+        """Add a function that is timed from the next round on, and call it three times to warm it up.
 
         Args:
+            name: what the function is called from now on; an earlier one of that name is replaced.
             prepare: makes, untimed, the function for one call.
         """
         self._arms[name] = _Arm(prepare)
@@ -216,7 +218,7 @@ class Rounds:
         Args:
             seconds: how long it may take, warm-up included.
             fewest, most: how many rounds to take, at least and at most; an odd number is rounded up.
-            narrow: how far the 95 % interval of a median may reach from it to either side, as a share.
+            narrow: how far the 95 % interval of a median may reach from it to either side, as a share of the median.
             watched: pairs that say whose medians must be known: (name, None) for the seconds of a function, (name,
                 baseline) for its ratio to another; by default the seconds of every function.
 
@@ -239,19 +241,22 @@ class Rounds:
             look = taken * RARER
 
     def seconds(self, name: Hashable) -> Spread:
-        """What one call takes: the median over all rounds, and its interval."""
+        """The seconds that a call of this function takes: the median over the rounds taken, and its 95 % interval."""
         return median(list(self._arms[name].seconds.values()))
 
     def ratio(self, name: Hashable, baseline: Hashable) -> Spread:
-        """The median, over rounds, of the function's seconds divided by the baseline's, and its interval.
+        """The median, over rounds, of the function's seconds divided by the baseline's, and its 95 % interval.
 
-        What slows down both in the same round does not show.
+        Rounds that one of them was not in are left out. What slows down both in the same round does not show.
+
+        Args:
+            name, baseline: the names under which the two were added.
         """
         over, under = self._arms[name].seconds, self._arms[baseline].seconds
         return median([over[index] / under[index] for index in over.keys() & under.keys()])
 
     def samples(self) -> list[TimedCall]:
-        """All timed calls, in the order in which they were made."""
+        """All timed calls, in the order in which they were made; those of the warm-up are not among them."""
         return list(self._samples)
 
     def _spread(self, name: Hashable, baseline: Hashable | None) -> Spread:
@@ -274,7 +279,11 @@ class Rounds:
         return self._order
 
     def _settle(self, seconds: float) -> None:
-        """Take rounds that do not count until no function gets faster or slower, or a fifth of the time is spent."""
+        """Call all functions again and again, as warm-up, until the times of each have settled (`_is_settled`).
+
+        Args:
+            seconds: the time that `until` may take; the warm-up takes at least a twentieth of it, and ends at a fifth.
+        """
         start, spent = time.perf_counter(), 0.0
         times: dict[Hashable, list[float]] = {name: [] for name in self._arms}
         while spent < LEAST * seconds or (spent < MOST * seconds and not all(map(_is_settled, times.values()))):
@@ -285,7 +294,7 @@ class Rounds:
 
 
 def _is_settled(times: Sequence[float]) -> bool:
-    """Whether the median of the last few times is close to that of as many times before them."""
+    """Whether the median of the last five times is within 5 % of that of the five before; False for fewer than ten."""
     if len(times) < 2 * WINDOW:
         return False
     before, last = median(times[-2 * WINDOW : -WINDOW]).value, median(times[-WINDOW:]).value

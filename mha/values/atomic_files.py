@@ -8,9 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def appears_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Within the context, write to the path it gives: that is renamed to `path` at the end, or removed after an error.
+    """A context that gives a temporary path, beside `path`, to write the new file to.
 
-    Readers see the old file or the new one, never half. Of two writers at once, the last one wins.
+    When the context ends, the file there is renamed to `path`; after an error it is removed, and `path` stays as it
+    was. Readers of `path` see the old file or the new one, never half. Of two writers at once, the last one wins.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.partial")

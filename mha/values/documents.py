@@ -38,7 +38,10 @@ class Kind:
     error: type[MhaError]
 
     def write(self, path: str | os.PathLike[str], content: Mapping[str, Any], indent: int | None = 1) -> None:
-        """Write the content, headed by format and version; the file appears whole or not at all.
+        """Write the content to `path` as JSON, after the keys "format" and "version"; it appears whole or not at all.
+
+        Args:
+            indent: as in `json.dump`: spaces a level, or None for a single line.
 
         Raises:
             ValueError: a number that is NaN or infinite.
@@ -52,7 +55,8 @@ class Kind:
         """The JSON object in the file, of which nothing but its format and version has been checked.
 
         Raises:
-            MhaError, of the class `error`: it can't be read, is cut off, foreign, or of another version.
+            MhaError, of the class `error`: the file can't be read, is no JSON (as one that is cut off), or its "format"
+                or "version" is another.
         """
         try:
             document = _parsed(_text(Path(path)))
@@ -114,14 +118,14 @@ def flag(value: Any, where: str) -> bool:
 def number(value: Any, where: str) -> float:
     """The value, as it is, if it is a finite number; otherwise a ValueError that calls it `where`.
 
-    The number 3 does not become 3.0.
+    The number 3 does not become 3.0. Refused are also true and false, and whole numbers beyond ±(2**63 - 1).
     """
     finite = math.isfinite(value) if type(value) is float else type(value) is int and abs(value) <= LARGEST
     return value if finite else _refuse(where, "a finite number", value)
 
 
 def whole_number(value: Any, where: str, least: int = 0) -> int:
-    """The value if it is a whole number of `least` or more; otherwise a ValueError that calls it `where`."""
+    """The value if it is an int from `least` to 2**63 - 1, not a bool; otherwise a ValueError that calls it `where`."""
     if type(value) is not int or not least <= value <= LARGEST:
         _refuse(where, f"a whole number, {least} or more", value)
     return value
@@ -143,10 +147,11 @@ def _refuse(where: str, expected: str, value: Any) -> NoReturn:
 
 
 def _text(path: Path) -> str:
-    """The content of a regular file.
+    """The text in a regular file, read as UTF-8.
 
     Raises:
         OSError: it can't be read, or is a directory, a pipe or a device.
+        ValueError: it is not UTF-8.
     """
     with open(path, "rb", opener=_without_waiting) as file:  # Path.open takes no opener
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -19,14 +19,15 @@ def weighted(first: Rows, second: Rows, counts: tuple[int, int]) -> dict[str, Te
     """Two tables of means as one: the means over the examples of both together.
 
     Args:
-        counts: how many examples each table is the mean over.
+        first, second: layer -> means, (h,) or (h, h), of the same layers.
+        counts: how many examples the first table is the mean over, and how many the second.
     """
     total = max(sum(counts), 1)
     return {name: (row * counts[0] + second[name] * counts[1]) / total for name, row in first.items()}
 
 
 def equal(first: Rows | None, second: Rows | None) -> bool:
-    """Whether two tables of the same layers hold the same numbers; None equals None only."""
+    """Whether two tables hold exactly the same numbers; None equals None only. Both must be of the same layers."""
     if first is None or second is None:
         return first is second
     return all(torch.equal(row, second[name]) for name, row in first.items())
@@ -66,7 +67,7 @@ def checked_groups(name: str, count: int, groups: int | None) -> int:
     """How many key/value groups the layer's `count` heads form: `groups`, or `count` where that is None.
 
     Raises:
-        ScoresError: the heads do not divide into that many groups.
+        ScoresError: `groups` is no whole number, does not divide the heads, or is 0 where there are heads.
     """
     if groups is None:
         return count
@@ -103,10 +104,11 @@ def checked_examples(examples: int | None) -> int | None:
 
 
 def checked_interactions(interactions: Rows | None, scores: Rows) -> Rows | None:
-    """The interactions of every layer's heads, (h, h) in float64, checked; None where `interactions` is None.
+    """The interactions of every layer that has scores, as (h, h) in float64; None where `interactions` is None.
 
     Raises:
-        ScoresError: they are of other layers or another shape, not finite, or not symmetric up to rounding.
+        ScoresError: those of a layer with scores are missing, not of shape (h, h), not finite, or differ from their
+            transpose by more than a thousandth of the layer's largest.
     """
     checked = _checked_extra(interactions, scores, "interactions", lambda count: (count, count))
     for name, values in (checked or {}).items():
@@ -121,10 +123,10 @@ def checked_interactions(interactions: Rows | None, scores: Rows) -> Rows | None
 
 
 def checked_errors(errors: Rows | None, scores: Rows) -> Rows | None:
-    """The standard errors of every layer's scores, (h,) in float64, checked; None where `errors` is None.
+    """The standard errors of the scores of every layer that has some, (h,) in float64; None where `errors` is None.
 
     Raises:
-        ScoresError: they are of other layers or another shape, not finite, or negative.
+        ScoresError: those of a layer with scores are missing, not of shape (h,), not finite, or negative.
     """
     checked = _checked_extra(errors, scores, "errors", lambda count: (count,))
     for name, values in (checked or {}).items():
@@ -134,11 +136,14 @@ def checked_errors(errors: Rows | None, scores: Rows) -> Rows | None:
 
 
 def _checked_extra(table: Rows | None, scores: Rows, what: str, shape: Callable[[int], tuple[int, ...]]) -> Rows | None:
-    """A further table, checked, in float64, with an entry for each layer that has scores; None where `table` is None.
+    """A table that goes with scores, as float64 tensors for the layers that have scores; None where `table` is None.
+
+    Entries for other layers are left out.
 
     Args:
+        scores: layer -> (h,).
         what: what errors call the entries.
-        shape: number of heads -> the shape of a layer's entry.
+        shape: returns the shape that a layer's entry must have, given the layer's number of heads.
 
     Raises:
         ScoresError: a layer is missing, or its entry has another shape or is not finite.

@@ -28,7 +28,7 @@ JOINT = re.compile(r"\(g\+(\d+)\)")
 
 
 def width(axis: Axis, sizes: Mapping[str, int]) -> int:
-    """The length of the axis, given the size of each letter in its patterns."""
+    """The length of the axis: the sum over its patterns of the product of their letters' sizes; (g+2) counts g + 2."""
     return sum(count(*_plain(pattern, sizes)) for pattern in axis)
 
 
@@ -53,7 +53,7 @@ def kept_indices(axis: Axis, sizes: Mapping[str, int], positions: Sequence[int],
 
 
 def owners(axis: Axis, sizes: Mapping[str, int]) -> Tensor:
-    """The position of the query head that each index of an axis of query heads belongs to, (width of the axis,)."""
+    """For each index along an axis that holds query heads alone, in one pattern: the position of its head, (width,)."""
     (pattern,) = axis
     table = _table(pattern, sizes)
     owner = torch.empty(table.numel(), dtype=torch.long)
@@ -67,10 +67,10 @@ def take(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def tables(pattern: str, sizes: Mapping[str, int]) -> list[tuple[bool, Tensor]]:
-    """The index tables of a segment, each with whether its rows are key/value groups (True) or query heads (False).
+    """The index tables of a segment, each after whether it is of key/value groups (True) or of query heads (False).
 
-    A table is (groups or heads, indices of each), counted from the start of the segment. A pattern with a sum, as
-    (g+2), has two.
+    In a table, row i lists the indices of the group or head at position i, counted from the start of the segment. A
+    pattern with a sum, as (g+2), has two tables: one of its query heads, one of its groups.
     """
     if not (joint := JOINT.search(pattern)):
         return [("g" not in _letters(pattern), _table(pattern, sizes))]

@@ -6,7 +6,7 @@ LINES = 9
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
-    """The lines if there are at most nine, else the first four, how many are left out, and the last four."""
+    """The lines if at most nine, else the first four, a line that says how many layers are left out, the last four."""
     if len(lines) <= LINES:
         return list(lines)
     half = LINES // 2

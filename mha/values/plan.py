@@ -40,22 +40,24 @@ _CORE_LINEAGE = "_mha_core_lineage"
 
 
 def lineage_of(module: nn.Module) -> Lineage | None:
-    """The module's lineage, or None where no plan has named it yet."""
+    """The module's lineage; None where no plan that was applied to its model has named it."""
     return getattr(module, _LINEAGE, None)
 
 
 def set_lineage(module: nn.Module, lineage: Lineage, core: nn.Module | None = None) -> None:
-    """Remember on the module which of its original heads are left; copies of the module remember it too.
+    """Remember a module's lineage on the module, for `lineage_of`, and on its core, for `core_lineage`.
+
+    Copies of the module remember it too.
 
     Args:
-        core: the part of the module that computes attention, which is to know it too; None for the module itself.
+        core: the submodule that computes attention; None where that is the module itself.
     """
     setattr(module, _LINEAGE, lineage)
     setattr(module if core is None else core, _CORE_LINEAGE, lineage)
 
 
 def core_lineage(core: nn.Module) -> Lineage | None:
-    """The lineage of the module that this one computes attention for, or None where no plan has named it yet."""
+    """The lineage of the attention module whose core this is; None where no plan that was applied has named that."""
     return getattr(core, _CORE_LINEAGE, None)
 
 
@@ -115,7 +117,7 @@ class HeadPlan(Mapping[str, tuple[int, ...]]):
         return type(self), (dict(self._keep),)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan; the file appears whole or not at all."""
+        """Write the plan to `path` as JSON; the file appears whole or not at all."""
         DOCUMENT.write(path, {"keep": dict(self._keep)}, indent=2)
 
     @classmethod

@@ -140,7 +140,7 @@ class HeadScores(Mapping[str, Tensor]):
 
     @property
     def interactions(self) -> Rows | None:
-        """Layer name -> (h, h): removing the set S of its heads costs the sum of this over S × S."""
+        """Layer name -> M (h, h), where removing the set S of its heads costs Σ_{i,j∈S} M_ij; None where not known."""
         return self._interactions
 
     @property
@@ -155,7 +155,7 @@ class HeadScores(Mapping[str, Tensor]):
 
     @property
     def spent(self) -> Spent | None:
-        """What it took to compute the scores, where that is known."""
+        """What it took to compute the scores; None where that is not known."""
         return self._spent
 
     @property
@@ -174,7 +174,9 @@ class HeadScores(Mapping[str, Tensor]):
         return len(self._scores)
 
     def __add__(self, other: "HeadScores") -> "HeadScores":
-        """The scores of both sets of examples together.
+        """The scores of both sets of examples together: means weighted by the number of examples of each.
+
+        So are interactions, where both have them. Standard errors are dropped; what was spent is added up.
 
         Raises:
             ScoresError: scores that are not means over examples, or that are of different layers or heads.
@@ -238,7 +240,10 @@ class HeadScores(Mapping[str, Tensor]):
         return f"HeadScores({', '.join([f'{{{rows}}}', *notes])})"
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the scores and all that belongs to them, to the last bit; the file appears whole or not at all."""
+        """Write the scores, and all other arguments of the class, to `path` as JSON, so that none is rounded.
+
+        The file appears whole or not at all.
+        """
         layers = {}
         for name, row in self._scores.items():
             layers[name] = {"heads": list(self._heads[name]), "groups": self._groups[name], "scores": row.tolist()}
@@ -263,7 +268,7 @@ class HeadScores(Mapping[str, Tensor]):
             return cls(**options | {"spent": spent})
 
     def to_frame(self) -> "pd.DataFrame":
-        """A tidy frame: layer, head, score, and the score's standard error where there is one."""
+        """A tidy frame, a row a head: `layer`, `head` (original number), `score`, and `error` if errors are known."""
         import pandas as pd
 
         rows = [

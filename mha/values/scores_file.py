@@ -1,4 +1,4 @@
-"""The contents of a file of scores, checked part by part."""
+"""The contents of a file that `HeadScores.to_json` wrote, checked entry by entry."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `HeadScores` that the document holds, by name; `spent` is a mapping, not yet a `Spent`.
 
     Raises:
-        ValueError: a part is missing, or of the wrong kind.
+        ValueError: an entry is missing, or is not of the JSON type that `to_json` writes there.
     """
     examples, spent = entry(document, "examples"), entry(document, "spent")
     rows = {name: _layer(name, row) for name, row in mapping(entry(document, "layers"), "layers").items()}
@@ -37,7 +37,11 @@ def arguments(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layer(name: str, row: Any) -> dict[str, Any]:
-    """What the file says of one layer, checked: part ("scores", "groups", …) -> its value."""
+    """What the file says of one layer: "scores", "groups", "heads", "interactions" and "errors" -> the value of each.
+
+    Raises:
+        ValueError: an entry is missing or is not of the type that belongs there. Only the last two may be null (None).
+    """
     where = f"layer {name!r}"
     row = mapping(row, where)
     interactions, errors = entry(row, "interactions"), entry(row, "errors")
@@ -51,17 +55,17 @@ def _layer(name: str, row: Any) -> dict[str, Any]:
 
 
 def _matrix(value: Any, where: str) -> list[list[float]]:
-    """The value, checked to be a square matrix of finite numbers, as a list of its rows."""
+    """The value, a square matrix of finite numbers, as a list of rows; otherwise a ValueError that calls it `where`."""
     rows = sequence(value, where)
     return [[number(value, where) for value in sequence(row, where, len(rows))] for row in rows]
 
 
 def _of_every_layer(rows: Mapping[str, Mapping[str, Any]], part: str) -> dict[str, Any] | None:
-    """Layer -> its value of this part, for the layers that have one; None where none has."""
+    """Layer -> what stands in its row under `part`, for the layers where that is not None; None where none is left."""
     by_layer = {name: row[part] for name, row in rows.items() if row[part] is not None}
     return by_layer or None
 
 
 def _spent(row: Mapping[str, Any]) -> dict[str, float]:
-    """The arguments of `Spent` that this part of the file holds, by name."""
+    """The arguments of `Spent`, by name, from the file's entry "spent"; a ValueError where one is no finite number."""
     return {name: number(entry(row, name), f"spent: {name}") for name in ("forward", "backward", "seconds")}

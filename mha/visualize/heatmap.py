@@ -37,13 +37,14 @@ def show_attention(
     Args:
         weights: (b, h, q, k), (h, q, k), or, with `num_heads`, (b * h, q, k) with the heads of one example next to
             each other. A tensor of any device and dtype, or an array.
-        num_heads: heads of each example.
+        num_heads: how many heads each example has; needed only where `weights` is (b * h, q, k).
         heads: the original number of each head, for a layer that has been pruned; 0, 1, 2, … unless given.
         queries: a label for each query.
         keys: a label for each key.
 
     Raises:
-        ShapeError: weights of another shape or without heads, or labels that are not as many as what they label.
+        ShapeError: weights of another shape or with an empty dimension, `num_heads` that does not fit them, or not as
+            many `heads`, `queries` or `keys` as the weights have.
         MhaError: weights that are NaN or infinite.
 
     Example:
@@ -127,11 +128,11 @@ def show_importance(scores: HeadScores) -> "Figure":
 
 
 def _as_array(weights: Any) -> "NDArray[np.float64]":
-    """The weights as an array of three or four dimensions.
+    """The weights, a tensor or what numpy takes for an array, as a float64 array of the same shape.
 
     Raises:
-        ShapeError: they have another number of dimensions, or a dimension of size 0.
-        MhaError: weights that are NaN or infinite.
+        ShapeError: they have neither three nor four dimensions, or one of size 0.
+        MhaError: some are NaN or infinite.
     """
     if isinstance(weights, Tensor):
         weights = weights.detach().cpu().double().numpy()
@@ -152,10 +153,13 @@ def _as_array(weights: Any) -> "NDArray[np.float64]":
 
 
 def _by_example_and_head(array: "NDArray[np.float64]", num_heads: int | None) -> "NDArray[np.float64]":
-    """The weights as (b, h, q, k), given so, or as (h, q, k), or as (b * h, q, k) with the number of heads.
+    """The weights as (b, h, q, k); b is 1 for three dimensions, (h, q, k), without `num_heads`.
+
+    Args:
+        array: (b, h, q, k) or (h, q, k), or with `num_heads` (b * h, q, k).
 
     Raises:
-        ShapeError: the number of heads is not that of the weights.
+        ShapeError: `num_heads` is not the second of four dimensions, or does not divide the first of three.
     """
     if array.ndim == 4:
         if num_heads not in (None, array.shape[1]):
@@ -189,7 +193,13 @@ def _size(
     queries: Sequence[str] | None,
     keys: Sequence[str] | None,
 ) -> tuple[float, float]:
-    """The figure's width and height in inches: cells about square, but no heatmap a thin strip, and labels legible."""
+    """The figure's width and height in inches: cells about square, but no heatmap a thin strip, and labels legible.
+
+    Args:
+        rows, columns: how many heatmaps there are from top to bottom, and side by side.
+        num_queries, num_keys: how many cells each heatmap has from top to bottom, and side by side.
+        queries, keys: their labels, which need room; None where they are numbered.
+    """
     ratio = min(max(num_keys / num_queries, 0.5), 2.0)
     width, height = 1.8 * max(1.0, ratio), 1.8 * max(1.0, 1.0 / ratio)
     margin_left, margin_below = 1.5, 0.5
@@ -205,7 +215,12 @@ def _size(
 def _name_axis(
     axis: "Axis", name: str, labels: Sequence[str] | None, *, rotation: float = 0.0, visible: bool = True
 ) -> None:
-    """Name an axis and its ticks; `visible=False` keeps the name but leaves printing it to an outer heatmap."""
+    """Give an axis its name and its ticks, one for each of `labels`; where that is None, at whole numbers.
+
+    Args:
+        rotation: degrees by which the labels are turned.
+        visible: whether the name is printed; it is kept either way.
+    """
     from matplotlib.ticker import MaxNLocator
 
     axis.set_label_text(name)

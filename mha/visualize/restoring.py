@@ -20,7 +20,7 @@ def restore_heads(
     *,
     fill: float = 0.0,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Attention weights of a pruned model with all of its original heads, with zeros for those that were pruned.
+    """Attention weights of a pruned model with all of its original heads, with `fill` for those that were pruned.
 
     Tools that show attention expect as many heads in every layer. What a model of transformers returns as `attentions`
     (or `encoder_attentions`, `decoder_attentions`, `cross_attentions`: one call for each) becomes what the dense model
@@ -70,13 +70,16 @@ def restore_heads(
 def _layers_for(
     entries: Sequence[Tensor | None], known: Mapping[str, AttentionLayer], named: str | Sequence[str] | None
 ) -> Layers:
-    """The layers that the weights are of.
+    """The layers that the weights are of, in the order of the weights.
 
     Args:
-        named: their names, or a pattern; None to find them by how many heads the weights have.
+        entries: the weights of one layer each; None for a layer without heads.
+        known: all attention layers of the model, by name.
+        named: the names of the layers, or patterns; None to find them by how many entries there are, and how many heads
+            each has.
 
     Raises:
-        ShapeError: the weights are not of these layers, or of none of the model's.
+        ShapeError: the entries do not fit the named layers, or no set of layers.
         PlanError: no layer has such a name, or several sets of layers are possible.
     """
     if named is not None:
@@ -119,7 +122,7 @@ def _named(known: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> L
 
 
 def _kinds(layers: Iterable[AttentionLayer]) -> list[Layers]:
-    """The sets of layers that weights may belong to: all; those whose names differ in numbers only; each on its own."""
+    """The sets of layers that weights may be of: all layers, those with names alike but for numbers, each on its own."""
     layers = list(layers)
     kinds: dict[str, list[AttentionLayer]] = {}
     for layer in layers:
@@ -133,7 +136,10 @@ def _kind(name: str) -> str:
 
 
 def _fit(entries: Sequence[Tensor | None], layers: Layers) -> bool:
-    """Whether each entry has as many heads as its layer; layers without heads may have no entry at all."""
+    """Whether the weights may be of these layers, by how many heads each has.
+
+    There must be an entry for each layer, or for each that has heads, with as many heads as the layer.
+    """
     with_heads = [layer for layer in layers if layer.num_heads]
     return any(len(entries) == len(these) and all(map(_is_of, entries, these)) for these in (layers, with_heads))
 
@@ -165,10 +171,10 @@ def _with_gaps(entries: Sequence[Tensor | None], layers: Layers) -> list[Tensor 
 
 
 def _example_of(entries: Sequence[Tensor | None]) -> Tensor:
-    """One of the weights: those of layers that returned none are given its shape, dtype and device.
+    """The first entry that is not None; the entries that are None are to be made with its b, q, k, dtype and device.
 
     Raises:
-        ShapeError: there are none, or their shapes leave open what the others are.
+        ShapeError: all entries are None, or some are and the others differ in b, q or k.
     """
     tensors = [entry for entry in entries if entry is not None]
     if not tensors:
@@ -188,7 +194,7 @@ def _without_heads(weights: Tensor) -> tuple[int, ...]:
 
 
 def _restored(layer: AttentionLayer, weights: Tensor, fill: float) -> Tensor:
-    """The weights of a layer for all original heads, each at the place of its number; `fill` for pruned ones."""
+    """The weights of a layer, (b, h, q, k), as (b, original heads, q, k), with `fill` for heads that were pruned."""
     whole = weights.new_full((*weights.shape[:-3], layer.lineage.total_heads, *weights.shape[-2:]), fill)
     places = weights.new_tensor(layer.heads, dtype=torch.long)
     return whole.index_copy(-3, places, weights)
