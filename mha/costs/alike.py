@@ -11,18 +11,25 @@ Key = tuple[Any, ...]
 
 
 def cost_key(module: nn.Module) -> Key:
-    """A key that is equal for modules of equal cost: classes, plain attributes, and the shapes of all parameters."""
+    """A key that is equal for modules of equal cost.
+
+    It holds name, class and plain attributes of the module and of each submodule, and name, shape and dtype of all
+    parameters and buffers.
+    """
     return tuple((name, type(each), _plain_attributes(each), _shapes(each)) for name, each in module.named_modules())
 
 
 def _plain_attributes(module: nn.Module) -> Key:
-    """Names and values of the module's own attributes that are numbers, names and the like, less the layer's index."""
+    """(name, value) of each attribute of the module itself that is a number, a name or the like (`PLAIN`).
+
+    Those that number the layer (`NUMBERING`) are left out.
+    """
     values = vars(module)
     plain = (name for name in sorted(values) if isinstance(values[name], PLAIN) and name not in NUMBERING)
     return tuple((name, values[name]) for name in plain)
 
 
 def _shapes(module: nn.Module) -> Key:
-    """Name, shape and dtype of the module's own parameters and buffers."""
+    """(name, shape, dtype) of each parameter and buffer that the module itself holds, not a submodule."""
     tensors = {**module._parameters, **module._buffers}
     return tuple((name, t.shape, t.dtype) for name, t in tensors.items() if t is not None)

@@ -20,7 +20,7 @@ from mha.values.errors import CostsError
 
 
 class CallArguments:
-    """The arguments of a call, which can be made any number of times: what a call might change is copied for each."""
+    """The arguments of a call, by which it can be repeated: for each call, what that might change is copied."""
 
     def __init__(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self._arguments = tuple(args), dict(kwargs or {})
@@ -40,7 +40,11 @@ class CallArguments:
         return CallArguments(*copy.deepcopy(self._arguments, moved))
 
     def key(self) -> Key:
-        """A key, equal for calls of equal cost: shapes, types, plain values, and which tensors are the same one."""
+        """A key that is equal for calls of equal cost.
+
+        It holds each argument's name or index, and its value if that is plain, its dtype, device and shape if it is a
+        tensor, else its type; and which of the tensors are the same object.
+        """
         order: dict[int, int] = {}
         return tuple((*path, _description(leaf, order)) for path, leaf in _leaves(self._arguments))
 
@@ -67,8 +71,11 @@ class LayerCalls:
 def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict[str, LayerCalls]:
     """Run the model once: layer name -> the calls that reached the layer; none where these inputs do not reach it.
 
+    Args:
+        call: the arguments that the model is called with.
+
     Raises:
-        CostsError: the model can't be called like that.
+        CostsError: the model fails on these arguments; the error names them, and what the model raised.
     """
     visits = {name: LayerCalls() for name in layers}
 
@@ -96,7 +103,7 @@ def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict
 
 
 def _leaves(arguments: Any) -> Iterator[tuple[Path, Any]]:
-    """Path and value of everything nested in the arguments that is no tuple, list or dictionary."""
+    """Yield path and value of everything nested in the arguments that is itself no tuple, list or dictionary."""
     return leaves(arguments, containers=(tuple, list, dict))
 
 

@@ -57,7 +57,7 @@ def count_parameters(layers: AttentionMap) -> dict[str, dict[Shape, int]]:
 
 
 def _layer_parameters(layer: AttentionLayer) -> dict[Shape, int]:
-    """The layer's parameters in every shape, counted on copies without data that are pruned to it."""
+    """Shape -> how many parameters the layer has in it, counted on a copy without data that is pruned to that shape."""
     module, whole = _without_data(layer.module), Shape(layer.num_heads, layer.num_kv_heads)
     plans = {shape: HeadPlan({"": first_heads(layer.heads, whole, shape)}) for shape in feasible_shapes(whole)}
     return {shape: parameters_of(prune(module, plan)) for shape, plan in plans.items()}
@@ -117,13 +117,20 @@ def count_flops(function: Callable[[], Any]) -> Flops:
 
 
 def without_fast_path(function: Callable[[], Any]) -> Any:
-    """What the function returns while torch's encoder and attention layers run as the modules they are made of."""
+    """Call the function while torch's fused encoder and attention kernels are off, and return what it returns.
+
+    `torch.nn` encoder and attention layers then run as the modules they are made of.
+    """
     with _FAST_PATH.at(False):
         return function()
 
 
 def fill_flops(counted: Mapping[Shape, int], whole: Shape) -> dict[Shape, int]:
-    """FLOPs of every shape up to `whole`, from those counted: with any head, they are affine in heads and groups."""
+    """Shape -> FLOPs, for every shape that a layer of shape `whole` can be pruned to.
+
+    What was counted stays. Other shapes get the value of the affine function of heads and groups that is nearest to the
+    counts, by least squares, of shapes with any head.
+    """
     shapes = [shape for shape in counted if shape.heads]
     if not shapes:
         return dict(counted)

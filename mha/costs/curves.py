@@ -15,6 +15,7 @@ class _Axis:
     """The numbers (of groups, or of heads in each group) at which times are measured, denser where they aren't linear.
 
     Attributes:
+        points: these numbers, in ascending order.
         gaps: pairs of neighbouring points between which `split` adds one next.
         tried: the gaps that were split last, as (low, added point, high).
     """
@@ -28,7 +29,11 @@ class _Axis:
         self.gaps = list(zip(self.points, self.points[1:], strict=False))
 
     def split(self, bends: Callable[[int, int, int], bool]) -> None:
-        """Add a point in each gap; after the first call, only beside those where `bends(low, middle, high)` holds."""
+        """Add a point in each gap; after the first call, only in the gaps beside added points where times bend.
+
+        Args:
+            bends: (low, middle, high) -> whether the time at an added point is off the line between its neighbours'.
+        """
         for low, middle, high in self.tried:
             if bends(low, middle, high):
                 self.gaps += [(low, middle), (middle, high)]
@@ -41,6 +46,9 @@ class Grid:
     """The shapes at which a layer is measured: all pairs of some numbers of groups and some of heads in each group.
 
     Plain attention has one head in each group, and so a single row.
+
+    Args:
+        whole: the shape of the layer with all of its heads.
     """
 
     def __init__(self, whole: Shape) -> None:
@@ -56,16 +64,24 @@ class Grid:
         return [NONE, *(_shape(k, m) for m in self._per_group.points for k in self._groups.points)]
 
     def refine(self, bends: Callable[[Shape, Shape, Shape], bool]) -> None:
-        """Add shapes between all present ones; after the first call, only where `bends(low, middle, high)` holds."""
+        """Add shapes between all present ones; after the first call, only beside added shapes whose times bend.
+
+        Args:
+            bends: (low, middle, high) -> whether the time of the added shape in the middle is off the line between
+                those of the other two.
+        """
         groups, per_group = tuple(self._groups.points), tuple(self._per_group.points)
         if self.whole.heads:
             self._groups.split(lambda *k: any(bends(*(_shape(point, m) for point in k)) for m in per_group))
             self._per_group.split(lambda *m: any(bends(*(_shape(k, point) for point in m)) for k in groups))
 
     def fill(self, seconds: Mapping[Shape, float]) -> dict[Shape, float]:
-        """Seconds at every feasible shape, from measured ones: linear between these, not less for more heads or groups.
+        """Shape -> seconds at every feasible shape: linear between measured ones, not less for more heads or groups.
 
         Noise that lets more heads take less is averaged away (isotonic regression along both axes).
+
+        Args:
+            seconds: what was measured at each of `shapes()`.
         """
         if not self.whole.heads:
             return {NONE: seconds[NONE]}

@@ -87,7 +87,11 @@ class Fit:
         return dict(sorted(corrections.items()))
 
     def table(self, environment: Mapping[str, Any], ended: str) -> CostTable:
-        """The table of what every layer costs in every shape, in seconds."""
+        """The `CostTable` of these layers in every shape: seconds by this fit, FLOPs and parameters as counted.
+
+        Args:
+            environment, ended: as the table holds them.
+        """
         layers, parameters = self.measured.layers, count_parameters(self.measured.layers)
         size, bounds = parameters_of(self.measured.model), (self.dense.low, self.dense.high)
         return CostTable(
@@ -110,7 +114,7 @@ class Fit:
         return sum(count * amounts[kind][shape] for kind, count in self.measured.calls[layer.name])
 
     def _layer(self, layer: AttentionLayer, parameters: Mapping[Shape, int]) -> LayerCosts:
-        """What a layer costs in every shape; `parameters` is how many parameters it has in each."""
+        """What a layer costs in every shape; `parameters` is shape -> how many parameters the layer has in it."""
         calls = self.measured.calls[layer.name]
         flops = {kind: fill_flops(kind.flops, kind.grid.whole) for kind, _ in calls}
         seconds = self._corrected(layer, parameters)
@@ -126,7 +130,11 @@ class Fit:
         return LayerCosts(layer.heads, layer.num_kv_heads, costs)
 
     def _corrected(self, layer: AttentionLayer, shapes: Iterable[Shape]) -> dict[Shape, float]:
-        """The layer's time in the model at each of these shapes, never less than at one with fewer heads and groups."""
+        """Shape -> the layer's time within the model, never less than at a shape with no more heads and no more groups.
+
+        That is the scaled time of the layer by itself, and of `corrections` the layer's part: what is beyond the sum of
+        the layers, interpolated between shares of heads, is divided among layers by their times.
+        """
         part_of_attention = self._sum(layer, whole_of(layer), self.curves) / max(self._attention(1.0), TINY)
         heads = [share_of(layer, share).heads for share in self.corrections]
         beyond = list(self.corrections.values())
@@ -155,7 +163,7 @@ class Fit:
         )
 
     def _whole_model(self, share: float) -> WholeModel:
-        """The measured time of the whole model with that share of its heads, beside the time that the fit predicts."""
+        """The measured time of the whole model with that share of its heads, beside the one that this fit predicts."""
         heads = tuple(share_of(layer, share).heads for layer in self.measured.layers.values())
         predicted = self.rest + self.scale * self._attention(share) + self.corrections[share]
         return WholeModel(heads, *self.wholes[share], predicted)

@@ -127,23 +127,29 @@ class _Timings:
                 return "steady"
 
     def steady(self) -> bool:
-        """Whether all intervals are narrow beside the dense model's time; a layer's is multiplied by its `uses`."""
+        """Whether half the width of every interval is at most `STEADY`, a share of the dense model's time.
+
+        The interval of a layer by itself is multiplied by its kind's `uses` before.
+        """
         wholes = (self._of(share).half_width for share in self.shares)
         alone = (kind.uses * self._of((kind, shape)).half_width for kind, shape in self._points())
         return all(width <= STEADY for width in (*wholes, *alone))
 
     def fit(self) -> Fit:
-        """What the times taken so far say of every shape."""
+        """The `Fit` to the times taken so far."""
         wholes = {share: self._of(share) for share in self.shares}
         alone = {kind: {shape: self._of((kind, shape)) for shape in kind.grid.shapes()} for kind in self.kinds}
         return Fit(self.measured, self.rounds.seconds(DENSE), wholes, alone)
 
     def _points(self) -> Iterator[tuple[LayerKind, Shape]]:
-        """Every kind of layer in every shape that it is measured in."""
+        """Yield every kind of layer with every shape that it is measured in."""
         return ((kind, shape) for kind in self.kinds for shape in kind.grid.shapes())
 
     def _of(self, name: object) -> Spread:
-        """The time of the arm that `Rounds` knows by this name, as a share of the dense model's."""
+        """The time of the arm of this name in `Rounds`, divided by the dense model's of the same round.
+
+        It is the median over rounds, with its 95 % interval.
+        """
         return self.rounds.ratio(name, DENSE)
 
     def _refine(self) -> bool:
@@ -193,7 +199,11 @@ def _is_on(model: nn.Module, device: torch.device) -> bool:
 
 
 def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[str, Any]:
-    """What the times depend on: the machine, the inputs, and for how long they were measured (`spent` seconds)."""
+    """The table's `environment`: by name, what the times depend on.
+
+    That is the device, its name, torch's version and number of threads, the dtype, the inputs, and how many rounds were
+    run in how many seconds (`spent`).
+    """
     model = timings.measured.model
     return {
         "device": str(device),
@@ -208,7 +218,7 @@ def _environment(timings: _Timings, device: torch.device, spent: float) -> dict[
 
 
 def _device_name(device: torch.device) -> str | None:
-    """The name that the device's maker gave it, such as a GPU's or a CPU's model, as far as the system tells."""
+    """The model name of the GPU or CPU; None, or the device's type, where the system does not tell."""
     if device.type == "cpu":
         lines = CPU_FACTS.read_text(encoding="utf-8").splitlines() if CPU_FACTS.exists() else []
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -36,7 +36,11 @@ class LayerKind:
     flops: dict[Shape, int] = field(default_factory=dict)
 
     def sliced(self, shape: Shape) -> Callable[[], Callable[[], object]]:
-        """What `readied` makes of a copy of the layer pruned to that shape, whose FLOPs are counted in `flops`."""
+        """What `readied` makes of a copy of the layer pruned to that shape; its FLOPs are noted down in `flops`.
+
+        Raises:
+            CostsError: the copy fails on the arguments of the call, such as a cache that the dense model has filled.
+        """
         layer = self.layer
         plan = HeadPlan({"": first_heads(layer.heads, self.grid.whole, shape)})
         ready = readied(prune(sharing_copy(layer.module), plan, inplace=True), self.call)
@@ -64,10 +68,10 @@ class MeasuredModel:
 
     @classmethod
     def of(cls, model: nn.Module, call: CallArguments) -> "MeasuredModel":
-        """Run the model once, to learn what reaches its layers.
+        """The model with all that running it on these arguments tells: each layer's calls, and the FLOPs.
 
         Raises:
-            CostsError: the model can't be called like that.
+            CostsError: the model fails on these arguments.
         """
         layers, kinds = find_attention(model), dict[Key, LayerKind]()
         visits = capture(model, layers, call)
@@ -80,7 +84,11 @@ class MeasuredModel:
         return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
 
     def ready(self, share: float) -> Callable[[], Callable[[], object]]:
-        """What `readied` makes of a copy of the model, pruned to that share of every layer's heads."""
+        """What `readied` makes of a copy of the model, pruned to that share of every layer's heads and run once.
+
+        Raises:
+            CostsError: the copy fails on the model's arguments, such as a cache that the dense model has filled.
+        """
         ready = readied(self.pruned(share), self.call)
         with _explained(f"the model with {share:g} of its heads"):
             ready()()
@@ -105,7 +113,7 @@ def _explained(what: str) -> Iterator[None]:
     """Turn an error within the context into one that says that `what` can't run, and what may be the reason.
 
     Raises:
-        CostsError: for whatever the body raises.
+        CostsError: the body of the context raises an `Exception`, whichever.
     """
     try:
         yield

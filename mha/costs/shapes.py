@@ -40,17 +40,21 @@ def first_heads(heads: Sequence[int], whole: Shape, shape: Shape) -> list[int]:
     """Original numbers of heads that give a layer that shape: the first few of each of the first few groups.
 
     Args:
-        heads: original numbers of those that the layer has.
-        whole: the shape of the layer with all of these.
+        heads: original numbers of the heads that the layer has.
+        whole: the shape of the layer with all of these heads.
+        shape: the shape that it is to have.
     """
     return [heads[group * whole.per_group + place] for group in range(shape.groups) for place in range(shape.per_group)]
 
 
 def shape_of(name: str, heads: Sequence[int], whole: Shape, kept: Sequence[int]) -> Shape:
-    """The shape of layer `name` when of its `heads` only those are kept.
+    """The shape of layer `name` when of its `heads` only the heads `kept` stay, both by original numbers.
+
+    Args:
+        whole: the shape of the layer with all of its `heads`.
 
     Raises:
-        PlanError: a head that is not there, or groups that keep different numbers of heads.
+        PlanError: `kept` has a head that `heads` has not, or groups would keep different numbers of heads.
     """
     if missing := sorted(set(kept) - set(heads)):
         raise PlanError(f"layer {name!r}: the costs are of heads {list(heads)}, and the plan keeps {missing}")

@@ -160,11 +160,23 @@ class CostTable:
         return self._predicted("seconds", plan)
 
     def flops(self, plan: HeadPlan) -> Predicted:
-        """Floating-point operations of one forward pass of the model pruned by this plan; see `latency`."""
+        """Floating-point operations of one forward pass of the model pruned by this plan.
+
+        Layers that the plan does not name count with all of their heads.
+
+        Raises:
+            PlanError: the plan names a layer or head that is not in the table, or is not feasible.
+        """
         return self._predicted("flops", plan)
 
     def parameters(self, plan: HeadPlan) -> Predicted:
-        """Parameters of the model pruned by this plan, exactly; see `latency`."""
+        """Parameters of the model pruned by this plan: exactly, unless layers share some.
+
+        Layers that the plan does not name count with all of their heads.
+
+        Raises:
+            PlanError: the plan names a layer or head that is not in the table, or is not feasible.
+        """
         return self._predicted("parameters", plan)
 
     def rest_of(self, quantity: Quantity) -> float:
@@ -182,7 +194,10 @@ class CostTable:
         }
 
     def to_frame(self) -> "pd.DataFrame":
-        """A tidy frame: layer, heads, groups, seconds, flops, parameters, low, high (NaN where interpolated)."""
+        """A row for each layer and shape: layer, heads, groups, seconds, flops, parameters, low, high.
+
+        The last two are NaN where the seconds are interpolated.
+        """
         import pandas as pd
 
         rows = [(name, *shape, *cost) for name, layer in self.layers.items() for shape, cost in layer.costs.items()]
@@ -222,7 +237,7 @@ class CostTable:
         """How much of this quantity the pruned model takes: the rest, and each layer in the shape that `plan` gives it.
 
         Raises:
-            PlanError: as `latency`.
+            PlanError: the plan names a layer or head that is not in the table, or is not feasible.
         """
         if unknown := [name for name in plan.keep if name not in self.layers]:
             raise PlanError(
@@ -251,14 +266,22 @@ def _dense(row: Any) -> ShapeCost:
 
 
 def _cost(row: list[Any], where: str) -> ShapeCost:
-    """A cost from a row of a file; `where` is what errors call the row."""
+    """A cost from a row of a file, its entries in the order of `ShapeCost`; `where` is what errors call the row.
+
+    Raises:
+        ValueError: an entry is no number, or no whole number where it should be.
+    """
     seconds, flops, parameters, low, high = row
     between = [None if bound is None else number(bound, where) for bound in (low, high)]
     return ShapeCost(number(seconds, where), whole_number(flops, where), whole_number(parameters, where), *between)
 
 
 def _whole_model(row: Any) -> WholeModel:
-    """A timed whole model, from its row in a file."""
+    """A timed whole model, from its row in a file, whose entries are in the order of `WholeModel`.
+
+    Raises:
+        ValueError: the row has more or fewer entries, or other ones than numbers.
+    """
     heads, *shares = sequence(row, "whole_models", len(WholeModel._fields))
     return WholeModel(tuple(whole_numbers(heads, "whole_models")), *numbers(shares, "whole_models"))
 

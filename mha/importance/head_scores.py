@@ -10,11 +10,11 @@ from mha.values.plan import HeadScores
 
 
 def head_scores(layers: Mapping[str, AttentionLayer], rows: Mapping[str, Tensor], **extras: Any) -> HeadScores:
-    """The scores of these layers' heads.
+    """A `HeadScores` of these layers, with the original numbers of their heads, and how many groups they have.
 
     Args:
         rows: layer name -> (h,), one score for each head that the layer has now, by position.
-        extras: whatever else `HeadScores` takes.
+        extras: further arguments of `HeadScores`, such as `examples` or `errors`.
     """
     return HeadScores(
         rows,

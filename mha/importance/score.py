@@ -118,7 +118,14 @@ def score(
 def _identity(
     calibration: Calibration, chosen: Criterion, rounds: int | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the measurements of a scoring depend on, as far as that can be told."""
+    """The journal's identity of a scoring: the name of each thing that its measurements depend on -> a value for JSON.
+
+    Options, weights and batches are there as digests, the loss function by its name. Where the criterion runs the
+    model, the loss of the first batch is computed and added.
+
+    Raises:
+        CalibrationError: the batches or options hold an object that no digest can be made of.
+    """
     torch.manual_seed(calibration.seed)  # a loader that shuffles by it gives the batches that scoring will read
     identity: dict[str, Any] = {
         "criterion": chosen.name,

@@ -106,10 +106,11 @@ def _in_doubt(samples: Tensor, confidence: float, bound: Bound) -> bool:
 
 
 def _check(most: int, fewest: int, confidence: float, bound: str, truncation: float) -> None:
-    """Check the options.
+    """Check the options of `shapley`, in the order of its signature.
 
     Raises:
-        CalibrationError: one of them is out of range.
+        CalibrationError: fewer than 2 permutations, a confidence that is not between 0 and 1, an unknown bound, or a
+            truncation that is not 0 or more and below 1.
     """
     if min(most, fewest) < 2:
         raise CalibrationError(f"max_permutations and min_permutations are 2 or more; got {most} and {fewest}")

@@ -60,10 +60,11 @@ class Criterion:
         return lines[0] if lines else "(its function has no docstring)"
 
     def scored(self, calibration: Calibration, options: Mapping[str, Any]) -> Scored:
-        """Call the function, and check that it returned one row of scores for every layer.
+        """What the function returns for this calibration and these options; a mapping of scores becomes a `Scored`.
 
         Raises:
-            CalibrationError: it returned something else, or the function itself raised this error.
+            CalibrationError: it returned no score for some head, scores of other layers, or no mapping of tensors; or
+                the function itself raised this error.
         """
         returned = self.function(calibration, **options)
         scored = returned if isinstance(returned, Scored) else Scored(returned)
@@ -71,10 +72,10 @@ class Criterion:
         return scored
 
     def _check_rows(self, rows: Any, calibration: Calibration) -> None:
-        """Check what the function returned.
+        """Check that the scores which the function returned are layer name -> (h,) for all the calibration's layers.
 
         Raises:
-            CalibrationError: it is not one score for every head of every layer.
+            CalibrationError: they are no mapping, or of other layers, or one is no tensor with a score for each head.
         """
         if not isinstance(rows, Mapping):
             raise CalibrationError(
@@ -100,7 +101,8 @@ def check_description(name: Any, needs: Any, comparable: Any) -> None:
     """Check a criterion's attributes other than its function.
 
     Raises:
-        CalibrationError: it is not as `Criterion` describes it.
+        CalibrationError: the name is no Python identifier, a keyword or "default"; `needs` is none of the five that
+            `Criterion` lists; or `comparable` is no bool.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name == DEFAULT:
         raise CalibrationError(
@@ -121,7 +123,8 @@ def _check_function(name: str, function: Any) -> None:
     """Check that the function can be called as (calibration, **options).
 
     Raises:
-        CalibrationError: it can't; says what is in the way.
+        CalibrationError: it can't be called, does not take the calibration as its only positional parameter, takes
+            *args or **kwargs, or has an option without a default or of the name of a parameter of `mha.score`.
     """
     if not callable(function):
         raise CalibrationError(f"criterion {name!r}: expected a function (calibration, *, options), got {function!r}")

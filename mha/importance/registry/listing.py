@@ -16,7 +16,7 @@ class Criteria(tuple[str, ...]):
     _table: str
 
     def __new__(cls, names: Iterable[str] = (), table: str = "") -> Self:
-        """A tuple of these names that prints as this text."""
+        """A tuple of these names that prints as the text `table`."""
         made = super().__new__(cls, names)
         made._table = table
         return made
@@ -31,7 +31,11 @@ class Criteria(tuple[str, ...]):
 
 
 def _table(criteria: Sequence[Criterion], default: str) -> str:
-    """The text of the table: two lines for each criterion, or more where it has many options."""
+    """The text of the table: a header, and two lines for each criterion, or more where its options need them.
+
+    Args:
+        default: the name of the criterion that is marked as the default.
+    """
     rows = [_cells(criterion, default) for criterion in criteria]
     widths = [max(map(len, column)) for column in zip(HEADER[:-1], *rows, strict=True)]
     lines = [_line(HEADER, widths)]
@@ -50,13 +54,13 @@ def _cells(criterion: Criterion, default: str) -> tuple[str, str, str]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Cells side by side, all but the last as wide as their column."""
+    """One line of the table: the cells side by side, all but the last padded to these widths."""
     *padded, last = cells
     return "".join(f"{cell:<{width}}{GAP}" for cell, width in zip(padded, widths, strict=False)) + last
 
 
 def _joined(parts: Sequence[str], width: int) -> list[str]:
-    """The parts with commas between them, in as many lines of this width as it takes."""
+    """The texts `parts` with commas between them, in as many lines of at most `width` characters as that takes."""
     lines = [parts[0]]
     for text in parts[1:]:
         if len(lines[-1]) + len(text) + 3 <= width:

@@ -24,7 +24,8 @@ class Rises:
     """How much the loss of a batch rises when heads are switched off, one at a time.
 
     Attributes:
-        rows: layer name -> one number for each head that was switched off, in float64.
+        rows: layer name -> (n,), by how much the loss rose without each head, in the order in which they were asked
+            for, in float64.
         examples: how many examples the loss is a mean over.
     """
 
@@ -46,10 +47,10 @@ class Ablation:
     thread); only tiny batches gain.
 
     Args:
-        reuse: False makes every pass as a whole.
+        reuse: False runs the whole model for every head; nothing is recorded and replayed.
 
     Attributes:
-        whole: why every pass is made as a whole; None while replays are made.
+        whole: why the whole model is run for every head; None while passes are replayed.
     """
 
     def __init__(self, calibration: Calibration, *, reuse: bool = True) -> None:
@@ -64,10 +65,11 @@ class Ablation:
         """How much the batch's loss rises, without gradients, when each head at these positions is switched off alone.
 
         Args:
-            notes: where each layer's rises are written down once they are known.
+            positions: layer name -> positions of the heads to switch off.
+            notes: where each layer's rises are written down once they are known; None for nowhere.
 
         Raises:
-            CalibrationError: as `CalibrationBatch.loss`.
+            CalibrationError: computing the loss ran no attention layer, or the loss is not a finite scalar.
         """
         with torch.no_grad():
             if self.whole is not None or not any(positions.values()):
@@ -83,11 +85,14 @@ class Ablation:
             return rises
 
     def share(self, name: str) -> float:
-        """The share of a forward pass that it took on the last batch to leave out a head of layer `name`."""
+        """The share of a forward pass that it took on the last batch to leave out a head of layer `name`.
+
+        It is 1 where the whole model is run for every head, and for a layer that no replay has started from.
+        """
         return self._shares.get(name, 1.0) if self.whole is None else 1.0
 
     def _anew(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
-        """The same as `rises`, from a pass of the whole model for each head."""
+        """What `rises` returns, from running the whole model for each head."""
         dense = self._loss(batch)
         rows = {}
         for name, switched_off in positions.items():
@@ -98,7 +103,7 @@ class Ablation:
         return Rises(rows, dense.examples)
 
     def _replayed(self, batch: CalibrationBatch, positions: Positions, notes: "BatchNotes | None") -> Rises:
-        """The same as `rises`, but each head's pass is replayed from its layer's output projection on.
+        """What `rises` returns, but each head's pass is replayed from its layer's output projection on.
 
         Raises:
             NotReplayableError: the replays do not give what whole passes give.
@@ -173,11 +178,11 @@ class BatchNotes:
         self._journal.drop(self._keys.values())
 
     def rises(self, name: str) -> Tensor:
-        """The rises of a layer, (positions,) in float64."""
+        """The rises that the journal has for a layer: (n,) in float64, in the order of the layer's `positions`."""
         return _row(self._journal[self._keys[name]][1:])
 
     def examples(self, name: str) -> int:
-        """How many examples the layer's rises are means over."""
+        """How many examples the rises that the journal has for a layer are means over."""
         return int(self._journal[self._keys[name]][0])
 
 
@@ -198,13 +203,13 @@ def _row(values: Sequence[float]) -> Tensor:
 
 
 def _compare(replayed: float, anew: float, how: str) -> None:
-    """Check that a replayed loss equals that of a pass of the whole model, `anew`.
+    """Check that a replayed loss equals, but for rounding, the loss `anew` of a pass that was not replayed.
 
     Args:
         how: how it was replayed, for the message.
 
     Raises:
-        NotReplayableError: they differ.
+        NotReplayableError: they differ by more than `CLOSE`, relative to the larger.
     """
     if not math.isclose(replayed, anew, rel_tol=CLOSE):
         raise NotReplayableError(f"the loss is {anew!r}, but {replayed!r} {how}")

@@ -68,7 +68,11 @@ class RowStatistic:
         self.count: dict[str, Tensor] = {}
 
     def add(self, run: LayerRun) -> None:
-        """Add the rows of one run of a layer to the sums."""
+        """Add the rows of one run of a layer to the sums.
+
+        Raises:
+            CalibrationError: the layer ran before in the same batch, on another number of examples.
+        """
         rows = [self._rows(scores, run.sink) for scores in run.chunks]
         value, counted = (torch.cat([row[index] for row in rows], dim=2) for index in (0, 1))
         keys = torch.stack([row[2] for row in rows]).any(dim=0)
@@ -106,7 +110,10 @@ class RowStatistic:
 def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor], int | None]:
     """Layer name -> (h,), the mean over examples of their means over rows; and how many examples there are.
 
-    A layer that never runs scores 0. The number is None if some example has no row that counts.
+    A layer that never runs scores 0. The number of examples is None if some example has no row that counts.
+
+    Args:
+        row: the number that is computed from each row of attention weights, as `RowStatistic` takes it.
 
     Raises:
         CalibrationError: a layer's weights can't be seen, or none of its rows counts.
@@ -201,7 +208,11 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _see(self, chunks: Iterator[Tensor], sink: bool) -> None:
-        """Add the running layer's scores to the statistic if they are the first of this run; count them anyway."""
+        """Add the running layer's scores to the statistic if they are the first seen in this run; count the sighting.
+
+        Args:
+            chunks, sink: as in `LayerRun`.
+        """
         assert self._layer is not None
         self._times += 1
         if self._times == 1:

@@ -64,7 +64,7 @@ class CalibrationBatch:
         Args:
             gates: layer name -> (h,), a factor for the context of each head; layers not named keep theirs.
             change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
-            share: which share of the model runs, for the meter.
+            share: the share of the model that runs, by which the meter counts this run.
 
         Raises:
             CalibrationError: the loss did not run the model, or is not a finite scalar.
@@ -76,9 +76,18 @@ class CalibrationBatch:
     def run(
         self, gates: Mapping[str, Tensor] | None = None, *, change: Change | None = None, share: float = 1
     ) -> Iterator[BatchLoss]:
-        """The batch's loss, as from `loss`. Its gradients are to be computed within the context.
+        """Yield the batch's loss, whose gradients are to be computed within the context.
 
         A model that checkpoints its activations runs parts of itself again then, and must find the same gates.
+
+        Args:
+            gates: layer name -> (h,), a factor for the context of each head; layers not named keep theirs.
+            change: (layer, context) -> what the layer's output projection reads instead, for every layer that runs.
+            share: the share of the model that runs, by which the meter counts this run.
+
+        Raises:
+            CalibrationError: computing the loss ran no attention layer, the loss is not a finite scalar, or how many
+                examples the batch has can't be told.
         """
         rows: dict[str, set[int]] = {}
         with ExitStack() as hooks:
@@ -96,7 +105,10 @@ class CalibrationBatch:
 
         Args:
             loss: what `run` gave, within whose context this is called.
-            inputs: name of a layer -> tensor that requires gradients, such as its gates.
+            inputs: name, such as a layer's, by which errors call it -> tensor that requires gradients, such as gates.
+
+        Returns:
+            The same names -> derivatives of the tensors' shapes.
 
         Raises:
             CalibrationError: the loss depends on none of them, or a derivative is NaN or infinite.
@@ -125,11 +137,11 @@ class CalibrationBatch:
         }
 
     def holding(self, content: Any) -> "CalibrationBatch":
-        """The same batch with another content, such as a part of its own."""
+        """A copy of this `CalibrationBatch` that holds `content` instead, such as half of this batch's examples."""
         return replace(self, content=content)
 
     def _value(self) -> Any:
-        """What the loss function returns.
+        """What the loss function returns for the model and the batch's content.
 
         Raises:
             CalibrationError: something was made in inference mode, so that gradients can't be computed.
@@ -149,7 +161,7 @@ class CalibrationBatch:
         """How many examples the batch has: what the caller says, or what its tensors and the layers' context tell.
 
         Raises:
-            CalibrationError: it can't be told.
+            CalibrationError: it can't be told, or what the caller says is no whole number above 0.
         """
         sizes = {size for layer_sizes in rows.values() for size in layer_sizes}
         examples = count_examples(self.content, sizes) if self.count is None else self.count(self.content)
@@ -166,7 +178,10 @@ class CalibrationBatch:
         return examples
 
     def _check(self, value: Any, rows: Mapping[str, set[int]]) -> None:
-        """Check what the loss function returned.
+        """Check that `value`, which the loss function returned, is a finite scalar tensor, for which attention ran.
+
+        Args:
+            rows: layer name -> the sizes that the first dimension of its context had, for the layers that ran.
 
         Raises:
             CalibrationError: it is no finite scalar, or was computed without running the model's attention.

@@ -44,7 +44,7 @@ class Calibration:
         meter: counts the model's runs.
         removed: layer name -> positions of the heads that are masked while the others are scored in rounds.
         journal: what has been measured, by this call or by one that was cut short.
-        generator: starts from the seed.
+        generator: of random numbers, on the CPU; starts from the seed.
     """
 
     def __init__(
@@ -151,12 +151,15 @@ class Calibration:
             )
 
     def expect(self, readings: int) -> None:
-        """Tell the progress bar that so many more readings of the calibration set are to come."""
+        """Tell the progress bar that so many more readings of the calibration set are to come (fewer, if negative).
+
+        Nothing is told where `batches` has no length.
+        """
         if isinstance(self.batches, Sized):
             self.meter.expect(readings * len(self.batches))
 
     def batch(self, content: Any, number: int) -> CalibrationBatch:
-        """A batch of this content, ready to run the model over it."""
+        """The `CalibrationBatch` by which the model is run over `content`, the batch at place `number` of the set."""
         return CalibrationBatch(content, number, self.model, self.layers, self.loss, self.count, self.meter)
 
     def each_batch(self) -> Iterator[CalibrationBatch]:
@@ -179,10 +182,13 @@ class Calibration:
             )
 
     def mean_loss(self, gates: Mapping[str, Tensor] | None = None) -> float:
-        """The loss over all calibration examples, without gradients.
+        """The mean loss over all calibration examples, without gradients; a batch counts by its number of examples.
 
         Args:
             gates: layer name -> (h,), a factor for the context of each head; layers not named keep theirs.
+
+        Raises:
+            CalibrationError: there are no batches, or a batch's loss ran no attention layer or is no finite scalar.
         """
         total, examples = 0.0, 0
         with torch.no_grad():

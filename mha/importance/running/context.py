@@ -12,9 +12,11 @@ from mha.importance.running.calibration import Calibration
 
 @dataclass
 class Moments:
-    """Count, mean and scatter of rows seen so far, merged batch by batch (Chan, Golub and LeVeque 1983).
+    """Count, mean and scatter of the rows x (c,) seen so far, merged batch by batch (Chan, Golub and LeVeque 1983).
 
     Attributes:
+        count: how many rows there were.
+        mean: (c,), their mean.
         scatter: Σ (x - mean)(x - mean)ᵀ, (c, c), or only its diagonal, (c,).
     """
 
@@ -38,10 +40,12 @@ class Moments:
 
 
 def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
-    """Layer name -> the moments of its context over all positions of all calibration examples, in float64.
+    """Layer name -> the moments of its context over all tokens of all calibration examples, in float64.
+
+    Padding counts as tokens. Layers that do not run are left out.
 
     Args:
-        full: the whole scatter matrix, or only its diagonal.
+        full: True for the whole scatter matrix, False for its diagonal alone.
     """
     layer_moments: dict[str, Moments] = {}
 
@@ -60,7 +64,11 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
 
 
 def show_context(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
-    """Run the model over the calibration set, without gradients, and call `change` with every layer and its context."""
+    """Run the model over the calibration set, without gradients, and call `change` whenever a layer's context is there.
+
+    Args:
+        change: (layer, context) -> what the layer's output projection reads instead.
+    """
     calibration.expect(1)
     with torch.no_grad():
         for batch in calibration.each_batch():

@@ -16,8 +16,12 @@ from mha.runtime.nests import is_named_tuple, refilled, tensors
 def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
     """The number of examples in the batch, or None where it can't be told.
 
+    It is the first dimension of the layers' contexts, if that is the same for all, and some tensor of the batch has it
+    too or the batch has no tensors. Where an example is several rows of a context (windows, patches, beams), it is the
+    only one of the tensors' first dimensions that divides those of all contexts. Else it is what all contexts have.
+
     Args:
-        contexts: the sizes of the first dimension of the layers' context.
+        contexts: the sizes that the first dimension of the layers' contexts had.
     """
     leading = {len(tensor) for tensor in _tensors(batch)}
     sizes = set(contexts)
@@ -30,7 +34,14 @@ def count_examples(batch: Any, contexts: Collection[int]) -> int | None:
 
 
 def first_half(batch: Any, examples: int) -> Any | None:
-    """The first half of the batch's examples; None where it can't be cut, as where not all tensors have them first."""
+    """A batch of the first half of the batch's examples; None where it can't be cut.
+
+    It can't with fewer than two examples, without tensors, where a tensor's first dimension is not the examples, or
+    where there is more in it than tensors, strings, numbers and None in plain containers.
+
+    Args:
+        examples: how many examples the batch has.
+    """
     sized = list(_tensors(batch))
     cut = examples >= 2 and sized and all(len(tensor) == examples for tensor in sized)
     return _first(batch, examples // 2, examples) if cut and _is_plain(batch) else None

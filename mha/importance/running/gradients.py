@@ -33,7 +33,7 @@ class GateGradients:
     """The gradients of one batch with respect to its gates.
 
     Attributes:
-        rows: layer name -> (units, h) in float64.
+        rows: layer name -> (units, h) in float64, a row for each token, for each example, or one for the batch.
         examples: how many examples the batch has.
     """
 
@@ -47,10 +47,12 @@ def mean_over_units(calibration: Calibration, unit: Unit, statistic: UnitStatist
     An example counts by the sum over its tokens, where the unit is the token; a batch counts for all its examples.
 
     Args:
+        unit: what has gates, and so a gradient, of its own.
         statistic: (gradients (units, h), how many examples a unit has) -> a sum over the units, (h,) or (h, h).
 
     Raises:
-        CalibrationError: an unknown unit, or one that the model's layout or the loss does not allow.
+        CalibrationError: an unknown unit; "example" where a layer's context does not have the examples first, or where
+            an example's gradient depends on the others in its batch; or a loss that can't be differentiated.
     """
     if unit not in UNITS:
         raise CalibrationError(f"unit is one of {', '.join(UNITS)}; got {unit!r}")
@@ -74,10 +76,12 @@ def mean_over_units(calibration: Calibration, unit: Unit, statistic: UnitStatist
 def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:
     """The derivative of each unit's own loss by its own gates, all of them 1.
 
-    A layer that runs several times has the same gates each time; tokens have their own each time.
+    A token's own loss is its part of the example's. A layer that runs several times has the same gates each time, save
+    for the unit "token": then every run has further ones.
 
     Raises:
-        CalibrationError: `unit` is "example" and a layer's context does not have the examples first.
+        CalibrationError: `unit` is "example" and a layer's context does not have the examples first; or the loss can't
+            be differentiated.
     """
     gates: dict[str, list[Tensor]] = {}
 

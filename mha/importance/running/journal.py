@@ -42,13 +42,20 @@ class Journal:
             self._measured = self._read(self._path)
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """What was measured under this key; computed and noted down if nothing was. Numbers, in lists and mappings."""
+        """What was measured under this key; if nothing was, what `compute` returns is noted down and returned.
+
+        Values are what JSON can hold: numbers, lists, and mappings by name.
+        """
         if key not in self._measured:
             self.put(key, compute())
         return self._measured[key]
 
     def __getitem__(self, key: str) -> Any:
-        """What was measured under this key."""
+        """What was measured under this key.
+
+        Raises:
+            KeyError: nothing was.
+        """
         return self._measured[key]
 
     def __contains__(self, key: str) -> bool:
@@ -56,7 +63,7 @@ class Journal:
         return key in self._measured
 
     def put(self, key: str, value: Any) -> None:
-        """Note down what was measured under this key; now and then, write the file."""
+        """Note down what was measured under this key; write the file if the last writing was `EVERY` seconds ago."""
         self._measured[key] = value
         if time.monotonic() - self._written > EVERY:
             self.write()
@@ -69,7 +76,7 @@ class Journal:
 
     @contextmanager
     def open(self) -> Iterator["Journal"]:
-        """See to it that at the end of the context, also after an error, all that was measured is in the file."""
+        """Yield this journal; at the end of the context, also after an error, all that was measured is in the file."""
         try:
             yield self
         finally:
@@ -82,10 +89,10 @@ class Journal:
         self._written = time.monotonic()
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """What the file says was measured.
+        """Key -> what was measured, as the file at this path says.
 
         Raises:
-            CalibrationError: it is not a journal, or one of another identity.
+            CalibrationError: the file can't be read, is not a journal, or is one of another identity.
         """
         document = DOCUMENT.read(path)
         of, measured = document.get("of"), document.get("measured")
@@ -101,10 +108,10 @@ class Journal:
 
 
 def content_of(value: Any) -> str:
-    """A digest of tensors, arrays, numbers and names, in containers of any depth.
+    """The SHA-256 digest, in hexadecimal, of tensors, arrays, numbers and names, in lists, tuples and mappings.
 
     Raises:
-        CalibrationError: an object of another kind, which can't be compared with that of a later call.
+        CalibrationError: there is an object of another type in it, which can't be compared with that of a later call.
     """
     digest = hashlib.sha256()
     for chunk in _chunks(value):
@@ -113,21 +120,21 @@ def content_of(value: Any) -> str:
 
 
 def weights_of(model: nn.Module) -> str:
-    """A digest of the model's modules, parameters and buffers."""
+    """A digest, as of `content_of`, of the names and classes of the model's modules, its parameters and its buffers."""
     kinds = {name: f"{type(module).__module__}.{type(module).__qualname__}" for name, module in model.named_modules()}
     return content_of([kinds, dict(model.named_parameters()), dict(model.named_buffers())])
 
 
 def name_of(function: Callable[..., Any] | None) -> str:
-    """The full name of a function, which is all of it that can be compared with that of a later call."""
+    """Module and qualified name of a function, joined by a dot: all that can be compared with that of a later call."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def _chunks(value: Any) -> Iterator[bytes]:
-    """What a digest of the value is made of: kinds, shapes and contents, one after the other.
+    """Yield the bytes that `content_of` digests: of each thing in the value its type or dtype, its shape, its content.
 
     Raises:
-        CalibrationError: as `content_of`.
+        CalibrationError: there is an object in it that is no tensor, array, number, name, list, tuple or mapping.
     """
     if isinstance(value, Tensor):
         array = value.detach().cpu().contiguous()
@@ -155,7 +162,7 @@ def _chunks(value: Any) -> Iterator[bytes]:
 
 
 def _alike(noted: Any, now: Any) -> bool:
-    """Whether an entry of the journal's identity equals that of this call; losses may differ by rounding."""
+    """Whether an entry of the journal's identity equals that of this call; floats may differ by `CLOSE`, relatively."""
     if isinstance(noted, float) and isinstance(now, float):
         return math.isclose(noted, now, rel_tol=CLOSE)
     return bool(noted == now)

@@ -28,7 +28,8 @@ def learn(
         settle: (logits, progress) changes the logits in place after every step.
 
     Raises:
-        CalibrationError: epochs or a learning rate out of range.
+        CalibrationError: `epochs` is below 0, or `learning_rate` not above 0; or the loss can't be computed, or not be
+            differentiated by the gates.
     """
     if epochs < 0 or not learning_rate > 0:
         raise CalibrationError(f"epochs is 0 or more and learning_rate above 0, got {epochs} and {learning_rate}")
@@ -48,9 +49,12 @@ def learn(
 
 
 class Adam:
-    """Algorithm 1 of Kingma and Ba (2015), with its defaults.
+    """The optimizer Adam, algorithm 1 of Kingma and Ba (2015), with the paper's β₁, β₂ and ε.
 
-    torch's own imports its compiler when first used, which takes longer than learning a few dozen gates.
+    `torch.optim.Adam` imports torch's compiler when first used, which takes longer than learning a few dozen gates.
+
+    Args:
+        parameters: name -> the tensor that `step` changes in place.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], learning_rate: float) -> None:
@@ -61,7 +65,7 @@ class Adam:
         self._second = {name: torch.zeros_like(row) for name, row in parameters.items()}
 
     def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """Change the parameters in place, by one step against these gradients."""
+        """Change the parameters in place, by one step against these gradients, which have the parameters' names."""
         self._steps += 1
         for name, gradient in gradients.items():
             first = self._first[name].lerp_(gradient, 1 - 0.9)
@@ -71,10 +75,12 @@ class Adam:
 
 
 def target(calibration: Calibration, heads: int | None) -> int:
-    """How many heads are to be left: half of those that are there, unless `heads` says.
+    """How many heads are to be left: `heads`, or half of those that are not masked if it is None.
+
+    While heads are removed in rounds, it is at most one less than those that are not masked yet, but 1 at least.
 
     Raises:
-        CalibrationError: `heads` is not from 1 to one less than there are.
+        CalibrationError: outside of rounds, `heads` is no whole number from 1 to one less than there are.
     """
     total = len(calibration.present())
     if heads is None:

@@ -36,5 +36,5 @@ class Meter(Bar):
         self.backward += share
 
     def spent(self) -> Spent:
-        """What has been spent since the meter was made."""
+        """Runs of the model, backward passes and seconds since the meter was made."""
         return Spent(self.forward, self.backward, time.perf_counter() - self._start)

@@ -36,7 +36,8 @@ def race(calibration: Calibration, ablation: Ablation, budget: float) -> Scored:
     for a head that saw all batches. Holds all batches at the same time.
 
     Raises:
-        CalibrationError: a budget out of range, or too small for two batches; says what would be enough.
+        CalibrationError: a budget that is not above 0 and up to 1, or that is too small for two batches; the error says
+            which would be enough.
     """
     if not isinstance(budget, int | float) or not 0 < budget <= 1:
         raise CalibrationError(f"budget is a share of the passes, above 0 and up to 1; got {budget!r}")
@@ -118,7 +119,13 @@ class Standings:
         self.error = torch.full_like(self.estimate, math.inf)
 
     def update(self, number: int, columns: Sequence[int], rises: Tensor) -> None:
-        """Refine the estimates by what the loss of batch `number` really rose by without each of these heads."""
+        """Refine the estimates and errors of some heads, once these have really been left out on one more batch.
+
+        Args:
+            number: of the batch, a row of `slopes`.
+            columns: the heads.
+            rises: (n,), what the batch's loss rose by without each of them, in their order.
+        """
         batches = len(self._slopes)
         self._missed[len(self._seen), columns] = rises - self._slopes[number, columns]
         self._seen.append(number)
@@ -131,7 +138,10 @@ class Standings:
             self.error[columns] = 0.0
 
     def least_certain(self, columns: Sequence[int]) -> list[int]:
-        """These heads, sorted by how many others each is expected to be ranked on the wrong side of, the most first."""
+        """These heads, sorted by how many other heads of the model each is expected to be on the wrong side of.
+
+        Those with the most come first. Estimates are taken to be normally distributed, with the standard errors.
+        """
         apart = (self.estimate[:, None] - self.estimate).abs()
         error = torch.hypot(self.error[:, None], self.error)
         wrong = torch.where(error > 0, 0.5 * torch.erfc(apart / (math.sqrt(2) * error)), 0.0).sum(dim=1)
@@ -139,7 +149,12 @@ class Standings:
 
 
 def _within(afford: float, columns: Sequence[int], costs: Sequence[float]) -> list[int]:
-    """The first of these heads, as many as cost at most `afford` passes together, in ascending order."""
+    """The first of these heads, as many as cost at most `afford` passes together, in ascending order.
+
+    Args:
+        columns: the heads, those that are to go on most first.
+        costs: for each head of the race how many forward passes leaving it out takes on a batch, a share of one.
+    """
     sums = torch.tensor([costs[column] for column in columns]).cumsum(0)
     return sorted(columns[: int((sums <= afford).sum())])
 
@@ -176,7 +191,11 @@ def _slopes(calibration: Calibration, batch: CalibrationBatch) -> _Slopes:
 
 
 def _rises(calibration: Calibration, ablation: Ablation, batch: CalibrationBatch, numbers: Sequence[int]) -> Tensor:
-    """What the loss of a batch rises by without each of these heads (n,), which are numbered as in `present()`."""
+    """(n,): what the loss of a batch rises by without each of these heads, in their order.
+
+    Args:
+        numbers: the heads' places in `Calibration.present`, in ascending order.
+    """
     places = calibration.present()
     positions: dict[str, list[int]] = {}
     for name, position in (places[number] for number in numbers):

@@ -60,7 +60,7 @@ class ModuleCall:
     tensors: Versions | None = None
 
     def again(self) -> Any:
-        """The output once more: the same tensors, in containers of its own if a caller could change those."""
+        """The output once more: the same tensors; containers that a caller could change are made anew each time."""
         items = self.output if isinstance(self.output, tuple) else (self.output,)
         if all(isinstance(item, Tensor | None) for item in items):
             return self.output
@@ -139,7 +139,11 @@ class Recorder:
         return 1 - self.starts[output].projection.before / max(self._leaves, 1)
 
     def script(self, output: nn.Module) -> list[tuple[ModuleCall, bool]]:
-        """The calls that a replay meets up to its start, in order; True with those whose recorded output it returns."""
+        """The calls that a replay from this projection on meets up to its start, in the order in which they begin.
+
+        Returns:
+            Each call, and whether the replay returns its recorded output (True) or runs it (False).
+        """
         start = self.starts[output].call.start
         script: list[tuple[ModuleCall, bool]] = []
         until = 0
@@ -154,7 +158,7 @@ class Recorder:
         """Drop the recorded outputs that no replay returns; called at the end of the pass.
 
         Raises:
-            NotReplayableError: as `check`.
+            NotReplayableError: a tensor that replays return or start from has been changed in place meanwhile.
         """
         returned = {call for output in self.starts for call, at_once in self.script(output) if at_once}
         for call in self._calls:
@@ -168,10 +172,10 @@ class Recorder:
         self.check()
 
     def check(self) -> None:
-        """Check that no recorded tensor has been changed in place since.
+        """Check that no tensor that replays return or start from has been changed in place since it was recorded.
 
         Raises:
-            NotReplayableError: one has.
+            NotReplayableError: one has; says of which class of module.
         """
         for call in self._calls:
             if not unchanged(call.tensors):
@@ -185,12 +189,16 @@ class Recorder:
         return list({id(tensor): tensor for tensors in kept for tensor, _ in tensors or ()}.values())
 
     def _tick(self) -> int:
-        """The next reading of the clock."""
+        """Advance the clock by one tick, and return its reading."""
         self._clock += 1
         return self._clock
 
     def _shorten(self, call: ModuleCall) -> None:
-        """If all that this call returns is the output of a projection within it, let replays run only that instead."""
+        """If all that this call returns is the output of the one output projection within it, shorten the replay.
+
+        "All" means alone, or in a tuple beside None. A replay then runs the projection in place of this call, as in
+        `ReplayStart`.
+        """
         within = [start for start in self.starts.values() if start.projection.start > call.start]
         if len(within) != 1 or within[0].tensors is None or not unchanged(within[0].projection.tensors):
             return
@@ -215,7 +223,11 @@ class Recorder:
 
 
 def versions_of(value: Any) -> Versions | None:
-    """The tensors in a value, with the counts of their changes in place; None where it holds objects of other kinds."""
+    """The tensors in a value, each with the count of its changes in place.
+
+    None where the value holds anything but tensors and numbers, names and the like (`PLAIN`), in tuples, lists and
+    dictionaries.
+    """
     versions: Versions = []
     for _, leaf in leaves(value, containers=(tuple, list, dict)):
         if isinstance(leaf, Tensor):
@@ -226,5 +238,5 @@ def versions_of(value: Any) -> Versions | None:
 
 
 def unchanged(tensors: Versions | None) -> bool:
-    """Whether none of these tensors has been changed in place since `versions_of` was called."""
+    """Whether none of these tensors has been changed in place since `versions_of` was called; True without any."""
     return all(tensor._version == version for tensor, version in tensors or ())

@@ -28,7 +28,11 @@ from mha.runtime.undoing import changed
 
 
 class Player:
-    """Handles the calls of one replay: returns what was recorded up to the start, then makes them.
+    """Handles the calls of submodules in one replay: returns recorded outputs up to its start, then makes the calls.
+
+    Args:
+        record: the recorded pass.
+        output: the output projection that the replay starts at.
 
     Attributes:
         problem: how the replay differs from the recorded pass; None if it does not.
@@ -64,10 +68,10 @@ class Player:
         return call.again() if at_once else forward()
 
     def check(self) -> None:
-        """Check, after the pass, that the replay came to its start as the recorded pass did.
+        """Check, after the pass, that the replay has reached its start by the same calls as the recorded pass.
 
         Raises:
-            NotReplayableError: the modules were not called as in the recorded pass.
+            NotReplayableError: another module was called on the way, or the pass ended before the start.
         """
         if self.problem is None and self._next < len(self._script):
             self.problem = f"the pass ended before its {type(self._script[self._next][0].module).__name__}"
@@ -118,7 +122,8 @@ class Replay:
         """Within the context the recorded pass runs again, and computes nothing that precedes this projection.
 
         Raises:
-            NotReplayableError: the modules are not called as in the recorded pass.
+            NotReplayableError: up to the projection, other modules were called than in the recorded pass, or in
+                another order.
         """
         player = Player(self.record, output)
         with self._handled_by(player):

@@ -56,7 +56,7 @@ def _lowest(calibration: Calibration, score: Scoring, gone: list[Place], count: 
     }
 
     def scores() -> dict[str, list[float]]:
-        """The scores of the heads that remain, as the journal keeps them."""
+        """Layer name -> the scores of its heads while the removed ones are masked, as plain numbers for the journal."""
         with masked(calibration.model, HeadPlan(kept)):
             return {name: [float(value) for value in row] for name, row in score(remaining).items()}
 
