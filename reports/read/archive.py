@@ -21,7 +21,11 @@ OTHER_RUNS = ("gate.json", "verdict.json")  # tell what else a directory is
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """Within the context the run directory `path`, or that in the archive `path`, unpacked."""
+    """Yield the directory `path` as it is, or, where `path` is a file, the run in that .zip, unpacked (see `unpacked`).
+
+    Raises:
+        ReportError: `path` is a file that `unpacked` refuses. Whether a directory holds a run is not checked here.
+    """
     if path.is_file():
         with unpacked(path) as directory:
             yield directory
@@ -31,11 +35,14 @@ def opened(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Within the context the run directory in the archive `path`, where its files lie at the top or in a single folder.
+    """Yield a temporary directory with the run from the .zip `path`, whose files are at the top or in one folder of it.
+
+    Only files that reading needs are unpacked. One too large to be read is there without its data (see `_take`).
 
     Raises:
-        ReportError: `path` is no .zip, or damaged, or larger than any run, or has an entry that would be unpacked
-            elsewhere. Errors that are raised within the context name the archive.
+        ReportError: `path` is no .zip, is damaged, encrypted or larger than any run, holds no run or several, or has an
+            entry that is neither file nor folder or would be unpacked elsewhere. A ReportError that is raised within
+            the context is raised again with `path` in place of the temporary directory's path.
     """
     if not zipfile.is_zipfile(path):
         raise ReportError(f"{path}: expected a run directory, found a file that is no whole .zip archive; {GIVE}")
@@ -50,7 +57,12 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> None:
-    """Unpack the files that reading needs from the archive into `directory`, within the limits."""
+    """Unpack those entries of the .zip `path` that `_is_wanted` picks into `directory`, and make FOLDERS in it.
+
+    Raises:
+        ReportError: an entry is refused (`_check`), there isn't exactly one run (`_root`), or the archive or what would
+            be unpacked of it has too many bytes or entries.
+    """
     with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         _check(path, entries)
@@ -65,7 +77,11 @@ def _unpack(path: Path, directory: Path) -> None:
 
 
 def _take(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack one entry; one too large to be read becomes a file of that size without data, which is refused later."""
+    """Unpack `entry` into the file `target`; one with too many bytes for its suffix leaves a file without its data.
+
+    That file is sparse and as long as the entry (at most LARGEST bytes), so that whoever reads it refuses it for its
+    size.
+    """
     with target.open("wb") as file:
         if _is_too_large(entry):
             file.truncate(min(entry.file_size, LARGEST))
@@ -79,7 +95,11 @@ def _is_too_large(entry: zipfile.ZipInfo) -> bool:
 
 
 def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Check that every entry is a file or a folder, and that none would be unpacked outside the directory."""
+    """Raise a ReportError about the .zip `path` if one of its entries must not be unpacked.
+
+    Refused are entries that are neither file nor folder (links, devices), and those whose name has a drive, begins at
+    the root, or contains "..".
+    """
     for entry in entries:
         place = PureWindowsPath(entry.filename)  # takes / and \ for separators, and knows drives
         if place.drive or place.root or ".." in place.parts:
@@ -90,7 +110,11 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _root(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
-    """The folder in the archive, with a slash, in which the run's files lie; empty where they lie at the top."""
+    """The folder in the .zip that holds environment.json, with a slash at its end; "" where that file is at the top.
+
+    Raises:
+        ReportError: environment.json is neither at the top nor in exactly one of the folders there.
+    """
     folders = [entry.filename.removesuffix(FILE) for entry in entries if entry.filename.split("/")[-1] == FILE]
     roots = [root for root in folders if root.count("/") <= 1]
     if "" in roots:
@@ -107,7 +131,12 @@ def _is_wanted(entry: zipfile.ZipInfo, root: str) -> bool:
 
 
 def is_all(path: Path, places: Collection[str]) -> bool:
-    """Whether the run in the archive has files at exactly these places, each a path from the run's top."""
+    """Whether the files of the .zip `path` are exactly those at `places`, paths from the run's folder with slashes.
+
+    Raises:
+        ReportError: the archive is no regular file, is beyond the limits of what is read, or doesn't hold exactly one
+            run.
+    """
     with intake.opened(path.resolve(), intake.MOST_ARCHIVE) as file, zipped(path, file) as archive:
         entries = archive.infolist()
         root = _root(path, entries)

@@ -18,7 +18,12 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_arrays(file: Path, problems: Problems) -> dict[str, np.ndarray]:
-    """The arrays of the file by key; `problems` is told of those that can't be read, as pickled ones never are."""
+    """The arrays in the .npz `file` by key, an entry's name without .npy, without those that can't be read.
+
+    Left out are arrays that are pickled (of Python objects), damaged, or too large together with those before them
+    (MOST_ARRAYS bytes, MOST_VALUES values); `problems` is told of each. Where the archive can't be opened there are
+    none.
+    """
     arrays: dict[str, np.ndarray] = {}
     with (
         problems.noted(file),

@@ -19,10 +19,15 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> Iterator[AttentionExample]:
-    """The examples, in the order of the tasks and of their layers; `problems` is told which are left out.
+    """Yield an AttentionExample for each layer of each example in `file` whose arrays are sound; none without a file.
+
+    The order is that of `tasks`, then that of examples in the file, then that of the task's layers in environment.json.
 
     Args:
-        tasks: the tasks as environment.json describes them.
+        file: the attention.npz.
+        tasks: task -> what environment.json says of it, as a mapping.
+        problems: is told of arrays that can't be read, of examples that lack an array or whose arrays don't fit one
+            another, and of keys that belong to none of `tasks`.
     """
     arrays = read_arrays(file, problems) if kind_at(file) else {}
     for task, facts in tasks.items():
@@ -36,9 +41,10 @@ def read_attention(file: Path, tasks: Mapping[str, Any], problems: Problems) -> 
 
 
 def _places(task: str, arrays: Arrays, layers: list[str]) -> list[tuple[str, str]]:
-    """For each example of a task the place with which its keys begin, and its layer.
+    """A pair (place, layer) for each layer of each example of `task`; its arrays' keys are PLACE/LAYER/ and a field.
 
-    Keys are TASK/NUMBER/LAYER/dense, of which TASK/NUMBER is the place, or, in older runs, TASK/LAYER/dense.
+    The place is TASK/NUMBER, or in older runs, which have one example, TASK; the fields are FIELDS. Of one place,
+    layers come in the order of `layers`; those that are not among them follow by name.
     """
     layers_at: dict[str, dict[str, None]] = {}
     for key in arrays:
@@ -80,7 +86,14 @@ def _check(
     queries: np.ndarray,
     tokens: np.ndarray,
 ) -> None:
-    """Check that the shapes of an example's arrays fit one another, and that weights are finite numbers."""
+    """Raise a ReportError unless an example's arrays fit one another and all attention weights are finite numbers.
+
+    Args:
+        file, where: the file, and the example in it, as the error names them.
+        dense: (h, q, k). pruned: (kept heads, q, k). heads: (kept heads,), whole numbers from 0 to h - 1.
+        queries: the labels of the queries, (q,).
+        tokens: the labels of the keys, (k,).
+    """
     h, q, k = dense.shape if dense.ndim == 3 else (0, 0, 0)
     fits = pruned.shape == (*heads.shape, q, k) and queries.shape == (q,) and tokens.shape == (k,)
     known = heads.dtype.kind in WHOLE and ((heads >= 0) & (heads < h)).all()

@@ -41,14 +41,14 @@ Outcome = tuple[Path, dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """What `cases/` holds.
+    """What the files of `cases/` hold, without what is wrong in them.
 
     Attributes:
         cases: one row for each finished case, as the first process that finished it wrote it.
-        samples: case, arm, round, seconds, process.
-        counts: case, arm, and COUNTS; NaN where a count is not known.
-        skipped_arms: case, arm, reason.
-        outcomes: the path and the content of every file that says how its case ended.
+        samples: the samples of finished cases, a row each; columns: case, arm, round, seconds, process.
+        counts: a row for each case and arm that has counts; columns: case, arm and COUNTS; NaN where one is not known.
+        skipped_arms: a row for each arm that a case left out; columns: case, arm, reason.
+        outcomes: (path, content) of every file that says how its case ended, whether it finished or not.
     """
 
     cases: pd.DataFrame
@@ -59,7 +59,14 @@ class Cases:
 
 
 def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Cases:
-    """Read and check `cases/`; what is wrong in it is left out, and `problems` is told."""
+    """Read and check the folder `cases/` of a run; what is wrong in it is left out, and `problems` is told.
+
+    What is left out is a whole file, a case whose samples are all wrong, or single rounds of its samples.
+
+    Args:
+        folder: the path of `cases/`, which may be missing.
+        tasks: the names of the tasks that environment.json describes; cases of others are left out.
+    """
     outcomes, timed, count = [], [], 0
     for file, document in read_outcomes(folder, problems):
         outcomes.append((file, document))
@@ -92,7 +99,14 @@ def read_cases(folder: Path, tasks: Collection[str], problems: Problems) -> Case
 
 
 def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
-    """Yield each file of a folder such as `cases/` or `plans/` with its content, which at least says how that ended."""
+    """Yield (path, content) for each .json of `folder` that has the fields of a record: schema, status and error.
+
+    A file is left out, and `problems` told, if it can't be read, is of another schema, has another status than
+    STATUSES, or goes beyond the limit on all bytes of the folder. Of the content, only fields in KNOWN are kept.
+
+    Args:
+        folder: the path of `cases/`, `plans/` or `steps/`, which may be missing.
+    """
     total = 0
     for file in records_in(folder, problems):
         with problems.noted(file):
@@ -106,14 +120,25 @@ def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
 
 
 def records_in(folder: Path, problems: Problems) -> list[Path]:
-    """The files of a folder such as `cases/` or `plans/`."""
+    """The paths of the .json files directly in `folder`, sorted by name; none where there is no folder.
+
+    There are none either where it is a link, a file, or has too many files; `problems` is then told.
+    """
     with problems.noted(folder):
         return files_in(folder, ".json")
     return []
 
 
 def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
-    """The cases, plans and steps without a result, from the outcomes by kind. Columns: kind, name, status, error."""
+    """The outcomes whose status is not "ok" (failed, out of memory, skipped) as a table, a row each.
+
+    Args:
+        outcomes: kind, which is "latency", "accuracy" or "another step" -> (path, content) of each file
+            (`read_outcomes`).
+
+    Returns:
+        The columns kind, name (that of the file without .json), status and error ("no error text" where it has none).
+    """
     rows = [
         (kind, printable(file.stem), document["status"], document["error"] or "no error text")
         for kind, several in outcomes.items()
@@ -124,12 +149,18 @@ def unfinished(outcomes: Mapping[str, tuple[Outcome, ...]]) -> pd.DataFrame:
 
 
 def last_line(error: Any) -> str:
-    """The last line of an error's text: of a traceback, the line with the error itself."""
+    """The last line of an error's text, which in a traceback is the line with the error itself; "" of an empty text."""
     return (str(error).strip().splitlines() or [""])[-1]
 
 
 def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> Timed:
-    """A finished case from its document: all its fields, each of its type, and its samples as columns."""
+    """The finished case in `document`, the content of `file`: its fields, with defaults for those that older runs lack.
+
+    Raises:
+        ReportError: a field is missing, or its value has a wrong type or is too small; the kind is unknown, or the
+            task, unless the case is of generation, not one of `tasks` (for the bare layer: not LAYER); or a sample is
+            wrong.
+    """
     check_fields(file, document, required(KEPT))
     case = {**document, **{name: default for name, default in LATER.items() if document.get(name) is None}}
     check_fields(file, case, optional(KEPT))
@@ -146,7 +177,10 @@ def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> T
 
 
 def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems) -> Iterator[Timed]:
-    """Yield the timed cases whose `timed_by` is among the names of the run's cases, `known`."""
+    """Yield the timed cases whose `timed_by` is one of `known`, the names of all cases of the run, finished or not.
+
+    `problems` is told of each other one, which is left out.
+    """
     for item in timed:
         if item.case["timed_by"] in known:
             yield item
@@ -156,10 +190,13 @@ def _of_known(timed: Sequence[Timed], known: Collection[str], problems: Problems
 
 
 def _check_counts(file: Path, counts: Any, where: str) -> None:
-    """Check what was counted of one arm: an object whose known fields (FLOPs, bytes, …) have the right type and size.
+    """Raise a ReportError unless what was counted of one arm is an object whose known fields are numbers or null.
+
+    Known are the fields of COUNTS (FLOPs, bytes, …); their numbers must be finite and at least 0. Others may be
+    anything.
 
     Args:
-        where: what errors call it.
+        where: what errors call the object.
     """
     check_fields(file, counts, {}, where)
     known = {name: count for name, count in COUNTS.items() if name in counts}
@@ -168,7 +205,10 @@ def _check_counts(file: Path, counts: Any, where: str) -> None:
 
 
 def _once(timed: Sequence[Timed], problems: Problems) -> Iterator[Timed]:
-    """Yield each case once for each process: of several files of it the one that is named after it, else the first."""
+    """Yield each case once for each process: of several files of it the one that is named after it, else the first.
+
+    `problems` is told of the others, which are left out.
+    """
     chosen: dict[tuple[str, int], Timed] = {}
     for item in sorted(timed, key=lambda item: not _is_named_after(item)):
         if (first := chosen.setdefault(item.key, item)) is not item:
@@ -184,7 +224,10 @@ def _is_named_after(item: Timed) -> bool:
 
 
 def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The finished cases as a table, a row each."""
+    """The table of finished cases, a row for each of `documents`, with the fields that each has but those in ELSEWHERE.
+
+    `shape` becomes a tuple, `seq_len` a nullable integer, and numbers that may be null become floats.
+    """
     columns = [name for name in (*required(KEPT), *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]

@@ -35,9 +35,14 @@ AS_JSON = ("shape", "keep")  # what is text in plans.csv
 
 
 def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[str, pd.DataFrame]:
-    """All tables that the description of a run directory has, by their names without .csv.
+    """The tables that the description of a run directory names, by their file's name without .csv.
 
-    A table that can't be read is empty, and wrong rows of others are left out; `problems` is told.
+    A table whose file is missing or can't be read is empty, with its columns, and wrong rows are left out
+    (`_good_rows`). `problems` is told, but of missing files.
+
+    Args:
+        path: the run directory.
+        tasks: the names of the tasks that environment.json describes.
     """
     return {name.removesuffix(".csv"): _table(path / name, tasks, problems) for name in TABLES}
 
@@ -45,7 +50,16 @@ def read_tables(path: Path, tasks: Collection[str], problems: Problems) -> dict[
 def plans_table(
     outcomes: Sequence[tuple[Path, Mapping[str, Any]]], tasks: Collection[str], problems: Problems
 ) -> pd.DataFrame:
-    """The rows that plans.csv has once a run has ended, from `plans/*.json` that say `ok`, in the same order."""
+    """The rows that plans.csv has once a run has ended, made from files of `plans/`.
+
+    They are sorted by task, criterion, falling kept fraction and draw, as there.
+
+    Args:
+        outcomes: (path, content) of each file whose status is `ok`.
+        tasks: the names of the tasks that environment.json describes.
+        problems: is told of files that are left out: a field is missing or wrong, the task is unknown, or an earlier
+            file has the same plan.
+    """
     rows: list[dict[str, Any]] = []
     seen = set()
     for file, document in outcomes:
@@ -65,15 +79,16 @@ def plans_table(
 
 
 def check_task(file: Path, task: str, known: Collection[str]) -> None:
-    """Check that the task is one that the run describes."""
+    """Raise a ReportError about `file` if `task` is not one of `known`, the names of the tasks that it may name."""
     if task not in known:
         raise ReportError(f"{file}: {_expected_tasks(known)} {task}; {REMEDY}")
 
 
 def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems: Problems) -> pd.DataFrame:
-    """The rows of a table without a fault: of a known task, with numbers where they must be, each key once.
+    """The rows of a table that have none of the faults that `_faults` finds.
 
-    `problems` gets an entry for each kind of fault (`_faults`), with the number of rows that have it.
+    These are an unknown task, an infinite number, NaN in a column that must be finite, and a key that several rows
+    share, all of which are left out. `problems` gets an entry for each fault, with the number of rows that have it.
     """
     good = pd.Series(True, index=frame.index)
     for wrong, columns, expected in _faults(file.name, frame, tasks):
@@ -95,7 +110,11 @@ def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFra
 
 
 def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[tuple[pd.Series, list[str], str]]:
-    """Yield for each possible fault of a table which rows have it, in what columns, and what was expected."""
+    """Yield (mask of the rows, columns, sentence) for each fault that the table of this `name` can have, found or not.
+
+    The mask is a boolean Series that is true in rows with the fault; the columns are those whose cells an error shows;
+    the sentence says what was expected, up to "got".
+    """
     columns = COLUMNS[name]
     if "task" in columns:
         known = {*tasks, LAYER} if name in OF_THE_LAYER_TOO else tasks

@@ -44,13 +44,13 @@ class Field:
 
     @property
     def types(self) -> tuple[type, ...]:
-        """The Python types that the field's values have when they are read from JSON."""
+        """The Python types of the field's values as read from JSON; a KeyError if the field may be anything."""
         types = PYTHON_TYPES[self.kind.removesuffix(OR_NULL)]
         return (*types, type(None)) if self.kind.endswith(OR_NULL) else types
 
     @property
     def missing(self) -> Any:
-        """The value to take where a run lacks the field."""
+        """The value to take where a run lacks the field: of an axis the usual one, of other fields `default`."""
         return self.default if self.usual is None else self.usual
 
     def word(self, value: str) -> str:
@@ -64,7 +64,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a CSV table, and those that tell its rows apart; () where rows may be alike."""
+    """What a CSV table of a run holds.
+
+    Attributes:
+        columns: the name of each column -> what may stand in its cells.
+        key: the columns whose values together no two rows share; () where rows may be alike.
+    """
 
     columns: Mapping[str, Field]
     key: tuple[str, ...] = ()
@@ -74,12 +79,12 @@ Fields = Mapping[str, Field]
 
 
 def required(fields: Fields) -> dict[str, Types]:
-    """The types of the fields that every run has."""
+    """Name -> Python types of the values, of those fields that no run may lack."""
     return {name: each.types for name, each in fields.items() if not each.optional}
 
 
 def optional(fields: Fields) -> dict[str, Types]:
-    """The types of the fields that older runs lack, without fields that may be anything."""
+    """Name -> Python types of the values, of those fields that older runs lack, without fields of any type."""
     return {name: each.types for name, each in fields.items() if each.optional and each.is_checked}
 
 
@@ -93,7 +98,11 @@ def _field(entry: Mapping[str, Any]) -> Field:
 
 
 def _axes(case: Fields) -> dict[str, Field]:
-    """The axes among the fields of a case, in the order in which they are named."""
+    """The axes by name: those fields of `case` for which a usual value is stated.
+
+    First come those that the list `axes` of run-directory.toml names, in its order, then the others in the order of
+    `case`.
+    """
     named = [*_DESCRIPTION["axes"], *case]
     return {name: case[name] for name in sorted(case, key=named.index) if case[name].usual is not None}
 

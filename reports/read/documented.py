@@ -18,13 +18,17 @@ NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the s
 
 
 def is_documented(place: str) -> bool:
-    """Whether the documentation names a file of runs at this place, which is a path with / from the run's top."""
+    """Whether the documentation names a file of runs at `place`, a path from the run's top with / between its parts."""
     folder, _, name = place.rpartition("/")
     return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
 
 
 def documented(run: Path) -> Iterator[str]:
-    """Yield the places of a run's files that can be read; of cases and plans only if they tell how they ended."""
+    """Yield the places (paths from `run`, with /) of those documented files in the directory `run` that can be read.
+
+    Left out are links, and files with too many bytes. Of cases/, plans/ and steps/ only JSON objects that have a schema
+    and a status are yielded, and none where the folder itself is a link.
+    """
     yield from (name for name in sorted(NAMES) if _can_be_read(run / name))
     for folder in FOLDERS:
         try:

@@ -15,10 +15,14 @@ GIVE = "give the directory that the benchmark wrote, or a .zip of it"
 
 
 def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
-    """Read and check `path`/environment.json; a wrong task or optional field is left out, and `problems` is told.
+    """Read and check environment.json of the directory `path`, and return its content without what is wrong in it.
+
+    A task that lacks a field or has a wrong one is left out of `tasks`, and so is a wrong optional field of the whole,
+    of a task or of `machine`; `problems` is told of each.
 
     Raises:
-        ReportError: the directory is no run, or its environment.json can't be read, or is of another schema.
+        ReportError: there is no such directory or file in it, or the file can't be read, is of another schema, or has a
+            required field that is missing or of a wrong type.
     """
     if not path.is_dir():
         raise ReportError(f"{path}: expected a run directory, found nothing; {GIVE}")
@@ -45,7 +49,15 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
 def _sound(
     file: Path, document: Mapping[str, Any], later: Mapping[str, Types], where: str, problems: Problems
 ) -> dict[str, Any]:
-    """The object without its optional fields (`later`: name -> types) that are wrong; errors call it `where`."""
+    """A copy of the object `document` without those of its optional fields that are wrong; `problems` is told of these.
+
+    Wrong is a value of another type, layers that are not whole numbers, or a number of bytes below 0.
+
+    Args:
+        file: the file that the object is in.
+        later: the optional fields: name -> types.
+        where: what errors call the object; "" if it is the whole file.
+    """
     sound = dict(document)
     for name, types in later.items():
         if name in document:

@@ -33,7 +33,12 @@ MOST_NAMES = 30  # that an error lists
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`."""
+    """The JSON object in the file `path`, as a dict.
+
+    Raises:
+        ReportError: the file can't be opened, is no regular file or too large, is no JSON, or holds something else than
+            an object, text that can't be written as UTF-8, or lists and objects that are nested too deeply.
+    """
     try:
         text = contents(path).decode("utf-8")
         document = json.loads(text)
@@ -48,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_schema(path: Path, document: Mapping[str, Any], schema: int = SCHEMA) -> None:
-    """Check that the field `schema` of the document is the number of the schema that can be read here."""
+    """Raise a ReportError about the file `path` unless the field `schema` of its content is the number `schema`."""
     if document.get("schema") != schema:
         raise ReportError(
             f"{path}: expected schema {schema}, got {document.get('schema')!r:.60}; use the reports that came with "
@@ -57,7 +62,14 @@ def check_schema(path: Path, document: Mapping[str, Any], schema: int = SCHEMA) 
 
 
 def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: str = "") -> None:
-    """Check that the document has all fields, each of its type; `where` names the object inside the file."""
+    """Raise a ReportError about the file `path` unless `document` is an object with all `fields`, each of its type.
+
+    True and False pass for no number. Fields that are not named may be anything.
+
+    Args:
+        fields: name -> Python type, or types, of the value.
+        where: what errors call the object inside the file; "" if it is the whole file.
+    """
     if not isinstance(document, Mapping):
         raise ReportError(f"{path}: expected an object for {where}, got {document!r:.60}; {REMEDY}")
     if missing := [name for name in fields if name not in document]:
@@ -70,7 +82,13 @@ def check_fields(path: Path, document: Any, fields: Mapping[str, Types], where: 
 
 
 def check_numbers(path: Path, document: Mapping[str, Any], least: Mapping[str, int | None], where: str = "") -> None:
-    """Check that the fields in `least` are null, or finite numbers no smaller than it says."""
+    """Raise a ReportError about the file `path` unless each field in `least` is null or a finite number in its range.
+
+    Args:
+        document: an object in the file, whose fields have been checked to be numbers or null.
+        least: name -> the least value allowed, or None where any is; all must be below 2^63, and none below -2^63.
+        where: what errors call the object; "" if it is the whole file.
+    """
     for name, bound in least.items():
         value = document[name]
         if value is not None and not (-LARGEST if bound is None else bound) <= value < LARGEST:  # nor is NaN
@@ -81,21 +99,34 @@ def check_numbers(path: Path, document: Mapping[str, Any], least: Mapping[str, i
 
 
 def check_items(path: Path, values: Iterable[Any], expected: type, where: str) -> None:
-    """Check that all values of a list or an object are of one type."""
+    """Raise a ReportError about the file `path` unless each of `values` is exactly of the type `expected`, no subclass.
+
+    Args:
+        where: what errors call the list or object that the values come from.
+    """
     if wrong := [value for value in values if type(value) is not expected]:
         raise ReportError(f"{path}: expected {_names(expected)} for each of {where}, got {wrong[0]!r:.60}; {REMEDY}")
 
 
 def check_choice(path: Path, what: str, choice: str, known: Collection[str]) -> None:
-    """Check that the word `choice` is one of the known ones, which errors call `what`, a plural."""
+    """Raise a ReportError about the file `path` unless the word `choice` is one of `known`.
+
+    Args:
+        what: what errors call the known words, in the plural.
+    """
     if choice not in known:
         raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {choice!r:.60}; {REMEDY}")
 
 
 def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """The table in a CSV file, with the columns of `columns` (name -> "text", or some kind of number) in their order.
+    """The table in the CSV file `path`, with the columns named in `columns`, in their order; others are dropped.
 
-    All of them are checked: numbers may be NaN; text may not be missing.
+    Args:
+        columns: name -> "text", or anything else for numbers, which become floats. An empty cell is NaN among numbers.
+
+    Raises:
+        ReportError: the file can't be read or is too large, its last line does not end, a line has more cells than the
+            header, a column is missing, a cell of text is empty, or a cell of numbers is no number.
     """
     try:
         text = contents(path).decode("utf-8")
@@ -118,7 +149,11 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def read_parquet_columns(path: Path) -> list[str]:
-    """The column names of a Parquet file; its footer, written last, shows that it is whole."""
+    """The names of the columns of the Parquet file `path`; only its footer is read, which shows that it is whole.
+
+    Raises:
+        ReportError: the file can't be opened, is too large, is no Parquet file, or is cut off.
+    """
     with damage(path, "a Parquet file"), opened(path) as file:
         file.seek(-8, os.SEEK_END)
         length, mark = file.read(4), file.read()
@@ -129,7 +164,11 @@ def read_parquet_columns(path: Path) -> list[str]:
 
 @contextmanager
 def damage(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever reading a damaged file raises in the context into a ReportError that says what was `expected`."""
+    """Raise any error of the context again as a ReportError about the file `path`; a ReportError passes as it is.
+
+    Args:
+        expected: what the file should have been, in words, for the error.
+    """
     try:
         yield
     except ReportError:
@@ -139,7 +178,7 @@ def damage(path: Path, expected: str) -> Iterator[None]:
 
 
 def check_columns(path: Path, found: Collection[str], expected: Collection[str]) -> None:
-    """Check that all expected columns are among those that are there."""
+    """Raise a ReportError about the file `path` if one of the names `expected` is not among those `found`."""
     if missing := [name for name in expected if name not in found]:
         raise ReportError(f"{path}: missing columns {_quoted(missing)}, found {_quoted(found)}; {REMEDY}")
 
@@ -155,7 +194,7 @@ def printable(name: str) -> str:
 
 
 def _check_table(path: Path, text: str) -> None:
-    """Check, before a CSV file is parsed, that its text has no more rows, cells and columns than the limits allow."""
+    """Raise a ReportError if the text of a CSV file, not yet parsed, has too many rows, cells or columns."""
     rows = max(text.count("\n"), text.count("\r"))
     check_count(path, rows, MOST_ROWS, "rows")
     check_count(path, rows + text.count(","), MOST_CELLS, "cells")

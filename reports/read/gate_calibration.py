@@ -14,12 +14,18 @@ COLUMNS = ("kind", "share", "found", "low", "high", "runs")
 
 
 def load(path: Path) -> pd.DataFrame:
-    """How often simulated runs said REGRESSED, for each kind of slowdown and share of the time: a frame of COLUMNS.
+    """How often simulated runs of the gate said REGRESSED, a row for each kind of slowdown and its share of the time.
 
-    Each rate has its exact (Clopper-Pearson) 95 % interval. The kind of no change is "no-change", its share 0.
+    Args:
+        path: the calibration.json.
+
+    Returns:
+        The columns kind, share (the slowdown that was put in, as a share of the time; 0 where kind is "no-change"),
+        found (the share of runs that said REGRESSED), low and high (its exact, Clopper-Pearson, 95 % interval) and runs
+        (their number).
 
     Raises:
-        ReportError: there is no such file, or it is no calibration that can be read here.
+        ReportError: there is no such file, it can't be read, it is of another kind or schema, or it has no `simulated`.
     """
     document = read_gate_file(
         path,

@@ -10,7 +10,7 @@ SCHEMA = 1  # of what bench/regress/ writes
 
 
 def read_gate_file(path: Path, kind: str, *, whose: str, what: str, remedy: str) -> dict[str, Any]:
-    """The document in a file of the gate.
+    """The JSON object in the file `path`, which the regression gate wrote, if its kind and schema are as expected.
 
     Args:
         kind: what the document's field `kind` must say.

@@ -32,9 +32,9 @@ class Gate:
     """A verdict, as far as its figure shows it.
 
     Attributes:
-        frame: COLUMNS, a row for each benchmark and one for the control; shares, NaN where there is no number. `effect`
-            is head / base - 1, with its 95 % interval from `low` to `high`; `screen` the effect that the first look
-            saw, of what was measured again.
+        frame: the columns COLUMNS, a row for each benchmark and, where the run has a control, one for that. Numbers are
+            shares, NaN where there is none. `effect` is head / base - 1, with its 95 % interval from `low` to `high`;
+            `screen` is the effect that the first look saw, of what was measured again.
         threshold: what the lower bound of a regression exceeds, a share.
         least: the least effect of a regression, a share.
         verdict: that of the whole run, such as "PASS".

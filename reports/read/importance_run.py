@@ -42,10 +42,10 @@ class Tables:
 
 
 def load(path: Path) -> Tables:
-    """The tables of an importance run, from its directory or the .zip of one.
+    """The tables of an importance run, from its directory or the .zip of one. A table whose file is blank is empty.
 
     Raises:
-        ReportError: a table is missing, cut off, or lacks a column.
+        ReportError: `path` is a file but no .zip of a run, or a table is missing, cut off, or lacks a column.
     """
     with opened(path) as directory:
         return Tables(**{name: _table(directory / f"{name}.csv", columns) for name, columns in COLUMNS.items()})

@@ -35,19 +35,19 @@ FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOL
 
 
 def most(path: Path) -> int:
-    """The number of bytes that a file with such a suffix may have."""
+    """The largest number of bytes that a file with the suffix of `path` may have."""
     return MOST_BYTES.get(path.suffix.lower(), OTHERS)
 
 
 @contextmanager
 def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
-    """Within the context the opened file, if it is a regular one within the limit; no link is, wherever it leads.
+    """Yield the file `path`, opened for reading bytes, if it is a regular file of at most `limit` bytes, and no link.
 
     Args:
         limit: the most bytes; default: that of the file's suffix.
 
     Raises:
-        ReportError: it is no regular file, or larger.
+        ReportError: it is no regular file (a link is none, wherever it leads), or larger.
         OSError: it can't be opened.
     """
     limit = most(path) if limit is None else limit
@@ -58,7 +58,12 @@ def opened(path: Path, limit: int | None = None) -> Iterator[BinaryIO]:
 
 
 def contents(path: Path) -> bytes:
-    """The bytes of the file, opened by `opened`; more than the limit is never read, even if the file is growing."""
+    """The bytes of the file `path`; more than its suffix allows is never read, even if the file is growing.
+
+    Raises:
+        ReportError: it is no regular file, or larger than a file of its suffix may be.
+        OSError: it can't be opened.
+    """
     content = bytearray()
     with opened(path) as file:
         while chunk := file.read(MIB):
@@ -68,19 +73,23 @@ def contents(path: Path) -> bytes:
 
 
 def check_size(path: Path, actual: int, limit: int, where: str = "") -> None:
-    """Check that `actual` bytes are within the limit; `where` names the part of the file, if they are not all of it."""
+    """Raise a ReportError about the file `path` if `actual` bytes are more than `limit`.
+
+    Args:
+        where: which bytes of the file they are, in words that begin with a space; "" if they are all of it.
+    """
     if actual > limit:
         raise ReportError(f"{path}: expected at most {size(limit)}{where}, got {size(actual)}; {TOO_MUCH}")
 
 
 def check_count(path: Path, actual: int, limit: int, what: str) -> None:
-    """Check that the number of things, which errors call `what`, is within the limit."""
+    """Raise a ReportError about `path` if there are more than `limit` things (`actual`); the text calls them `what`."""
     if actual > limit:
         raise ReportError(f"{path}: expected at most {limit:,} {what}, got {actual:,}; {TOO_MUCH}")
 
 
 def check_depth(path: Path, document: Any) -> None:
-    """Check that lists and objects aren't nested deeper than in any run, so that the document can be printed."""
+    """Raise a ReportError if lists and objects in `document` are nested too deeply to be printed (MOST_DEPTH)."""
     level = [document]
     for _ in range(MOST_DEPTH):
         level = [
@@ -95,10 +104,10 @@ def check_depth(path: Path, document: Any) -> None:
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
-    """The files with this suffix in a folder, sorted by name; none where there is no folder.
+    """What is directly in `folder` under a name with this suffix, sorted by name; none where there is no folder.
 
     Raises:
-        ReportError: it is a link or a file instead of a folder, or has more files than are read.
+        ReportError: it is a link or a file instead of a folder, or has more such files than are read.
     """
     kind = kind_at(folder)
     if kind not in (None, "directory"):

@@ -38,7 +38,7 @@ def load(path: Path) -> Run:
 
 
 def _read(path: Path) -> Run:
-    """Read the run in a directory, part by part."""
+    """Read and check the run in the directory `path`; raises what `load` raises."""
     problems = Problems(path)
     environment = read_environment(path, problems)
     tasks = environment["tasks"]
@@ -72,7 +72,7 @@ def _read(path: Path) -> Run:
 
 
 def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Raise a ReportError about a run of which nothing can be used."""
+    """Raise a ReportError if a run has no finished case, no attention example, and no row in any of its `tables`."""
     if len(run.cases) or run.attention or any(map(len, tables.values())):
         return
     ended = run.unfinished[run.unfinished["kind"] == "latency"]
@@ -90,7 +90,12 @@ def _check_usable(run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def _notes(run: Run, timed: Cases, *, from_files: bool) -> Iterator[str]:
-    """Sentences about what is missing in the run."""
+    """Yield sentences about a run that was cut off or interrupted, and about files, cases and latencies that it lacks.
+
+    Args:
+        timed: what was read of `cases/`.
+        from_files: whether the run's plans were taken from `plans/`, not from plans.csv.
+    """
     ended = run.environment["finished"] is not None
     if not ended:
         yield (

@@ -18,7 +18,7 @@ PARTICULARS = re.compile(r"got \S+|(?:'[^']*'(?:, )?)+|\([^)]*\)|\d+")  # what d
 
 
 class Problems:
-    """Collects what is wrong with the files below `root`."""
+    """Collects what is wrong with the files below `root`, so that reading can go on without it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -33,13 +33,21 @@ class Problems:
             self.add(file, str(error).removeprefix(f"{file}: "))
 
     def add(self, file: Path, reason: str) -> None:
-        """Add a fault of `file`. Faults of one kind in a folder, or in one file, are counted together."""
+        """Add a fault of `file`, which is below the root; `reason` says in a sentence what is wrong.
+
+        Faults in one folder, or at the top in one file, are of one kind if their reasons differ only in numbers, quoted
+        names, words in brackets, or what was got. More than ALIKE of one kind share a row of `frame`.
+        """
         what = printable(file.relative_to(self._root).as_posix())
         folder, slash, _ = what.rpartition("/")
         self._faults[folder + slash or what, PARTICULARS.sub("…", reason)].append((what, reason))
 
     def frame(self) -> pd.DataFrame:
-        """The faults as a table, in order of discovery, one kind together, at most ROWS rows. Columns: what, reason."""
+        """The faults as a table with the columns what and reason, in order of discovery, those of one kind together.
+
+        `what` is a path relative to the root, or a text about several files. Of more than ROWS rows the last counts the
+        others.
+        """
         rows = [row for (place, _), alike in self._faults.items() for row in _together(place, alike)]
         if len(rows) > ROWS:
             kept, others = rows[: ROWS - 1], rows[ROWS - 1 :]
@@ -49,7 +57,13 @@ class Problems:
 
 
 def _together(place: str, faults: list[tuple[str, str]]) -> list[tuple[str, str, int]]:
-    """Rows (what, reason, how many faults) for the faults of one kind: a row each, or one for all if they are many."""
+    """Rows (what, reason, how many faults it stands for) for `faults` of one kind, each a pair (path, reason).
+
+    A fault has its own row, but more than ALIKE share one, which gives their number and the first of them.
+
+    Args:
+        place: the folder that the files are in, with a slash at its end, or, of a file at the top, the file itself.
+    """
     if len(faults) <= ALIKE:
         return [(what, reason, 1) for what, reason in faults]
     what, reason = faults[0]

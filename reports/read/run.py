@@ -22,7 +22,12 @@ GENERATION = "generation"  # and the kind of cases in which a causal model gener
 
 @dataclass(frozen=True)
 class Metric:
-    """The metric by which a task is judged, and how its values are written."""
+    """The metric by which a task is judged, and how its values are written.
+
+    Attributes:
+        chance: the value that the metric has for whoever only guesses.
+        is_share: whether its values are shares, which are written in per cent.
+    """
 
     name: str
     higher_is_better: bool
@@ -37,15 +42,15 @@ class Metric:
         return self.name if self.higher_is_better else f"{self.name} (lower is better)"
 
     def text(self, value: float) -> str:
-        """A value as text."""
+        """A value as text: of a share in per cent with one decimal, else three significant digits."""
         return f"{100 * value:.1f} %" if self.is_share else f"{value:.3g}"
 
     def change(self, value: float) -> str:
-        """A difference of two values as text, with its sign."""
+        """A difference of two values as text, with its sign: of shares in points (hundredths), else a plain number."""
         return (f"{100 * value:+.1f} points" if self.is_share else f"{value:+.3g}").replace("-", MINUS)
 
     def interval(self, low: float, high: float) -> str:
-        """The interval of a difference or of a value as text."""
+        """The interval of a value or of a difference as "LOW to HIGH", without a unit; of a share in hundredths."""
         scale, digits = (100, ".1f") if self.is_share else (1, ".3g")
         return f"{scale * low:{digits}} to {scale * high:{digits}}".replace("-", MINUS)
 
@@ -67,22 +72,26 @@ class AttentionExample:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run directory, read and checked.
+    """One run directory, read and checked. A table whose file is missing, or can't be read, is empty.
 
     Attributes:
         path: as it was given, of a directory or of the .zip of one; nothing reads from it later.
-        cases: finished latency cases, one row each: the fields of `cases/CASE.json`, `shape` a tuple.
+        environment: what environment.json holds.
+        cases: finished latency cases, one row each: the fields of `cases/CASE.json`, `shape` a tuple, without those
+            that have tables of their own.
         samples: case, arm, round, seconds, process; each sample once, under the case that timed it.
         counts: case, arm, flops, attention_flops, bytes, parameters, peak_bytes, cache_bytes of one call.
         skipped_arms: case, arm, reason.
-        unfinished: kind, name, status, error: cases and plans that failed or were left out.
-        plans: the rows of plans.csv. Empty where the file is missing; so are the other tables.
+        unfinished: kind, name, status, error: cases, plans and other steps that failed, ran out of memory or were
+            skipped.
+        plans: the rows of plans.csv, or, where the run has not ended or these are none, those made from `plans/`.
         scores: task, criterion, layer, head, score, seconds.
         promises: what tasks state about themselves: task, promise, value, low, high, bound, kept ("True", "False").
-        ceilings: device, dtype, ceiling ("matmul" in FLOP/s, "copy" in bytes/s), value, low, high, samples, process.
+        ceilings: device, dtype, ceiling ("matmul" in FLOP/s, "copy" and "cached copy" in bytes/s), value, low, high,
+            samples, process.
         predictions: shares of dense latency, predicted from measured costs, and measured.
         operators, memory: where a profiled pass spent its time, and what it had allocated when.
-        attention: in the order of the tasks and of their layers.
+        attention: the attention weights of a few examples, in the order of the tasks; see `read_attention`.
         notes: sentences about what is missing.
         left_out: what, reason: what of the files could not be used. `what` is a path relative to the run, or tells of
             several files; `reason` is a sentence.
@@ -117,7 +126,7 @@ class Run:
         return tuple(self.environment["tasks"])
 
     def metric(self, task: str) -> Metric:
-        """The metric of a task."""
+        """The metric of a task; it is a share if larger is better and the values of all its plans are from 0 to 1."""
         facts = self.environment["tasks"][task]
         values = self.plans.loc[self.plans["task"] == task, "value"]
         is_share = facts["higher_is_better"] and bool(values.between(0, 1).all())
@@ -125,7 +134,10 @@ class Run:
 
     @cached_property
     def criteria(self) -> tuple[str, ...]:
-        """Every criterion of the run, baselines last; the order gives each its colour in all figures."""
+        """The names of the criteria that plans, cases or scores are of, sorted, with the baselines last.
+
+        The order gives each its colour in all figures. What stands for no criterion, REFERENCES, is left out.
+        """
         names = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
         chosen = sorted(names - {*BASELINES, *REFERENCES})
         return (*chosen, *(name for name in BASELINES if name in names))
@@ -137,12 +149,12 @@ class Run:
 
     @cached_property
     def timed(self) -> frozenset[str]:
-        """The cases that have samples."""
+        """The names of the cases that have samples, which are those that timed their shape themselves."""
         return frozenset(self.samples["case"].unique())
 
     @cached_property
     def seconds(self) -> Mapping[tuple[str, str], Processes]:
-        """(case, arm) -> the seconds of its rounds, an array for each process."""
+        """(case, arm) -> the seconds of its samples, one array (rounds,) for each process."""
         values = self.samples["seconds"].to_numpy()
         rounds: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         # indices, not groups: a frame for each of thousands of cases takes seconds
@@ -153,9 +165,9 @@ class Run:
 
     @cached_property
     def log_ratios(self) -> Mapping[tuple[str, str, str], Processes]:
-        """(case, arm over, arm under) -> the logs of their ratios of seconds, (rounds,) for each process.
+        """(case, arm over, arm under) -> logs of the ratios of their seconds, paired by round, an array a process.
 
-        Arms are paired as ("dense", "pruned"), and every other one over "mha".
+        The pairs of arms are ("dense", "pruned") and (X, "mha") for each other arm X; an array is (rounds,).
         """
         others = sorted({*self.samples["arm"]} - {"mha", "dense", "pruned"})
         return {
@@ -166,6 +178,6 @@ class Run:
 
 
 def name_of(path: Path) -> str:
-    """The name of a run: that of its directory, or of its archive."""
+    """The name of a run: that of its directory, or of its archive without .zip."""
     path = path.resolve()
     return path.stem if path.suffix.lower() == ".zip" else path.name

@@ -18,7 +18,11 @@ COLUMNS = ["case", *SAMPLE, "process"]
 
 
 class Timed(NamedTuple):
-    """A finished case: its file, its fields, and its samples column by column, as SAMPLE names the columns."""
+    """A finished case: its file, its fields (as `cases/CASE.json` has them), and its samples.
+
+    Attributes:
+        columns: the samples column by column: arm, round and seconds, each as long as there are samples.
+    """
 
     file: Path
     case: Mapping[str, Any]
@@ -26,15 +30,16 @@ class Timed(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        """The name of the case, and the number of the process."""
+        """The name of the case, and the number of the process that timed it."""
         return self.case["case"], self.case["process"]
 
 
 def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The samples of a case, column by column, each value of its type.
+    """The samples of a case as columns: name (arm, round, seconds) -> a list with one value for each sample.
 
     Raises:
-        ReportError: a sample is not what the schema says, or there are none although the case timed itself.
+        ReportError: a sample lacks a field, or has a value of a wrong type or a number of 2^63 or more, or there are
+            none although `timed_by` says that the case timed itself.
     """
     samples = case["samples"]
     if case["timed_by"] == case["case"] and not samples:
@@ -54,9 +59,10 @@ def columns_of(file: Path, case: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def usable(timed: Sequence[Timed], problems: Problems) -> tuple[list[Timed], pd.DataFrame]:
-    """The cases without those that have lost all their samples; and the usable samples of all, a frame of COLUMNS.
+    """The cases that have not lost all their samples; and the usable samples of all cases, as a table (COLUMNS).
 
-    Samples of a round belong together: where one is wrong, all arms lose the round.
+    A sample is wrong if its seconds are not positive and finite, or if its arm has several of that round. Samples of a
+    round belong together: where one is wrong, all arms lose the round, and `problems` is told, once for each file.
     """
     lengths = np.array([len(item.columns["arm"]) for item in timed], dtype=int)
     place = np.repeat(np.arange(len(timed)), lengths)
@@ -75,7 +81,11 @@ def _column(timed: Sequence[Timed], name: str) -> list[Any]:
 
 
 def _lost(timed: Sequence[Timed], frame: pd.DataFrame, problems: Problems) -> np.ndarray:
-    """For each sample whether anything in its round is wrong, (samples,); `problems` is told, file by file."""
+    """A mask of the rows of `frame`, (samples,): true where any sample of the same case and round is wrong (`usable`).
+
+    `problems` gets one entry for each file with such rounds. In `frame`, `place` is the index of the sample's case in
+    `timed`.
+    """
     positive = (frame["seconds"] > 0) & (frame["seconds"] < np.inf)  # nor is NaN
     wrong = ~positive | frame.duplicated(["place", "arm", "round"])
     if not wrong.any():

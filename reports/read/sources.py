@@ -17,7 +17,7 @@ from reports.read.run import Run, name_of
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """A run of the importance experiments."""
+    """A run of the importance experiments: its path as given, its tables, and what its environment.json holds."""
 
     path: Path
     tables: importance.Tables
@@ -30,7 +30,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Refused:
-    """A run that could not be read at all."""
+    """A run that could not be read at all: its path as it was given, and the reason, a sentence."""
 
     path: Path
     reason: str
@@ -46,10 +46,13 @@ class Sources:
 
 
 def read(paths: Sequence[Path]) -> Sources:
-    """Read run directories, or .zip files of them, of any kind.
+    """Read run directories, or .zip files of them, of the benchmark or of the importance experiments, in their order.
+
+    A run that can't be read is listed in `refused`, and the others are read all the same. So is one of the regression
+    gate, which another command draws.
 
     Raises:
-        ReportError: a run is named twice, or none could be read; the reason is then that of the first.
+        ReportError: a run is named twice, none is named, or none could be read; the text then gives the first's reason.
     """
     places = [path.resolve() for path in paths]
     if twice := [path for place, path in enumerate(paths) if places[place] in places[:place]]:

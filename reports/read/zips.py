@@ -12,10 +12,11 @@ from reports.read.intake import MOST_DIRECTORY, MOST_ENTRIES, check_count, check
 
 @contextmanager
 def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """Within the context the archive in an open file, if it is within the limits; errors call it `path`.
+    """Yield the .zip in the open `file`, if its list of entries is within the limits; errors call it `path`.
 
     Raises:
-        ReportError: it has more entries than are read, or one twice. On damaged archives zipfile raises what it likes.
+        ReportError: it has more entries than MOST_ENTRIES, or one twice, or its list of entries has too many bytes. On
+            damaged archives zipfile raises what it likes.
     """
     with zipfile.ZipFile(cast(IO[bytes], _Reader(path, file))) as archive:
         entries = archive.infolist()
@@ -29,7 +30,7 @@ def zipped(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
 
 
 class _Reader:
-    """Wraps a file so that it never reads more at once than an archive's list of entries may be long."""
+    """A file for zipfile that raises a ReportError on a read of more bytes than a list of entries may have."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
