@@ -27,32 +27,35 @@ KEEP = 0.75
 
 @dataclass(frozen=True)
 class Text:
-    """Two sets of blocks of tokens, (8, 128) each; between them a block's length of text is left out."""
+    """Token ids, 8 blocks of 128 each (8, 128), to score heads on and to evaluate on; one block between is left out."""
 
     calibration: Tensor
     evaluation: Tensor
 
     @classmethod
     def of(cls, ids: Sequence[int]) -> "Text":
-        """Cut token ids into blocks: 8 for calibration, one that is left out, and 8 for evaluation."""
+        """Cut the first 17 · 128 token ids into blocks of 128: 8 for calibration, one left out, 8 for evaluation."""
         blocks = torch.tensor(ids[: (2 * BLOCKS + 1) * LENGTH]).view(-1, LENGTH)
         return cls(blocks[:BLOCKS], blocks[BLOCKS + 1 :])
 
 
 def loss(model: nn.Module, ids: Tensor) -> Tensor:
-    """The model's own language-model loss on blocks of tokens, the mean over tokens."""
+    """The mean next-token cross-entropy (a scalar) of a causal model of transformers on token ids (b, n)."""
     result: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
     return result
 
 
 def perplexity(model: nn.Module, ids: Tensor) -> float:
-    """The perplexity of the model on blocks of tokens."""
+    """The perplexity of the model on token ids (b, n): exp of `loss`."""
     with torch.no_grad():
         return loss(model, ids).exp().item()
 
 
 def row(model: nn.Module, text: Text, criterion: str) -> str:
-    """A criterion's line: perplexity and layers without heads, with heads chosen across layers, and as by default."""
+    """The printed line of one criterion, whose scores choose the heads: perplexity, and how many layers keep no head.
+
+    Both numbers stand there twice: with heads compared across all layers, and as `mha.choose` compares them by default.
+    """
     scores = mha.score(model, text.calibration.split(4), loss, criterion)
     cells = [f"{criterion:14}"]
     for across_layers in (True, None):
@@ -64,7 +67,11 @@ def row(model: nn.Module, text: Text, criterion: str) -> str:
 
 
 def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
-    """The model in a folder, in float32 and eval mode, and its tokenizer."""
+    """The model saved in a folder, in float32 and eval mode, and its tokenizer.
+
+    Args:
+        gguf: name of the GGUF file in the folder that both are read from; None where it was saved by transformers.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra = {"gguf_file": gguf} if gguf else {}
@@ -73,7 +80,7 @@ def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the perplexity of the dense model, then a line for each criterion."""
+    """Run `python -m bench.across_layers`: print the dense model's perplexity, then the `row` of each criterion."""
     parser = argparse.ArgumentParser("python -m bench.across_layers", description=__doc__.partition("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--gguf")

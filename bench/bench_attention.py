@@ -34,13 +34,13 @@ DIFFERENCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}  # between out
 
 
 class Arm(NamedTuple):
-    """One of the things timed: an implementation of attention, and the inputs that its calls use in turn."""
+    """One of the things timed: an implementation of attention, and the inputs, of which each call gets the next."""
 
     attend: Attend
     inputs: list[Inputs]
 
     def calls(self) -> list[Callable[[], Any]]:
-        """One call for each of the inputs."""
+        """A function without arguments for each of the inputs, which attends to them without gradients."""
         return [forward(self.attend, (inputs,)) for inputs in self.inputs]
 
 
@@ -52,21 +52,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_beside_peers(
     case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """Time our whole layer beside other implementations; compiled also beside eager, narrower also beside float32."""
+    """Time our whole layer in turns with other implementations, and record samples and counts.
+
+    A compiled case has only "linears" beside it, and our layer in eager mode. In another dtype than float32 our layer
+    is also timed in float32.
+    """
     with run.case(**case.record()) as record:
         beside = WHOLE if case.mode == "eager" else COMPILED
         _time(case, {"mha": ours, **beside}, "mha", settings, record, request)
 
 
 def test_sliced(case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
-    """Time our layer with heads cut out beside the whole layer, and beside other ways to remove the same heads."""
+    """Time our layer with heads cut out in turns with the whole layer, and record samples and counts.
+
+    In eager mode beside it are also the other ways to remove the same heads (`SLICED`), compiled our layer in eager
+    mode; in another dtype than float32 also our layer in float32.
+    """
     with run.case(**case.record()) as record:
         beside = SLICED if case.mode == "eager" else {}
         _time(case, {"pruned": ours, "dense": _dense, **beside}, "pruned", settings, record, request)
 
 
 def _dense(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:  # noqa: ARG001
-    """Our layer with all of its heads; `kept` is ignored."""
+    """Our layer with all of its heads, whatever is in `kept`."""
     return ours(layer, range(layer.num_heads))
 
 
@@ -78,7 +86,16 @@ def _time(
     record: dict[str, Any],
     request: pytest.FixtureRequest,
 ) -> None:
-    """Make the arms, compare their outputs, count what they do, and time them in turns; `record` gets the results."""
+    """Make the arms, compare their outputs, count what they compute and move, and time them in turns.
+
+    Args:
+        makers: name of an arm -> what makes it from the layer and the heads to keep.
+        target: the arm that the others are compared with.
+        record: the case's record, which gets the counts, the samples, and the reason for each arm that can't be had.
+
+    Raises:
+        AssertionError: an arm's output differs too much from the target's.
+    """
     layer, inputs = case.layer(), case.inputs()
     arms = {name: Arm(attend, inputs) for name, attend in _made(makers, layer, case.kept, record["skipped_arms"])}
     with torch.inference_mode():
@@ -104,7 +121,7 @@ def _time(
 def _made(
     makers: Makers, layer: mha.MultiHeadAttention, kept: Sequence[int], skipped: dict[str, str]
 ) -> Iterator[tuple[str, Attend]]:
-    """Name and call of each implementation that can be had here; `skipped` gets a reason for each of the others."""
+    """Yield name and call of each implementation; `skipped` gets the message of each one that raises `NoPeerError`."""
     for name, make in makers.items():
         try:
             yield name, make(layer, kept)
@@ -113,7 +130,14 @@ def _made(
 
 
 def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inputs: Inputs) -> None:
-    """Refuse to time implementations whose outputs differ at positions that are no padding."""
+    """Refuse implementations whose outputs are not the target's; tokens that are padding do not count.
+
+    Args:
+        ways: name -> implementation, the target among them.
+
+    Raises:
+        AssertionError: the norm of the difference, as a share of the target's norm, exceeds `DIFFERENCE` of the dtype.
+    """
     real = inputs.real()
     expected = ways[target](inputs)[real].double()
     for name, attend in ways.items():
@@ -126,7 +150,7 @@ def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inp
 
 
 def _in_other_ways(case: LayerCase, target: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """More arms of the target: in eager mode if the case is compiled, and in float32 if its dtype is another."""
+    """The target once more: as arm "eager" if the case is compiled, as arm "float32" if the case has another dtype."""
     ways = {}
     if case.mode == "compile":
         ways["eager"] = arms[target]

@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_ceilings(
     device: str, dtype: str, process: int, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """Measure FLOP/s of a large matrix product, and bytes/s of copies that exceed the caches and that fit into them."""
+    """Record FLOP/s of a large matrix product, and bytes/s of copies that exceed the last cache or fit into it."""
     work = ceilings(device, dtype)
     with torch.inference_mode():
         arms = {name: (lambda call=call: call) for name, (call, _) in work.items()}

@@ -56,7 +56,7 @@ class GenerationCase:
         return "-".join([*parts, self.device.replace(":", "")])
 
     def record(self) -> dict[str, Any]:
-        """The values of the case's columns in the run directory."""
+        """Field of the case's record in `cases/` -> value, for what is known before the case is measured."""
         names = {"case": self.id, "kind": "generation", "task": self.subject, "timed_by": self.id}
         where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
         tokens = self.batch * (self.length if self.phase == "prefill" else 1)
@@ -74,7 +74,7 @@ def test_generation(
     run: RunDirectory,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Time one phase of generating in turns with the pruned model and with the dense one."""
+    """Time one phase of generating, the pruned model in turns with the dense one; record samples and counts."""
     with run.case(**case.record()) as record:
         model = _model(case, experiments)
         layers = mha.find_attention(model)
@@ -99,14 +99,14 @@ def test_generation(
 
 
 def prefill(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Make an arm for `sampled`: each time it is asked, it returns a call that reads a prompt and fills a cache."""
+    """Make an arm for `sampled`: a function that returns a call, in which the model reads a prompt into a new cache."""
     return rotated([_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS])
 
 
 def decode(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
-    """Make an arm for `sampled`: each time it is asked, it returns a call that reads one more token of each sequence.
+    """Make an arm for `sampled`: a function that returns a call, in which the model reads one token after the prompt.
 
-    What the last call has added to the cache is taken out before, untimed.
+    The function first takes out of the cache what the call before has added, so that this is not timed.
     """
     cache = _reading(model, _ids(case, model, case.length))().past_key_values
     turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
@@ -142,13 +142,16 @@ def _cases(settings: RunSettings) -> Iterator[GenerationCase]:
 
 
 def _model(case: GenerationCase, experiments: Mapping[str, Experiment]) -> nn.Module:
-    """The case's model, on its device and in its dtype."""
+    """The case's dense model, on the case's device and in its dtype."""
     model = llama() if case.subject == LLAMA else experiments[case.subject].model()
     return cast(model.to(case.device), case.dtype)
 
 
 def llama() -> nn.Module:
-    """A Llama with random weights: 4 layers, 8 query heads on 4 key/value heads of width 64, model width 512."""
+    """A Llama with random weights, the same every time: 4 layers, 8 query heads in 4 groups, head width 64.
+
+    Without transformers the test that asks for it is skipped.
+    """
     transformers = pytest.importorskip(
         "transformers", reason="generating needs transformers: pip install -e '.[peers]'"
     )
@@ -168,19 +171,19 @@ def llama() -> nn.Module:
 
 
 def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:
-    """A call without arguments in which the model reads these tokens and keeps their keys and values."""
+    """A call without arguments in which the model reads token ids (b, n), with a cache; `more` are further inputs."""
     return forward(model, (), {"input_ids": ids, "use_cache": True, **more})
 
 
 def _ids(case: GenerationCase, model: Any, length: int, seed: int = 0) -> Tensor:
-    """Random tokens (b, length), the same for the same seed."""
+    """Random token ids of the model's vocabulary (b, length) on the case's device, the same for the same seed."""
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(vocabulary, (case.batch, length), generator=generator).to(case.device)
 
 
 def _counts(case: GenerationCase, model: nn.Module) -> Counts:
-    """What the model computes and moves in one call of the case's phase: over the prompt, or one token after it."""
+    """The `counts` of one call in the case's phase: over the whole prompt, or over one token after it."""
     prompt = _ids(case, model, case.length)
     cache = _reading(model, prompt)().past_key_values
     size = _cache_bytes(cache)

@@ -36,14 +36,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
 def test_scores(task: str, criterion: str, experiments: Experiments, run: RunDirectory) -> None:
-    """Record how much each head matters by a criterion, and how long it takes to find out."""
+    """Record the score that a criterion gives each head of a task's model, and the seconds that scoring took."""
     scores, seconds = experiments[task].scores(criterion)
     rows = scores.to_frame()[["layer", "head", "score"]].itertuples(index=False)
     run.add_scores([(task, criterion, layer, head, score, seconds) for layer, head, score in rows])
 
 
 def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirectory) -> None:
-    """Record a plan's accuracy on held-out examples, and its paired difference to the dense model's."""
+    """Record a plan's metric on held-out examples, its paired difference to dense, and the value of each example."""
     experiment = experiments[variant.task]
     with run.plan(**variant.record(), draw=variant.draw) as record:
         plan = experiment.plan(variant.criterion, variant.keep, variant.draw)
@@ -52,7 +52,10 @@ def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirec
 
 @pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, experiments: Experiments, settings: RunSettings, run: RunDirectory) -> None:
-    """Record attention weights of held-out examples before and after pruning, if the task offers such examples."""
+    """Record attention weights of held-out examples before and after pruning by the plan nearest to half of the heads.
+
+    Where the task offers no such examples, only the plan's name is recorded.
+    """
     criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
     keep = min(settings.keep, key=lambda fraction: abs(fraction - 0.5))
     variant = ModelVariant(task, criterion, keep)
@@ -62,7 +65,11 @@ def test_attention_maps(task: str, experiments: Experiments, settings: RunSettin
 def test_latency(
     case: LatencyCase, experiments: Experiments, latencies: Latencies, run: RunDirectory, request: pytest.FixtureRequest
 ) -> None:
-    """Time the pruned model's forward pass in turns with the dense model's."""
+    """Time the pruned model's forward pass in turns with the dense model's, and record the samples.
+
+    If a plan with as many heads in each layer has been timed before under the same conditions, the record names that
+    case (`timed_by`), and has no samples.
+    """
     variant, experiment = case.variant, experiments[case.variant.task]
     with run.case(**case.record()) as record:
         plan = experiment.plan(variant.criterion, variant.keep)

@@ -18,7 +18,7 @@ from bench.settings.task_cases import LatencyCase, ModelVariant
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a promise is judged by: a task's experiment, and what is needed to time it."""
+    """Measures the values that promises are about, from a task's experiment and what is needed to time its models."""
 
     experiment: Experiment
     settings: RunSettings
@@ -30,7 +30,7 @@ class Evidence:
         return self.experiment.metric(self.experiment.plan(criterion, 1.0)).interval()
 
     def loss_of_random_half(self) -> Interval:
-        """How much worse the metric is when a random half of the heads has left, on average over draws."""
+        """How much worse the metric is without a random half of the heads, on average over draws (a difference)."""
         plans = [self.experiment.plan("random", 0.5, draw) for draw in range(self.settings.random_draws)]
         dense, half = (
             self.experiment.metric(self.experiment.plan(DENSE, 1.0)),
@@ -39,7 +39,7 @@ class Evidence:
         return (dense - half if self.experiment.task.higher_is_better else half - dense).interval()
 
     def attention_share(self) -> Interval:
-        """The share of the dense model's latency that is saved when all heads are removed."""
+        """The share of the dense latency that is saved without any heads, at the task's batch size, on one device."""
         task, device = self.experiment.task, self.settings.devices[0]
         case = LatencyCase(ModelVariant(task.name, NONE, 0.0), Place(task.batch_size, device))
         plan = self.experiment.plan(NONE, 0.0)
@@ -50,7 +50,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Promise:
-    """A kind of promise: how its value is measured, and whether a value keeps it, given the bound the task states."""
+    """One attribute by which a task can state a bound.
+
+    Attributes:
+        measure: measures the value that the bound is about.
+        kept: called with that value and the bound; whether the promise is kept.
+    """
 
     measure: Callable[[Evidence], Interval]
     kept: Callable[[Interval, float], bool]

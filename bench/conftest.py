@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse wrong options before anything is collected."""
+    """Parse the options before anything is collected, so that a wrong one ends pytest by its usage error."""
     settings_of(session.config)
 
 
@@ -69,7 +69,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say how many cases were measured before, and what this machine can't do that the preset asks for."""
+    """Lines for the terminal, one each for what there is to say.
+
+    They are: dtypes and modes of the preset that are left out on a device, with the reason; why this run couldn't go on
+    once cut off; and how many cases were measured before.
+    """
     left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
     done = config.stash.get(DONE, 0)
     there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
@@ -78,7 +82,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Check the machine (load and clock) before the first case, and begin to count how far the run is."""
+    """Check the machine (control workload, load, clock) before the first case, and start the `Progress` of the run."""
     config, run = session.config, session.config.stash.get(RUN, None)
     if run is not None and session.items:
         config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
@@ -99,7 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Skip a case that runs out of memory, since others may fit."""
+    """Turn an error that says that memory ran out into a skip of the case, since others may fit; raise all others."""
     try:
         return (yield)
     except Exception as error:
@@ -114,7 +118,10 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Record every item that ends without a result, whether the error came in setup, call or teardown."""
+    """Record an error or skip of an item in setup, call or teardown; where the item passes, forget an earlier record.
+
+    After an error in setup or call nothing is recorded if the item's rows are in their table nevertheless.
+    """
     report = yield
     run, afterwards = item.config.stash[RUN], report.when == "teardown"
     step = _step(item) + ("-teardown" if afterwards else "")
@@ -142,7 +149,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the tables of the run."""
+    """Print the tables of tasks, layer and generation, and what failed; nothing if no run directory was opened."""
     run = config.stash.get(RUN, None)
     if run is not None:
         terminalreporter.section("heads kept, accuracy, latency")
@@ -152,7 +159,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def settings(pytestconfig: pytest.Config) -> RunSettings:
-    """What the command line asks for."""
+    """What the command line asks for, checked."""
     return settings_of(pytestconfig)
 
 
@@ -164,7 +171,7 @@ def run(pytestconfig: pytest.Config) -> RunDirectory:
 
 @pytest.fixture(autouse=True)
 def threads(run: RunDirectory) -> Iterator[None]:
-    """Run each case on as many torch threads as the run directory records; a case may not change the number."""
+    """Run each case on as many torch threads as `environment.json` records; a case that changes the number fails."""
     with pinned(run.environment["threads"]):
         yield
 
@@ -193,7 +200,7 @@ def latencies(settings: RunSettings, run: RunDirectory) -> Latencies:
 
 @contextmanager
 def _visible(config: pytest.Config) -> Iterator[None]:
-    """Within the context output reaches the terminal, as bars of training do, and the time belongs to no case."""
+    """Within the context output is not captured, so that bars of training show, and no case's time is counted."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else nullcontext(), config.stash[PROGRESS].preparing():
         yield
@@ -208,7 +215,11 @@ def _say(config: pytest.Config, line: str) -> None:
 
 
 def _final(config: pytest.Config) -> list[str]:
-    """Warnings, one for each reason why a task can't be recognised later, and the run, once cut off, can't go on."""
+    """Warnings that this run, once cut off, couldn't go on.
+
+    There is one for each part of a task that two processes can't compare, so that nothing could tell that the task is
+    still the same.
+    """
     tasks = config.stash[RUN].environment["tasks"] if RUN in config.stash else {}
     return [
         f"if it is cut off, this run can't go on: task {name}, {what}"
@@ -218,7 +229,11 @@ def _final(config: pytest.Config) -> list[str]:
 
 
 def _opened(config: pytest.Config) -> RunDirectory:
-    """Make the run directory, or go on in the one that is there."""
+    """Make the run directory that the settings name, or go on in it if it is there.
+
+    Raises:
+        pytest.UsageError: it can't be written, is being written to, or was measured otherwise (`RunDirectory.create`).
+    """
     settings = settings_of(config)
     earlier = (read_json(settings.directory / "environment.json") or {}).get("tasks", {})
     tasks = {task.name: _describe(task, settings, earlier.get(task.name, {})) for task in settings.tasks}
@@ -230,7 +245,10 @@ def _opened(config: pytest.Config) -> RunDirectory:
 
 
 def _assemble(session: pytest.Session, run: RunDirectory) -> None:
-    """Check the machine once more, and write the tables that are made of the run directory's other files."""
+    """Check the machine once more, and write the tables that are made of the run directory's other files.
+
+    If all that was asked for had been measured before, pytest ends with success.
+    """
     stash = session.config.stash
     if stash[DONE] and not session.items:
         session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there

@@ -4,7 +4,7 @@
 
 Prints a line for each way of scoring each model, and writes no file. The ways are whole passes for every head, replays
 (only what follows the head's layer is computed), and the race (scores are estimated within a budget of passes). In
-every round each way runs once, in an order that turns; CPU times, all on one thread, are divided within the round.
+every round each way runs once, in an order that rotates; CPU times, all on one thread, are divided within the round.
 Replays must give the scores of whole passes to 1e-6. The race is shown on the trained tasks only: scores of random
 weights are mostly noise, and no ranking of noise is better than another.
 """
@@ -43,7 +43,7 @@ class ScoringCase:
     ways: tuple[str, ...]
 
     def score(self, way: str) -> mha.HeadScores:
-        """The scores of all heads, found in one of the ways."""
+        """The leave-one-out scores of all heads; `way` is a name in `WAYS`."""
         return mha.score(self.model, self.batches, self.loss, "leave_one_out", **WAYS[way])
 
 
@@ -62,7 +62,7 @@ class Classifier(nn.Module):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what each way of scoring costs on each case."""
+    """Run `python -m bench.leave_one_out`: print the lines of `report` for each case (None: arguments of Python)."""
     parser = argparse.ArgumentParser(prog="python -m bench.leave_one_out", description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="*", default=[6, 12], help="encoders with random weights")
     parser.add_argument("--batches", type=int, default=4, help=f"for those, of {BATCH} x {LENGTH} tokens")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator[ScoringCase]:
-    """Yield an encoder with random weights for each number of layers, with so many batches, then the named tasks."""
+    """Yield the case of a random encoder for each number of layers, on so many batches, then of each named task."""
     for count in layers:
         yield _encoder(count, batches)
     for name in names:
@@ -88,8 +88,11 @@ def cases(layers: Sequence[int], batches: int, names: Sequence[str]) -> Iterator
 def report(case: ScoringCase, rounds: int) -> Iterator[str]:
     """Time a case in so many rounds, and yield a line for each way of scoring.
 
+    A line has the CPU time as a share of that of whole passes, the passes that were run, and how far the scores are
+    from those of whole passes.
+
     Raises:
-        AssertionError: replays do not give what whole passes give.
+        AssertionError: a score found by replays differs from that of whole passes by more than 1e-6.
     """
     scores = {way: case.score(way) for way in case.ways}  # and warm up
     exact = _flat(scores["whole"])
@@ -116,20 +119,20 @@ def _encoder(layers: int, batches: int) -> ScoringCase:
 
 
 def _round(case: ScoringCase, number: int) -> dict[str, float]:
-    """CPU seconds of each way of scoring in one round; the order turns from round to round."""
+    """Way of scoring -> its CPU seconds in the round of this number, by which the order of the ways is rotated."""
     turn = number % len(case.ways)
     return {way: _seconds(case, way) for way in (*case.ways[turn:], *case.ways[:turn])}
 
 
 def _seconds(case: ScoringCase, way: str) -> float:
-    """CPU seconds of one way of scoring."""
+    """The CPU seconds that scoring all heads takes in one way."""
     start = time.process_time()
     case.score(way)
     return time.process_time() - start
 
 
 def _flat(scores: mha.HeadScores) -> Tensor:
-    """All scores in one row, layer after layer."""
+    """All scores in one tensor (heads of all layers,), layer after layer."""
     return torch.cat(list(scores.scores.values()))
 
 

@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def case_name(task: str, device: str, keep: float) -> str:
-    """A name for the files of a profile."""
+    """The name of a profile's files, such as digits-keep0.5-cuda0."""
     return f"{task}-keep{keep:g}-{device.replace(':', '')}"
 
 
@@ -51,7 +51,7 @@ def test_profile(
     settings: RunSettings,
     run: RunDirectory,
 ) -> None:
-    """Trace a few forward passes; record what each operator took in one of them, and the memory over time."""
+    """Trace a few forward passes; record what each operator took per pass, and the memory over the last pass."""
     experiment = experiments[subject]
     chosen = PREFERRED if PREFERRED in settings.criteria else settings.criteria[0]
     criterion = DENSE if keep == 1 else chosen
@@ -70,9 +70,9 @@ def test_profile(
 
 
 def profiled(call: Any, device: str, trace: Path) -> Iterator[tuple[Any, ...]]:
-    """Profile some passes of a call, write their trace, and yield a row for each operator.
+    """Profile some runs of a call, write their trace to the path `trace`, and yield a row for each operator.
 
-    A row has the operator's name, and its calls, seconds, device_seconds and bytes in one pass. Seconds are an
+    A row has the operator's name, and its calls, seconds, device_seconds and bytes per run. Seconds are an
     operator's own, without those of the operators that it calls; device_seconds are those of the kernels that it
     started.
     """
@@ -121,7 +121,9 @@ def _known(category: str) -> str:
 
 
 def memory_timeline(document: Mapping[str, Any], device: str) -> Iterator[tuple[float, int]]:
-    """Yield seconds since the last profiled pass began, with the bytes allocated on the device from then on.
+    """Yield (seconds, bytes) at each change of the device's memory during the last profiled pass, from (0, 0) on.
+
+    Seconds are since the pass began; bytes are what has been allocated since then less what has been freed.
 
     Args:
         document: a trace with its "[memory]" events; times in it are microseconds.

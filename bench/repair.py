@@ -36,7 +36,7 @@ HALF = 0.5  # how much of a gap that is there least squares is to close
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Repair pruned models, print a line for each and a verdict on all, and write the tables."""
+    """Run `python -m bench.repair`: repair pruned models, print a line for each and a verdict, write both tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _rows(
     experiment: Experiment, criteria: Sequence[str], keep: Sequence[float]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of both tables for one task, each with the name of its table."""
+    """Yield (table, row) for one task: "repair" for each criterion, share and method, then "shrink" for each share."""
     batches = list(experiment.task.calibration())
     dense = experiment.metric_of(experiment.model())
     _, evaluation = _timed(
@@ -79,6 +79,7 @@ def repairs(
 
     Args:
         keep: share of the heads that stays.
+        batches: the calibration set, which repair fits to.
         dense: the dense model's metric.
         evaluation: CPU seconds of one evaluation of the dense model.
     """
@@ -99,7 +100,10 @@ def repairs(
 
 
 def closed(gained: Estimate, lost: Estimate) -> Interval:
-    """The share of the lost metric that was gained back, over resamples with a loss; NaN if the loss may be 0."""
+    """The share gained / lost of a lost metric that repair gave back, with its interval.
+
+    The interval leaves out resamples in which nothing was lost. All is NaN if the interval of `lost` includes 0.
+    """
     _, low, high = lost.interval()
     if low <= 0 <= high:
         return Interval(np.nan, np.nan, np.nan)
@@ -108,7 +112,11 @@ def closed(gained: Estimate, lost: Estimate) -> Interval:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines that say what repair by least squares has reached in all these rows of `repair.csv`."""
+    """Sum up the rows of `repair.csv` by least squares, as lines.
+
+    They count the rows, and name them, that close less than half of a gap, that are significantly worse than without
+    repair, and that took longer than 10 evaluations.
+    """
     fitted = [row for row in rows if row["method"] == "least_squares"]
     gaps = [row for row in fitted if not np.isnan(row["closed"])]
     enough = [row for row in gaps if row["closed"] >= HALF]
@@ -123,12 +131,15 @@ def verdict(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _far(row: dict[str, Any]) -> float:
-    """What the repair in a row has gained, if the interval of that excludes 0; else 0."""
+    """The change of the metric by the repair in a row of `repair.csv`; 0 if the interval of the change includes 0."""
     return 0.0 if row["gained_low"] <= 0 <= row["gained_high"] else float(row["gained"])
 
 
 def _shrunk(experiment: Experiment, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
-    """The row of `shrink.csv` for the task's model that `mha.shrink` has made with this share of the heads."""
+    """The row of `shrink.csv` for the task's model that `mha.shrink` has made with this share of the heads.
+
+    Its `share` is the metric above chance, divided by that of the dense model.
+    """
     task = experiment.task
     small, seconds = _timed(lambda: mha.shrink(experiment.model(), batches, task.loss, task.forward, keep=keep))
     metric, chance = experiment.metric_of(small), task.chance

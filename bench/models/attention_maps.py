@@ -13,7 +13,12 @@ from bench.models.experiment import Experiment
 
 
 def attention_maps(experiment: Experiment, plan: mha.HeadPlan, plan_name: str) -> dict[str, np.ndarray]:
-    """A task's arrays in `attention.npz`, by name; only the plan's name where the task offers no examples."""
+    """A task's arrays in `attention.npz`, by name, for the dense model and the one that the plan prunes.
+
+    TASK/plan has the plan's name, TASK/NUMBER/name that of an example. TASK/NUMBER/LAYER/ has `dense` and `pruned`
+    (attention weights (h, q, k) of the heads that each model has), `heads` (those that the plan keeps), `queries` and
+    `keys` (labels). Where the task offers no examples there is only TASK/plan.
+    """
     task = experiment.task.name
     arrays = {f"{task}/plan": np.array(plan_name)}
     offer: Any = getattr(experiment.task, "attention_examples", dict)  # tasks need not have it

@@ -24,7 +24,7 @@ DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everythin
 
 
 def once(method: Method) -> Method:
-    """Decorate a method to run once for each set of arguments; later calls return its result, or raise its error."""
+    """Decorate a method to run once per object and arguments; later calls return that result, or raise that error."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -54,7 +54,7 @@ class Experiment:
         note: called with what is found out about the task, as fields of its entry in `environment.json`.
         made: called with criterion, kept fraction and draw of a plan; returns the heads that it keeps in each layer, if
             an earlier part of the run has made it; else None.
-        check: called with the dense model's values, which may not be others than in an earlier part.
+        check: called with the dense model's values; raises if they are others than in an earlier part.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Experiment:
 
     @once
     def model(self) -> nn.Module:
-        """The trained model, on the CPU. Not to be changed."""
+        """The task's trained model, in eval mode on the CPU. The caller may not change it."""
         with self._training():
             model = self.task.model().eval()
         self._note({"weights": contents(model.state_dict())})
@@ -81,20 +81,24 @@ class Experiment:
 
     @once
     def dense(self, device: str) -> nn.Module:
-        """A copy of the trained model, with all its heads, on a device."""
+        """A copy of the trained model, with all its heads, on a device; the same copy every time."""
         return mha.prune(self.model(), mha.HeadPlan({})).to(device)
 
     def pruned(self, plan: mha.HeadPlan, device: str = "cpu") -> nn.Module:
-        """A copy of the trained model without the heads that the plan drops."""
+        """A new copy of the trained model without the heads that the plan drops, in eval mode on a device."""
         return mha.prune(self.model(), plan).eval().to(device)
 
     def call(self, plan: mha.HeadPlan, batch: int, device: str) -> Callable[[], Any]:
-        """A call without arguments that runs the pruned model on a batch of this size, without gradients."""
+        """A call without arguments that runs the model pruned by a plan on `batch` examples, without gradients."""
         return forward(self.pruned(plan, device), *self.inputs(batch, device))
 
     @once
     def layers(self) -> mha.AttentionMap:
-        """The model's attention layers."""
+        """The attention layers of the trained model, by name.
+
+        Raises:
+            mha.UnsupportedModule: the model has no attention of a known family.
+        """
         layers = mha.find_attention(self.model())
         if not layers:
             reasons = "; ".join(f"{name!r}: {why}" for name, why in layers.unsupported.items())
@@ -108,7 +112,7 @@ class Experiment:
 
     @once
     def scores(self, criterion: str, seed: int = 0) -> tuple[mha.HeadScores, float]:
-        """How much each head matters by a criterion, and how many seconds it took to find out."""
+        """The scores of all heads by a criterion on the calibration set, and the wall-clock seconds of scoring."""
         batches = self._calibration()
         start = time.perf_counter()
         with one_thread():
@@ -117,13 +121,13 @@ class Experiment:
 
     @once
     def plan(self, criterion: str, keep: float, draw: int = 0) -> mha.HeadPlan:
-        """The heads that stay, for every layer.
+        """The plan that a criterion makes: the heads that stay, for every layer.
 
         Args:
-            criterion: one of the library's, or "even" (the same share of each layer, heads at random),
+            criterion: one that `mha.score` knows, or "even" (the same share of each layer, heads at random),
                 "dense" (all heads) or "none" (no heads).
             keep: share of the heads that stays.
-            draw: which repetition, for "random" and "even".
+            draw: the seed of the scores, by which "random" and "even" make several plans.
         """
         layers = self.layers()
         if made := self._made(criterion, keep, draw):
@@ -138,27 +142,35 @@ class Experiment:
 
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:
-        """The task's `evaluate` of a pruned model: for each held-out example a value (n,) or several (n, k)."""
+        """What the task's `evaluate` returns of a plan's pruned model: a value per held-out example (n,), or k (n, k).
+
+        Raises:
+            ValueError: it returns another shape, no rows, or numbers that are not finite.
+        """
         return self._checked(self.task.evaluate(self.pruned(plan)))
 
     @once
     def dense_values(self) -> np.ndarray:
-        """The dense model's value for each held-out example, (n,) or (n, k)."""
+        """The dense model's values for the held-out examples, (n,) or (n, k); `check` gets them before the caller."""
         values = self.values(self.plan(DENSE, 1.0))
         self._check(values)
         return values
 
     @once
     def metric(self, plan: mha.HeadPlan) -> Estimate:
-        """The task's metric under a plan, and what it is on each resample of the held-out examples."""
+        """The task's metric of a plan's pruned model, and what it is on each resample of the held-out examples."""
         return self._estimate(self.values(plan))
 
     def metric_of(self, model: nn.Module) -> Estimate:
-        """The task's metric for any other model, such as a repaired one, on the same resamples as that of a plan."""
+        """The task's metric of any model, such as a repaired one, on the same resamples as that of a plan."""
         return self._estimate(self._checked(self.task.evaluate(model)))
 
     def _checked(self, returned: Any) -> np.ndarray:
-        """What the task's `evaluate` has returned, as an array of finite numbers, one row for each example."""
+        """What the task's `evaluate` has returned, as an array (n,) or (n, k).
+
+        Raises:
+            ValueError: it has another shape, no rows, or numbers that are not finite.
+        """
         values = np.asarray(returned, dtype=float)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
@@ -170,7 +182,11 @@ class Experiment:
         return values
 
     def _estimate(self, values: np.ndarray) -> Estimate:
-        """The metric that these values give, on the same resamples of the held-out examples for every model."""
+        """The metric that the values (n,) or (n, k) of one model give, over the resamples that all models share.
+
+        Raises:
+            ValueError: there are more or fewer values than of the dense model, or the metric is not finite.
+        """
         examples = len(self.dense_values())
         if len(values) != examples:
             raise ValueError(
@@ -188,7 +204,7 @@ class Experiment:
         return Bootstrap(examples, self.task.aggregate)
 
     def describe(self, plan: mha.HeadPlan) -> dict[str, Any]:
-        """How many heads a plan keeps, of how many, and how many in each layer."""
+        """A plan's `heads_kept`, the model's `heads_total`, and `shape`: how many heads each layer keeps, in order."""
         shape = [len(plan.keep[name]) for name in self.layers()]
         total = sum(layer.num_heads for layer in self.layers().values())
         return {"heads_kept": sum(shape), "heads_total": total, "shape": shape}
@@ -209,7 +225,7 @@ class Experiment:
         }
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword inputs for timing, on a device; without a `length`, sequences have the task's own."""
+        """The task's positional and keyword inputs for timing, on a device; `length` None for its usual length."""
         args, kwargs = self.task.example(batch) if length is None else self.task.example(batch, length)
         move = cache(lambda tensor: tensor.to(device))  # a tensor that is given twice stays one
         return map_tensors(tuple(args), move), map_tensors(dict(kwargs), move)
@@ -222,7 +238,7 @@ class Experiment:
 
 
 def contents(value: Any) -> str | None:
-    """A hash of a value; None where it can't be read."""
+    """A hash of a value's contents (`bench.measure.contents.digest`); None where some of them can't be read."""
     try:
         return digest(value)
     except UncomparableError:
@@ -230,7 +246,7 @@ def contents(value: Any) -> str | None:
 
 
 def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
-    """The plan that keeps the same share of the heads of every layer: those with the best scores in it."""
+    """The plan that keeps the same share of the heads of every layer, those with the highest scores there."""
     kept: dict[str, tuple[int, ...]] = {}
     for name, row in scores.scores.items():
         layer = mha.HeadScores({name: row}, {name: scores.groups[name]}, heads={name: scores.heads[name]})
@@ -239,6 +255,6 @@ def _even(scores: mha.HeadScores, keep: float) -> mha.HeadPlan:
 
 
 def first_groups(layer: mha.AttentionLayer, share: float) -> tuple[int, ...]:
-    """The heads of a layer's first key/value groups: `share` of the groups, at least one unless the share is 0."""
+    """The heads of a layer's first key/value groups: `share` of them, rounded, at least one unless it is 0."""
     groups = max(round(share * layer.num_kv_heads), 1 if share else 0)
     return layer.heads[: groups * (layer.num_heads // layer.num_kv_heads)]

@@ -53,7 +53,14 @@ class Place:
 
 
 class Timing(NamedTuple):
-    """What was measured of one shape of plan: its samples, the case that took them, and how the rounds ended."""
+    """What was measured of one shape of plan, as the fields of a case's record in the run directory.
+
+    Attributes:
+        case: name of the case that took the samples.
+        seq_len: the longest sequence that an attention layer reads; None where that is not known.
+        ended, warm_up: why the rounds ended, and how many came before the first sample.
+        counts: "pruned" and "dense" -> what one call computes and moves.
+    """
 
     case: str
     samples: list[SampleRecord]
@@ -95,7 +102,7 @@ class Latencies:
         request: pytest.FixtureRequest,
         facts: Mapping[str, Any] | None = None,
     ) -> Timing:
-        """The timing of a plan's shape.
+        """The timing of a plan's shape at a place, measured now if it has not been yet.
 
         Args:
             case: name of the case that asks; the timing gets it if no other case with this shape has asked before.
@@ -123,7 +130,7 @@ class Latencies:
         request: pytest.FixtureRequest,
         facts: Mapping[str, Any],
     ) -> Timing:
-        """Time a plan's pruned model in turns with the dense model."""
+        """Time a plan's pruned model in turns with the dense model, and count what one call of each computes."""
         dense = cast(experiment.dense(place.device), place.dtype)
         models = {"pruned": cast(experiment.pruned(plan, place.device), place.dtype), "dense": dense}
         inputs = rotation(experiment.inputs(place.batch, place.device, place.length), place.dtype)
@@ -152,7 +159,7 @@ def _read(record: Mapping[str, Any]) -> Timing:
 
 
 def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    """The longest sequence that an attention layer of the model reads; None if none reads a (b, length, e)."""
+    """The longest sequence that any attention layer reads in a call of the model; None if none reads (b, n, e)."""
     lengths: list[int] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -178,7 +185,7 @@ def cast(model: nn.Module, dtype: str) -> nn.Module:
 
 
 def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
-    """Copies of the same inputs at several places in memory, with all floating-point tensors in a dtype."""
+    """Four copies of the inputs, each at its place in memory, with all floating-point tensors in a dtype."""
     wanted = getattr(torch, dtype)
     change = once_each(lambda tensor: tensor.to(wanted) if tensor.is_floating_point() else tensor)
     args, kwargs = inputs
@@ -187,12 +194,12 @@ def rotation(inputs: Inputs, dtype: str) -> list[Inputs]:
 
 
 def _eager(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
-    """Name of each model -> its calls, one on each copy of the inputs."""
+    """Name of each model -> its calls without arguments, one for each of the inputs."""
     return {name: [forward(model, *example) for example in inputs] for name, model in models.items()}
 
 
 def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
-    """Name of each model -> its calls, one on each copy of the inputs, compiled by `torch.compile`."""
+    """As `_eager`, with each model compiled by `torch.compile`; RuntimeError if one can't be."""
     torch.compiler.reset()  # else, after eight models of a class, it would give up and run the ninth as it is
     return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
 
@@ -201,7 +208,7 @@ MODES = {"eager": _eager, "compile": _compiled}
 
 
 def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:
-    """The model compiled by `torch.compile`, for inputs like these.
+    """The model compiled by `torch.compile` for the shapes of these inputs, and called with them once.
 
     Args:
         what: how an error calls the model.

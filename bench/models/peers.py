@@ -27,13 +27,13 @@ class Inputs(NamedTuple):
     causal: bool = False
 
     def real(self) -> Tensor:
-        """True at positions that are no padding, (b, s)."""
+        """The mask (b, s) of tokens that are no padding, True = no padding."""
         if self.lengths is None:
             return torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device)
         return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
 
     def seen(self) -> Tensor | None:
-        """Which keys may be attended, (b, 1, 1, s), True = attend; None where nothing is padding."""
+        """The mask (b, 1, 1, s) of keys that are no padding, True = attend; None where there are no lengths."""
         return None if self.lengths is None else self.real()[:, None, None, :]
 
 
@@ -41,10 +41,10 @@ Attend = Callable[[Inputs], Tensor]  # x of the inputs -> (b, s, e)
 
 
 class Linears(nn.Module):
-    """Self-attention made of four plain linears around `attend`, without any checks.
+    """Self-attention made of four `nn.Linear` around the method `attend`, without checks of its inputs.
 
     Args:
-        layer: ours, whose weights are copied, and whose number of heads is taken over.
+        layer: the `MultiHeadAttention` whose weights are copied, and whose heads it has.
     """
 
     def __init__(self, layer: mha.MultiHeadAttention) -> None:
@@ -62,7 +62,7 @@ class Linears(nn.Module):
         return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
-        """Attend by torch's fused attention: (b, h, s, d) -> (b, h, s, d)."""
+        """The context (b, h, s, d) of q, k, v of that shape, by torch's fused attention, masked as the inputs say."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=inputs.seen(), is_causal=inputs.causal)
 
 
@@ -72,7 +72,7 @@ class Textbook(Linears):
     head_mask: Tensor | None = None  # (h, 1, 1), multiplied onto the weights
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
-        """Attend by matrix products and a softmax: (b, h, s, d) -> (b, h, s, d)."""
+        """The context (b, h, s, d) of q, k and v of that shape, by products and a softmax, masked as the inputs say."""
         scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
         if inputs.causal:
             ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -98,17 +98,17 @@ class Ours(nn.Module):
 
 
 def ours(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Our layer, sliced to the heads to keep."""
+    """Our layer, sliced to the heads of `kept`."""
     return Ours(_sliced(layer, kept))
 
 
 def linears(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Four linears around torch's fused attention, over the heads to keep: what anybody would write first."""
+    """Four `nn.Linear` around torch's fused attention, over the heads of `kept`: what anybody would write first."""
     return Linears(_sliced(layer, kept))
 
 
 def textbook(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Attention with an explicit softmax, over the heads to keep."""
+    """Attention with an explicit softmax (`Textbook`), over the heads of `kept`."""
     return Textbook(_sliced(layer, kept))
 
 
@@ -142,7 +142,11 @@ def products(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def torchs(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """`torch.nn.MultiheadAttention`, which returns no attention weights here; it can't be had with fewer heads."""
+    """`torch.nn.MultiheadAttention` with our layer's weights, called without returning attention weights.
+
+    Raises:
+        NoPeerError: `kept` leaves heads out.
+    """
     _whole("nn.MultiheadAttention", layer, kept)
     width = layer.W_o.out_features
     like = layer.W_o.weight
@@ -172,7 +176,11 @@ def torchs(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """CLIP's attention of transformers 5, over torch's fused attention; it can't be had with fewer heads."""
+    """CLIP's attention of transformers 5 with our layer's weights, over torch's fused attention.
+
+    Raises:
+        NoPeerError: `kept` leaves heads out, or transformers is not installed.
+    """
     _whole("CLIPAttention", layer, kept)
     try:
         from transformers import CLIPTextConfig
@@ -194,7 +202,11 @@ def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
-    """Four linears, from which Torch-Pruning, told where heads lie, cuts those that are not to be kept."""
+    """The same four `nn.Linear` as `linears`, from which Torch-Pruning, told where heads lie, cuts those not in `kept`.
+
+    Raises:
+        NoPeerError: torch-pruning is not installed.
+    """
     try:
         import torch_pruning as tp
     except ImportError as error:
@@ -215,7 +227,7 @@ def _sliced(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> mha.MultiHead
 
 
 def _whole(name: str, layer: mha.MultiHeadAttention, kept: Sequence[int]) -> None:
-    """Refuse to drop heads, by a `NoPeerError`, for an implementation that can't be had with fewer."""
+    """Raise a `NoPeerError`, in which `name` is what can't be had with fewer heads, if `kept` leaves heads out."""
     if len(kept) < layer.num_heads:
         raise NoPeerError(f"{name} ties the width of a head to the number of heads, so it has none with fewer of them")
 

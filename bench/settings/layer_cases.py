@@ -18,11 +18,12 @@ LARGE = 2**26  # numbers in the inputs of a case
 
 @dataclass(frozen=True)
 class LayerCase:
-    """One way to time the layer: its size, the heads that stay, its input, and where and how it runs.
+    """What one case of the bare layer is: the layer, the heads that stay, the input, and where and how it runs.
 
     Attributes:
+        batch, length: batch size, and tokens of each sequence with its padding.
         keep: share of the heads that stays, the first ones.
-        mask: "none", "causal", or "padded", where half of all positions are padding.
+        mask: "none", "causal", or "padded", where about half of all tokens are padding.
     """
 
     heads: int
@@ -38,7 +39,7 @@ class LayerCase:
 
     @property
     def width(self) -> int:
-        """The model width."""
+        """The model width e: heads · head_dim."""
         return self.heads * self.head_dim
 
     @property
@@ -63,7 +64,7 @@ class LayerCase:
         return "-".join(parts)
 
     def record(self) -> dict[str, Any]:
-        """The values of the case's columns in the run directory."""
+        """Field of the case's record in `cases/` -> value, for what is known before the case is measured."""
         case = {"case": self.id, "kind": "attention", "task": "attention", "timed_by": self.id}
         heads = {"heads_kept": len(self.kept), "heads_total": self.heads, "shape": [len(self.kept)]}
         where = {"batch": self.batch, "seq_len": self.length, "device": self.device}
@@ -81,7 +82,7 @@ class LayerCase:
 
     @property
     def lengths(self) -> torch.Tensor | None:
-        """The lengths (b,) of a padded batch, evenly from 1 to all positions, in mixed order; None without padding."""
+        """The lengths (b,) of a padded batch, evenly from 1 to `length`, in mixed order; None without padding."""
         if self.mask != "padded":
             return None
         evenly = torch.linspace(self.length, 0, self.batch).round().long().clamp(min=1)
@@ -89,18 +90,18 @@ class LayerCase:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of the batch are no padding."""
+        """How many tokens of all sequences together are no padding."""
         return self.batch * self.length if self.lengths is None else int(self.lengths.sum())
 
     def layer(self) -> mha.MultiHeadAttention:
-        """The whole layer, with the same weights every time."""
+        """The layer with all of its heads, in eval mode, on the case's device, with the same weights every time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             layer = mha.MultiHeadAttention.square(self.width, self.heads, bias=True, head_dim=self.head_dim)
         return layer.eval().to(self.device, getattr(torch, self.dtype))
 
     def inputs(self) -> list[Inputs]:
-        """A few inputs of standard normal numbers (b, s, e), the same every time."""
+        """Four inputs (only one where four are large) of standard normal numbers (b, s, e), the same every time."""
         generator = torch.Generator().manual_seed(1)
         shape = self.batch, self.length, self.width
         copies = COPIES if COPIES * self.batch * self.length * self.width <= LARGE else 1
@@ -150,7 +151,7 @@ GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
 
 
 def whole(settings: RunSettings) -> Iterator[LayerCase]:
-    """Cases of the whole layer beside other implementations; with --full causal ones, too."""
+    """Yield the cases of the layer with all heads: without a mask, padded, and with --full causal."""
     grid = GRIDS[settings.preset]
     for mask, sizes in (("none", grid.whole), ("padded", grid.padded), ("causal", grid.causal)):
         few = grid.few if mask == "none" else ()
@@ -158,7 +159,7 @@ def whole(settings: RunSettings) -> Iterator[LayerCase]:
 
 
 def sliced(settings: RunSettings) -> Iterator[LayerCase]:
-    """Cases of the layer at the run's kept fractions; with --full from cold caches, too."""
+    """Yield the cases of the layer at each kept fraction below 1, without a mask; with --full from cold caches, too."""
     grid, kept = GRIDS[settings.preset], [keep for keep in settings.keep if keep < 1]
     for case, keep in product([*_cases(settings, grid.sliced, grid.few, grid.caches)], kept):
         yield replace(case, keep=keep)
@@ -170,7 +171,13 @@ def _cases(
     few: tuple[tuple[int, int], ...],
     caches: tuple[str, ...] = (USUAL["cache"],),
 ) -> Iterator[LayerCase]:
-    """Each size on every device in every dtype, all else as usual; `few` with one other mode, head width or cache."""
+    """Yield cases with all heads and no mask, on every device in every dtype.
+
+    Args:
+        sizes: (batch, length) pairs that are measured in the usual mode, head width and cache. Batch sizes and lengths
+            of the command line replace those of both `sizes` and `few`.
+        few: the pairs that are measured where just one of mode, head width and cache is not the usual one.
+    """
     grid = GRIDS[settings.preset]
     if sizes and (settings.batch_sizes or settings.lengths):
         batches = settings.batch_sizes or sorted({batch for batch, _ in sizes})
@@ -185,5 +192,5 @@ def _cases(
 
 
 def _usual(values: Sequence[Any]) -> Any:
-    """Of the values asked for on an axis, the one that every size is measured at: 64 if it is there, else the first."""
+    """The usual one of the modes, head widths or caches that are measured: 64 if that is among them, else the first."""
     return 64 if 64 in values else values[0]

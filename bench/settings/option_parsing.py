@@ -22,7 +22,11 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def several(flag: str, text: str | None, parse: Callable[[str], T]) -> tuple[T, ...]:
-    """Parse each of the comma-separated words once; () where the option was not given.
+    """Parse comma-separated words: the values in their order, equal ones once; () where the option was not given.
+
+    Args:
+        flag: the option's name, for errors.
+        text: what the option was given; None where it was not.
 
     Raises:
         pytest.UsageError: there is no word, or one that `parse` refuses with a ValueError.
@@ -37,7 +41,7 @@ def several(flag: str, text: str | None, parse: Callable[[str], T]) -> tuple[T, 
 
 
 def one_of(known: Iterable[str]) -> Callable[[str], str]:
-    """A parser that returns a word which is among the known ones, and refuses any other."""
+    """A parser that returns a known word as it is, and raises a ValueError, which lists the known ones, for others."""
     known = tuple(known)
 
     def parse(word: str) -> str:
@@ -49,7 +53,7 @@ def one_of(known: Iterable[str]) -> Callable[[str], str]:
 
 
 def whole_number(example: str) -> Callable[[str], int]:
-    """A parser of whole numbers from 1 up; an error gives `example` as what to write instead."""
+    """A parser of whole numbers from 1 up; its ValueError for others gives `example` as what to write instead."""
 
     def parse(word: str) -> int:
         if not word.isdecimal() or int(word) == 0:
@@ -60,7 +64,7 @@ def whole_number(example: str) -> Callable[[str], int]:
 
 
 def fraction(word: str) -> float:
-    """Parse a kept fraction.
+    """Parse a kept fraction, the share of heads that stays.
 
     Raises:
         ValueError: it is no number in (0, 1].

@@ -25,7 +25,7 @@ SELECTING = ("benchmark_only", "benchmark_skip")  # of pytest-benchmark
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How thorough a run is.
+    """What a run measures where the command line does not say, and how long it takes over that.
 
     Attributes:
         limits: `seconds` that all rounds of one timed case may take, and `rounds`, the fewest and the most of them.
@@ -60,7 +60,7 @@ class RunSettings:
 
     Attributes:
         keep: fractions of the heads, in (0, 1].
-        batch_sizes: None where each task is timed at 1 and at its own batch size.
+        batch_sizes: in ascending order; None where none are asked for (`batches` says what a task is timed at then).
         devices: where latency is measured, as `torch.device` takes them; scores and accuracy come from the CPU.
         dtypes, modes: by name; `dtypes_on` and `modes_on` say which of them are measured on a device.
         lengths, head_dims: None where each benchmark has its own.
@@ -86,7 +86,7 @@ class RunSettings:
 
     @property
     def quick(self) -> bool:
-        """Whether the run is only to show that everything works."""
+        """Whether the preset is "quick", which only shows that everything works."""
         return self.preset == "quick"
 
     @property
@@ -109,20 +109,20 @@ class RunSettings:
         return {"random": self.random_draws, "even": PRESETS[self.preset].even_draws}.get(criterion, 1)
 
     def dtypes_on(self, device: str) -> tuple[str, ...]:
-        """The dtypes that are measured on a device."""
+        """The dtypes that are measured on a device: all but those of `left_out`."""
         return tuple(dtype for dtype in self.dtypes if (device, dtype) not in self.left_out)
 
     def modes_on(self, device: str) -> tuple[str, ...]:
-        """The modes that are measured on a device."""
+        """The modes that are measured on a device: all but those of `left_out`."""
         return tuple(mode for mode in self.modes if (device, mode) not in self.left_out)
 
     def batches(self, task: "Task") -> tuple[int, ...]:
-        """The batch sizes a task is timed at, in ascending order."""
+        """The batch sizes a task is timed at, ascending: those asked for, else 1 and its own (if quick, its own)."""
         own = _own_batch(task)
         return self.batch_sizes or ((own,) if self.quick else tuple(sorted({1, own})))
 
     def batch(self, task: "Task", *others: int) -> int:
-        """The batch size at which a task's latency is reported: its own, if it is timed, or else the largest.
+        """The batch size at which a task's latency is reported: the task's own if it is timed, else the largest timed.
 
         Args:
             others: the batch sizes at which earlier parts of the run have reported it.
@@ -168,7 +168,7 @@ def settings_of(config: pytest.Config) -> RunSettings:
     """What the command line asks for, checked; the same object every time.
 
     Raises:
-        pytest.UsageError: a value that is not possible here; says which ones are.
+        pytest.UsageError: an option has a value that is wrong or not possible here; the message says what to give.
     """
     if _SETTINGS not in config.stash:
         config.stash[_SETTINGS] = _settings(config)
@@ -176,7 +176,7 @@ def settings_of(config: pytest.Config) -> RunSettings:
 
 
 def run_directory(config: pytest.Config) -> Path:
-    """The directory that `--run` names, or else one that is named by the time of the first call."""
+    """The path that `--run` names, or else runs/<time of the first call>; nothing is made there."""
     from bench.measure.files import new_directory
 
     if config.option.run is None:
@@ -188,7 +188,11 @@ _SETTINGS = pytest.StashKey[RunSettings]()
 
 
 def _settings(config: pytest.Config) -> RunSettings:
-    """Check the options of the command line, and make settings of them."""
+    """Check the options of the command line, and make settings of them.
+
+    Raises:
+        pytest.UsageError: an option has a value that is wrong, or not possible on this machine.
+    """
     import mha
     from bench.measure import capabilities
 
@@ -221,7 +225,7 @@ def _settings(config: pytest.Config) -> RunSettings:
 
 
 def _tasks(texts: Sequence[str] | None) -> dict[str, Any]:
-    """The settings' `tasks` and `files`: the tasks that `--task` asks for, and the files of the user's own ones."""
+    """The fields `tasks` and `files` of `RunSettings`, from the texts given to `--task` (None: every task)."""
     from bench.settings.task_option import chosen_tasks
 
     chosen = chosen_tasks(texts)
@@ -230,7 +234,7 @@ def _tasks(texts: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _check_selection(option: Any) -> None:
-    """Refuse pytest-benchmark's options that select tests, since others must be used here."""
+    """Refuse --benchmark-only and --benchmark-skip by a `pytest.UsageError`, which says how to select instead."""
     for name in SELECTING:
         if getattr(option, name, False):
             flag = "--" + name.replace("_", "-")
@@ -238,7 +242,7 @@ def _check_selection(option: Any) -> None:
 
 
 def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
-    """For each option that takes sizes: its flag, the text that was given, and an example for errors."""
+    """For --batch-sizes, --lengths and --head-dims: the flag, the text that was given, and an example for errors."""
     return (
         ("--batch-sizes", option.batch_sizes, "sizes, as 1,32"),
         ("--lengths", option.lengths, "lengths, as 64,256"),
@@ -247,7 +251,7 @@ def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
 
 
 def _preset(option: Any) -> str:
-    """The name of the preset that the command line asks for."""
+    """The name of the preset that the command line asks for; a `pytest.UsageError` if it asks for two."""
     if option.quick and option.full:
         raise pytest.UsageError("--quick and --full ask for opposite things; give one of them, or neither")
     return "quick" if option.quick else "full" if option.full else "default"
@@ -255,7 +259,7 @@ def _preset(option: Any) -> str:
 
 @naming("--process")
 def _process(number: int) -> int:
-    """The number that `--process` was given, refused if it is negative."""
+    """The number that `--process` was given; a `pytest.UsageError` if it is negative."""
     if number < 0:
         raise ValueError(f"{number} is below 0; processes are counted from 0")
     return number
@@ -263,7 +267,7 @@ def _process(number: int) -> int:
 
 @naming("--run")
 def _usable(directory: Path) -> Path:
-    """The directory that `--run` names, refused if it holds other files than those of a run."""
+    """The path given by `--run`; a `pytest.UsageError` if it is a file, or a directory with files and no run in it."""
     from bench.rundir.files import is_ours
 
     if directory.exists() and not directory.is_dir():
@@ -277,5 +281,5 @@ def _usable(directory: Path) -> Path:
 
 
 def _own_batch(task: "Task") -> int:
-    """The batch size that a task prefers."""
+    """The task's attribute `batch_size`, or 32 if it has none."""
     return getattr(task, "batch_size", 32)

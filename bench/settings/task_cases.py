@@ -12,11 +12,11 @@ from mha.tasks import Task
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """A task's model, and one way to choose which of its heads stay.
+    """A task's model with some of its heads: the task's name, and how the heads that stay are chosen.
 
     Attributes:
         keep: share of the heads that stays.
-        draw: number of the plan, of the `draws` that are made with this criterion and share.
+        draw, draws: the plan is number `draw`, from 0, of `draws` that are made with this criterion and share.
     """
 
     task: str
@@ -40,13 +40,13 @@ class ModelVariant:
         return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
 
     def record(self) -> dict[str, object]:
-        """The values of the variant's columns in the run directory."""
+        """Field -> value, as in the records of plans and cases: task, criterion, name of the plan, kept fraction."""
         return {"task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep}
 
 
 @dataclass(frozen=True)
 class LatencyCase:
-    """A variant of a task's model, and where it is timed."""
+    """A variant of a task's model, timed at one `Place` beside the dense model."""
 
     variant: ModelVariant
     place: Place
@@ -57,19 +57,19 @@ class LatencyCase:
         return f"{self.variant}-{self.place.id}"
 
     def record(self) -> dict[str, object]:
-        """The fields of the case's record that are known before it runs."""
+        """Field of the case's record in `cases/` -> value, for what is known before the case is measured."""
         return {"case": self.id, "kind": "pruning", **self.variant.record(), **asdict(self.place)}
 
 
 def model_variants(settings: RunSettings) -> Iterator[ModelVariant]:
-    """Every model whose accuracy is measured: the dense one, the one without heads, every draw of every plan."""
+    """Yield every model whose accuracy is measured: dense, without heads, each draw of each criterion and share."""
     for task in settings.tasks:
         yield ModelVariant(task.name, DENSE, 1.0)
         yield from _pruned(settings, task, draws=True)
 
 
 def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
-    """Every case whose latency is measured beside the dense model; of several draws of a plan, the first one."""
+    """Yield every case whose latency is measured; of a criterion and share with several draws, the first draw only."""
     for task in settings.tasks:
         for place in _places(settings, task):
             for variant in _pruned(settings, task, draws=False):
@@ -77,7 +77,10 @@ def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
 
 
 def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
-    """Where a task is timed: each batch size on each device; other dtypes and modes only at the reported batch size."""
+    """Yield where a task is timed: on each device at each batch size and length.
+
+    Only at the batch size that is reported (`RunSettings.batch`) all dtypes and modes are timed, elsewhere the first.
+    """
     for device in settings.devices:
         dtypes, modes = settings.dtypes_on(device), settings.modes_on(device)
         for batch, dtype, mode in product(settings.batches(task), dtypes, modes):
@@ -86,7 +89,7 @@ def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
 
 
 def _pruned(settings: RunSettings, task: Task, *, draws: bool) -> Iterator[ModelVariant]:
-    """The pruned variants of a task's model, also the one without heads; with `draws`, every draw of each plan."""
+    """Yield the model without heads, then each criterion at each share: every draw with `draws`, else the first."""
     yield ModelVariant(task.name, NONE, 0.0)
     for criterion in settings.criteria:
         count = settings.draws(criterion) if draws else 1

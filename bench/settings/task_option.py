@@ -28,10 +28,11 @@ class Chosen(NamedTuple):
 
 
 def chosen_tasks(texts: Sequence[str] | None) -> tuple[Chosen, ...]:
-    """The tasks that the texts given to `--task` name; every reference task where there are none.
+    """The tasks that the texts given to `--task` name, each once; every reference task where there are no texts.
 
     Raises:
-        pytest.UsageError: there is no such task, the file can't be imported, or what it has is no task.
+        pytest.UsageError: there is no such task, the file can't be imported, what it has is no task, two tasks have
+            the same name, or a text names none.
     """
     from bench import tasks
 
@@ -47,7 +48,7 @@ def chosen_tasks(texts: Sequence[str] | None) -> tuple[Chosen, ...]:
 
 @naming("--task")
 def _reference(word: str, known: tuple[str, ...]) -> str:
-    """The word, if it names a reference task; else an error that lists the known names."""
+    """The word, if it is a known name of a reference task; else a `pytest.UsageError` that lists the names."""
     if word not in known:
         raise ValueError(
             f"unknown {word!r}; choose from {', '.join(known)}, or give an object of your own as path.py:name"
@@ -57,7 +58,12 @@ def _reference(word: str, known: tuple[str, ...]) -> str:
 
 @naming("--task")
 def _user_task(word: str) -> Chosen:
-    """The task that `path.py:name` names, if it has everything a task needs."""
+    """The task that `path.py:name` names, with its file.
+
+    Raises:
+        pytest.UsageError: the word is no path.py:name, or there is no such file or name; the file can't be imported; or
+            the object lacks something that a task needs.
+    """
     path, _, name = word.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
         raise ValueError(f"{word!r}: expected path.py:name, the file and the name of the task in it")
@@ -75,7 +81,11 @@ def _user_task(word: str) -> Chosen:
 
 
 def _imported(path: Path, word: str) -> Any:
-    """Import a file as a module, once; two files of the same name become two modules. `word` stands in errors."""
+    """Import a file as a module, once; two files of the same name become two modules.
+
+    Raises:
+        ValueError: importing it raises an error; the message begins with `word`.
+    """
     name = f"bench_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -93,7 +103,12 @@ def _imported(path: Path, word: str) -> Any:
 
 
 def _check_task(task: Any, word: str) -> None:
-    """Refuse an object that lacks something a task needs, or whose name can't be part of a file's name."""
+    """Refuse what is no task.
+
+    Raises:
+        ValueError: it is a class, lacks an attribute or method of `mha.tasks.Task` that is needed, or has a name that
+            can't stand in file names or is "attention"; the message begins with `word`.
+    """
     if inspect.isclass(task):
         raise ValueError(f"{word!r} is a class; name an object, as task = {task.__name__}()")
     if missing := [member for member in (*ATTRIBUTES, *METHODS) if not hasattr(task, member)]:
