@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
-    """Do the cases that are not finished yet, then write the results, also after Ctrl-C; returns the exit code."""
+    """Do the cases that are not finished yet, then write the results, also after Ctrl-C; returns the exit code.
+
+    Raises:
+        RunError: the directory holds another run (`_environment`), or the page of --docs has no markers.
+    """
     wanted = cases(options.settings, options.subjects, options.labels, options.seeds)
     facts = _environment(options, arguments)
     before = read(options.directory)
@@ -49,7 +53,13 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
 
 
 def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interrupted: bool) -> int:
-    """Write the tables and the summary from all records so far, say which cases failed, and return the exit code."""
+    """Write the tables and the summary from all records so far, say which cases failed, and return the exit code.
+
+    The page of --docs is written only if the run was not `interrupted`.
+
+    Raises:
+        RunError: that page has no markers.
+    """
     records = read(options.directory)
     write_tables(options.directory, records)
     summary = write_summary(options.directory)
@@ -81,7 +91,7 @@ class _Progress:
         self._bar.close()
 
     def done(self, case: ImportanceCase, outcome: Mapping[str, Any]) -> None:
-        """Count a case as done."""
+        """Count a case as done, and show its id, with FAILED before it if it failed."""
         self._finished += 1
         self._say(case.id if outcome["status"] == OK else f"FAILED {case.id}")
         self._bar.update(case.seconds)
@@ -120,7 +130,11 @@ def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) ->
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    """The settings, the time of creation and the revisions in the `environment.json` of an earlier run."""
+    """The settings, the time of creation and the revisions in the `environment.json` (`path`) of an earlier run.
+
+    Raises:
+        RunError: the file is no JSON, or lacks one of the three.
+    """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         return {name: earlier[name] for name in ("settings", "created", "revisions")}

@@ -55,12 +55,12 @@ class ImportanceCase:
 
     @property
     def id(self) -> str:
-        """The name of the case, and of its file."""
+        """The name of the case, and of its file without the suffix, such as "small-s0-scores-taylor"."""
         return "-".join(filter(None, (self.subject, f"s{self.seed}", self.what, self.detail)))
 
     @property
     def seconds(self) -> float:
-        """About how many seconds the case takes: a guess, for the order of the cases and the time left."""
+        """About how many CPU seconds the case takes: a guess, for the order of the cases and the time left."""
         size = SIZES.index(self.subject.split("_")[0])
         scoring = SCORING.get(self.detail, QUICKLY)[size] * SCORINGS.get(self.what, 0)
         return SECONDS[self.what][size] + scoring
@@ -69,13 +69,24 @@ class ImportanceCase:
 def cases(
     settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str], seeds: int
 ) -> list[ImportanceCase]:
-    """All cases of these subjects, variants (`labels`) and training seeds, sorted by ORDER, then slow ones first."""
+    """All cases of these subjects and variants, for the training seeds from 0 to `seeds` - 1.
+
+    They are sorted by ORDER, and within a sort of work by `ImportanceCase.seconds`, the slow ones first.
+
+    Args:
+        subjects: their names.
+        labels: those of the variants.
+        seeds: how many training seeds there are.
+    """
     unordered = [case for name in subjects for seed in range(seeds) for case in _of(settings, name, seed, labels)]
     return sorted(unordered, key=lambda case: (ORDER.index(case.what), -case.seconds))
 
 
 def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str]) -> Iterator[ImportanceCase]:
-    """The cases of one subject and training seed, scored by the variants of these labels."""
+    """Yield the cases of the subject `name` and one training seed, with the variants of these labels.
+
+    Which sorts of work there are depends on the subject's section.
+    """
     section = section_of(name)
     known = variants()
     if section != "planted":
@@ -100,19 +111,23 @@ def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str
 
 
 def run(case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Do a case, and return what it found out, ready for JSON."""
+    """Do a case, and return its results as a mapping that JSON can hold; what is in it depends on `case.what`."""
     it = _subject(case.subject, case.seed, settings.quick)
     return _RUN[case.what](it, case, settings)
 
 
 @lru_cache(maxsize=3)
 def _subject(name: str, seed: int, quick: bool) -> Subject:
-    """The subject of that name and training seed; the last few are kept, since other cases want them too."""
+    """The subject of that name and training seed; the last three are cached, since other cases want them too."""
     return subject(name, seed, quick=quick)
 
 
 def _model(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Train the subject's model, and evaluate it with all of its heads on the held-out data."""
+    """Train the subject's model, and evaluate it with all heads on the held-out data.
+
+    Returns its `heads` (pairs of layer and number), how many `parameters` it has, its `loss`, and its metric as
+    `value`.
+    """
     loss, values = it.evaluate(it.model)
     return {
         "heads": [list(head) for head in it.heads],
@@ -123,7 +138,11 @@ def _model(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
 
 
 def _rival(it: Subject, case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Train a smaller dense model from scratch, and evaluate it on the held-out data."""
+    """Train a smaller dense model from scratch, with `case.detail` heads a layer, and evaluate it on held-out data.
+
+    Returns `heads_kept` (heads of all its layers), how many `parameters` it has, its `loss`, and each example's
+    `values`.
+    """
     model = it.rivals[int(case.detail)]()
     loss, values = it.evaluate(model)
     heads = sum(layer.num_heads for layer in mha.find_attention(model).values())
@@ -131,7 +150,10 @@ def _rival(it: Subject, case: ImportanceCase, _settings: ImportanceSettings) -> 
 
 
 def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Evaluate the model under one part of all subsets of its heads; the case's `detail` is the number of the part."""
+    """Evaluate the model on held-out data under one part of all subsets of its heads, that of number `case.detail`.
+
+    Returns the `losses`, one for each subset, and the packed `values`, one for each subset and example.
+    """
     parts = settings.parts if it.section == "exhaustive" else 1
     kept = subsets.masks(len(it.heads)).tensor_split(parts)[int(case.detail)]
     losses, values = subsets.evaluate(it, kept)
@@ -139,7 +161,11 @@ def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) ->
 
 
 def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
-    """Score by leave-one-out on each half of the held-out data, and evaluate the model with all heads and with none."""
+    """Score by leave-one-out on each half of the held-out data, and evaluate the model with all heads and with none.
+
+    Also evaluates it without the heads of each kind of attention, and records what others need to know of the subject:
+    its section, heads, planted heads, and numbers of examples.
+    """
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
     scored = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
     ends = {str(kept): _judged(it, _pruned(it, range(kept))) for kept in (0, len(it.heads))}
@@ -160,7 +186,15 @@ def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
 
 
 def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score by the case's variant; evaluate the plans that follow, unless every subset of heads is evaluated anyway."""
+    """Score by the case's variant on the calibration set, and choose a plan from the scores for each head count.
+
+    Unless every subset of heads is evaluated anyway, also evaluates the model pruned by each plan (`curve`) and, for
+    the variants of KINDS_BY and some random draws, pruned in one kind of attention alone (`kinds`).
+
+    Returns:
+        `scores` (in the order of `Subject.heads`), `spent` (forward passes, backward passes, CPU seconds), `plans`, and
+        `curve` and `kinds` where they were measured.
+    """
     label, _, draw = case.detail.partition("@")
     start = time.process_time()
     scores = _score(it, variants()[label], it.calibration, settings, seed=int(draw or case.seed))
@@ -188,7 +222,10 @@ def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> 
 
 
 def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score by the case's variant on bootstrap resamples of the calibration set."""
+    """Score by the case's variant on each of several bootstrap resamples of the calibration set.
+
+    Returns `draws`: for each resample its `scores`, in the order of `Subject.heads`, and the `plans` that follow.
+    """
     total, size = count(it.calibration), len(it.calibration[0][0])
     draws = []
     for draw in range(settings.resamples):
@@ -201,7 +238,10 @@ def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 
 
 def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
-    """Score by the case's variant on parts of the calibration set, of several sizes, which do not overlap."""
+    """Score by the case's variant on disjoint parts of the calibration set, for each size of part in the settings.
+
+    Returns `sizes`: number of examples -> for each part of so many its scores, in the order of `Subject.heads`.
+    """
     total, size = count(it.calibration), len(it.calibration[0][0])
     order = torch.randperm(total, generator=torch.Generator().manual_seed(case.seed)).tolist()
     scores_by_size = {}
@@ -227,7 +267,10 @@ def _score(
 
 
 def _plans(it: Subject, scores: mha.HeadScores) -> dict[str, list[int]]:
-    """The plans that follow from scores: head count -> positions in `Subject.heads` of the heads that stay."""
+    """The plans that follow from scores, ranked across layers: head count -> positions of the heads that are kept.
+
+    The head counts are those of `Subject.counts`, as text; positions are those in `Subject.heads`.
+    """
     return {str(kept): it.positions(mha.choose(scores, heads=kept, across_layers=True)) for kept in it.counts}
 
 
@@ -237,14 +280,17 @@ def _pruned(it: Subject, positions: Sequence[int]) -> nn.Module:
 
 
 def _pruned_kind(it: Subject, kind: str, scores: Sequence[float], kept: int) -> nn.Module:
-    """The model, pruned to the `kept` best heads by score of one kind of attention, and all heads of other kinds."""
+    """The model, pruned to the `kept` best heads of one kind of attention, and all heads of other kinds.
+
+    `scores` has one for each head, in the order of `Subject.heads`.
+    """
     own = _kinds(it)[kind]
     best = sorted(own, key=lambda position: -scores[position])[:kept]
     return _pruned(it, [position for position in range(len(it.heads)) if position in best or position not in own])
 
 
 def _kinds(it: Subject) -> dict[str, list[int]]:
-    """Kind of attention -> positions in `Subject.heads` of its heads."""
+    """Kind of attention, such as "cross" -> positions in `Subject.heads` of its heads; empty if `Subject.kinds` is."""
     kinds: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(it.heads):
         if name in it.kinds:

@@ -27,10 +27,13 @@ class Curves:
     """What the metric of one task is at each head count, by each criterion.
 
     Attributes:
+        subject: the name of the task.
         counts: head counts, from none to all.
-        values: criterion -> one array (n, counts) for each training seed: each example's value at each head count.
+        values: criterion -> one array (n, counts) for each training seed: each held-out example's value at each head
+            count. References such as DENSE count as criteria.
         losses: criterion -> (counts,), the held-out loss, a mean over training seeds.
-        draws: head count -> the metric of each random plan; where there are few heads, of each plan there is.
+        draws: head count -> the metric under each random plan of each training seed; of a task whose every subset of
+            heads is evaluated, under each subset of that size.
     """
 
     subject: str
@@ -41,18 +44,22 @@ class Curves:
 
     @property
     def fractions(self) -> Array:
-        """The share of heads kept at each head count."""
+        """The share of all heads that is kept at each head count, (counts,)."""
         return np.array(self.counts) / self.counts[-1]
 
 
 def curves(results: Results) -> list[Curves]:
-    """The curves of every trained task of which enough cases are finished."""
+    """The curves of every trained task, without those for which `curves_of` finds too few finished cases."""
     drawn = [curves_of(results, subject) for subject in results.of_section("exhaustive", "held_out")]
     return [curve for curve in drawn if curve is not None]
 
 
 def curves_of(results: Results, subject: str) -> Curves | None:
-    """The curves of one task; None where too few of its cases are finished."""
+    """The curves of one task (`subject`); None where too few of its cases are finished.
+
+    Either every subset of its heads must have been evaluated for each training seed; or, for a task of section
+    "held_out", at least one criterion must have scored its heads for each training seed.
+    """
     seeds = results.seeds(subject)
     exhaustive = [results.subsets(subject, seed) for seed in seeds]
     if all(subsets is not None for subsets in exhaustive):
@@ -63,7 +70,10 @@ def curves_of(results: Results, subject: str) -> Curves | None:
 
 
 def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """The curves of a task of which every subset of heads is evaluated: they are looked up there."""
+    """The curves of a task of which every subset of heads is evaluated: each plan's results are looked up there.
+
+    Beside the criteria they include BEST, DENSE and, as a mean over all subsets of a size, FLOOR.
+    """
     total = len(results.about(subject)["heads"])
     counts = tuple(range(total + 1))
     masks: dict[str, list[list[int]]] = {}
@@ -98,7 +108,10 @@ def _looked_up(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
 
 
 def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
-    """The curves of a task with many heads, from the plans that were pruned and evaluated."""
+    """The curves of a task with many heads, from the plans by which its model was pruned and evaluated.
+
+    Beside the criteria they include DENSE and, if there are random plans for each training seed, FLOOR, their mean.
+    """
     plans = results.scored(subject, seeds[0], results.labels(subject)[0])["plans"]
     counts = tuple(sorted(map(int, plans)))
     values, losses = {}, {}
@@ -122,7 +135,10 @@ def _measured(results: Results, subject: str, seeds: Sequence[int]) -> Curves:
 
 
 def _points(results: Results, subject: str, seed: int, record: Any, counts: Sequence[int]) -> tuple[Array, Array]:
-    """Each example's value (n, counts) and the loss (counts,) at these head counts, from a "scores" case's record."""
+    """Each held-out example's value (n, counts) and the loss (counts,) at these head counts, by one criterion or draw.
+
+    `record` is that of a case "scores"; for no head and for all heads, the case "truth" has the values.
+    """
     curve = results.truth(subject, seed)["ends"] | record["curve"]
     points = [curve[str(kept)] for kept in counts]
     return np.stack([unpack(point["values"]) for point in points], axis=1), np.array([p["loss"] for p in points])
@@ -145,7 +161,7 @@ def replicates(values: Sequence[Array], *, over_seeds: bool = True) -> Array:
 
 
 def _resampled(rows: Array, seed: int) -> Array:
-    """Means (RESAMPLES, columns), each over n of the rows (n, columns) that are drawn with replacement."""
+    """Means (RESAMPLES, columns), each over n of the `rows` (n, columns), drawn with replacement as `seed` says."""
     count = len(rows)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return np.asarray(weights @ rows / count)
@@ -166,7 +182,12 @@ def over_seeds(means: Array) -> tuple[float, float]:
 
 
 def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """A row for each criterion's metric at each head count, with its difference to the dense model's."""
+    """The table of the curves: a row for each task, criterion and head count.
+
+    A row has the metric with its intervals, the held-out loss, and the metric's difference to the dense model's. BEST
+    and FLOOR count as criteria, and so do smaller models trained from scratch (RIVAL), whose rows lack the difference;
+    DENSE has no rows.
+    """
     rows: list[dict[str, Any]] = []
     for curve in all_curves:
         for label in curve.values:
@@ -213,6 +234,8 @@ def _row(subject: str, label: str, kept: int, total: int, means: Array, both: Ar
     """A row of `curve_frame`, with 95 % intervals over seeds and examples, examples alone, and seeds alone.
 
     Args:
+        label: of the criterion.
+        kept, total: how many heads are kept, and how many the task's model has.
         means: the metric for each training seed.
         both, examples: its bootstrap replicates over seeds and examples, and over examples alone.
     """
@@ -244,9 +267,10 @@ def areas(curve: Curves) -> dict[str, list[Array]]:
 
 
 def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """A row for each task and criterion: the area under the curve, also as a share (0: random plans, 1: dense).
+    """The table of the areas: a row for each task and criterion, with the area under the curve and its intervals.
 
-    The rows of task "all" are means of the shares over the tasks.
+    Where random plans were evaluated, a row has the area also as a share (0: random plans, 1: the dense model). The
+    rows of task ALL have only the mean of the shares over the tasks, for criteria that have one on each task.
     """
     rows: list[dict[str, Any]] = []
     shares: dict[str, list[tuple[float, Array]]] = {}
@@ -281,12 +305,16 @@ def _share(area: Any, random: Any, dense: Any) -> Any:
 
 
 def _replicates(areas: Sequence[Array], *, over_seeds: bool) -> Array:
-    """Bootstrap replicates (RESAMPLES,) of the mean area; `areas` has an array (n,) for each training seed."""
+    """Bootstrap replicates (RESAMPLES,) of the mean area, as by `replicates`; `areas` has (n,) for each seed."""
     return replicates([area[:, None] for area in areas], over_seeds=over_seeds)[:, 0]
 
 
 def _calibration(results: Results, curve: Curves, label: str) -> tuple[float, float]:
-    """The smallest and largest area that the criterion reaches on the calibration set and its resamples, over seeds."""
+    """The smallest and the largest area that the criterion reaches with the calibration set and with resamples of it.
+
+    Each area is a mean over training seeds. Both are NaN where, for any seed, not every subset of heads is evaluated,
+    or nothing was scored on resamples.
+    """
     seed_areas = []
     for seed in results.seeds(curve.subject):
         table = results.subsets(curve.subject, seed)

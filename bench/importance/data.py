@@ -39,7 +39,7 @@ def _example(batch: Any, row: int) -> Any:
 
 
 def _merged(examples: Sequence[Any]) -> Any:
-    """These examples as one batch, padded with zeros to the same size."""
+    """These examples as one batch, in which each tensor is padded with zeros at the end of its axes to the largest."""
     return _like(examples[0], [_stacked(parts) for parts in zip(*examples, strict=True)])
 
 

@@ -18,7 +18,10 @@ Row = dict[str, Any]
 
 
 def finding_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
-    """The table of both findings: means over training seeds, with 95 % intervals over examples."""
+    """The table of both findings, with the columns COLUMNS: the rows of `unnoticed` and of `sensitive` for every task.
+
+    Values are means over training seeds, with 95 % intervals over held-out examples.
+    """
     rows = [row for curve in all_curves for row in unnoticed(curve)]
     for subject in results.of_section("held_out"):
         rows += sensitive(results, subject)
@@ -28,7 +31,9 @@ def finding_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFram
 def unnoticed(curve: Curves) -> list[Row]:
     """A row for each criterion: the largest share of heads that it can prune without a sure fall of the metric.
 
-    At that share, and at every smaller one, the 95 % interval of the fall begins at 0 or below. `value` is the fall.
+    At that share, and at every smaller one, the 95 % interval of the fall begins at 0 or below. `kept_fraction` is the
+    share that stays, `value` the fall of the metric there, and `holds` whether any head can be pruned so. DENSE and
+    FLOOR are left out.
     """
     rows = []
     for label, values in curve.values.items():
@@ -47,7 +52,12 @@ def unnoticed(curve: Curves) -> list[Row]:
 
 
 def sensitive(results: Results, subject: str) -> list[Row]:
-    """Rows: how far the metric falls when one kind of attention alone is pruned, and how much further for "cross"."""
+    """Rows: how far the metric falls when one kind of attention alone is pruned, and how much further for "cross".
+
+    There is a row for each criterion, share of the kind's heads kept, and kind; and one for each kind that "cross" is
+    compared with, in which `holds` is "yes" if the 95 % interval of the difference is above 0, "no" if it is below,
+    else "undecided".
+    """
     losses = _losses(results, subject)
     rows = []
     for label, kept in dict.fromkeys((label, kept) for label, kept, _ in losses):
@@ -66,7 +76,11 @@ def sensitive(results: Results, subject: str) -> list[Row]:
 
 
 def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list[Array]]:
-    """How far examples' values fall: (criterion, share of the kind's heads kept, kind) -> (n, 1) for each seed."""
+    """How far each example's value falls: (criterion, share of the kind's heads kept, kind) -> (n, 1) for each seed.
+
+    The criterion is "all of them" where none of the kind's heads is kept. Entries that lack a training seed are left
+    out.
+    """
     losses: dict[tuple[str, float, str], list[Array]] = {}
     for seed in results.seeds(subject):
         truth = results.truth(subject, seed)
@@ -85,7 +99,10 @@ def _losses(results: Results, subject: str) -> dict[tuple[str, float, str], list
 
 
 def _points(records: Sequence[Any]) -> list[tuple[str, str]]:
-    """Pairs (kind of attention, heads kept of it) that these records were evaluated at; it is the same in all."""
+    """Pairs (kind of attention, heads kept of it) at which models were evaluated for these records.
+
+    The records are of cases "truth" or "scores", and have the same pairs; there are none where `records` is empty.
+    """
     if not records:
         return []
     return [(kind, kept) for kind, points in records[0].get("kinds", {}).items() for kept in points]

@@ -15,7 +15,16 @@ SECTIONS = ("exhaustive", "planted", "held_out")
 
 @dataclass(frozen=True)
 class ImportanceOptions:
-    """What the command line asks for, checked."""
+    """What the command line asks for, checked.
+
+    Attributes:
+        directory: of the run.
+        subjects: the names of the subjects.
+        labels: of the variants by which heads are scored.
+        seeds: how many models of each task are trained.
+        jobs: how many processes work.
+        docs: the page between whose markers the summary is written, if any.
+    """
 
     directory: Path
     subjects: tuple[str, ...]
@@ -27,10 +36,10 @@ class ImportanceOptions:
 
 
 def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
-    """Parse the command line.
+    """Parse the command line; `arguments` are those of the process unless given.
 
     Raises:
-        SystemExit: a value that is not possible; says which ones are.
+        SystemExit: after --help; or an option or value is not possible, and a message on stderr says what is.
     """
     parser = argparse.ArgumentParser(
         prog="nox -s importance --",
@@ -63,7 +72,11 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
 
 
 def _several(parser: argparse.ArgumentParser, flag: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The comma-separated names in `text`, each once, in the order of `known`; all known ones if `text` is None."""
+    """The comma-separated names in `text`, each once, in the order of `known`; all known ones if `text` is None.
+
+    Raises:
+        SystemExit: a name is not known, or there is none; the message calls the option `flag`.
+    """
     if text is None:
         return tuple(known)
     words = {word.strip() for word in text.split(",") if word.strip()}

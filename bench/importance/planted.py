@@ -162,7 +162,7 @@ def _scenario(
 
 
 def dead() -> Scenario:
-    """Heads that can't have an effect, among working ones."""
+    """The scenario with three planted heads that can't change any answer, among four working ones."""
     q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45}
     silent = Head(4, {OWN: 2.0}, gain=0.0)
     deaf = Head(5, {}, gain=4.0)
@@ -177,7 +177,7 @@ def dead() -> Scenario:
 
 
 def duplicate() -> Scenario:
-    """Two heads that compute the same."""
+    """The scenario with two planted heads that compute the same, from the most reliable place."""
     q = {0: 0.9, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(1, q[1]), working(0, q[0], 0.75), working(2, q[2]), working(0, q[0], 0.75), working(3, q[3])]
     return _scenario(
@@ -186,7 +186,7 @@ def duplicate() -> Scenario:
 
 
 def redundant() -> Scenario:
-    """Two heads that find the same evidence at different places."""
+    """The scenario with two planted heads that look at different places, which show the same class."""
     q = {0: 0.9, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(0, q[0], 0.75), working(1, q[1]), working(2, q[2]), working(4, q[0], 0.75), working(3, q[3])]
     return _scenario(
@@ -195,14 +195,14 @@ def redundant() -> Scenario:
 
 
 def harmful() -> Scenario:
-    """A head that only adds noise."""
+    """The scenario with one planted head that only adds noise: its place shows the right class by chance alone."""
     q = {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.5}
     heads = [working(0, q[0]), working(1, q[1]), Head(4, {OWN: 2.0}), working(2, q[2]), working(3, q[3])]
     return _scenario("a head that adds the class of a place which knows nothing", [heads], {0: (2,)}, q)
 
 
 def cancelling() -> Scenario:
-    """Two heads whose noise cancels."""
+    """The scenario with two planted heads: one adds noise, the other takes it away and adds the strongest evidence."""
     q = {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.5, 5: 0.9}
     noise, evidence = 5.0, weight_of_evidence(q[5])
     heads = [
@@ -223,7 +223,7 @@ def cancelling() -> Scenario:
 
 
 def relay() -> Scenario:
-    """Two heads of different layers, each of which is worth nothing without the other."""
+    """The scenario with two planted heads in different layers, each of which is worth nothing without the other."""
     q = {0: 0.75, 1: 0.65, 2: 0.55, 3: 0.45, 4: 0.9}
     first = [
         working(0, q[0]),

@@ -43,7 +43,10 @@ def opened(directory: Path) -> Iterator[None]:
 
 
 def read(directory: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of a run: case id -> record. A file that was cut off by copying counts as not there."""
+    """Read the records of a run: case id -> record.
+
+    Files that are no JSON, such as those cut off by copying, are left out, and so are those of another schema.
+    """
     records = {}
     for path in sorted((directory / "cases").glob("*.json")):
         try:
@@ -56,7 +59,7 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(directory: Path, case: Mapping[str, Any]) -> None:
-    """Write the record of a case, which holds its id, status, error and results, as a file of its own."""
+    """Write the record of a case, which holds its id, status, error and results, to DIRECTORY/cases/ID.json."""
     write_json(directory / "cases" / f"{case['id']}.json", {"schema": SCHEMA, **case})
 
 
@@ -67,6 +70,6 @@ def pack(values: Tensor) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    """The numbers that `pack` has packed, as float64."""
+    """The numbers that `pack` has packed, as a float64 array of the same shape."""
     flat = np.frombuffer(zlib.decompress(base64.b64decode(packed["f4"])), dtype="<f4")
     return flat.reshape(packed["shape"]).astype(np.float64)

@@ -47,7 +47,7 @@ class Subsets:
 
 
 class Results:
-    """What the finished cases of a run have found out."""
+    """The results of the finished cases of a run, from its records (case id -> record); failed cases are left out."""
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self._found = {
@@ -75,7 +75,11 @@ class Results:
         return self.truth(subject, self.seeds(subject)[0])
 
     def truth(self, subject: str, seed: int) -> Record:
-        """The record of the case "truth" of a subject and training seed: leave-one-out on held-out data."""
+        """The record of the finished case "truth" of a subject and training seed: leave-one-out on held-out data.
+
+        Raises:
+            KeyError: there is none.
+        """
         return self._found[subject, seed, "truth", ""]
 
     def increases(self, subject: str, seed: int) -> Array:
@@ -94,11 +98,15 @@ class Results:
         return tuple(sorted(label for label, seeds_done in seen.items() if seeds_done >= set(seeds)))
 
     def scored(self, subject: str, seed: int, label: str) -> Record:
-        """The record of the scores by the variant of this label."""
+        """The record of the finished case "scores" of a subject and training seed by the variant of this label.
+
+        Raises:
+            KeyError: there is none.
+        """
         return self._found[subject, seed, "scores", label]
 
     def draws(self, subject: str, seed: int) -> list[Record]:
-        """The records of random scores, one for each draw."""
+        """The records of the finished cases "scores" of a subject and seed by random scores, one for each draw."""
         return [record for _, record in self.details(subject, seed, "scores", f"{FLOOR}@")]
 
     def details(self, subject: str, seed: int, what: str, start: str = "") -> Iterator[tuple[str, Record]]:

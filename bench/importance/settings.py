@@ -31,7 +31,7 @@ class ImportanceSettings:
     parts: int = 8
 
     def document(self) -> dict[str, Any]:
-        """The settings as they stand in `environment.json`."""
+        """The settings as a mapping that JSON can hold, as it stands in `environment.json`."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 

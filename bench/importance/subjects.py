@@ -59,7 +59,7 @@ class Subject:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model, built when it is first asked for."""
+        """The model with all of its heads, built (a trained task's: trained) when it is first asked for."""
         return self.build()
 
     @cached_property
@@ -70,12 +70,15 @@ class Subject:
 
     @property
     def exhaustive(self) -> bool:
-        """Whether every subset of heads is evaluated."""
+        """Whether every subset of heads is evaluated: whether the model has at most EVERY_SUBSET heads."""
         return len(self.heads) <= EVERY_SUBSET
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Head counts at which the metric is taken, from none to all."""
+        """The head counts at which the metric is taken, ascending from none to all.
+
+        That is every count where every subset is evaluated, else `steps` steps of about the same size.
+        """
         total = len(self.heads)
         steps = total if self.exhaustive else self.steps
         return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
@@ -93,11 +96,11 @@ class Subject:
         return [position for position, (name, head) in enumerate(self.heads) if head in plan.keep[name]]
 
     def flat(self, scores: mha.HeadScores) -> list[float]:
-        """The scores of all heads, in the order of `heads`."""
+        """The score of each head, from all layers, in the order of `heads`."""
         return [scores.scores[name][scores.heads[name].index(head)].item() for name, head in self.heads]
 
     def evaluate(self, model: nn.Module) -> tuple[float, Tensor]:
-        """The held-out loss of a model, and its value on every held-out example (n,)."""
+        """The held-out loss of `model`, which may be pruned, and each held-out example's value under it, (n,)."""
         with torch.inference_mode():
             losses, values = zip(*(self.per_example(model, batch) for batch in self.held_out), strict=True)
         return torch.cat(losses).double().mean().item(), torch.cat(values)
@@ -109,7 +112,7 @@ def names() -> tuple[str, ...]:
 
 
 def section_of(name: str) -> Section:
-    """The section that a subject belongs to."""
+    """The section of the subject with this name: "exhaustive", "planted" or "held_out" (see `Subject`)."""
     return _SUBJECTS[name][0]
 
 

@@ -37,7 +37,7 @@ def evaluate(subject: Subject, kept: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses and values of a batch's examples under each mask, both (m, b)."""
+    """The losses and values of a batch's b examples under each of the m masks in `kept` (m, h), both (m, b)."""
     examples = len(batch[0])
     together = max(1, ROWS // examples)
     layers = mha.find_attention(subject.model)
@@ -51,7 +51,7 @@ def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple
 
 
 def _gates(subject: Subject, kept: Tensor) -> dict[str, Tensor]:
-    """Layer name -> (rows, its heads): the columns of `kept` (rows, all heads) that are the layer's."""
+    """Layer name -> gates (rows, its heads): the columns of `kept` (rows, all heads) that belong to that layer's heads."""
     columns: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(subject.heads):
         columns.setdefault(name, []).append(position)

@@ -28,7 +28,7 @@ Frames = Mapping[str, pd.DataFrame]
 
 
 def write_summary(directory: Path) -> str:
-    """Write `summary.md`, and return its text."""
+    """Write a run's `summary.md`, from the tables and `environment.json` in its directory; returns the text."""
     frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
     environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     parts = [
@@ -41,10 +41,10 @@ def write_summary(directory: Path) -> str:
 
 
 def write_docs(page: Path, summary: str) -> None:
-    """Put the summary between the markers of the page.
+    """Replace what stands between START and END on a Markdown page by the text of the summary.
 
     Raises:
-        RunError: the page has no markers.
+        RunError: START is not on the page, or END does not follow it.
     """
     before, start, rest = page.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
@@ -54,7 +54,13 @@ def write_docs(page: Path, summary: str) -> None:
 
 
 def trust(frames: Frames) -> str:
-    """A table with each criterion's price, shares, agreement with the truth and stability; the best share is on top."""
+    """The main table, as Markdown: a row for each criterion, the one with the largest share over all tasks on top.
+
+    A row has the criterion's price (forward passes over the calibration set), its CPU seconds, its share (0: random
+    plans, 1: the dense model) over all tasks and on each, Spearman's ρ with the truth on each task, the share of head
+    counts at which it is right on planted scenarios, and Spearman's ρ between scores from STABLE_AT examples and from
+    all. In bold are the criteria that `fronts` lists. Empty text where no criterion has a share over all tasks.
+    """
     areas, rows = frames["areas"], []
     if not _ranked(frames):
         return ""
@@ -80,7 +86,10 @@ def trust(frames: Frames) -> str:
 
 
 def fronts(frames: Frames) -> str:
-    """A sentence that lists the criteria that no cheaper one beats by its share over all tasks."""
+    """A sentence that lists, with share and price, the criteria whose share over all tasks no cheaper one reaches.
+
+    Empty text where there are none.
+    """
     shares = _all_shares(frames)
     if not (front := _front(frames)):
         return ""
@@ -89,7 +98,11 @@ def fronts(frames: Frames) -> str:
 
 
 def plants(frames: Frames) -> str:
-    """A table for the scenarios: at what share of head counts a criterion keeps as many planted heads as is best."""
+    """A Markdown table under a title: how often each criterion keeps as many planted heads as a best subset does.
+
+    It has criteria × scenarios, in each cell the share of head counts, a mean over training seeds. Empty text without
+    results.
+    """
     frame = frames["planted"]
     if frame.empty:
         return ""
@@ -104,7 +117,13 @@ def plants(frames: Frames) -> str:
 
 
 def subsets(frames: Frames) -> str:
-    """A table of how the subsets that each criterion keeps compare with all subsets of their size."""
+    """A Markdown table under a title: how the subsets that a criterion keeps compare with all subsets of as many heads.
+
+    A row for each criterion has the regret in the loss and in the metric, the share of subsets with a smaller loss, and
+    the share of kept heads that the best subset keeps too; all are means over trained tasks, seeds and head counts,
+    those of no head and of all heads left out. "over calibration samples" is the range of the regret in the loss over
+    resamples of the calibration set. Empty text where no trained task has results under every subset.
+    """
     frame = frames["exhaustive"]
     frame = frame[~frame["task"].str.startswith("planted")] if len(frame) else frame
     if frame.empty:
@@ -126,7 +145,11 @@ def subsets(frames: Frames) -> str:
 
 
 def rivals(frames: Frames) -> str:
-    """A table of smaller dense models trained from scratch beside the best criterion's pruned ones."""
+    """A Markdown table of the metric, with intervals: a row for each smaller dense model trained from scratch (RIVAL).
+
+    Beside it stand models pruned to as many heads: by the criterion with the largest share over all tasks, by the best
+    subset, and at random. Empty text where no such model was trained.
+    """
     frame = frames["curves"]
     if frame.empty or not (frame["criterion"] == RIVAL).any():
         return ""
@@ -141,7 +164,13 @@ def rivals(frames: Frames) -> str:
 
 
 def sensitive(frames: Frames) -> str:
-    """The finding that cross-attention is the most sensitive kind, and a table of the losses."""
+    """The finding that cross-attention is the most sensitive kind, as a sentence and a Markdown table.
+
+    Empty text without results.
+
+    The sentence counts in how many comparisons it holds. The table has how far the metric falls when heads of one kind
+    alone are pruned: a row for each criterion and share of the kind's heads that is kept, a column for each kind.
+    """
     frame = frames["findings"]
     frame = frame[(frame["finding"] == SENSITIVE)] if len(frame) else frame
     if frame.empty:
@@ -161,7 +190,10 @@ def sensitive(frames: Frames) -> str:
 
 
 def unnoticed(frames: Frames) -> str:
-    """The finding that a share of heads goes unnoticed, and a table of the shares."""
+    """The finding that a share of heads goes unnoticed, as a sentence and a Markdown table; empty without results.
+
+    The table, criteria × tasks, has the largest share of heads that can be pruned without a sure fall of the metric.
+    """
     frame = frames["findings"]
     frame = frame[(frame["finding"] == UNNOTICED)] if len(frame) else frame
     if frame.empty:
@@ -175,7 +207,11 @@ def unnoticed(frames: Frames) -> str:
 
 
 def _head(environment: Mapping[str, object]) -> str:
-    """A sentence that says when, on which machine and with which torch was measured, from `environment.json`."""
+    """The summary's first paragraph, made of what `environment.json` holds (`environment`).
+
+    It says when, on which processor, with which torch and with how many training seeds was measured; and after a run
+    with --quick that its numbers mean nothing.
+    """
     quick = (
         " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(environment) else ""
     )
@@ -191,13 +227,13 @@ def _is_quick(environment: Mapping[str, object]) -> bool:
 
 
 def _ranked(frames: Frames) -> list[str]:
-    """The criteria by their share over all tasks, the best first; REFERENCES, such as random plans, are left out."""
+    """The criteria by their share over all tasks, the largest first; without REFERENCES and unknown shares."""
     shares = _all_shares(frames)
     return sorted((label for label in shares if label not in REFERENCES), key=lambda label: -shares[label])
 
 
 def _all_shares(frames: Frames) -> dict[str, float]:
-    """Criterion -> its share, a mean over all tasks."""
+    """Criterion -> its share (0: random plans, 1: dense), a mean over all tasks; without criteria of unknown share."""
     areas = frames["areas"]
     if areas.empty or "share" not in areas:
         return {}
@@ -207,7 +243,10 @@ def _all_shares(frames: Frames) -> dict[str, float]:
 
 
 def _front(frames: Frames) -> list[str]:
-    """The criteria that no cheaper one beats by its share over all tasks, from cheap to dear."""
+    """The criteria, from cheap to dear, whose share over all tasks is above 0 and above that of all cheaper ones.
+
+    REFERENCES, and criteria whose price is not known, are left out.
+    """
     shares, front, best = _all_shares(frames), [], 0.0
     priced = [(price, label) for label in _ranked(frames) if (price := _price(frames, label)) is not None]
     for _, label in sorted(priced, key=lambda row: (row[0], -shares[row[1]])):
@@ -223,18 +262,24 @@ def _price(frames: Frames, label: str) -> float | None:
 
 
 def _seconds(frames: Frames, label: str) -> float | None:
-    """How many CPU seconds a criterion takes on its dearest task; None if unknown."""
+    """How many CPU seconds a criterion takes on the task that takes it the most forward passes; None if unknown."""
     return _last(frames["cost"], "seconds", label)
 
 
 def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
-    """The number in a column of the cost table for this criterion, on the task that took it the most forward passes."""
+    """The number in a column of the cost table for this criterion, on the task that took it the most forward passes.
+
+    None where the table has no row for the criterion.
+    """
     rows = cost[cost["criterion"] == label] if len(cost) else cost
     return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
 
 
 def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
-    """The mean of a column over the rows in which the columns named in `where` have these values, or None."""
+    """The mean of the column `column` over the rows in which each column that `where` names has the value given there.
+
+    None where there are no such rows, or none that has a number.
+    """
     if frame.empty:
         return None
     for name, value in where.items():
@@ -244,7 +289,7 @@ def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:
 
 
 def _share(areas: pd.DataFrame, task: str, label: str) -> str:
-    """The share of a criterion on a task with its interval, as text; NOTHING where it is unknown."""
+    """The share of a criterion on a task with its interval, such as "0.52 [0.48, 0.57]"; NOTHING if it is unknown."""
     rows = _records(areas[(areas["task"] == task) & (areas["criterion"] == label)])
     return _estimate(rows[0], "share", ".2f") if rows and not pd.isna(rows[0]["share"]) else NOTHING
 
@@ -256,7 +301,7 @@ def _estimate(row: Mapping[str, Any], name: str, style: str = ".3f") -> str:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as mappings."""
+    """The rows of a table in their order, each as a mapping: name of the column -> value."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
@@ -270,7 +315,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read a table from a CSV file; an empty one if the file is empty."""
+    """Read a table from a CSV file; a table without rows and columns if the file is empty."""
     try:
         return pd.read_csv(path, keep_default_na=True)
     except pd.errors.EmptyDataError:

@@ -21,7 +21,10 @@ OVERLAP = (0.25, 0.5, 0.75)  # of the heads pruned
 
 
 def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
-    """Write every table of a run as a CSV file; one of which nothing is known yet has no rows."""
+    """Write every table of a run as a CSV file into its directory; one of which nothing is known yet has no rows.
+
+    `records` maps case ids to records, as `bench.importance.records.read` returns them.
+    """
     results = Results(records)
     drawn = curves(results)
     frames = {
@@ -41,7 +44,10 @@ def write_tables(directory: Path, records: Mapping[str, Any]) -> None:
 
 
 def scores(results: Results) -> pd.DataFrame:
-    """A row with the score for each head, criterion and training seed; random scores are left out."""
+    """The table of scores: a row for each subject, training seed, criterion and head; random scores are left out.
+
+    TRUTH, leave-one-out on held-out data, counts as a criterion.
+    """
     rows = []
     for subject in results.subjects:
         heads = results.about(subject)["heads"]
@@ -56,10 +62,11 @@ def scores(results: Results) -> pd.DataFrame:
 
 
 def agreement(results: Results) -> pd.DataFrame:
-    """A row for each pair of criteria: how alike they rank a trained model's heads, and which share both would prune.
+    """The table of agreement: a row for each trained task, training seed and ordered pair of criteria.
 
-    One of the criteria is TRUTH, leave-one-out on held-out data. Its row beside itself compares the scores of the two
-    halves of that data: more agreement with it can't be expected of any criterion.
+    It has how alike both rank the heads (Spearman, Kendall), and which share of the heads pruned by one the other
+    prunes too. One of the criteria is TRUTH, leave-one-out on held-out data. Its row beside itself compares the scores
+    of the two halves of that data: more agreement with it can't be expected of any criterion.
     """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
@@ -85,7 +92,7 @@ def agreement(results: Results) -> pd.DataFrame:
 
 
 def correlations(first: Array, second: Array) -> tuple[float, float]:
-    """The rank correlations of Spearman and Kendall; NaN where either row of scores is constant."""
+    """The rank correlations (Spearman's, Kendall's) of two arrays of scores (h,); NaN where either is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         return float(stats.spearmanr(first, second).statistic), float(stats.kendalltau(first, second).statistic)
@@ -98,7 +105,14 @@ def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
 
 
 def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], total: int) -> dict[str, float]:
-    """The share of the heads pruned by one plan that the other prunes too, where about OVERLAP of all are pruned."""
+    """The share of the heads pruned by one plan that the other prunes too: "overlap_<share>" for each of OVERLAP.
+
+    Compared are the plans of the head count at which the share of pruned heads is nearest to that of OVERLAP.
+
+    Args:
+        first, second: head count -> positions of the heads kept.
+        total: how many heads the model has.
+    """
     shares = {}
     for share in OVERLAP:
         inner = [kept for kept in map(int, first) if 0 < kept < total]
@@ -109,9 +123,11 @@ def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], t
 
 
 def exhaustive(results: Results) -> pd.DataFrame:
-    """How the subset that each criterion keeps at each head count compares with all subsets of that size.
+    """The table that compares the subset which a criterion keeps with all subsets of as many heads.
 
-    `draw` is 0 for scores from the calibration set itself, and the number of a resample of it from 1 on.
+    It has a row for each subject whose every subset is evaluated, training seed, criterion, draw and head count. `draw`
+    is 0 for scores from the calibration set itself, and the number of a resample of it from 1 on. FLOOR, the mean over
+    all subsets of a size, and BEST count as criteria.
     """
     rows = []
     for subject in results.of_section("exhaustive", "planted"):
@@ -137,7 +153,11 @@ def exhaustive(results: Results) -> pd.DataFrame:
 
 
 def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int, Mapping[str, list[int]]]]:
-    """Criterion, draw of the calibration set (0: itself, then resamples), and plans: head count -> positions."""
+    """All plans of a subject and training seed, without random ones: a list of (criterion, draw, plans), sorted.
+
+    `draw` is 0 for the calibration set itself, and the number of a resample from 1 on; `plans` maps head counts to
+    positions of the heads kept.
+    """
     plans = [(label, 0, results.scored(subject, seed, label)["plans"]) for label in results.labels(subject)]
     for label, record in results.details(subject, seed, "resamples"):
         plans += [(label, draw, resample["plans"]) for draw, resample in enumerate(record["draws"], start=1)]
@@ -145,7 +165,15 @@ def _all_plans(results: Results, subject: str, seed: int) -> list[tuple[str, int
 
 
 def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, float]:
-    """The subset `mask` of `kept` heads compared with all of its size (`masks`, the best first); rank 1 is the best."""
+    """The columns of `exhaustive` that compare the subset `mask` with all subsets of `kept` heads.
+
+    `regret` and `regret_value` are how much worse loss and metric are than the best subset's; `rank` is 1 plus the
+    number of the `of` subsets that have a smaller loss; `overlap` is the share of kept heads that the best subset keeps
+    too.
+
+    Args:
+        masks: the numbers of all subsets of that size, the one with the smallest loss first.
+    """
     loss, best = table.losses[mask], table.losses[masks[0]]
     shared = (mask & int(masks[0])).bit_count()
     return {
@@ -161,10 +189,10 @@ def _standing(table: Subsets, masks: Any, mask: int, kept: int) -> dict[str, flo
 
 
 def planted(results: Results) -> pd.DataFrame:
-    """How often a criterion treats what was planted as the best subsets do, over all head counts.
+    """The table of planted scenarios: a row for each scenario, seed and criterion, FLOOR (random plans) among them.
 
-    `right`: the share of head counts at which it keeps as many of the planted heads as a best subset of that size.
-    `regret`: the mean over head counts of the loss above that of the best subset.
+    `right`: the share of head counts, without none and all, at which the criterion keeps as many of the planted heads
+    as a best subset of that size. `regret`: the mean over these head counts of the loss above that of the best subset.
     """
     rows = []
     for subject in results.of_section("planted"):
@@ -189,13 +217,21 @@ def planted(results: Results) -> pd.DataFrame:
 
 
 def planted_in_best(table: Subsets, masks: Any, plant: int) -> set[int]:
-    """How many heads of the mask `plant` the best of the subsets `masks` keep; several numbers where subsets tie."""
+    """How many heads of the mask `plant` the best of the subsets `masks` keeps, as a set: subsets may be equally good.
+
+    `masks` are sorted by loss, the smallest first; subsets within TIE of it are equally good.
+    """
     best = table.losses[masks] <= table.losses[masks[0]] + TIE
     return {(int(mask) & plant).bit_count() for mask in masks[best]}
 
 
 def stability(results: Results) -> pd.DataFrame:
-    """How scores from parts of the calibration set correlate with those from all of it, and with each other."""
+    """The table of stability: a row for each trained task, training seed, criterion, number of examples and part.
+
+    A part is so many examples of the calibration set. `spearman` is the rank correlation of the scores from it with
+    those from the whole set, `between` the mean of those between each two parts of that size (NaN if there is only
+    one).
+    """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
         for seed in results.seeds(subject):

@@ -28,7 +28,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # bars of several tr
 
 
 def do(directory: Path, case: ImportanceCase, settings: ImportanceSettings) -> Outcome:
-    """Do one case, write its record and return it; an error is not raised, but recorded."""
+    """Do one case, write its record and return it; an exception in the case is recorded, and not raised."""
     identity = {"id": case.id, "subject": case.subject, "seed": case.seed, "what": case.what, "detail": case.detail}
     start, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
@@ -52,9 +52,13 @@ def do_all(
     jobs: int,
     done: Callable[[ImportanceCase, Outcome], None],
 ) -> None:
-    """Do all cases in their order, and call `done` after each: in this process if `jobs` is 1, else in `jobs` workers.
+    """Do all cases in their order: one by one in this process if `jobs` is 1, else in `jobs` worker processes.
 
     The case of a worker that dies is recorded as failed, and another worker takes its place.
+
+    Args:
+        directory: of the run, where each case's record is written.
+        done: called in this process after each case, with the case and a mapping that has its `status` and `error`.
     """
     if jobs == 1:
         for case in cases:
@@ -73,7 +77,13 @@ def do_all(
 
 @dataclass
 class _Team:
-    """The worker processes; each has a pipe, over which it gets cases and says what became of them."""
+    """The worker processes; each has a pipe, over which it gets cases and says what became of them.
+
+    Attributes:
+        processes: pipe -> the worker at its other end.
+        busy: pipe -> the case that its worker is doing.
+        idle: the pipes whose workers have nothing to do.
+    """
 
     directory: Path
     settings: ImportanceSettings
@@ -103,7 +113,12 @@ class _Team:
         self.busy[pipe] = case
 
     def next_done(self) -> tuple[ImportanceCase, Outcome]:
-        """Wait until a case is finished or its worker has died; returns the case and its outcome."""
+        """Wait until any case is finished or its worker has died; returns the case and its outcome.
+
+        The outcome is a mapping with `status` and `error`.
+
+        The case of a worker that has died is recorded here as failed.
+        """
         pipe = next(iter(wait(list(self.busy))))
         assert isinstance(pipe, Connection)
         case = self.busy.pop(pipe)
@@ -150,7 +165,7 @@ def _work(pipe: Connection, directory: Path, settings: ImportanceSettings) -> No
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Within the context these environment variables are set."""
+    """Within the context these environment variables are set; afterwards they are as they were before."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
