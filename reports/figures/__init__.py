@@ -16,7 +16,14 @@ MOST_PANELS = 24  # of one figure for one task
 
 @dataclass(frozen=True)
 class Panel:
-    """What one figure shows: `frame` is all that `draw` and `caption` see; `tables` stand below it."""
+    """One figure to be drawn of a run; its module's `draw` and `caption` are given `frame` and nothing else.
+
+    Attributes:
+        slug: tells this panel apart from others of its module and task in names of files; "" where it is the only one.
+        title: what follows the module's TITLE in the figure's title; "" where nothing does.
+        frame: what is drawn, of whatever type the module's `panels` says.
+        tables: shown below the figure on its page.
+    """
 
     slug: str  # tells apart the panels of one figure and task; () the only one
     title: str
@@ -25,17 +32,17 @@ class Panel:
 
 
 def limited(panels: Iterable[Panel], most: int = MOST_PANELS) -> tuple[tuple[Panel, ...], int]:
-    """The first `most` panels, and the number of those that are left over."""
+    """The first `most` panels, and how many panels come after them."""
     all_panels = tuple(panels)
     return all_panels[:most], max(0, len(all_panels) - most)
 
 
 class Drawing(Protocol):
-    """What a figure module offers, whatever it is asked about.
+    """What every figure module offers, be it about a run, two sides or the importance experiments.
 
     Attributes:
         TITLE: the figure's heading on the page.
-        ABSENT: the sentence that stands on the page instead, where a run has nothing for the figure.
+        ABSENT: the sentence that the page shows in place of the figure if `panels` yields none.
     """
 
     TITLE: str
@@ -43,39 +50,44 @@ class Drawing(Protocol):
     __name__: str
 
     def draw(self, frame: Any) -> Figure:
-        """Draw the `frame` of a panel; touches no global state."""
+        """Draw a panel's `frame` as a new figure; touches no global state."""
 
     def caption(self, frame: Any) -> str:
-        """A plain sentence or two on what is to be seen, with numbers computed from the frame."""
+        """A plain sentence or two on what the figure of this `frame` shows, with numbers computed from the frame."""
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module of this package offers.
+    """What a module of `reports.figures` offers: figures of one run.
 
     Attributes:
-        ABOUT: whether `panels` is asked once for each task, for the bare layer, for each of those ("any"), or for
-            all cases in which a model generates.
+        ABOUT: what `panels` is asked about: "task": each task; "layer": the bare layer; "any": each task and the bare
+            layer; "generation": all cases in which a model generates, at once.
     """
 
     ABOUT: Literal["task", "layer", "any", "generation"]
 
     def panels(self, run: Run, task: str) -> Iterator[Panel]:
-        """The panels of this figure about `task` (or LAYER, or GENERATION); none where the run has nothing for it."""
+        """Yield the panels about `task` (a task's name, LAYER or GENERATION); none if the run lacks their data."""
 
 
 def about(task: str) -> dict[str, FigureModule]:
-    """Name -> figure module, of those to be asked about `task`: the name of a task, or LAYER, or GENERATION."""
+    """The figure modules whose ABOUT covers `task`, a task's name, LAYER or GENERATION, by their names."""
     kind = {LAYER: "layer", GENERATION: "generation"}.get(task, "task")
     either = ("any",) if kind != "generation" else ()
     return {name: module for name, module in registry().items() if module.ABOUT in (kind, *either)}
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure module, of all figures of a run."""
+    """All figure modules of one run, by their names in this package."""
     return registered(__name__, __path__)
 
 
 def registered(package: str, path: Iterable[str]) -> dict[str, Any]:
-    """Name -> module, of all modules in a package of figures, by name; `path` is the package's __path__."""
+    """Import all modules of a package, subpackages left out; returns them by their names in it, sorted.
+
+    Args:
+        package: the package's dotted name.
+        path: its __path__.
+    """
     names = sorted(info.name for info in pkgutil.iter_modules(path) if not info.ispkg)
     return {name: importlib.import_module(f"{package}.{name}") for name in names}

@@ -37,7 +37,7 @@ CORNERS = ((False, True), (True, True), (False, False), (True, False))  # of a p
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each setting and batch size in which a pruned plan was timed; its frame is the tradeoff."""
+    """One panel for each setting and batch size in which a plan other than dense was timed; its frame is a Tradeoff."""
     for tradeoff in frames.tradeoffs(run, task):
         if tradeoff.setting and (tradeoff.table["speedup"].notna() & (tradeoff.table["criterion"] != "dense")).any():
             title = f"{task}, batch {tradeoff.batch}, {tradeoff.setting.text}"
@@ -101,7 +101,12 @@ def caption(frame: Tradeoff) -> str:
 
 
 def _points(axes: Axes, rows: pd.DataFrame, label: str, **look: Any) -> None:
-    """Draw a point for each row, with the intervals of both its latency and its accuracy."""
+    """Draw each row at `share` (latency / dense latency) and `value` (the metric), with the intervals of both.
+
+    Args:
+        label: all rows' entry in the legend.
+        look: options of `Axes.errorbar`.
+    """
     if rows.empty:
         return
     across = reach(rows["share"], rows["share_low"], rows["share_high"])
@@ -118,7 +123,11 @@ def _front(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _label_front(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
-    """Write the kept fraction beside each point of the front, in the first corner (of CORNERS) with room, if any."""
+    """Write the kept fraction beside each point of the Pareto front but the dense model.
+
+    It stands at the first of CORNERS in which it overlaps no point and no other label, and is left out if there is
+    none.
+    """
     figure.draw_without_rendering()  # places are known once everything else is laid out
     inside, dot = axes.get_window_extent(), figure.dpi / 72
     places = axes.transData.transform(rows[["share", "value"]].to_numpy(dtype=float))

@@ -28,7 +28,10 @@ LABEL_POINTS = 8.0  # what one token needs along an axis
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each layer of the task's first example; attention_overview shows all examples."""
+    """One panel for each layer of the task's first example, with the layer's AttentionExample as its frame.
+
+    Further examples are left to attention_overview.
+    """
     examples = [example for example in run.attention if example.task == task]
     for example in examples:
         if example.example == examples[0].example:
@@ -37,7 +40,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: AttentionExample) -> Figure:
-    """One image of all heads, with a heatmap for each: dense ones above pruned ones, heads that were cut hatched."""
+    """A figure with two heatmaps for each head: the dense model's, and below it the pruned one's, hatched if cut."""
     down, across = _merged(frame)
     queries, keys = frame.queries[::down], frame.keys[::across]
     shown = _shown(frame)
@@ -84,7 +87,10 @@ def caption(frame: AttentionExample) -> str:
 
 
 def _shown(frame: AttentionExample) -> list[int]:
-    """The numbers of the heads that are drawn, ascending: the kept ones that change most, then cut ones."""
+    """The original numbers of the heads that are drawn, ascending, at most HEADS.
+
+    Kept heads come first, those whose weights pruning changes most on average; cut ones fill what room is left.
+    """
     change = np.abs(frame.pruned - frame.dense[list(frame.heads)]).mean(axis=(1, 2))
     kept = [frame.heads[place] for place in np.argsort(-change, kind="stable")]
     cut = sorted({*range(len(frame.dense))} - {*kept})
@@ -92,12 +98,12 @@ def _shown(frame: AttentionExample) -> list[int]:
 
 
 def _merged(frame: AttentionExample) -> tuple[int, int]:
-    """How many queries, and how many keys, are merged into one cell of a heatmap."""
+    """How many adjacent queries, and how many adjacent keys, share a cell: a heatmap has at most TOKENS a side."""
     return math.ceil(len(frame.queries) / TOKENS), math.ceil(len(frame.keys) / TOKENS)
 
 
 def _coarse(weights: np.ndarray, down: int, across: int) -> np.ndarray:
-    """The largest weight of each block of `down` queries and `across` keys."""
+    """Attention weights (q, k) in cells: the largest weight of each block of `down` queries and `across` keys."""
     rows = np.maximum.reduceat(weights, range(0, weights.shape[0], down), axis=0)
     return np.maximum.reduceat(rows, range(0, weights.shape[1], across), axis=1)
 
@@ -109,7 +115,13 @@ def _merging(frame: AttentionExample) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where each head's heatmap lies in the image of all, in cells. Rows of heatmaps alternate: dense, pruned."""
+    """Where each head's heatmap lies in the one image that holds them all, counted in cells.
+
+    Attributes:
+        queries, keys: the cells of one heatmap, down and across.
+        columns: how many heatmaps lie side by side.
+        rows: how many lie one below the other: a row of the dense model, then one of the pruned model, and so on.
+    """
 
     queries: int
     keys: int
@@ -123,13 +135,13 @@ class _Grid:
 
     @property
     def inches(self) -> tuple[float, float]:
-        """Width and height of one heatmap."""
+        """Width and height of one heatmap, in inches."""
         width = 2.5 if self.columns <= 4 else 1.3
         return width, width * min(1.2, max(0.5, self.queries / self.keys))
 
     @property
     def step(self) -> tuple[int, int]:
-        """How many cells it is from one heatmap to the next, down and right; the gap leaves room for a head's name."""
+        """Cells from one heatmap's corner to the next one's, down and right; the gap below is for a head's name."""
         gap = math.ceil(self.queries * NAME_INCHES / self.inches[1])
         return self.queries + gap, self.keys + max(1, round(0.1 * self.keys))
 
@@ -162,12 +174,13 @@ def _name_heads(axes: Axes, grid: _Grid, heads: Sequence[int]) -> None:
 
 
 def _name_tokens(axis: Axis, tokens: Sequence[str], parts: int, step: int, points: float) -> None:
-    """Write the tokens along an axis on which they occur several times, as many as can be read.
+    """Label an axis with tokens, once for each heatmap along it; where they are too close, only every n-th of them.
 
     Args:
-        parts: how many times they occur.
-        step: cells from one time to the next.
-        points: the length of one time on paper.
+        tokens: one for each cell of a heatmap along this axis.
+        parts: the number of heatmaps along this axis.
+        step: cells from the start of one heatmap to that of the next.
+        points: the length of one heatmap along this axis, in points of 1/72 inch.
     """
     every = math.ceil(len(tokens) * LABEL_POINTS / points)
     shown = range(0, len(tokens), every)

@@ -34,7 +34,7 @@ class Overview:
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each example of the task; its frame is an Overview."""
+    """One panel for each held-out example of the task whose attention weights the run has; its frame is an Overview."""
     examples: list[list[AttentionExample]] = []
     for layer in (layer for layer in run.attention if layer.task == task):
         last = examples[-1] if examples else []
@@ -47,7 +47,10 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: Overview) -> Figure:
-    """One image, a row for each layer, a column for each head; the pruned model is right of the dense one, or below."""
+    """A figure of one image: a row for each layer, a column for each head, at most SIDE of both, evenly spread.
+
+    The pruned model is right of the dense one, or below it if more than BESIDE heads are shown.
+    """
     layers = spread(frame.layers, SIDE)
     heads = _heads(frame)
     rows, columns = len(layers), len(heads)
@@ -112,12 +115,12 @@ def _heads(frame: Overview) -> list[int]:
 
 
 def _moved(layer: AttentionExample) -> np.ndarray:
-    """By how much the attention weights of each kept head changed by pruning, on average, (kept heads,)."""
+    """The mean absolute change of each kept head's attention weights by pruning, (kept heads,)."""
     return np.asarray(np.abs(layer.pruned - layer.dense[list(layer.heads)]).mean(axis=(1, 2)))
 
 
 def _thumbnail(weights: np.ndarray) -> np.ndarray:
-    """The weights (q, k) resized to (CELLS, CELLS), each cell with the weight nearest to it."""
+    """Attention weights (q, k) resampled to (CELLS, CELLS): each cell takes the weight nearest to its middle."""
     rows, columns = (((np.arange(CELLS) + 0.5) * size / CELLS).astype(int) for size in weights.shape)
     return weights[np.ix_(rows, columns)]
 

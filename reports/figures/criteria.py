@@ -40,13 +40,14 @@ class Comparison:
     """The criteria of one task beside one another.
 
     Attributes:
+        metric: the metric by which the task is judged; "value" below is of it.
         kept: the kept fraction of the plans that are compared.
         table: a row for each criterion but random, the best first: criterion, value, advantage (its value less the
-            reference) and spearman (with leave_one_out's scores), both with _low and _high, and seconds. NaN where
-            something was not measured.
-        random: the mean over random draws, and the range that holds 95 % of them; None where there are none.
-        draws: the number of random plans.
-        reference: the mean of the random draws, or the dense model's value where there are none.
+            reference) and spearman (with leave_one_out's scores), both with _low and _high, and seconds (to score all
+            heads). NaN where something was not measured.
+        random: the mean value of random plans, and the ends of the range that holds 95 % of them; None without them.
+        draws: the number of random plans; 0 without them.
+        reference: the mean value of the random plans, or the dense model's value where there are none.
         criteria: all criteria of the run; their order gives each its colour.
     """
 
@@ -60,7 +61,10 @@ class Comparison:
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel, with the criteria of the task beside one another, at the kept fraction nearest to a half."""
+    """One panel, whose frame is a Comparison at the kept fraction nearest to a half that the task's plans have.
+
+    None if the task has no pruned plans, or neither a dense model nor several random draws to compare them with.
+    """
     plans = frames.accuracies(run, task)
     pruned = plans[~plans["criterion"].isin([*REFERENCES, RANDOM])]
     if pruned.empty:
@@ -84,7 +88,11 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: Comparison) -> Figure:
-    """A figure with a row for each criterion, the best on top."""
+    """A figure with a row for each criterion, the best on top.
+
+    Columns: the advantage over the reference and, as far as any is known, the correlation with leave_one_out and
+    seconds.
+    """
     table = frame.table.iloc[:SHOWN]
     columns = [("advantage", _advantage_axis)]
     columns += [("spearman", _spearman_axis)] if table["spearman"].notna().any() else []
@@ -123,7 +131,10 @@ def caption(frame: Comparison) -> str:
 
 
 def _scored(run: Run, task: str) -> pd.DataFrame:
-    """The seconds that each criterion took, and how its scores correlate with leave-one-out's. Index: criterion."""
+    """A row for each criterion, its index, that scored the task's heads, baseline random left out.
+
+    Columns: spearman, the rank correlation of its scores with leave_one_out's, with _low and _high; and seconds.
+    """
     rows = run.scores[(run.scores["task"] == task) & (run.scores["criterion"] != RANDOM)]
     seconds = rows.groupby("criterion")["seconds"].first().astype(float)
     scores = rows.pivot(index=["layer", "head"], columns="criterion", values="score").astype(float)
@@ -136,7 +147,12 @@ def _scored(run: Run, task: str) -> pd.DataFrame:
 
 
 def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float, float, float]:
-    """Spearman's correlation of two criteria's scores, and its bootstrap interval, which NaN replaces if `itself`."""
+    """Spearman's correlation of two criteria's scores over heads, and both ends of its 95 % bootstrap interval.
+
+    Heads that one of the two did not score are left out; with fewer than two others all three numbers are NaN. Only the
+    ends are NaN if `itself` (a criterion beside itself), for fewer than ENOUGH_HEADS heads, or if the correlation is
+    undefined in most resamples.
+    """
     both = np.stack([one, other])
     both = both[:, ~np.isnan(both).any(axis=0)]
     count = both.shape[1]
@@ -154,7 +170,10 @@ def _spearman(one: pd.Series, other: pd.Series, *, itself: bool) -> tuple[float,
 
 
 def _correlations(pairs: np.ndarray) -> np.ndarray:
-    """Spearman's correlation, over heads, of each of n pairs, (2, n, heads) -> (n,); NaN where one is constant."""
+    """Spearman's correlation, over heads, of each of n pairs, (2, n, heads) -> (n,).
+
+    NaN where all scores of one of a pair are the same.
+    """
     ranks = rankdata(pairs, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -162,7 +181,11 @@ def _correlations(pairs: np.ndarray) -> np.ndarray:
 
 
 def _cheapest(table: pd.DataFrame, metric: Metric) -> Iterator[str]:
-    """A clause on the fastest criterion that is shown to be as good as the best; none where times are not known."""
+    """Yield a clause on the fastest of the criteria whose interval stays within the margin of the best one's value.
+
+    If none of these is faster than the best, the clause says so. Nothing if the best one's seconds, or all others', are
+    not known.
+    """
     best, known = table.iloc[0], table[table["seconds"].notna()]
     if np.isnan(best["seconds"]) or len(known) < 2:
         return

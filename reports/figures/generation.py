@@ -83,7 +83,10 @@ def _frame(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _caches(run: Run, cases: pd.DataFrame) -> pd.DataFrame:
-    """The key/value cache's bytes at each POINT, with the dense model's at a kept fraction of 1."""
+    """Bytes of the key/value cache, with the columns POINT and cache_bytes; the dense model's at a kept fraction of 1.
+
+    Where several cases share a POINT, the largest cache counts.
+    """
     caches = cases.merge(run.counts[["case", "arm", "cache_bytes"]], on="case")
     kept = caches["kept_fraction"].where(caches["arm"] == "pruned", 1.0)
     caches = caches.assign(kept_fraction=kept)[caches["arm"].isin(frames.ARMS)]

@@ -85,7 +85,10 @@ def _title(criterion: str, scores: np.ndarray) -> str:
 
 
 def _agreement(frame: pd.DataFrame, criteria: list[str]) -> str:
-    """A clause that names the pair of criteria that rank heads most alike, and the pair that does so least."""
+    """A clause that names the two criteria with the highest rank correlation over heads, and the two with the lowest.
+
+    One pair alone is named without the word "highest"; empty if no pair has a correlation.
+    """
     scores = frame.pivot(index=["layer", "head"], columns="criterion", values="score")[criteria]
     correlation = rank_correlation(scores).to_numpy()
     pairs = {

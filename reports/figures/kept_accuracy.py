@@ -22,7 +22,10 @@ CRITERIA = 18
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel, of the task's first tradeoff: accuracy is the same in all of them."""
+    """One panel, if the task has a plan other than `dense` and `none`; its frame is the task's first Tradeoff.
+
+    Accuracy is the same in all of the task's tradeoffs.
+    """
     for tradeoff in frames.tradeoffs(run, task)[:1]:  # accuracy is the same in all settings
         if (~tradeoff.table["criterion"].isin(REFERENCES)).any():
             yield Panel("", task, tradeoff)

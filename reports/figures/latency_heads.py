@@ -30,9 +30,9 @@ MARKS = {
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """One panel for each setting.
 
-    Columns of its frame: batch, heads_kept, heads_total, model ("pruned" for each shape, "dense"), and seconds with
-    _low and _high. Those of a pruned model are the dense model's seconds at that batch over the paired speedup, so that
-    a machine that slows down between two cases does not set them apart.
+    Columns of its frame: batch, heads_kept, heads_total, model ("pruned", a row for each shape, or "dense"), and
+    seconds of a forward pass with _low and _high. A pruned model's seconds are the dense model's at that batch size
+    over the paired speedup, so that a machine that slows down between two cases does not set them apart.
     """
     for setting, cases in frames.settings(frames.cases_of(run, task)):
         pruned = frames.latencies(run, cases, [*SIZE, "heads_kept", "timed_by"])
@@ -76,7 +76,10 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_batch(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw a mark for each shape, and a line through the medians. Times start at zero, so that heights compare."""
+    """Draw latency over kept heads at one batch size: a mark for each row, and a line through the medians.
+
+    Times start at zero, so that heights compare.
+    """
     line = 1e3 * frame.groupby("heads_kept")["seconds"].median()
     axes.plot(line.index, line, color=GREY, linewidth=1.4)
     for model, (label, marker, size, color) in MARKS.items():

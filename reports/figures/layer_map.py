@@ -26,8 +26,8 @@ PAGE_INCHES = 12.0
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """One panel for each setting.
 
-    Columns of its frame: LAYER, batch, seq_len (0 where there is none), and speedup, dense and pruned (seconds), each
-    with _low and _high.
+    Its frame has a row for each layer, kept fraction, batch size and length. Columns: LAYER, batch, seq_len (0 where
+    there is none), and speedup, dense and pruned (seconds), each with _low and _high.
     """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         frame = frames.latencies(run, cases, [*LAYER, "batch", "seq_len"])
@@ -74,7 +74,10 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _maps(frame: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
-    """The rows of each heatmap, with their values of LAYER; those of one layer side by side, most heads kept first."""
+    """Pairs of the values of LAYER and the rows of one heatmap, a heatmap for each layer and kept fraction.
+
+    Those of one layer stand side by side, most heads kept first.
+    """
     maps = list(frame.groupby(LAYER))
     return sorted(maps, key=lambda pair: (*pair[1][LAYER[:2]].iloc[0], -pair[1]["kept_fraction"].iloc[0]))
 

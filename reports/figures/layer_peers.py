@@ -41,7 +41,8 @@ SHOWN = 32  # sizes
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """One panel for each setting.
 
-    Columns of its frame: case, CELL, peer, and ratio (time of ours / time of the peer) with _low and _high.
+    Its frame has a row for each case and peer. Columns: case, CELL, peer, and ratio (time of ours / time of the peer)
+    with _low and _high.
     """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         rows = [row for case in cases.sort_values(CELL).to_dict("records") for row in _rows(run, case)]
@@ -91,14 +92,18 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def nearest_peers(frame: pd.DataFrame) -> tuple[bool, pd.DataFrame]:
-    """Whether there are peers that one would use in our place, and the row of the fastest peer at each size."""
+    """Whether there are peers that one would use in our place, and for each case the row of the fastest peer.
+
+    Args:
+        frame: that of a panel. Peers that nobody would use, NO_PEERS, count only if there are no others.
+    """
     real = frame[~frame["peer"].isin(NO_PEERS)]
     rows = (real if len(real) else frame).sort_values("ratio")
     return len(real) > 0, rows.groupby("case", sort=False).tail(1)
 
 
 def _slowest(frame: pd.DataFrame) -> set[str]:
-    """The cases that are drawn: at most SHOWN, those in which ours does worst beside the fastest peer."""
+    """The names of the cases that are drawn: at most SHOWN, those in which ours does worst beside the fastest peer."""
     if frame["case"].nunique() <= SHOWN:
         return {*frame["case"]}
     return {*nearest_peers(frame)[1].sort_values("ratio", ascending=False)["case"].head(SHOWN)}
@@ -146,7 +151,7 @@ def _mean(rows: pd.DataFrame) -> float:
 
 
 def _ends(rows: pd.DataFrame) -> str:
-    """The least and the largest ratio as text, each with its interval and size."""
+    """The least and the largest ratio as one text, each with its interval and the size of its layer."""
     ordered = rows.sort_values("ratio", kind="stable").iloc[[0, -1] if len(rows) > 1 else [0]]
     return " to ".join(
         f"{row['ratio']:.2f} ({between(row['ratio_low'], row['ratio_high'])}; {_cell(row)})"

@@ -25,8 +25,8 @@ KEPT, SIZES = 9, 60  # kept fractions, and sizes of each, from the fastest to th
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """One panel for each setting.
 
-    Columns of its frame: SIZE, kept_fraction, and dense and pruned (seconds) and share (pruned / dense), each with _low
-    and _high.
+    Its frame has a row for each SIZE and kept fraction. Columns: SIZE, kept_fraction, and dense and pruned (seconds)
+    and share (pruned / dense), each with _low and _high.
     """
     for setting, cases in frames.conditions(frames.cases_of(run, task)):
         frame = frames.latencies(run, cases, [*SIZE, "kept_fraction"])
@@ -85,7 +85,7 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are drawn: at most KEPT kept fractions, and at most SIZES rows of each, evenly spread."""
+    """The rows that are drawn: at most KEPT kept fractions, and at most SIZES rows of each, spread over dense times."""
     kept = spread(sorted(frame["kept_fraction"].unique()), KEPT)
     return pd.concat([spread_rows(frame[frame["kept_fraction"] == fraction], SIZES, ["dense"]) for fraction in kept])
 

@@ -21,7 +21,10 @@ STEPS = 400  # of one pass; of more, the highest of each stretch of time
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each device and batch size; its frame has kept_fraction, seconds and bytes of memory.csv."""
+    """One panel for each device and batch size of the task's rows of memory.csv.
+
+    Columns of its frame: kept_fraction, seconds (since the forward pass began) and bytes (allocated since then).
+    """
     rows = run.memory[run.memory["task"] == task]
     for (device, batch), steps in rows.groupby(["device", "batch"]):
         frame = steps.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
@@ -63,7 +66,7 @@ def _kept(frame: pd.DataFrame) -> list[float]:
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most STEPS of the rows: those with the most bytes in each stretch of time."""
+    """At most STEPS of the rows, which are in order of time: of each stretch of them the one with the most bytes."""
     if len(rows) <= STEPS:
         return rows
     stretch = (np.arange(len(rows)) * STEPS) // len(rows)

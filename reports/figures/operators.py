@@ -26,8 +26,9 @@ WORTH_A_WORD = 0.02  # of the dense pass
 def panels(run: Run, task: str) -> Iterator[Panel]:
     """One panel for each device and batch size.
 
-    Its frame has milliseconds of one pass, a row for each operator, the dearest first and the last ones as one, and a
-    column for each kept fraction.
+    Its frame has milliseconds of one forward pass: the device's own where there are any, else the host's. It has a
+    column for each kept fraction, the largest first, and a row for each operator, those that take longest in the first
+    column on top. With more than SHOWN + 1 operators, all after the first SHOWN are summed in one last row, OTHERS.
     """
     rows = run.operators[run.operators["task"] == task]
     for (device, batch), operators in rows.groupby(["device", "batch"]):

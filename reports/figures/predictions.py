@@ -19,7 +19,7 @@ SHOWN = 400  # plans
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each device; its frame has the task's rows of predictions.csv."""
+    """One panel for each device; its frame has the rows of predictions.csv of the task on that device."""
     for device, rows in run.predictions[run.predictions["task"] == task].groupby("device"):
         yield Panel(str(device), f"{task}, {device}", rows.reset_index(drop=True))
 

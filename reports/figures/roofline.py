@@ -23,7 +23,7 @@ SHOWN = 400  # points
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each setting, of all lengths; its frame has the rows of `bounds.points` in that setting."""
+    """One panel for each setting, all sequence lengths together; its frame is the rows of `bounds.points` there."""
     points = bounds.points(run, task)
     for setting, rows in frames.conditions(points):
         yield Panel(setting.slug, f"{task}, {setting.text}", rows.reset_index(drop=True))
@@ -77,7 +77,10 @@ def _reached(row: pd.Series) -> str:
 
 
 def _roof(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw the ceilings of computing and of copying over all intensities, each with its name on its line."""
+    """Draw the most that the machine can do over all intensities: the ceilings of matrix products and of copying.
+
+    Both are named on their lines; if copying within the caches is faster, a dashed line shows it.
+    """
     matmul, copy, cached = (float(frame[name].iloc[0]) for name in ("matmul", "copy", "cached copy"))
     ridge = matmul / copy
     low, high = min(frame["intensity"].min() / 3, ridge / 12), max(frame["intensity"].max(), ridge) * 4

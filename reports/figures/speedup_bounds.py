@@ -33,7 +33,7 @@ NOTE = (
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each setting; its frame is what `bounds.speedups` gives."""
+    """One panel for each setting; its frame is that of `bounds.speedups`, with a row for each pruned shape."""
     for setting, frame in bounds.speedups(run, task):
         yield Panel(setting.slug, f"{task}, {setting.text}", frame, (_table(frame),))
 

@@ -20,7 +20,7 @@ ROWS, COLUMNS = 16, 10  # kept fractions and batch sizes
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each setting; its frame has the `latencies` at each kept fraction and batch size."""
+    """One panel for each setting; its frame is that of `frames.latencies` by kept fraction and batch size."""
     for setting, cases in frames.settings(frames.cases_of(run, task)):
         frame = frames.latencies(run, cases, ["kept_fraction", "batch"])
         if len(frame):

@@ -8,12 +8,12 @@ from reports.figures import Drawing, Panel, registered
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module of this package offers."""
+    """What a module of `reports.figures.compare` offers: figures of two sides."""
 
     def panels(self, comparison: Comparison) -> Iterator[Panel]:
-        """The panels of this figure; none where the two sides have nothing for it in common."""
+        """Yield the figure's panels; none if the two sides have no measurements in common that it shows."""
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure module, of all figures of two sides."""
+    """All figure modules of two sides, by their names in this package."""
     return registered(__name__, __path__)

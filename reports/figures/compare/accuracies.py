@@ -23,20 +23,20 @@ ASIDE = {"first": -0.012, "second": 0.012}  # of all heads, so that both interva
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """One panel for each task; its frame has the `choices` of that task."""
+    """One panel for each task in `choices`; its frame is a Judged, with the task's rows of that table."""
     table = choices(comparison)
     for task, rows in table.groupby("task", sort=False):
         yield Panel(str(task), str(task), comparison.judged(rows))
 
 
 def choices(comparison: Comparison) -> pd.DataFrame:
-    """The rows of `comparison.accuracies` but for the dense model and the one without heads, which choose no heads."""
+    """The rows of `comparison.accuracies` but for dense and none, the plans that keep all heads or no head."""
     table = comparison.accuracies
     return table[~table["criterion"].isin(REFERENCES)]
 
 
 def draw(frame: Judged) -> Figure:
-    """A figure with a small panel for each criterion, in which both sides are drawn."""
+    """A figure with a small panel for each criterion: both sides' differences to dense, over kept fractions."""
     criteria = list(dict.fromkeys(frame.table["criterion"]))
     columns = min(COLUMNS, len(criteria))
     lines = math.ceil(len(criteria) / columns)
@@ -73,7 +73,11 @@ def caption(frame: Judged) -> str:
 
 
 def agreement(table: pd.DataFrame) -> str:
-    """A clause on how many plans keep the same heads on both sides, and how many of those have the same value."""
+    """A clause with three counts: rows, those that keep the same heads on both sides, those of them with equal values.
+
+    Args:
+        table: what `choices` returns. Values of the metric are equal if they differ by at most 1e-12.
+    """
     same = table[table["heads"] == SAME_HEADS]
     equal = int(np.isclose(same["first_value"], same["second_value"], rtol=0, atol=1e-12).sum())
     return (

@@ -16,7 +16,7 @@ ABSENT = "No task has both accuracy and latency of pruned plans on both sides."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """One panel for each task, setting and batch size; its frame has one table of Comparison.fronts."""
+    """One panel for each table of Comparison.fronts (a task, setting and batch size); its frame is a Judged of it."""
     for title, table in comparison.fronts.items():
         yield Panel(title, title, comparison.judged(table))
 

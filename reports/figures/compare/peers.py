@@ -15,7 +15,10 @@ ABSENT = "The bare layer was not timed beside its peers in both."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """One panel, if both sides timed peers; its frame has Comparison.peers, with the peers' names in words."""
+    """One panel, if both sides timed the bare layer beside the same peer.
+
+    Its frame is a Beside: the table Comparison.peers, with names of peers in words (PEERS).
+    """
     table = comparison.peers
     if len(table):
         named = table.assign(peer=[PEERS.get(peer, peer) for peer in table["peer"]])

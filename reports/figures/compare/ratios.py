@@ -20,7 +20,10 @@ MARKS = {True: ("interval leaves 1 out", "D"), False: ("interval holds 1", "o")}
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """One panel, if both sides timed a model; its frame has Comparison.speedups with labels, ordered by `ranked`."""
+    """One panel, if both sides have speedups of the same cases.
+
+    Its frame is a Beside: the table Comparison.speedups with a column `label`, its rows in the order of `ranked`.
+    """
     table = comparison.speedups
     if len(table):
         yield Panel("", "all that both have", comparison.beside(ranked(table.assign(label=labels(table)))))
@@ -57,7 +60,10 @@ def caption(frame: Beside) -> str:
 
 
 def _others(rest: pd.DataFrame) -> str:
-    """A clause that counts the rows that are not drawn; empty where there are none."""
+    """A clause on `rest`, the rows not drawn: how many they are, how many intervals leave 1 out, and the ratios' range.
+
+    Empty if there are none.
+    """
     if rest.empty:
         return ""
     differ = int(rest["differs"].sum())

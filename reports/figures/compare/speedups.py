@@ -15,7 +15,10 @@ ABSENT = "No speedup was measured in both."
 
 
 def panels(comparison: Comparison) -> Iterator[Panel]:
-    """One panel, if both sides timed a model; its frame has Comparison.speedups, each row with its subject."""
+    """One panel, if both sides have speedups of the same cases.
+
+    Its frame is a Beside: the table Comparison.speedups with a column `subject`, which says in words what was timed.
+    """
     table = comparison.speedups
     if len(table):
         yield Panel("", "all that both have", comparison.beside(table.assign(subject=subjects(table))))

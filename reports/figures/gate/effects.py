@@ -37,7 +37,7 @@ EDGE: Mapping[str, Any] = {"markersize": 7, "markeredgecolor": INK, "markeredgew
 
 
 def draw(gate: Gate) -> Figure:
-    """The figure of the gate's verdict, with a row for each benchmark, at most SHOWN of them."""
+    """The figure of the gate's verdict, with a row for each benchmark, at most SHOWN; without any, with the reason."""
     frame, left_out = shown(gate.frame)
     figure = new_figure(8.0, 2.3 + 0.27 * max(len(frame), 3))
     axes = figure.subplots()
@@ -57,10 +57,13 @@ def draw(gate: Gate) -> Figure:
 
 
 def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: float) -> None:
-    """Draw effects in per cent on `axes`, the slowest on top, the control apart from the others.
+    """Draw each benchmark's change of time from base to head, in per cent, with its interval.
+
+    The slowest is on top, the control apart at the bottom.
 
     Args:
         frame: a row for each benchmark, with the columns COLUMNS of reports.read.gate_verdict.
+        axes: what is drawn on.
         threshold: the effect, a share, that the lower end of a regression's interval exceeds.
         least: the least effect of a regression, a share.
     """
@@ -93,7 +96,11 @@ def gate_effects(frame: pd.DataFrame, axes: Axes, *, threshold: float, least: fl
 
 
 def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The rows that are drawn (the control, what did not pass, then large effects), and the number of the others."""
+    """The rows of `frame` that are drawn, at most SHOWN, in their order; and the number of the others.
+
+    The control is taken first, then what did not pass, then what passed; of both, the largest effects in either
+    direction.
+    """
     size = frame["effect"].abs().fillna(np.inf)
     first = frame.assign(size=size, passed=frame["verdict"] == "PASS", other=~frame["is_control"])
     first = first.sort_values(["other", "passed", "size"], ascending=[True, True, False], kind="stable")
@@ -102,7 +109,7 @@ def shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def caption(gate: Gate) -> str:
-    """A plain sentence that counts the verdicts and names the largest effect."""
+    """A plain sentence that counts the verdicts and names the largest slowdown; the control is left out."""
     frame = gate.frame[~gate.frame["is_control"]]
     counts = [f"{number} {verdict}" for verdict in VERDICTS if (number := int((frame["verdict"] == verdict).sum()))]
     if not counts:

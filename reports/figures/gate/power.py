@@ -17,19 +17,20 @@ LABELS = {
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """The figure of the frame that `gate_calibration.load` reads."""
+    """The figure of `frame`, which `reports.read.gate_calibration.load` reads."""
     figure = new_figure(7.0, 4.2)
     gate_power(frame, figure.subplots())
     return figure
 
 
 def gate_power(frame: pd.DataFrame, axes: Axes) -> None:
-    """Draw the share of runs in which the gate finds a slowdown against its size, a line for each kind of slowdown.
+    """Draw how large a share of simulated runs the gate calls REGRESSED, over the size of the slowdown put into them.
 
-    Every line begins with the false alarms, at a size of 0.
+    There is a line for each kind of slowdown in LABELS. All begin at a size of 0 with the false alarms.
 
     Args:
         frame: a row for each kind and size, with the columns COLUMNS of reports.read.gate_calibration.
+        axes: what is drawn on.
     """
     none = frame[frame["kind"] == NO_CHANGE]
     kinds = [kind for kind in LABELS if kind in set(frame["kind"])]

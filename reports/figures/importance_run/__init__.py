@@ -8,12 +8,12 @@ from reports.read.importance_run import Tables
 
 
 class FigureModule(Drawing, Protocol):
-    """What a module of this package offers."""
+    """What a module of `reports.figures.importance_run` offers: figures of one run of the importance experiments."""
 
     def panels(self, tables: Tables) -> Iterator[Panel]:
-        """The panels of this figure; none where the tables have nothing for it."""
+        """Yield the figure's panels; none if the tables lack their data."""
 
 
 def registry() -> dict[str, FigureModule]:
-    """Name -> figure module, of all figures of the importance experiments."""
+    """All figure modules of the importance experiments, by their names in this package."""
     return registered(__name__, __path__)

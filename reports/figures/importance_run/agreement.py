@@ -19,7 +19,11 @@ ABSENT = "How alike criteria rank heads needs agreement.csv with leave-one-out o
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """One panel for each task; its frame has Spearman's correlation of each pair of criteria, the mean over seeds."""
+    """One panel for each task on which criteria were compared with the truth, leave-one-out on held-out data.
+
+    Its frame holds Spearman's correlation of each two criteria, the mean over seeds: a square table whose index and
+    columns are the criteria, the truth first (as MOST), similar ones side by side.
+    """
     for task, rows in tables.agreement.groupby("task", sort=False):
         wide = rows.pivot_table(index="criterion", columns="other", values="spearman", aggfunc="mean", dropna=False)
         others = [name for name in wide.index if name != TRUTH]
@@ -60,7 +64,10 @@ def caption(frame: pd.DataFrame) -> str:
 
 
 def _alike(wide: pd.DataFrame) -> list[str]:
-    """The criteria in an order in which those with similar correlations (rows of `wide`) stand side by side."""
+    """The criteria (index of `wide`) reordered so that those with similar rows of correlations stand side by side.
+
+    By average linkage with an optimal order of leaves; fewer than three stay as they are.
+    """
     if len(wide) < 3:
         return list(wide.index)
     order = leaves_list(linkage(wide.fillna(0.0).to_numpy(), method="average", optimal_ordering=True))

@@ -24,9 +24,10 @@ ABSENT = "The cost of criteria needs cost.csv, areas.csv and agreement.csv."
 def panels(tables: Tables) -> Iterator[Panel]:
     """One panel; its frame has a row for each criterion: its price, and two measures of how far it can be trusted.
 
-    Columns: criterion; readings (of the calibration set, on the task that took most passes); share (of the way from
-    random plans to a model that loses nothing), with its interval over seeds and examples; and spearman (correlation
-    with leave-one-out), whose interval goes from the lowest task to the highest.
+    Columns: criterion; readings (how often the calibration set is read, a backward pass counted as two, on the task
+    with most forward passes); share (of the way from random plans to a model that loses nothing), with its interval
+    over seeds and examples; and spearman (correlation with leave-one-out on held-out data, the mean over tasks), whose
+    interval goes from the lowest task to the highest. Criteria without share or spearman are left out.
     """
     if tables.cost.empty or tables.areas.empty:
         return
@@ -41,7 +42,10 @@ def panels(tables: Tables) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A figure with a row for each criterion, the best share on top; orange are those that no cheaper one beats."""
+    """A figure with a row for each criterion, the largest share on top.
+
+    Orange are criteria whose share is positive and larger than that of all cheaper ones.
+    """
     figure = new_figure(11.0, 1.2 + 0.27 * len(frame))
     share, spearman, price = figure.subplots(1, 3, sharey=True)
     _merits(share, frame, "share")

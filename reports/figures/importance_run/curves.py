@@ -18,7 +18,10 @@ ABSENT = "Curves need curves.csv of at least one task."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """One panel for each task; its frame has its rows of curves.csv, with each criterion's share of areas.csv."""
+    """One panel for each task; its frame has the task's rows of curves.csv, and from areas.csv a column share.
+
+    share says how far a criterion gets, over all head counts, from random plans (0) to a model that loses nothing (1).
+    """
     shares = tables.areas[["task", "criterion", "share"]]
     for task, rows in tables.curves.groupby("task", sort=False):
         yield Panel(str(task), str(task), rows.merge(shares, how="left", on=["task", "criterion"]))
@@ -54,7 +57,7 @@ def _ranked(frame: pd.DataFrame) -> list[str]:
 
 
 def _background(axes: Axes, frame: pd.DataFrame) -> None:
-    """Draw what every panel shows: random plans, the best subsets if known, and smaller models trained from scratch."""
+    """Draw what all panels share, as far as `frame` has it: random plans, best subsets, smaller models trained anew."""
     random = frame[frame["criterion"] == RANDOM].sort_values("kept_fraction")
     if len(random):
         x = random["kept_fraction"]

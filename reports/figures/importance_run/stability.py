@@ -17,7 +17,11 @@ ABSENT = "Stability needs stability.csv."
 
 
 def panels(tables: Tables) -> Iterator[Panel]:
-    """One panel; its frame has stability.csv without the criteria whose ranking is the same on any data."""
+    """One panel; its frame has the rows of stability.csv that have a correlation.
+
+    Criteria whose correlation is 1 in all rows are left out: their ranking doesn't depend on the data. No panel if no
+    other is there.
+    """
     frame = tables.stability.dropna(subset=["spearman"])
     moving = frame.groupby("criterion")["spearman"].transform("min") < 1
     if moving.any():
