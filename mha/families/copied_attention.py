@@ -139,7 +139,12 @@ FROM_TRANSFORMERS = ("ALL_ATTENTION_FUNCTIONS",)
 
 @register_convention
 def copied_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module that has Llama's four projections and is of none of the libraries known here.
+
+    Returns:
+        The description; the reason why such a module is refused, as where a line of its code is in no known release of
+        transformers; None for a module without these projections, or of transformers, timm, diffusers or torchvision.
+    """
     if is_from_transformers(module) or any(is_from(library, module) for library in LIBRARIES):
         return None
     if not dict(module.named_children()).keys() >= NAMES:
@@ -170,8 +175,10 @@ def returning_cache(kind: Any) -> tuple[str, Members]:
 def _explain_code(module: nn.Module) -> None:
     """Refuse a module whose code is not that of a known release.
 
+    Read is every forward that its class has or inherits, but those of torch.
+
     Raises:
-        UnclearError: a line of the forward, or of a function that it calls, is not known.
+        UnclearError: a line of a forward, or of a function in `HELPERS` that it calls, is not known.
     """
     sliced = getattr(getattr(module, "config", None), "pretraining_tp", 1) > 1
     for base in whole(module).__mro__:
@@ -190,13 +197,14 @@ class _Unsliced(ast.NodeTransformer):
 
 
 def _explain_called(forward: Any, code: str) -> None:
-    """Refuse a forward that calls functions that are not known.
+    """Refuse a forward that calls, by the name of a function of transformers, a function that does something else.
 
     Args:
         code: the forward's source.
 
     Raises:
-        UnclearError: a line of a function that it calls is not known, or a name is not that of transformers.
+        UnclearError: a function in `HELPERS` is not of transformers and a line of it is not known, or a name in
+            `FROM_TRANSFORMERS` is not that of transformers.
     """
     known = forward.__globals__
     for name in [name for name in HELPERS if re.search(rf"\b{name}\b", code)]:

@@ -58,7 +58,12 @@ COUNTS = {"heads": "h g", "sliceable_head_dim": "h g", "inner_kv_dim": "h d"}
 
 @register_convention
 def diffusers_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of diffusers that has a processor and projections such as `to_q`.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its processor does something that is not
+        understood; None for any other module.
+    """
     children = dict(module.named_children())
     if not is_from("diffusers", module) or not hasattr(module, "processor") or not NAMES & children.keys():
         return None
@@ -75,7 +80,7 @@ def _projections(module: Any) -> Projections:
     """The projections that the module has, as `describe` takes them.
 
     Raises:
-        UnclearError: their widths fit no number of heads.
+        UnclearError: `_sizes` finds no number of heads.
     """
     children = dict(module.named_children())
     rows = {name: axis for name, axis in ROWS.items() if name in children}
@@ -90,7 +95,8 @@ def _sizes(module: Any) -> dict[str, int]:
     """The size of each letter in the axes' patterns, as `Family.sizes` returns it for the module.
 
     Raises:
-        UnclearError: the projections' widths fit no number of heads.
+        UnclearError: `to_out` does not begin with a linear, the projections' widths fit no number of heads, or heads
+            share keys and the processor does not say how.
     """
     output = next(iter(module.to_out), None)
     if not isinstance(output, nn.Linear):
@@ -109,7 +115,8 @@ def _explain_processor(processor: Any) -> None:
     """Refuse a processor whose code does not show that it computes each head on its own.
 
     Raises:
-        UnclearError: the message says what is not understood.
+        UnclearError: it is not diffusers' own, holds parameters, takes an argument that is not in `GIVEN`, reads an
+            attribute of the module that is not in `READ`, hands the module on, or does not end with `END`.
     """
     kind: Any = type(processor)
     name = f"its processor {kind.__name__}"

@@ -96,7 +96,12 @@ LIBRARIES = {
 
 @register_convention
 def einops_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module that splits `to_qkv`, `qkv` or `to_q` into its `heads` by einops' `rearrange`.
+
+    Returns:
+        The description; the reason why such a module is refused, as where a line of its forward is not known; None for
+        a module without such projections, without `to_out` or `proj`, or without `rearrange` in its file.
+    """
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
@@ -142,7 +147,7 @@ def _projections(module: nn.Module, children: Mapping[str, nn.Module], fused: st
 
 
 def _features(module: nn.Module, name: str, dim: int) -> int:
-    """How many output (0) or input (1) features a linear has.
+    """How many output features (`dim` 0) or input features (1) the submodule of this name has.
 
     Raises:
         UnclearError: it is no linear.
@@ -154,10 +159,12 @@ def _features(module: nn.Module, name: str, dim: int) -> int:
 
 
 def _output(children: Mapping[str, nn.Module], output: str) -> str:
-    """The name of the linear that reads the context; vit-pytorch has none where one head is as wide as the model.
+    """The name of the linear that reads the context: that of the child `output`, or of its first step.
+
+    vit-pytorch has an `nn.Identity` in its place, not a linear, where one head is as wide as the model.
 
     Raises:
-        UnclearError: something other than dropout follows the projection.
+        UnclearError: the child has further steps that are neither dropout nor identity.
     """
     steps = children[output]
     if not isinstance(steps, nn.Sequential):
@@ -171,7 +178,7 @@ def _explain_code(module: nn.Module) -> None:
     """Refuse a module whose forward is not known line by line.
 
     Raises:
-        UnclearError: a line is not known, or a name in it means something else.
+        UnclearError: a line is not in `KNOWN`, or a name in `LIBRARIES` is not that of the libraries given there.
     """
     name, code = whole(module).__name__, text(module)
     check_lines(name, method_of(code, "forward"), KNOWN)
@@ -185,7 +192,8 @@ def _explain_parts(children: Mapping[str, nn.Module]) -> None:
     """Refuse a module with children whose class or settings are not those that their names suggest.
 
     Raises:
-        UnclearError: a child has another class or setting.
+        UnclearError: `attend` is no softmax over keys, `dropout` or `attn_drop` no dropout, or `to_out_gates` does not
+            make one gate for each head.
     """
     for name, kind in {"attend": nn.Softmax, "dropout": nn.Dropout, "attn_drop": nn.Dropout}.items():
         if name in children and not isinstance(children[name], kind):

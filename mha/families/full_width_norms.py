@@ -19,7 +19,12 @@ NORMALISED = re.compile(r"self\.(q_norm|k_norm)\(self\.(q_proj|k_proj)\(")
 
 @register_convention
 def full_width_norms(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers whose queries and keys are normalised over the width of all heads.
+
+    Returns:
+        The description; the reason why such a module is refused, as where no attribute gives a head's width; None for
+        any other module.
+    """
     if not normalises_all_heads(module):
         return None
     try:
@@ -54,5 +59,5 @@ def normalises_all_heads(module: nn.Module) -> bool:
 
 
 def _features(module: nn.Module, name: str, dim: int) -> int:
-    """The size of a submodule's weight along this dimension."""
+    """The length of a submodule's weight along this dimension."""
     return int(module.get_submodule(name).get_parameter("weight").shape[dim])

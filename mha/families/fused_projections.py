@@ -40,7 +40,12 @@ LAYOUTS: tuple[tuple[str, Axis], ...] = (
 
 @register_convention
 def fused_projections(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers with queries, keys and values in one linear.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its code does not say how the three lie in
+        it; None for any other module.
+    """
     return describe_fused(module) if is_from_transformers(module) else None
 
 
@@ -68,7 +73,10 @@ def describe_fused(
 
 
 def _find(module: nn.Module) -> tuple[str, str, str] | None:
-    """The names of the core, its fused linear and the output projection; None where they are not all there."""
+    """The names of the core ("" for the module itself), its fused linear and the output projection; None without them.
+
+    They are known by the names in `CORES`, `FUSED` and `OUTPUTS`; a core of its own has its output at `output.dense`.
+    """
     children = dict(module.named_children())
     fused = next((name for name in FUSED if name in children), None)
     output = next((name for name in OUTPUTS if name in children), None)
@@ -87,7 +95,7 @@ def _layout(module: nn.Module) -> Axis:
     """The axis that says how queries, keys and values lie in the output of the fused linear.
 
     Raises:
-        UnclearError: the code does not say, or says several things.
+        UnclearError: the code fits none of the `LAYOUTS`, or several.
     """
     code = text(module)
     layouts = {layout for pattern, layout in LAYOUTS if re.search(pattern, code)}

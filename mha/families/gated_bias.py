@@ -26,7 +26,12 @@ GATE = {"gru_rel_pos_const", "gru_rel_pos_linear", "q_proj", "k_proj", "v_proj",
 
 @register_convention
 def gated_bias(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers with WavLM's gated position bias.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its output projection does not read heads of
+        the width that an attribute gives; None for any other module.
+    """
     if not has_gated_bias(module):
         return None
     d, width = head_width(module), int(cast(Any, module).out_proj.in_features)
@@ -53,7 +58,7 @@ def gated_bias(module: nn.Module) -> Family | str | None:
 
 
 def has_gated_bias(module: nn.Module) -> bool:
-    """Whether the module holds the projections and the gate that WavLM's has."""
+    """Whether the module is of transformers and has parameters, or submodules with some, of all the names in `GATE`."""
     held = {name.partition(".")[0] for name, _ in module.named_parameters()}
     return is_from_transformers(module) and held >= GATE
 

@@ -16,7 +16,12 @@ HALVES = "key_states, value_states = self.to_kv(hidden_states).chunk(2, dim=-1)"
 
 @register_convention
 def key_value_projections(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers with the projections `to_q`, `to_kv` and `to_out`.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its code does not take the keys from the
+        first half of `to_kv`; None for any other module.
+    """
     if not is_from_transformers(module) or not dict(module.named_children()).keys() >= NAMES:
         return None
     d, width = head_width(module), getattr(cast(Any, module).to_out, "in_features", None)

@@ -25,7 +25,12 @@ WIDTHS = ("qk_head_dim", "v_head_dim", "qk_nope_head_dim")
 
 @register_convention
 def latent_projections(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers with DeepSeek's projections to and from a latent of keys and values.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its attributes don't give the widths of a
+        head; None for any other module.
+    """
     children = dict(module.named_children())
     if not is_from_transformers(module) or not {"kv_a_proj_with_mqa", "kv_b_proj", "o_proj"} <= children.keys():
         return None

@@ -38,7 +38,12 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 @register_convention
 def levit_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe an attention module of timm's LeViT.
+
+    Returns:
+        The description; the reason why such a module is refused, as where it projects by convolutions, or its code
+        lacks a line that is expected; None for any other module.
+    """
     if not any(base.__module__ == "timm.models.levit" for base in type(module).__mro__):
         return None
     if "attention_biases" not in module._parameters:

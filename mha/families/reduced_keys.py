@@ -40,7 +40,12 @@ DERIVED: Changes = (
 
 @register_convention
 def reduced_keys(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of timm with the projections `q`, `kv` and `proj`.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its code does not say how queries, keys and
+        values lie; None for any other module.
+    """
     children = dict(module.named_children())
     if not is_from("timm", module) or not children.keys() >= NAMES:
         return None
@@ -74,7 +79,8 @@ def _explain_code(module: nn.Module) -> None:
     """Refuse a module whose code does not say how queries, keys and values lie.
 
     Raises:
-        UnclearError: the code does not say it, or does something else in between.
+        UnclearError: the lines that split queries, keys and values are not those known, something follows the output
+            projection, or the input is changed between queries and keys other than by making it smaller.
     """
     code, name = text(module), type(module).__name__
     if not QUERIES.search(code) or not KEYS.search(code) or HALVES not in code:

@@ -49,7 +49,12 @@ CORES = ("self", "attention", "attn", "att", "longformer_self_attn")
 
 @register_convention
 def separate_projections(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers with a linear each for queries, keys, values and output.
+
+    Returns:
+        The description; the reason why such a module is refused, as where their widths fit no number of heads; None for
+        a module without these linears, of another library, or of another convention that has them too (`OTHERS`).
+    """
     if not is_from_transformers(module) or any(is_another(module) for is_another in OTHERS):
         return None
     return describe_separate(module)
@@ -80,7 +85,10 @@ def _values_are_keys(module: nn.Module) -> bool:
 
 
 def _find(module: nn.Module) -> tuple[str, tuple[str, ...], str] | None:
-    """The names of the core, the linears of queries, keys and values, and the output's; None where one is missing."""
+    """The names of the core ("" for the module itself), the linears of queries, keys and values, and the output's.
+
+    None where one is missing. A module that takes its keys for values has the name of the keys' linear twice.
+    """
     children = dict(module.named_children())
     names = _projection_names(children)
     if names is None and _values_are_keys(module):
@@ -112,7 +120,10 @@ def _projection_names(children: Mapping[str, nn.Module]) -> tuple[str, ...] | No
 
 
 def _linear(children: Mapping[str, nn.Module], name: str) -> str | None:
-    """The name of the linear that this child is, or wraps as Gemma 4's do to clip what passes; None if neither."""
+    """`name` where the child of that name is a linear, `name.linear` where it wraps one and no more; otherwise None.
+
+    Gemma 4 wraps linears to clip what passes through them.
+    """
     child = children.get(name)
     if isinstance(child, nn.Linear):
         return name
@@ -126,6 +137,9 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
     """The size of each letter in the axes' patterns, and the axis of the queries.
 
     Queries are twice as wide where half of each head is a gate.
+
+    Args:
+        core, names, output: the names that `_find` returns.
 
     Raises:
         UnclearError: the linears' widths fit no number of heads.
@@ -146,7 +160,10 @@ def _sizes(module: nn.Module, core: str, names: tuple[str, ...], output: str) ->
 
 
 def _head_width(core: nn.Module, width: int) -> int:
-    """The width of a head as an attribute gives it, or else the queries' width divided by the number of heads.
+    """The width of a head as an attribute of the core gives it, or else `width` divided by the core's number of heads.
+
+    Args:
+        width: that of the queries of all heads.
 
     Raises:
         UnclearError: neither is known.

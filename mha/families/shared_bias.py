@@ -28,7 +28,12 @@ WEIGHTS = Weights(place=2, eager=True, asked=False)
 
 @register_convention
 def shared_bias(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers that makes a position bias, or is handed one, as T5's do.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its forward returns something other than
+        output, bias and weights; None for any other module.
+    """
     kind = whole(module)
     if not is_from_transformers(module) or not hasattr(kind, "compute_bias"):
         return None

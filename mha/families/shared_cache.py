@@ -25,7 +25,10 @@ CACHE = CACHES[0]
 
 @register_relation
 def shared_cache(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
-    """The layers that are refused since they use a key/value cache that two submodules share, each with the reason."""
+    """Layer -> why it is refused, for layers with a key/value cache that two submodules of a transformers module share.
+
+    The code of that module calls the second submodule with the cache that the first returned.
+    """
     refused: dict[str, str] = {}
     caching = [name for name, layer in layers.items() if _caches(layer.core)]
     for name, module in model.named_modules():
@@ -57,7 +60,7 @@ def _pairs(code: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass
 class _Calls:
-    """The calls of submodules in a method, and the variables that hold what they returned."""
+    """The calls of submodules in a method, each with the submodule's name, and the variables that hold results."""
 
     calls: list[tuple[str, ast.Call]] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)  # variable -> submodule whose output it is
@@ -93,7 +96,7 @@ class _Calls:
 
 
 def _assigned(method: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """The variables that the method assigns to, each with the value."""
+    """Each plain variable that the method assigns to, with the expression for its value; tuples are left out."""
     for node in ast.walk(method):
         match node:
             case ast.Assign(targets=[ast.Name(id=variable)], value=value):

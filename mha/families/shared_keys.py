@@ -29,7 +29,12 @@ HANDED_ON = "shared_kv_states[self.layer_type] = (key_states, value_states)"
 
 @register_convention
 def shared_keys(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of transformers that hands its keys and values on to later layers, or is handed some.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its code does not show which of the two; None
+        for any other module.
+    """
     if not has_shared_keys(module):
         return None
     try:
@@ -44,7 +49,7 @@ def shared_keys(module: nn.Module) -> Family | str | None:
 
 
 def has_shared_keys(module: nn.Module) -> bool:
-    """Whether the module is handed, or hands on, keys and values of another layer."""
+    """Whether the module, of transformers, is handed keys and values by another layer or hands its own on to others."""
     if not is_from_transformers(module) or not {"q_proj", "o_proj"} <= dict(module.named_children()).keys():
         return False
     code = reading(module)

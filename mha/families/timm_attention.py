@@ -32,7 +32,12 @@ CLASS_TOKEN = "self.q(x[:, 0])"  # the only token with a query, and so with an o
 
 @register_convention
 def timm_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe an attention module of timm over a sequence of tokens, with fused or separate projections.
+
+    Returns:
+        The description; the reason why such a module is refused, as where it does something after its output
+        projection; None for a module of another library, or without these projections.
+    """
     if not is_from("timm", module):
         return None
     counts = {"heads": "h g"} if "heads" in vars(module) else {}
@@ -42,7 +47,11 @@ def timm_attention(module: nn.Module) -> Family | str | None:
 
 
 def _why_not(module: nn.Module) -> str | None:
-    """Why the module is refused (not all tokens are projected, or it ends with more than its output), else None."""
+    """Why a module that has been described is refused after all; None where it is not.
+
+    Its input must be a sequence of tokens, all projected (or, for queries, the class token), and nothing but dropout
+    may follow its output projection.
+    """
     code, name = text(module), type(module).__name__
     if not TOKENS.search(code):
         return f"{name} is not given a sequence of tokens"

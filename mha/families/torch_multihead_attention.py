@@ -129,7 +129,11 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
 
     @torch.jit.unused
     def _gather_heads(self, attn_mask: Tensor, batch: int) -> Tensor:
-        """The mask as (b, h, q, k) for the heads still here, given as (b·h, q, k) for them or all original ones."""
+        """The mask as (b, h, q, k) for the heads still here, given as (b·h, q, k) for them or all original ones.
+
+        Raises:
+            ShapeError: it is for neither.
+        """
         lineage = lineage_of(self)
         heads = attn_mask.shape[0] // batch
         if attn_mask.shape[0] == batch * self.num_heads:

@@ -40,8 +40,8 @@ class Convention:
         fused: the linear that puts out all queries, all keys, all values.
         output: the linear that reads the context.
         changes: code of its forward that is right only with all heads, each with what replaces it.
-        helper: a function that the forward calls, "" for none.
-        in_helper: the same for that function.
+        helper: the name of a function, called by the forward, that holds such code too; "" for none.
+        in_helper: the changes of that function.
     """
 
     fused: str
@@ -63,7 +63,12 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 @register_convention
 def torchvision_attention(module: nn.Module) -> Family | str | None:
-    """A description of the module, the reason why it is refused, or None if it is not this kind of attention."""
+    """Describe a module of a class in `CONVENTIONS`, or of one derived from it.
+
+    Returns:
+        The description; the reason why such a module is refused, as where its code or its widths are not those that are
+        known; None for any other module.
+    """
     bases = [base.__name__ for base in whole(module).__mro__ if base.__module__.startswith("torchvision.")]
     known = next((CONVENTIONS[name] for name in bases if name in CONVENTIONS), None)
     try:
@@ -76,7 +81,8 @@ def _described(module: nn.Module, known: Convention) -> Family:
     """The description of a module that computes attention as this convention says.
 
     Raises:
-        UnclearError: its widths or its code are not those that are known.
+        UnclearError: the fused linear's output does not divide into three times the heads, or the forward lacks code
+            that is to be changed.
     """
     kind, heads = whole(module), _heads(module)
     fused = cast(Any, module.get_submodule(known.fused))

@@ -122,7 +122,7 @@ def _named(known: Mapping[str, AttentionLayer], named: str | Sequence[str]) -> L
 
 
 def _kinds(layers: Iterable[AttentionLayer]) -> list[Layers]:
-    """The sets of layers that weights may be of: all layers, those with names alike but for numbers, each on its own."""
+    """The sets of layers that weights may be of: all layers, those with names alike but for numbers, each alone."""
     layers = list(layers)
     kinds: dict[str, list[AttentionLayer]] = {}
     for layer in layers:

@@ -8,6 +8,10 @@ class ConfigView:
 
     A model's layers share one configuration object, and code that asks it for the number of heads would get that of
     the unpruned model.
+
+    Args:
+        config: the live configuration.
+        fields: name -> value of the fields that the view has of its own.
     """
 
     def __init__(self, config: Any, fields: dict[str, int]) -> None:

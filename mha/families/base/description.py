@@ -91,6 +91,7 @@ class AttentionLayer:
 
     Attributes:
         name: its name in `model.named_modules()`; "" is the model itself.
+        module: the attention module.
         description: what its family says of modules like it.
         sizes: the size of each letter in the axes' patterns now.
         lineage: which of its original heads, and groups, it still has.
@@ -172,7 +173,7 @@ class AttentionLayer:
         return gathering(kind, family.per_head) if family.per_head else kind
 
     def why_hidden(self, kind: type[nn.Module]) -> str | None:
-        """The reason why the core can't be given this class; None where it can.
+        """The reason, for an error's message, why the core can't be given this class; None where it can.
 
         It can't where a forward that is set on the instance would hide that of the class. That does no harm where the
         class only picks the parts of its heads out of masks, since a mask of all heads then fails by its shape.
@@ -228,7 +229,7 @@ class AttentionMap(Mapping[str, AttentionLayer]):
 
 
 def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
-    """The submodule of this name, which the family's description gives; None where the module has None there.
+    """The submodule of this dotted name, which the family's description gives; None where the module has None there.
 
     Raises:
         MhaError: the module has nothing of that name.

@@ -83,8 +83,10 @@ def leave_output_bias(
 ) -> None:
     """Reduce a module whose heads have been sliced away to the bias of its output and what its forward still uses.
 
+    All names are relative to the module.
+
     Args:
-        was: the record of what the module was.
+        was: the record of what the module was, for `emptied` to return.
         output: the name of the output projection.
         linears: the names of the linears whose output features belong to heads.
         tensors: the names of parameters and buffers outside linears that have an axis of heads.
@@ -136,7 +138,7 @@ def with_output_bias(kind: Any, name: str) -> tuple[str, Members]:  # noqa: ARG0
 
 
 def _keep_only(core: nn.Module, uses: frozenset[str]) -> None:
-    """Put None in the place of all children, parameters and buffers whose names are not in `uses`."""
+    """Put None in the place of all children, parameters and buffers of the core whose names are not in `uses`."""
     held: tuple[dict[str, Any], ...] = (core._modules, core._parameters, core._buffers)
     for parts in held:
         for name in parts.keys() - uses:

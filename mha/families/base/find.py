@@ -63,7 +63,7 @@ def register_family(description: Family) -> Family:
         True
 
     Raises:
-        MhaError: another family has that name, or the description contradicts itself.
+        MhaError: another family has that name, or the description's `output` is not among its `columns`.
     """
     if description.name in _FAMILIES:
         raise MhaError(f"family {description.name!r} is registered already; choose another name")
@@ -148,7 +148,11 @@ def required_attention(model: nn.Module) -> AttentionMap:
 
 
 def _describe(module: nn.Module) -> Family | str | None:
-    """The module's description, or the reason why it is refused, or None where it does not look like attention."""
+    """The module's description, or the reason why it is refused, or None where it does not look like attention.
+
+    It is refused where several families describe it, where a convention gives a reason, and where it looks like
+    attention and nothing describes it.
+    """
     if (was := emptied(module)) is not None:
         return was.described()
     matching = [family for family in _FAMILIES.values() if family.matches(module)]

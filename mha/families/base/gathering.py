@@ -24,13 +24,15 @@ MASK_DIM, MASK_RANK = -3, 4  # (b, h or 1, q, k); one of another rank counts no 
 
 
 def gathering(kind: Any, per_head: Mapping[str, int]) -> type[nn.Module]:
-    """A subclass of `kind` whose forward takes these inputs for all original heads; `kind` itself, if it does already.
+    """A subclass of `kind` that takes these inputs for all original heads, and uses the part of the heads still here.
+
+    It is `kind` itself if that was made by this function.
 
     Args:
         per_head: input -> the dimension that counts heads, or examples times heads, from the back.
 
     Raises:
-        MhaError: the forward has no such input.
+        MhaError: the forward has no input of one of these names, and takes no **kwargs.
     """
     if getattr(kind, GATHERS, False):
         return cast(type[nn.Module], kind)
@@ -80,7 +82,7 @@ def _of_heads(core: nn.Module, name: str, value: Any, dim: int) -> Any:
 
 
 def of_heads(core: nn.Module, name: str, value: Tensor, dim: int) -> Tensor:
-    """The part of an input that belongs to the heads still here.
+    """The part of an input that belongs to the heads still here; the input itself where the core has no lineage.
 
     Args:
         name: what the error calls the input.
@@ -88,7 +90,7 @@ def of_heads(core: nn.Module, name: str, value: Tensor, dim: int) -> Tensor:
         dim: the dimension that counts heads, from the back.
 
     Raises:
-        ShapeError: the input is for another number of heads.
+        ShapeError: the input's length along `dim` is neither 1 nor a multiple of the number of original heads.
     """
     lineage = core_lineage(core)
     if lineage is None or value.dim() < -dim or value.shape[dim] == 1:

@@ -47,7 +47,11 @@ def why_fixed(model: nn.Module) -> str | None:
 
 
 def why_held(model: nn.Module, layer: str) -> str | None:
-    """The reason why a layer can't be pruned where it is, as where something shards or offloads it; otherwise None."""
+    """The reason why the layer of this name can't be pruned inside of the model; None where it can.
+
+    It can't where it is sharded by FSDP, is wrapped by DistributedDataParallel or DeepSpeed, or has parameters that
+    accelerate has offloaded.
+    """
     for name, module in _around(model, layer):
         if how := _known(module, SHARDED):
             return f"{name} is sharded by {how}, so its parameters lie in parts; prune it before it is sharded"
