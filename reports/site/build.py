@@ -16,12 +16,14 @@ FOLDERS = ("runs", "compare", "gallery")
 
 
 def build(runs: Sequence[Path], output: Path, processes: int | None = None) -> tuple[Path, tuple[Refused, ...]]:
-    """Write the report of `runs` into `output`; returns the path of its first page, and what could not be read.
+    """Write the report of `runs` into `output`; returns its first page's path, and the runs that could not be read.
 
-    Every file appears whole or not at all: all are made in a hidden directory inside `output` and then
-    renamed, the first page last. Files that no report wrote are never written over or taken away.
+    Every file appears whole or not at all: all are made in a hidden directory inside `output` and then renamed, the
+    first page last. Files that no report wrote are never written over or taken away.
 
     Args:
+        runs: run directories, or .zip files of them, also of importance experiments.
+        output: the report's directory, which is made if it isn't there.
         processes: how many processes draw figures; by default as many as there are cores, up to four.
 
     Raises:

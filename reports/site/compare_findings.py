@@ -8,7 +8,7 @@ from reports.figures.compare.accuracies import agreement, choices
 
 
 def findings(comparison: Comparison) -> tuple[str, ...]:
-    """The findings of a comparison; none where the sides have nothing in common, which its `notes` explain."""
+    """The findings of a comparison, a sentence each; none where the sides have nothing in common, as its notes say."""
     return tuple(_findings(comparison))
 
 

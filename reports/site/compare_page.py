@@ -15,7 +15,9 @@ class ComparePage(FigurePage):
     """The page that compares two sides.
 
     Attributes:
-        noisy: whether the check of the machine found it disturbed, on one side or both.
+        sides: the first and the second side.
+        comparison: what both have measured.
+        noisy: whether the machine was too noisy during the run of one side or both, by that run's own check.
         found: the findings of the comparison, as sentences.
     """
 
@@ -38,7 +40,10 @@ class ComparePage(FigurePage):
 
 
 def compare_page(first: Side, second: Side, folder: str, album: Album) -> ComparePage:
-    """The page of two sides in `folder`; the album is asked for its figures, which may be drawn later."""
+    """The page that compares two sides and is going to lie in `folder` of the site's directory.
+
+    `album` is asked for its figures, which may be drawn later.
+    """
     comparison = compare(first, second)
     parts = album.parts(layout.of_comparison(), lambda module: module.panels(comparison))
     tables = tuple(summaries(comparison))

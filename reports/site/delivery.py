@@ -30,8 +30,8 @@ class Delivery:
 
     Attributes:
         output: the directory.
-        manifest: the name of the list in it.
-        spared: resolved paths that stay as they are, whatever the list says.
+        manifest: the name of the file in it that is the list.
+        spared: resolved paths that are neither written over nor removed, even if the list names them.
     """
 
     output: Path
@@ -40,10 +40,12 @@ class Delivery:
 
     @cached_property
     def claims(self) -> Claims:
-        """The files that the list says were written here, with their hashes; only those inside the directory.
+        """The list in `output`: path of each file -> hashes of its contents as written here; empty if there is no list.
+
+        Entries that lead out of the directory, that are `spared` or that name the list itself are left out.
 
         Raises:
-            ReportError: there is a file with the list's name that is no such list.
+            ReportError: the file with the list's name can't be read, or is no such list.
         """
         self._check_folders(self.manifest)
         file = self.output / self.manifest
@@ -60,10 +62,15 @@ class Delivery:
         }
 
     def check(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
-        """Check, before any file is made, that nothing is in the way of files of these names, or of these folders.
+        """Check, before any file is made, that nothing in `output` is in the way of a delivery.
+
+        Args:
+            names: the paths, from `output`, of files that are going to be delivered.
+            folders: the names of folders in `output` in which others are going to be.
 
         Raises:
-            ReportError: there is a link, a folder, or a file that isn't as this program wrote it.
+            ReportError: where a file or the list is going to be, there is a link, a folder, or a file that this program
+                did not write or that was changed since; or where a folder is going to be, there is something else.
         """
         for name in (*names, self.manifest):
             self._check(name)
@@ -71,17 +78,19 @@ class Delivery:
             self._check_folders(f"{folder}/any")
 
     def bring(self, made: Path, *, last: str = "", adds: bool = False) -> None:
-        """Rename all files in `made` to their places and list them; take away what was listed before.
+        """Rename all files in `made` to the same paths in `output` and list them; remove listed files not in `made`.
 
         If this is cut off, the next call completes it: until all files are in place, the list has both their old and
-        their new hashes. A file that is there unlisted, and has the new contents already, stays unlisted.
+        their new hashes. A file that is there unlisted, and has the new contents already, stays unlisted. A listed file
+        that was changed since is not removed.
 
         Args:
+            made: a folder whose parent is a place for temporary files on the same file system.
             last: the name of the file that is renamed after all others.
-            adds: whether files that were listed before stay.
+            adds: whether listed files that `made` lacks stay, and stay listed.
 
         Raises:
-            ReportError: something is in the way (see `check`); nothing has been written then.
+            ReportError: something is in the way (see `check`); nothing has been written then, unless it appeared late.
         """
         new = {path.relative_to(made).as_posix(): _hash(path) for path in sorted(made.rglob("*")) if path.is_file()}
         for name, content in new.items():
@@ -100,7 +109,15 @@ class Delivery:
         self._list(made, {**before, **own} if adds else own)
 
     def _check(self, name: str, content: str = "") -> None:
-        """Check that nothing is in the way of `name`; a file there may have a listed hash, or the hash `content`."""
+        """Check that nothing in `output` is in the way of the file `name`.
+
+        Args:
+            name: its path from `output`.
+            content: a hash that a file which is there may have besides its listed ones.
+
+        Raises:
+            ReportError: one of its folders is no folder, it is no regular file, or it has none of these hashes.
+        """
         self._check_folders(name)
         file, claims = self.output / name, self.claims
         mode = _mode(file)
@@ -137,7 +154,7 @@ class Delivery:
         os.replace(file, self.output / self.manifest)
 
     def _take_away(self, name: str) -> None:
-        """Remove the file if it is still as this program wrote it, and then its folders if they are empty."""
+        """Remove the file `name` if it is still as this program wrote it, and then its folders that are empty."""
         try:
             self._check(name)
         except ReportError:  # it has become a reader's own
@@ -155,7 +172,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _mode(file: Path) -> int | None:
-    """The mode of what stands at this path (of a link itself, not of its target); None where nothing does."""
+    """The st_mode of what stands at this path (of a link itself, not of its target); None if nothing does."""
     try:
         return file.lstat().st_mode
     except FileNotFoundError:

@@ -37,7 +37,14 @@ MOMENT = (1980, 1, 1, 0, 0, 0)  # the same run makes the same archive
 
 @dataclass(frozen=True)
 class Download:
-    """A table in two formats, or an archive; `files`: format -> its path from the page, and its size in words."""
+    """A table in one or several formats, or the archive of a whole run, for the links of a page.
+
+    Attributes:
+        name: the table's or the archive's name.
+        what: what it holds, in words.
+        rows: the table's number of rows; None where the page doesn't say.
+        files: format, such as "CSV" -> path of the file from the page's folder, and its size in words.
+    """
 
     name: str
     what: str
@@ -46,7 +53,10 @@ class Download:
 
 
 def write(run: Run, directory: Path) -> tuple[Download, ...]:
-    """Write the run's tables into data/, in two formats, and the run as a .zip; returns what the page's links need."""
+    """Write a run's data into `directory`, the folder of its page; returns a Download for each table and the archive.
+
+    Each table of WHAT that has rows is written into data/ as CSV and as Parquet; then the run itself as a .zip.
+    """
     return (*_tables(run, directory), packed(run.path, run.name, directory))
 
 
@@ -71,7 +81,10 @@ def _formats(frame: pd.DataFrame, name: str, directory: Path) -> Iterator[tuple[
 
 
 def packed(source: Path, name: str, directory: Path) -> Download:
-    """Write the files of the run at `source`, and no foreign ones, as `name`.zip; a .zip of just these is copied."""
+    """Write the run at `source`, a directory or a .zip, into `directory` as a .zip called after `name`.
+
+    It holds only the files that belong to a run. If `source` is a .zip of just these, that is copied as it is.
+    """
     file = directory / f"{slug(name)}.zip"
     with opened(source) as run:
         places = [*documented(run)]

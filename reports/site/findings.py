@@ -17,7 +17,13 @@ MOST = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and where the run's page shows it: the name of a figure module, and the task of its section."""
+    """A sentence on what a run found out, and what shows it on the run's page.
+
+    Attributes:
+        text: the sentence.
+        figure: the name of a module in reports/figures.
+        task: the task in whose section the figure stands, or LAYER.
+    """
 
     text: str
     figure: str
@@ -41,14 +47,21 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """The best plan of a tradeoff at the kept fraction nearest to a half; `row` is its row of the tradeoff's table."""
+    """The best plan of a tradeoff, by the metric, at its kept fraction nearest to a half.
+
+    Attributes:
+        row: the plan's row of `tradeoff.table`.
+    """
 
     tradeoff: Tradeoff
     row: pd.Series
 
     @classmethod
     def of(cls, tradeoff: Tradeoff) -> "Half | None":
-        """The best plan with about half of the heads; None if no plan has intervals of both accuracy and speedup."""
+        """The best plan at the kept fraction nearest to a half, of those that keep heads, by the tradeoff's metric.
+
+        Only single plans with intervals of both accuracy and speedup count; None if there is none.
+        """
         table = tradeoff.table
         plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
         plans = plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
@@ -74,19 +87,19 @@ class Half:
 
     @property
     def loss(self) -> float:
-        """How much worse than the dense model this plan is, as a share of the dense model's value."""
+        """How much worse the plan's value is than the dense model's, as a share of the latter; negative if better."""
         worse = -self.row["difference"] if self.metric.higher_is_better else self.row["difference"]
         return float(worse / abs(self.row["value"] - self.row["difference"]) if worse else 0.0)
 
     def same(self, criterion: str) -> pd.DataFrame:
-        """The rows of another criterion that keep as many heads as this plan; of a reference, all its rows."""
+        """The tradeoff's rows of `criterion` with this plan's kept fraction; of dense and none, all their rows."""
         table = self.tradeoff.table
         rows = table[table["criterion"] == criterion]
         return rows if criterion in REFERENCES else rows[rows["kept_fraction"] == self.row["kept_fraction"]]
 
 
 def _price(half: Half) -> Finding:
-    """The finding on what removing about half of the heads costs in accuracy, and saves in time."""
+    """The finding on what keeping this plan's heads alone costs in accuracy, and saves in time."""
     row, tradeoff = half.row, half.tradeoff
     assert tradeoff.setting is not None  # or there would be no speedup
     text = (
@@ -100,7 +113,10 @@ def _price(half: Half) -> Finding:
 
 
 def _chance(half: Half) -> Finding | None:
-    """The finding on whether it matters which heads stay: the plan beside random ones; None if there is at most one."""
+    """The finding on whether it matters which heads stay: the plan's value beside that of plans with random heads.
+
+    None if fewer than two random plans keep as many heads.
+    """
     random = half.same("random")
     if random.empty or random["draws"].iloc[0] < 2:
         return None
@@ -117,7 +133,10 @@ def _chance(half: Half) -> Finding | None:
 
 
 def _batches(run: Run, half: Half) -> Finding | None:
-    """The finding on what the plan saves at the smallest and the largest batch size; None if only one was timed."""
+    """The finding on the plan's speedup at the smallest and the largest batch size.
+
+    None if fewer than two batch sizes have an interval of the speedup.
+    """
     _, cases = next(iter(frames.settings(frames.cases_of(run, half.task))))
     mine = (cases["criterion"] == half.row["criterion"]) & (cases["kept_fraction"] == half.row["kept_fraction"])
     rows = frames.latencies(run, cases[mine], ["batch"])
@@ -135,7 +154,10 @@ def _batches(run: Run, half: Half) -> Finding | None:
 
 
 def _layer(run: Run) -> Finding | None:
-    """The finding on the bare layer's time beside the fastest other implementation's; None if no other was timed."""
+    """The finding on the bare layer's time beside the fastest other implementation's, in the first setting with any.
+
+    None if no other implementation was timed, or none has an interval.
+    """
     for panel in layer_peers.panels(run, LAYER):
         are_peers, nearest = layer_peers.nearest_peers(panel.frame)
         nearest = nearest.dropna(subset=["ratio_low"])
@@ -152,7 +174,10 @@ def _layer(run: Run) -> Finding | None:
 
 
 def _ceiling(half: Half) -> Finding | None:
-    """The finding on the largest speedup that pruning can give; None if the model without any head was not timed."""
+    """The finding on the largest speedup that pruning can give, that of the model without any head.
+
+    None if that model has no speedup with an interval.
+    """
     none = half.same("none")
     none = none[none["speedup_low"].notna()]
     if none.empty:
@@ -167,7 +192,7 @@ def _ceiling(half: Half) -> Finding | None:
 
 
 def _share(row: pd.Series) -> str:
-    """A plan's time as a percentage of the dense time, with its interval."""
+    """A plan's time as a percentage of the dense model's, with its interval, as text."""
     share, low, high = (100 / row[name] for name in ("speedup", "speedup_high", "speedup_low"))
     return f"{share:.1f} % ({low:.1f} to {high:.1f})"
 

@@ -25,7 +25,14 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One figure: its title, the call that draws it, and a picture of it from the page in `folder`."""
+    """One figure of the gallery.
+
+    Attributes:
+        anchor: its id in the page.
+        about: the first line of the figure module's docstring.
+        call: the Python code that draws it.
+        picture: a picture of it on another page, which lies in `folder` of the site's directory.
+    """
 
     anchor: str
     title: str
@@ -37,7 +44,12 @@ class Exhibit:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The page of all figures."""
+    """The page of all figures.
+
+    Attributes:
+        absent: a sentence that names the figures which none of the pages has; "" if there are none.
+        preamble: the Python code that runs before all calls: imports, and reading the first page's run of each kind.
+    """
 
     exhibits: tuple[Exhibit, ...]
     absent: str
@@ -49,7 +61,11 @@ class Gallery:
 
 
 def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
-    """The gallery of all figures on these pages, a sequence for each kind of page; None where they have none."""
+    """The gallery of the figures on these pages, each module's first picture; None if no page has a picture.
+
+    Args:
+        kinds: a sequence of pages for each kind of page: of runs, of importance runs, of comparisons.
+    """
     exhibits: dict[str, Exhibit] = {}
     first = [pages[0] for pages in kinds if pages]
     for page in chain.from_iterable(kinds):
@@ -71,7 +87,12 @@ def _drawn(sections: Sequence[Section]) -> Iterator[tuple[Section, Part]]:
 
 
 def _exhibit(section: Section, part: Part, folder: str, before: str) -> Exhibit:
-    """The exhibit of one part of a page; `before` is the code that must run before the call that draws it."""
+    """The exhibit of a figure module: `part` of a `section` of the page that lies in `folder`.
+
+    Args:
+        before: Python code that must run before the call and reads what the figure is drawn from; "" if the gallery's
+            preamble does so.
+    """
     package, _, name = part.module.rpartition(".")
     return Exhibit(
         anchor=slug(part.module.removeprefix("reports.")),

@@ -18,7 +18,12 @@ from reports.site.page import Album, FigurePage, Section
 
 @dataclass(eq=False)
 class ImportancePage(FigurePage):
-    """The page of one importance run."""
+    """The page of one run of the importance experiments.
+
+    Attributes:
+        study: the run, as it was read.
+        downloads: its data, as the page links to it.
+    """
 
     study: Importance
     downloads: tuple[Download, ...]
@@ -33,7 +38,7 @@ class ImportancePage(FigurePage):
 
     @property
     def headline(self) -> str:
-        """The caption of the first figure."""
+        """The caption of the first figure; "" if the page has none."""
         pictures = [picture for part in self.sections[0].parts for picture in part.pictures]
         return pictures[0].caption if pictures else ""
 
@@ -46,9 +51,9 @@ class ImportancePage(FigurePage):
 
 
 def importance_page(study: Importance, folder: str, directory: Path, album: Album) -> ImportancePage:
-    """The page of an importance run, in `folder`.
+    """The page of an importance run that is going to lie in `folder` of the site's directory.
 
-    The album is asked for its figures, which may be drawn later; its downloads are written into `directory`.
+    `album` is asked for its figures, which may be drawn later; its downloads are written now, into `directory`.
     """
     parts = album.parts(layout.of_importance_run(), lambda module: module.panels(study.tables))
     section = Section("Which criterion to trust, at which price", album.slugs.of("criteria"), "tables", parts=parts)
@@ -56,7 +61,10 @@ def importance_page(study: Importance, folder: str, directory: Path, album: Albu
 
 
 def _downloads(study: Importance, directory: Path) -> tuple[Download, ...]:
-    """Write the run's CSV tables into data/, and the whole run as a .zip; returns what the page's links need."""
+    """Write a run's CSV tables into data/ in `directory`, and the whole run as a .zip; returns a Download for each.
+
+    Cells that begin like formulas of a spreadsheet are made harmless in the tables.
+    """
     (directory / "data").mkdir(parents=True)
     tables_given = []
     with opened(study.path) as source:

@@ -31,26 +31,26 @@ Module = TypeVar("Module")
 
 
 def of_run() -> dict[str, figures.FigureModule]:
-    """Name -> figure module, of all figures of a run, in the order of its page."""
+    """All figure modules of a run by name, in the order in which its page shows them."""
     return in_order(figures.registry(), RUN)
 
 
 def of_task(task: str) -> dict[str, figures.FigureModule]:
-    """Name -> figure module, of those about `task` (a task's name, LAYER or GENERATION), in the order of the page."""
+    """The figure modules about `task` (a task's name, LAYER or GENERATION) by name, in the order of a run's page."""
     return in_order(figures.about(task), RUN)
 
 
 def of_comparison() -> dict[str, compare.FigureModule]:
-    """Name -> figure module, of all figures of two sides, in the order of their page."""
+    """All figure modules of two sides by name, in the order in which their page shows them."""
     return in_order(compare.registry(), COMPARE)
 
 
 def of_importance_run() -> dict[str, importance_run.FigureModule]:
-    """Name -> figure module, of all figures of the importance experiments, in the order of their page."""
+    """All figure modules of the importance experiments by name, in the order in which their page shows them."""
     return in_order(importance_run.registry(), IMPORTANCE_RUN)
 
 
 def in_order(modules: Mapping[str, Module], names: Sequence[str]) -> dict[str, Module]:
-    """The modules in the order of `names`, and then those that are not among these, by name."""
+    """The same mapping in the order of `names`, and after these what they don't name, by name."""
     places = [*names, *sorted(modules)]
     return {name: modules[name] for name in sorted(modules, key=places.index)}

@@ -27,10 +27,12 @@ class Picture:
 
     Attributes:
         anchor: its id in the page, and the name of its files in figures/.
-        place: the position of its figure in the section. Where there is no room for all pictures of a page, those with
-            the largest are left out.
-        drawn: the size of its files, once they are drawn.
+        place: the index of its figure module among those of the section. Where there is no room for all pictures of a
+            page, those with the largest are left out.
+        title: what the figure shows, such as the task and the setting.
+        drawn: the dimensions and the bytes of its files, once they are drawn.
         variant: the same of a narrow figure for phones, in files named ANCHOR-narrow; None where there is none.
+        tables: tables that the page shows below it.
         kept: False where the page has no room for it.
     """
 
@@ -53,7 +55,7 @@ class Picture:
 
     @property
     def files(self) -> list[str]:
-        """The names of its files, those of the variant among them."""
+        """The names of its files, .svg and .png, those of the variant among them."""
         stems = (self.anchor, f"{self.anchor}-narrow") if self.variant else (self.anchor,)
         return [f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")]
 
@@ -65,7 +67,13 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One figure module's part of a section: its panels as pictures, or the sentence that stands in their place."""
+    """What a section has of one figure module: its panels as pictures, or the sentence `absent` if there are none.
+
+    Attributes:
+        module: the module's dotted name.
+        title: the module's TITLE.
+        more: the number of panels that were left out since a figure has too many.
+    """
 
     module: str
     title: str
@@ -81,6 +89,9 @@ class Section:
 
     Attributes:
         asked: the arguments of `panels` for the figures in it, as Python code, for the gallery.
+        about: the text below the heading; "" for none.
+        tables: shown above the figures.
+        parts: its figures.
         appendix: tables for looking things up.
         absent: the sentence that stands in it where there is nothing.
     """
@@ -106,7 +117,7 @@ class Slugs:
     taken: set[str] = field(default_factory=set)
 
     def of(self, *words: str) -> str:
-        """A name made of the words, with a number at its end if it has been given before."""
+        """A name made of the words, as `slug` makes it, with a number at its end if it has been given before."""
         stem = slug("-".join(filter(None, words)))
         name, number = stem, 1
         while name.lower() in self.taken:  # some file systems do not tell capitals apart
@@ -120,7 +131,10 @@ class Album:
     """The figures of one page: asks the studio for them, and keeps them within the page's budget of bytes.
 
     Attributes:
+        studio: draws them.
+        directory: the folder that their files are written into.
         slugs: gives the page's anchors, but none that its template uses itself.
+        pictures: all that were asked for, in that order.
     """
 
     def __init__(self, studio: Studio, directory: Path) -> None:
@@ -130,9 +144,10 @@ class Album:
     def parts(
         self, modules: Mapping[str, Module], panels_of: Callable[[Module], Iterable[Panel]], *words: str
     ) -> tuple[Part, ...]:
-        """Have the figures of a section drawn; returns its parts, in order.
+        """Have the figures of a section drawn; returns its parts, in the order of `modules`.
 
         Args:
+            modules: name -> figure module.
             panels_of: asks a figure module for its panels.
             words: what all anchors of the section begin with.
         """
@@ -142,14 +157,14 @@ class Album:
         )
 
     def _part(self, place: int, name: str, module: Drawing, panels: Iterable[Panel], *words: str) -> Part:
-        """Have the panels of a module drawn, but no more than a page has room for."""
+        """Have the first MOST_PANELS panels of a figure module drawn; returns its part. `more` counts the others."""
         shown, more = limited(panels)
         pictures = tuple(self._picture(place, name, module, panel, *words) for panel in shown)
         anchor = self.slugs.of("about", *words, name)
         return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
 
     def _picture(self, place: int, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
-        """Have one panel drawn, and once more for phones if its figure is in PHONE."""
+        """Have one panel drawn, and once more for phones if its figure is in PHONE; returns its picture."""
         anchor = self.slugs.of(*words, name, panel.slug)
         self.directory.mkdir(parents=True, exist_ok=True)
         title = ": ".join(filter(None, (module.TITLE, panel.title)))
@@ -164,7 +179,10 @@ class Album:
         return picture
 
     def fit(self) -> None:
-        """Once all is drawn, remove the files of pictures beyond the budget: those last in their sections go first."""
+        """Keep the first pictures, by `place`, that fit into BUDGET bytes together; remove the others' files.
+
+        Waits until all are drawn; `kept` becomes False for those that do not fit.
+        """
         room = BUDGET
         for picture in sorted(self.pictures, key=lambda picture: picture.place):
             room -= picture.size
@@ -175,7 +193,7 @@ class Album:
 
 
 class Page(Protocol):
-    """A page of the site; `path` is where it lies in the site's directory."""
+    """A page of the site; `path` is that of its HTML file from the site's directory."""
 
     @property
     def path(self) -> str: ...
@@ -188,7 +206,8 @@ class FigurePage(ABC):
     """A page with figures: of a run, of an importance run, of a comparison.
 
     Attributes:
-        folder: where it lies in the site's directory, with its figures and data beside it.
+        folder: the path from the site's directory of the folder that holds the page, its figures and its data.
+        album: the page's figures.
         sections: its parts, in order.
     """
 
@@ -215,17 +234,27 @@ class FigurePage(ABC):
         """The text of the page's HTML file."""
 
     def render(self, template: str, **context: Any) -> str:
-        """The template of pages/ with this page as `page`, as HTML two folders below the site's directory."""
+        """The HTML text of a page that lies two folders below the site's directory.
+
+        Args:
+            template: the name of a file in pages/; it sees this page as `page`.
+            context: what else it sees.
+        """
         return render(template, page=self, root="../../", title=self.name, **context)
 
 
 def slug(text: str) -> str:
-    """A name made of any text, which is safe as a file, in a URL and as an id."""
+    """A name made of any text, at most 100 characters, which is safe as a file, in a URL and as an id."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "unnamed"
 
 
 def render(template: str, **context: Any) -> str:
-    """The template of pages/ with its context, as HTML; everything that comes from results is escaped."""
+    """The HTML text that a template makes; all text of the context is escaped.
+
+    Args:
+        template: the name of a file in pages/.
+        context: what the template sees; a name that it uses and that is not here is an error of jinja2.
+    """
     return _templates().get_template(template).render(context)
 
 

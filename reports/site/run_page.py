@@ -28,7 +28,8 @@ class RunPage(FigurePage):
     """The page of one run.
 
     Attributes:
-        found: the run's findings, each with the anchor of what shows it.
+        run: the run, as it was read.
+        downloads: its data, as the page links to it.
     """
 
     run: Run
@@ -44,7 +45,7 @@ class RunPage(FigurePage):
 
     @property
     def machine(self) -> str:
-        """The machine that the run was measured on, in a line."""
+        """The machine that the run was measured on, in a line: accelerators, CPU, cores, threads, version of torch."""
         environment = self.run.environment
         accelerators = [str(name) for name in (environment.get("accelerators") or {}).values()]
         cores = [count(environment[name], name[:-1]) for name in ("cores", "threads") if environment.get(name)]
@@ -67,12 +68,12 @@ class RunPage(FigurePage):
         return tuple((finding, self.anchor_of(finding)) for finding in findings.findings(self.run))
 
     def anchor_of(self, finding: Finding) -> str:
-        """The anchor of the figure that shows a finding, or of the task's section if there is no such figure."""
+        """The anchor of the first picture of a finding's figure, or of its task's section if there is none."""
         shown = self.pictures_of(finding.figure, finding.task)
         return shown[0].anchor if shown else self.section_of(finding.task).anchor
 
     def pictures_of(self, figure: str, task: str) -> tuple[Picture, ...]:
-        """The pictures of a figure module, named `figure`, in the section of the task."""
+        """The pictures of the figure module `figure` in the section of `task`, LAYER or GENERATION; may be none."""
         parts = self.section_of(task).parts
         return next((part.pictures for part in parts if part.module.endswith(f".{figure}")), ())
 
@@ -93,7 +94,7 @@ class RunPage(FigurePage):
 
 
 def sections(run: Run, album: Album) -> tuple[Section, ...]:
-    """The sections of a run's page: each task, the bare layer, and generation if the run has any."""
+    """The sections of a run's page: each task, the bare layer, and generation if any; `album` has them drawn."""
     generates = (GENERATION,) if (run.cases["kind"] == GENERATION).any() else ()
     return tuple(_section(run, task, album) for task in (*run.tasks, LAYER, *generates))
 

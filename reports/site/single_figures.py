@@ -18,10 +18,11 @@ def delivered(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
     Each file appears whole or not at all, and none replaces a file that was not written in this way.
 
     Args:
+        output: the directory, which is made if it isn't there.
         names: the names of the files, if they are known: an error is then raised at once if something is in their way.
 
     Raises:
-        ReportError: they can't be written, or something is in the way.
+        ReportError: `output` can't be written, another process writes into it, or something is in a file's way.
     """
     with workshop(output, *([" and ".join(names)] if names else [])) as made:
         delivery = Delivery(output, FIGURES)
@@ -37,7 +38,8 @@ def save(figure: Figure, output: Path, names: Sequence[str]) -> str:
     Call it within `style.theme()`. Returns the paths that were written, joined by "and", for the terminal.
 
     Raises:
-        ReportError: a file can't be written, or something that is not a report's stands in its place.
+        ReportError: a file can't be written, another process writes into `output`, or in a file's place stands
+            something that was not written by this function.
     """
     with delivered(output, names) as made:
         for name in names:

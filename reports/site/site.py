@@ -17,7 +17,13 @@ from reports.site.start_page import StartPage
 
 
 def write(sources: Sources, directory: Path, processes: int | None = None) -> None:
-    """Write index.html, runs/, compare/ and gallery/ into `directory`."""
+    """Write index.html, runs/, compare/ and gallery/ into `directory`: all pages, with their figures and data.
+
+    What `sources` lists as refused is named on the first page.
+
+    Args:
+        processes: how many processes draw figures; by default as many as there are cores, up to four.
+    """
     folders = Slugs()
     with Studio(processes) as studio:
         runs = [_run(run, studio, directory, folders) for run in sources.runs]

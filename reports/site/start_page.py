@@ -13,7 +13,14 @@ from reports.site.run_page import RunPage
 
 @dataclass(frozen=True)
 class Claim:
-    """A finding, where it is shown, and whether the run it comes from was disturbed."""
+    """A finding as the first page has it.
+
+    Attributes:
+        text: the finding, a sentence.
+        link: the place that shows it, a URL relative to the site's directory.
+        run: the title of the page that it is from, of a run or of a comparison.
+        noisy: whether the machine was too noisy during that run, or one of the two.
+    """
 
     text: str
     link: str
@@ -23,7 +30,13 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class StartPage:
-    """The first page of the site."""
+    """The first page of the site.
+
+    Attributes:
+        runs, comparisons, studies: the pages that it links to; `studies` are those of importance runs.
+        refused: the runs that could not be read.
+        gallery: the path of the gallery; None if there is none.
+    """
 
     runs: Sequence[RunPage]
     comparisons: Sequence[ComparePage]
@@ -34,7 +47,11 @@ class StartPage:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """The first run's findings, and the first one of a comparison or, where there is none, of another run."""
+        """At most MOST claims: the first run's findings, and one from elsewhere, for which room is left.
+
+        That one is the first finding of the comparison with most speedups or, where no comparison has any, of another
+        run.
+        """
         claims_by_page = [[*_claims(page)] for page in self.runs]
         widest = sorted(self.comparisons, key=lambda page: -len(page.comparison.speedups))
         compared = [Claim(text, page.path, page.name, page.noisy) for page in widest for text in page.found[:1]]
@@ -43,7 +60,10 @@ class StartPage:
 
     @property
     def main(self) -> tuple[RunPage, Picture] | None:
-        """The first run's page that has a picture of accuracy against latency, with the first such picture."""
+        """The page of the first run that has a picture of accuracy against latency, with the picture; None if none has.
+
+        Of several such pictures it is that of the task which the page's findings name first.
+        """
         for page in self.runs:
             tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
             for task in tasks:

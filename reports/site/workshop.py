@@ -24,10 +24,12 @@ def workshop(output: Path, what: str = "the report") -> Iterator[Path]:
     Folders that killed processes left behind are removed first. One process at a time has a workshop in `output`.
 
     Args:
+        output: a directory, which is made if it isn't there.
         what: what is being made, as errors call it.
 
     Raises:
-        ReportError: `output` can't be made or written, or another process has a workshop there.
+        ReportError: `output` can't be made or written, another process has a workshop there, or something that is no
+            lock of a report has the lock's name.
     """
     made = not output.exists()
     try:
@@ -46,7 +48,10 @@ def workshop(output: Path, what: str = "the report") -> Iterator[Path]:
 
 @contextmanager
 def _folder(output: Path) -> Iterator[Path]:
-    """Yield a folder to make files in, removed at the end; those that killed processes left are removed first."""
+    """Yield a new folder inside a hidden one in `output`, which is removed at the end with all that is in it.
+
+    Hidden folders that killed processes left are removed first.
+    """
     for left in output.glob(f"{PREFIX}*"):
         _clear(left)
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output))
@@ -59,7 +64,7 @@ def _folder(output: Path) -> Iterator[Path]:
 
 
 def _clear(left: Path) -> None:
-    """Remove a folder that a killed process left, if its mark shows that it is one, or if it is empty."""
+    """Remove the folder `left` by a killed process, if its mark shows that it is one or it is empty; else it stays."""
     if left.is_symlink() or not left.is_dir():
         return
     mark = left / MARK
@@ -71,7 +76,11 @@ def _clear(left: Path) -> None:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Within this context, keep other processes from having a workshop in `output`."""
+    """Within this context, keep other processes from having a workshop in `output`, by an empty lock file there.
+
+    Raises:
+        ReportError: another process has one, or there is something else under the lock's name.
+    """
     file = output / LOCK
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file() or file.stat().st_size):
         raise ReportError(f"{file}: expected the empty lock of a report, found something else; move it, or give -o")
