@@ -20,17 +20,17 @@ class Cut:
 
     Attributes:
         layer: its name in the model.
-        indices: parameter, by its name below the layer -> what it keeps.
-        selected: submodule -> the features of its output to keep, ascending.
-        counts: attribute that counts heads -> its new value.
+        indices: parameter, by its name below the layer -> dimension -> indices of the entries that it keeps.
+        selected: submodule that stays whole -> the indices of the features of its output to keep, ascending.
+        counts: attribute that counts heads, by its name below the layer -> its new value.
         config: field of the core's configuration that counts heads -> its new value.
         core: the submodule that computes attention; "" is the layer itself.
         becomes: the core's class from now on.
         lineage: which original heads and key/value groups are left.
         emptied: what is left of a layer that loses its last head; None for any other.
-        linears: submodules that put out features of heads.
-        output: the output projection.
-        tensors: parameters and buffers with an axis of heads that no linear holds.
+        linears: names of the linears whose output features belong to heads.
+        output: the name of the output projection.
+        tensors: names of the parameters and buffers that have an axis of heads and are not weight or bias of a linear.
     """
 
     layer: str
@@ -48,12 +48,13 @@ class Cut:
 
     @classmethod
     def of(cls, layer: AttentionLayer, positions: tuple[int, ...]) -> "Cut":
-        """The cut by which a layer keeps the heads that are at these positions now.
+        """The cut by which a layer keeps the heads that are at these positions now, and loses all others.
 
         Raises:
             PlanError: key/value groups left with different numbers of query heads, or weights that contradict the
                 layer's counts.
-            UnsupportedModule: a weight or a linear that is no plain one.
+            UnsupportedModule: a weight that is no plain dense tensor, or a linear that is neither torch's nor one that
+                transformers defines.
         """
         groups = _surviving_groups(layer, positions)
         family = layer.description
@@ -95,15 +96,20 @@ class Cut:
         return f"{self.layer}.{parameter}" if self.layer else parameter
 
     def kept_of(self, part: str) -> Indices:
-        """The indices that a parameter keeps, or, in its last dimension, the output of a submodule selected from."""
+        """What a part of the layer keeps: dimension -> indices of the entries; {} where it stays whole.
+
+        Args:
+            part: a parameter by its name below the layer; or a submodule in `selected`, whose output's features are
+                given as dimension -1.
+        """
         return {-1: self.selected[part]} if part in self.selected else self.indices.get(part, {})
 
 
 def _surviving_groups(layer: AttentionLayer, positions: tuple[int, ...]) -> tuple[int, ...]:
-    """The positions of the key/value groups that the heads at these positions still need.
+    """The positions of the key/value groups that are read by the query heads at `positions`.
 
     Raises:
-        PlanError: not every one of these groups keeps as many heads as the others.
+        PlanError: these groups do not all keep the same number of query heads.
     """
     members: dict[int, list[int]] = {}  # position of a group -> its heads that stay, by original number
     for position in positions:

@@ -32,14 +32,18 @@ def check(
     infinite in one of them must be so in the other.
 
     Args:
-        atol: the largest difference allowed, as it is. By default it goes by the size of each output: 1e-10 in float64,
-            1e-5 in float32 and 5e-2 in half precision, times the largest |masked| among the values that differ, or
-            times 1 where that is smaller.
+        args, kwargs: what both models are called with.
+        atol: the largest difference allowed, as it is. By default it goes by the values of each output: 1e-10 in
+            float64, 1e-5 in float32 and 5e-2 in half precision, times the largest |masked| among the values that
+            differ, or times 1 where that is smaller.
 
     Raises:
-        EquivalenceError: the difference exceeds what is allowed, or outputs differ in shape or are NaN.
-        PlanError, UnsupportedModule: as `prune`.
-        MhaError: the model has no data (meta device).
+        EquivalenceError: the difference exceeds what is allowed, outputs differ in shape or are NaN, or there are no
+            floating-point outputs or not the same in both.
+        PlanError: the plan names a layer or head that is not there, or keeps heads that slicing can't keep alone.
+        UnsupportedModule: the plan names a module of no known family, or one that can't be sliced.
+        MhaError: a parameter of the model is on the meta device, without data, or the model can't be copied.
+        BusyError: another thread has the model, and waiting for it would not end.
 
     Example:
         >>> attention, x = mha.MultiHeadAttention.square(8, 4), torch.randn(2, 5, 8)
@@ -61,7 +65,12 @@ def check(
 
 
 def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
-    """Every floating tensor in a nest of tuples, lists, mappings and None, by its place: "output[0]['logits']"."""
+    """Every floating-point tensor in a nest of sequences and mappings, by where it is: "output[0]['logits']".
+
+    Args:
+        output: the nest, or a tensor; whatever else is in it is left out.
+        path: what each key begins with.
+    """
     return {
         path + "".join(f"[{key!r}]" for key in keys): leaf
         for keys, leaf in leaves(output, containers=(Sequence, Mapping))
@@ -70,13 +79,15 @@ def tensors_in(output: Any, path: str = "output") -> dict[str, Tensor]:
 
 
 def _difference(path: str, masked: Tensor, sliced: Tensor, atol: float | None) -> float:
-    """The largest |masked - sliced| of one output.
+    """The largest |masked - sliced| of one output tensor; 0 where all values are equal.
 
     Args:
-        path: the output's place, for the error.
+        path: where the tensor is in the model's output, as `tensors_in` says it, for the error.
+        masked, sliced: that output of the masked and of the sliced model.
+        atol: the largest difference allowed; None for what `check` says of its default.
 
     Raises:
-        EquivalenceError: it is more than is allowed, NaN, or the shapes differ.
+        EquivalenceError: the difference is more than is allowed, or NaN, or the shapes differ.
     """
     if masked.shape != sliced.shape:
         raise EquivalenceError(f"{path}: masked has shape {tuple(masked.shape)}, sliced {tuple(sliced.shape)}")

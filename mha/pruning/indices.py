@@ -10,7 +10,7 @@ Indices = Mapping[int, Tensor]  # dimension -> ascending indices of the entries 
 
 
 def taken(tensor: Tensor, indices: Indices) -> Tensor:
-    """A copy of the tensor with only these entries; the tensor itself where `indices` is empty."""
+    """A detached copy of the tensor with only the entries that stay; the tensor itself where `indices` is empty."""
     for dim, index in indices.items():
         tensor = take(tensor, dim, index)
     return tensor

@@ -22,8 +22,9 @@ def locate(model: nn.Module, layers: AttentionMap, plan: HeadPlan) -> list[tuple
         layers: the model's, as `find_attention` finds them.
 
     Raises:
-        PlanError: no plan, or one that names a layer or a head that is not there.
-        UnsupportedModule: the plan names a module of no known family.
+        PlanError: `plan` is no `HeadPlan`; or it names what is no module of the model, a head that the layer never had,
+            or one that has been pruned before.
+        UnsupportedModule: the plan names a module of no known family, or an attention that can't be pruned.
     """
     if not isinstance(plan, HeadPlan):
         raise PlanError(f"expected a HeadPlan, got {type(plan).__name__}; wrap it: HeadPlan(...)")
@@ -31,7 +32,13 @@ def locate(model: nn.Module, layers: AttentionMap, plan: HeadPlan) -> list[tuple
 
 
 def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
-    """The layer of that name; where there is none, the error says what there is instead."""
+    """The attention layer of that name.
+
+    Raises:
+        UnsupportedModule: the module of that name is not supported or of no known family, or the model has no attention
+            of a known family at all.
+        PlanError: there is no module of that name; the message lists the layers, and suggests the one meant.
+    """
     if name in layers:
         return layers[name]
     if name in layers.unsupported:
@@ -50,7 +57,11 @@ def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
 
 
 def _positions(layer: AttentionLayer, heads: tuple[int, ...]) -> tuple[int, ...]:
-    """The positions, in the layer as it is now, of these heads, which are given by their original numbers."""
+    """The positions, in the layer as it is now, of these heads, which are given by their original numbers.
+
+    Raises:
+        PlanError: the layer never had such a head, or has lost it by pruning.
+    """
     if unknown := [head for head in heads if head >= layer.lineage.total_heads]:
         raise PlanError(
             f"layer {layer.name!r}: heads {unknown} do not exist; it was made with "

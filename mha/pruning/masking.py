@@ -34,7 +34,7 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
 
     Raises:
         PlanError: the plan names a layer or a head that is not there.
-        UnsupportedModule: it names a module of no known family.
+        UnsupportedModule: it names a module of no known family, or one whose `forward` was replaced on the instance.
         BusyError: another thread has the model, and waiting for it would not end.
 
     Example:
@@ -59,11 +59,15 @@ def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
 
 @contextmanager
 def gated(layers: AttentionMap, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the context, every head's context vectors are multiplied by its gate ξ.
+    """Within the `with` block, the context vectors of every head in the named layers are multiplied by its gate ξ.
 
     Args:
-        gates: layer name -> (h,), or (b, h) for one gate per example of a batch-first layer; gradients flow
-            into them.
+        layers: the model's, as `find_attention` finds them.
+        gates: name of a layer -> (h,), or (b, h) for one gate per example of a batch-first layer; gradients flow
+            into them. A layer without heads is left as it is.
+
+    Raises:
+        UnsupportedModule: a layer's `forward` was replaced on the instance, so that its class can't be changed.
     """
     with ExitStack() as hooks:
         for name, gate in gates.items():
@@ -73,7 +77,7 @@ def gated(layers: AttentionMap, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
-    """The context (b, …, heads x head width) with each head multiplied by its gate, (h,) or (b, h)."""
+    """The context (b, …, h x head width) with each head's features multiplied by its gate, (h,) or (b, h)."""
     owner = owners(layer.context_axis, layer.sizes).to(gate.device)
     factors = gate.index_select(-1, owner).to(context)
     if factors.dim() == 2:
@@ -83,7 +87,13 @@ def scale(context: Tensor, layer: AttentionLayer, gate: Tensor) -> Tensor:
 
 @contextmanager
 def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the `with` block, the layer's output projection reads `change(context)` instead of its context."""
+    """Within the `with` block, the layer's output projection reads `change(context)` instead of its context.
+
+    Code that `torch.compile` has compiled runs uncompiled meanwhile, and padding is computed too.
+
+    Raises:
+        UnsupportedModule: the layer's `forward` was replaced on the instance, so that its class can't be changed.
+    """
 
     runs = _Runs(layer)
 
@@ -105,7 +115,10 @@ def on_context(layer: AttentionLayer, change: Callable[[Tensor], Tensor]) -> Ite
 
 
 class _Runs:
-    """True, as a truth value, while this layer is running, and not another one that shares its output projection."""
+    """Tells by its truth value whether a call of the output projection is this layer's, not that of one sharing it.
+
+    Within `told`, it is true while the layer's forward runs. It is always true of a projection that no other shares.
+    """
 
     def __init__(self, layer: AttentionLayer) -> None:
         self._module = layer.module
@@ -117,7 +130,7 @@ class _Runs:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Within the context, the truth value is right; outside, it is False if layers share the projection."""
+        """Within the `with` block, the layer's calls are followed; outside, a shared projection gives False."""
         with ExitStack() as hooks:
             if self._shared:
                 hooks.enter_context(hooked(self._module, lambda *_: self._count(1), before=True))
@@ -129,8 +142,8 @@ class _Runs:
 
 
 def nothing_compiled() -> AbstractContextManager[None]:
-    """Within the context, what `torch.compile` has compiled runs as it was written: compiled code does not look for
-    hooks that were registered later. It holds for the process, until the last such context of any thread ends."""
+    """Within the `with` block, what `torch.compile` has compiled runs as it was written: compiled code does not look
+    for hooks that were registered later. It holds for the process, until the last such block of any thread ends."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
         return nullcontext()
     return _STANCE.at({"stance": "force_eager"})
@@ -151,8 +164,11 @@ _STANCE = Setting(_stance, lambda stance: torch.compiler.set_stance(**stance))
 
 @contextmanager
 def at_rest(*models: nn.Module) -> Iterator[None]:
-    """Within the context the models are in eval mode and gradients are enabled, whatever the caller's mode; afterwards
-    the modes are as they were, and so is the state of the random numbers."""
+    """Within the `with` block the models are in eval mode and gradients are enabled, even if the caller has disabled
+    them or is in inference mode; afterwards these modes and the states of torch's random generators are as before.
+
+    Reentrant activation checkpoints run as non-reentrant ones meanwhile.
+    """
     with ExitStack() as context:
         context.enter_context(torch.random.fork_rng())
         context.enter_context(changed(partial(torch.set_rng_state, torch.get_rng_state())))
@@ -167,7 +183,7 @@ def at_rest(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within the context every module is in eval mode; afterwards each is in the mode it was in."""
+    """Within the `with` block every module of the model is in eval mode; afterwards each is in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
     with changed(partial(_set_modes, modes)):
         model.eval()
@@ -181,8 +197,8 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 @contextmanager
 def _weights_of(layer: AttentionLayer, positions: tuple[int, ...]) -> Iterator[None]:
-    """Within the context, a module that can return attention weights returns those of the heads at these positions
-    only, as the sliced one would."""
+    """Within the `with` block, a layer that can return attention weights returns those of the heads at `positions`
+    only, as the sliced layer would."""
     if hasattr(type(layer.module), "shown_heads"):
         shown: AbstractContextManager[None] = overridden(layer.module, "shown_heads", positions)
     elif layer.description.weights is not None:
@@ -194,13 +210,22 @@ def _weights_of(layer: AttentionLayer, positions: tuple[int, ...]) -> Iterator[N
 
 
 def _unpacked(core: nn.Module) -> AbstractContextManager[None]:
-    """Within the `with` block, a module that skips padding computes it too: its context has a row for each example."""
+    """Within the `with` block, a core that leaves out padding (its class has `packs`) computes padding too.
+
+    So its context is (b, q, …), with an entry for each example, as gates per example need it.
+    """
     return overridden(core, "packs", False) if hasattr(type(core), "packs") else nullcontext()
 
 
 def _returned(core: nn.Module, place: int, total: int, positions: tuple[int, ...]) -> AbstractContextManager[None]:
-    """Within the context, the attention weights at this place of what the module returns, (b, total, q, k), are only
-    those of the heads at these positions."""
+    """Within the `with` block, the attention weights that the module returns are those of the heads at `positions`.
+
+    What the module returns is left as it is where it is no tuple with a tensor (b, total, q, k) at that index.
+
+    Args:
+        place: the index of the weights in the tuple that the module returns.
+        total: how many heads the module has.
+    """
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, tuple) or len(output) <= place or not isinstance(output[place], Tensor):

@@ -29,9 +29,11 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
     the slice anew. (`prune(…, inplace=True, optimizer=…)` keeps the optimizer itself.)
 
     Raises:
-        OptimizerError: a parameter that is not one of `before`'s, a shape that does not follow from pruning, or
-            state in another shape than its parameter's (factored or flattened).
+        OptimizerError: no torch optimizer, or LBFGS; a parameter that is not one of `before`'s; an `after` with other
+            layers, parameters or shapes than pruning `before` gives; or state in another shape than its parameter's
+            (factored or flattened).
         PlanError: `after` has heads that `before` has not.
+        UnsupportedModule: a layer that has lost heads holds a projection that can't be sliced.
 
     Example:
         >>> before = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
@@ -71,10 +73,10 @@ def slice_optimizer(optimizer: SomeOptimizer, before: nn.Module, after: nn.Modul
 
 
 def _plan_between(before: nn.Module, after: nn.Module) -> HeadPlan:
-    """The plan by which `before` was pruned to `after`.
+    """The plan by which `before` was pruned to `after`: the heads in `after` of each layer whose heads differ.
 
     Raises:
-        OptimizerError: the two do not have the same layers.
+        OptimizerError: the two do not have attention layers of the same names.
     """
     layers, left = find_attention(before), find_attention(after)
     if layers.keys() != left.keys():
@@ -88,11 +90,11 @@ def _name(names: Mapping[int, str], parameter: Tensor, group: int) -> str:
     """The parameter's name in `before`.
 
     Args:
-        names: id of a parameter -> its name.
-        group: the number of the group that holds it, for the error.
+        names: id of a parameter of `before` -> its name.
+        group: the index of the optimizer's parameter group that holds it, for the error.
 
     Raises:
-        OptimizerError: it is not one of `before`'s.
+        OptimizerError: the parameter is not one of `before`'s.
     """
     if id(parameter) not in names:
         raise OptimizerError(
@@ -103,15 +105,15 @@ def _name(names: Mapping[int, str], parameter: Tensor, group: int) -> str:
 
 
 def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indices: Indices) -> nn.Parameter:
-    """The parameter of `after` that an old one has become.
+    """The parameter of `after` that the parameter `old` of `before` has become.
 
     Args:
-        name: its name in `after`.
-        new: the parameters of `after`.
-        indices: what it keeps of the old one.
+        name: the name in `after`.
+        new: all parameters of `after`, by name.
+        indices: which entries of `old` stay.
 
     Raises:
-        OptimizerError: there is none, or of another shape.
+        OptimizerError: `after` has no parameter of that name, or one of another shape than the entries that stay.
     """
     if name not in new:
         raise OptimizerError(f"{name} is in `before` and not in `after`; `after` must be `before` pruned")
@@ -124,7 +126,7 @@ def _counterpart(name: str, old: Tensor, new: Mapping[str, nn.Parameter], indice
 
 
 def _like(optimizer: Optimizer, state: Mapping[Tensor, dict[str, Any]]) -> Any:
-    """`state` in a mapping of the type of `optimizer.state` (often a defaultdict, which makes missing entries)."""
+    """A new mapping of the type of `optimizer.state` (often a defaultdict), with the entries of `state` alone."""
     mapping = copy.copy(optimizer.state)
     mapping.clear()
     mapping.update(state)

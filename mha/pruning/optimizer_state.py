@@ -15,7 +15,14 @@ from mha.values.errors import OptimizerError
 
 @dataclass(frozen=True)
 class Sliced:
-    """A parameter by its name, the one that replaces it, and the indices of the old one's entries that stay."""
+    """A parameter that is replaced by a smaller one.
+
+    Attributes:
+        name: its name in the model.
+        old: the parameter.
+        new: the one that replaces it.
+        indices: which entries of `old` are in `new`.
+    """
 
     name: str
     old: Tensor
@@ -24,10 +31,10 @@ class Sliced:
 
 
 def plain(optimizer: Any) -> Optimizer:
-    """The optimizer itself, or the one inside accelerate's wrapper.
+    """The torch optimizer inside wrappers that hold it as `optimizer`, as accelerate's does; a bare one as it is.
 
     Raises:
-        OptimizerError: no optimizer, or one that remembers all parameters in one vector (LBFGS).
+        OptimizerError: it is no torch optimizer, or one that remembers all parameters in one vector (LBFGS).
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
@@ -41,10 +48,18 @@ def plain(optimizer: Any) -> Optimizer:
 
 
 def sliced_state(name: str, state: Mapping[str, Any], parameter: Tensor, indices: Indices) -> dict[str, Any]:
-    """An optimizer's state of one parameter, cut down to the entries of the parameter that stay.
+    """A copy of an optimizer's state of one parameter, cut down to the entries of the parameter that stay.
+
+    Tensors in the parameter's shape are sliced, anything else is copied whole, as step counts are.
+
+    Args:
+        name: the parameter's name, for the error.
+        state: what `optimizer.state` has for the parameter.
+        indices: which entries of the parameter stay; empty for all.
 
     Raises:
-        OptimizerError: some state has another shape than the parameter (factored or flattened).
+        OptimizerError: entries are lost, and a tensor of several numbers has another shape than the parameter
+            (factored or flattened).
     """
     sliced: dict[str, Any] = {}
     for key, value in state.items():
@@ -63,16 +78,17 @@ def sliced_state(name: str, state: Mapping[str, Any], parameter: Tensor, indices
 class Following:
     """Optimizers that go on with new parameters in place of the old.
 
-    Making one prepares and checks everything and changes nothing; `follow` then can't fail. Groups, their lists of
-    parameters and the state stay the same objects, so that schedules and trainers keep them.
+    Making a `Following` prepares and checks everything and changes nothing; `follow` then can't fail. Parameter groups,
+    their lists of parameters and `optimizer.state` stay the same objects, so that schedules and trainers keep them.
 
     Args:
-        optimizers: one, or a sequence of them.
+        optimizers: one optimizer, or a sequence of them.
         sliced: the parameters that are replaced.
-        before: the parameters that the model has now.
+        before: all parameters that the model has before it is pruned.
 
     Raises:
-        OptimizerError: state that can't be sliced, or an optimizer that does not train this model.
+        OptimizerError: no torch optimizer, or LBFGS; state that can't be sliced; an optimizer that holds none of the
+            model's parameters; or a parameter to be replaced that has hooks on its gradient.
     """
 
     def __init__(self, optimizers: Any, sliced: Sequence[Sliced], before: Iterable[Tensor]) -> None:
@@ -86,7 +102,11 @@ class Following:
             raise OptimizerError(f"{hooked[0]} has hooks on its gradient, which would stay behind; remove them first")
 
     def _state(self, optimizer: Optimizer) -> dict[Tensor, dict[str, Any]]:
-        """New parameter -> the optimizer's state of it."""
+        """New parameter -> the optimizer's sliced state of it, for replaced parameters that the optimizer has state of.
+
+        Raises:
+            OptimizerError: the optimizer holds none of the model's parameters, or has state that can't be sliced.
+        """
         if not any(id(parameter) in self._before for parameter in _parameters(optimizer)):
             raise OptimizerError(
                 f"the {type(optimizer).__name__} holds none of the model's parameters (copies of them in another "
@@ -100,6 +120,8 @@ class Following:
 
     def follow(self, after: Iterable[Tensor]) -> None:
         """Let the optimizers go on with the new parameters, and without those that have left the model.
+
+        Gradients of the old parameters are sliced and given to the new ones.
 
         Args:
             after: all parameters of the pruned model.

@@ -15,10 +15,13 @@ from mha.values.plan import HeadPlan
 
 
 def resolve(model: nn.Module, plan: HeadPlan) -> list[Cut]:
-    """The cut of each layer that the plan names and that has any head left.
+    """The cut of each layer that the plan names, but for layers that have had no heads before; nothing is changed.
 
     Raises:
-        PlanError, UnsupportedModule: as `mha.prune`.
+        PlanError: a layer or head that is not there, key/value groups left with different numbers of query heads,
+            layers left with different heads of what they share, or weights that contradict the layer's counts.
+        UnsupportedModule: a module of no known family, sharded, offloaded or scripted, one whose `forward` was replaced
+            on the instance, or one with a projection that can't be sliced.
     """
     layers = find_attention(model)
     located = [(layer, positions) for layer, positions in locate(model, layers, plan) if layer.num_heads]
@@ -39,7 +42,8 @@ def kept_entries(model: nn.Module, plan: HeadPlan) -> dict[str, dict[int, Tensor
     """Every parameter that `prune(model, plan)` slices, by name -> dimension -> ascending indices of what it keeps.
 
     Raises:
-        PlanError, UnsupportedModule: as `mha.prune`.
+        PlanError: the plan does not fit the model, or keeps heads that slicing can't keep alone.
+        UnsupportedModule: the plan names a module of no known family, or one that can't be sliced.
     """
     return entries_of(resolve(model, plan))
 
@@ -69,6 +73,13 @@ def moved_parameters(cuts: Iterable[Cut], before: nn.Module, after: nn.Module) -
 
 
 def _check_free(layer: AttentionLayer, why: str | None) -> None:
-    """Refuse the layer if there is a reason `why` it can't be pruned, which then is the error's message."""
+    """Refuse the layer if there is a reason why it can't be pruned.
+
+    Args:
+        why: the reason; None for none.
+
+    Raises:
+        UnsupportedModule: there is a reason; the message is the layer's name and the reason.
+    """
     if why is not None:
         raise UnsupportedModule(f"layer {layer.name!r}: {why}")

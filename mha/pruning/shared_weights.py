@@ -13,14 +13,15 @@ from mha.values.errors import PlanError
 
 
 def check_alike(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut], layers: AttentionMap) -> None:
-    """Refuse cuts by which layers would keep different entries of what they hold together.
+    """Refuse cuts by which layers that share a weight, or a submodule, would keep different entries of it.
 
     Args:
-        sharing: the layers with a cut that hold something together with others.
-        cuts: layer name -> its cut; a layer of the model that has none stays whole.
+        sharing: the layers with a cut that share a weight or a submodule with another layer.
+        cuts: name of a layer -> its cut; a layer of the model that has none stays whole.
+        layers: all attention layers of the model.
 
     Raises:
-        PlanError: two layers would; it names them and what they share.
+        PlanError: two layers would keep different entries; it names the layers, what they share, and their heads.
     """
     for layer in sharing:
         for part, places in layer.shares.items():
@@ -32,7 +33,13 @@ def check_alike(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut], laye
 
 
 def selected_once(sharing: Sequence[AttentionLayer], cuts: Mapping[str, Cut]) -> dict[str, Cut]:
-    """Layer name -> cut; where several layers hold a submodule to select from, only the first one's cut has it."""
+    """The same cuts, name of a layer -> cut, but with each submodule in the `selected` of one cut only.
+
+    Where several layers hold a submodule from whose output features are selected, that is the first one's cut.
+
+    Args:
+        sharing: the layers with a cut that share a weight or a submodule, in order.
+    """
     left = dict(cuts)
     seen: set[nn.Module] = set()
     for layer in sharing:
@@ -58,6 +65,8 @@ def _why_not_alike(cut: Cut, part: str, cut_there: Cut, part_there: str, *, name
     """The message of the error that two layers would keep different heads of what they share.
 
     Args:
+        cut, cut_there: the cuts of the two layers.
+        part, part_there: the name of what they share in the one and in the other layer.
         named: whether the plan names the layer that `cut_there` is of.
     """
     what = part if part == part_there else f"{part} (there {part_there})"
@@ -69,7 +78,7 @@ def _why_not_alike(cut: Cut, part: str, cut_there: Cut, part_there: str, *, name
 
 
 def _heads_kept(cut: Cut) -> str:
-    """The heads that a cut leaves, as words for an error; with their groups where the numbers of these differ."""
+    """The original numbers of the heads that a cut leaves, as text; and of their groups, unless these are the same."""
     lineage = cut.lineage
     groups = "" if lineage.groups == lineage.heads else f" (key/value groups {list(lineage.groups)})"
     return f"heads {list(lineage.heads)}{groups}"

@@ -102,10 +102,10 @@ def plan_of(model: nn.Module) -> HeadPlan:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; where the model has none, the error says why.
+    """A deep copy of the model.
 
     Raises:
-        MhaError: something in the model can't be copied.
+        MhaError: something in the model can't be copied; the message says what.
     """
     if why := why_not_copied(model):
         raise MhaError(why)
@@ -119,10 +119,12 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _sliced(module: nn.Module, cut: Cut, sliced: dict[int, Sliced]) -> dict[str, Tensor]:
-    """New values of the layer's parameters that lose something, by their names below the layer.
+    """The new parameters, by name below the layer, that replace those which lose entries; nothing is changed yet.
 
     Args:
-        sliced: id of a parameter -> what became of it; those of this layer are added, unless another layer holds them.
+        module: the layer.
+        sliced: id of an old parameter -> its replacement, of all layers so far. Those of this layer are added, and the
+            new parameter that another layer has added is used where the two share the old one.
     """
     parameters = {name: parameter_at(module, name) for name in cut.indices}
     for name, indices in cut.indices.items():
@@ -134,15 +136,16 @@ def _sliced(module: nn.Module, cut: Cut, sliced: dict[int, Sliced]) -> dict[str,
 
 
 def _smaller(parameter: Tensor, indices: Indices) -> Tensor:
-    """A copy of the parameter, or buffer, with only these entries."""
+    """A copy of the parameter, or buffer, with only the entries at these indices, trainable if the parameter is."""
     tensor = taken(parameter, indices)
     return nn.Parameter(tensor, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else tensor
 
 
 def _apply(module: nn.Module, cut: Cut, parameters: Mapping[str, Tensor]) -> None:
-    """Apply the cut to the layer, in place.
+    """Apply the cut to the layer, in place: parameters, counts, configuration of the core, its class, and lineage.
 
     Args:
+        module: the layer.
         parameters: name below the layer -> the new parameter of that name.
     """
     for name, parameter in parameters.items():
@@ -163,7 +166,7 @@ def _apply(module: nn.Module, cut: Cut, parameters: Mapping[str, Tensor]) -> Non
 
 
 def _put(holder: Any, attribute: str, parameter: Tensor) -> None:
-    """Set a parameter of a module; where it is a linear's weight, the linear states its new size."""
+    """Set a parameter of a module; for the weight of a linear, also the numbers of features that the linear states."""
     setattr(holder, attribute, parameter)
     if isinstance(holder, nn.Linear) and attribute == "weight":
         holder.out_features, holder.in_features = parameter.shape

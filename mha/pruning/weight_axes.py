@@ -14,11 +14,12 @@ LINEARS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
 def sliced_axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
-    """Every parameter of the layer that holds heads -> dimension -> its axis.
+    """Every parameter or buffer of the layer that holds heads, by name below the layer -> dimension -> axis of heads.
 
     Raises:
-        PlanError: a weight has another size than the layer's counts of heads say.
-        UnsupportedModule: a weight is not a plain dense parameter, or a linear not a plain one.
+        PlanError: a weight has another length along an axis than the layer's counts of heads say.
+        UnsupportedModule: a weight is not a plain dense tensor (parametrized, quantised, sharded), or a linear is
+            neither torch's nor one that transformers defines.
     """
     family = layer.description
     axes = {name: dict(tensor) for name, tensor in family.tensors.items()}
@@ -39,10 +40,11 @@ def sliced_axes(layer: AttentionLayer) -> dict[str, dict[int, Axis]]:
 
 
 def selected_axes(layer: AttentionLayer) -> dict[str, Axis]:
-    """Every submodule that stays whole, and from whose output features are selected -> the axis of that output.
+    """Submodule that stays whole, and from whose output features of heads are selected -> the axis of those features.
 
     Raises:
-        PlanError: a submodule returns another number of features than the layer's counts of heads say.
+        PlanError: the features that were selected from a submodule at an earlier pruning are not as many as the layer's
+            counts of heads say.
     """
     for name, axis in layer.description.selected.items():
         expected, returned = width(axis, layer.sizes), selected(layer.module.get_submodule(name))
@@ -55,14 +57,21 @@ def selected_axes(layer: AttentionLayer) -> dict[str, Axis]:
 
 
 def parameter_at(module: nn.Module, name: str) -> Tensor | None:
-    """The parameter or buffer (EVA keeps biases of keys in one) of that name below the module; None where not there."""
+    """The parameter or buffer (EVA keeps biases of keys in one) of that name below the module; None without one.
+
+    The submodule that would hold it must be there.
+    """
     owner, _, attribute = name.rpartition(".")
     holder = module.get_submodule(owner)
     return holder._parameters.get(attribute, holder._buffers.get(attribute))
 
 
 def _is_there(layer: AttentionLayer, name: str) -> bool:
-    """Whether the layer has a parameter of that name; an error where it has one that can't be sliced."""
+    """Whether the layer has a parameter or buffer of that name.
+
+    Raises:
+        UnsupportedModule: what it has there is not a plain dense tensor, and so can't be sliced.
+    """
     owner, _, attribute = name.rpartition(".")
     held, parameter = getattr(layer.module.get_submodule(owner), attribute, None), parameter_at(layer.module, name)
     if held is None and parameter is None:
@@ -78,7 +87,11 @@ def _is_there(layer: AttentionLayer, name: str) -> bool:
 
 
 def _features_dim(layer: AttentionLayer, name: str) -> int:
-    """The dimension of the linear's weight that counts its output features."""
+    """The dimension of the weight of the layer's linear `name` that counts output features: 0, or 1 for a Conv1D.
+
+    Raises:
+        UnsupportedModule: it is neither torch's linear nor one that transformers defines, or has no plain weight.
+    """
     linear = layer.module.get_submodule(name)
     known = type(linear) in LINEARS or _is_a_models_own(linear) or is_conv1d(linear)
     if not known or parameter_at(layer.module, f"{name}.weight") is None:
@@ -90,12 +103,20 @@ def _features_dim(layer: AttentionLayer, name: str) -> int:
 
 
 def _is_a_models_own(linear: nn.Module) -> bool:
-    """Whether it is a linear that one of transformers' models defines for itself, as Falcon does."""
+    """Whether its class is a subclass of `nn.Linear` that transformers defines for one of its models, as for Falcon."""
     return isinstance(linear, nn.Linear) and type(linear).__module__.startswith("transformers.models.")
 
 
 def _check_size(layer: AttentionLayer, name: str, dim: int, axis: Axis) -> None:
-    """Refuse a parameter with more or fewer entries along the axis than the layer's heads take up."""
+    """Refuse a parameter with more or fewer entries along dimension `dim` than the layer's heads take up.
+
+    Args:
+        name: that of the parameter, below the layer.
+        axis: how heads lie along that dimension.
+
+    Raises:
+        PlanError: the numbers differ, as after weights or counts were changed by hand.
+    """
     parameter = parameter_at(layer.module, name)
     assert parameter is not None
     expected, size = width(axis, layer.sizes), parameter.shape[dim]

@@ -59,11 +59,15 @@ def cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
-    """The value of one field of a configuration, also without what `cleaned` leaves out.
+    """The value of one field of a configuration, without the fields that `cleaned` leaves out of what is nested in it.
 
     Args:
-        place: where the field stands, for the error.
-        depth: how much deeper it may be nested.
+        key: the field's name.
+        place: where the field stands, as "config.text_config.x", for the error.
+        depth: how many levels deeper it may be nested, itself included.
+
+    Raises:
+        CheckpointError: the field is refused, as `cleaned` says, or one nested in it, or it is nested too deep.
     """
     if not depth:
         raise CheckpointError(f"{place} is nested more than {DEPTH} deep")
@@ -80,14 +84,17 @@ def _cleaned(key: str, value: Any, place: str, depth: int) -> Any:
 
 
 def check_sizes(config: Mapping[str, Any], elements: int, tensors: int) -> None:
-    """Refuse a configuration with sizes far beyond the saved tensors', before a model is built from it.
+    """Refuse a configuration with whole numbers far beyond the saved tensors', before a model is built from it.
+
+    A number of layers may be 1024 + 16 per saved tensor, another size `most_elements(elements)`, any other number
+    `LARGEST`, by its absolute value; what a field counts is told by its name, and that of "theta" may be any.
 
     Args:
         elements: how many numbers were saved.
         tensors: in how many tensors.
 
     Raises:
-        CheckpointError: a number is too large.
+        CheckpointError: a number is larger than that; the message says where it stands.
     """
     for place, number in _numbers("config", config):
         key = place.rpartition(".")[2]
@@ -104,7 +111,11 @@ def most_elements(saved: int) -> int:
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, int]]:
-    """Yield every whole number in nested mappings and lists, each after the place where it stands."""
+    """Yield (place, number) for every whole number in nested mappings and lists.
+
+    Args:
+        place: where the value stands, "config"; keys are added to it, "config.text_config.x", but no indices of lists.
+    """
     if isinstance(value, dict):
         for key, field in value.items():
             yield from _numbers(f"{place}.{key}", field)
@@ -116,10 +127,12 @@ def _numbers(place: str, value: Any) -> Iterator[tuple[str, int]]:
 
 
 def check_built(config: Any) -> None:
-    """Refuse a configuration if it, or one inside it, is not of transformers' own classes, or hides its methods.
+    """Refuse a configuration from which, as it was built, no model may be made.
 
     Raises:
-        CheckpointError: it is to be refused; the error names the class or the field.
+        CheckpointError: it, or one inside it, is not of a class that a model of transformers has for itself; has a
+            value where its class has a method; or has a field of `LEFT_OUT` set that transformers does not set itself.
+            The error names the class or the field.
     """
     for part in _configurations(config):
         kind = type(part)

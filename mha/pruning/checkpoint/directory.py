@@ -35,6 +35,10 @@ EVERY_WEIGHTS = f"pruned-{'[0-9a-f]' * 64}.safetensors"
 def write(directory: Path, content: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
     """Replace the checkpoint in the directory, or make the first; other files there are left alone.
 
+    Args:
+        content: what `pruned.json` says of the model, as `document.check_content` asks for it, but for "weights".
+        tensors: name -> tensor; no two of them share memory.
+
     Raises:
         CheckpointError: the directory is a file, its lock is a link, or something can't be written; then what was there
             before is there still.
@@ -64,8 +68,12 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Where another process replaces the checkpoint in the meantime, it is read again.
 
+    Returns:
+        (field of `pruned.json` -> value, without format, version and digest; name -> tensor).
+
     Raises:
-        CheckpointError: the directory is foreign, cut off, damaged, incomplete or of another version.
+        CheckpointError: there is no `pruned.json`, or it is cut off, altered, of another version, or lacks a field; or
+            the weights file is missing, or not the one that was saved.
     """
     unchanged = 0
     while True:
@@ -81,7 +89,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @contextmanager
 def _workplace(directory: Path) -> Iterator[Path]:
-    """Within the context, a new directory inside this one, into which nobody else can have put a link."""
+    """Within the `with` block, a new directory inside this one, for its user alone; afterwards it is removed."""
     workplace = directory / f".pruned-{os.urandom(8).hex()}.partial"
     workplace.mkdir(mode=0o700)
     try:
@@ -104,7 +112,11 @@ def _clear_leftovers(directory: Path) -> None:
 
 
 def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write the file of tensors under its final name, and return its SHA-256 and size, for the document."""
+    """Write the file of tensors in the workplace, then give it its final name in the directory.
+
+    Returns:
+        {"sha256": in hexadecimal, "size": in bytes} of the file, for the document.
+    """
     partial = workplace / "weights"
     save_file(tensors, partial)
     weights = {"sha256": _sha256(partial), "size": partial.stat().st_size}
@@ -113,7 +125,11 @@ def _write_weights(directory: Path, workplace: Path, tensors: dict[str, Tensor])
 
 
 def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -> None:
-    """Write `pruned.json`; from then on, the directory holds the new checkpoint in place of the old."""
+    """Write `pruned.json` in the workplace, then give it its final name in the directory.
+
+    From then on, the directory holds the new checkpoint in place of the old. Format, version and the digest of the
+    content are written before the content.
+    """
     document = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
     partial = workplace / DOCUMENT
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -121,7 +137,7 @@ def _write_document(directory: Path, workplace: Path, content: dict[str, Any]) -
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Give a file its final name, once it is complete on the disk and not only in memory."""
+    """Move the file `partial` to `path` in one step, once it is complete on the disk and not only in memory."""
     with partial.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -137,7 +153,8 @@ def _read_document(directory: Path) -> dict[str, Any]:
     """The checked content of `pruned.json`, without its format, version and digest.
 
     Raises:
-        CheckpointError: the file is not there, or not as `write` writes it.
+        CheckpointError: the file is not there, too large, not JSON, of another format or version, altered (its digest
+            differs), or a field is missing or has another form than `document.check_content` asks for.
     """
     path = directory / DOCUMENT
     if not path.is_file():
@@ -165,7 +182,14 @@ def _read_document(directory: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the weights file, once its size and SHA-256 are found to be those in the document."""
+    """The tensors of the weights file by name, once its size and SHA-256 are found to be those in the document.
+
+    Args:
+        weights: "sha256" and "size" of the file, as the document says them.
+
+    Raises:
+        CheckpointError: they are not, or the file is missing or can't be read.
+    """
     try:
         if (size := path.stat().st_size) != weights["size"]:
             raise CheckpointError(f"{path}: damaged: expected {weights['size']} bytes, found {size}")
@@ -179,7 +203,7 @@ def _read_weights(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _weights_path(directory: Path, weights: Mapping[str, Any]) -> Path:
-    """The path of the weights file that these entries of the document describe; its name holds its SHA-256."""
+    """The path of the weights file, given the document's entry "weights", whose "sha256" is part of the file's name."""
     return directory / f"pruned-{weights['sha256']}.safetensors"
 
 
@@ -190,5 +214,5 @@ def _sha256(path: Path) -> str:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """The SHA-256 of the document's content, in hexadecimal."""
+    """The SHA-256 of the document's content as JSON, in hexadecimal; format, version and digest are no part of it."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -13,10 +13,13 @@ Check = Callable[[Any], bool]
 
 
 def check_content(content: Mapping[str, Any]) -> None:
-    """Refuse a document in which a field is missing, or of the wrong kind.
+    """Refuse a document in which a field of `FIELDS` is missing, or has another form than said there.
+
+    With a field "config" it needs those of `OF_TRANSFORMERS` too. Fields that are named nowhere are not looked at.
 
     Raises:
-        CheckpointError: it names the field, and what was expected.
+        CheckpointError: a field is missing or of another form, or the plan is malformed; it names the field, and what
+            was expected.
     """
     fields = FIELDS | (OF_TRANSFORMERS if "config" in content else {})
     for field, (expected, check) in fields.items():
@@ -31,7 +34,7 @@ def check_content(content: Mapping[str, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """The value as text for an error, cut short."""
+    """The value as text for an error, cut after 80 characters; "missing" for None."""
     text = "missing" if value is None else repr(value)
     return text if len(text) < 80 else f"{text[:80]}…"
 
@@ -45,13 +48,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_plan(value: Any) -> bool:
-    """Whether it is a mapping to lists of head numbers."""
+    """Whether it is a mapping whose values are lists of whole numbers from 0, the numbers of heads."""
     heads = list(value.values()) if isinstance(value, dict) else [None]
     return all(isinstance(kept, list) and all(map(_is_count, kept)) for kept in heads)
 
 
 def _is_attention(value: Any) -> bool:
-    """Whether it is a mapping of layers to how many heads and groups they were made with."""
+    """Whether it is a mapping whose values are mappings with just "heads" and "groups", both whole numbers from 0."""
     counts = list(value.values()) if isinstance(value, dict) else [None]
     return all(
         isinstance(made, dict) and made.keys() == {"heads", "groups"} and all(map(_is_count, made.values()))
@@ -68,13 +71,16 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_file(value: Any) -> bool:
-    """Whether it is a mapping that has the SHA-256 and the size of a file."""
+    """Whether it is a mapping that has a "sha256" of 64 hexadecimal digits and, as "size", a whole number from 0."""
     named = isinstance(value, dict) and isinstance(value.get("sha256"), str)
     return named and bool(SHA256.fullmatch(value["sha256"])) and _is_count(value.get("size"))
 
 
 def _are_implementations(value: Any) -> bool:
-    """Whether it says how attention and experts are computed, each in a way that is allowed."""
+    """Whether it is a mapping from keys of `IMPLEMENTATIONS` to implementations that are allowed for these.
+
+    The latter are nested by the configurations inside the configuration, as `_are_of` says.
+    """
     return (
         isinstance(value, dict)
         and value.keys() <= IMPLEMENTATIONS.keys()
@@ -83,7 +89,7 @@ def _are_implementations(value: Any) -> bool:
 
 
 def _are_of(parts: Any, names: tuple[str, ...]) -> bool:
-    """Whether this is a mapping of parts of a configuration, each to one of `names` or to another such mapping."""
+    """Whether this is a mapping whose values are each one of `names`, or another such mapping."""
     return isinstance(parts, dict) and all(
         value in names if isinstance(value, str) else _are_of(value, names) for value in parts.values()
     )

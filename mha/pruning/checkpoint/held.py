@@ -7,7 +7,10 @@ from mha.values.plan import Lineage, lineage_of
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under all of its names, whether a state dict would have it or not."""
+    """Name -> tensor, for every parameter and buffer, whether a state dict would have it or not.
+
+    A tensor that several submodules hold is there under all of its names.
+    """
     parameters = dict[str, Tensor](model.named_parameters(remove_duplicate=False))
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
@@ -22,13 +25,16 @@ def non_persistent(model: nn.Module) -> set[str]:
 
 
 def lineages(model: nn.Module) -> dict[str, Lineage]:
-    """The lineage of every layer that plans have named, read off the modules: no family need recognise what is left."""
+    """Name of a layer -> its lineage, for every layer that pruning has named so far.
+
+    It is read off the modules, so that no family need recognise what is left of them.
+    """
     of_modules = {name: lineage_of(module) for name, module in model.named_modules()}
     return {name: lineage for name, lineage in of_modules.items() if lineage is not None}
 
 
 def original_heads(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Layer -> how many heads and key/value groups it was made with."""
+    """Name of a layer -> {"heads": how many query heads it was made with, "groups": how many key/value groups}."""
     of_layers = {name: layer.lineage for name, layer in find_attention(model).items()}
     return {
         name: {"heads": lineage.total_heads, "groups": lineage.total_groups}

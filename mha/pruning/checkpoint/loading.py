@@ -35,8 +35,8 @@ def load_pruned(directory: str | os.PathLike[str], model: nn.Module | None = Non
             is "eager" or "sdpa", part by part, if it was, otherwise transformers' default).
 
     Raises:
-        CheckpointError: the directory is foreign, cut off, damaged or of another version; or the model is missing,
-            of another architecture, or pruned otherwise.
+        CheckpointError: the directory was not written by `save_pruned`, or is cut off, damaged or of another version;
+            or the model is needed and not given, of another architecture, or pruned otherwise.
 
     Example:
         >>> import tempfile
@@ -73,8 +73,9 @@ def from_pretrained(directory: str | os.PathLike[str]) -> nn.Module:
     pruned. Only a local directory is read, only JSON and safetensors in it, and no code.
 
     Raises:
-        CheckpointError: as `load_pruned`; or what transformers has written is whole, damaged, or of a class that isn't
-            its own.
+        CheckpointError: neither has written the directory; it is cut off, damaged or of another version; the model in
+            it has not been pruned by mha, though transformers wrote it; or its class is not one that transformers
+            defines, or can't be built from its configuration.
 
     Example:
         >>> pruned.save_pretrained("pruned-bert")  # doctest: +SKIP
@@ -88,6 +89,11 @@ def from_pretrained(directory: str | os.PathLike[str]) -> nn.Module:
 
 def _built(directory: Path, content: Mapping[str, Any], saved: Mapping[str, Tensor]) -> nn.Module:
     """The model before pruning, built from its class of transformers and its configuration.
+
+    Args:
+        directory: where the checkpoint is, for the error.
+        content: what the checkpoint says beside its tensors.
+        saved: the checkpoint's tensors, by whose number the model's size is limited.
 
     Raises:
         CheckpointError: transformers does not define the class, or can't build it.
@@ -113,6 +119,11 @@ def _as_named_now(
     Earlier releases saved linears of size 0 there, and more that is not used. Of all that, the output's bias is kept,
     under the name that it has now. A layer that was saved with nothing of size 0 was saved with heads, whatever the
     plan says: it is left as it is, and the checks that follow refuse it.
+
+    Args:
+        pruned: the model, pruned by the saved plan.
+        saved: the checkpoint's tensors.
+        content: what else it says.
     """
     held = tensors_of(pruned)
     named = {**saved, **{name: saved[first] for name, first in content["tied"].items() if first in saved}}
@@ -136,7 +147,11 @@ def _as_named_now(
 
 
 def _fill(pruned: nn.Module, saved: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
-    """Put the saved tensors in place of the model's; names that were tied share one tensor again."""
+    """Put the saved tensors in place of the model's, on their devices; names that were tied share one tensor again.
+
+    Args:
+        tied: further name of a saved tensor -> the name under which it is saved.
+    """
     made: dict[str, Tensor] = {}
     for name, old in tensors_of(pruned).items():
         first = tied.get(name, name)

@@ -41,7 +41,11 @@ def restate(model: nn.Module, before: Mapping[str, Lineage | None]) -> None:
 
 
 def pretrained_in(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The outermost transformers models in a model, each with the prefix of its modules' names."""
+    """Yield the outermost transformers models in a model, each as (prefix, model).
+
+    The prefix is what the names of its submodules begin with in the whole, "encoder."; "" for the whole itself. There
+    are none where transformers has not been imported.
+    """
     transformers: Any = sys.modules.get("transformers")
     outer: list[str] = []
     for name, module in model.named_modules() if transformers is not None else ():
@@ -52,7 +56,10 @@ def pretrained_in(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _replace(model: nn.Module, old: Any, new: Any) -> None:
-    """Put the new configuration, or its part, in every module that holds the old one, or that part of it."""
+    """Let every submodule that holds the configuration `old` hold `new` instead, a copy of it.
+
+    A submodule that holds a configuration inside `old` gets the one in the same place of `new`.
+    """
     renewed = {id(part): renewal for (_, part), (_, renewal) in zip(parts_of(old), parts_of(new), strict=True)}
     for module in model.modules():
         for name, held in vars(module).items():

@@ -31,10 +31,15 @@ OTHERS_CODE = ("torch", "transformers.modeling_", "transformers.generation", "tr
 
 
 def state_counts(model: nn.Module, config: Any, layers: Mapping[str, AttentionLayer]) -> Dense:
-    """Write the layers' present counts into the configuration, which states those before pruning.
+    """Write the layers' present counts of heads into the configuration, as far as it can state them truthfully.
+
+    Args:
+        model: the pruned transformers model.
+        config: its configuration, with the counts before pruning; it is changed in place.
+        layers: the model's attention layers, by name.
 
     Returns:
-        What the configuration said before: part -> field -> value.
+        Dotted name of a configuration inside `config`, "" for itself -> field that was changed -> its value before.
     """
     dense = {}
     for path, part in parts_of(config):
@@ -51,11 +56,17 @@ def _configuration(layer: AttentionLayer) -> Any:
 
 
 def _stated(model: Any, config: Any, layers: Sequence[AttentionLayer], elsewhere: frozenset[str]) -> Fields:
-    """Make the configuration say as much as it truthfully can, and return what it said before.
+    """Make one configuration state its layers' counts, or else only those of its cache, or nothing.
+
+    The counts are stated only if all of the layers are alike and the layers' classes build just such layers from them.
 
     Args:
-        layers: those that read it.
-        elsewhere: fields that code outside the layers reads too.
+        config: the configuration, or one inside another; it is changed in place.
+        layers: the layers that read it.
+        elsewhere: fields that code outside the layers reads too; they are not changed.
+
+    Returns:
+        Field that was changed -> its value before; {} for none.
     """
     if getattr(config, "is_heterogeneous", False):  # it has counts of its own for each layer
         return {}
@@ -73,9 +84,10 @@ def _stated(model: Any, config: Any, layers: Sequence[AttentionLayer], elsewhere
 
 
 def _all_fields(config: Any, layer: AttentionLayer) -> Fields:
-    """Field -> its present value, for fields that count the layer's heads or groups, and for the width of a head.
+    """Field of the configuration that counts heads or groups -> the number of them that the layer has now.
 
-    The width is among them only where the configuration does not state it, but leaves it to be computed of counts.
+    Fields count if they say how many the layer was made with. The width of a head, "head_dim", is among them where the
+    configuration does not state it, but leaves it to be computed of counts.
     """
     present, made = {"h g": layer.num_heads, "h": layer.num_kv_heads}, layer.lineage
     total = {"h g": made.total_heads, "h": made.total_groups}
@@ -107,7 +119,11 @@ def _cache_fields(config: Any, layers: Sequence[AttentionLayer]) -> Fields:
 
 
 def _fits_cache(config: Any, layer: AttentionLayer) -> bool:
-    """Whether the layer has a slot of a cache, and the configuration gives that slot its true width."""
+    """Whether a cache made from the configuration would fit the layer, given its number of key/value heads.
+
+    It does where the layer's forward takes a key/value cache, and the configuration says the true width of a head and
+    is not that of an encoder with a decoder.
+    """
     cached = not frozenset(CACHES).isdisjoint(inspect.signature(whole(layer.core).forward).parameters)
     width = getattr(config, WIDTH, None) or _quotient(config)
     return cached and width == layer.head_dim and not config.is_encoder_decoder
@@ -128,7 +144,11 @@ def _replaced(config: Any, fields: Fields) -> Fields:
 
 
 def _is_built_from(config: Any, layer: AttentionLayer) -> bool:
-    """Whether the layer's class makes just this layer from the configuration; no if it reads inputs of all heads."""
+    """Whether the class of the layer makes a module with the layer's shapes and settings from the configuration.
+
+    False also for a core inside the layer, for features selected from a submodule that stays whole, and for arguments
+    of forward, other than masks, with a part for each head.
+    """
     family = layer.description
     if family.core or family.selected or not family.per_head.keys() <= set(MASKS):
         return False
@@ -137,7 +157,10 @@ def _is_built_from(config: Any, layer: AttentionLayer) -> bool:
 
 
 def _made(core: nn.Module, config: Any) -> nn.Module | None:
-    """A module of the core's class made from the configuration, without data; None where that fails."""
+    """A module of the core's class before pruning, made from the configuration on the meta device; None if that fails.
+
+    Arguments of the constructor that the core has attributes of, such as `layer_idx`, are given as those are.
+    """
     kind, arguments = whole(core), {"config": config}
     names = inspect.signature(kind.__init__).parameters.keys() - {"self", "config", *COUNTS}
     arguments |= {name: vars(core)[name] for name in names if name in vars(core)}
@@ -155,7 +178,10 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """Attribute of the module, or of a submodule -> its value, for plain values that are not private."""
+    """Attribute of the module, or of a submodule ("name.attribute") -> its value.
+
+    Only numbers, strings, truth values and None are among them; private attributes and `training` are not.
+    """
     kinds = (bool, int, float, str, type(None))
     return {
         f"{name}.{setting}": value
@@ -174,7 +200,10 @@ def _read_elsewhere(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> f
 
 @functools.cache
 def _counts_read_by(kind: Any) -> frozenset[str]:
-    """The fields that count heads and that the class's code reads off a configuration; all where there is no source."""
+    """The fields in `HEADS` that the class's code reads off a configuration; all of them where there is no source.
+
+    Bases count too, but not those of torch and the general ones of transformers (`OTHERS_CODE`).
+    """
     own = [base for base in kind.__mro__ if base is not object and not base.__module__.startswith(OTHERS_CODE)]
     try:
         trees = [ast.parse(textwrap.dedent(inspect.getsource(base))) for base in own]
@@ -184,7 +213,10 @@ def _counts_read_by(kind: Any) -> frozenset[str]:
 
 
 def _names_of_counts(node: ast.AST) -> Iterator[str]:
-    """Yield the fields counting heads that code reads off a configuration, but no width that it has a default for."""
+    """Yield the fields in `HEADS` that the code under the node reads off a configuration or names in a string.
+
+    Not so where it reads "head_dim" with a default, `getattr(config, "head_dim", …)`.
+    """
     match node:
         case ast.Attribute(value=owner, attr=name) if name in HEADS and ast.unparse(owner).endswith("config"):
             yield name

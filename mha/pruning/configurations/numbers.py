@@ -17,13 +17,16 @@ CROSS = re.compile(r"(?:.*\.)?layers\.(\d+)\.encoder_attn")
 
 
 def renumber(model: nn.Module, layers: Mapping[str, AttentionLayer], before: Mapping[str, Lineage | None]) -> None:
-    """Let generation configurations name the heads that they named before, by the numbers that these have now.
+    """Let generation configurations name the same heads in `alignment_heads` as before pruning, by their positions now.
 
-    Heads that were pruned leave the list. Where none is left there is no list, and transformers refuses to tell the
-    times of words. A configuration is replaced by a copy, since other models may hold the same one.
+    Heads that were pruned leave the list. Where none is left the list is removed, with a `LostHeadsWarning`, and
+    transformers refuses to tell the times of words. A configuration is replaced by a copy, since other models may hold
+    the same one.
 
     Args:
-        before: the lineage of layers before they were pruned now; None where they were whole.
+        model: the pruned model; generation configurations of its submodules are renumbered too.
+        layers: its attention layers by name, as they are now.
+        before: layer that has just been pruned -> its lineage before; None where it was whole.
     """
 
     def now(name: str, head: int) -> int | None:
@@ -39,7 +42,7 @@ def renumber(model: nn.Module, layers: Mapping[str, AttentionLayer], before: Map
 
 
 def by_original_numbers(model: nn.Module) -> Any:
-    """A copy of a model's generation configuration that names heads by their original numbers."""
+    """A copy of a pruned model's generation configuration that names heads by original numbers, not by positions."""
 
     def original(name: str, head: int) -> int:
         return _original(lineage_of(model.get_submodule(name)), head)
@@ -51,12 +54,21 @@ def by_original_numbers(model: nn.Module) -> Any:
 
 
 def _original(lineage: Lineage | None, head: int) -> int:
-    """The original number of the head at this position; a number that names no head is returned as it is."""
+    """The original number of the head at position `head` of a layer; its position where the layer is whole.
+
+    A number beyond the layer's heads is returned as it is.
+
+    Args:
+        lineage: that of the layer; None where it is whole.
+    """
     return head if lineage is None or head >= len(lineage.heads) else lineage.heads[head]
 
 
 def _generating(model: nn.Module) -> list[tuple[str, Any]]:
-    """The modules that hold a generation configuration, each after the prefix of its submodules' names."""
+    """(prefix, module) of each module that holds a generation configuration.
+
+    The prefix is what the names of its submodules begin with in the model: "" or the module's name and a dot.
+    """
     return [
         (f"{name}." if name else "", module)
         for name, module in model.named_modules()
@@ -65,7 +77,7 @@ def _generating(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _cross_attention(names: Mapping[str, Any], prefix: str) -> dict[int, str]:
-    """Number of a decoder's layer -> the name of its cross-attention, among the names that begin with the prefix."""
+    """Index of a decoder's layer -> the name of its cross-attention, among those `names` that begin with `prefix`."""
     matches = {name: CROSS.fullmatch(name) for name in names if name.startswith(prefix)}
     return {int(match[1]): name for name, match in matches.items() if match}
 
@@ -73,18 +85,19 @@ def _cross_attention(names: Mapping[str, Any], prefix: str) -> dict[int, str]:
 def _mapped(
     named: list[list[int]], cross: Mapping[int, str], number: Callable[[str, int], int | None]
 ) -> list[list[int]]:
-    """The list of [layer, head] with other numbers of the heads, without those that have none.
+    """The list of [layer, head] with other numbers of the heads, without pairs whose head `number` gives None for.
 
     Args:
-        cross: number of a layer -> the name of its cross-attention.
-        number: (name of a cross-attention, number of a head) -> its other number.
+        named: pairs of the index of a decoder's layer and the number of a head of its cross-attention.
+        cross: index of a layer -> the name of its cross-attention; heads of a layer that is not here stay.
+        number: (name of a cross-attention, number of a head) -> its other number, or None.
     """
     heads = [(layer, number(cross[layer], head) if layer in cross else head) for layer, head in named]
     return [[layer, head] for layer, head in heads if head is not None]
 
 
 def _set_heads(config: Any, heads: list[list[int]]) -> None:
-    """Let a generation configuration name these heads; with a warning where none is left."""
+    """Set a generation configuration's `alignment_heads`; remove it, with a `LostHeadsWarning`, where none is left."""
     if heads:
         setattr(config, ALIGNMENT, heads)
         return

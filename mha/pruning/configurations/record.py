@@ -14,7 +14,16 @@ Dense = dict[str, Fields]  # part of the configuration -> what it said before pr
 
 
 def record_of(layers: Mapping[str, AttentionLayer], dense: Dense) -> dict[str, Any]:
-    """The record of a pruned model: its plan, how many heads its layers were made with, and `dense`."""
+    """The record of a pruned model, as plain values for JSON, that goes into its configuration as `mha_pruned`.
+
+    Args:
+        layers: the model's attention layers, by name.
+        dense: dotted name of a configuration inside the model's, "" for itself -> field -> its value before pruning.
+
+    Returns:
+        {"version": …, "plan": layer -> original heads that it has, for layers that plans have named,
+        "attention": layer -> {"heads": …, "groups": …} that it was made with, "dense": `dense`}.
+    """
     pruned = {name: layer for name, layer in layers.items() if lineage_of(layer.module) is not None}
     return {
         "version": VERSION,
@@ -28,10 +37,10 @@ def record_of(layers: Mapping[str, AttentionLayer], dense: Dense) -> dict[str, A
 
 
 def unpruned(config: Any, layers: Mapping[str, AttentionLayer]) -> Any:
-    """A copy of the configuration as it was before pruning, without a record.
+    """A copy of the configuration of a model with these attention layers, as it was before pruning, without a record.
 
     A record that does not fit the layers' lineages is another model's: this one is whole, and was loaded from the
-    files of a pruned model.
+    files of a pruned model. Such a record is dropped, and all fields stay.
     """
     record: Any = getattr(config, RECORD, None)
     is_own = record is not None and all(
@@ -44,7 +53,11 @@ def unpruned(config: Any, layers: Mapping[str, AttentionLayer]) -> Any:
 
 
 def unpruned_by(dense: Dense, config: Any) -> Any:
-    """A copy of the configuration without a record, and with the values that `dense` has for its fields."""
+    """A copy of the configuration without a record, and with the values that `dense` has for its fields.
+
+    Args:
+        dense: dotted name of a configuration inside `config`, "" for itself -> field -> value, set as by `put_back`.
+    """
     before = copy.deepcopy(config)
     vars(before).pop(RECORD, None)
     parts = dict(parts_of(before))
@@ -54,7 +67,10 @@ def unpruned_by(dense: Dense, config: Any) -> Any:
 
 
 def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the configuration after `path`, and those inside it, each after its dotted name."""
+    """Yield (dotted name, configuration) for the configuration, named `path`, and for those inside it ("text_config").
+
+    Only those inside are found that its class names in `sub_configs`.
+    """
     yield path, config
     for name in getattr(type(config), "sub_configs", ()):
         if (part := vars(config).get(name)) is not None:
