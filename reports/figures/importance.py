@@ -24,7 +24,10 @@ MOST_INCHES = 7.0  # of one map, to either side
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel; its frame has the task's rows of scores.csv, layers in the order of the model, baselines left out."""
+    """One panel, if the task has scores of criteria other than the baselines (BASELINES).
+
+    Its frame has those rows of scores.csv, with the column layer as a Categorical in the order of the model's layers.
+    """
     frame = run.scores[(run.scores["task"] == task) & ~run.scores["criterion"].isin(BASELINES)]
     if len(frame):
         layers = list(dict.fromkeys([*run.environment["tasks"][task].get("layers", ()), *frame["layer"]]))

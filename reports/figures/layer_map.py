@@ -37,7 +37,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """A figure with a heatmap for each layer and kept fraction, all on one scale."""
+    """A figure with a heatmap of speedups, batch size by length, for each layer and kept fraction, all on one scale."""
     frame = _shown(frame).assign(text=_texts)
     maps = [(_name(rows.iloc[0]), rows) for _, rows in _maps(frame)]
     widest = max(rows["seq_len"].nunique() for _, rows in maps), max(rows["batch"].nunique() for _, rows in maps)

@@ -61,7 +61,7 @@ class Picture:
 
     @property
     def size(self) -> int:
-        """The bytes of all its files."""
+        """The number of bytes of all its files together; waits until they are drawn."""
         return self.drawn.result().size + (self.variant.result().size if self.variant else 0)
 
 

@@ -49,7 +49,10 @@ def draw(frame: Judged) -> Figure:
 
 
 def caption(frame: Judged) -> str:
-    """A clause for each side that names its fastest plan that is level with the dense model, if any is."""
+    """A clause for each side, on how many plans its Pareto front has, and on its fastest plan that is level with dense.
+
+    A plan is level if its whole interval stays within the margin; where none is, the clause says so.
+    """
     clauses = "; ".join(_side(frame, side) for side in (frame.first, frame.second))
     return f"{clauses[0].upper()}{clauses[1:]}."
 
