@@ -19,8 +19,12 @@ class Overlap:
     """How many parameters are counted too often when tied layers, which share some, are counted each by itself.
 
     Args:
+        tie: which layers share parameters.
         layers: the layers of the tie.
-        counts: layer -> shape -> the layer's parameters by itself.
+        counts: layer -> shape -> how many parameters the layer has by itself.
+
+    Attributes:
+        whole: how many are counted too often when all of these layers keep all heads.
     """
 
     def __init__(self, tie: Tie, layers: Sequence[AttentionLayer], counts: Mapping[str, Mapping[Shape, float]]) -> None:
@@ -31,7 +35,11 @@ class Overlap:
         self.whole = self.of({})
 
     def of(self, way: Alternative) -> float:
-        """How many parameters are counted too often when layers are pruned in this way; those not named stay whole."""
+        """How many parameters are counted too often when layers are pruned in this way; those not named stay whole.
+
+        Args:
+            way: layer -> its shape and the heads that stay; layers outside of the tie are ignored.
+        """
         shapes = [way[name].shape for name in self.tie.layers if name in way]
         # What layers share beside heads is by groups, which all of them keep alike.
         key = tuple(shapes[:1]) if self.tie.alike is Alike.HEADS else tuple(shape.groups for shape in shapes[:1])

@@ -111,7 +111,8 @@ def best_plan(
         terms: fields of `mha.planning.terms.Terms`.
 
     Raises:
-        ScoresError, PlanError: as `choose`.
+        ScoresError: not exactly one budget, one that can't be met, or one whose costs are missing.
+        PlanError: the scores do not belong to the model or to the costs.
         TypeError: a term that `Terms` does not have.
     """
     asked = Terms(**terms)
@@ -138,7 +139,7 @@ def _only_one(budgets: Mapping[str, float | None]) -> tuple[str, float]:
     """The one budget that is given: its name, and how much of it.
 
     Raises:
-        ScoresError: there are several, or none, or it is no share between 0 and 1 where it should be.
+        ScoresError: there are several, or none, or it is not between 0 and 1, where it is another one than "heads".
     """
     wanted = {name: amount for name, amount in budgets.items() if amount is not None}
     if len(wanted) != 1:
@@ -182,6 +183,9 @@ def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...]
     Args:
         layers: layer -> original numbers of its heads, and how many key/value groups it has.
         whose: "the model" or "the costs", for the error.
+
+    Raises:
+        PlanError: the scores have such a layer; says which.
     """
     verb, then = ("do", "measure the costs of this model") if whose == "the costs" else ("does", "score this model")
     if unknown := [name for name in scores.scores if name not in layers]:
@@ -196,7 +200,11 @@ def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...]
 
 
 def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
-    """Warn of a plan that removes heads and, by the costs, makes the model no faster."""
+    """Warn of a plan that removes heads and, by the costs, makes the model no faster; without costs nothing is known.
+
+    Warns:
+        SlowPlanWarning: the pruned model is predicted to take as long as the dense one, or longer.
+    """
     kept = sum(map(len, plan.keep.values()))
     if costs is None or kept == scores.num_heads:
         return

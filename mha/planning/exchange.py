@@ -46,8 +46,8 @@ def _one_shape(names: Iterable[str], scores: HeadScores) -> bool:
 def exchange(interactions: Matrix, kept: list[int], groups: int) -> list[int]:
     """Positions of heads to keep: `kept` after the best exchange, made again until none lowers the cost of removal.
 
-    An exchange is one of two heads of a group, or of a whole surviving group for a removed one, whose best heads then
-    stay. As many heads are kept as before.
+    An exchange swaps a kept for a removed head of the same group (in plain attention, of the layer), or a whole
+    surviving group for a removed one, of which then the best heads stay. As many heads are kept as before.
 
     Args:
         interactions: symmetric (h, h).

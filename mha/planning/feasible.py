@@ -23,8 +23,9 @@ class Choice:
     """The best way for a layer to have a certain shape.
 
     Attributes:
+        shape: how many heads are kept, in how many groups.
         value: total score of the heads that are kept.
-        heads: their original numbers.
+        heads: original numbers of the heads that are kept.
     """
 
     shape: Shape
@@ -40,7 +41,7 @@ def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list
     """For each layer, or set of tied layers, every feasible way to prune it that the terms allow, other layers aside.
 
     Raises:
-        ScoresError: a layer that can't keep as few or as many heads as the terms ask for.
+        ScoresError: a layer can't keep as many heads as `terms.min_heads` asks for, or that names one without scores.
     """
     named = terms.min_heads if isinstance(terms.min_heads, Mapping) else ()
     if unknown := [name for name in named if name not in scores.scores]:
@@ -51,10 +52,14 @@ def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list
 
 
 def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
-    """Every way for all layers to keep the same number of heads, and of groups those with several heads in each.
+    """Every way for all layers to keep the same number of heads; layers of grouped attention also as many groups.
+
+    Args:
+        parts: for each layer, or set of tied layers, the ways that are allowed by itself.
+        terms: what was asked for, for the error.
 
     Raises:
-        ScoresError: there is none.
+        ScoresError: there is no such way.
     """
     ways = list(_alike(scores, parts))
     if not ways:
@@ -66,7 +71,10 @@ def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
 
 
 def counts_in_words(parts: Iterable[Part]) -> str:
-    """How many heads layers may keep, for an error; of layers with the same numbers only the first is named."""
+    """Which numbers of heads layers may keep, as text for an error, such as "'0' [0, 2, 4]; '3' [0, 8]".
+
+    Of layers that may keep the same numbers only the first is named.
+    """
     kinds: dict[tuple[int, ...], str] = {}
     for part in parts:
         for name in part[0]:
@@ -91,7 +99,7 @@ def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
     """Every feasible way for the layers of a tie that the terms allow.
 
     Raises:
-        ScoresError: none of them keeps as many heads as the terms ask for.
+        ScoresError: a layer has fewer heads than `terms.min_heads` asks for, or none of the allowed ways keeps as many.
     """
     names = [name for name in scores.scores if name in tie.layers]
     whole = {name: Shape(len(scores.heads[name]), scores.groups[name]) for name in names}
@@ -128,7 +136,7 @@ def _why_too_few(names: Sequence[str], whole: Mapping[str, Shape], allowed: Part
 
 
 def _ways(scores: HeadScores, names: Sequence[str], tie: Tie) -> Iterator[Alternative]:
-    """Every feasible way for the scored layers of a tie.
+    """Yield every feasible way for the scored layers `names` of a tie.
 
     A layer of the tie that is not scored stays whole; beside it, only ways are feasible that keep what is shared whole.
     """

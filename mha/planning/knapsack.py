@@ -22,7 +22,13 @@ SLACK = 1e-9  # relative: what rounding may do to a bound, or to costs that add 
 
 
 class Option(NamedTuple):
-    """What one layer may become; `rank` decides between choices of the same total value (more is better)."""
+    """One of the things that a layer may become.
+
+    Attributes:
+        value: what is to be large in total.
+        cost: what is limited in total.
+        rank: of choices of the same total value that with the largest total rank is better.
+    """
 
     value: float
     cost: float
@@ -60,6 +66,7 @@ class _Problem:
             was given; a worth is an option's value and, in the last digits, its rank.
         cheapest: for each l, what layers l, l + 1, … cost at least; one more entry than layers.
         hulls: for each l, what `_hulls` gives for layers l, l + 1, ….
+        budget: what all layers may cost together, in the same steps as `costs`.
     """
 
     places: list[np.ndarray]
@@ -88,9 +95,10 @@ class _Problem:
         return cls(fronts, costs, worths, cheapest, _hulls(costs, worths), allowed)
 
     def search(self, known: int, width: int | None) -> _Choice:
-        """The best complete choice that is worth at least `known`.
+        """The complete choice within the budget that is worth most.
 
         Args:
+            known: what the best choice is worth at least: partial choices that can't reach it are dropped.
             width: how many partial choices are kept after each layer; None for all, which is exact.
         """
         cost, worth = np.zeros(1, np.int64), np.zeros(1, np.int64)
@@ -125,7 +133,7 @@ def _step(least: float) -> float:
 
 
 def _front(cost: np.ndarray, worth: np.ndarray) -> np.ndarray:
-    """Indices of the options that are not dominated, by rising cost and so by rising worth."""
+    """Indices of the options that are worth more than all that cost no more, by rising cost and so by rising worth."""
     order = np.lexsort((-worth, cost))
     before = np.maximum.accumulate(worth[order])
     rises = np.ones(len(order), dtype=bool)

@@ -43,7 +43,7 @@ class Programme:
         return cls(layers, one_by_one, parts, terms.in_words(len(layers)))
 
     def best_of_size(self, wanted: int) -> HeadPlan:
-        """The best plan with as many heads as possible, but not more than `wanted`.
+        """The plan with the most heads, but not more than `wanted`; of such plans the one of the largest total score.
 
         Raises:
             ScoresError: no feasible plan has so few heads, or only the one without any.
@@ -66,13 +66,14 @@ class Programme:
         return self._plan(best)
 
     def within_budget(self, budget: str, share: float, charges: Charges) -> HeadPlan:
-        """The best plan by which the whole model costs at most `share` of what the dense one costs, by the charges.
+        """The plan of the largest total score by which the model costs at most `share` of what the dense one costs.
 
         Args:
             budget: what is limited ("latency", say), for errors.
+            charges: what the layers cost in each shape, and the rest of the model.
 
         Raises:
-            ScoresError: every plan costs more.
+            ScoresError: every plan costs more, or the terms allow no plan but the one without any head.
         """
         fixed = charges.besides(self.layers)
         options = self._options(charges.of_layers)
@@ -107,7 +108,14 @@ class Programme:
         return HeadPlan({name: heads[name] for name in self.layers})
 
     def _check_any(self, options: Sequence[Sequence[Option]]) -> None:
-        """Refuse terms by which no head could stay, whatever the budget."""
+        """Refuse terms by which no head could stay, whatever the budget.
+
+        Args:
+            options: for each part its ways, whose `rank` is how many heads they keep.
+
+        Raises:
+            ScoresError: layers were scored, and no way keeps any head.
+        """
         if self.layers and not any(option.rank for part in options for option in part):
             raise ScoresError(
                 f"no plan but the empty one has {self.terms}; layers may keep one by one: "

@@ -17,6 +17,9 @@ class Terms:
             the same number of groups.
         multiple_of: what every layer's number of key/value groups is divisible by.
         whole_groups: whether every key/value group keeps all of its heads, or leaves.
+
+    Raises:
+        ScoresError: `multiple_of` is no whole number from 1 on, or `uniform` or `whole_groups` is no bool.
     """
 
     min_heads: int | Mapping[str, int] = 0
@@ -33,7 +36,7 @@ class Terms:
                 raise ScoresError(f"{name} is True or False, got {getattr(self, name)!r}")
 
     def floor_of(self, name: str) -> int:
-        """The fewest heads that the layer may keep."""
+        """The fewest heads that the layer of this name may keep, by `min_heads`."""
         return self.min_heads.get(name, 0) if isinstance(self.min_heads, Mapping) else self.min_heads
 
     def allow(self, shape: Shape, whole: Shape) -> bool:
@@ -58,6 +61,9 @@ def _divides(ranks: int, shape: Shape, whole: Shape) -> bool:
 
     Every rank gets the same number of groups. A layer that has fewer groups than ranks from the start, as in
     multi-query attention, is divided by its query heads instead, and ranks hold copies of the groups.
+
+    Args:
+        shape, whole: of the layer after pruning, and from the start.
     """
     if shape.groups % ranks == 0:
         return True

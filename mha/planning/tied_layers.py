@@ -35,7 +35,12 @@ class Tie:
 
 
 def ties_of(layers: Mapping[str, AttentionLayer]) -> list[Tie]:
-    """The ties between a model's layers; a layer that shares nothing with others is in none."""
+    """The ties between a model's layers; each layer is in one at most, and one that shares nothing is in none.
+
+    Layers that share weights with one another, directly or by way of other layers, are one tie, which keeps alike what
+    the strictest sharing among them asks for. A layer that itself holds a weight twice, in places that hold different
+    heads, is a tie of its own.
+    """
     sets: dict[str, set[str]] = {name: {name} for name, layer in layers.items() if layer.shares}
     strictest: dict[str, Alike] = {}
     for name, other, alike in _pairs(layers):
@@ -60,7 +65,11 @@ def _pairs(layers: Mapping[str, AttentionLayer]) -> Iterable[tuple[str, str, Ali
 
 
 def _axes_of(layer: AttentionLayer) -> dict[str, dict[Any, Axis]]:
-    """Every tensor of the layer that may hold heads, or submodule selected from -> which side of it -> its axis."""
+    """Name of a tensor or submodule of the layer that may hold heads -> which side of it does so -> its axis pattern.
+
+    A side is a dimension, "output" or "input" of a linear layer's weight (with whether that is stored transposed), or
+    "selected" for what a submodule's heads are selected from.
+    """
     family = layer.description
     axes: dict[str, dict[Any, Axis]] = {name: dict(tensor) for name, tensor in family.tensors.items()}
     for side, linears in (("output", family.rows), ("input", family.columns)):
@@ -79,7 +88,7 @@ def _alike(
     """What two layers must keep alike so that they keep the same entries of a tensor that both hold.
 
     Args:
-        axes, axes_there: which side of the tensor -> its axis, in the one layer and in the other.
+        axes, axes_there: side of the tensor, as in `_axes_of` -> its axis pattern, in `layer` and in `other`.
     """
     letters = {letter for axis in axes.values() for pattern in axis for letter in LETTER.findall(pattern)}
     if axes != axes_there or any(layer.sizes[letter] != other.sizes[letter] for letter in letters):

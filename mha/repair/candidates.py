@@ -53,8 +53,12 @@ class Search:
 
     Attributes:
         model: the dense model.
+        batches: the calibration batches.
+        forward: (model, batch) runs the model and returns what matters of its output.
+        distance: (what forward returns, what it returns for the dense model) -> scalar.
         rounds: number of rounds in which heads leave, in the way that takes rounds; 1 leaves this way out.
-        budget: the arguments of `choose`.
+        budget: the arguments of `choose`: one budget, and terms.
+        steps: counts the steps of the call, for its bars.
     """
 
     model: nn.Module
@@ -66,16 +70,17 @@ class Search:
     steps: Steps = field(default_factory=Steps)
 
     def repaired(self, plan: HeadPlan, scope: Scope = "all") -> nn.Module:
-        """The model pruned by the plan, and repaired."""
+        """A copy of the model, pruned by the plan and repaired by `compensate`, which fits the layers of `scope`."""
         return compensate(
             prune(self.model, plan), self.model, self.batches, self.forward, scope=scope, progress=self.steps.progress
         )
 
 
 def candidates(search: Search, own: HeadScores | None) -> Iterator[nn.Module]:
-    """Yield repaired models within the budget: one for each way to choose heads.
+    """Yield repaired models within the budget, one for each way to choose heads.
 
-    The ways that score once yield one model together if they choose the same plan.
+    The ways are the scores `own`; leave-one-out of the distance to the dense outputs; and, if `search.rounds` is above
+    1, the latter in rounds. The first two yield one model together if they choose the same plan.
 
     Args:
         own: scores of the heads by the loss; None where there is no loss, and so one way less.
@@ -109,7 +114,14 @@ def spaced(batches: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def silently_chosen(scores: HeadScores, model: nn.Module, budget: Mapping[str, Any]) -> HeadPlan:
-    """The plan that `choose` returns, without its warning: it would be about a plan that the user never sees."""
+    """The plan that `choose` returns, without its warning: it would be about a plan that the user never sees.
+
+    Args:
+        budget: the arguments of `choose`: one budget, and terms.
+
+    Raises:
+        ScoresError: the budget can't be met.
+    """
     limits = {name: budget.get(name) for name in BUDGETS}
     terms = {name: value for name, value in budget.items() if name not in BUDGETS}
     return best_plan(scores, limits, model=model, **terms)
@@ -174,10 +186,13 @@ def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
 
 
 def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str, Any]:
-    """The budget to meet when `share` of the rounds is over: it falls by equal factors to the one that was asked for.
+    """The arguments of `choose` when `share` of the rounds is over, with a budget between all and the one asked for.
+
+    It falls by the same factor in each round; toward 0, by equal amounts.
 
     Args:
-        heads: how many the dense model has.
+        budget: the arguments of `choose` at the end of the rounds.
+        heads: how many heads the dense model has.
     """
     present = dict(budget)
     for name in BUDGETS:

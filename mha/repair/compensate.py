@@ -106,7 +106,15 @@ def _fit_again(
     scope: Scope,
     bar: Bar,
 ) -> None:
-    """Fit the linear layers of the model anew, in place."""
+    """Fit the linear layers of `repaired`, the pruned model, to the dense model `teacher`, in place.
+
+    `method` and `scope` are those of `compensate`; `bar` shows how many runs of a model have been made.
+
+    Raises:
+        CalibrationError: NaN or infinity, or a `forward` that does not run both models alike.
+        PlanError: the pruned model was not pruned from the teacher.
+        UnsupportedModule: an output projection is no plain linear layer.
+    """
     students, teachers = find_attention(repaired), find_attention(teacher)
     check_belong(students, teachers)
     layers = {teachers[name].output_name: layer for name, layer in students.items()}
@@ -146,8 +154,8 @@ def _runs_for(groups: Sequence[Sequence[str]], goals: Mapping[str, Goal], layers
     """About how many runs of a whole model each list of `groups` takes for a batch: a pass ends with its last layer.
 
     Args:
-        groups: lists of layers that are fitted together.
-        layers: how many layers there are, those before the first list included.
+        groups: lists of layers that are fitted together, in the order in which they run.
+        layers: how many linear layers there are, those before the first list included.
     """
     runs, left = [], len(goals)
     for names in groups:

@@ -84,7 +84,12 @@ def distill(
 
 
 def relative_error(output: Any, wanted: Any) -> Tensor:
-    """The error mean |output - wanted|² / mean |wanted|², added up over all floating tensors in both; a scalar."""
+    """The error mean |output - wanted|² / mean |wanted|², added up over all floating tensors in both; a scalar.
+
+    Raises:
+        CalibrationError: there is no floating tensor in them.
+        ValueError: one holds more floating tensors than the other.
+    """
     pairs = zip(tensors_in(output).values(), tensors_in(wanted).values(), strict=True)
     errors = [(ours - dense).square().mean() / dense.square().mean().clamp_min(1e-12) for ours, dense in pairs]
     if not errors:
@@ -93,7 +98,11 @@ def relative_error(output: Any, wanted: Any) -> Tensor:
 
 
 class _Measure:
-    """How far a model is from the teacher on a batch, as a scalar with a gradient."""
+    """Called with a model and a batch, returns the model's distance to the teacher: a scalar, with its gradient.
+
+    Raises:
+        CalibrationError: (the call) the distance is no finite scalar tensor.
+    """
 
     def __init__(self, teacher: nn.Module, forward: Forward, distance: Distance, bar: Bar) -> None:
         self._teacher, self._forward, self._distance, self._bar = teacher, forward, distance, bar
@@ -107,7 +116,7 @@ class _Measure:
         return value
 
     def mean(self, model: nn.Module, batches: Sequence[Any]) -> float:
-        """The mean distance over the batches, without gradients."""
+        """The model's mean distance to the teacher over the batches, without gradients."""
         self._bar.doing("judging on held-out batches")
         with torch.no_grad():
             return sum(self(model, batch).item() for batch in self._bar.over(batches, JUDGING)) / len(batches)

@@ -30,8 +30,10 @@ class LinearFit:
 
     Args:
         name: of the layer in the dense model.
-        layer: the attention layer whose output projection it is; None where it is none.
+        layer: the attention layer of the pruned model whose output projection it is; None where it is none.
+        goal: what the layer leads to in the dense model.
         model: the pruned model, which is changed.
+        method: what is fitted: the bias, a factor for each head, or weight and bias.
     """
 
     def __init__(self, name: str, layer: AttentionLayer | None, goal: Goal, model: nn.Module, method: Method) -> None:
@@ -40,7 +42,12 @@ class LinearFit:
         self._layer, self._goal, self._model, self._method = layer, goal, model, method
 
     def run(self, batches: Sequence[Any], forward: Forward) -> None:
-        """Fit the layer, in place; it stays as it is where nothing that `forward` returns depends on it."""
+        """Fit the layer, in place; it stays as it is where nothing that `forward` returns depends on it.
+
+        Raises:
+            CalibrationError: in some batch the layer does not run as in the dense model, or reads or puts out NaN or
+                infinity.
+        """
         if self._without_heads and self.linear._parameters["bias"] is None:
             return
         fit, held = self._moments(batches, forward)
@@ -64,7 +71,7 @@ class LinearFit:
         return refit(fit, held, weight, bias)
 
     def _moments(self, batches: Sequence[Any], forward: Forward) -> tuple[Moments, Moments]:
-        """The moments of the layer's inputs and wanted outputs: those to fit on, and those held out."""
+        """The moments of what the layer reads and should put out: those to fit on, and those held out."""
         parts = _no_moments(self.linear)
         for number, batch in enumerate(batches):
             weights = self._goal.weights[number]
@@ -100,7 +107,16 @@ class LinearFit:
         return like.new_zeros(*like.shape[:-1], 0), output
 
     def _check(self, number: int, ran: Sequence[InputAndOutput], streams: Sequence[Tensor]) -> None:
-        """Refuse a batch in which the layer's runs, or what is read after them, have not the dense model's shapes."""
+        """Refuse a batch in which the layer's runs, or what is read after them, have not the dense model's shapes.
+
+        Args:
+            number: of the batch.
+            ran: what the layer read and put out in each run.
+            streams: what the goal's reader read after each run; without a reader, the goal's values.
+
+        Raises:
+            CalibrationError: the shapes differ, or what the layer reads or puts out holds NaN or infinity.
+        """
         expected = [value.shape for value in self._goal.values[number]]
         _check_alike(self.name, number, ran, expected if [stream.shape for stream in streams] == expected else [])
 
@@ -110,8 +126,9 @@ class LinearsFit:
 
     Args:
         model: the pruned model, which is changed.
-        weights: layer -> batch -> for each run how much every position counts.
-        rows: layer -> which of the dense layer's outputs it still has; None for all.
+        teacher: the dense model.
+        weights: layer -> batch -> for each run how much every token counts.
+        rows: layer -> indices of the dense layer's output features that it still has; None for all.
     """
 
     def __init__(
@@ -124,7 +141,12 @@ class LinearsFit:
         self._model, self._teacher, self._weights, self._rows = model, teacher, weights, rows
 
     def run(self, batches: Sequence[Any], forward: Forward) -> None:
-        """Fit the layers, in place; those on which nothing that `forward` returns depends stay as they are."""
+        """Fit the layers, in place; those on which nothing that `forward` returns depends stay as they are.
+
+        Raises:
+            CalibrationError: in some batch a layer does not run as in the dense model, or reads or puts out NaN or
+                infinity.
+        """
         moments = {name: _no_moments(self._model.get_submodule(name)) for name in self._weights}
         for number, batch in enumerate(batches):
             self._add(moments, number, batch, forward, len(batches))
@@ -136,7 +158,12 @@ class LinearsFit:
     def _add(
         self, moments: Mapping[str, list[Moments]], number: int, batch: Any, forward: Forward, batches: int
     ) -> None:
-        """Add the moments of one batch, which is run through both models."""
+        """Add the moments of one batch, which is run through both models.
+
+        Args:
+            moments: layer -> the moments to fit on, and those held out; these are changed.
+            number: of the batch, among how many `batches`.
+        """
         counts = {name: len(weights[number]) for name, weights in self._weights.items()}
         if not any(counts.values()):
             return
@@ -153,7 +180,7 @@ class LinearsFit:
             _add_moments(moments[name], runs, weights[number], number, batches)
 
     def _kept(self, name: str, output: Tensor) -> Tensor:
-        """Of the layer's output in the dense model, the features that it still has in the pruned one."""
+        """Of the layer's output (…, o) in the dense model, the features that the layer still has in the pruned one."""
         rows = self._rows[name]
         return output if rows is None else output.index_select(-1, rows.to(output.device))
 
@@ -175,7 +202,8 @@ def _add_moments(
 
     Args:
         parts: the moments to fit on, and those held out.
-        weights: for each run how much every position counts.
+        runs: what the layer reads and should put out in each of its runs.
+        weights: for each run how much every token counts.
         number: of the batch, among how many `batches`.
     """
     for (read, wanted), counts in zip(runs, weights, strict=True):
@@ -185,7 +213,15 @@ def _add_moments(
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:
-    """Which of a batch's examples to fit on, and which to hold out: whole batches, if there are several."""
+    """Which of a batch's examples to fit on, and which to hold out.
+
+    Of several batches every fourth is held out as a whole (of fewer than four the last); of a single one, the last
+    quarter of its examples.
+
+    Args:
+        number: of the batch, among how many `batches`.
+        examples: the first dimension of what the layer reads.
+    """
     if batches == 1:
         middle = examples - examples // HELD_OUT
         return slice(0, middle), slice(middle, None)
@@ -209,7 +245,16 @@ def _set(linear: nn.Module, weight: Tensor, shift: Tensor | None) -> None:
 
 
 def _check_alike(name: str, number: int, ran: Sequence[InputAndOutput], expected: Sequence[torch.Size]) -> None:
-    """Refuse runs of a layer that have other shapes than in the dense model, or hold NaN or infinity."""
+    """Refuse runs of a layer whose outputs have other shapes than in the dense model, or that hold NaN or infinity.
+
+    Args:
+        name, number: of the layer and of the batch, for the error.
+        ran: what the layer reads and puts out in each run.
+        expected: the shape of what it puts out in each run of the dense model.
+
+    Raises:
+        CalibrationError: there is such a run, or another number of runs than expected.
+    """
     shapes = [output.shape for _, output in ran]
     if shapes != list(expected):
         raise CalibrationError(

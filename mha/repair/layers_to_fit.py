@@ -35,8 +35,15 @@ def check_belong(students: Layers, teachers: Layers) -> None:
 def shared_linears(teacher: nn.Module, teachers: Layers, model: nn.Module) -> list[str]:
     """The names of the linear layers, other than attention's output projections, that both models have.
 
+    Those that share a parameter with another module of the teacher are left out.
+
+    Args:
+        teacher: the dense model.
+        teachers: its attention layers, by name.
+        model: the pruned model.
+
     Raises:
-        PlanError: one that is no part of attention is missing in the pruned model, or has another shape.
+        PlanError: a linear layer outside of attention is missing in the pruned model, or has another shape there.
     """
     modules = dict(model.named_modules())
     shared = []
@@ -54,9 +61,13 @@ def shared_linears(teacher: nn.Module, teachers: Layers, model: nn.Module) -> li
 
 
 def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor | None]:
-    """Layer -> indices of the outputs that it still has of those it has in the teacher; None for all.
+    """Linear layer -> indices of the teacher's output features that it still has in the pruned `model`; None for all.
 
-    Left out are layers for which that can't be told, and those so wide that they must put out a vocabulary.
+    Left out are layers whose weight in `model` has another shape than pruning explains, or no outputs, and those with
+    over `WIDEST` times as many outputs as inputs: they put out a vocabulary.
+
+    Args:
+        names: of the layers that are asked about.
     """
     entries = kept_entries(teacher, plan_of(model))
     kept: dict[str, Tensor | None] = {}
@@ -70,7 +81,7 @@ def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> 
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether the module is a linear layer whose weight can be replaced."""
+    """Whether the module is torch's plain linear or transformers' `Conv1D`, and holds its weight as a parameter."""
     return (type(module) in LINEARS or is_conv1d(module)) and module._parameters.get("weight") is not None
 
 

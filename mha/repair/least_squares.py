@@ -50,7 +50,7 @@ class Moments:
         return Moments(*(mine + others for mine, others in zip(self._sums(), other._sums(), strict=True)))
 
     def of_residual(self, weight: Tensor, bias: Tensor | None) -> "Moments":
-        """The moments with y - (W x + b) in place of y."""
+        """The moments with the residual y - (W x + b) in place of y; a bias of None counts as 0."""
         b = self.y.new_zeros(self.y.shape) if bias is None else bias
         fitted = self.xx @ weight.T + self.x[:, None] * b
         y = self.y - self.x @ weight.T - self.n * b
@@ -85,7 +85,9 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
     is better on `held` than the present weights, those stay.
 
     Args:
-        weight, bias: W₀ (o, k) and b₀ (o,), float64.
+        fit: moments of the rows to solve over.
+        held: moments of the rows that choose λ; where they are of no rows, λ is `DAMPING_UNTRIED`.
+        weight, bias: the present ones, W₀ (o, k) and b₀ (o,), float64.
     """
     fit, held = fit.of_residual(weight, bias), held.of_residual(weight, bias)
     damping: float | None = DAMPING_UNTRIED
@@ -100,7 +102,7 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
 
 
 def recentre(moments: Moments, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """The bias with which the layer's outputs have the mean of the targets; None where it has no bias."""
+    """The bias (o,) with which the layer's outputs have the mean of the targets; None where the layer has no bias."""
     return None if bias is None else bias + moments.of_residual(weight, bias).y / moments.n
 
 
@@ -108,6 +110,7 @@ def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, ow
     """The weight, with a factor on each head's columns, found as in `refit`; the bias stays (Kwon et al. 2022, 4.3).
 
     Args:
+        fit, held: moments to solve over, and those that choose the damping.
         owner: (k,), the position of the head that each input belongs to.
     """
     heads = int(owner.max()) + 1
@@ -135,6 +138,8 @@ def without(
     head's columns are 0.
 
     Args:
+        moments: of what the layer reads.
+        weight, bias: the present ones, (o, k) and (o,); a bias of None stays None.
         owner: (k,), the position of the head that each input belongs to.
     """
     gram = (moments if bias is None else moments.centred()).xx

@@ -30,8 +30,10 @@ class Run:
 
     Attributes:
         name: of the layer.
-        reader: the name of the next module; None where none reads such a thing.
-        read: what that module reads.
+        input: what the layer reads.
+        output: what it puts out.
+        reader: the name of the next module that reads a tensor of the output's shape; None where there is none.
+        read: that tensor.
     """
 
     name: str
@@ -66,7 +68,7 @@ def calling_outputs(layers: Mapping[str, AttentionLayer]) -> Iterator[None]:
 def observed(
     model: nn.Module, names: Sequence[str], batch: Any, forward: Forward, silent: Collection[nn.Module] = ()
 ) -> Iterator[tuple[list[Run], dict[str, Tensor]]]:
-    """Run `forward` on the batch; yield all runs of the layers `names`, in order, and the tensors that it returned.
+    """Run `forward` on the batch; yield all runs of the layers `names`, in order, and the tensors it returned, by path.
 
     Gradients are to be computed within the context: a model that checkpoints its activations runs parts of itself
     again then, and must find what it found before.
@@ -135,9 +137,10 @@ def gradients(
 
 
 def position_weights(output: Tensor, gradient: Tensor | None) -> Tensor:
-    """How much every position of an output (…, o) counts: the gradient's squared norm there, (…), float64.
+    """How much every token of an output (…, o) counts: the gradient's squared norm there, (…), float64.
 
-    It estimates ‖∂(returned)/∂(output)‖² (Hutchinson 1990). Without a gradient, all positions count once.
+    It estimates ‖∂(returned)/∂(output)‖² (Hutchinson 1990). Without a gradient, or with one that is NaN or infinite
+    somewhere, all tokens count once.
     """
     if gradient is None or not gradient.isfinite().all():
         return torch.ones(output.shape[:-1], dtype=torch.float64, device=output.device)
@@ -147,7 +150,14 @@ def position_weights(output: Tensor, gradient: Tensor | None) -> Tensor:
 def moments_of(
     model: nn.Module, outputs: Sequence[str], batches: Sequence[Any], forward: Forward
 ) -> dict[str, Moments]:
-    """Output projection -> the moments of what it reads and puts out, with the weights of `position_weights`."""
+    """Name of an output projection -> the moments of what it reads and puts out in all batches, as the model is now.
+
+    Tokens are weighted by `position_weights`. Projections that do not run are left out.
+
+    Args:
+        outputs: names of the output projections.
+        forward: (model, batch) runs the model and returns what matters of its output.
+    """
     moments: dict[str, Moments] = {}
     for number, batch in enumerate(batches):
         with observed(model, outputs, batch, forward) as (runs, returned):
@@ -160,7 +170,7 @@ def moments_of(
 
 
 def first_tensor(args: Sequence[Any]) -> Tensor | None:
-    """The first tensor among a module's positional inputs."""
+    """The first tensor among a module's positional inputs; None if there is none."""
     return next((argument for argument in args if isinstance(argument, Tensor)), None)
 
 

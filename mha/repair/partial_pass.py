@@ -20,9 +20,12 @@ class _ReachedError(BaseException):
 def runs_of_several(
     linears: Mapping[str, nn.Module], counts: Mapping[str, int], run: Callable[[], Any]
 ) -> dict[str, list[InputAndOutput]]:
-    """For each of the layers what it reads and puts out in its first runs; the pass ends after the last of these.
+    """Layer -> (what it reads, what it puts out) in each of its first runs; the pass ends after the last of these.
+
+    There are fewer than wanted where the pass comes to its own end before.
 
     Args:
+        linears: the layers, by name.
         counts: layer -> how many of its runs are wanted.
         run: runs the model.
     """
@@ -51,9 +54,9 @@ def runs_and_reads(
     *,
     entered: nn.Module | None = None,
 ) -> tuple[list[InputAndOutput], list[Tensor]]:
-    """What a layer reads and puts out in its first `count` runs, and what the reader reads after each of them.
+    """(What a layer reads, what it puts out) in each of its first `count` runs, and what the reader reads after each.
 
-    The pass ends after the last of these.
+    The pass ends after the last of these; there are fewer where it comes to its own end before.
 
     Args:
         reader: None where only the layer itself is of interest; then nothing is read.

@@ -48,7 +48,10 @@ def resolved_scores(
     shares the model's weights, and in which single projections are exchanged.
 
     Args:
-        measure: (model, batch) -> what is to stay low.
+        batches: the batches that the projections are solved on.
+        forward: (model, batch) runs the model and returns what matters of its output: tokens count as much as that
+            depends on them.
+        measure: (model, judged batch) -> what is to stay low.
         judged: the batches to measure on.
         progress: show a bar, as `mha.score` does.
     """
@@ -94,7 +97,10 @@ class _Judge:
         self._shares, self._bar = shares, bar
 
     def rises(self, batch: Any) -> dict[str, Tensor]:
-        """Layer name -> (h,): how much the measure rises on this batch without each of the layer's heads."""
+        """Layer name -> (h,): how much the measure rises on this batch without each of the layer's heads.
+
+        The layers are those that there are moments of; one that does not run on this batch has zeros.
+        """
         done = self._bar.done
         try:
             return self._replayed(batch)
@@ -150,7 +156,10 @@ class _Judge:
 
 @contextmanager
 def _holding(linear: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """Within the context the linear has this weight (o, k) and this bias, in parameters of their own."""
+    """Within the context the linear layer has this weight (o, k) and this bias, in new parameters; None keeps its bias.
+
+    At the end it has its former parameters again.
+    """
     values = {"weight": weight.T if is_conv1d(linear) else weight} | ({} if bias is None else {"bias": bias})
     before = {name: linear.get_parameter(name) for name in values}
     try:

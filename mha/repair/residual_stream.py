@@ -61,8 +61,9 @@ class Goal:
         reader: the module that reads the residual stream after the layer's output was added to it; None where
             there is none.
         values: batch -> for each run of the layer what the reader reads, or else what the layer puts out, (..., o).
-        weights: batch -> for each run how much every position counts, (...).
-        source: which run of the pass was the first to read what the layer first reads.
+        weights: batch -> for each run how much every token of its output counts, (...).
+        source: of all the pass's runs, in their order, the index of the first whose input is the tensor that this
+            layer's first run reads.
         kept: False where the goal is the layer's own output and its values are to be had from the dense model again.
     """
 
@@ -78,10 +79,13 @@ class Goal:
         self.weights.append([])
 
     def add(self, run: Run, gradient: Tensor | None) -> None:
-        """Add one run of the layer in the dense model.
+        """Add one run of the layer in the dense model to the batch that was begun last.
+
+        Args:
+            gradient: of what `forward` returns by the run's output; None where there is none.
 
         Raises:
-            CalibrationError: what the run gives for the goal is NaN or infinite.
+            CalibrationError: what the reader reads, or the layer puts out, in this run is NaN or infinite.
         """
         value = run.output if self.reader is None else run.read
         if value is None or not value.isfinite().all():
@@ -97,10 +101,15 @@ class Goal:
 def goals_of(model: nn.Module, sought: Sought, batches: Sequence[Any], forward: Forward) -> dict[str, Goal]:
     """Layer -> its goal, in the order in which layers first run, from one of `sought.first` on.
 
-    A position's weight is how much what `forward` returns depends on the layer's output there (`position_weights`).
+    A token's weight is how much what `forward` returns depends on the layer's output there (`position_weights`).
+
+    Args:
+        model: the dense model.
+        forward: (model, batch) runs the model and returns what matters of its output.
 
     Raises:
-        CalibrationError: `forward` ran none of the output projections, or something is NaN or infinite.
+        CalibrationError: `forward` ran none of the output projections, or what is read or put out after a layer that
+            gets a goal is NaN or infinite.
     """
     goals: dict[str, Goal] = {}
     for number, batch in enumerate(batches):
@@ -133,7 +142,14 @@ def together(goals: Mapping[str, Goal]) -> list[list[str]]:
 
 
 def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:
-    """Refuse a `forward` that does not run the model's attention."""
+    """Refuse a `forward` that does not run the model's attention.
+
+    Args:
+        outputs: names of attention's output projections.
+
+    Raises:
+        CalibrationError: none of them is among the runs.
+    """
     if not {run.name for run in runs} & set(outputs):
         raise CalibrationError("forward(teacher, batch) ran none of the teacher's attention layers")
 
@@ -169,7 +185,10 @@ def _from_first_on(goals: Mapping[str, Goal], first: Collection[str]) -> dict[st
 
 
 def _same(of_output: Tensor | None, of_read: Tensor | None) -> bool:
-    """Whether the gradients by an output and by what is read later are equal: then the output was added to it."""
+    """Whether the gradients by an output and by what is read later are equal but for rounding, and not 0.
+
+    Then the output was added to the residual stream.
+    """
     if of_output is None or of_read is None or not bool(of_output.any()):
         return False
     return bool((of_output - of_read).abs().max() <= SAME * of_read.abs().max())

@@ -132,5 +132,11 @@ def _mean(small: nn.Module, search: Search, loss: Loss | None) -> float:
 
 
 def _check_budget(model: nn.Module, budget: Mapping[str, Any]) -> None:
-    """Refuse a budget that can't be met, by random scores, before those that may take long are computed."""
+    """Refuse a budget that can't be met, by random scores, before scores that may take long are computed.
+
+    Raises:
+        ScoresError: not exactly one budget, or one that can't be met.
+        TypeError: a keyword that `mha.choose` does not have.
+        UnsupportedModule: the model has no attention of a known family.
+    """
     silently_chosen(score(model, None, None, "random", progress=False), model, budget)
