@@ -175,7 +175,7 @@ def returning_cache(kind: Any) -> tuple[str, Members]:
 def _explain_code(module: nn.Module) -> None:
     """Refuse a module whose code is not that of a known release.
 
-    Read is every forward that its class has or inherits, but those of torch.
+    Every forward that its class defines or inherits is read, except those of torch's own classes.
 
     Raises:
         UnclearError: a line of a forward, or of a function in `HELPERS` that it calls, is not known.

@@ -48,7 +48,10 @@ def full_width_norms(module: nn.Module) -> Family | str | None:
 
 
 def normalises_all_heads(module: nn.Module) -> bool:
-    """Whether queries and keys are normalised before they are split into heads, by norms as wide as all heads."""
+    """Whether queries and keys are normalised before they are split into heads, by norms as wide as all heads.
+
+    The code must say so, in a module of transformers that has all of the submodules in `NAMES`.
+    """
     children = dict(module.named_children())
     if not is_from_transformers(module) or not children.keys() >= NAMES:
         return False

@@ -126,7 +126,8 @@ def _sizes(module: nn.Module, fused: tuple[int, int], output: tuple[int, int], l
         layout: the axis of the fused linear's output.
 
     Raises:
-        UnclearError: these don't tell how many heads there are.
+        UnclearError: no attribute gives the width or the number of heads, or the features are those of no number of
+            heads and groups of that width.
     """
     total, inner = fused[1], output[0]
     d = head_width(module)

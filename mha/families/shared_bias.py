@@ -72,7 +72,10 @@ def _projections(module: nn.Module, names: tuple[str, ...]) -> Projections:
 
 @making_class
 def with_shared_bias(kind: Any) -> tuple[str, Members]:
-    """A subclass for any number of heads, which takes and returns the position bias of all original ones."""
+    """A subclass for any number of heads; it takes and returns the position bias of all original ones, (1, h, q, k).
+
+    The first dimension may also be that of the batch. Added to the scores is the part of the heads still here.
+    """
     signature = inspect.signature(kind.forward)
 
     def compute_bias(self: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,7 +99,11 @@ def with_shared_bias(kind: Any) -> tuple[str, Members]:
 
 @making_class
 def empty_with_shared_bias(kind: Any, output: str) -> tuple[str, Members]:
-    """A subclass for no heads, which still makes, or hands on, the position bias of all original ones."""
+    """A subclass for no heads, which still makes, or hands on, the position bias of all original ones.
+
+    Args:
+        output: the name that the output projection had.
+    """
     signature = inspect.signature(kind.forward)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

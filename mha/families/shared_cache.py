@@ -54,13 +54,23 @@ def _child(layer: str, name: str) -> str:
 
 @functools.cache
 def _pairs(code: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of submodules of which the second is called with the cache that a call of the first returned."""
+    """Pairs of names of submodules, of which the second is called with the cache that a call of the first returned.
+
+    Args:
+        code: the source of a class's methods, each of which is read by itself.
+    """
     return tuple(pair for method in ast.parse(code).body for pair in _Calls.of(method).sharing())
 
 
 @dataclass
 class _Calls:
-    """The calls of submodules in a method, each with the submodule's name, and the variables that hold results."""
+    """The calls of submodules in a method, and the variables that hold what they returned.
+
+    Attributes:
+        calls: (name of the submodule, the call), one for each.
+        outputs: name of a variable -> the submodule whose output it holds.
+        caches: name of a variable -> the submodule whose key/value cache it holds.
+    """
 
     calls: list[tuple[str, ast.Call]] = field(default_factory=list)
     outputs: dict[str, str] = field(default_factory=dict)  # variable -> submodule whose output it is
@@ -68,7 +78,7 @@ class _Calls:
 
     @classmethod
     def of(cls, method: ast.stmt) -> "_Calls":
-        """The calls of submodules in this method."""
+        """The calls of submodules in this method, with all attributes filled in."""
         nodes = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
         calls = cls([(submodule, node) for node in nodes if (submodule := _submodule(node))])
         calls.outputs |= {name: submodule for name, value in _assigned(method) if (submodule := _submodule(value))}
@@ -76,7 +86,7 @@ class _Calls:
         return calls
 
     def cache_of(self, node: ast.expr) -> str | None:
-        """The submodule whose cache the expression is; None where it is no submodule's cache."""
+        """The name of the submodule whose cache the expression stands for; None where it stands for none's."""
         match node:
             case ast.Name(id=variable):
                 return self.caches.get(variable)
@@ -87,7 +97,7 @@ class _Calls:
         return None
 
     def sharing(self) -> Iterator[tuple[str, str]]:
-        """Pairs of submodules of which the second is called with the cache of the first."""
+        """Pairs of names of submodules, of which the second is called with the cache of the first, another one."""
         for submodule, call in self.calls:
             for keyword in call.keywords:
                 owner = self.cache_of(keyword.value) if keyword.arg == CACHE else None

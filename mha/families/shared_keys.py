@@ -57,7 +57,11 @@ def has_shared_keys(module: nn.Module) -> bool:
 
 
 def _takes(module: nn.Module) -> Family:
-    """The description of a module that is handed its keys and values."""
+    """The description of a module that is handed its keys and values; queries and output lose heads.
+
+    Raises:
+        UnclearError: the module can't be described.
+    """
     kind, code = whole(module), reading(module)
     projections = _projections(module, "q_proj … o_proj, keys of another layer", ())
     empty = without_heads(kind, Returned("o_proj", code.returned if code else None, cached=False))
@@ -65,7 +69,11 @@ def _takes(module: nn.Module) -> Family:
 
 
 def _hands_on(module: nn.Module) -> Family:
-    """The description of a module that hands its keys and values on."""
+    """The description of a module that hands its keys and values on; queries and output lose heads, the others none.
+
+    Raises:
+        UnclearError: the module can't be described.
+    """
     kept_whole = ("k_proj", "v_proj", "k_norm", "v_norm")
     projections = _projections(module, "q_proj … o_proj, keys for other layers", kept_whole)
     handing_on = with_keys_for_others(whole(module))
@@ -73,10 +81,15 @@ def _hands_on(module: nn.Module) -> Family:
 
 
 def _projections(module: nn.Module, name: str, kept_whole: tuple[str, ...]) -> Projections:
-    """The projections that lose heads: those of queries and output.
+    """The projections that lose heads, as `describe` takes them: those of queries and output.
+
+    Args:
+        name: that of the description.
+        kept_whole: the submodules that stay as they are, since they are for all original groups.
 
     Raises:
-        UnclearError: their widths fit no number of heads.
+        UnclearError: no attribute gives the width of a head or the query heads per group, or the output's width is no
+            multiple of their product.
     """
     d, per_group = head_width(module), vars(module).get("num_key_value_groups")
     width = int(cast(Any, module).o_proj.in_features)
@@ -119,7 +132,10 @@ def with_keys_for_others(kind: Any) -> tuple[str, Members]:
 
 
 def _of_groups(core: nn.Module, states: Tensor) -> Tensor:
-    """The part of keys or values, (b, original groups, k, d), that belongs to the groups still here."""
+    """The part of keys or values, (b, original groups, k, d), that belongs to the groups still here.
+
+    All of them where no plan has named the module.
+    """
     lineage = core_lineage(core)
     if lineage is None:
         return states

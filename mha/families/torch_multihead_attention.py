@@ -77,7 +77,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
         attn_mask: Tensor | None,
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The output (b, q, e) and, where they are wanted, the weights (b, h, q, k)."""
+        """The output (b, q, e) and, with `need_weights`, the weights (b, h, q, k); all inputs are batch first."""
         q, k, v = self._project(query, key, value)
         mask = self._mask(key_padding_mask, attn_mask, q, key.shape[1], k.shape[2])
         dropout = self.dropout if self.training else 0.0
@@ -163,7 +163,7 @@ class SlicedMultiheadAttention(nn.MultiheadAttention):
 
 
 class EmptiedMultiheadAttention(SlicedMultiheadAttention):
-    """A `torch.nn.MultiheadAttention` without heads: the bias of its output at every query, and weights of no head."""
+    """A `torch.nn.MultiheadAttention` without heads: it returns its output's bias for each query, and empty weights."""
 
     _mha_uses = frozenset({"out_proj_without_heads"})
     extra_keys: int = 0  # that a module with heads adds to those it is given

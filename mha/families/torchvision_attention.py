@@ -63,7 +63,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 @register_convention
 def torchvision_attention(module: nn.Module) -> Family | str | None:
-    """Describe a module of a class in `CONVENTIONS`, or of one derived from it.
+    """Describe a module of one of torchvision's classes in `CONVENTIONS`, or of a class derived from one.
 
     Returns:
         The description; the reason why such a module is refused, as where its code or its widths are not those that are

@@ -32,6 +32,10 @@ class MultiHeadAttention(nn.Module):
         head_dim: width of one head; `num_hiddens // num_heads` unless given.
         num_kv_heads: key/value heads; as many as query heads unless given.
 
+    Attributes:
+        shown_heads: the positions of the heads whose weights `need_weights` returns; None for all.
+        packs: whether nothing is computed for padding where `query_lens` says which queries are real.
+
     The parameters are those of `W_q`, `W_k`, `W_v`, `W_o` (`nn.Linear`), so the `state_dict` of the
     module of this name in Dive into Deep Learning loads unchanged. Without heads there is only the bias of the output.
 

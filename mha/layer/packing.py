@@ -113,7 +113,7 @@ def clear(padded: Tensor, lengths: Tensor, dim: int = 1) -> Tensor:
     """The padded batch with zeros beyond each example's length.
 
     Args:
-        padded: (b, …), with the tokens along `dim`.
+        padded: (b, …), with the tokens along dimension `dim`, which is not the first.
         lengths: (b,), how many tokens of each example are kept.
     """
     inside = torch.arange(padded.shape[dim], device=padded.device) < lengths.to(padded.device)[:, None]

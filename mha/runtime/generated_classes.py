@@ -62,7 +62,7 @@ def whole(module: nn.Module) -> Any:
 
 
 def compiled(function: ast.FunctionDef, original: Callable[..., Any]) -> FunctionType:
-    """The function that this tree defines, in the namespace of `original`, whose source it was rewritten from."""
+    """The function that this tree defines, with the globals of `original`, from whose source the tree was rewritten."""
     tree = ast.fix_missing_locations(ast.Module(body=[function], type_ignores=[]))
     namespace: dict[str, Any] = getattr(inspect.unwrap(original), "__globals__")  # noqa: B009
     made: dict[str, Any] = {}

@@ -16,7 +16,7 @@ class Task(ABC):
     Attributes:
         name: short, lower case; it stands in benchmark ids and file names.
         metric: what `aggregate` returns, as a reader would call it ("accuracy", "exact match").
-        higher_is_better: which way the metric points.
+        higher_is_better: whether a larger value of the metric is better.
         chance: the metric's value for a model that knows nothing.
         batch_size: the batch size at which latency is reported unless another is asked for.
         generates: whether the model is a causal one of transformers, whose prefill and decode are timed too.

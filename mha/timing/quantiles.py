@@ -10,7 +10,7 @@ TAIL = 0.025  # of the probability, on either side of a 95 % interval
 
 
 class Spread(NamedTuple):
-    """A median and its 95 % interval.
+    """A median (`value`) and the bounds of its 95 % interval (`low`, `high`).
 
     Example:
         >>> spread = mha.timing.Spread(value=10.0, low=9.5, high=11.0)
@@ -49,7 +49,7 @@ def median(values: Sequence[float]) -> Spread:
 
 
 class Quantile(NamedTuple):
-    """A quantile, its 95 % interval, and the number of values that they come from.
+    """A quantile (`value`), the bounds of its 95 % interval, and how many values (`n`) they are computed from.
 
     Example:
         >>> mha.timing.Quantile(value=0.5, low=0.4, high=0.7, n=100).n
@@ -63,14 +63,14 @@ class Quantile(NamedTuple):
 
 
 def quantile(values: Sequence[float], share: float) -> Quantile | None:
-    """The value that this share of the values lies below; None where they are too few for an interval within them.
+    """The `share` quantile with its interval; None where the values are too few for an interval within them.
 
     Between two values it is interpolated, as numpy does it. The bounds are those values that the true quantile lies
     between in 95 % of samples, at binomial ranks, whatever the distribution (Conover 1999, section 3.2). A median
     takes 6 values, the 90th percentile 36, the 99th 368.
 
     Args:
-        share: between 0 and 1; 0.99 for the 99th percentile.
+        share: the share of the values that lie below the quantile, between 0 and 1; 0.99 for the 99th percentile.
 
     Raises:
         ValueError: share is not between 0 and 1.

@@ -151,7 +151,7 @@ class Rounds:
     The order is a new one in every other round and its reverse in the round after, so that none profits from it.
 
     Args:
-        device: where they run; waited for at both ends of every sample.
+        device: where the functions run; every timed call begins and ends with a wait for it.
         seed: of the random orders.
         cold: whether the device's caches are emptied before every call, outside the time.
 
@@ -216,14 +216,14 @@ class Rounds:
         Intervals are looked at ever more rarely, since frequent looks would stop at a lucky moment.
 
         Args:
-            seconds: how long it may take, warm-up included.
+            seconds: how long it may take, warm-up included; the fewest rounds are taken even if that takes longer.
             fewest, most: how many rounds to take, at least and at most; an odd number is rounded up.
             narrow: how far the 95 % interval of a median may reach from it to either side, as a share of the median.
             watched: pairs that say whose medians must be known: (name, None) for the seconds of a function, (name,
                 baseline) for its ratio to another; by default the seconds of every function.
 
         Returns:
-            What ended it: "steady" (all intervals are narrow), "time spent" or "most rounds".
+            What ended it: "steady" (all intervals are narrow, after ten rounds or more), "time spent" or "most rounds".
         """
         end = time.perf_counter() + seconds
         self._settle(seconds)

@@ -9,7 +9,7 @@ class MhaError(Exception):
 
 
 class ShapeError(MhaError, ValueError):
-    """Sizes that do not fit together."""
+    """Tensors, numbers of heads or widths that do not fit together or are not possible."""
 
 
 class PlanError(MhaError, ValueError):

@@ -67,7 +67,7 @@ def checked_groups(name: str, count: int, groups: int | None) -> int:
     """How many key/value groups the layer's `count` heads form: `groups`, or `count` where that is None.
 
     Raises:
-        ScoresError: `groups` is no whole number, does not divide the heads, or is 0 where there are heads.
+        ScoresError: `groups` is no whole number, does not divide the heads, or one of the two is 0 and the other not.
     """
     if groups is None:
         return count

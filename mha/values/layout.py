@@ -33,16 +33,17 @@ def width(axis: Axis, sizes: Mapping[str, int]) -> int:
 
 
 def count(letters: str, sizes: Mapping[str, int]) -> int:
-    """The product of the sizes of these letters: for "h g", the number of query heads."""
+    """The product of the sizes of the letters in this text: for "h g", the number of query heads."""
     return math.prod(sizes[letter] for letter in _letters(letters))
 
 
 def kept_indices(axis: Axis, sizes: Mapping[str, int], positions: Sequence[int], groups: Sequence[int]) -> Tensor:
-    """Ascending indices (n,) along the axis that belong to these query heads or key/value groups.
+    """The indices along the axis that belong to these query heads or key/value groups, ascending, (n,).
 
     Args:
-        positions: those of the query heads to keep.
-        groups: those of the key/value groups to keep.
+        sizes: the size of each letter in the axis's patterns.
+        positions: the positions of the query heads to keep.
+        groups: the positions of the key/value groups to keep.
     """
     kept, start = [torch.empty(0, dtype=torch.long)], 0
     for pattern in axis:

@@ -125,7 +125,8 @@ class HeadPlan(Mapping[str, tuple[int, ...]]):
         """Read a plan that `to_json` wrote.
 
         Raises:
-            PlanError: the file can't be read, is cut off, foreign, damaged, or of another version.
+            PlanError: the file can't be read, is no plan (by its "format") or one cut off, has values that the class
+                refuses, or is of another version of the format.
         """
         document = DOCUMENT.read(path)
         try:

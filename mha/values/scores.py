@@ -80,7 +80,9 @@ class HeadScores(Mapping[str, Tensor]):
         HeadScores({'encoder': [1.0, 1.5, 1.0]}, examples=16)
 
     Raises:
-        ScoresError: NaN or infinite scores, a wrong shape, or groups that do not divide the heads.
+        ScoresError: NaN or infinite scores, a wrong shape, groups that do not divide the heads, head numbers that are
+            not distinct or too few, `examples` below 1, interactions or errors that are not those of all layers, not
+            finite, asymmetric or negative; or an argument that names a layer without scores.
     """
 
     __slots__ = ("_comparable", "_errors", "_examples", "_groups", "_heads", "_interactions", "_scores", "_spent")
@@ -259,7 +261,8 @@ class HeadScores(Mapping[str, Tensor]):
         """Read scores that `to_json` wrote.
 
         Raises:
-            ScoresError: the file can't be read, is cut off, foreign, damaged, or of another version.
+            ScoresError: the file can't be read, is no file of scores (by its "format") or one cut off, has values that
+                the class refuses, or is of another version of the format.
         """
         document = DOCUMENT.read(path)
         with DOCUMENT.checked(path, "score again"):

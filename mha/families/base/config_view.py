@@ -43,7 +43,7 @@ class ConfigView:
 
 
 def own_config(config: Any, fields: dict[str, int]) -> ConfigView:
-    """A view of the configuration with these fields of its own; given a view, its own fields are kept beside these."""
+    """A view of the configuration with these fields (name -> value) of its own; a view's own are kept beside these."""
     if isinstance(config, ConfigView):
         return ConfigView(config._config, {**config._fields, **fields})
     return ConfigView(config, fields)

@@ -49,7 +49,8 @@ class Family:
             works with none.
         counts: attribute of the module, or of a submodule -> the letters whose product it counts: "h g"
             query heads, "h" key/value groups, "g" query heads per group, "h g d" width of all heads.
-        role: whether the module attends to its own input or to another's, where that can be told.
+        role: "self" for a module that attends to its own input, "cross" for one that attends to another's, None where
+            that can't be told.
 
     Example:
         Modules with `num_heads` heads, each `width` wide, in two linears; see `mha.register_family` for a whole one.
@@ -95,9 +96,10 @@ class AttentionLayer:
         description: what its family says of modules like it.
         sizes: the size of each letter in the axes' patterns now.
         lineage: which of its original heads, and groups, it still has.
-        role: whether it attends to its own input or to another's; None where that can't be told.
-        shares: part of the module that holds heads -> where else in the model it is held: by another layer, or
-            under another name in this one. These can only lose the same heads of it.
+        role: "self" if it attends to its own input, "cross" if to another's; None where that can't be told.
+        shares: name of a part of the module that holds heads -> where else in the model that object is held, as
+            (layer, name below it): by another layer, or under another name in this one. These can only lose the same
+            heads of it.
 
     Example:
         >>> model = nn.ModuleDict({"encoder": mha.MultiHeadAttention.square(8, 4, num_kv_heads=2)})
@@ -165,7 +167,7 @@ class AttentionLayer:
         return self.module.get_submodule(self.description.core)
 
     def class_with(self, count: int) -> type[nn.Module]:
-        """The class that the core is given when it is masked or sliced, and then has this many heads."""
+        """The class that the core is given when it is masked or sliced so that it has `count` heads left."""
         family = self.description
         if not count and family.without_heads:
             return family.without_heads

@@ -61,7 +61,7 @@ class Emptied:
         )
 
     def described(self) -> Family:
-        """A description of the module that has lost its heads, with nothing left to slice."""
+        """The description of the module now that it has no heads: only its output is named, and nothing to slice."""
         return Family(
             name=self.family,
             matches=lambda _: True,

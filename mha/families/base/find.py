@@ -171,7 +171,10 @@ def _describe(module: nn.Module) -> Family | str | None:
 
 
 def _why_unknown(module: nn.Module) -> str | None:
-    """Why a module that looks like attention is of no family; None for one that holds no parameters."""
+    """Why a module that looks like attention is of no family: a submodule that replaces a linear, or nothing known.
+
+    None for a module without parameters and without such a submodule, which only calls attention.
+    """
     replaced = [(name, type(inner)) for name, inner in module.named_modules() if _replaces_linear(inner)]
     if not replaced and not any(True for _ in module.parameters()):
         return None
@@ -205,7 +208,7 @@ def _calls_attention(kind: Any) -> bool:
 
 
 def _replaces_linear(module: nn.Module) -> bool:
-    """Whether the module has a linear's sizes but is no `nn.Linear`, as a quantised or adapted one has."""
+    """Whether the module has `in_features` and `out_features` but is no `nn.Linear`, as quantised or adapted ones."""
     return not isinstance(module, nn.Linear | nn.Bilinear) and all(
         isinstance(getattr(module, size, None), int) for size in ("in_features", "out_features")
     )

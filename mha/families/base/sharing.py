@@ -23,7 +23,11 @@ def shared_with_others(model: nn.Module, layers: Mapping[str, AttentionLayer]) -
 
 
 def sharing(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, dict[str, tuple[Place, ...]]]:
-    """Layer -> part of it that holds heads -> where else that part is held. Layers that share nothing are left out."""
+    """Layer -> name of a part of it that holds heads -> the other places where the model holds that same object.
+
+    A place is (layer, name below it), or (None, name below the model) outside of layers. Parts, and layers, that share
+    nothing are left out.
+    """
     places = _places(model, layers)
     shared = {
         name: {
@@ -49,7 +53,11 @@ def sliced_parts(layer: AttentionLayer) -> dict[str, Tensor | nn.Module]:
 
 
 def _tensor(layer: AttentionLayer, name: str) -> Tensor | None:
-    """The parameter or buffer of that name; None where the layer has none."""
+    """The layer's parameter or buffer of that dotted name; None where it has none of that name.
+
+    Raises:
+        MhaError: the submodule that should hold it does not exist.
+    """
     owner, _, attribute = name.rpartition(".")
     holder = part_of(layer.module, owner, layer.description)
     return None if holder is None else holder._parameters.get(attribute, holder._buffers.get(attribute))
