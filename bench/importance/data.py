@@ -14,7 +14,7 @@ def count(batches: Sequence[Any]) -> int:
 
 
 def pick(batches: Sequence[Any], rows: Sequence[int], size: int) -> list[Any]:
-    """The examples with these numbers, in the order of `rows`, as batches of `size`.
+    """The examples with these numbers, in the order of `rows`, as batches of `size` examples, the last maybe smaller.
 
     Args:
         rows: numbers of examples, counted from 0 through all batches.
@@ -50,7 +50,7 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The tensor, padded with zeros at the end of each axis to these sizes."""
+    """The tensor, padded with zeros at the end of each axis until its shape is `sizes`."""
     missing = [(0, size - have) for size, have in zip(sizes, tensor.shape, strict=True)]
     return F.pad(tensor, [number for pair in reversed(missing) for number in pair])
 

@@ -51,7 +51,7 @@ def _one_batch(subject: Subject, batch: Sequence[Tensor], kept: Tensor) -> tuple
 
 
 def _gates(subject: Subject, kept: Tensor) -> dict[str, Tensor]:
-    """Layer name -> gates (rows, its heads): the columns of `kept` (rows, all heads) that belong to that layer's heads."""
+    """Layer name -> gates (rows, its heads): the columns of `kept` (rows, all heads) that are those of its heads."""
     columns: dict[str, list[int]] = {}
     for position, (name, _) in enumerate(subject.heads):
         columns.setdefault(name, []).append(position)

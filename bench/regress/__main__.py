@@ -28,7 +28,14 @@ INTERRUPTED = 130  # as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the gate; returns the exit code."""
+    """Run the gate as the command line asks; returns the exit code.
+
+    It is the verdict's in `EXIT_CODES`, 0 after --record, `INTERRUPTED` after Ctrl-C, and ERROR's after a GateError or
+    if the run's directory can't be written or another process holds it.
+
+    Raises:
+        SystemExit: the options are wrong (exit code 2), or ask for --help.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
     directory = options.run or new_directory("gate-")
@@ -140,14 +147,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def say(sentence: str) -> None:
-    """Print a sentence on the terminal, apart from the verdict."""
+    """Print a sentence on stderr, apart from the verdict; a pipe that nobody reads is no error."""
     with suppress(BrokenPipeError):
         sys.stderr.write(f"{sentence}\n")
         sys.stderr.flush()
 
 
 def seconds_above_0(word: str) -> float:
-    """Parse a number of seconds."""
+    """Parse a finite number of seconds above 0, for argparse.
+
+    Raises:
+        ArgumentTypeError: the number is another one.
+        ValueError: `word` is no number.
+    """
     value = float(word)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")
@@ -155,7 +167,11 @@ def seconds_above_0(word: str) -> float:
 
 
 def _device(word: str) -> str:
-    """Parse the name of a device."""
+    """Parse the name of a device, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is none that can be used here; the message says why.
+    """
     try:
         return device(word)
     except ValueError as error:
@@ -163,7 +179,12 @@ def _device(word: str) -> str:
 
 
 def _whole(word: str) -> int:
-    """Parse a whole number from 1 up."""
+    """Parse a whole number from 1 up, for argparse.
+
+    Raises:
+        ArgumentTypeError: the number is below 1.
+        ValueError: `word` is no whole number.
+    """
     value = int(word)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{word} is not a whole number from 1 up")

@@ -52,8 +52,11 @@ def of_ratios(arm: Arm, options: GateOptions, step: Next, number: int) -> dict[s
         number: of the round; not used.
 
     Returns:
-        `ratios` (benchmark -> for each process the logarithm of pruned time over dense time), `errors`, `skipped` and
-        `spent` (benchmark -> seconds).
+        `ratios` (benchmark -> for each process the logarithm of pruned time over dense time), `errors` and `skipped`
+        (arm -> benchmark -> why; of the head alone) and `spent` (benchmark -> seconds).
+
+    Raises:
+        GateError: a process ended early, or says nothing any more.
     """
     runs = [run_apart(arm, RATIOS, options.threads, step.only) for _ in range(PROCESSES)]
     ratios: dict[str, list[float]] = {}
@@ -70,7 +73,7 @@ def of_ratios(arm: Arm, options: GateOptions, step: Next, number: int) -> dict[s
 
 
 def kept(rounds: GateRounds, figures: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The document that --record stores: `about` (revision, machine, …), the rounds' ratios, and the exact figures."""
+    """The document that --record stores: `about` (revision, machine, …), ratios of the first look, exact figures."""
     ratios: dict[str, list[float]] = {}
     for record in rounds.of(SCREEN):
         for name, logs in record["ratios"].items():
@@ -82,7 +85,7 @@ def read_baseline(path: Path) -> Baseline:
     """Read a stored run from its file.
 
     Raises:
-        GateError: there is no such file, or it is no stored run.
+        GateError: there is no such file, it is no stored run, or it has another schema.
     """
     if not path.is_file():
         raise GateError(f"--baseline {path}: no such file; make one with --record {path}")
@@ -115,12 +118,15 @@ def against(baseline: Baseline, record: Mapping[str, Any], number: int) -> dict[
 
 
 def with_itself(record: Mapping[str, Any], number: int) -> dict[str, Contrast]:  # noqa: ARG001
-    """A contrast of zero for each benchmark of a round, for a run that is stored and compared with nothing."""
+    """Benchmark -> a contrast of zero, for each ratio of a round; for a run that is stored, not compared."""
     return {name: Contrast(0.0, 0.0) for name in record["ratios"]}
 
 
 def comparable(baseline: Baseline, machine: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
-    """The stored exact figures that can be compared on this machine, and a sentence on the others (None: no others)."""
+    """The stored exact figures that can be compared on this machine, and a sentence on the others (None: no others).
+
+    Peak bytes can't, unless processor, threads, device and packages are those of the stored run.
+    """
     before = baseline.about["machine"] or {}
     if all(before.get(name) == machine[name] for name in SAME_MACHINE):
         return baseline.figures, None

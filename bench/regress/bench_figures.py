@@ -17,12 +17,12 @@ from bench.regress.workloads import WORKLOADS
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_figures(benchmark: BenchmarkFixture, workload: str) -> None:
-    """Count parameters, FLOPs and peak bytes of one call of the workload."""
+    """Count parameters, FLOPs and peak bytes of one call of the workload with this name, as `extra_info["exact"]`."""
     benchmark.name = workload
     benchmark.extra_info["exact"] = benchmark.pedantic(lambda: counted(*WORKLOADS[workload]()), rounds=1)
 
 
 def test_seeded(benchmark: BenchmarkFixture) -> None:
-    """Train a small model anew, and note which examples it answers right with all of its heads and with half."""
+    """Train a small model anew, and note which held-out examples it answers right with all heads and with half."""
     benchmark.name = "seeded"
     benchmark.extra_info |= benchmark.pedantic(seeded.outcome, rounds=1)

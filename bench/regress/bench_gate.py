@@ -23,7 +23,7 @@ def made(name: str) -> Workload:
 
 @pytest.mark.parametrize("workload", list(WORKLOADS))
 def test_forward(workload: str, benchmark: Any) -> None:
-    """Time one call of the workload."""
+    """Time one call of the workload with this name, without gradients, after `WARM_UP` calls."""
     call = made(workload).call
     with torch.inference_mode():
         for _ in range(WARM_UP):

@@ -34,7 +34,10 @@ LENGTH = 16  # of what is put in, in every arm: the size of the environment move
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the real runs of the gate that have no verdict yet, then the simulated ones; return the exit code."""
+    """Run the real runs of the gate that have no verdict yet, then the simulated ones; return the exit code.
+
+    It is 0, or 1 if a GateError stopped them. The checkouts are removed only at the end.
+    """
     options = parser().parse_args(arguments)
     folder = options.run.absolute()
     try:

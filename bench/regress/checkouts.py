@@ -43,7 +43,7 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Checkouts:
-    """Both checkouts; `identical` where they have the same `mha/`."""
+    """Both checkouts; `identical` says whether they have the same `mha/`."""
 
     base: Checkout
     head: Checkout
@@ -118,7 +118,11 @@ def whole_base(where: Path, base: Checkout, folder: Path) -> Iterator[Path]:
 
 
 def differs(where: Path, before: str, after: str, *paths: str) -> bool:
-    """Whether two commits differ in any of these files or folders, given as paths from the top of the repository."""
+    """Whether two commits differ in any of these files or folders, given as paths from the top of the repository.
+
+    Raises:
+        GateError: git can't compare them, or `where` is in no checkout.
+    """
     done = run(repository(where), "diff-tree", "-r", "--quiet", before, after, "--", *paths)
     if done.returncode > 1:
         raise GateError(f"git can't compare {before} with {after}: {said(done)}")
@@ -126,7 +130,7 @@ def differs(where: Path, before: str, after: str, *paths: str) -> bool:
 
 
 def text_at(where: Path, commit: str, path: str) -> str:
-    """The text of a file at a commit.
+    """The text of a file at a commit; `path` is from the top of the repository.
 
     Raises:
         GateError: the commit has no such file.
@@ -138,7 +142,11 @@ def text_at(where: Path, commit: str, path: str) -> str:
 
 
 def _head(root: Path) -> str:
-    """The commit of HEAD; a GateError is raised if there is no commit yet, or if files have conflicts."""
+    """The hash of the commit of HEAD.
+
+    Raises:
+        GateError: there is no commit yet, or files have conflicts.
+    """
     if not (revision := resolved(root, "HEAD")):
         raise GateError(f"{root} has no commit yet, so there is nothing to compare: commit first")
     if unmerged := git(root, "ls-files", "--unmerged", "-z").split("\0")[:-1]:
@@ -150,7 +158,11 @@ def _head(root: Path) -> str:
 
 
 def _commit(root: Path, label: str) -> str:
-    """The commit that `label` (of --base) names; if there is none, the GateError says how to get it."""
+    """The hash of the commit that `label` (of --base) names.
+
+    Raises:
+        GateError: it names none; the message says how to get it.
+    """
     if commit := resolved(root, label):
         return commit
     remote, _, branch = label.partition("/")
@@ -195,14 +207,21 @@ def _as_it_is(root: Path, revision: str, ours: Path) -> str:
 
 
 def _with_library(root: Path, commit: str, library: str, message: str) -> str:
-    """Make a commit with the files of `commit`, but another `mha/`, whose entry (see `_library`) is `library`."""
+    """Make a commit with the files of `commit`, but another `mha/`, and return its hash.
+
+    `library` is the entry of that `mha/` (see `_library`).
+    """
     listing = "".join(f"{entry}\t{name}\0" for name, entry in {**_entries(root, commit), LIBRARY: library}.items())
     tree = git(root, "mktree", "-z", stdin=listing).strip()
     return new_commit(root, tree, message)
 
 
 def _library(root: Path, commit: str, label: str) -> str:
-    """The entry of `mha/` in a commit, as git lists it: mode, type and object. Errors call the commit `label`."""
+    """The entry of `mha/` in a commit, as git lists it: mode, type and object.
+
+    Raises:
+        GateError: the commit, which the message calls `label`, has no such folder.
+    """
     entry = _entries(root, commit, LIBRARY).get(LIBRARY, "")
     if not entry.startswith("040000 tree"):
         raise GateError(
@@ -218,7 +237,13 @@ def _entries(root: Path, commit: str, *names: str) -> dict[str, str]:
 
 
 def _folder(folder: Path) -> Path:
-    """Make the folder for the checkouts in the run's; a .gitignore hides it from git and marks it as the gate's."""
+    """Make the folder for the checkouts in the run's folder, and return its path.
+
+    A .gitignore in it hides it from git and marks it as the gate's.
+
+    Raises:
+        GateError: it is there, not empty, and not marked; or it can't be made.
+    """
     sides = folder / FOLDER
     mark = sides / ".gitignore"
     try:
@@ -234,7 +259,11 @@ def _folder(folder: Path) -> Path:
 
 
 def _check_out(root: Path, path: Path, commit: str) -> None:
-    """Check the commit out at the path, unless it is there; what an interrupted run left half done is made anew."""
+    """Check the commit out at the path, unless it is there; what an interrupted run left half done is made anew.
+
+    Raises:
+        GateError: another commit is checked out there, or git can't do it.
+    """
     there = _checked_out(path)
     if there == commit and _is_whole(path):
         return
@@ -258,7 +287,7 @@ def _checked_out(path: Path) -> str | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a checkout has all of its files, unchanged."""
+    """Whether a checkout has all files of its commit, unchanged; new files do not count."""
     done = run(path, "status", "--porcelain", "--untracked-files=no")
     return done.returncode == 0 and not done.stdout
 

@@ -28,7 +28,11 @@ FUSED = (  # attention that torch's counter knows no formula for, and so takes f
 
 
 def counted(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Count parameters, floating-point operations and peak bytes of one call, for `bench.regress.exact` to compare."""
+    """Count what one call `model(*args, **kwargs)` takes, for `bench.regress.exact` to compare.
+
+    Returns:
+        "parameters", "flops" and "peak_bytes" -> their numbers, as the functions of these names count them.
+    """
 
     def call() -> Any:
         return model(*args, **(kwargs or {}))
@@ -44,8 +48,8 @@ def parameters(model: nn.Module) -> int:
 def flops(call: Callable[[], Any]) -> int:
     """Count the floating-point operations of the matrix products in a call, a multiply-add as two.
 
-    Attention counts as 4·b·h·q·k·d, whatever is masked. torch's fused encoder kernels, which no counter looks into, are
-    off meanwhile.
+    Attention counts as 4·b·h·q·k·d (batch size, heads, queries, keys, head width), whatever is masked. torch's fused
+    encoder kernels, which no counter looks into, are off meanwhile.
     """
     operators = [getattr(torch.ops.aten, name) for name in FUSED if hasattr(torch.ops.aten, name)]
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _attention))
@@ -141,7 +145,7 @@ def _without_fast_path() -> Iterator[None]:
 
 
 def _device(model: nn.Module) -> torch.device:
-    """The device that a model is on."""
+    """The device of the model's first parameter, or else buffer; the CPU if it has neither."""
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
 

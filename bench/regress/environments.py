@@ -144,14 +144,23 @@ def venv_with_pip(folder: Path, executable: str, requirements: Sequence[str], lo
 
 
 def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
-    """Install the requirements into the environment of the interpreter `python`, at the versions that `lock` pins."""
+    """Install the requirements into the environment of the interpreter `python`, at the versions that `lock` pins.
+
+    Raises:
+        GateError: pip fails; the message is its last lines.
+    """
     options = ("--no-compile", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
     if requirements:
         _called(str(python), "-I", "-m", "pip", "install", *options, "-c", str(lock.absolute()), *requirements)
 
 
 def declared(pyproject: str, name: str) -> tuple[list[str], str]:
-    """The dependencies that a pyproject.toml declares, and its range of Pythons; errors call its side `name`."""
+    """The dependencies that the text of a pyproject.toml declares, and the Pythons it allows, as ">=3.11" ("": any).
+
+    Raises:
+        GateError: the text is no TOML, has no dependencies, or no range that can be read; the message says whose, by
+            `name`.
+    """
     try:
         project = tomllib.loads(pyproject).get("project", {})
         needed, range_ = project["dependencies"], project.get("requires-python", "")
@@ -171,7 +180,11 @@ def declared(pyproject: str, name: str) -> tuple[list[str], str]:
 
 
 def _asked(python: str | Path) -> dict[str, Any]:
-    """What an interpreter says about itself: its version, build, implementation and path."""
+    """What an interpreter says about itself: the mapping that `ASK` prints in it, with `version`, `executable`, ….
+
+    Raises:
+        GateError: there is no such interpreter, it can't be run, or it is older than `OLDEST`.
+    """
     want = f"give --python the path of a Python ≥ {'.'.join(map(str, OLDEST))}"
     try:
         answer = json.loads(_called(str(python), "-I", "-c", ASK))
@@ -185,7 +198,11 @@ def _asked(python: str | Path) -> dict[str, Any]:
 
 
 def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
-    """Check that the interpreter (see `_asked`) has a version in the range that the side `name` declares."""
+    """Check that the interpreter (see `_asked`) has a version in the range that the side `name` declares.
+
+    Raises:
+        GateError: it has not.
+    """
     if not SpecifierSet(range_).contains(".".join(map(str, interpreter["version"]))):
         raise GateError(
             f"The {name} is made for Python {range_} (`requires-python`), but {interpreter['executable']} is "
@@ -194,7 +211,11 @@ def _check(interpreter: Mapping[str, Any], range_: str, name: str) -> None:
 
 
 def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, name: str, build: Build) -> None:
-    """Build an environment in its folder, since it can't be moved afterwards, and mark it as complete at the end."""
+    """Build an environment in its folder, since it can't be moved afterwards, and mark it as complete at the end.
+
+    Raises:
+        GateError: `build` has raised one; the folder is removed.
+    """
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted build
     try:
         build(folder, executable, needed, lock)
@@ -208,7 +229,12 @@ def _build(folder: Path, executable: str, needed: Sequence[str], lock: Path, nam
 
 
 def _called(*command: str) -> str:
-    """Run a command, and return what it prints; a GateError has its last lines if it fails."""
+    """Run a command without variables of another Python in its environment, and return what it prints.
+
+    Raises:
+        GateError: the command fails; the message is the last lines of its output.
+        OSError: it can't be started.
+    """
     outside = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
     done = subprocess.run(command, env=outside, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -218,12 +244,16 @@ def _called(*command: str) -> str:
 
 
 def _python_of(folder: Path) -> Path:
-    """The interpreter of an environment."""
+    """The path of the interpreter of the environment in this folder."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def _text(lock: Path) -> str:
-    """The text of the constraints file."""
+    """The text of the constraints file.
+
+    Raises:
+        GateError: it can't be read.
+    """
     try:
         return lock.read_text(encoding="utf-8")
     except OSError as error:

@@ -112,7 +112,11 @@ Key = tuple[str, str]  # benchmark and figure, as a row names them
 
 
 def _values(name: str, figures: Figures) -> dict[Key, Any]:
-    """All figures of a benchmark: (benchmark, figure) -> value; the figure of a list of answers is "accuracy"."""
+    """All figures of a benchmark: (benchmark, figure) -> value; the figure of a list of answers is "accuracy".
+
+    Raises:
+        GateError: its "exact" or its "examples" is no mapping.
+    """
     fields = figures.get(name, {})
     exact, examples = (
         fields.get(field, {}) if isinstance(fields, Mapping) else None for field in ("exact", "examples")
@@ -167,7 +171,7 @@ def _accuracy(key: Key, base: Sequence[int], head: Sequence[int]) -> Row:
 
 
 def _wrong(figure: str, value: Any) -> str | None:
-    """What is wrong with the value of a figure, as a sentence; None if the figure can have it."""
+    """What is wrong with the value of a figure, as a sentence; None if the value is one that the figure can have."""
     if figure == ACCURACY:
         fits = isinstance(value, Sequence) and len(value) > 0 and all(each in (0, 1) for each in value)
         return None if fits else f"expected one 0 or 1 for each example, got {value!r:.60}"

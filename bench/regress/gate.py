@@ -50,7 +50,8 @@ class Gate:
         """Measure what is not there yet, judge, write verdict.json, and return what is in it.
 
         Raises:
-            GateError: something can't be measured.
+            GateError: a process has ended early or hangs, a file can't be read or written, there is no benchmark, or
+                exact figures are not in the form that `bench.regress.exact` describes.
         """
         figures, spent = self.count()
         take: Take = partial(of_arms, self.arms, self.options)
@@ -63,7 +64,11 @@ class Gate:
         return verdict
 
     def record(self) -> dict[str, Any]:
-        """Measure the head alone, and return the document to compare with later: exact figures and ratios."""
+        """Measure the head alone, and return the document to compare with later: exact figures and ratios.
+
+        Raises:
+            GateError: a process has ended early or hangs, or a file can't be read or written.
+        """
         counted = self._counted(self.arms[0])
         take, store = partial(of_ratios, self.arms[0], self.options), Store(self.directory / "rounds", with_itself)
         rounds = measure(take, self.options, store, self.say, spent=counted["took"])
@@ -71,7 +76,11 @@ class Gate:
         return kept(rounds, counted["figures"], {**head, "created": now()})
 
     def count(self) -> tuple[list[dict[str, Any]], float]:
-        """The rows of the verdict for the exact figures, and the seconds that it took to count them."""
+        """The rows of the verdict for the exact figures, and the seconds that it took to count them, now or before.
+
+        Raises:
+            GateError: a process has ended early or hangs, a file can't be read or written, or figures can't be read.
+        """
         read = {arm.name: self._counted(arm) for arm in self.arms}
         head, took = read["head"], sum(each["took"] for each in read.values())
         skipped = head.get("skipped", {})
@@ -83,7 +92,7 @@ class Gate:
         return exact.compare(before, head["figures"], head["errors"], skipped), took
 
     def _counted(self, arm: Arm) -> dict[str, Any]:
-        """The exact figures of one side, as `count_figures` returns them, from their file if the run has it."""
+        """The exact figures of one side, as `count_figures` returns them, from the run's file if that exists."""
         kept = self.directory / f"figures-{arm.name}.json"
         if not kept.exists():
             self.say(f"exact figures of the {arm.name}")
@@ -91,7 +100,11 @@ class Gate:
         return read_json(kept)
 
     def _verdict(self, rounds: GateRounds, figures: list[dict[str, Any]]) -> dict[str, Any]:
-        """The document for verdict.json, from the rounds and from the rows of exact figures."""
+        """The document for verdict.json, from the rounds and from the rows of exact figures.
+
+        Raises:
+            GateError: no benchmark was found on either side.
+        """
         rows = rows_of(rounds, self.options, self.only_base, self.baseline)
         if not rows:
             raise GateError(
@@ -116,10 +129,13 @@ class Gate:
 
 
 def count_figures(arm: Arm, threads: int) -> dict[str, Any]:
-    """Count the exact figures of one side in a process of its own: `figures`, `errors`, `skipped`, `took` (seconds).
+    """Count the exact figures of one side in a process of its own.
+
+    Returns:
+        `figures` (as `exact.read` returns them), `errors` and `skipped` (benchmark -> why), and `took` (seconds).
 
     Raises:
-        GateError: the process ended early, or says nothing any more.
+        GateError: the process ended early, or says nothing any more; or two benchmarks share a name.
     """
     run = run_apart(arm, FIGURES, threads)
     errors, skipped = ({short(name) or "any": why for name, why in each.items()} for each in (run.errors, run.skipped))

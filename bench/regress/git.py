@@ -38,14 +38,14 @@ def repository(where: Path) -> Path:
 
 
 def resolved(where: Path, label: str) -> str | None:
-    """The commit that a label, such as a branch or a tag, names in the repository at `where`; None if it names none."""
+    """The hash of the commit that a label (a branch, a tag, …) names in the repository at `where`; None if none."""
     done = run(where, "rev-parse", "--verify", "--quiet", f"{label}^{{commit}}")
     commit = done.stdout.strip()
     return commit if done.returncode == 0 and commit.isalnum() else None  # ^HEAD means all but HEAD
 
 
 def new_commit(root: Path, tree: str, message: str) -> str:
-    """Make a commit of a tree, without parents and on no branch; returns the commit's name."""
+    """Make a commit of the tree with this hash, without parents and on no branch; returns the commit's hash."""
     return git(root, "commit-tree", tree, "-m", message).strip()
 
 
@@ -57,7 +57,7 @@ def git(where: Path, *arguments: str, index: Path | None = None, stdin: str = ""
         stdin: what git reads from standard input.
 
     Raises:
-        GateError: git fails.
+        GateError: git fails, or is not installed.
     """
     done = run(where, *arguments, index=index, stdin=stdin)
     if done.returncode:
@@ -68,7 +68,11 @@ def git(where: Path, *arguments: str, index: Path | None = None, stdin: str = ""
 
 
 def run(where: Path, *arguments: str, index: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run git like the function `git`, but without raising an error where git fails: the result has its exit code."""
+    """Run git like the function `git`, but return the finished process, with its exit code, also where git fails.
+
+    Raises:
+        GateError: git is not installed.
+    """
     settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     command = ["git", "-C", str(where), "--literal-pathspecs", *settings, *arguments]
     try:
@@ -90,7 +94,7 @@ def without_git(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """What git printed about an error, as text that can be printed, or else its exit code."""
+    """What git printed to stderr when it failed, as printable text without "fatal: "; if nothing, its exit code."""
     words = done.stderr.strip().encode("utf-8", "replace").decode()
     return words.removeprefix("fatal: ") or f"exit code {done.returncode}"
 

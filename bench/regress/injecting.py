@@ -30,7 +30,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def pytest_configure() -> None:
-    """Slow the layer's forward as the environment variable asks."""
+    """Slow the forward of `mha.MultiHeadAttention` as the environment variable asks."""
     kind, _, share = os.environ.get(VARIABLE, NOTHING).partition(":")
     mha.MultiHeadAttention.forward = slowed(mha.MultiHeadAttention.forward, KINDS[kind], float(share))  # type: ignore[method-assign]
 

@@ -74,7 +74,10 @@ class Turns:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run the items that are asked for, one after the other, until nothing more comes in."""
+        """Run the items that the gate asks for, one after the other, until no more messages come in.
+
+        Returns True, by which pytest knows that items need not be run by others.
+        """
         items = {
             item.nodeid: item
             for item in session.items
@@ -188,7 +191,13 @@ class BenchmarkInTurns(BenchmarkFixture):
         warmup_rounds: int = 0,  # noqa: ARG002
         iterations: int = 1,  # noqa: ARG002
     ) -> Any:
-        """Time a call as often as the gate chooses; with a `setup` or a `teardown` each call is a sample."""
+        """Time a call as often as the gate chooses, and return its result.
+
+        With a `setup` or a `teardown` each call is a sample. `rounds`, `warmup_rounds` and `iterations` are not used.
+
+        Raises:
+            FixtureAlreadyUsed: the fixture has been called before.
+        """
 
         def prepared() -> TimedCall:
             arguments = setup() if setup else None

@@ -81,23 +81,29 @@ class GateRounds:
         return sum(cores * took for cores, took in loads) / total if total else None
 
     def compared(self) -> list[str]:
-        """The benchmarks that can be compared in every round of the first look, without the control."""
+        """The names, sorted, of the benchmarks that have a contrast in every round of the first look.
+
+        The control is left out.
+        """
         screened = [set(record["contrasts"]) for record in self.of(SCREEN)]
         return sorted(set.intersection(*screened) - {CONTROL_NAME}) if screened else []
 
     def effect(self, name: str, *phases: str) -> Effect | None:
-        """The effect on the benchmark `name` that the rounds of these phases show; None where they are too few."""
+        """The effect on the benchmark `name`, from the rounds of these phases that have it; None if too few do."""
         contrasts_of_rounds = [each["contrasts"] for each in self.records if each["phase"] in phases]
         pairs = tuple(contrasts[name] for contrasts in contrasts_of_rounds if name in contrasts)
         return effect(pairs) if len(pairs) >= FEWEST else None
 
     def looks(self, name: str) -> Looks | None:
-        """What the first and the second look at a benchmark have seen; None where the first is not complete."""
+        """What the first and the second look at the benchmark `name` saw; None where the first has too few rounds."""
         screen, again = self.effect(name, SCREEN), self.effect(name, AGAIN)
         return None if screen is None else Looks(screen, again, self.effect(name, SCREEN, AGAIN) if again else None)
 
     def cost(self, names: Iterable[str] | None) -> float:
-        """Seconds that a round of these benchmarks (None: all) has taken on average; 0 where none has been measured."""
+        """Seconds that a round of these benchmarks (None: all) has taken on average; what was not measured counts as 0.
+
+        The control, and starting and ending processes, are included.
+        """
         spent: dict[str, list[float]] = {}
         for record in self.records:
             for name, seconds in record["spent"].items():
@@ -139,7 +145,10 @@ def next_round(rounds: GateRounds, options: GateOptions, spent: float = 0.0) -> 
 
 
 def _is_open(looks: Looks, rules: Rules) -> bool:
-    """Whether all rounds of a benchmark together neither show a slowdown nor exclude a large one."""
+    """Whether all rounds of a benchmark together still leave open whether it became slower.
+
+    They neither show a slowdown above `rules.threshold` nor exclude one by `rules.blind`.
+    """
     seen = looks.together or looks.screen
     return seen.high >= rules.blind and seen.low <= rules.threshold
 
@@ -159,11 +168,19 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> GateRounds:
-        """All rounds in the folder, in order."""
+        """All rounds in the folder, in order of their numbers.
+
+        Raises:
+            GateError: a file holds no JSON.
+        """
         return GateRounds(tuple(map(self._whole, sorted(self._folder.glob("*.json")))))
 
     def add(self, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a round's record to its file; returns the record with its contrasts, as `read` gives it."""
+        """Write a round's record to the file of this number; returns the record with its contrasts, as `read` gives it.
+
+        Raises:
+            GateError: the file can't be written.
+        """
         write_json(self._path(number), dict(record))
         return self._whole(self._path(number))
 
@@ -191,7 +208,7 @@ def measure(
         spent: seconds of the budget that were used for other things than rounds.
 
     Raises:
-        GateError: a process broke.
+        GateError: a process of a round has ended early or hangs, or a round's file can't be read or written.
     """
     rounds = store.read()
     while step := next_round(rounds, options, spent):
@@ -208,7 +225,14 @@ def measure(
 
 
 def of_arms(arms: Sequence[Arm], options: GateOptions, step: Next, number: int) -> dict[str, Any]:
-    """Measure a round of both sides, its random orders seeded by its number; returns the fields of `GateRound`."""
+    """Measure a round of both sides, its random orders seeded by its number; returns the fields of `GateRound`.
+
+    Args:
+        step: which benchmarks to time.
+
+    Raises:
+        GateError: a process has ended early, or hangs.
+    """
     with tempfile.TemporaryDirectory(prefix="gate-") as folder:
         measured = measure_round(
             arms,
@@ -223,7 +247,7 @@ def of_arms(arms: Sequence[Arm], options: GateOptions, step: Next, number: int) 
 
 
 def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contrast]:  # noqa: ARG001
-    """The contrast of each benchmark that all processes of a round have timed; `number` is not used."""
+    """Benchmark -> its contrast, for those that all processes of a round have timed; `number` is not used."""
     whole = {name: each for name, each in record["seconds"].items() if len(each) == ARMS * PROCESSES}
     return {name: contrast(seconds) for name, seconds in whole.items()}
 

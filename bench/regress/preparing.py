@@ -57,8 +57,12 @@ class Wish:
 def prepared(wish: Wish, say: Say) -> Gate:
     """Check out both sides, find their environments, and check that they can be compared; returns the gate to run.
 
+    Args:
+        say: called with a sentence before work that takes long.
+
     Raises:
-        GateError: they can't be compared, or the directory holds a run of something else.
+        GateError: a side can't be checked out, its environment can't be built, their interpreters differ, or the
+            directory holds other files or a run of something else.
     """
     begun = _begun(wish)
     checkouts = make_checkouts(wish.where, begun["base"] if begun else wish.base, wish.directory)
@@ -85,10 +89,11 @@ def prepared(wish: Wish, say: Say) -> Gate:
 
 
 def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
-    """The gate for this checkout as it is: to compare it with the run in the file `stored`, or else to store it.
+    """The gate for this checkout as it is: to compare it with the run in the file `stored`, or else (None) to store it.
 
     Raises:
-        GateError: the file is no stored run, or the directory holds a run of something else.
+        GateError: `where` is in no git checkout, the file is no stored run, the interpreter can't be used, or the
+            directory holds other files or a run of something else.
     """
     begun = _begun(wish)
     baseline = read_baseline(stored) if stored else None
@@ -126,7 +131,11 @@ def machine(options: GateOptions, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begun(wish: Wish) -> dict[str, Any] | None:
-    """What the run in the wish's directory was begun with (gate.json); None where there is no run yet."""
+    """What the run in the wish's directory was begun with (gate.json); None where there is no run yet.
+
+    Raises:
+        GateError: the directory holds other files, or gate.json is no JSON.
+    """
     path = wish.directory / "gate.json"
     if path.exists():
         return read_json(path)
@@ -137,7 +146,11 @@ def _begun(wish: Wish) -> dict[str, Any] | None:
 
 
 def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-    """Write `identity` to gate.json; raise a GateError if the run there was `begun` with something else."""
+    """Write `identity` to gate.json in the wish's directory.
+
+    Raises:
+        GateError: the run there was `begun` with something else, or the file can't be written.
+    """
     if begun and begun != identity:
         changed = ", ".join(sorted(key for key in identity if begun.get(key) != identity[key]))
         raise GateError(f"--run {wish.directory} was begun with something else ({changed}); give another --run")
@@ -181,7 +194,11 @@ def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[s
 
 
 def _collected(arm: Arm, files: Sequence[str]) -> list[str]:
-    """The names of the benchmarks that pytest finds in these files of the arm's checkout."""
+    """The names of the benchmarks that pytest finds in these files of the arm's checkout.
+
+    Raises:
+        GateError: the process of pytest has ended or hangs, or imports another checkout's `mha`.
+    """
     with tempfile.TemporaryDirectory() as folder, Worker(arm, 0, files, Path(folder, "none.json"), 1) as worker:
         worker.wait_until_collected()
         return worker.collected

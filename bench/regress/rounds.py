@@ -192,7 +192,10 @@ def two_turns(workers: Sequence[Worker], last: Worker | None, chance: random.Ran
 
 
 def _by_benchmark(documents: Mapping[Worker, Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """benchmark -> process -> seconds, from the processes' reports, without what failed or was skipped in them."""
+    """Benchmark -> process (arm-number) -> seconds of a call in each turn, from the reports of the processes.
+
+    What failed or was skipped in a process is left out for that process.
+    """
     samples: dict[str, dict[str, list[float]]] = {}
     for worker, document in documents.items():
         for entry in document["benchmarks"]:

@@ -43,16 +43,20 @@ class Rate(NamedTuple):
 
 
 def rate(count: int, runs: int) -> Rate:
-    """The share of runs in which something came out `count` times, with its interval."""
+    """The share of `runs` runs in `count` of which something came out, with its interval."""
     ends = stats.binomtest(count, runs).proportion_ci(method="exact")
     return Rate(count, runs, float(ends.low), float(ends.high))
 
 
 def published(folder: Path, runs: int) -> str:
-    """Simulate runs, and write calibration.json and calibration.md beside the real ones; returns where they are.
+    """Simulate runs, and write calibration.json and calibration.md beside the real ones; returns a line on where.
 
     Args:
+        folder: has the real runs, a folder each.
         runs: how many to simulate for each slowdown; without one, `RARE` times as many.
+
+    Raises:
+        GateError: the folder has no rounds of runs without a change.
     """
     real = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/verdict.json"))}
     pool = recorded(folder)
@@ -101,7 +105,13 @@ def exchanged(record: Record) -> dict[str, Any]:
 
 
 def slowed(record: Record, kind: str, share: float, seed: int) -> dict[str, Any]:
-    """The record of the round with its head slowed down, as bench/regress/injecting.py does; the control is spared."""
+    """The record of the round with its head slowed down, as bench/regress/injecting.py does it, and its contrasts anew.
+
+    Args:
+        kind: of the slowdown, one of `KINDS`.
+        share: of the time of a call that is added.
+        seed: of the random numbers of "noise".
+    """
     chance = random.Random(seed)
     slower = {
         "layer": lambda name, each: each * (1 + share) if GROUPED in name else each,
@@ -129,12 +139,12 @@ def _is_ours(name: str) -> bool:
 
 
 def tally(pool: Sequence[Record], runs: int, options: GateOptions | None = None) -> dict[str, int]:
-    """How often each verdict came out of so many simulated runs, which draw their rounds from the pool."""
+    """Verdict -> how many of so many simulated runs came to it; they draw their rounds from the records in `pool`."""
     return dict(Counter(simulated(pool, random.Random(seed), options or GateOptions()) for seed in range(runs)))
 
 
 def simulated(pool: Sequence[Record], chance: random.Random, options: GateOptions) -> str:
-    """The verdict of one simulated run, which draws its rounds from the pool."""
+    """The verdict of one simulated run of the gate, each round of which `chance` draws from the records in `pool`."""
     rounds = GateRounds(())
     while step := next_round(rounds, options):
         drawn = chance.choice(pool)

@@ -25,7 +25,12 @@ FEWEST = 6  # rounds for an interval at that level
 
 
 class Contrast(NamedTuple):
-    """What one round says of a benchmark: how the arms differ, and how each arm differs from itself; in logarithms."""
+    """What one round says of a benchmark, as differences of logarithmic times (d and n in this module's docstring).
+
+    Attributes:
+        effect: d, by which the head is slower than the base.
+        nothing: n, by which the first process of each arm is slower than its second: noise.
+    """
 
     effect: float
     nothing: float
@@ -83,14 +88,20 @@ def walsh_averages(d: np.ndarray) -> np.ndarray:
 
 @cache
 def rank_sums_outside(rounds: int) -> int:
-    """How many Walsh averages an interval of so many rounds leaves out at each end: the most that its level allows."""
+    """How many Walsh averages an interval from so many rounds leaves out at each end.
+
+    It is the largest number at which each end of the interval still has the level `LEVEL`.
+    """
     chances = np.cumsum(rank_sum_chances(rounds))
     return int(np.searchsorted(chances, 1 - LEVEL, side="right")) - 1
 
 
 @cache
 def rank_sum_chances(rounds: int) -> np.ndarray:
-    """How likely each sum of positive ranks is, if signs are tossed like coins: (r (r + 1) / 2 + 1,), from sum 0 up."""
+    """How likely each sum of the positive ones among the ranks 1 to `rounds` is, if signs are tossed like coins.
+
+    The result, (r (r + 1) / 2 + 1,), begins with the chance of the sum 0.
+    """
     chances = np.zeros(rounds * (rounds + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, rounds + 1):
@@ -101,12 +112,15 @@ def rank_sum_chances(rounds: int) -> np.ndarray:
 
 
 def signed_rank_p(d: np.ndarray) -> float:
-    """Wilcoxon's one-sided exact p of `d` (r,): the share of all sign flips with as large a sum of positive ranks."""
+    """Wilcoxon's one-sided exact p of `d` (r,), small where most of `d` is positive; zeros are left out.
+
+    It is the share of all sign flips whose sum of positive ranks is at least as large as that of `d`.
+    """
     d = d[d != 0]
     reached = stats.rankdata(np.abs(d))[d > 0].sum()
     return float(rank_sum_chances(len(d))[math.ceil(reached) :].sum())
 
 
 def adjusted(p: Sequence[float]) -> list[float]:
-    """Adjust p values as Benjamini and Hochberg (1995), for the expected share of false findings."""
+    """The p values, in their order, adjusted by Benjamini and Hochberg (1995) for the share of false findings."""
     return [float(value) for value in stats.false_discovery_control(p)] if len(p) else []

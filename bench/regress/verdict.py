@@ -37,7 +37,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Looks:
-    """The effects on a benchmark: in the first look, in the second where there was one, and in both together."""
+    """The effects on a benchmark.
+
+    Attributes:
+        screen: in the first look.
+        again: in the second look, if there was one.
+        together: in the rounds of both looks, if there was a second.
+    """
 
     screen: Effect
     again: Effect | None = None
@@ -45,12 +51,16 @@ class Looks:
 
 
 def undecided(effects: Mapping[str, Effect], rules: Rules) -> list[str]:
-    """The benchmarks to measure again: what looks like a change by its `effects`, and what can't be told from one."""
+    """The benchmarks to measure again, by their effects in the first look.
+
+    These are those that look changed by at least `rules.least`, and those of which a slowdown by `rules.blind` can't be
+    excluded.
+    """
     return [name for name, seen in effects.items() if abs(seen.estimate) >= rules.least or seen.high >= rules.blind]
 
 
 def judge(looks: Mapping[str, Looks], rules: Rules) -> dict[str, tuple[str, str | None, float | None]]:
-    """For each benchmark its verdict, why, and the p that it was judged by, adjusted for all benchmarks.
+    """Benchmark -> its verdict, the reason (None: it needs none), and the p that it was judged by, adjusted for all.
 
     A change must be large enough in the first look, and must fulfil all rules in the second, on rounds of its own. So
     only what was measured again can have changed, and the other benchmarks count in the adjustment as p = 1.
@@ -77,14 +87,17 @@ def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[s
 
 
 def is_regression(seen: Effect | None, p: float, rules: Rules) -> bool:
-    """Whether the effect seen in one look, with its adjusted p, is a regression by the rules."""
+    """Whether the effect seen in one look, with its adjusted p, is a slowdown that fulfils all rules; False if None.
+
+    Its lower bound must be above `threshold` and the noise floor, its estimate at least `least`, and `p` at most `fdr`.
+    """
     if seen is None:
         return False
     return seen.low > max(rules.threshold, seen.floor) and seen.estimate >= rules.least and p <= rules.fdr
 
 
 def mirrored(seen: Effect | None) -> Effect | None:
-    """The effect with the sides exchanged: base / head - 1."""
+    """The effect with the sides exchanged: base / head - 1; None if there is none."""
     if seen is None:
         return None
     estimate, low, high = (1 / (1 + value) - 1 for value in (seen.estimate, seen.high, seen.low))
@@ -92,16 +105,20 @@ def mirrored(seen: Effect | None) -> Effect | None:
 
 
 def has_moved(control: Effect, rules: Rules) -> bool:
-    """Whether the control, which no change can touch, has become slower or faster by more than the threshold."""
+    """Whether the control, which no change can touch, became slower or faster by more than the threshold.
+
+    That is so if the lower bound of the slowdown, or of the speedup, is above it.
+    """
     other = mirrored(control)
     assert other is not None
     return max(control.low, other.low) > rules.threshold
 
 
 def overall(rows: Iterable[Mapping[str, Any]], doubts: Sequence[str]) -> str:
-    """The run's verdict: ERROR if any row is one, else INCONCLUSIVE if there are doubts, else the worst of its rows.
+    """The run's verdict: ERROR if any row is one, else INCONCLUSIVE if there are doubts, else that of its decisive row.
 
-    Skipped rows do not count: if there are no others, nothing was judged, and the run is INCONCLUSIVE.
+    The first of REGRESSED, INCONCLUSIVE, IMPROVED, PASS and NEW that any row has decides. Skipped rows do not count: if
+    there are no others, nothing was judged, and the run is INCONCLUSIVE.
     """
     verdicts = {row["verdict"] for row in rows}
     if ERROR in verdicts:

@@ -38,8 +38,13 @@ def rows_of(
 ) -> list[Row]:
     """The rows of the verdict: one for each benchmark that either side has; with a baseline, for each of its ratios.
 
+    A row is a mapping with the fields that verdict.json has under `benchmarks`. The control has none.
+
     Args:
-        only_base: benchmarks that the base's own files have, and the head's no longer have.
+        rounds: what has been measured.
+        options: by whose `rules` benchmarks are judged.
+        only_base: benchmarks that the base's own files have, and the head's no longer have; each is an ERROR.
+        baseline: the stored run that takes the place of the base, if any.
     """
     compared = {name: looks for name in rounds.compared() if (looks := rounds.looks(name))}
     judged = judge(compared, options.rules)
@@ -62,7 +67,7 @@ def rows_of(
 
 
 def control_row(rounds: GateRounds) -> Row | None:
-    """The row of the control over all rounds; None where the rounds are too few."""
+    """The row of the control over the rounds of both looks, with the verdict PASS; None if the rounds are too few."""
     seen = rounds.effect(CONTROL_NAME, SCREEN, AGAIN)
     if seen is None:
         return None
@@ -71,7 +76,11 @@ def control_row(rounds: GateRounds) -> Row | None:
 
 
 def doubts(rounds: GateRounds, options: GateOptions, cores: int) -> list[str]:
-    """The reasons, as sentences, why nothing in this run can be trusted; usually there are none."""
+    """The reasons, as sentences, why nothing in this run can be trusted; usually there are none.
+
+    Doubtful is a run whose time budget ended before the first look was complete, whose control has moved, or during
+    which other work used too many of the machine's `cores`.
+    """
     return list(_doubts(rounds, options, cores))
 
 
@@ -98,7 +107,7 @@ def _doubts(rounds: GateRounds, options: GateOptions, cores: int) -> Iterator[st
 
 
 def _unconfirmed(rounds: GateRounds, looks: Looks, options: GateOptions) -> str | None:
-    """Says, if so, that the budget ended before a second look could confirm what the first one saw; else None."""
+    """A sentence if the budget ended before a second look could confirm the change seen in the first; else None."""
     rules = options.rules
     wanted = TIMES * wanted_rounds(len(rounds.compared()), rules.fdr)
     done = looks.again.rounds if looks.again else 0
@@ -111,7 +120,10 @@ def _unconfirmed(rounds: GateRounds, looks: Looks, options: GateOptions) -> str 
 
 
 def _others(rounds: GateRounds) -> Iterator[tuple[str, str, str]]:
-    """Yield the benchmarks that can't be compared: name, verdict and why."""
+    """Yield each benchmark that can't be compared in every round of the first look: its name, verdict and the reason.
+
+    Its verdict is ERROR, SKIPPED, or NEW where the head alone can run it.
+    """
     screened = rounds.of(SCREEN)
     if not screened:
         return
@@ -134,12 +146,20 @@ def _others(rounds: GateRounds) -> Iterator[tuple[str, str, str]]:
 
 
 def _said(records: Sequence[Mapping[str, Any]], what: str, arm: str) -> dict[str, str]:
-    """benchmark -> the first message that an arm's records have about it under `what`, "errors" or "skipped"."""
+    """Benchmark -> the first message about it that the rounds' records hold for an arm.
+
+    Args:
+        what: the field of a record in which to look, "errors" or "skipped".
+        arm: "base" or "head".
+    """
     return {name: note for record in reversed(records) for name, note in record.get(what, {}).get(arm, {}).items()}
 
 
 def _skipped(why: str, base_has_it: bool) -> tuple[str, str]:
-    """Verdict and reason of a benchmark that the head skips: ERROR if the base can run it, else SKIPPED."""
+    """The verdict and the reason of a benchmark that the head skips: ERROR if the base has it, else SKIPPED.
+
+    `why` is what the head says of the skip.
+    """
     if base_has_it:
         return ERROR, f"the head skips it, and the base does not: {why}"
     return SKIPPED, f"it is skipped: {why}"
@@ -151,7 +171,7 @@ def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
 
 
 def _missing(rounds: GateRounds, baseline: Baseline) -> Iterator[tuple[str, str, str]]:
-    """Yield the ratios that only the baseline has: name, verdict and why."""
+    """Yield each ratio that only the baseline has: its name, its verdict (SKIPPED or ERROR) and the reason."""
     errors, skipped = (_said(rounds.of(SCREEN), what, "head") for what in ("errors", "skipped"))
     for name in sorted(set(baseline.ratios) - set(rounds.compared())):
         if name in skipped:
@@ -163,7 +183,7 @@ def _missing(rounds: GateRounds, baseline: Baseline) -> Iterator[tuple[str, str,
 def _sides(
     rounds: GateRounds, name: str, looks: Looks, baseline: Baseline | None = None
 ) -> tuple[float | None, float | None]:
-    """The median seconds of base and head in the last look at a benchmark; with a baseline, the median ratios."""
+    """The median seconds of a benchmark on base and head in the last look at it; with a baseline, the median ratios."""
     phase = AGAIN if looks.again else SCREEN
     records = [record for record in rounds.of(phase) if name in record["contrasts"]]
     if baseline is None:
@@ -183,7 +203,14 @@ def _row(
     why: str | None,
     p: float | None,
 ) -> Row:
-    """The row of the verdict for a benchmark that was compared; `p` is adjusted."""
+    """The row of the verdict for a benchmark that was compared.
+
+    Args:
+        kind: the unit of `base` and `head`: "seconds" or "ratio".
+        looks: the effects; the row's is that of the second look if there was one.
+        why: the reason for the verdict, if it needs one.
+        p: adjusted for all benchmarks.
+    """
     return {
         "name": name,
         "kind": kind,
@@ -206,7 +233,10 @@ def _fields(seen: Effect) -> Row:
 
 
 def _median(rounds: Sequence[Mapping[str, Sequence[float]]], arm: str) -> float:
-    """The median over rounds and the arm's processes of the median seconds of each process."""
+    """The median of all medians of one process in one round, over the processes of an arm and the rounds.
+
+    `rounds` has for each round: process -> seconds of a call in each turn.
+    """
     return median(median(samples) for each in rounds for process, samples in each.items() if process.startswith(arm))
 
 
@@ -221,6 +251,6 @@ def short(name: str) -> str:
 
 
 def _named(names: Sequence[str]) -> dict[str, str]:
-    """For each benchmark a name to show: the short one, or the whole where several would be the same."""
+    """Benchmark -> the name to show: the short one, or the whole where several would be the same; "(all)" for ""."""
     counts = Counter(short(name) for name in set(names))
     return {name: short(name) if short(name) and counts[short(name)] == 1 else name or "(all)" for name in names}

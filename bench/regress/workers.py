@@ -24,7 +24,14 @@ SILENCE = 300.0  # seconds without a word before a process is given up
 
 @dataclass(frozen=True)
 class Arm:
-    """Where a side's processes run: its checkout, its environment's interpreter, and environment variables to set."""
+    """Where a side's processes run.
+
+    Attributes:
+        name: "base" or "head".
+        root: the folder of the side's checkout.
+        python: the path of the interpreter of the side's environment.
+        variables: environment variables to set.
+    """
 
     name: str
     root: Path
@@ -33,14 +40,17 @@ class Arm:
 
 
 class Worker:
-    """A process of pytest that waits for its turns.
+    """A process of pytest that waits for its turns; as a context manager, it is killed at the end if it still runs.
 
     Args:
         number: of the process in its arm.
         files: the files of benchmarks, relative to the arm's root.
-        report: where pytest-benchmark's JSON goes.
+        report: the path where pytest-benchmark's JSON goes.
         threads: how many torch uses.
-        as_they_are: benchmarks sample by themselves, without turns; each ends as soon as it has begun.
+        as_they_are: benchmarks sample by themselves, without turns; each has ended when `begin` returns.
+
+    Raises:
+        GateError: the arm's interpreter can't be started.
     """
 
     def __init__(
@@ -93,10 +103,10 @@ class Worker:
         self._log.close()
 
     def wait_until_collected(self) -> None:
-        """Wait until the process has told which benchmarks it has collected.
+        """Wait until the process has told which benchmarks it has collected, and keep their names in `collected`.
 
         Raises:
-            GateError: the benchmarks import another checkout's `mha`.
+            GateError: the benchmarks import another checkout's `mha`; or the process has ended, or hangs.
         """
         answer = self._hear()
         self.collected = answer["collected"]
@@ -110,7 +120,7 @@ class Worker:
         self.skipped |= answer.get("skipped", {})
 
     def bind(self, core: int) -> None:
-        """Let the process run on this core only."""
+        """Let the process run only on the core with this number."""
         os.sched_setaffinity(self._process.pid, {core})
 
     def begin(self, item: str, following: str | None) -> float | None:
@@ -118,6 +128,9 @@ class Worker:
 
         Returns:
             Seconds of a call; None where the benchmark has ended, without a sample.
+
+        Raises:
+            GateError: the process has ended, or hangs.
         """
         self._item = item
         answer = self._ask([item, following])
@@ -125,7 +138,13 @@ class Worker:
         return answer.get("seconds")
 
     def sample(self, calls: int) -> bool:
-        """Take one sample, of so many calls, of the benchmark that has begun; False if it has failed, and so ended."""
+        """Take one sample, of so many calls, of the benchmark that has begun; False if it has ended instead.
+
+        It ends if it fails, skips, or returns without another sample.
+
+        Raises:
+            GateError: the process has ended, or hangs.
+        """
         answer = self._ask(calls)
         self._note_end(answer)
         if answer.get("error", "") is None and not answer["skipped"]:
@@ -143,7 +162,11 @@ class Worker:
                 notes[self._item] = answer[what]
 
     def _ask(self, what: object) -> dict[str, Any]:
-        """Send the process a message, and return its answer."""
+        """Send the process a message (see `bench.regress.interleaving.Turns`), and return its answer, parsed from JSON.
+
+        Raises:
+            GateError: the process has ended, or hangs.
+        """
         try:
             os.write(self._out, f"{json.dumps(what)}\n".encode())
         except BrokenPipeError:
@@ -156,14 +179,22 @@ class Worker:
         self._out = -1
 
     def wait(self) -> None:
-        """Wait until the process has ended by itself."""
+        """Wait until the process has ended by itself, whatever its exit code is.
+
+        Raises:
+            GateError: it has not within `SILENCE` seconds.
+        """
         try:
             self._process.wait(SILENCE)
         except subprocess.TimeoutExpired:
             raise self._gone(f"has not ended within {SILENCE:g} s of its last benchmark") from None
 
     def _hear(self) -> dict[str, Any]:
-        """The next message from the process."""
+        """The next message from the process, parsed from its line of JSON.
+
+        Raises:
+            GateError: the process has ended, or has said nothing for `SILENCE` seconds.
+        """
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._in], [], [], SILENCE)
             if not ready:
@@ -176,7 +207,10 @@ class Worker:
         return json.loads(line)
 
     def _gone(self, what: str) -> GateError:
-        """The error to raise about a process that has ended or hangs, with its last output; it is killed if need be."""
+        """The error to raise about a process that has ended or hangs, with its last output; a hanging one is killed.
+
+        `what` says which, as the verb of the message's sentence.
+        """
         if self._process.poll() is None:
             self._process.kill()
         code = self._process.wait()
@@ -186,7 +220,11 @@ class Worker:
 
 
 def _variables(arm: Arm, threads: int) -> dict[str, str]:
-    """The environment variables of an arm: equally large for both, since their size moves the stack."""
+    """The environment variables of an arm's processes.
+
+    They are the user's, without those for git, pytest and Python, then those for steady memory and threads, then the
+    arm's.
+    """
     kept = {name: value for name, value in without_git(os.environ).items() if not name.startswith(("PYTEST", "PYTHON"))}
     threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return kept | {"PWD": os.fspath(arm.root)} | STEADY_MEMORY | threads_of | dict(arm.variables)

@@ -47,7 +47,10 @@ class Masked(nn.Module):
 
 
 def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None = None, **how: Any) -> Workload:
-    """Self-attention with eight heads, pruned to the first `kept`; `how` are arguments of the call."""
+    """Self-attention of width WIDTH with eight heads, pruned to the first `kept`, and a batch (batch, length, WIDTH).
+
+    `how` are keyword arguments of the layer's call.
+    """
     with seeded():
         whole = mha.MultiHeadAttention(*(WIDTH,) * 4, HEADS, bias=True, num_kv_heads=num_kv_heads).eval().to(DEVICE)
     model = whole if kept == HEADS else mha.prune(whole, mha.HeadPlan({"": range(kept)}))
@@ -56,13 +59,13 @@ def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None =
 
 
 def padded() -> Workload:
-    """A padded batch, half of which is padding, for which nothing is computed."""
+    """A padded batch for the dense layer: half of its entries are padding, for which nothing is computed."""
     lengths = torch.tensor(LENGTHS, device=DEVICE)
     return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
 
 
 def masked() -> Workload:
-    """A layer with half of its heads switched off by a mask, but not pruned."""
+    """A batch of 4 × 64 for a layer with half of its heads switched off by a mask at each call, but not pruned."""
     whole = layer(4, 64)
     return Workload(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
 

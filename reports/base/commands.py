@@ -13,7 +13,7 @@ SESSIONS = {  # what a command begins with -> the session that runs it
 
 
 def again(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    """The commands that make a run again from what its environment.json says: checking out its code, then each part."""
+    """The commands that make a run again, from its environment.json: checking out the code, then each of the run's."""
     revision = environment.get("revision")
     commands = environment.get("commands") or [environment.get("command")]
     first = (f"git checkout {shlex.quote(str(revision))}",) if revision else ()
@@ -24,7 +24,7 @@ def again(environment: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _folded(commands: list[str]) -> Iterator[str]:
-    """Yield the commands as nox runs them; those of several processes of one run become one."""
+    """Yield the commands as nox runs them; those that differ only by their `--process N` become one."""
     processes: dict[str, int] = {}
     for command in commands:
         plain = re.sub(r" --process \d+", "", command)
@@ -34,7 +34,7 @@ def _folded(commands: list[str]) -> Iterator[str]:
 
 
 def _with_nox(command: str, processes: int) -> str:
-    """The command as nox runs it in so many processes; the command itself if there is no session for it."""
+    """The command as nox runs it, with `processes` processes if several; the command itself if no session runs it."""
     for start, session in SESSIONS.items():
         if command == start or command.startswith(f"{start} "):
             several = [f"--processes {processes}"] if processes > 1 else []

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def digits(value: float) -> str:
-    """The number with three significant digits and never an exponent: 1234, 12.0, 0.0123."""
+    """The number with three significant digits and never an exponent: 1234, 12.0, 0.0123; – if it is not finite."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
     rounded = float(f"{value:.2e}")  # or 9.996 would get two places, and four digits
@@ -14,7 +14,7 @@ def digits(value: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds: 12.3 ms."""
+    """A time in seconds as text in milliseconds, with three significant digits: 12.3 ms."""
     return f"{digits(1e3 * seconds)} ms"
 
 
@@ -24,12 +24,12 @@ def times(ratio: float) -> str:
 
 
 def per_cent(share: float) -> str:
-    """A share in per cent: 12.5 %."""
+    """A share as text in per cent, with up to four significant digits: 12.5 %."""
     return f"{100 * share:.4g} %"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text, in milliseconds where they are few: 12.3 ms, 1.20 s."""
+    """A time in seconds as text, in milliseconds where it is below 0.1 s: 12.3 ms, 1.20 s."""
     return milliseconds(seconds) if seconds < 0.1 else f"{digits(seconds)} s"
 
 
@@ -44,7 +44,7 @@ def count(number: float, noun: str) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """The names as one text: a, b and c."""
+    """The names, of which there must be one at least, as one text: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

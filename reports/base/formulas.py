@@ -14,7 +14,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before each text that begins like a formula; numbers stay numbers."""
+    """A copy of the table with an apostrophe before each text that begins like a formula; numbers stay numbers."""
     changed = frame.copy()
     for name in (name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)):
         changed[name] = frame[name].map(_cell)
@@ -33,7 +33,7 @@ def harmless_csv(text: str) -> str:
 
 
 def _cell(value: object) -> object:
-    """The cell, with an apostrophe before it if it is text that begins like a formula."""
+    """The cell, with an apostrophe before it if it is text that begins like a formula and is not a number."""
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
     value = value.replace("\r\n", "\n").replace(

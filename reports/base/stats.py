@@ -60,7 +60,7 @@ def quantile_estimate(values: np.ndarray, share: float) -> Estimate | None:
 
 
 def by_process(values: pd.Series) -> Processes:
-    """The values as one array for each process, which is a level of their index."""
+    """The values as one array (rounds,) for each process; `process` is a level of the index of `values`."""
     return tuple(rows.to_numpy() for _, rows in values.groupby(level="process"))
 
 
@@ -77,7 +77,7 @@ def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str,
 
 
 def ratio_estimate(*log_ratios: Processes) -> Estimate:
-    """The median ratio with its interval, from logs of ratios."""
+    """The median ratio with its interval, from logs of ratios, as `median_estimate` takes its samples."""
     return median_estimate(*log_ratios).map(np.exp)
 
 
@@ -93,16 +93,19 @@ def independent_ratio(over: Sequence[Processes], under: Sequence[Processes]) -> 
 
 
 def draws_estimate(values: np.ndarray) -> Estimate:
-    """The mean of the values, one for each random draw, and the range in which 95 % of them lie."""
+    """The mean of the values (n,), one for each random draw, and their 2.5 % and 97.5 % quantiles as its bounds."""
     low, high = np.percentile(values, [2.5, 97.5])
     return Estimate(float(np.mean(values)), float(low), float(high))
 
 
 def pareto_front(cost: np.ndarray, merit: np.ndarray) -> np.ndarray:
-    """Whether each point is on the front, (n,): none is better in cost or merit without being worse in the other.
+    """A mask (n,) of the points on the front: no other is better in cost or merit without being worse in the other.
+
+    Of several equal points only the first is on it.
 
     Args:
-        cost: (n,), less is better. merit: (n,), more is better. NaN in either keeps a point out.
+        cost: (n,), less is better; NaN keeps a point out.
+        merit: (n,), more is better; NaN keeps a point out.
     """
     front = np.zeros(len(cost), dtype=bool)
     best = -np.inf
@@ -115,7 +118,7 @@ def pareto_front(cost: np.ndarray, merit: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(columns: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation between columns; NaN where one is constant."""
+    """Spearman's correlation between each two columns, as a square table; NaN where one of them is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return columns.rank().corr()

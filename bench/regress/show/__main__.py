@@ -18,7 +18,11 @@ LARGEST = 20_000_000  # bytes; a verdict of a thousand benchmarks has one millio
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a verdict; a file that isn't one is a usage error (exit code 2)."""
+    """Print the verdict in a file, in the format that the command line names.
+
+    Raises:
+        SystemExit: with exit code 2, if the options are wrong or the file can't be read or holds no verdict.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.regress.show", allow_abbrev=False)
     parser.add_argument("format", choices=("table", "markdown", "junit"))
     parser.add_argument("file", metavar="verdict.json", type=Path)
@@ -36,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the verdict in a file.
+    """Read the verdict in a file, as a mapping.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: the file holds no verdict.
+        ValueError: the file has more than LARGEST bytes, is no JSON, or holds no verdict of this schema.
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"it has {size:,} bytes, and a verdict at most {LARGEST:,}")

@@ -100,7 +100,7 @@ def _headline(verdict: Row) -> str:
 
 
 def _foot(verdict: Row) -> str:
-    """The end of the page: what was compared, where it was measured, the rules, and how to repeat it."""
+    """The end of the page: what was compared, where it was measured, the rules, and the command that repeats it."""
     lines = [f"- compared: base {escape(words.side(verdict, 'base'))}, head {escape(words.side(verdict, 'head'))}"]
     if verdict.get("mode") == "baseline":
         lines.append("- a stored run is compared by ratios (pruned/dense) and exact figures only")
@@ -114,7 +114,7 @@ def _foot(verdict: Row) -> str:
 
 
 def _time(row: Row) -> list[str]:
-    """The cells of a benchmark's row."""
+    """The text of each cell in the row of a benchmark, in the order of TIMES."""
     return [
         escape(words.name(row)),
         words.time(row, "base"),
@@ -128,7 +128,7 @@ def _time(row: Row) -> list[str]:
 
 
 def _figure(row: Row) -> list[str]:
-    """The cells of an exact figure's row."""
+    """The text of each cell in the row of an exact figure, in the order of FIGURES."""
     return [
         escape(words.name(row)), escape(words.figure(row)), words.exact(row, "base"), words.exact(row, "head"),
         words.change(row), escape(words.outcome(row)),

@@ -26,7 +26,11 @@ FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")
 
 
 def table(verdict: Row) -> RenderableType:
-    """The whole verdict: what came out and why, a row for each benchmark, the exact figures that changed."""
+    """The whole verdict (what verdict.json holds), for rich to print.
+
+    What came out and why is followed by a row for each benchmark, the exact figures that changed, and where was
+    measured.
+    """
     parts: list[RenderableType] = [_headline(verdict), *map(_bullet, words.others(verdict)), ""]
     if words.rows(verdict) or verdict.get("control"):
         parts += [_times(verdict), ""]
@@ -80,7 +84,7 @@ def _add(table: Table, name: str, row: Row) -> None:
 
 
 def _figures(changed: list[Row]) -> Table:
-    """The table of exact figures that changed."""
+    """The table of exact figures; `changed` are their rows, in order."""
     table = _table(FIGURES, right=range(2, 5))
     for row in changed:
         cells = (

@@ -39,7 +39,7 @@ def clean(text: Any, longest: int = 2000) -> str:
 
 
 def name(row: Row) -> str:
-    """The name of the benchmark that the row is about."""
+    """The name of the benchmark that the row is about, at most LONGEST characters; "?" if it has none."""
     return clean(row.get("name", row.get("benchmark", "?")), LONGEST)
 
 
@@ -55,7 +55,7 @@ def rows(verdict: Row, key: str = "benchmarks") -> list[Row]:
 
 
 def ordered(unordered: Iterable[Row]) -> list[Row]:
-    """Sort rows: verdicts that need a look come first, and rows with the same verdict by effect, the slowest first."""
+    """Sort rows by their verdicts as in ORDER, and those with the same verdict by effect, the slowest first."""
     return sorted(unordered, key=lambda row: (_rank(row), -_or(number(row.get("effect")), -math.inf), name(row)))
 
 
@@ -77,7 +77,7 @@ def outcome(verdict: Row) -> str:
 
 
 def time(row: Row, side: str) -> str:
-    """The row's "base" or "head" as a reader would write it: 6.370 ms, 980.0 µs, or a bare ratio."""
+    """The row's "base" or "head" as a reader would write it: 6.370 ms, 980.0 µs, or a bare ratio; NONE if absent."""
     value = number(row.get(side))
     if value is None:
         return NONE
@@ -90,19 +90,19 @@ def time(row: Row, side: str) -> str:
 
 
 def percent(share: Any, style: str = "+.1f") -> str:
-    """A share as a number of per cent, without the sign of per cent."""
+    """A share as a number of per cent, without the sign of per cent: +4.8 for 0.048; NONE if it is no number."""
     value = number(share)
     return NONE if value is None else f"{100 * value:{style}}"
 
 
 def interval(row: Row, style: str = "+.1f") -> str:
-    """The interval of a row's effect in per cent, as [+4.8, +7.5]."""
+    """The interval of a row's effect in per cent, as [+4.8, +7.5]; NONE if the row has none."""
     low, high = number(row.get("low")), number(row.get("high"))
     return NONE if low is None or high is None else f"[{percent(low, style)}, {percent(high, style)}]"
 
 
 def chance(value: Any) -> str:
-    """A p value as text: 0.60, 0.0039, < 0.0001."""
+    """A p value as text: 0.60, 0.0039, < 0.0001; NONE if it is no number."""
     p = number(value)
     if p is None:
         return NONE
@@ -110,7 +110,7 @@ def chance(value: Any) -> str:
 
 
 def exact(row: Row, side: str) -> str:
-    """An exact figure of the row's "base" or "head", every digit of it: 1,050,624 or 0.9512."""
+    """An exact figure of the row's "base" or "head" as text: a count with every digit, 1,050,624, others as 0.9512."""
     value = number(row.get(side))
     if value is None:
         return NONE
@@ -120,7 +120,10 @@ def exact(row: Row, side: str) -> str:
 
 
 def change(row: Row) -> str:
-    """How much an exact figure changed: +1.2 % if it is a count, +0.0012 and its interval if it is an accuracy."""
+    """How much an exact figure changed: +1.2 % if it is a count, +0.0012 and its interval if it is an accuracy.
+
+    A count that was 0 changes by a number, +12. NONE if a side has no value.
+    """
     base, head = number(row.get("base")), number(row.get("head"))
     if base is None or head is None:
         return NONE
@@ -131,12 +134,12 @@ def change(row: Row) -> str:
 
 
 def has_changed(row: Row) -> bool:
-    """Whether an exact figure's row should be shown: it has changed, or not passed."""
+    """Whether an exact figure's row should be shown: its verdict is not PASS, or the two sides' values differ."""
     return outcome(row) != PASS or number(row.get("base")) != number(row.get("head"))
 
 
 def unchanged(verdict: Row) -> str:
-    """One sentence on the exact figures that stayed what they were; empty where there are none."""
+    """How many exact figures passed with equal values on both sides, as "3 exact figures unchanged"; "" if none."""
     same = sum(not has_changed(row) for row in rows(verdict, "figures"))
     return f"{count(same, 'exact figure')} unchanged" if same else ""
 
@@ -182,7 +185,7 @@ def headline(verdict: Row) -> str:
 
 
 def judged(row: Row) -> str:
-    """Why a row has its verdict, and what the first look saw where it was measured again."""
+    """The reason for a row's verdict, and what the first look saw if there was a second; "" if there is neither."""
     parts = [clean(row["why"])] if row.get("why") else []
     screen, rounds = mapping(row.get("screen")), number(row.get("rounds"))
     if screen:
@@ -245,7 +248,7 @@ def rules(verdict: Row) -> str:
 
 
 def spent(verdict: Row) -> str:
-    """How long the run took, and how long it might have taken, as text."""
+    """How many seconds the run took, and how many it might have taken, as "95 s of at most 600 s"; "" if not known."""
     seconds, budget = number(verdict.get("seconds")), number(verdict.get("budget"))
     if seconds is None:
         return ""
