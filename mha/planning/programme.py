@@ -88,7 +88,7 @@ class Programme:
         return self._plan(best)
 
     def _options(self, cost: Callable[[Alternative], float]) -> list[list[Option]]:
-        """For each part its ways as options of the knapsack, each at the cost that `cost` gives."""
+        """For each part its ways as options of the knapsack: by total score, by `cost`, and by how many heads stay."""
         return [
             [
                 Option(

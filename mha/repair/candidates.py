@@ -28,6 +28,7 @@ class Steps:
     """How many steps a call of `shrink` takes at most, and which is the present one.
 
     Args:
+        count: how many steps at most; only the bars' titles say it.
         progress: show bars; None shows one where stderr is a terminal and the work takes long.
     """
 
@@ -174,7 +175,7 @@ def _in_rounds(search: Search, scores: HeadScores, judge: _Judge) -> nn.Module:
 
 
 def _of_all(model: nn.Module, scores: HeadScores) -> HeadScores:
-    """The scores extended to all heads of the model: those without a score get one below all others."""
+    """Scores of all heads of the model: those that `scores` has, and one below all of these for every other head."""
     values = [0.0, *(value for row in scores.scores.values() for value in row.tolist())]
     lowest = min(values) - (max(values) - min(values)) - 1.0
     layers = find_attention(model)

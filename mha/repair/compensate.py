@@ -49,7 +49,7 @@ def compensate(
       layers left undone. The other linear layers likewise (`scope`). Damped toward the present weight, by as much as
       serves held-out batches (every fourth) best.
 
-    Positions count as much as what `forward` returns depends on them: padding that is masked in the end does not.
+    Tokens count as much as what `forward` returns depends on them: padding that is masked in the end does not.
     A layer without heads gets a new bias. A projection without a bias stays without one, so that the result
     is saved and loaded like any pruned model.
 

@@ -1,6 +1,6 @@
 """One whole pass over a batch, watched: what layers read and put out, which module reads that next, and gradients.
 
-The gradients are those of a random combination of all that `forward` returns. They tell how much each position of a
+The gradients are those of a random combination of all that `forward` returns. They tell how much each token of a
 layer's output matters to what the model puts out: not at all, for padding that is masked in the end.
 """
 

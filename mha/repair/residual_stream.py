@@ -160,7 +160,7 @@ def _empty_goals(
     """Goals without values for the layers that have one, in the order in which layers first run.
 
     Args:
-        by_output, by_read: for each run the gradients by its output, and by what was read after it.
+        by_output, by_read: for each run the gradients by its output, and by what was read after it; None without one.
     """
     readers: dict[str, set[str | None]] = {}
     for run, of_output, of_read in zip(runs, by_output, by_read, strict=True):

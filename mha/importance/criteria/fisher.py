@@ -21,7 +21,8 @@ def fisher(calibration: Calibration, *, unit: Unit = "example") -> Scored:
             examples; or "token".
 
     Raises:
-        CalibrationError: as `taylor`.
+        CalibrationError: the unit is "example" and the context does not have the examples first, or the loss does
+            not decompose over examples.
     """
     blocks, examples = mean_over_units(calibration, unit, _block)
     return Scored({name: block.diagonal() for name, block in blocks.items()}, examples, interactions=blocks)

@@ -15,7 +15,7 @@ def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[st
     """How much the head's context varies, weighed by the columns that read it: Σ_j Var(x_j) ‖W_o[:,j]‖².
 
     The sum is over the head's columns j of the output projection (equation 5 of the paper, summed over a head).
-    The variance is over all positions of all examples, padding included. What does not vary can be made up for by a
+    The variance is over all tokens of all examples, padding included. What does not vary can be made up for by a
     bias, which is what `mha.compensate` does.
 
     Args:
@@ -32,7 +32,7 @@ def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[st
 
 
 def _standardised(row: Tensor) -> Tensor:
-    """The row with mean 0 and standard deviation 1; zeros where all are alike."""
+    """The row, less its mean and divided by its standard deviation; zeros where all entries are alike, or only one."""
     if len(row) < 2 or not row.std() > 0:
         return torch.zeros_like(row)
     return (row - row.mean()) / row.std()

@@ -26,12 +26,12 @@ def least_squares(
 ) -> dict[str, Tensor]:
     """What the layer's output loses without the head when the output projection is solved again for the others.
 
-    That is ½ tr(W_hᵀ [(H⁻¹)_hh]⁻¹ W_h), H = XᵀX / n over the n positions' context X (rows), W the projection,
-    transposed: the minimum of ½‖X (W - W')‖² / n over W' with W'_h = 0. All in float64; padding counts as positions.
+    That is ½ tr(W_hᵀ [(H⁻¹)_hh]⁻¹ W_h), H = XᵀX / n over the n tokens' context X (rows), W the projection,
+    transposed: the minimum of ½‖X (W - W')‖² / n over W' with W'_h = 0. All in float64; padding counts as tokens.
 
     Args:
         damping: added to H's diagonal, as a share of the diagonal's mean. Where H is singular without it (fewer
-            positions than columns, or columns that others determine), a logged warning says so.
+            tokens than columns, or columns that others determine), a logged warning says so.
         intercept: solve the bias of the projection again, too: H is then the covariance.
         normalize: divide by ½ tr(Wᵀ H W), the layer's whole output: a share, the same for a layer of large and of
             small outputs.
@@ -82,7 +82,10 @@ def _rank(gram: Tensor) -> int:
 
 
 def _costs(layer: AttentionLayer, gram: Tensor, damping: float, normalize: bool) -> Tensor:
-    """The scores (h,) of a layer's heads; columns of the context that are always zero cost nothing and take no part."""
+    """The scores (h,) of a layer's heads, from H of its context; columns that are always zero there take no part.
+
+    `damping` and `normalize` are those of `least_squares`.
+    """
     weight = weight_of(layer.output).T.to(gram)
     owner = owners(layer.context_axis, layer.sizes).to(gram.device)
     alive = gram.diagonal() > 0

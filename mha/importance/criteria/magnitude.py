@@ -21,6 +21,6 @@ def output_norms(layer: AttentionLayer) -> Tensor:
 
 
 def per_head(columns: Tensor, layer: AttentionLayer) -> Tensor:
-    """Sums (h,) over each head's own part of `columns`, which has a number per column of the output projection."""
+    """For each head (h,) the sum of its entries of `columns`, which has a number for each column of W_o."""
     owner = owners(layer.context_axis, layer.sizes).to(columns.device)
     return columns.new_zeros(layer.num_heads).index_add(0, owner, columns)

@@ -49,7 +49,16 @@ def _projections(layer: AttentionLayer) -> Iterator[tuple[Tensor, tuple[str, ...
 
 
 def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
-    """The norms of each head's rows, from the squares of all rows' norms: (factors, heads), a factor for each part."""
+    """The Frobenius norms of each head's rows of a weight, a factor for each block of rows that makes up the head.
+
+    Args:
+        squares: (out,), the squared norm of each row of the weight.
+        pattern: the axis pattern of these rows.
+        sizes: letter of the pattern -> how many.
+
+    Returns:
+        (factors, heads); no factors where all heads share the rows.
+    """
     letters = re.findall(r"\w+", pattern)
     if "h" in letters and (several := tables(pattern, sizes))[1:]:
         return torch.cat([_owned(squares, *table, sizes) for table in several])
@@ -64,6 +73,12 @@ def _norms(squares: Tensor, pattern: str, sizes: Mapping[str, int]) -> Tensor:
 
 
 def _owned(squares: Tensor, of_groups: bool, table: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """The norms (factors, heads) of blocks of d rows; `table` lists the rows of each head, or group if `of_groups`."""
+    """The Frobenius norms (factors, heads) of the blocks of d rows that each head has in a weight.
+
+    Args:
+        squares: (out,), the squared norm of each row of the weight.
+        of_groups: whether `table` is by group, all of whose heads get the same norms.
+        table: for each head or group the indices of its rows.
+    """
     blocks = squares[table].unflatten(1, (-1, sizes["d"])).sum(dim=-1).sqrt().T
     return blocks.repeat_interleave(sizes["g"] if of_groups else 1, dim=1)

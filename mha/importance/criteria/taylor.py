@@ -16,7 +16,7 @@ def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool 
     The formula is that of section 4.1 of the paper.
 
     Args:
-        unit: whose gradient the absolute value is taken of: "example", as in the paper; "token", each position of
+        unit: whose gradient the absolute value is taken of: "example", as in the paper; "token", each token of
             the context, summed over an example; "batch", where the model's layout or the loss allows no other.
         normalize: divide each layer's scores by their ℓ2 norm, as the paper does. It makes every layer equally
             important as a whole, so a layer in which nothing matters can't rank low; off by default.

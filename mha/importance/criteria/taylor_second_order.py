@@ -22,7 +22,8 @@ def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> 
     - unit "token": the tokens of an example are taken to be independent: its g² is the sum of theirs.
 
     Raises:
-        CalibrationError: as `taylor`.
+        CalibrationError: the unit is "example" and the context does not have the examples first, or the loss does
+            not decompose over examples.
     """
     rows, examples = mean_over_units(calibration, unit, _increase)
     return Scored(rows, examples)

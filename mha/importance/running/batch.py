@@ -67,7 +67,8 @@ class CalibrationBatch:
             share: the share of the model that runs, by which the meter counts this run.
 
         Raises:
-            CalibrationError: the loss did not run the model, or is not a finite scalar.
+            CalibrationError: computing the loss ran no attention layer, the loss is not a finite scalar, or how many
+                examples the batch has can't be told.
         """
         with self.run(gates, change=change, share=share) as loss:
             return loss

@@ -68,6 +68,7 @@ class _Purse:
     """What may still be spent on a race, in forward passes.
 
     Args:
+        budget: the share of `whole` that may be spent.
         whole: the passes of which `budget` is a share.
     """
 
@@ -175,7 +176,11 @@ class _Slopes:
 
 
 def _slopes(calibration: Calibration, batch: CalibrationBatch) -> _Slopes:
-    """What one backward pass tells of the batch."""
+    """Run the batch with all heads, forward and backward, and return its loss and first-order estimates.
+
+    Raises:
+        CalibrationError: the loss can't be computed, sees none of the heads, or has a derivative that is not finite.
+    """
     gates = {
         name: torch.ones(layer.num_heads, dtype=torch.float64, requires_grad=True)
         for name, layer in calibration.with_heads.items()

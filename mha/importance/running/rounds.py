@@ -23,6 +23,7 @@ def in_rounds(calibration: Calibration, score: Scoring, rounds: int) -> Scored:
 
     Args:
         score: calibration -> layer name -> (h,), a criterion's scores; those of masked heads are ignored.
+        rounds: how many rounds there are, of as nearly the same number of heads as possible.
 
     Raises:
         CalibrationError: `rounds` is not from 1 to the number of heads.
