@@ -14,7 +14,7 @@ HALF = "a CPU computes in it, but seldom faster than in float32; ask for it by -
 
 
 def devices() -> tuple[str, ...]:
-    """The names of the CPU and of every device of torch's accelerator."""
+    """The names of this machine's devices, the CPU first: cpu, and cuda if there is one, or cuda:0, cuda:1, …"""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return ("cpu",)
@@ -77,15 +77,16 @@ def missing(
     preset: Sequence[str],
     why_not: Callable[[str, str], str | None],
 ) -> dict[tuple[str, str], str]:
-    """What only the preset asks for and this machine can't do: (device, name) -> why it is not measured there.
+    """(device, dtype or mode) -> why it is left out, for what the preset asks for and this machine can't do.
 
     Args:
         flag: the option that an error names.
         asked: dtypes or modes that the command line asks for; if there are any, the preset's do not count.
-        why_not: called with device and name; returns the reason, or None where it works.
+        preset: dtypes or modes that are measured where the command line asks for none.
+        why_not: called with device and dtype or mode; returns the reason, or None where it works.
 
     Raises:
-        pytest.UsageError: the command line asks for what does not work.
+        pytest.UsageError: what the command line asks for does not work on one of the devices.
     """
     pairs = [(device, name) for device in devices for name in asked or preset]
     reasons = {pair: reason for pair in pairs if (reason := why_not(*pair))}
@@ -95,7 +96,7 @@ def missing(
 
 
 def _failure(attempt: Callable[[], None]) -> str | None:
-    """Why an attempt fails, as one line; None if it does not fail."""
+    """Name and first line of the error that an attempt raises, without its warnings; None if it raises none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

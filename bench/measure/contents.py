@@ -39,8 +39,10 @@ class UncomparableError(Exception):
 
 
 def digest(value: Any, where: str = "") -> str:
-    """The hash of a value: recursively through containers and objects, arrays and tensors by their numbers, and
-    functions and classes by their code, where they are not of an installed package.
+    """The SHA-256 of a value's contents as hex text, the same in every process.
+
+    It goes recursively through containers and objects. Arrays and tensors count by their numbers, functions and classes
+    by their code; those of Python, of an installed package or of this project only by their names.
 
     Args:
         where: what an error calls the value.
@@ -70,7 +72,7 @@ class _Reader:
     alive: list[Any] = field(default_factory=list)  # or another value might get an id that is known
 
     def read(self, value: Any, where: str) -> bytes:
-        """The hash of a value; known at once where the same object has been read before."""
+        """The hash (32 bytes) of a value, which errors call `where`; UncomparableError if it can't be read."""
         if isinstance(value, PLAIN):
             return _hash(type(value).__name__, repr(value))
         if id(value) in self.within:
@@ -87,7 +89,7 @@ class _Reader:
         return self.known[id(value)]
 
     def _parts(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """What a value's hash is made of: its kind, then its contents in an order that is the same in every process."""
+        """Yield what a value's hash is made of: its type's name, then its contents, in an order that never changes."""
         yield _kind(value)
         if isinstance(value, Tensor):
             yield from _of_tensor(value, where)
@@ -123,7 +125,7 @@ class _Reader:
         yield from self._each(array.ravel(), where) if array.dtype.hasobject else [array.tobytes()]
 
     def _of_code(self, value: Any, where: str) -> Iterator[str | bytes]:
-        """What the hash of a function is made of: code, defaults, closure; or that of a class: its attributes."""
+        """Yield what the hash of a user's function (code, defaults, closure) or class (attributes) is made of."""
         if isinstance(value, types.CodeType):
             yield self.read((value.co_consts, value.co_names, value.co_varnames, value.co_freevars), where)
             yield value.co_code
@@ -160,7 +162,7 @@ class _Reader:
 
 
 def _hash(*parts: str | bytes) -> bytes:
-    """A hash of parts, each with its length, so that it differs where parts are only divided differently."""
+    """The SHA-256 of parts, each with its length before it: ("ab", "c") and ("a", "bc") differ."""
     hashed = sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -174,7 +176,7 @@ def _at(where: str, key: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """The name of a value's type; of functions, classes and modules also their own name and package."""
+    """The name of a value's type; of functions, classes and modules also their name and, unless local, module."""
     if not isinstance(value, (*CODE, types.ModuleType)):
         return type(value).__qualname__
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
@@ -191,7 +193,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _file(value: Any) -> str | None:
-    """The file of the module that a function or class is from."""
+    """The path of the file that a function's or class's module was imported from, as text; None where there is none."""
     return getattr(sys.modules.get(getattr(value, "__module__", None) or ""), "__file__", None)
 
 

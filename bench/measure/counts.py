@@ -22,12 +22,16 @@ def counts(
     *,
     cache_bytes: int | None = None,
 ) -> Counts:
-    """Count an arm's operations, bytes and parameters: the fields of its `counts` in the run directory.
+    """What one call of an arm computes and moves at least: the fields of its `counts` in the run directory.
 
     Args:
         way: the arm, called with `args` and `kwargs`. Its peak memory is measured if it is a module.
         weights: the module whose parameters the arm computes with.
-        cache_bytes: size of a key/value cache that the call reads or writes besides.
+        cache_bytes: of a key/value cache that the call reads or writes besides; None without one.
+
+    Returns:
+        `flops`, `attention_flops` (those of attention among them), `bytes` (of parameters, inputs, outputs and cache,
+        each once), `parameters`, `peak_bytes` (None where it was not measured) and `cache_bytes`.
     """
     with torch.inference_mode():
         output = way(*args, **kwargs)
@@ -46,7 +50,7 @@ def counts(
 
 
 def _peak(way: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], device: str) -> int | None:
-    """Bytes that a call needs at its peak; None if `way` is no module, or can't be sent to the measuring process."""
+    """The `peak_bytes` of a call; None also if `way` is no module, or can't be sent to the measuring process."""
     try:
         return peak_bytes(way, args, kwargs, device) if isinstance(way, nn.Module) else None
     except UnsendableError:

@@ -26,7 +26,7 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
-    """Everything about this machine and checkout that a time depends on; None where it can't be found out.
+    """Facts about this machine and checkout on which times depend, by name; a fact is None where it can't be found out.
 
     Args:
         arguments: those of the pytest command that the run was started with.
@@ -52,13 +52,13 @@ def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def fingerprint(known: Mapping[str, Any]) -> str:
-    """A hash of all those facts about the environment that must be the same for two parts of one run."""
+    """A hash (16 hex digits) of the facts in `IDENTITY`, which must be the same in all parts of a run."""
     identity = json.dumps({name: known[name] for name in IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """A hash of the names and contents of files."""
+    """A SHA-256 of the names (without folders) and contents of files, in the order given, as hex text."""
     hashed = hashlib.sha256()
     for path in paths:
         hashed.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
@@ -95,7 +95,7 @@ def _accelerators() -> dict[str, str]:
 
 
 def _revision(directory: Path) -> tuple[str | None, bool | None]:
-    """The commit that is checked out, and whether files differ from it; both None outside a checkout."""
+    """Hash of the commit that is checked out, and whether git sees files that differ; both None outside a checkout."""
     try:
         revision = _git(directory, "rev-parse", "HEAD")
         return revision, bool(_git(directory, "status", "--porcelain"))

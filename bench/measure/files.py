@@ -20,7 +20,7 @@ def now() -> str:
 
 
 def new_directory(kind: str = "") -> Path:
-    """The path of a new directory for a run, named by kind and time: runs/gate-20260101T120000Z for "gate-"."""
+    """A path for a new run, not made yet, by `kind` and time: runs/gate-20260101T120000Z for "gate-"."""
     return Path("runs", datetime.now(UTC).strftime(f"{kind}%Y%m%dT%H%M%SZ"))
 
 
@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any, indent: int | None = None, *, ascii_only: bool = False) -> None:
-    """Write a document as JSON, with a line end behind it.
+    """Write a document as a JSON file that ends with a line break.
 
     Args:
         ascii_only: escape all letters outside ASCII, so that even text which is no valid Unicode can be written.

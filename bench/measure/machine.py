@@ -47,7 +47,7 @@ class Check(TypedDict):
 
 
 class Watch:
-    """Checks the machine whenever asked to, and keeps `environment.json` informed of it.
+    """Checks the machine whenever asked to, and passes on all checks of the run so far, for `environment.json`.
 
     Args:
         process: number of this process, of those that a figure is measured in.
@@ -61,7 +61,7 @@ class Watch:
         self._last = -EVERY
 
     def check(self) -> None:
-        """Run the control workload, read load and clock, and note all checks so far."""
+        """Run the control workload, read load and clock, and note all checks so far and the reasons of `noise`."""
         usage = usage_so_far()
         load, self._usage = load_between(self._usage, usage), usage
         times = control()
@@ -84,7 +84,11 @@ def control() -> list[float]:
 
 
 def noise(checks: Sequence[Check]) -> Iterator[str]:
-    """The reasons why a run is noisy, as sentences; none for a quiet run."""
+    """Yield the reasons why a run is noisy, as sentences.
+
+    They are: medians of the control workload, or clock rates, that differ by more than 5 % between checks, and other
+    programs that used more than 0.1 cores on average.
+    """
     times = [1e3 * median(check["control"]) for check in checks]
     if times and _apart(times) > SHARE:
         yield f"The control workload took {_between(times, '.1f', 'ms')}."
@@ -160,7 +164,7 @@ def _our_seconds() -> float:
 
 
 def load_between(before: Usage | None, now: Usage | None) -> float | None:
-    """How many cores other programs used between two readings of `usage_so_far`; None if either is None."""
+    """How many cores other programs used, on average, between two readings of `usage_so_far`; None if not known."""
     if before is None or now is None or now[0] <= before[0]:
         return None
     seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))

@@ -137,9 +137,9 @@ def _name(call: ModelCall) -> str:
 
 
 def _context(sources: Iterable[str]) -> Any:
-    """A way to fork processes from one that has imported what they need, and computed nothing.
+    """A context of `multiprocessing` that forks each process from a server that has made imports and computed nothing.
 
-    Those are torch, the modules named by `sources`, and what is heavy and in use.
+    The server imports torch, the modules named by `sources`, and those of `HEAVY` that this process has imported.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", __name__, *sources, *(name for name in HEAVY if name in sys.modules)])
@@ -199,7 +199,7 @@ class _Packed(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "_Packed":
-        """Pack a tensor."""
+        """Pack a tensor that is on the CPU."""
         data = tensor.detach().reshape(-1).view(torch.uint8).numpy()
         return cls(data, tensor.dtype, tensor.shape, isinstance(tensor, nn.Parameter))
 
@@ -214,7 +214,7 @@ Parcel = tuple[Any, list[_Slot], list[_Packed]]  # a call with slots for tensors
 
 
 def _packed(call: ModelCall) -> Parcel:
-    """Take the tensors out of a call, so that it can be sent to another process."""
+    """A copy of a call with a slot in place of each tensor of model and inputs, the slots, and the packed tensors."""
     model, *inputs = call
     tensors = [*model.parameters(), *model.buffers()]
     map_tensors(inputs, tensors.append)
@@ -225,20 +225,20 @@ def _packed(call: ModelCall) -> Parcel:
 
 
 def _unpacked(parcel: Parcel) -> ModelCall:
-    """Put the tensors back into a call that another process has sent."""
+    """The call that `_packed` has packed, with its tensors in place of their slots."""
     skeleton, slots, packed = parcel
     tensors = {id(slot): each.tensor() for slot, each in zip(slots, packed, strict=True)}
     return copy.deepcopy(skeleton, tensors)
 
 
 def _sources(model: nn.Module) -> dict[str, str | None]:
-    """The modules that the model's classes are from, by name -> their files."""
+    """Name of each Python module that defines a class of the model's submodules -> its file, or None."""
     names = {type(module).__module__ for module in model.modules()}
     return {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
 
 
 def _import(name: str, path: str | None) -> None:
-    """Import a module, even one that was read from a file outside Python's path."""
+    """Import a module by its name or else from its file; ImportError if neither is possible."""
     try:
         importlib.import_module(name)
     except ImportError:

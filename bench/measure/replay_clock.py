@@ -5,7 +5,11 @@ from itertools import chain
 
 
 class ReplayClock:
-    """Stands in for the `timer` of pytest-benchmark's marker, and shows recorded times in place of the time."""
+    """A timer for pytest-benchmark's marker whose readings differ by recorded seconds rather than by time passed.
+
+    Args:
+        samples: as `show` takes them.
+    """
 
     def __init__(self, samples: Iterable[float] = ()) -> None:
         self.show(samples)
@@ -15,5 +19,5 @@ class ReplayClock:
         self._readings: Iterator[float] = chain.from_iterable((0.0, seconds) for seconds in samples)
 
     def __call__(self) -> float:
-        """The next reading."""
+        """The next reading in seconds; StopIteration when every sample has been shown."""
         return next(self._readings)

@@ -53,7 +53,7 @@ def sampled(
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Sampled:
-    """Time every arm in turns until the target's median, and its ratio to each other arm, are known well enough.
+    """Time every arm in turns until the target's median and ratio to each other arm are steady, or a limit is reached.
 
     Args:
         request: of the test, which may not ask for the `benchmark` fixture: it is made here.
@@ -84,7 +84,7 @@ def sampled(
 def _taken(
     arms: Arms, target: str, device: torch.device | str, limits: Mapping[str, Any] | None, cache: str, seed: int
 ) -> Sampled:
-    """Time the arms in rounds; only one round where there are no limits."""
+    """Time the arms in rounds as `sampled` does, without pytest-benchmark; one round only if `limits` is None."""
     rounds = Rounds(device, seed=seed, cold=cache == "cold")
     for arm, prepare in arms.items():
         rounds.add(arm, prepare)
@@ -110,7 +110,10 @@ def _is_disabled(config: pytest.Config) -> bool:
 def _hand_over(
     request: pytest.FixtureRequest, seconds: Sequence[float], prepare: Callable[[], Callable[[], object]]
 ) -> None:
-    """Make pytest-benchmark report these samples: it times an empty function by a clock that shows them in turn."""
+    """Make pytest-benchmark report these seconds: it times an empty function by a clock that shows one after another.
+
+    Calls beyond those, as --benchmark-cprofile makes them, run the function that `prepare` returns.
+    """
     calls = chain(repeat(lambda: None, len(seconds)), iter(lambda: prepare(), None))  # --benchmark-cprofile calls more
     request.node.add_marker(pytest.mark.benchmark(timer=ReplayClock(seconds)))
     benchmark = request.getfixturevalue("benchmark")

@@ -17,7 +17,7 @@ BULKY = ("samples", "values")  # stay on disk
 
 
 class Records:
-    """The records in a folder: those found there when this object was made, and those written by it since."""
+    """The records in `folder`, a JSON file each: those there when this object was made, and those it has written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,11 @@ class Records:
     def record(self, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield a record with these fields, for the body to complete, and write it when the body ends or raises.
 
-        Its status says how the body ended, and errors are raised on. It is not written if the whole run is stopped.
+        Its `status` becomes ok, failed, skipped or out of memory, its `error` the traceback or the reason for the skip;
+        what the body raises is raised on. Nothing is written where the whole run is stopped.
+
+        Args:
+            name: of the file, without .json.
         """
         record = {"schema": SCHEMA, "status": OK, "error": None, **fields}
         try:
@@ -57,11 +61,11 @@ class Records:
         self._known.pop(name, None)
 
     def ended(self, name: str) -> bool:
-        """Whether there is a record of this name that is no failure, so that another try would end the same."""
+        """Whether a record of this name is there and its status is not failed: another try would end the same."""
         return self._known.get(name, {"status": FAILED})["status"] != FAILED
 
     def find(self, **fields: Any) -> dict[str, Any] | None:
-        """The first record that is ok and has these values in these fields; None if there is none."""
+        """The first record, whole, whose status is ok and that has these values in these fields; else None."""
         wanted = {"status": OK, **fields}
         for name, record in self._known.items():
             if all(record.get(field) == value for field, value in wanted.items()):
@@ -76,12 +80,12 @@ class Records:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read the records in `cases/`, `plans/` or `steps/`, in the order of their file names."""
+    """All records in the folder `cases/`, `plans/` or `steps/`, whole, in the order of their file names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def _readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """File and contents of each record that can be read. Others are removed: they will be measured again."""
+    """Yield path and contents of each record that is valid JSON. Others are deleted: they will be measured again."""
     for path in sorted(folder.glob("*.json")):
         try:
             yield path, read_json(path)

@@ -12,7 +12,11 @@ _AXES = {name: field for name, field in _DESCRIPTION["case"].items() if "usual" 
 
 
 class Columns(NamedTuple):
-    """Names of a table's columns, and of those that tell what was measured (none if it never grows in a run)."""
+    """Names of a table's columns.
+
+    Attributes:
+        origin: those of the names that tell what was measured; () for a table that is written at once when a run ends.
+    """
 
     names: tuple[str, ...]
     origin: tuple[str, ...]

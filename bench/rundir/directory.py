@@ -79,14 +79,14 @@ class RunDirectory:
         self._lock.release()
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Set fields of `environment.json`."""
+        """Set fields of `environment.json`, and write it anew."""
         self.environment |= facts
         write_json(self.path / "environment.json", self.environment, indent=2)
 
     def describe_task(self, name: str, description: Mapping[str, Any]) -> None:
-        """Add facts about a task, which are known once its model is there, to `environment.json`.
+        """Add facts about a task, by field, to its entry in `environment.json`.
 
-        The run ends (`pytest.exit`) if the model, or the calibration data, is another than in an earlier part.
+        The run ends (`pytest.exit`) if the weights or the calibration data are others than in an earlier part.
         """
         tasks = self.environment["tasks"]
         for fact, what in GIVEN.items():
@@ -96,9 +96,12 @@ class RunDirectory:
         self.note({"tasks": tasks | {name: tasks[name] | description}})
 
     def check_dense(self, task: str, values: np.ndarray) -> None:
-        """End the run if the dense model's values are not those of an earlier part, since examples are paired.
+        """End the run (`pytest.exit`) if the dense model's values are others than in an earlier part of the run.
 
-        One of a thousand examples may differ, since rounding may decide it.
+        Plans are compared example by example, so all need the same ones. One in a thousand may differ, by rounding.
+
+        Args:
+            values: what the task's `evaluate` returned, (n,) or (n, k).
         """
         known = self._plans.find(task=task, criterion=DENSE)
         earlier = None if known is None else np.asarray(known["values"], dtype=float)
@@ -109,7 +112,10 @@ class RunDirectory:
     def case(self, **known: Any) -> Iterator[dict[str, Any]]:
         """Yield the record of one latency case, for the body to complete; it is written when the body ends or raises.
 
-        Skipping and running out of memory are statuses of their own.
+        `tokens`, unless the body sets it, becomes batch size · length.
+
+        Args:
+            known: the fields that are known before the body runs; `case`, the name, among them.
         """
         with self._cases.record(numbered(known["case"], self.process), self._blank_case(known)) as record:
             yield record
@@ -118,7 +124,11 @@ class RunDirectory:
 
     @contextmanager
     def plan(self, **known: Any) -> Iterator[dict[str, Any]]:
-        """Yield the record of one plan, for the body to complete; `values` are those that `evaluate` returned."""
+        """Yield the record of one plan's accuracy, for the body to complete; it is written as that of a case is.
+
+        Args:
+            known: the fields that are known before the body runs; `plan`, the name, among them.
+        """
         with self._plans.record(known["plan"], {**BLANK_PLAN, **known}) as record:
             yield record
 
@@ -142,15 +152,15 @@ class RunDirectory:
         self._steps.forget(numbered(step, self.process))
 
     def _blank_case(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """A case's record with the fields that are known, and nothing measured yet."""
+        """A case's record with the fields of `known`, and all others as they are before it is measured."""
         return {**deepcopy(dict(BLANK_CASE)), "samples": [], **known, "process": self.process}
 
     def has_case(self, name: str) -> bool:
-        """Whether this process has measured or skipped the case, in this or an earlier part of the run."""
+        """Whether this process, or an earlier part of its run, has a record of the case whose status is not failed."""
         return self._cases.ended(numbered(name, self.process))
 
     def has_plan(self, name: str) -> bool:
-        """Whether the accuracy of a plan has been measured or skipped, in this or an earlier part of the run."""
+        """Whether the run, this part or an earlier one, has a record of the plan whose status is not failed."""
         return self._plans.ended(name)
 
     def has(self, file: str, **values: Any) -> bool:
@@ -164,36 +174,39 @@ class RunDirectory:
         return self._cases.find(**fields, process=self.process, timed_itself=True)
 
     def kept(self, task: str, criterion: str, fraction: float, draw: int) -> dict[str, list[int]] | None:
-        """The heads that a plan keeps in each layer; None if the plan has not been measured in this run."""
+        """Layer -> heads that a plan keeps, if this run has measured its accuracy already; else None."""
         plan = self._plans.find(task=task, criterion=criterion, kept_fraction=fraction, draw=draw)
         return plan and plan["keep"]
 
     def add_scores(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write all rows of `scores.csv` of one task and criterion."""
+        """Write all rows of `scores.csv` of one task and criterion, in its columns' order, in place of earlier ones."""
         self._tables["scores.csv"].add(rows)
 
     def add_promise(self, row: Sequence[Any]) -> None:
-        """Write a row of `promises.csv`."""
+        """Write a row of `promises.csv`, in its columns' order; it replaces an earlier row of the same promise."""
         self._tables["promises.csv"].add([row])
 
     def add_predictions(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write all rows of `predictions.csv` of one task and device."""
+        """Write all rows of `predictions.csv` of a task and device, in its columns' order, in place of earlier ones."""
         self._tables["predictions.csv"].add(rows)
 
     def add_operators(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write all rows of `operators.csv` of one profile."""
+        """Write all rows of `operators.csv` of one profile, in its columns' order; they replace earlier ones."""
         self._tables["operators.csv"].add(rows)
 
     def add_memory(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Write all rows of `memory.csv` of one profile."""
+        """Write all rows of `memory.csv` of one profile, in its columns' order; they replace earlier ones."""
         self._tables["memory.csv"].add(rows)
 
     def add_ceiling(self, row: Sequence[Any]) -> None:
-        """Write a row of `ceilings.csv`; its last column, the process, is added here."""
+        """Write a row of `ceilings.csv`, in its columns' order; the last one, the process, is added here."""
         self._tables["ceilings.csv"].add([(*row, self.process)])
 
     def add_trace(self, case: str, trace: Path) -> None:
-        """Copy a trace into a folder of its own, since TensorBoard's profiler plugin takes each folder for a run."""
+        """Copy the file of a trace into the folder traces/CASE.
+
+        TensorBoard's profiler plugin takes each folder for a run.
+        """
         target = self.path / TRACES / case / f"{case}.pt.trace.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         with written(target) as temporary:
@@ -206,7 +219,10 @@ class RunDirectory:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
 
     def assemble(self) -> None:
-        """Write the tables that are made of the run directory's other files."""
+        """Write `plans.csv` and `examples.parquet` from the records of plans whose status is ok, and all other tables.
+
+        A table that nothing has filled gets its header only; `attention.npz` is written too.
+        """
         for table in self._tables.values():
             table.add([])
         self.add_attention({})
@@ -221,6 +237,10 @@ class RunDirectory:
         """Take over what pytest-benchmark has written, if anything, and note that the run has finished.
 
         Results of an earlier part in `benchmarks.json` stay, if this part has not measured them again.
+
+        Args:
+            benchmarks: the path that pytest-benchmark has written to.
+            interrupted: whether pytest was interrupted.
         """
         target = self.path / f"{numbered('benchmarks', self.process)}.json"
         if new := _read_benchmarks(benchmarks):
@@ -240,7 +260,7 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
 
 
 def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
-    """The share of rows in which two arrays differ by more than rounding."""
+    """The share of rows in which two arrays of one shape differ by more than rounding, in any column."""
     others = ~np.isclose(one, other, rtol=1e-4, atol=1e-6).reshape(len(one), -1)
     return float(others.any(axis=1).mean())
 

@@ -43,7 +43,7 @@ def _stops_if_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, document: Any, indent: int | None = None) -> None:
-    """Write a document as JSON.
+    """Write a document as a JSON file, whole or not at all.
 
     Raises:
         pytest.exit.Exception: it can't be written, and the run stops.
@@ -53,7 +53,7 @@ def write_json(path: Path, document: Any, indent: int | None = None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document; None where there is no file."""
+    """The document in a JSON file, None where there is no file; ValueError if the file is no valid JSON."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -63,7 +63,7 @@ def unfinished(path: Path) -> Path:
 
 
 def left_behind(directory: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    """The files below a directory that a killed process has left unfinished.
+    """Yield the paths of files below a directory that a killed process has left unfinished.
 
     Args:
         patterns: of the files that a run has, as "cases/*.json". Unfinished files of other names are somebody else's.
@@ -77,15 +77,15 @@ def left_behind(directory: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether each part of a path matches its pattern."""
+    """Whether there are as many parts of a path as patterns, and each matches the pattern at its place."""
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a lock or an unfinished file: a directory that holds nothing else counts as empty."""
+    """Whether a path is named as the lock or as an unfinished file: a directory with nothing else counts as empty."""
     return path.name == LOCK or UNFINISHED.fullmatch(path.name) is not None
 
 
 def numbered(name: str, process: int) -> str:
-    """A file's name with the number of the process that measured what is in it; without it for process 0."""
+    """A file's name, without its suffix, for what a process measured: NAME for process 0, NAME+1 for process 1."""
     return f"{name}+{process}" if process else name

@@ -79,7 +79,7 @@ def _files_of(task: Any) -> list[Path]:
 
 
 def _constants(files: Mapping[str, Path], task: Any) -> Iterator[tuple[str, Any]]:
-    """Label and value of each global in these files that is plain data: it may depend on the environment."""
+    """Yield label and value of each global of these files (label -> path), as imported, that is plain data."""
     known = [(getattr(module, "__file__", None), module) for module in list(sys.modules.values())]
     modules = {Path(file).resolve(): module for file, module in known if file and is_local(file)}
     for label, path in files.items():
@@ -100,7 +100,7 @@ def is_data(value: Any) -> bool:
 
 
 def _imports(file: Path) -> Iterator[tuple[str, Path]]:
-    """Name and file of each module that a file imports, anywhere in it, and of the packages around the module."""
+    """Yield name and file of each module that a file imports, anywhere in it, and of the packages around the module."""
     for level, names in _imported_names(file):
         folders = [file.parents[level - 1]] if level else [file.parent, *map(Path, sys.path)]
         for words in (name.split(".") for name in names):
@@ -111,7 +111,7 @@ def _imports(file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imported_names(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """For each import in a file: how many folders up it starts (0 if absolute), and names that may be modules."""
+    """Yield for each import in a file how many folders up it starts (0 if absolute), and names that may be modules."""
     for node in ast.walk(ast.parse(file.read_bytes(), file)):
         if isinstance(node, ast.Import):
             yield 0, [alias.name for alias in node.names]
@@ -127,7 +127,7 @@ def _looked_up(words: Iterable[str], folders: Iterable[Path]) -> Path | None:
 
 
 def _packages(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Name and version of each installed package that the files import."""
+    """Yield name and version, if known, of each package outside the standard library that the files import."""
     imports = (imported for file in files for imported in _imported_names(file))
     names = {name.partition(".")[0] for level, many in imports if not level for name in many}
     for name in sorted(names - sys.stdlib_module_names):
@@ -136,7 +136,7 @@ def _packages(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _version(name: str) -> str | None:
-    """The version of a package; None where it is not known."""
+    """The version of an installed package, or the `__version__` of the imported module of this name; else None."""
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, ValueError):  # the package's name may be another than the module's

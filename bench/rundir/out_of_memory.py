@@ -9,7 +9,7 @@ PHRASES = re.compile(r"out of memory|can't allocate memory|not enough memory|ALL
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of an accelerator.
+    """Whether an error says that memory ran out, of the machine or of an accelerator.
 
     The CPU's allocator, and some accelerators', raise a plain RuntimeError that only its words tell apart.
     """
@@ -19,7 +19,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def give_memory_back() -> None:
-    """Collect what nothing refers to any more, and hand an accelerator's cached blocks back."""
+    """Run the garbage collector, and empty the cache of the accelerator's allocator, if there is an accelerator."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()

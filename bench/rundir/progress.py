@@ -19,6 +19,7 @@ class Progress:
     Args:
         kinds: pytest's id of each case that will run -> its kind.
         say: called with a line to print.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Progress:
         return f"{of}, about {_minutes(self.seconds_left())} left"
 
     def seconds_left(self) -> float:
-        """About how many seconds are left."""
+        """About how many seconds the cases that are left will take; known once a case has ended."""
         means = {kind: mean(took) for kind, took in self._took.items()}
         usual = median(value for kind, value in means.items() if len(kind) == 1)
         return sum(_known(means, kind, usual) for kind in self._left.values())

@@ -40,7 +40,8 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
         now: the facts of this part.
 
     Raises:
-        pytest.UsageError: the first part was measured by other code, on another machine, or with another preset.
+        pytest.UsageError: the first part was measured by other code, on another machine or with another preset; or a
+            task of both parts has changed, or has parts that can't be compared.
     """
     commands = [now["command"]] if "command" in now else []
     if earlier is None:
@@ -62,7 +63,7 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """In words, how code, machine or preset differ between an earlier part of the run and this one."""
+    """Yield a text for each fact of code, machine or preset that differs from an earlier part of the run."""
     for name in (*IDENTITY, "preset"):
         there, here = earlier.get(name), now.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
@@ -73,7 +74,7 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator
 
 
 def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
-    """End the run, since a task gives something else than to an earlier part; `what` says what that is."""
+    """End the run (`pytest.exit`), since a task gives something else than to an earlier part; `what` says what."""
     pytest.exit(
         f"--run: task {task}: {what} when the run in {path} was begun, and results of two tasks are never mixed. Seed "
         "what is random, keep what is trained and leave the task's files as they were, or give another --run",
@@ -82,7 +83,7 @@ def stop_mixing(path: Path, task: str, what: str) -> NoReturn:
 
 
 def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """In words, how tasks differ between an earlier part of the run and this one."""
+    """Yield a text for each part of a task that has changed since an earlier part of the run, or can't be compared."""
     for name in (name for name in now["tasks"] if name in earlier["tasks"]):
         there, here = earlier["tasks"][name], now["tasks"][name]
         yield from (f"task {name} can't be told from another ({what})" for what in here.get("uncomparable", []))
@@ -91,7 +92,7 @@ def _changed_tasks(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterat
 
 
 def _changed_parts(task: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """In words, which parts of a task have changed between an earlier part of the run and this one."""
+    """Yield a text for each of a task's `parts` that has changed; `there` and `here` are its entries before and now."""
     before, after = ({"source": each.get("source"), **each.get("parts", {})} for each in (there, here))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     for name in [name for name in changed if name != "source"] or changed:
@@ -103,6 +104,6 @@ def _difference(name: str, there: Any, here: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as text; of a hash only the first twelve characters."""
+    """A value as text, "not known" for None; of a hash only the first twelve characters."""
     text = "not known" if value is None else str(value)
     return text[:12] if len(text) >= 40 and text.isalnum() else text

@@ -16,6 +16,7 @@ class Table:
     """A CSV file that is written anew, whole, whenever rows are added; what it held before stays.
 
     Args:
+        columns: the names of all columns, in order.
         group: the columns that tell what was measured. Rows that are equal in these are added together, and replace
             those that the file has.
     """
@@ -27,7 +28,7 @@ class Table:
         self._groups: dict[Row, list[Row]] = self._grouped(_read(path))
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Add rows; those of the same groups that the file has are replaced."""
+        """Add rows, each in the columns' order, in place of those in the file that equal one in `group`."""
         self._groups |= self._grouped(tuple(map(_cell, row)) for row in rows)
         write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
 
@@ -45,14 +46,14 @@ class Table:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; lists and mappings stand as JSON in their cells."""
+    """Write a table as a CSV file with a header; each value becomes a cell as in `_cell`."""
     cells = [[_cell(value) for value in row] for row in rows]
     with written(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *cells])
 
 
 def _read(path: Path) -> list[Row]:
-    """Read the rows of a table, without its header."""
+    """The rows of a CSV file, without its header; [] where there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -60,7 +61,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _cell(value: Any) -> str:
-    """A value as the text of a cell."""
+    """A value as the text of a cell: JSON for a list, tuple or mapping, nothing for None, else `str`."""
     if isinstance(value, list | tuple | dict):
         return json.dumps(value)
     return "" if value is None else str(value)

@@ -55,7 +55,13 @@ def summary(directory: Path, process: int = 0) -> Iterator[str]:
 
 
 def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Sequence[CaseRecord]) -> Iterator[str]:
-    """A task's tables as lines: a table for each place where it was timed, or else one without times."""
+    """A task's tables as lines: one for each `_place` where it was timed, or else one without times.
+
+    Args:
+        facts: the task's entry in `environment.json`; only cases at its `batch_size` are shown.
+        plans: the task's rows of `plans.csv`.
+        timed: records of all cases that are ok.
+    """
     wanted = ("pruning", task, facts["batch_size"])
     reported = [case for case in timed if (case["kind"], case["task"], case["batch"]) == wanted]
     for place in dict.fromkeys(map(_place, reported)) or [""]:
@@ -65,7 +71,7 @@ def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Seque
 
 
 def _place(case: CaseRecord) -> str:
-    """Where and how a case was timed, as words."""
+    """A case's device and dtype, and what else of its axes is not usual, as "cpu, float32, compile"."""
     unusual = [case[axis] for axis, usual in USUAL.items() if axis != "dtype" and case[axis] != usual]
     return ", ".join(filter(None, [case["device"], case["dtype"], *unusual]))
 
@@ -80,7 +86,12 @@ def _ends(timed: Sequence[CaseRecord]) -> Iterator[str]:
 def _task_table(
     task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[CaseRecord]
 ) -> Table:
-    """The table of a task at one place: a row for each criterion and kept fraction."""
+    """The table of a task at one `_place`: a row of accuracy and latency for each criterion and kept fraction.
+
+    Args:
+        place: its words for the title; "" where nothing was timed.
+        cases: those that were timed there.
+    """
     where = f"; latency at batch {facts['batch_size']} on {place}" if place else ""
     names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
     table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
@@ -103,13 +114,16 @@ def _accuracy(rows: pd.DataFrame) -> tuple[str, str, str]:
 
 
 def _interval(rows: pd.DataFrame, value: str, low: str, high: str, style: str) -> str:
-    """A cell with the mean of a column and an interval: the plan's own, or of several draws, over the draws."""
+    """A cell with the mean of column `value`, and of one plan its interval, of several draws their 95 % range."""
     bounds = rows.iloc[0][[low, high]] if len(rows) == 1 else rows[value].quantile([0.025, 0.975])
     return f"{rows[value].mean():{style}} [{bounds.iloc[0]:{style}}, {bounds.iloc[1]:{style}}]"
 
 
 def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", baseline: str = "dense") -> tuple[str, ...]:
-    """Three cells: median milliseconds of either arm, and how many times faster the target is; empty if untimed."""
+    """Three cells: median milliseconds of the arms `target` and `baseline`, and how many times faster the target is.
+
+    All three are empty where one of the arms has no samples.
+    """
     samples = [sample for sample in samples if sample["arm"] in (target, baseline)]
     if len({sample["arm"] for sample in samples}) < 2:
         return "", "", ""
@@ -119,7 +133,7 @@ def _speedup(samples: Sequence[Mapping[str, Any]], target: str = "pruned", basel
 
 
 def _attention_table(cases: Sequence[CaseRecord]) -> Table:
-    """The table of the bare layer: a row for each case."""
+    """The table of the bare layer: a row for each case, with the two arms that `_compared` picks."""
     names = ("heads", "kept", "batch", "length", "on", "ms", "ms beside it", "speedup")
     table = _table("bare layer: ours beside the fastest other, and ours sliced beside ours whole", "compared", *names)
     for case in sorted(cases, key=lambda case: (_place(case), -case["kept_fraction"])):
@@ -130,7 +144,7 @@ def _attention_table(cases: Sequence[CaseRecord]) -> Table:
 
 
 def _compared(samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The two arms to show: ours and the fastest peer, or, if no peers were timed, sliced and whole."""
+    """The two arms to show: "mha" and the peer with the lowest median, or, without peers, "pruned" and "dense"."""
     times: dict[str, list[float]] = {}
     for sample in samples:
         times.setdefault(sample["arm"], []).append(sample["seconds"])

@@ -15,6 +15,6 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Task:
-    """The reference task of that name; training happens when its model is asked for, not here."""
+    """The reference task of that name, untrained: its model is trained when it is asked for."""
     task: Task = importlib.import_module(f"{__name__}.{name}").task
     return task

@@ -38,7 +38,7 @@ class DatesSettings:
 
 
 def source_tensors(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Texts as numbers, a number for each character, (b, longest text), padded; and their lengths (b,).
+    """Texts as indices of their characters in `SOURCE`, padded to the longest text, (b, k); and their lengths (b,).
 
     Raises:
         ValueError: no texts, an empty or a too long one, or a character that no format uses.
@@ -74,7 +74,7 @@ class DateTranslator(nn.Module):
         return self.decode(target_in, self.encode(source, source_lens), source_lens)
 
     def encode(self, source: Tensor, source_lens: Tensor) -> Tensor:
-        """The source's characters (b, k) as vectors (b, k, e)."""
+        """The encoder's output (b, k, e) for the source's characters (b, k); those beyond `source_lens` are padding."""
         x = self.source_embedding(source) + self.positions[: source.shape[1]]
         for layer in self.encoder:
             x = layer(x, source_lens)
@@ -82,7 +82,7 @@ class DateTranslator(nn.Module):
         return memory
 
     def decode(self, target_in: Tensor, memory: Tensor, source_lens: Tensor) -> Tensor:
-        """Logits (b, q, character) of what follows each prefix of `target_in` (b, q), given the encoded source."""
+        """Logits (b, q, character) of what follows each prefix of `target_in` (b, q), given what `encode` returned."""
         x = self.target_embedding(target_in) + self.positions[: target_in.shape[1]]
         for layer in self.decoder:
             x = layer(x, memory, source_lens)
@@ -136,7 +136,7 @@ def _feed_forward(settings: DatesSettings) -> nn.Sequential:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Positions as sines and cosines (length, width), Vaswani et al. 2017, section 3.5."""
+    """The encodings (length, width) of places 0 … length-1 as sines and cosines, Vaswani et al. 2017, section 3.5."""
     frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
     angles = torch.arange(length)[:, None] * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
@@ -144,7 +144,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 @torch.inference_mode()
 def translate(model: DateTranslator, texts: Sequence[str]) -> list[str]:
-    """The date that each text means, by greedy decoding: at each of ten places the likeliest character.
+    """The ten characters that the model writes for each text, by greedy decoding: always the likeliest one.
 
     Raises:
         ValueError: texts that `source_tensors` refuses.

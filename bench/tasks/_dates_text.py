@@ -54,7 +54,7 @@ ORDINALS = [
 
 
 class Written(NamedTuple):
-    """A day and one way to write it."""
+    """A day, and a text that names it."""
 
     text: str
     day: date
@@ -87,7 +87,7 @@ def split_days(first_year: int, last_year: int, *, calibration: int, evaluation:
 
 
 def write(days: Iterable[date], rng: random.Random) -> list[Written]:
-    """Each day in a format and a letter case drawn from `rng`."""
+    """Each day with a text for it, whose format and letter case (as is, lower, upper) `rng` draws."""
     return [Written(rng.choice(LETTER_CASES)(render(day, rng.choice(FORMATS))), day) for day in days]
 
 

@@ -33,7 +33,10 @@ def train(
     weight_decay: float = 0.01,
     label: str = "training",
 ) -> None:
-    """Train with AdamW for `steps` steps, one cycle of the learning rate; a bar shows the time left.
+    """Train a model in place with AdamW for `steps` steps, a batch each, from the first batch again when they end.
+
+    `learning_rate` is the highest of one cycle (`OneCycleLR`); gradients are clipped to norm 1; a bar named `label` is
+    shown.
 
     Leaves the model in eval mode. Deterministic if the batches and the model's start are: it runs on one thread, so
     that the number of cores does not matter.
@@ -105,7 +108,7 @@ def cache_directory() -> Path:
 
 
 def _take(batches: Iterable[Any], count: int) -> Iterator[Any]:
-    """Exactly `count` batches, starting over as often as it takes."""
+    """Yield `count` batches, from the first again whenever they end; ValueError if there are none."""
     taken = 0
     while taken < count:
         before = taken
@@ -119,7 +122,7 @@ def _take(batches: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def _owner(method: Callable[..., Any]) -> Any:
-    """A method's object and its class; None for a function."""
+    """The object that a method is bound to, and the object's class; None for a function."""
     owner = getattr(method, "__self__", None)
     return owner and (owner, type(owner))
 

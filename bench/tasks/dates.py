@@ -49,7 +49,10 @@ SHOWN = ("{weekday}, {d} {month} {year}", "{dd}-{mon}-{year}", "the {nth} of {mo
 
 
 class Batch(NamedTuple):
-    """Characters as numbers: the source (b, k), its lengths (b,), and the target (b, q), also shifted right by one."""
+    """Texts and dates as indices of their characters: the source (b, k), its lengths (b,), and the target (b, q).
+
+    `target_in` (b, q) is the target shifted right by one, behind the character that begins.
+    """
 
     source: Tensor
     source_lens: Tensor
@@ -93,11 +96,11 @@ class Dates(Task):
 
     @cached_property
     def evaluation(self) -> list[Batch]:
-        """The held-out examples, as batches."""
+        """The evaluation days, each in a drawn format, as batches; the same every time."""
         return _batches(self.days.evaluation, self.settings.evaluation_batch, self._rng("evaluation"))
 
     def calibration(self) -> list[Batch]:
-        """Labelled batches to score heads on."""
+        """The calibration days, each in a drawn format, as batches with their dates; the same every time."""
         return _batches(self.days.calibration, self.settings.calibration_batch, self._rng("calibration"))
 
     def model(self) -> nn.Module:
@@ -111,18 +114,18 @@ class Dates(Task):
             return DateTranslator(self.settings)
 
     def fit(self, model: nn.Module) -> None:
-        """Train the model on the training days."""
+        """Train the model in place on the training days."""
         steps, rate = self.settings.steps, self.settings.learning_rate
         train(model, self.training(), self.loss, steps=steps, learning_rate=rate, label=self.name)
 
     def training(self) -> Iterator[Batch]:
-        """Training batches without end."""
+        """Yield batches of training days in drawn formats, without end."""
         rng, size = self._rng("training"), self.settings.training_batch
         while True:
             yield from _batches(rng.choices(self.days.training, k=16 * size), size, rng)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits (b, q, character), each given the true characters before it."""
+        """Logits (b, q, character) on the model's device, each given the source and the true characters before it."""
         device = device_of(model)
         logits: Tensor = model(batch.source.to(device), batch.source_lens.to(device), batch.target_in.to(device))
         return logits
@@ -145,10 +148,10 @@ class Dates(Task):
         return torch.cat(hits).numpy().astype(np.float64)
 
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Inputs of a teacher-forced pass over sources of `seq_len` characters, by default as long as the longest text.
+        """Random positional inputs of the model, with sources of `seq_len` characters (None: as the longest).
 
         Raises:
-            ValueError: a length below 1 or beyond the model's positions.
+            ValueError: `seq_len` is below 1 or above 1024, the longest source that the model can read.
         """
         length = LONGEST if seq_len is None else seq_len
         if not 1 <= length <= MAX_LENGTH:

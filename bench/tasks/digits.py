@@ -62,7 +62,7 @@ class DigitsSettings:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the model reads."""
+        """How many tokens the model reads of one row: its patches and its questions."""
         return self.places * self.patches + QUESTIONS
 
 
@@ -74,7 +74,7 @@ class Rows(NamedTuple):
     answers: Tensor
 
     def batches(self, size: int) -> "list[Rows]":
-        """The rows in their order, `size` at a time."""
+        """The rows in their order, as batches of batch size `size`; the last may be smaller."""
         starts = range(0, len(self.images), size)
         return [Rows(*(part[start : start + size] for part in self)) for start in starts]
 
@@ -148,7 +148,7 @@ class Digits(Task):
             return VisionTransformer(self.settings)
 
     def fit(self, model: nn.Module) -> None:
-        """Train the model on rows of training images."""
+        """Train the model in place on rows of distorted training images."""
         settings = self.settings
         train(
             model,
@@ -161,7 +161,7 @@ class Digits(Task):
         )
 
     def training(self) -> Iterator[Rows]:
-        """Rows of distorted training images, without end."""
+        """Yield batches of rows of distorted training images with noise, without end."""
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
         images, digits = images_of("training")
@@ -225,7 +225,7 @@ class Digits(Task):
 
 @cache
 def images_of(part: str) -> tuple[Tensor, Tensor]:
-    """Images (n, 8, 8) in 0…1 and digits (n,) of one part; the parts share no image."""
+    """Images (n, 8, 8) in 0…1 and digits (n,) of one part of `PARTS`; the parts share no image."""
     from sklearn.datasets import load_digits  # takes a second, which a list of the tasks need not wait for
 
     images, digits = load_digits(return_X_y=True)
@@ -234,7 +234,7 @@ def images_of(part: str) -> tuple[Tensor, Tensor]:
 
 
 def split_images() -> dict[str, Tensor]:
-    """Part of `PARTS` -> the indices of the dataset's images that are in it."""
+    """Name in `PARTS` -> the indices of the dataset's images in that part, at random but always the same."""
     order = torch.randperm(sum(PARTS.values()), generator=torch.Generator().manual_seed(0))
     return dict(zip(PARTS, order.split(list(PARTS.values())), strict=True))
 
@@ -263,7 +263,7 @@ def ask(digits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image (n, 8, 8) turned, scaled, sheared and shifted a little, each in its own way."""
+    """The images (n, 8, 8), each under a small random affine map: rotated, scaled, sheared and shifted."""
     spread = torch.tensor([0.1, 0.1, 0.12])  # two columns of the matrix, and the shift (1 = half an image)
     affine = torch.eye(2, 3) + spread * torch.randn(len(images), 2, 3, generator=generator)
     grid = F.affine_grid(affine, [len(images), 1, SIZE, SIZE], align_corners=False)
@@ -271,7 +271,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _labels(questions: list[int], settings: DigitsSettings) -> list[str]:
-    """A short name for every token: patches by place and part ("3b"), questions by what they ask."""
+    """A short name for every token of a row: patches by digit and part ("3b"), then questions ("find 7", "max")."""
     places = settings.places
     patches = [f"{place}{part}" for place in range(places) for part in "abcdefgh"[: settings.patches]]
     fixed = {places + CLASSES: "max", places + CLASSES + 1: "min"}
