@@ -15,7 +15,7 @@ from mha.values.plan import HeadPlan
 
 
 def resolve(model: nn.Module, plan: HeadPlan) -> list[Cut]:
-    """The cut of each layer that the plan names, but for layers that have had no heads before; nothing is changed.
+    """The cut of each layer that the plan names, but for layers whose heads are all gone already; nothing is changed.
 
     Raises:
         PlanError: a layer or head that is not there, key/value groups left with different numbers of query heads,

@@ -58,7 +58,8 @@ def prune(
             query heads, layers left with different heads of what they share, or weights that contradict the
             layer's counts.
         OptimizerError: an optimizer whose state can't be sliced, or that trains another model.
-        UnsupportedModule: a module of no known family, sharded or scripted, or a projection that can't be sliced.
+        UnsupportedModule: a module of no known family, sharded, offloaded or scripted, one whose `forward` was replaced
+            on the instance, or one with a projection that can't be sliced.
         MhaError: the model can't be copied; or, with `inplace`, it is wrapped in what goes on using its parameters
             (`DistributedDataParallel`, DeepSpeed).
         BusyError: another thread has the model, and waiting for it would not end.

@@ -23,8 +23,8 @@ class AfterOutput:
 
     Attributes:
         added: the argument of forward that is added to the output; None for none.
-        norm: the name of the submodule that normalises the sum; None where none does: then dropout, as likely as
-            `module.hidden_dropout`, is applied to the output before the argument is added.
+        norm: the name of the submodule that normalises the sum; None where none does: then dropout with probability
+            `module.hidden_dropout` is applied to the output before the argument is added, if one is.
     """
 
     added: str | None = None

@@ -58,7 +58,10 @@ class Weights:
 
 
 def weights_of(module: nn.Module) -> Weights | None:
-    """Where the module's `forward` puts attention weights; None where it returns none, or at different indices."""
+    """Where and when the module's `forward` returns attention weights, by its source.
+
+    None where it never does, or does at different indices.
+    """
     code = text(module)
     if (place := _place(code)) is None:
         return None

@@ -16,7 +16,7 @@ CHANGING = ("training", "gradient_checkpointing")
 def settings_of(module: nn.Module) -> Settings:
     """The module's own flags as pairs (name, value): its attributes that are a truth value, a string or None.
 
-    Private ones, and those that change between calls (`CHANGING`), are left out.
+    Private ones, `training` and `gradient_checkpointing`, which change between calls, are left out.
     """
     return frozenset(
         (name, value)

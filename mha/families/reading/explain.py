@@ -144,9 +144,9 @@ def describe(
         empty: the class that the core gets when no head is left; by default it is derived from the core's.
 
     Raises:
-        UnclearError: the core's source can't be read, couples its heads, computes attention outside of torch, or shapes
-            its context by another width than the heads'; or an argument of forward, a parameter, or an attribute or
-            field of the configuration that may count heads is not understood.
+        UnclearError: the core's source can't be read, couples its heads, computes attention outside of torch, gives the
+            context the width of an input, or derives a head's width from the number of heads; or an argument of
+            forward, a parameter, or an attribute or field of the configuration that may count heads is not understood.
     """
     core = module.get_submodule(projections.core)
     kind, code = whole(core), reading(core)

@@ -83,8 +83,8 @@ def explain_own(core: nn.Module, known: frozenset[str], sizes: Mapping[str, int]
         sizes: letter in the axes' patterns -> its size.
 
     Raises:
-        UnclearError: a parameter, or a child with parameters, is not known by its name and shape, nor as wide as one
-            head or one number. Unknown buffers are taken to hold no heads.
+        UnclearError: a parameter, or a child's, is not known by its name and shape, and is neither a single number nor
+            a vector as long as one head is wide. Unknown buffers are taken to hold no heads.
     """
     rows: dict[str, Axis] = {}
     tensors: dict[str, dict[int, Axis]] = {}

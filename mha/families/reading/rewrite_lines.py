@@ -17,7 +17,9 @@ Changes = tuple[tuple[str, str], ...]  # what the code says, as ast.unparse spel
 
 @making_class
 def with_changes(kind: Any, changes: Changes, helper: str = "", in_helper: Changes = ()) -> tuple[str, Members]:
-    """A subclass whose forward is changed, and with it, if given, a function that the forward calls.
+    """A subclass of `kind` whose forward is changed, and with it, if given, a function that the forward calls.
+
+    `making_class` makes the subclass of what is returned here, the end of its name and its members.
 
     Args:
         changes: pairs of code in the forward and the code that replaces it.

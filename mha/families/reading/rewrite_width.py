@@ -11,6 +11,8 @@ from mha.runtime.generated_classes import Members, compiled, making_class
 def with_free_width(kind: Any) -> tuple[str, Members]:
     """A subclass of `kind` whose forward shapes tensors with -1 as the last size where `kind`'s says an input's width.
 
+    `making_class` makes the subclass of what is returned here, the end of its name and its members.
+
     Raises:
         UnclearError: the source of the forward can't be read.
     """

@@ -56,7 +56,8 @@ def without_heads(kind: Any, returned: Returned) -> tuple[str, Members]:
     """A subclass of `kind` for a layer without heads, with a forward of the same signature and number of values.
 
     These are the output (the projection's bias for each query, and what `returned.finish` adds), attention weights of
-    no head where `kind` returns weights, and None for the rest. It still advances its slot of a cache.
+    no head where `kind` returns weights, and None for the rest. It still advances its slot of a cache. `making_class`
+    makes the subclass of what is returned here, the end of its name and its members.
 
     Args:
         kind: the class of a module that computes attention.

@@ -36,8 +36,13 @@ LAYERS = re.compile(r"(^|_)(layers?|blocks|depths?)$")
 def class_at(path: str, base: type) -> Any:
     """The class of transformers that "module:name" names; nothing outside its models is imported.
 
+    Args:
+        path: such as "transformers.models.bert.modeling_bert:BertModel".
+        base: what it has to be a subclass of.
+
     Raises:
-        CheckpointError: the path names something else, or a class that is no subclass of `base`.
+        CheckpointError: the path names something else, a class that is no subclass of `base` or is defined elsewhere,
+            or one in a package whose models are not built from a file (`REFUSED_PACKAGES`).
     """
     module, _, name = path.partition(":")
     if CLASS.fullmatch(path) and REFUSED_PACKAGES.isdisjoint(module.split(".")):
@@ -148,7 +153,7 @@ _OWN = frozenset({"_attn_implementation_internal", "_experts_implementation_inte
 
 
 def _is_refused(kind: type) -> bool:
-    """Whether the class is from a package whose models are not built from a file."""
+    """Whether the class is defined in a package of `REFUSED_PACKAGES`, whose models are not built from a file."""
     return not REFUSED_PACKAGES.isdisjoint(kind.__module__.split("."))
 
 

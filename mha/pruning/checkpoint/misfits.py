@@ -20,8 +20,9 @@ def misfits_outside_layers(
 
     Args:
         skeleton: the model before pruning.
-        saved: the checkpoint's tensors.
-        content: what else it says.
+        plan: that of the checkpoint.
+        saved: the checkpoint's tensors, by name.
+        content: what else it says, as `document.check_content` asks for it.
     """
     yield from (
         f"{name} is tied to {first}, which is not saved"
@@ -38,7 +39,15 @@ def misfits_outside_layers(
 
 
 def attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, Any]) -> Iterable[str]:
-    """Yield a sentence for each layer made with other numbers of heads, or pruned although the plan has it whole."""
+    """Yield a sentence for each layer that the checkpoint has otherwise than the model.
+
+    That is a layer made with other numbers of heads or groups, or one pruned in the model and not named by the plan.
+
+    Args:
+        pruned: the model, pruned by the plan.
+        plan: that of the checkpoint.
+        content: what the checkpoint says beside its tensors.
+    """
     made = original_heads(pruned)
     for name, expected in content["attention"].items():
         if made.get(name, expected) != expected:
@@ -49,9 +58,15 @@ def attention_misfits(pruned: nn.Module, plan: HeadPlan, content: Mapping[str, A
 
 
 def tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapping[str, Any]) -> Iterable[str]:
-    """Yield a sentence for each tensor that model and checkpoint do not both have, in one shape and kind of number.
+    """Yield a sentence for each tensor that model and checkpoint do not both have, or not alike.
 
-    Buffers that a state dict leaves out may differ: the model makes them again while it runs.
+    Alike are those of one shape, both of a floating-point dtype or neither. Buffers that a state dict leaves out may
+    differ, for the model makes them again while it runs; but one on the meta device has to be saved.
+
+    Args:
+        pruned: the model, pruned by the checkpoint's plan.
+        saved: the checkpoint's tensors, by name.
+        content: what else it says.
     """
     tensors, names = tensors_of(pruned), {*saved, *content["tied"]}
     optional = non_persistent(pruned) | set(content["non_persistent"])
@@ -68,11 +83,11 @@ def tensor_misfits(pruned: nn.Module, saved: Mapping[str, Tensor], content: Mapp
 
 
 def listing(misfits: Sequence[str]) -> str:
-    """The first few misfits, and how many more there are, as one text for an error."""
+    """The first `SHOWN` of these sentences, and how many more there are, as one text for an error."""
     more = f", and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
     return "; ".join(misfits[:SHOWN]) + more
 
 
 def _other_shape(name: str, stored: Tensor, tensor: Tensor) -> str:
-    """The sentence that a tensor has another shape than the saved one."""
+    """The sentence that the model's `tensor` has another shape than `stored`, the saved tensor of that name."""
     return f"{name} was saved with shape {tuple(stored.shape)} and has {tuple(tensor.shape)}"

@@ -37,7 +37,7 @@ NAME = re.compile(r"\w[\w.-]*\.safetensors")
 
 
 def is_there(directory: Path) -> bool:
-    """Whether transformers has saved a model in the directory."""
+    """Whether transformers has saved a model in the directory, told by a `config.json` in it."""
     return (directory / CONFIG).is_file()
 
 
@@ -45,7 +45,8 @@ def read(directory: Path) -> nn.Module:
     """The pruned model that transformers has saved in the directory, in evaluation mode.
 
     Raises:
-        CheckpointError: what was saved is no pruned model, is damaged, or can't be built from a file.
+        CheckpointError: the configuration has no record of pruning; a file is missing or can't be read; the model can't
+            be built from its configuration; or the weights do not fit it.
     """
     settings = _json(directory / CONFIG)
     if RECORD not in settings:
@@ -67,11 +68,16 @@ def read(directory: Path) -> nn.Module:
 
 
 def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) -> tuple[Any, list[str]]:
-    """The pruned model with these weights, and a list of words for an error, on those that do not fit it.
+    """The pruned model with these weights, and sentences for an error on weights that do not fit it, [] if all do.
 
     Args:
         settings: the configuration as its file has it, without the record.
-        record: what the configuration says of what was pruned (`mha.pruning.configurations.record`).
+        record: what the configuration says of what was pruned, as `configurations.record.record_of` makes it.
+        weights: name as transformers saved it -> tensor.
+
+    Raises:
+        CheckpointError: the record, the class or the configuration is refused, or asks for too large a model. What
+            transformers and `prune` raise is raised too.
     """
     _check_record(record)
     kind = _kind(settings.get("architectures"))
@@ -91,10 +97,11 @@ def _model(settings: dict[str, Any], record: Any, weights: dict[str, Tensor]) ->
 
 
 def _check_record(record: Any) -> None:
-    """Refuse a record of what was pruned that mha does not write.
+    """Refuse a record of what was pruned that is not as `configurations.record.record_of` makes it.
 
     Raises:
-        CheckpointError: it is of another version, or a field is of the wrong kind.
+        CheckpointError: it is no mapping, or of another version; or its plan or attention is malformed, or a value that
+            a field had before pruning is neither a whole number nor None.
     """
     if not isinstance(record, dict) or record.get("version") != VERSION:
         raise CheckpointError(f"its {RECORD} is of another version than {VERSION}, which this release reads")
@@ -110,8 +117,12 @@ def _check_record(record: Any) -> None:
 def _kind(names: Any) -> Any:
     """The class of transformers that a configuration's `architectures` names.
 
+    Args:
+        names: the value of that field.
+
     Raises:
-        CheckpointError: it does not name exactly one.
+        CheckpointError: it is no list of exactly one name, or that is no model class which transformers defines and
+            which may be built from a file.
     """
     transformers = importlib.import_module("transformers")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
@@ -129,10 +140,12 @@ def _unpruned_config(
     Args:
         kind: the model's class.
         settings: the configuration as its file has it, after pruning.
-        dense: part of the configuration -> field -> its value before pruning.
+        dense: dotted name of a configuration inside it, "" for itself -> field -> its value before pruning.
+        weights: the saved tensors, by whose number sizes are limited.
 
     Raises:
-        CheckpointError: the settings name code, or sizes far beyond the weights'.
+        CheckpointError: the settings name another library or a repository, or sizes far beyond the weights', or lead to
+            a configuration of a class that transformers does not define for a model.
     """
     settings = allowed.cleaned(settings)
     for path, fields in dense.items():
@@ -148,7 +161,16 @@ def _unpruned_config(
 
 
 def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, Any]:
-    """The plan under the layer names that the model has: without the prefix, for a base model that is saved alone."""
+    """The plan under the layer names that the model has.
+
+    Where one of the plan's names is not among them, `prefix` and a dot are taken off all names: a base model, saved
+    alone, has kept the record that the whole model had.
+
+    Args:
+        plan: layer -> heads.
+        names: of all modules of the model.
+        prefix: the name of the base model in the whole one, "bert".
+    """
     if all(name in names for name in plan):
         return dict(plan)
     return {name.removeprefix(f"{prefix}."): heads for name, heads in plan.items()}
@@ -156,7 +178,11 @@ def _below(plan: Mapping[str, Any], names: set[str], prefix: str) -> dict[str, A
 
 @making_class
 def losing_heads(kind: Any, plan: HeadPlan) -> tuple[str, Members]:
-    """A subclass of the same name, whose models are pruned by the plan as soon as they are made."""
+    """A subclass of `kind`, of the same name, whose models are pruned by the plan as soon as they are made.
+
+    Layers that keep no head are marked as initialised, so that transformers does not draw weights for them.
+    `making_class` makes the subclass of what is returned here, the end of its name and its members.
+    """
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)
@@ -170,7 +196,10 @@ def losing_heads(kind: Any, plan: HeadPlan) -> tuple[str, Members]:
 
 
 def _select_again(model: nn.Module) -> None:
-    """Make the buffers again that no file holds: of features computed for all heads, the indices of those that stay."""
+    """Fill the buffers that no file holds, in place, of submodules that compute features of all heads and select some.
+
+    They hold the indices of the features that are selected, and go to the device of the model's first parameter.
+    """
     for layer in find_attention(model).values():
         lineage = layer.lineage
         sizes = {**layer.sizes, "h": lineage.total_groups, "g": lineage.total_heads // lineage.total_groups}
@@ -182,7 +211,11 @@ def _select_again(model: nn.Module) -> None:
 
 
 def _weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors in the directory's safetensors file, or in the shards that its index lists."""
+    """All tensors in the directory's `model.safetensors`, or in the shards that its index lists, by name.
+
+    Raises:
+        CheckpointError: a file is missing or can't be read, or the index names one that is not in the directory itself.
+    """
     names = [WEIGHTS]
     if not (directory / WEIGHTS).is_file():
         shards = _json(directory / INDEX).get("weight_map")
@@ -201,7 +234,7 @@ def _json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds.
 
     Raises:
-        CheckpointError: it can't be read, or holds something else.
+        CheckpointError: it is missing, too large or not JSON, or holds another value than an object.
     """
     try:
         check_size_of_document(path)

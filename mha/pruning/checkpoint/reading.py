@@ -12,10 +12,10 @@ LARGEST_DOCUMENT = 256 << 20  # bytes
 
 
 def check_size_of_document(path: Path) -> None:
-    """Refuse JSON that is too large to be read into memory.
+    """Refuse a JSON file of more than `LARGEST_DOCUMENT` bytes before it is read into memory.
 
     Raises:
-        CheckpointError: it is larger than any description of a model.
+        CheckpointError: it is larger, which no description of a model is.
         OSError: there is no such file.
     """
     if path.stat().st_size > LARGEST_DOCUMENT:
@@ -26,7 +26,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, by name.
 
     Raises:
-        CheckpointError: it can't be read.
+        CheckpointError: it is missing, can't be read, or is not in the safetensors format.
     """
     try:
         return load_file(path)
@@ -35,5 +35,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def extent(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """How many numbers were saved, and in how many tensors."""
+    """(how many numbers these tensors hold together, how many tensors they are)."""
     return sum(tensor.numel() for tensor in tensors.values()), len(tensors)

@@ -19,7 +19,13 @@ STEPS = 1000  # operations of torch to build what one saved tensor comes from; a
 
 
 def recipe_of(model: nn.Module) -> dict[str, Any]:
-    """The model's class and, if transformers can build it from that, its configuration before pruning."""
+    """The names of the model's class and, if it is transformers', of its configuration's, and that before pruning.
+
+    Returns:
+        {"model_class": "module:name"}; for a transformers model also "config_class" alike, "config" (field -> value
+        that is not the default), "implementations" ("attn_implementation" and "experts_implementation", each as
+        `_implementations` gives it) and, if it has one, "generation_config" (with original head numbers).
+    """
     recipe: dict[str, Any] = {"model_class": _path_of(type(model))}
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
@@ -37,11 +43,12 @@ def build(recipe: Mapping[str, Any], elements: int, tensors: int) -> nn.Module:
     """The unpruned model, on the meta device (its shapes, and no data) where that will do.
 
     Args:
+        recipe: what `recipe_of` gave of a transformers model; it may come from a file and is checked.
         elements, tensors: how many numbers were saved of the pruned model, and in how many tensors.
 
     Raises:
         CheckpointError: the recipe asks for something that is no model of transformers, or is far larger than what was
-            saved; or whatever transformers raises.
+            saved. Whatever transformers raises is raised too.
     """
     transformers = importlib.import_module("transformers")
     kind = allowed.class_at(recipe["model_class"], transformers.PreTrainedModel)
@@ -64,8 +71,14 @@ def build(recipe: Mapping[str, Any], elements: int, tensors: int) -> nn.Module:
 def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
     """A model of class `kind` with this configuration, on the meta device where that will do.
 
+    It is on the CPU where it holds tensors that are neither parameters nor buffers, since these are not saved.
+
+    Args:
+        elements, tensors: how many numbers were saved of the pruned model, and in how many tensors.
+
     Raises:
-        CheckpointError: building it takes tensors that are larger, or more, than what was saved allows.
+        CheckpointError: building it makes a tensor of more than `most_elements(elements)` numbers, or takes more
+            operations of torch than `STEPS` for each saved tensor and for 100 more.
     """
     with _Bounded(allowed.most_elements(elements), STEPS * (tensors + 100)):
         with torch.device("meta"):
@@ -78,10 +91,10 @@ def built_within(kind: Any, config: Any, elements: int, tensors: int) -> Any:
 
 
 class _Bounded(TorchDispatchMode):
-    """Within the context, torch may do at most `steps` operations, none of which makes a tensor above `elements`.
+    """Within the `with` block, torch may do at most `steps` operations, each returning at most `elements` numbers.
 
     Raises:
-        CheckpointError: there are more operations, or one makes a tensor of more elements.
+        CheckpointError: there are more operations, or one of them returns a larger tensor.
     """
 
     def __init__(self, elements: int, steps: int) -> None:
@@ -98,7 +111,7 @@ class _Bounded(TorchDispatchMode):
 
 def _implementations(config: Any, name: str) -> dict[str, Any]:
     """The implementation of attention, or of experts, that a configuration asks for, under "", and under the name of
-    each configuration inside it a mapping of the same kind.
+    each configuration inside it such a mapping of that one: {"": "sdpa", "vision_config": {"": "eager"}}.
 
     Args:
         name: a key of `allowed_classes.IMPLEMENTATIONS`; implementations that are not listed there are left out.

@@ -53,10 +53,11 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
 
 
 def _checked(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors by all of their names, all of them fit to be saved.
+    """The model's parameters and buffers by all of their names, once all of them are found fit to be saved.
 
     Raises:
-        CheckpointError: one is not, or the model holds something beside them.
+        CheckpointError: one is on the meta device, or is no plain dense tensor; or a module has extra state, or keeps
+            in its state dict what is neither parameter nor buffer.
     """
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
@@ -79,7 +80,15 @@ def _checked(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """First name of a tensor -> the tensor, with memory of its own; and further name of one -> its first name."""
+    """Each tensor once, for a file that holds no tensor twice, and the further names of tensors that have several.
+
+    Args:
+        tensors: name -> tensor; one that is tied is there under all of its names.
+
+    Returns:
+        (first name of a tensor -> the tensor, contiguous, copied if it shares memory with one before it; further name
+        of a tensor -> its first name).
+    """
     names: dict[int, str] = {}
     tied = {name: first for name, tensor in tensors.items() if (first := names.setdefault(id(tensor), name)) != name}
     separate: dict[str, Tensor] = {}
@@ -93,6 +102,6 @@ def _separate(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 
 
 def _versions() -> dict[str, str]:
-    """Library that may matter to who loads the checkpoint -> its version."""
+    """Library -> its version, for those of mha, torch and transformers that have been imported."""
     modules = {name: sys.modules.get(name) for name in ("mha", "torch", "transformers")}
     return {name: str(module.__version__) for name, module in modules.items() if module is not None}

@@ -173,7 +173,7 @@ def _made(core: nn.Module, config: Any) -> nn.Module | None:
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Parameter or buffer -> its shape."""
+    """Name of a parameter or buffer, also of submodules -> its shape."""
     return {name: tensor.shape for name, tensor in (*module.named_parameters(), *module.named_buffers())}
 
 
@@ -192,7 +192,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 def _read_elsewhere(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> frozenset[str]:
-    """The fields that count heads and that code outside the layers reads off a configuration."""
+    """The fields in `HEADS` that the classes of the model's modules outside the layers read off a configuration."""
     inside = {id(module) for layer in layers.values() for module in layer.module.modules()}
     kinds: set[Any] = {type(module) for module in model.modules() if id(module) not in inside}
     return frozenset(name for kind in kinds for name in _counts_read_by(kind))
