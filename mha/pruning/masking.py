@@ -26,7 +26,7 @@ from mha.values.plan import HeadPlan
 
 @contextmanager
 def masked(model: nn.Module, plan: HeadPlan) -> Iterator[nn.Module]:
-    """Within the context, heads that the plan does not keep add nothing to their layer's output; weights stay as they are.
+    """Within the context, heads that the plan does not keep add nothing to the layer's output; weights stay the same.
 
     What `torch.compile` has compiled runs uncompiled here: its code does not know of the masks. Any set of heads can
     be masked, also one that grouped attention could not be sliced to. Calls of other threads that change the model for
