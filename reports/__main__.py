@@ -10,9 +10,12 @@ from reports.site.build import build
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build a report and print the path of its first page; wrong input is a usage error (exit code 2).
+    """Build a report and print the path of its first page; a ReportError is a usage error (exit code 2).
 
     A run that cannot be read, beside others that can, is left out: standard error and the first page say why.
+
+    Args:
+        arguments: those of the command line; None for those of this process.
     """
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
     parser.add_argument(

@@ -17,10 +17,14 @@ MODEL_ARMS = ("dense", "pruned", "mha")
 
 
 def points(run: Run, task: str) -> pd.DataFrame:
-    """One row for each dense, pruned or bare-layer arm that was timed and counted on a device with measured ceilings.
+    """One row for each case and arm of a task that was timed and counted on a device with measured ceilings.
 
-    Columns: those of cases, arm, seconds (the median), flops, bytes, the ceilings of the device (matmul in FLOP/s, copy
-    and cached copy in bytes/s, the last one NaN where it was not measured), and those that `judged` adds.
+    Only the arms "dense", "pruned" and "mha" (the bare layer) have rows, and only where neither count is 0. Columns:
+    those of `Run.cases`, arm, seconds (the median), flops, bytes, the ceilings of the device and dtype (matmul in
+    FLOP/s, copy and cached copy in bytes/s, the last one NaN where it was not measured), and those that `judged` adds.
+
+    Args:
+        task: the name of a task, or LAYER or GENERATION, as for `frames.cases_of`.
     """
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
@@ -54,7 +58,12 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def clause(bounds: pd.Series, noun: str) -> str:
-    """A clause on how many of the things, each called a `noun`, have which of BOUNDS; empty if all are unknown."""
+    """A clause that counts by what things are bound: "of 3 cases 2 are compute-bound and 1 is memory-bound".
+
+    Args:
+        bounds: one of BOUNDS for each thing, or "unknown", which is counted in the total alone; "" if all are unknown.
+        noun: what each thing is called, in the singular.
+    """
     kinds = [(bound, int((bounds == bound).sum())) for bound in BOUNDS if (bounds == bound).any()]
     if not kinds:
         return ""
@@ -67,9 +76,9 @@ def clause(bounds: pd.Series, noun: str) -> str:
 
 
 def amdahl(share: pd.Series, kept: pd.Series) -> pd.Series:
-    """The largest speedup of a model that keeps the fraction `kept` of its heads.
+    """The largest speedup of a model that keeps the fraction `kept` of its heads: 1 / (1 - share (1 - kept)).
 
-    `share` is attention's share of the dense model's time: 1 / (1 - share (1 - kept)); Amdahl 1967.
+    `share` is the share of the dense model's time that goes into attention (Amdahl 1967).
     """
     return 1 / (1 - share * (1 - kept))
 
@@ -98,7 +107,12 @@ def speedups(run: Run, task: str) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the columns ARM_bound and ARM_share of both arms, from `known` (index: case and arm)."""
+    """Add the columns ARM_bound ("unknown" if not known) and ARM_share (NaN) of both arms to the frame; returns it.
+
+    Args:
+        frame: a row for each shape; `timed_by` names the case that timed it.
+        known: the columns bound and share of `points`, with an index of case and arm.
+    """
     for arm in frames.ARMS:
         keys = pd.MultiIndex.from_product([frame["timed_by"], [arm]])
         bounds = known.reindex(keys)
@@ -108,6 +122,9 @@ def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """The run's ceilings, medians over processes. Columns: device, dtype, and the ceilings of `points`."""
+    """The run's ceilings, medians over processes, a row for each device and dtype.
+
+    Columns: device, dtype, matmul, copy and cached copy, each NaN where it was not measured.
+    """
     wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
     return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

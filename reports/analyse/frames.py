@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def slug(self) -> str:
-        """The setting as a part of a file's name."""
+        """What `text` names, as a part of a file's name: plain values joined by hyphens, such as cpu-float32-s128."""
         values = [value for _, value in self._named]
         return "-".join([self.device, *values, *([f"s{self.seq_len}"] if self.seq_len is not None else [])])
 
@@ -81,10 +81,11 @@ class Tradeoff:
 
     Attributes:
         setting, batch: None where no latency was measured.
+        criteria: all criteria of the run, in the order of their colours.
         table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
-            heads_kept, heads_total, draws, value, low, high, difference, difference_low, difference_high, examples;
-            pruned and dense (seconds, in the same rounds) and speedup, each with _low and _high; and front: whether it
-            is on the Pareto front of the plans.
+            heads_kept, heads_total, draws (how many plans the row is the mean of), value, low, high, difference,
+            difference_low, difference_high, examples; pruned and dense (seconds, in the same rounds) and speedup, each
+            with _low and _high, NaN where it was not timed; and front: whether it is on the Pareto front of the plans.
     """
 
     task: str
@@ -110,14 +111,19 @@ def samples(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def cases_of(run: Run, task: str) -> pd.DataFrame:
-    """The cases whose shape was timed: of a task by its name, of the bare layer (LAYER), or all of GENERATION."""
+    """The rows of `Run.cases` whose shape was timed, by themselves or by another case, of one kind of measurement.
+
+    Args:
+        task: the name of a task for its pruned models, LAYER for the bare layer, or GENERATION for all generating
+            models.
+    """
     kind = task if task in (LAYER, GENERATION) else "pruning"
     mine = (run.cases["kind"] == kind) & ((run.cases["task"] == task) | (kind == GENERATION))
     return run.cases[mine & run.cases["timed_by"].isin(run.timed)]
 
 
 def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Yield each setting with its cases, the settings with the fewest unusual values first."""
+    """Yield (setting, its rows of `cases`) for each setting; those with the fewest unusual values come first."""
     pairs = []
     for key, rows in cases.groupby(SETTING, dropna=False, sort=True):
         values = dict(zip(SETTING, cast(tuple[Any, ...], key), strict=True))
@@ -127,7 +133,10 @@ def settings(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 
 
 def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """As `settings`, but with cases of all sequence lengths together, for figures that have these on an axis."""
+    """As `settings`, but with cases of all sequence lengths together, whose setting then has the sequence length None.
+
+    It is for figures that have sequence lengths on an axis.
+    """
     groups = cases.groupby(CONDITIONS, sort=True)
     pairs = [
         (Setting.of(**dict(zip(CONDITIONS, cast(tuple[Any, ...], key), strict=True))), rows) for key, rows in groups
@@ -138,8 +147,9 @@ def conditions(cases: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
 def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Seconds of the dense and the pruned arm and their paired speedup (dense / pruned), a row for each group of cases.
 
-    A group is the cases that agree in the columns `by`; a shape that several of them share counts once. Columns: `by`;
-    shapes, rounds, processes (the fewest of a shape); dense and pruned (seconds) and speedup, with `_low` and `_high`.
+    A group is the cases that agree in the columns `by`; it has no row if no shape of it was timed with both arms. A
+    shape that several of its cases share counts once. Columns: `by`; shapes (how many were timed), rounds (of all of
+    them), processes (the fewest of a shape); dense and pruned (seconds) and speedup, each with `_low` and `_high`.
     """
     rows = []
     for key, group in cases.groupby(by, sort=True, dropna=False):
@@ -164,7 +174,7 @@ def columns(name: str, estimate: stats.Estimate) -> dict[str, float]:
 
 
 def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
-    """The batch size that is reported first: the task's own, or the nearest to it that was timed."""
+    """The batch size that is reported first: the task's own, or the nearest to it by ratio among those of `cases`."""
     default = run.environment["tasks"][task]["batch_size"]
     return int(min(cases["batch"].unique(), key=lambda batch: (abs(np.log(batch / default)), batch)))
 
@@ -173,7 +183,8 @@ def report_batch(run: Run, task: str, cases: pd.DataFrame) -> int:
 def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
     """Accuracy beside latency for each setting and batch size of the task, the one to report first in front.
 
-    Where no latency was measured it is one tradeoff of accuracies alone; where there are no plans, none.
+    Of one setting there are at most MOST_BATCHES batch sizes. Where no latency was measured there is one tradeoff, of
+    accuracies alone; where the task has no plans, none.
     """
     plans = accuracies(run, task)
     if plans.empty:
@@ -195,9 +206,12 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
 
 
 def accuracies(run: Run, task: str) -> pd.DataFrame:
-    """The task's rows of plans.csv, one for each criterion and kept fraction.
+    """The task's plans as a table, one row for each criterion and kept fraction.
 
-    A row of several draws has their mean, and as its interval the range that holds 95 % of them.
+    The dense model comes first, then criteria in the order of `Run.criteria`, with falling kept fractions, last the
+    model without heads. Columns: those of plans.csv, and draws, the number of plans. A row of several plans (random
+    draws) has their mean, and as its interval the range that holds 95 % of them; its other columns are those of one of
+    them.
     """
     rows = []
     for _, group in run.plans[run.plans["task"] == task].groupby(["criterion", "kept_fraction"], sort=False):
@@ -213,7 +227,14 @@ def accuracies(run: Run, task: str) -> pd.DataFrame:
 
 
 def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: Metric) -> pd.DataFrame:
-    """The table of a tradeoff with the dense model's latency, timed beside `cases`, and the column `front`."""
+    """The table of a tradeoff with the dense model's latency in its own row, and the column `front`.
+
+    A mean over draws and the model without heads are never on the front.
+
+    Args:
+        table: accuracies, with the columns of `latencies` if `cases` is not None.
+        cases: the cases whose dense arm gives that latency; None where none was measured.
+    """
     numbers = [f"{name}{end}" for name in (*ARMS, "speedup") for end in ("", "_low", "_high")]
     table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
     table[numbers] = table[numbers].astype(float)
@@ -230,5 +251,5 @@ def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: M
 
 
 def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
-    """The names of the cases that timed the shapes of `cases`, pruned and dense in the same rounds."""
+    """The names of the cases that timed the shapes of `cases`, those without rounds of both arms left out."""
     return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]

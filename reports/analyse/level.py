@@ -17,21 +17,26 @@ NEAREST = 0.1  # of the margin: what loses this nearly as much can't be told fro
 
 
 def is_level(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """For each plan, whether even the largest loss within its interval is below the margin."""
+    """A mask of the plans that are shown to be level: even the largest loss within the interval is below the margin.
+
+    Args:
+        plans: a row for each plan, with value and difference (to the dense model), the latter with _low and _high.
+    """
     return _losses(plans, metric)["most"] < _margins(plans, metric)
 
 
 def is_open(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """For each plan, whether its interval contains the margin, so that its loss may be below or above that."""
+    """A mask of the plans whose interval contains the margin, so that the loss may be below or above that."""
     losses, margins = _losses(plans, metric), _margins(plans, metric)
     return (losses["least"] < margins) & (losses["most"] >= margins)
 
 
 def examples_needed(plans: pd.DataFrame, metric: Metric) -> pd.Series:
-    """How many examples it would take to tell each plan's loss from the margin; NaN where that is not known.
+    """How many examples it would take to tell each plan's loss from the margin, a Series; NaN where that is not known.
 
     An interval's width falls with the square root of the number of examples. Enough are those with which half its width
-    is at most the margin, and at most the distance of the measured loss from the margin.
+    is at most the margin, and at most the distance of the measured loss from the margin. It is NaN where that distance
+    is within NEAREST of the margin, or where `examples`, by how many the plan was judged, is NaN.
     """
     losses, margins = _losses(plans, metric), _margins(plans, metric)
     aim = (margins - losses["loss"]).abs().clip(upper=margins)
@@ -45,19 +50,22 @@ def margin(reference: float, metric: Metric) -> float:
 
 
 def within(metric: Metric) -> str:
-    """The margin, in words."""
+    """The margin in words, as a sentence has it after "within": "1 point" of a share, "1 %" of any other metric."""
     return f"{100 * MARGIN:g} point" if metric.is_share else f"{100 * MARGIN:g} %"
 
 
 def none_level(plans: pd.DataFrame, metric: Metric) -> str:
-    """A clause that says that no plan is level with the dense model, and how many may be, given more examples."""
+    """A clause that says that no plan is level with the dense model, and how many may be, given more examples.
+
+    The caller has found that none is (`is_level`).
+    """
     may_be = plans[is_open(plans, metric)]
     text = f"no pruned plan is shown to be level with the dense model, within {within(metric)}"
     return text if may_be.empty else f"{text} ({count(len(may_be), 'plan')} may be: {_too_few(may_be, metric)})"
 
 
 def verdict(plan: pd.Series, metric: Metric) -> str:
-    """A sentence on whether a plan is level, with a space in front; empty where its interval shows that it is not."""
+    """A sentence that a plan is level, or that this is open, with a space in front; "" where it is neither."""
     plans = pd.DataFrame([plan])
     if is_level(plans, metric).any():
         return f" Its {metric.name} is level with the dense model's, within {within(metric)}."
@@ -91,6 +99,6 @@ def _margins(plans: pd.DataFrame, metric: Metric) -> pd.Series:
 
 
 def _rounded(number: float) -> int:
-    """The number rounded up to two significant digits."""
+    """The number rounded up to two significant digits, or to a whole number if it is below 10."""
     step = 10 ** max(0, math.floor(math.log10(max(number, 1))) - 1)
     return math.ceil(number / step) * step

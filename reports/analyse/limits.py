@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def spread(values: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the values: both ends, and others evenly spread between."""
+    """At most `most` of the values: the first and the last, and others evenly spread between; of one, the first."""
     return [values[place] for place in _places(len(values), most)]
 
 
@@ -23,13 +23,20 @@ def spread_rows(frame: pd.DataFrame, most: int, by: list[str]) -> pd.DataFrame:
 
 
 def spread_batches(frame: pd.DataFrame, batches: int, rows: int, by: list[str]) -> pd.DataFrame:
-    """The rows of at most `batches` batch sizes, at most `rows` of each, picked as by `spread_rows`."""
+    """The rows of at most `batches` batch sizes, at most `rows` of each: the batch sizes as by `spread`, ascending.
+
+    Rows of one batch size are picked as by `spread_rows`, with the columns `by`.
+    """
     shown = spread(sorted(frame["batch"].unique()), batches)
     return pd.concat([spread_rows(frame[frame["batch"] == batch], rows, by) for batch in shown])
 
 
 def best_criteria(table: pd.DataFrame, metric: Metric, most: int) -> tuple[pd.DataFrame, str]:
-    """The rows of the `most` best criteria on average, of baselines and of references; and `left_out`'s sentence."""
+    """The rows of the `most` criteria with the best mean value, of baselines and references; and `left_out`'s sentence.
+
+    Args:
+        table: a row for each plan; columns: criterion, value, and any others.
+    """
     others = table[~table["criterion"].isin([*BASELINES, *REFERENCES])]
     means = others.groupby("criterion")["value"].mean().sort_values(ascending=not metric.higher_is_better)
     names = [*means.index[:most], *BASELINES, *REFERENCES]
@@ -49,7 +56,7 @@ def left_out(shown: int, total: int, nouns: str, which: str = "") -> str:
 
 
 def _places(count: int, most: int) -> list[int]:
-    """The positions of at most `most` of `count` things, the first and the last among them, evenly spread."""
+    """The indices of at most `most` of `count` things, evenly spread from the first to the last; of one, the first."""
     if count <= most:
         return list(range(count))
     return [int(place) for place in np.linspace(0, count - 1, most).round()]

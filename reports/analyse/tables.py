@@ -68,7 +68,10 @@ def promises(run: Run, task: str) -> Iterator[Summary]:
 
 
 def percentiles(run: Run, task: str) -> Iterator[Summary]:
-    """Yield the table of percentiles, throughput and memory: one row for each timed case and arm."""
+    """Yield the table of percentiles, throughput and memory: a row for each arm of each case that was timed itself.
+
+    Nothing is yielded where no case of the task has samples.
+    """
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
     counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
@@ -94,7 +97,7 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
 
 
 def ceilings(run: Run) -> Iterator[Summary]:
-    """Yield the table of the most that the machine can do, as measured in the same run; none if it was not."""
+    """Yield the table of the most that the machine can compute and move, measured in this run; none if it was not."""
     rows = []
     for (device, dtype, ceiling), measurements in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
         name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
@@ -108,7 +111,10 @@ def ceilings(run: Run) -> Iterator[Summary]:
 
 
 def left_out(run: Run) -> Iterator[Summary]:
-    """Yield the table of what ran out of memory, was skipped, or could not be used, each with the reason."""
+    """Yield the table of what ran out of memory, was skipped or could not be used, with the reasons; none if nothing.
+
+    What failed in another way is not in it.
+    """
     unfinished = run.unfinished[run.unfinished["status"].isin(LEFT_OUT)]
     rows = [
         (word(row.name), word(row.status), word(last_line(row.error))) for row in unfinished.itertuples(index=False)
@@ -122,7 +128,10 @@ def left_out(run: Run) -> Iterator[Summary]:
 
 
 def environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the contents of environment.json say of machine, software and run, as pairs of a name and a text."""
+    """What the contents of environment.json say of machine, software and run, as pairs (name, text) for a list.
+
+    What is not recorded is "unknown", but accelerators are then "none", and a run without an end is "cut off".
+    """
     memory = facts.get("memory_bytes")
     revision = str(facts.get("revision") or UNKNOWN)
     dirty = {True: " with uncommitted changes", False: ", clean"}.get(facts.get("dirty", ""), "")

@@ -22,7 +22,13 @@ SHORT = 2.0
 
 
 def scatter(frame: Beside, by: str, quantity: str) -> Figure:
-    """A figure of the second side's ratios (called `quantity`) against the first's; colours tell values of `by`."""
+    """A figure of the second side's ratios against the first's, with intervals, and the diagonal on which both agree.
+
+    Args:
+        frame: its table has the columns first and second, with _low and _high, and `by`.
+        by: the column whose values have a colour and a marker each.
+        quantity: what the ratios are called on the axes.
+    """
     table = frame.table
     figure = new_figure(8.6, 5.8)
     axes = figure.subplots()

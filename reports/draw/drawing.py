@@ -27,7 +27,12 @@ COLORS = 256
 
 
 class Drawn(NamedTuple):
-    """The size of a figure that was drawn: width and height in CSS pixels, and the bytes of both its files together."""
+    """What is known of a figure that was drawn.
+
+    Attributes:
+        width, height: in CSS pixels.
+        size: the bytes of its SVG and its PNG together.
+    """
 
     width: int
     height: int
@@ -37,7 +42,12 @@ class Drawn(NamedTuple):
 class Studio:
     """Draws figures, in several processes once more than `FEW` have been asked for.
 
-    A context manager: when it ends, everything is drawn, or the first error of a figure is raised.
+    A context manager: when it ends, everything is drawn, or the first error of a figure is raised. If it ends with an
+    error, figures that are still waiting are not drawn.
+
+    Args:
+        processes: how many; None for one a core, at most MOST_PROCESSES. With 1, all is drawn in this process, at the
+            end.
     """
 
     def __init__(self, processes: int | None = None) -> None:
@@ -47,7 +57,13 @@ class Studio:
         self._pool: ProcessPoolExecutor | None = None
 
     def add(self, module: str, frame: Any, title: str, stem: Path, *, narrow: bool = False) -> Future[Drawn]:
-        """Have the figure module `module` draw `frame` into `stem`.svg and .png; returns a future of the size."""
+        """Have `frame` drawn into `stem`.svg and `stem`.png; returns a future of `Drawn`, done when the context ends.
+
+        Args:
+            module: the import path of the figure module, whose `draw` makes the figure from `frame`.
+            title: put above the figure.
+            narrow: whether the figure is for a phone, as of `style.theme`.
+        """
         work = partial(render, module, frame, title, stem, narrow=narrow)
         if self._pool is not None:
             future = self._pool.submit(work)
@@ -87,7 +103,7 @@ class Studio:
 
 
 def render(module: str, frame: Any, title: str, stem: Path, *, narrow: bool) -> Drawn:
-    """Draw `frame` with the figure module `module` into `stem`.svg and `stem`.png; returns the size."""
+    """Draw `frame` into `stem`.svg and `stem`.png, and return their sizes; the arguments are those of `Studio.add`."""
     with theme(narrow=narrow):
         figure = importlib.import_module(module).draw(frame)
         entitle(figure, title)
@@ -100,7 +116,7 @@ def render(module: str, frame: Any, title: str, stem: Path, *, narrow: bool) -> 
 
 
 def write_png(figure: Figure, file: Path) -> None:
-    """Write a PNG of at most 256 colours, for a third of the bytes. (savefig would draw everything twice.)"""
+    """Write the figure as a PNG of at most 256 colours, for a third of the bytes. (savefig would draw it twice.)"""
     figure.set_dpi(PNG_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -20,7 +20,7 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray, list[tuple[Axes, T]]]:
     """A figure with a panel for each item, all its axes (rows, columns), and pairs of an item's axes and the item.
 
-    Axes that are left over are switched off.
+    There must be at least one item. Axes that are left over are switched off.
 
     Args:
         most: the largest number of columns.
@@ -40,14 +40,23 @@ def panel_grid(
 def batch_grid(
     frame: pd.DataFrame, most: int, width: tuple[float, float], height: tuple[float, float]
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A figure with a panel for each batch size, ascending, and pairs of a panel's axes and rows; see `panel_grid`."""
+    """A figure with a panel for each batch size in `frame`, ascending, and pairs of a panel's axes and its rows.
+
+    The other arguments are those of `panel_grid`.
+    """
     batches = [rows for _, rows in frame.groupby("batch", sort=True)]
     figure, _, panels = panel_grid(batches, most, width, height)
     return figure, panels
 
 
 def small_panels(names: Sequence[str], x: str, y: str) -> tuple[Figure, Iterator[tuple[Axes, str]]]:
-    """A figure with a small panel for each name, and pairs of its axes and name; call `finish` on each when drawn."""
+    """A figure with COLUMNS small panels a row, one for each name, and an iterator of pairs of a panel's axes and name.
+
+    Call `finish` on each when it is drawn. The panels share both axes.
+
+    Args:
+        x, y: the labels of the shared axes.
+    """
     rows = math.ceil(len(names) / COLUMNS)
     figure = new_figure(2.0 * COLUMNS, 0.9 + 1.75 * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)

@@ -16,12 +16,12 @@ SCALE = sns.color_palette("vlag_r", as_cmap=True)
 
 
 def log_reach(speedup: pd.Series) -> float:
-    """How far the colours must reach to either side of a speedup of 1, in powers of two."""
+    """How far colours must reach to either side of a speedup of 1: the largest |log2(speedup)|, at least 0.05."""
     return max(0.05, float(np.log2(speedup).abs().max()))
 
 
 def speedup_texts(frame: pd.DataFrame) -> pd.Series:
-    """The text of each row's cell: its speedup, and its interval in a line below."""
+    """The text of each row's cell, a Series with the frame's index: its speedup, and its interval in a line below."""
     rows = zip(frame["speedup"], frame["speedup_low"], frame["speedup_high"], strict=True)
     texts = [f"{times(value)}\n{'one round' if np.isnan(low) else between(low, high)}" for value, low, high in rows]
     return pd.Series(texts, index=frame.index, dtype=object)
@@ -30,8 +30,13 @@ def speedup_texts(frame: pd.DataFrame) -> pd.Series:
 def speedup_cells(axes: Axes, speedup: pd.DataFrame, texts: pd.DataFrame, reach: float) -> QuadMesh:
     """Draw a cell for each number of `speedup`, with the text at the same place of `texts`; the first row is on top.
 
+    A cell without a number stays empty. The ticks are put at the middles of the cells; the caller labels them.
+
     Args:
         reach: what `log_reach` gives.
+
+    Returns:
+        The mesh of cells, for `speedup_bar`.
     """
     logs = np.log2(speedup.to_numpy(dtype=float))
     mesh = axes.pcolormesh(logs, cmap=SCALE, vmin=-reach, vmax=reach, edgecolors=PAPER, linewidth=1.5)

@@ -90,7 +90,7 @@ def theme(narrow: bool = False) -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, but at least WIDE wide, or in a narrow theme at most NARROW wide."""
+    """A figure of this size in inches, at least WIDE wide, or in a narrow theme at most NARROW; at least 2.8 high."""
     width = min(width, NARROW) if _narrow.get() else max(width, WIDE)
     return Figure(figsize=(width, max(height, 2.8)), layout="constrained")
 
@@ -101,7 +101,10 @@ def title(figure: Figure, text: str) -> None:
 
 
 def looks(criteria: Sequence[str]) -> dict[str, Look]:
-    """The look of each criterion, the same in all figures of a run; baselines are grey."""
+    """The look of each criterion by name, the same in all figures that are given the same criteria in the same order.
+
+    Baselines are grey, have a look even if they are not among the criteria, and take no colour away from others.
+    """
     chosen = [name for name in criteria if name not in BASELINES]
     by_criterion = {
         name: Look(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]) for index, name in enumerate(chosen)
@@ -117,7 +120,7 @@ def luminance(color: Any) -> float:
 
 
 def text_on(color: Any) -> str:
-    """The colour of text that can be read on a cell of this colour."""
+    """The colour, ON_LIGHT or ON_DARK, of text that can be read on a cell of this colour."""
     return ON_LIGHT if luminance(color) > 0.18 else ON_DARK  # where both contrast alike
 
 
@@ -141,14 +144,18 @@ def kept_axis(axes: Axes) -> None:
 
 
 def log_ticks(axis: Any, values: Sequence[float]) -> None:
-    """Put ticks on a logarithmic axis at the values measured, as plain numbers."""
+    """Put ticks on a logarithmic axis at `values` and nowhere else, labelled as plain numbers."""
     axis.set_major_locator(FixedLocator(sorted(set(values))))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """The least and the largest of the values and as many between them as fit, all at least `gap` apart."""
+    """The least of the values, others in ascending order, and the largest, all at least `gap` apart.
+
+    Between the two as many are taken as fit, from below. If the largest is nearer than `gap` to the least, it is left
+    out.
+    """
     ordered = sorted(set(values))
     kept = ordered[:1]
     for value in ordered[1:-1]:
@@ -158,19 +165,22 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def reach(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """The distances from each value down and up to the ends of its interval, (2, n); 0 where it has no interval."""
+    """The distances from each value down and up to the ends of its interval, (2, n), as error bars; 0 without one."""
     distances = np.array([value - low, high - value], dtype=float)
     return np.where(distances > 0, distances, 0.0)
 
 
 def extent(frame: pd.DataFrame, *columns: str) -> tuple[float, float]:
-    """The least and the largest number in these columns, NaN left aside."""
+    """The least and the largest number in these columns of the frame together, NaN left aside."""
     values = frame[list(columns)].to_numpy(dtype=float)
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:
-    """The name, cut in the middle where it is too long: names often differ at their ends."""
+    """The name, with an ellipsis in place of its middle if it has more than `longest` characters.
+
+    Names often differ at their ends, so both are kept.
+    """
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
 
@@ -182,7 +192,10 @@ def text_width(text: str, size: Any = "medium", weight: str = "normal") -> float
 
 
 def folded(text: str, inches: float, size: float | str = "medium") -> str:
-    """The text in lines no longer than `inches`, broken between words."""
+    """The text in lines no longer than `inches` in letters of this size, broken between words.
+
+    Words of more than 60 characters are shortened; one that is longer than a line has a line of its own.
+    """
     lines = [""]
     for word in text.split(" "):
         line = f"{lines[-1]} {shortened(word, 60)}".strip()
@@ -194,7 +207,12 @@ def folded(text: str, inches: float, size: float | str = "medium") -> str:
 
 
 def color_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any) -> Colorbar:
-    """Add a colour bar beside the axes; an SVG holds it as one picture, which would otherwise be 256 paths."""
+    """Add a colour bar for `image` beside the axes, and return it; an SVG holds it as one picture instead of 256 paths.
+
+    Args:
+        axes: one, or several as an array, whose room it takes.
+        options: as of `Figure.colorbar`.
+    """
     shrink = min(options.pop("shrink", 1.0), BAR_INCHES / figure.get_figheight())
     room = 0.75 * shrink * figure.get_figheight()
     bar = figure.colorbar(image, ax=axes, label=folded(label, room), shrink=shrink, **options)
@@ -205,7 +223,7 @@ def color_bar(figure: Figure, image: Any, axes: Any, label: str, **options: Any)
 
 
 def legend_right(axes: Axes, **options: Any) -> None:
-    """Add a legend right of the axes, where it covers no data; below them where the figure is narrow."""
+    """Add a legend right of the axes, where it covers no data; below them in a narrow theme (`legend_below`)."""
     if _narrow.get():
         legend_below(_figure(axes), **options)
     else:
@@ -213,7 +231,10 @@ def legend_right(axes: Axes, **options: Any) -> None:
 
 
 def legend_below(figure: Figure, most: int = 3, **options: Any) -> None:
-    """Add one legend for all axes below them, each label once, in as many columns as there is room for."""
+    """Add one legend for all axes below them, each label once, in as many columns as there is room for, at most `most`.
+
+    None is added where nothing has a label. In a narrow theme the figure grows by what the legend takes.
+    """
     handles = {
         label: handle
         for axes in figure.axes

@@ -24,7 +24,9 @@ def text(figure: Figure) -> str:
 
 
 def themed(svg: str) -> str:
-    """An SVG that matplotlib wrote, with dark colours for readers whose screen is dark, and without its date.
+    """The text of an SVG that matplotlib wrote, with rules for dark screens, without its date, and with short numbers.
+
+    Dark colours replace neutral ones where the reader's screen is dark; coordinates keep two decimals.
 
     Raises:
         ValueError: it has no style sheet, so matplotlib didn't write it.
@@ -37,7 +39,10 @@ def themed(svg: str) -> str:
 
 
 def _rules() -> str:
-    """The style sheet that replaces neutral colours on dark screens, in inline styles and in attributes of hatches."""
+    """The style sheet as text: the fonts, and rules that replace neutral colours (DARK) on dark screens.
+
+    The rules hold for colours in inline styles and for those in attributes, as hatches have them.
+    """
     dark = "\n".join(
         f'[style*="{what}: {light}"], [{what}="{light}"] {{ {what}: {dark} !important }}'
         for light, dark in DARK.items()

@@ -14,7 +14,11 @@ NAMES = ("effects.svg", "effects.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figure, and print its paths and caption; wrong input is a usage error (exit code 2)."""
+    """Draw the figure of a gate run, and print its paths and caption; a ReportError is a usage error (exit code 2).
+
+    Args:
+        arguments: those of the command line; None for those of this process.
+    """
     parser = argparse.ArgumentParser(prog="python -m reports.gate", allow_abbrev=False)
     parser.add_argument(
         "run", metavar="DIR|verdict.json", type=Path, help="the directory of a gate run, or its verdict"
@@ -28,14 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write(run: Path, output: Path | None = None) -> str:
-    """Write effects.svg and effects.png into the directory `output`; returns their paths and the caption.
+    """Draw effects.svg and effects.png into the directory `output`; returns one line, "PATH and PATH: CAPTION".
 
     Args:
         run: the directory of a gate run, or its verdict.json.
         output: by default the directory that verdict.json is in.
 
     Raises:
-        ReportError: the verdict can't be read (see `load`), or the figure can't be written.
+        ReportError: the verdict is missing, damaged, or of another kind or schema; or a file can't be written, or one
+            that is not a report's is in its place.
     """
     gate = load(run)
     with theme():

@@ -14,7 +14,11 @@ NAMES = ("power.svg", "power.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the gate's power as power.svg and power.png; wrong input is a usage error (exit code 2)."""
+    """Draw the gate's power as power.svg and power.png, and print their paths; a ReportError is a usage error.
+
+    Args:
+        arguments: those of the command line; None for those of this process. A usage error has the exit code 2.
+    """
     parser = argparse.ArgumentParser(prog="python -m reports.gate.power", allow_abbrev=False)
     parser.add_argument("run", metavar="DIR|calibration.json", type=Path)
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: beside calibration.json")

@@ -13,7 +13,10 @@ from reports.site.single_figures import delivered
 
 
 def main() -> int:
-    """Draw the figures and print their paths and captions; returns 1 if that fails with a ReportError, else 0."""
+    """Draw the figures and print their paths and captions; returns 1 if that fails with a ReportError, else 0.
+
+    A run without anything to draw is no failure: a line says so.
+    """
     parser = argparse.ArgumentParser(prog="python -m reports.importance", allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of an importance run")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: RUN/figures")
@@ -32,10 +35,13 @@ def main() -> int:
 
 
 def write(run: Path, output: Path) -> list[str]:
-    """Draw every figure into the directory `output`; returns a line with the path and the caption of each.
+    """Draw every figure as a PNG into the directory `output`; returns a line "PATH: CAPTION" for each.
+
+    Args:
+        run: the directory of an importance run, or the .zip of one.
 
     Raises:
-        ReportError: the run can't be read, the figures can't be written, or something is in their way.
+        ReportError: the run can't be read, a file can't be written, or one that is not a report's is in its place.
     """
     tables, slugs, lines = load(run), Slugs(), []
     with delivered(output) as made:

@@ -15,10 +15,7 @@ from reports.read.run import Metric
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """A table about two sides, and the names of the two.
-
-    `first` and `second` are the names of the sides.
-    """
+    """A table about two sides, with `first` and `second`, the names of the sides."""
 
     first: str
     second: str
@@ -73,7 +70,11 @@ class Comparison:
 
 
 def compare(first: Side, second: Side) -> Comparison:
-    """Everything that both sides have measured. What one of them lacks is no error; `notes` names it."""
+    """Everything that both sides have measured. What one of them lacks is no error; `notes` names it.
+
+    Accuracies are compared, and fronts drawn, only of tasks that both runs judge by a metric of the same name;
+    accuracies not at all where both sides are of one run, which measures them once.
+    """
     metrics = {
         task: first.run.metric(task)
         for task in first.run.tasks
@@ -108,7 +109,10 @@ def _fronts(first: Side, second: Side, task: str) -> Iterator[tuple[str, pd.Data
 
 
 def _tradeoffs(side: Side, task: str) -> dict[tuple[Setting, int | None], Tradeoff]:
-    """The task's tradeoffs with a timed pruned plan, by their setting (its device left blank) and batch size."""
+    """(setting with "" as its device, batch size) -> the task's tradeoff there, if at least one pruned plan was timed.
+
+    Only tradeoffs on the side's device count.
+    """
     return {
         (replace(tradeoff.setting, device=""), tradeoff.batch): tradeoff
         for tradeoff in frames.tradeoffs(side.run, task)
@@ -118,7 +122,10 @@ def _tradeoffs(side: Side, task: str) -> dict[tuple[Setting, int | None], Tradeo
 
 
 def _points(side: Side, tradeoff: Tradeoff) -> pd.DataFrame:
-    """The plans of a tradeoff that were timed, with their latency as a share of the dense model's."""
+    """The rows of a tradeoff that were timed, with the columns task, side (its name) and share, with _low and _high.
+
+    The share is latency / dense latency, 1 / speedup.
+    """
     table = tradeoff.table[tradeoff.table["speedup"].notna()]
     return table.assign(
         task=tradeoff.task, side=side.name, share=1 / table["speedup"], share_low=1 / table["speedup_high"],

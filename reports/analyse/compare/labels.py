@@ -23,15 +23,16 @@ ALWAYS = ("kept_fraction", "criterion", "batch")
 
 
 def subjects(frame: pd.DataFrame) -> pd.Series:
-    """The subject of each row: see `subject`."""
+    """The subject of each row (`subject` of its columns kind, task and phase) as a Series with the frame's index."""
     names = [subject(*row) for row in frame[["kind", "task", "phase"]].itertuples(index=False, name=None)]
     return pd.Series(names, index=frame.index, dtype=object)
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """One line of text for each row, that tells it apart from the others.
+    """One line of text for each row, that tells it apart from the others, as a Series with the frame's index.
 
     It has the row's subject, the fields in ALWAYS, and those other fields that differ among rows of that subject.
+    Fields that are not known are left out.
     """
     lines = {}
     for name_of, rows in frame.groupby(subjects(frame), sort=False):
@@ -43,14 +44,14 @@ def labels(frame: pd.DataFrame) -> pd.Series:
 
 
 def subject(kind: str, task: str, phase: str) -> str:
-    """What is timed, in words: a task, the bare layer, or a phase (prefill, decode) of a model that generates."""
+    """What is timed, in words: a task, "bare layer", or of generation the task and its phase (prefill, decode)."""
     if kind == GENERATION:
         return f"{task}, {phase}"
     return "bare layer" if kind == LAYER else task
 
 
 def _criteria(names: str) -> str:
-    """The criteria (`names`, joined by commas) in words; empty for "none", since the kept fraction says as much."""
+    """The criteria (`names`, joined by commas) in words: "a and b", of more "a and 2 others"; "" for "none"."""
     several = names.split(", ")
     if several == ["none"]:
         return ""  # no heads are kept, as the kept fraction says

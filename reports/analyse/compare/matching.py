@@ -43,12 +43,18 @@ class Measured(NamedTuple):
 
 
 def speedups(side: Side) -> dict[Key, Measured]:
-    """The side's paired ratios of dense over pruned time, by the key of the case."""
+    """The side's ratios of dense over pruned time, as logs paired by round (`Measured`), by key (see `Key`).
+
+    Cases whose shape was timed with both arms on the side's device have them. The last part of the key is "dense".
+    """
     return dict(_measured(side, side.cases, "pruned", 1))
 
 
 def peers(side: Side) -> dict[Key, Measured]:
-    """The side's paired ratios of our bare layer's time over that of each peer, by the key of the case."""
+    """The side's ratios of our bare layer's time over that of each peer, as logs paired by round, by key (see `Key`).
+
+    The last part of the key is the name of the peer.
+    """
     return dict(_measured(side, side.cases[side.cases["kind"] == LAYER], "mha", -1))
 
 
@@ -74,10 +80,11 @@ def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.
 
 
 def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
-    """The plans whose accuracy both sides have measured, one row for each task, criterion and kept fraction.
+    """The plans of `tasks` whose accuracy both sides have measured, one row for each task, criterion and kept fraction.
 
-    Columns: PLAN; heads: SAME_HEADS or OTHER_HEADS; and with first_ and second_ in front draws, examples, value, and
-    difference (to the dense model on the same examples), the last two with _low and _high as well.
+    Columns: PLAN; heads: SAME_HEADS or OTHER_HEADS, whether both sides' plans keep the same; and with first_ and
+    second_ in front draws, examples, value, and difference (to the dense model on the same examples), the last two with
+    _low and _high as well.
     """
     columns = ["draws", "examples", "heads", *(f"value{end}" for end in ENDS), *(f"difference{end}" for end in ENDS)]
     tables = []
@@ -97,7 +104,7 @@ def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def dense(first: Side, second: Side) -> pd.DataFrame:
-    """Seconds of the dense models that both sides timed. Columns: MODEL, first and second, with _low and _high."""
+    """Seconds of the dense models that both sides timed. Columns: MODEL; first and second, each with _low and _high."""
     one, other = _dense(first), _dense(second)
     rows = [
         dict(zip(MODEL, key, strict=True)) | frames.columns("first", one[key]) | frames.columns("second", other[key])
@@ -108,7 +115,14 @@ def dense(first: Side, second: Side) -> pd.DataFrame:
 
 
 def _measured(side: Side, cases: pd.DataFrame, under: str, sign: int) -> Iterator[tuple[Key, Measured]]:
-    """Yield by key the paired ratios of each other arm's time over that of `under`; `sign` -1 inverts them."""
+    """Yield (key, what was measured), with paired ratios of another arm's time over that of the arm `under`.
+
+    Each arm that was timed in the same rounds as `under` has its own keys.
+
+    Args:
+        cases: the side's cases to look at; those that agree in the columns CASE are taken together.
+        sign: 1, or -1 for the inverse ratios, of `under` over the other arm.
+    """
     keep = side.run.plans.set_index("plan")["keep"].to_dict()
     arms = sorted({over for _, over, below in side.run.log_ratios if below == under})
     for key, group in cases.groupby(CASE, dropna=False):
@@ -147,21 +161,27 @@ def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Me
 
 
 def _heads(first: Measured, second: Measured) -> str:
-    """Whether two measurements are of the same heads, of the same shape only, or of different shapes."""
+    """One of ALIKE: whether two measurements are of the same heads, of the same shapes only, or of different shapes.
+
+    Where a side's heads are not known, the same shapes are all that is said.
+    """
     if first.shapes != second.shapes:
         return OTHER_SHAPE
     return SAME_HEADS if first.heads is not None and first.heads == second.heads else SAME_SHAPE
 
 
 def _plans(side: Side, task: str) -> pd.DataFrame:
-    """The accuracies of a task, with a column `heads`: the heads that the plans of each row keep, as text."""
+    """`frames.accuracies` of a task, with low and high as value_low and value_high, and a column `heads`.
+
+    That is a text of the heads that the plans of a row keep, the same for the same heads.
+    """
     heads = side.run.plans.groupby(PLAN)["keep"].agg(lambda keep: " ".join(sorted(map(str, keep))))
     accuracies_of_task = frames.accuracies(side.run, task).rename(columns={"low": "value_low", "high": "value_high"})
     return accuracies_of_task.merge(heads.rename("heads"), left_on=PLAN, right_index=True)
 
 
 def _dense(side: Side) -> dict[Key, Estimate]:
-    """The seconds of each dense model, by its values of MODEL."""
+    """The values of MODEL -> the median seconds of the dense model, with its interval, over the side's cases."""
     seconds = {}
     for key, group in side.cases.groupby(MODEL, dropna=False):
         timed = [case for case in group["timed_by"].unique() if (case, "dense") in side.run.seconds]

@@ -38,7 +38,10 @@ def notes(
 
 
 def differences(first: Side, second: Side) -> pd.DataFrame:
-    """The facts about machine, code and packages in which two sides differ. Columns: field, first, second."""
+    """The facts about device, machine, code, tasks and packages in which two sides differ, as texts.
+
+    Columns: field, first, second; a fact that one side lacks is "not there". Facts in ALWAYS_OTHER are left out.
+    """
     one, other = _fields(first), _fields(second)
     rows = [(name, one.get(name, "not there"), other.get(name, "not there")) for name in {**one, **other}]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["field", "first", "second"])
@@ -47,7 +50,11 @@ def differences(first: Side, second: Side) -> pd.DataFrame:
 def _missing(
     first: Side, second: Side, latencies: tuple[Mapping[Key, Measured], Mapping[Key, Measured]]
 ) -> Iterator[str]:
-    """Sentences on cases and plans: on a side without any, on those of one side only, and on sides that share none."""
+    """Yield sentences on cases and plans: a side without any, those of one side only, and sides that share none.
+
+    Args:
+        latencies: what `matching.speedups` gives for each side.
+    """
     plans = [set(side.run.plans[PLAN].itertuples(index=False, name=None)) for side in (first, second)]
     cases = [set(measured) for measured in latencies]
     for side, plan, case in zip((first, second), plans, cases, strict=True):
@@ -73,14 +80,19 @@ def _subject(key: Key) -> str:
 
 
 def _only(side: Side, noun: str, subjects: Iterable[str]) -> str:
-    """A sentence that counts what only this side has, each called a `noun`, by its subject."""
+    """A sentence that counts things that only this side has: "3 cases only in RUN: 1 of bare layer, 2 of digits."
+
+    Args:
+        noun: what each thing is called, in the singular.
+        subjects: the subject of each thing.
+    """
     numbers = Counter(subjects)
     of = ", ".join(f"{number} of {name}" for name, number in sorted(numbers.items()))
     return f"{count(numbers.total(), noun)} only in {side.name}: {of}."
 
 
 def _machines(first: Side, second: Side, speedups: pd.DataFrame, environments: pd.DataFrame) -> Iterator[str]:
-    """Sentences on noisy machines, differing environments, and sides that were timed in a single process."""
+    """Yield sentences on noisy machines, differing environments, and sides with a speedup from a single process."""
     for run in _runs(first, second):
         if run.noisy:
             yield f"The machine of {run.name} was noisy: {' '.join(run.noisy)}"
@@ -97,7 +109,11 @@ def _machines(first: Side, second: Side, speedups: pd.DataFrame, environments: p
 
 
 def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.DataFrame) -> Iterator[str]:
-    """Sentences on how far the models of both sides, which go by the same names, can be compared at all."""
+    """Yield sentences on what makes models that go by the same name on both sides hard to compare.
+
+    These are sides of one run, tasks judged by different metrics, plans that keep other heads, speedups of other
+    shapes, and speedups from a single round.
+    """
     if first.run is second.run:
         yield "Both are of one run, which measures accuracy once: it is the same on both sides."
     for task in (task for task in first.run.tasks if task in second.run.tasks):
@@ -116,7 +132,7 @@ def _models(first: Side, second: Side, speedups: pd.DataFrame, accuracies: pd.Da
 
 
 def _fields(side: Side) -> dict[str, str]:
-    """What is known of a side's machine, code and packages: name -> text."""
+    """The facts that are known of a side's device, machine, code, tasks and packages: name -> text."""
     environment = side.run.environment
     packages: Mapping[str, Any] = environment.get("packages") or {}
     sources = {f"definition of {task}": known.get("source") for task, known in environment["tasks"].items()}

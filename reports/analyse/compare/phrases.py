@@ -10,7 +10,10 @@ from reports.base.stats import LEVEL
 
 
 def tally(table: pd.DataFrame, noun: str) -> str:
-    """A clause on how many rows, each called a `noun`, differ beyond their intervals, and how many would by chance."""
+    """A clause on how many rows, each called a `noun`, differ beyond their intervals, and how many would by chance.
+
+    Rows without an interval of their ratio are not counted; if none has one, the clause says that.
+    """
     judged = table[table["ratio_low"].notna()]
     if judged.empty:
         return f"{count(len(table), noun)} in common, none with an interval on both sides"
@@ -20,7 +23,10 @@ def tally(table: pd.DataFrame, noun: str) -> str:
 
 
 def largest(frame: Beside) -> str:
-    """A clause on the row whose ratio is farthest from 1, of those beyond their intervals if there are any."""
+    """A clause on the row whose ratio is farthest from 1, of those beyond their intervals if there are any.
+
+    It has the row's label and the ratios of both sides with their intervals. The table must have rows.
+    """
     table = ranked(frame.table)
     row, label = table.iloc[0], labels(frame.table)[table.index[0]]
     which = "the largest difference" if row["differs"] else "the largest, within its interval"
@@ -32,14 +38,20 @@ def largest(frame: Beside) -> str:
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
-    """First the rows that differ beyond their intervals, then the others; in both those farthest from 1 come first."""
+    """The rows, with their index, ordered: first those that differ beyond their intervals, then the others.
+
+    In both, those whose ratio is farthest from 1 come first.
+    """
     far = np.abs(np.log(table["ratio"].astype(float)))
     order = pd.DataFrame({"same": ~table["differs"].astype(bool), "near": -far}).sort_values(["same", "near"])
     return table.loc[order.index]
 
 
 def _by_chance(judged: pd.DataFrame) -> str:
-    """A clause that says how many of these 95 % intervals are expected to miss the true value."""
+    """A clause that says how many of these rows' 95 % intervals are expected to leave the true ratio out.
+
+    It says "more" where a side of some row was timed in one process, so that its interval is too narrow.
+    """
     expected = (1 - LEVEL) * len(judged)
     by_chance = f"{'less than 1' if expected < 1 else f'about {expected:.0f}'} would by chance"
     alone = judged[["first_processes", "second_processes"]].min(axis=None) == 1
@@ -47,5 +59,5 @@ def _by_chance(judged: pd.DataFrame) -> str:
 
 
 def _beside(row: pd.Series) -> str:
-    """A few words that name the arm that ours was timed beside; empty where that is the dense model."""
+    """", beside NAME" with the name of the peer that our layer was timed beside; "" where it is the dense model."""
     return "" if row["peer"] == "dense" else f", beside {row['peer']}"

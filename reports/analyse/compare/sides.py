@@ -26,7 +26,7 @@ class Side:
 
     @property
     def cases(self) -> pd.DataFrame:
-        """The cases whose shape was timed on this device."""
+        """The rows of `Run.cases` on this device whose shape was timed; none where the side has no device."""
         cases = _timed(self.run)
         return cases[cases["device"] == self.device]
 
@@ -44,10 +44,10 @@ def pairs(sides: Sequence[Side]) -> tuple[tuple[Side, Side], ...]:
 
 
 def _devices(run: Run) -> list[str]:
-    """The devices on which a run timed something."""
+    """The names of the devices on which a run timed something, sorted."""
     return sorted(_timed(run)["device"].unique())
 
 
 def _timed(run: Run) -> pd.DataFrame:
-    """The cases whose shape was timed."""
+    """The rows of `Run.cases` whose shape was timed, by themselves or by the case that `timed_by` names."""
     return run.cases[run.cases["timed_by"].isin(run.timed)]
