@@ -38,7 +38,7 @@ def points(run: Run, task: str) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with added columns that say how near each row is to a ceiling; it has the others of `points`.
+    """The frame, which has the other columns of `points`, with added ones that say how near each row is to a ceiling.
 
     Added are intensity: FLOP per byte; achieved: FLOP/s; ceiling: max(flops / matmul, bytes / copy), the seconds that
     the machine needs at the least; share: ceiling / seconds; bound: "overhead" where share is below EXPLAINED, else

@@ -45,7 +45,11 @@ def examples_needed(plans: pd.DataFrame, metric: Metric) -> pd.Series:
 
 
 def margin(reference: float, metric: Metric) -> float:
-    """The least loss that counts, in the metric's unit, against a model whose value is `reference`."""
+    """The least loss that counts, in the metric's unit: one point of a share, else 1 % of the dense model's value.
+
+    Args:
+        reference: the dense model's value.
+    """
     return MARGIN if metric.is_share else MARGIN * abs(reference)
 
 
@@ -87,7 +91,10 @@ def _too_few(plans: pd.DataFrame, metric: Metric) -> str:
 
 
 def _losses(plans: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """How much worse than the dense model each plan is: columns loss, and least and most, the ends of its interval."""
+    """How much worse than the dense model each plan is, in the metric's unit; negative where it is better.
+
+    Columns: loss, and least and most, the ends of its interval. A row for each of `plans`.
+    """
     columns = ["difference", "difference_high", "difference_low"]
     losses = plans[columns].astype(float).set_axis(["loss", "least", "most"], axis=1)
     return -losses if metric.higher_is_better else losses.rename(columns={"least": "most", "most": "least"})

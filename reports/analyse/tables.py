@@ -68,7 +68,7 @@ def promises(run: Run, task: str) -> Iterator[Summary]:
 
 
 def percentiles(run: Run, task: str) -> Iterator[Summary]:
-    """Yield the table of percentiles, throughput and memory: a row for each arm of each case that was timed itself.
+    """Yield the table of percentiles, throughput and memory: a row for each arm of each case with samples of its own.
 
     Nothing is yielded where no case of the task has samples.
     """

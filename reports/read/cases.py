@@ -46,7 +46,8 @@ class Cases:
     Attributes:
         cases: one row for each finished case, as the first process that finished it wrote it.
         samples: the samples of finished cases, a row each; columns: case, arm, round, seconds, process.
-        counts: a row for each case and arm that has counts; columns: case, arm and COUNTS; NaN where one is not known.
+        counts: a row for each case and arm that has counts; columns: case, arm and COUNTS (flops, bytes, …); NaN where
+            one is not known.
         skipped_arms: a row for each arm that a case left out; columns: case, arm, reason.
         outcomes: (path, content) of every file that says how its case ended, whether it finished or not.
     """
@@ -102,7 +103,8 @@ def read_outcomes(folder: Path, problems: Problems) -> Iterator[Outcome]:
     """Yield (path, content) for each .json of `folder` that has the fields of a record: schema, status and error.
 
     A file is left out, and `problems` told, if it can't be read, is of another schema, has another status than
-    STATUSES, or goes beyond the limit on all bytes of the folder. Of the content, only fields in KNOWN are kept.
+    STATUSES, or goes beyond the limit on all bytes of the folder. Of the content, only fields that readers use are kept
+    (KNOWN).
 
     Args:
         folder: the path of `cases/`, `plans/` or `steps/`, which may be missing.
@@ -224,7 +226,7 @@ def _is_named_after(item: Timed) -> bool:
 
 
 def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table of finished cases, a row for each of `documents`, with the fields that each has but those in ELSEWHERE.
+    """The table of finished cases, a row for each of `documents`, without fields that have tables of their own.
 
     `shape` becomes a tuple, `seq_len` a nullable integer, and numbers that may be null become floats.
     """

@@ -20,7 +20,20 @@ OR_NULL = " or null"
 
 @dataclass(frozen=True)
 class Field:
-    """What may stand in one field of a run's files; comments in run-directory.toml say what the attributes mean."""
+    """What may stand in one field of a run's files, as run-directory.toml says it.
+
+    Attributes:
+        kind: "text", "whole number", "number", "truth value", "list" or "object", each also with " or null"; or
+            "anything", which is not checked.
+        optional: whether older runs lack the field.
+        default: what holds where they do, unless `usual` is stated.
+        least: the least number that it may be; None where any is.
+        values: the words that it may be; () where any are.
+        usual: of an axis, the value that holds unless something else is said; None where the field is no axis.
+        words, names: what a value of the axis is called: `words` with it in place of {}, unless `names` has it.
+        titles: values that titles of figures call otherwise again.
+        beside: whether all values of the axis stand beside one another in one figure.
+    """
 
     kind: str  # `type` in the description
     optional: bool = False
@@ -79,12 +92,12 @@ Fields = Mapping[str, Field]
 
 
 def required(fields: Fields) -> dict[str, Types]:
-    """Name -> Python types of the values, of those fields that no run may lack."""
+    """Name -> Python types of the values, of those fields that no run may lack (not `optional`)."""
     return {name: each.types for name, each in fields.items() if not each.optional}
 
 
 def optional(fields: Fields) -> dict[str, Types]:
-    """Name -> Python types of the values, of those fields that older runs lack, without fields of any type."""
+    """Name -> Python types of the values, of those fields that older runs lack, without those of kind "anything"."""
     return {name: each.types for name, each in fields.items() if each.optional and each.is_checked}
 
 

@@ -18,7 +18,7 @@ NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the s
 
 
 def is_documented(place: str) -> bool:
-    """Whether the documentation names a file of runs at `place`, a path from the run's top with / between its parts."""
+    """Whether docs/run-directory.md or docs/importance.md names a file at `place`, a path with / from the run's top."""
     folder, _, name = place.rpartition("/")
     return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
 

@@ -32,9 +32,10 @@ class Gate:
     """A verdict, as far as its figure shows it.
 
     Attributes:
-        frame: the columns COLUMNS, a row for each benchmark and, where the run has a control, one for that. Numbers are
-            shares, NaN where there is none. `effect` is head / base - 1, with its 95 % interval from `low` to `high`;
-            `screen` is the effect that the first look saw, of what was measured again.
+        frame: a row for each benchmark and, where the run has a control, one for that. Columns: name, kind, verdict;
+            effect (head / base - 1) with its 95 % interval from low to high; floor (that of noise); screen (the effect
+            that the first look saw, of what was measured again); and is_control. Numbers are shares, NaN where there is
+            none.
         threshold: what the lower bound of a regression exceeds, a share.
         least: the least effect of a regression, a share.
         verdict: that of the whole run, such as "PASS".
@@ -51,10 +52,11 @@ class Gate:
 
 
 def load(path: Path) -> Gate:
-    """The verdict in `path`, or in verdict.json of that directory.
+    """The verdict of the regression gate in the file `path`, or in verdict.json of the directory `path`.
 
     Raises:
-        ReportError: there is none, it is cut off, of another kind or schema, or a field is not what it should be.
+        ReportError: there is none, it can't be read, it is of another kind or schema, a field is missing or of a wrong
+            type, or a benchmark's verdict is none of VERDICTS.
     """
     path = path / FILE if path.is_dir() else path
     document = read_gate_file(

@@ -32,7 +32,10 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The tables of an importance run, as COLUMNS has them; docs/importance.md says what stands in them."""
+    """The tables of an importance run that figures use, each from the .csv of its name, with the columns in COLUMNS.
+
+    docs/importance.md says what stands in them.
+    """
 
     curves: pd.DataFrame
     areas: pd.DataFrame

@@ -31,7 +31,8 @@ def load(path: Path) -> Run:
     A file that is not what the schema says is left out, or only what is wrong in it: `Run.left_out` lists that.
 
     Raises:
-        ReportError: `path` is no run, or one of another schema, or one of which nothing can be used.
+        ReportError: `path` is no run, or one of another schema, or one without any finished case, attention example or
+            row of a table that can be used.
     """
     with opened(path) as directory:
         return replace(_read(directory), path=path)

@@ -57,7 +57,15 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class AttentionExample:
-    """Attention weights of one layer on one held-out example, before and after pruning."""
+    """Attention weights of one layer on one held-out example, before and after pruning.
+
+    Attributes:
+        example: its name; "" in older runs, which have one example of a task.
+        plan: the plan by which the model was pruned; "" where it is not recorded.
+        dense, pruned: the weights, (h, q, k) and (kept h, q, k).
+        heads: the original numbers of the kept heads, in the order of `pruned`.
+        queries, keys: the labels (tokens) of the queries and of the keys, (q,) and (k,).
+    """
 
     task: str
     example: str  # what it is called; older runs have one without a name
@@ -149,7 +157,7 @@ class Run:
 
     @cached_property
     def timed(self) -> frozenset[str]:
-        """The names of the cases that have samples, which are those that timed their shape themselves."""
+        """The names of the cases that have samples, which are those that timed a shape."""
         return frozenset(self.samples["case"].unique())
 
     @cached_property

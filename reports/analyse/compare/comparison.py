@@ -65,7 +65,7 @@ class Comparison:
         return Beside(self.first, self.second, table)
 
     def judged(self, table: pd.DataFrame) -> Judged:
-        """A table about one task with the names of both sides and the task's metric."""
+        """A table about one task, which must have rows, with the names of both sides and the task's metric."""
         return Judged(self.first, self.second, table, self.metrics[table["task"].iloc[0]])
 
 

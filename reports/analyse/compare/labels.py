@@ -31,8 +31,8 @@ def subjects(frame: pd.DataFrame) -> pd.Series:
 def labels(frame: pd.DataFrame) -> pd.Series:
     """One line of text for each row, that tells it apart from the others, as a Series with the frame's index.
 
-    It has the row's subject, the fields in ALWAYS, and those other fields that differ among rows of that subject.
-    Fields that are not known are left out.
+    It has the row's subject; kept fraction, criterion and batch size; and those other fields (of PARTS) that differ
+    among rows of that subject. Fields that are not known are left out.
     """
     lines = {}
     for name_of, rows in frame.groupby(subjects(frame), sort=False):

@@ -43,17 +43,17 @@ class Measured(NamedTuple):
 
 
 def speedups(side: Side) -> dict[Key, Measured]:
-    """The side's ratios of dense over pruned time, as logs paired by round (`Measured`), by key (see `Key`).
+    """The side's ratios of dense over pruned time, as logs paired by round, of cases that it timed with both arms.
 
-    Cases whose shape was timed with both arms on the side's device have them. The last part of the key is "dense".
+    The keys of the dict are the values of CASE (task, criterion, kept fraction, batch size, …), and last "dense".
     """
     return dict(_measured(side, side.cases, "pruned", 1))
 
 
 def peers(side: Side) -> dict[Key, Measured]:
-    """The side's ratios of our bare layer's time over that of each peer, as logs paired by round, by key (see `Key`).
+    """The side's ratios of our bare layer's time over that of each peer, as logs paired by round.
 
-    The last part of the key is the name of the peer.
+    The keys of the dict are the values of CASE (heads, batch size, sequence length, …), and last the name of the peer.
     """
     return dict(_measured(side, side.cases[side.cases["kind"] == LAYER], "mha", -1))
 
@@ -82,9 +82,9 @@ def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.
 def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
     """The plans of `tasks` whose accuracy both sides have measured, one row for each task, criterion and kept fraction.
 
-    Columns: PLAN; heads: SAME_HEADS or OTHER_HEADS, whether both sides' plans keep the same; and with first_ and
-    second_ in front draws, examples, value, and difference (to the dense model on the same examples), the last two with
-    _low and _high as well.
+    Columns: these three; heads: "same heads" or "other heads", as both sides' plans keep the same or not; and with
+    first_ and second_ in front draws, examples, value, and difference (to the dense model on the same examples), the
+    last two with _low and _high as well.
     """
     columns = ["draws", "examples", "heads", *(f"value{end}" for end in ENDS), *(f"difference{end}" for end in ENDS)]
     tables = []
@@ -104,7 +104,10 @@ def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def dense(first: Side, second: Side) -> pd.DataFrame:
-    """Seconds of the dense models that both sides timed. Columns: MODEL; first and second, each with _low and _high."""
+    """Seconds of the dense models that both sides timed. Columns: MODEL; first and second, each with _low and _high.
+
+    MODEL is what tells dense models apart: the columns CASE without criterion and kept fraction.
+    """
     one, other = _dense(first), _dense(second)
     rows = [
         dict(zip(MODEL, key, strict=True)) | frames.columns("first", one[key]) | frames.columns("second", other[key])
@@ -161,9 +164,9 @@ def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Me
 
 
 def _heads(first: Measured, second: Measured) -> str:
-    """One of ALIKE: whether two measurements are of the same heads, of the same shapes only, or of different shapes.
+    """"same heads", "same shape" or "other shape", by what two measurements are of.
 
-    Where a side's heads are not known, the same shapes are all that is said.
+    It is "same shape", too, where the shapes are the same and a side's heads are not known.
     """
     if first.shapes != second.shapes:
         return OTHER_SHAPE

@@ -40,7 +40,8 @@ def notes(
 def differences(first: Side, second: Side) -> pd.DataFrame:
     """The facts about device, machine, code, tasks and packages in which two sides differ, as texts.
 
-    Columns: field, first, second; a fact that one side lacks is "not there". Facts in ALWAYS_OTHER are left out.
+    Columns: field, first, second; a fact that one side lacks is "not there". Packages are compared one by one, and the
+    time at which a run ended is left out.
     """
     one, other = _fields(first), _fields(second)
     rows = [(name, one.get(name, "not there"), other.get(name, "not there")) for name in {**one, **other}]
