@@ -164,7 +164,7 @@ def _row(keys: list[Key], first: Mapping[Key, Measured], second: Mapping[Key, Me
 
 
 def _heads(first: Measured, second: Measured) -> str:
-    """"same heads", "same shape" or "other shape", by what two measurements are of.
+    """What two measurements are of: "same heads", "same shape" (of other heads) or "other shape".
 
     It is "same shape", too, where the shapes are the same and a side's heads are not known.
     """

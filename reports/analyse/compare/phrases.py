@@ -59,5 +59,5 @@ def _by_chance(judged: pd.DataFrame) -> str:
 
 
 def _beside(row: pd.Series) -> str:
-    """Words that name the peer that our layer was timed beside, as ", beside NAME"; "" where that is the dense model."""
+    """Words that name the peer that our layer was timed beside, ", beside NAME"; "" where that is the dense model."""
     return "" if row["peer"] == "dense" else f", beside {row['peer']}"
