@@ -144,7 +144,7 @@ class Run:
     def criteria(self) -> tuple[str, ...]:
         """The names of the criteria that plans, cases or scores are of, sorted, with the baselines last.
 
-        The order gives each its colour in all figures. What stands for no criterion, REFERENCES, is left out.
+        The order gives each its colour in all figures. "dense" and "none", which stand for no criterion, are left out.
         """
         names = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
         chosen = sorted(names - {*BASELINES, *REFERENCES})

@@ -48,8 +48,8 @@ class Sources:
 def read(paths: Sequence[Path]) -> Sources:
     """Read run directories, or .zip files of them, of the benchmark or of the importance experiments, in their order.
 
-    A run that can't be read is listed in `refused`, and the others are read all the same. So is one of the regression
-    gate, which another command draws.
+    A run that can't be read is listed in `Sources.refused`, and the others are read all the same. A run of the
+    regression gate is refused, too: python -m reports.gate draws it.
 
     Raises:
         ReportError: a run is named twice, none is named, or none could be read; the text then gives the first's reason.

@@ -15,7 +15,7 @@ from reports.read.run import Metric
 def summaries(comparison: Comparison) -> Iterator[Summary]:
     """Yield the tables of a comparison: speedups, accuracies of each task, dense models, and differing environments.
 
-    Tables that would have no rows are left out, but for the last, which then says that nothing differs.
+    Of the first three those without rows are left out; the last, if it has none, says that nothing differs.
     """
     if len(comparison.speedups):
         yield _speedups(comparison)
