@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line, and flush the output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -50,7 +50,7 @@ class GenerationCase:
 
     @property
     def id(self) -> str:
-        """The name of the case, in pytest and in the run directory."""
+        """The case's name, in pytest and in the run directory: every field but the usual dtype, joined by "-"."""
         dtype = () if self.dtype == USUAL["dtype"] else (self.dtype,)
         parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}", *dtype)
         return "-".join([*parts, self.device.replace(":", "")])
@@ -205,6 +205,6 @@ def _shorten(cache: Any, length: int) -> None:
 
 
 def _cache_bytes(cache: Any) -> int:
-    """Bytes of all keys and values in a cache."""
+    """Bytes of all keys and values in a transformers cache, over all layers."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

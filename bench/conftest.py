@@ -165,7 +165,7 @@ def settings(pytestconfig: pytest.Config) -> RunSettings:
 
 @pytest.fixture(scope="session")
 def run(pytestconfig: pytest.Config) -> RunDirectory:
-    """The directory that this run fills."""
+    """The run directory that the benchmarks fill, opened or gone on in after collection."""
     return pytestconfig.stash[RUN]
 
 
@@ -178,7 +178,7 @@ def threads(run: RunDirectory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.Config) -> Mapping[str, Experiment]:
-    """The experiment of each task, by the task's name."""
+    """Name of each task of the run -> its `Experiment`, which reports to the run directory what it finds out."""
     training = partial(_visible, pytestconfig)
     return {
         task.name: Experiment(
@@ -194,7 +194,7 @@ def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.C
 
 @pytest.fixture(scope="session")
 def latencies(settings: RunSettings, run: RunDirectory) -> Latencies:
-    """The object that times plans for all benchmarks of the run, each shape of plan only once."""
+    """What times plans for all benchmarks of the run: those with as many heads in each layer only once."""
     return Latencies(settings.limits, run.timed, seed=settings.process)
 
 
@@ -207,7 +207,7 @@ def _visible(config: pytest.Config) -> Iterator[None]:
 
 
 def _say(config: pytest.Config, line: str) -> None:
-    """Print a line on the terminal, unless pytest is to be quiet."""
+    """Print a line on the terminal, unless pytest was called with -q."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter and config.get_verbosity() >= 0:
         reporter.ensure_newline()

@@ -62,7 +62,7 @@ class Classifier(nn.Module):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `python -m bench.leave_one_out`: print the lines of `report` for each case (None: arguments of Python)."""
+    """Run `python -m bench.leave_one_out`: print `report` of each case; arguments default to `sys.argv`."""
     parser = argparse.ArgumentParser(prog="python -m bench.leave_one_out", description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="*", default=[6, 12], help="encoders with random weights")
     parser.add_argument("--batches", type=int, default=4, help=f"for those, of {BATCH} x {LENGTH} tokens")
@@ -125,7 +125,7 @@ def _round(case: ScoringCase, number: int) -> dict[str, float]:
 
 
 def _seconds(case: ScoringCase, way: str) -> float:
-    """The CPU seconds that scoring all heads takes in one way."""
+    """The CPU seconds that scoring all heads takes in one way, a name in `WAYS`."""
     start = time.process_time()
     case.score(way)
     return time.process_time() - start

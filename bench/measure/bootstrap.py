@@ -11,7 +11,7 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """An estimate, and where 95 % of its bootstrap replicates lie."""
+    """An estimate, and the bounds between which 95 % of its bootstrap replicates lie."""
 
     value: float
     low: float

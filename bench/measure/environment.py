@@ -84,7 +84,7 @@ def _version(package: str) -> str | None:
 
 
 def _accelerators() -> dict[str, str]:
-    """Accelerators that are here: name of a device, as `--devices` takes it, -> what it is."""
+    """Name of each accelerator's device, as `--devices` takes it -> its model, as torch names it; {} without one."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return {}

@@ -72,13 +72,13 @@ class Watch:
         self._note({"machine": {"checks": self._checks, "noisy": list(noise(self._checks))}})
 
     def check_if_due(self) -> None:
-        """Check again if a minute has passed since the last check."""
+        """Call `check` if the last check is a minute ago, or there was none."""
         if time.monotonic() - self._last >= EVERY:
             self.check()
 
 
 def control() -> list[float]:
-    """Seconds of each repetition of a fixed workload: matrix products in cache, and a loop in plain Python."""
+    """Wall-clock seconds of 15 repetitions of a fixed workload: matrix products in cache, a loop in plain Python."""
     matrix = torch.ones(SIZE, SIZE) / SIZE
     return [_work(matrix) for _ in range(REPETITIONS + 1)][1:]  # the first warms up
 
@@ -100,7 +100,7 @@ def noise(checks: Sequence[Check]) -> Iterator[str]:
 
 
 def _work(matrix: torch.Tensor) -> float:
-    """Seconds of one repetition of the control workload."""
+    """Wall-clock seconds of one repetition of the control workload; `matrix` is multiplied by itself."""
     start, total = time.perf_counter(), 0
     for _ in range(PRODUCTS):
         matrix = matrix @ matrix

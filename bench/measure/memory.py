@@ -160,7 +160,7 @@ def _measure(connection: Connection, sources: Mapping[str, str | None], threads:
 
 
 def _growth(call: ModelCall) -> int:
-    """How many bytes the resident set of this process grows by, at its largest, during a call."""
+    """How many bytes the resident set of this process grows by, at its largest, during a call, after one to warm up."""
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
     _malloc("malloc_trim", 0)
@@ -190,7 +190,7 @@ class _Slot:
 
 
 class _Packed(NamedTuple):
-    """A tensor as plain bytes, with what is needed to make it again."""
+    """A tensor as plain bytes, with dtype, shape and whether it is a parameter."""
 
     data: np.ndarray
     dtype: torch.dtype
@@ -204,7 +204,7 @@ class _Packed(NamedTuple):
         return cls(data, tensor.dtype, tensor.shape, isinstance(tensor, nn.Parameter))
 
     def tensor(self) -> Tensor:
-        """Make the tensor again; a parameter where it was one."""
+        """Make the tensor again, on the CPU and without a gradient; a parameter where it was one."""
         plain = torch.empty(self.shape, dtype=self.dtype)
         plain.reshape(-1).view(torch.uint8).copy_(torch.from_numpy(self.data))
         return nn.Parameter(plain, requires_grad=False) if self.is_parameter else plain

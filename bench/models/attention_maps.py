@@ -67,7 +67,7 @@ def _leaving_weights(forward: Callable[..., Any], weights: dict[str, Tensor], na
 
 
 def _weights(experiment: Experiment, model: nn.Module, batch: Any) -> dict[str, np.ndarray]:
-    """The attention weights of the batch's first example: layer -> (h, q, k)."""
+    """Name of each `MultiHeadAttention` of the model -> its weights (h, q, k) for the first example of a batch."""
     with recorded_weights(model) as weights, torch.inference_mode():
         experiment.task.forward(model, batch)
     return {name: tensor[0].float().numpy() for name, tensor in weights.items()}

@@ -154,7 +154,7 @@ class Latencies:
 
 
 def _read(record: Mapping[str, Any]) -> Timing:
-    """The timing that the record of a case holds."""
+    """The `Timing` in a case's record of an earlier part of the run."""
     return Timing(*(record[name] for name in Timing._fields))
 
 
@@ -177,7 +177,7 @@ def sequence_length(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:
-    """The model with weights of a dtype: itself where it has them already, else a copy."""
+    """The model with floating-point weights of a dtype: itself if they are all of it already, else a copy."""
     wanted = getattr(torch, dtype)
     if all(weight.dtype == wanted for weight in model.parameters() if weight.is_floating_point()):
         return model

@@ -16,7 +16,7 @@ import mha
 
 
 class NoPeerError(Exception):
-    """An implementation can't be had here, or not with so few heads; the message says why."""
+    """An implementation is not installed, or can't have fewer heads than the whole layer; the message says which."""
 
 
 class Inputs(NamedTuple):
@@ -53,12 +53,12 @@ class Linears(nn.Module):
         self.W_q, self.W_k, self.W_v, self.W_o = (copy.deepcopy(linear) for linear in layer.children())
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Project, attend, and project back: (b, s, e) -> (b, s, e)."""
+        """Self-attention over x of the inputs, (b, s, e) -> (b, s, e): project, `attend`, project back."""
         q, k, v = (self.split(project(inputs.x)) for project in (self.W_q, self.W_k, self.W_v))
         return self.W_o(self.attend(q, k, v, inputs).transpose(1, 2).flatten(2))
 
     def split(self, projected: Tensor) -> Tensor:
-        """Split a projection into heads: (b, s, h·d) -> (b, h, s, d)."""
+        """Split projected tokens into heads of width d: (b, s, h·d) -> (b, h, s, d)."""
         return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
@@ -222,7 +222,7 @@ def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
 
 
 def _sliced(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> mha.MultiHeadAttention:
-    """Our layer with these heads only."""
+    """A copy of our layer with the heads of `kept` only."""
     return cast(mha.MultiHeadAttention, mha.prune(layer, mha.HeadPlan({"": kept})))
 
 

@@ -213,7 +213,7 @@ class RunDirectory:
             shutil.copyfile(trace, temporary)
 
     def add_attention(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add arrays to `attention.npz`; others that it has stay."""
+        """Add arrays, by name, to `attention.npz`; they replace those of the same name, and all others stay."""
         self._attention |= arrays
         with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)

@@ -31,7 +31,7 @@ def written(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _stops_if_unwritable(path: Path) -> Iterator[None]:
-    """End the run where a file can't be written, as on a full disk: what can't be kept would be measured in vain."""
+    """Turn an OSError within the context into the end of the run (`pytest.exit`), which says what can't be written."""
     try:
         yield
     except OSError as error:

@@ -32,7 +32,7 @@ class Progress:
         self._began = self._said = self._case_began = clock()
 
     def start(self) -> None:
-        """Note that a case begins now."""
+        """Note that a case begins now, from which on its time is counted."""
         self._case_began, self._prepared = self._clock(), 0.0
 
     @contextmanager
@@ -55,7 +55,7 @@ class Progress:
             self._say(self.line())
 
     def line(self) -> str:
-        """How far the run is, on one line."""
+        """How many cases are done, of how many, in what time, and about how much is left: one line, times as m:ss."""
         so_far = _minutes(self._clock() - self._began)
         of = f"{self._done} of {self._done + len(self._left)} done in {so_far}"
         return f"{of}, about {_minutes(self.seconds_left())} left"

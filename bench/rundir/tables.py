@@ -33,7 +33,7 @@ class Table:
         write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
 
     def has(self, **values: Any) -> bool:
-        """Whether there is a row with these values in the columns of these names."""
+        """Whether there is a row with all of these values, given by column."""
         wanted = {self.columns.index(name): _cell(value) for name, value in values.items()}
         rows = (row for rows in self._groups.values() for row in rows)
         return any(all(row[index] == cell for index, cell in wanted.items()) for row in rows)

@@ -166,7 +166,7 @@ def _generation_table(cases: Sequence[CaseRecord]) -> Table:
 
 
 def _predictions(path: Path) -> Iterator[str]:
-    """A line for each task and device: how far predicted latencies are from measured ones."""
+    """Yield a line for each task and device of `predictions.csv`: median and largest error of predicted latencies."""
     for (task, device), rows in pd.read_csv(path).groupby(["task", "device"], sort=False):
         errors = rows["error"].abs()
         worst: Any = next(rows[errors == errors.max()].itertuples(index=False))
@@ -178,7 +178,10 @@ def _predictions(path: Path) -> Iterator[str]:
 
 
 def _operators(directory: Path) -> Iterator[str]:
-    """A table, as lines, for each task and device: the slowest operators' milliseconds, by kept fraction."""
+    """Yield the lines of a table for each task and device of `operators.csv`, then one that says where the traces are.
+
+    A table has the milliseconds of one pass, by kept fraction: of the ten slowest operators, of all others, of all.
+    """
     frame = pd.read_csv(directory / "operators.csv")
     frame["ms"] = 1e3 * (frame["seconds"] + frame["device_seconds"])
     for (task, device), rows in frame.groupby(["task", "device"], sort=False):
@@ -198,7 +201,7 @@ def _operators(directory: Path) -> Iterator[str]:
 
 
 def _broken_promises(path: Path) -> Iterator[str]:
-    """A line for each promise of a task that was not kept."""
+    """Yield a line for each row of `promises.csv`, the file at `path`, whose promise was not kept."""
     promises = pd.read_csv(path)
     for row in promises[~promises["kept"].astype(bool)].itertuples(index=False):
         yield f"broken: task {row.task} states {row.promise} = {row.bound}; measured {row.value:.3f}"

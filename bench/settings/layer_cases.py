@@ -44,7 +44,7 @@ class LayerCase:
 
     @property
     def kept(self) -> range:
-        """The heads that stay: the first ones, at least one."""
+        """The heads that stay: the first keep · heads, rounded, at least one."""
         return range(max(round(self.keep * self.heads), 1))
 
     @property

@@ -96,7 +96,7 @@ class RunSettings:
 
     @property
     def cost_seconds(self) -> float:
-        """How many seconds measuring the costs of one model's layers may take."""
+        """How many seconds measuring the cost table of one model may take; checking it takes half of that again."""
         return PRESETS[self.preset].cost_seconds
 
     @property
@@ -105,7 +105,7 @@ class RunSettings:
         return PRESETS[self.preset].random_draws
 
     def draws(self, criterion: str) -> int:
-        """How many plans a criterion makes of each kept fraction."""
+        """How many plans a criterion makes of each kept fraction: several for "random" and "even", else one."""
         return {"random": self.random_draws, "even": PRESETS[self.preset].even_draws}.get(criterion, 1)
 
     def dtypes_on(self, device: str) -> tuple[str, ...]:

@@ -31,12 +31,12 @@ class ModelVariant:
 
     @property
     def plan(self) -> str:
-        """The name of the variant's plan in the run directory."""
+        """The name of the variant's plan in the run directory, as digits-taylor-keep0.5-0 with the draw at its end."""
         return str(self) if self.criterion in (DENSE, NONE) else f"{self}-{self.draw}"
 
     @property
     def id(self) -> str:
-        """The name of the variant in pytest."""
+        """The name of the variant in pytest, as digits-taylor-keep0.5, and -draw3 if there are several draws."""
         return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
 
     def record(self) -> dict[str, object]:
@@ -53,7 +53,7 @@ class LatencyCase:
 
     @property
     def id(self) -> str:
-        """The name of the case, in pytest and in the run directory."""
+        """The case's name, in pytest and in the run directory, as digits-taylor-keep0.5-b32-cpu; it has no draw."""
         return f"{self.variant}-{self.place.id}"
 
     def record(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from mha.tasks import Task
 
 
 def names() -> tuple[str, ...]:
-    """The names of the reference tasks, which are those of their files."""
+    """The names of the reference tasks, sorted: each is that of its file."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"))
 
 
