@@ -80,7 +80,7 @@ def capture(model: nn.Module, layers: AttentionMap, call: CallArguments) -> dict
     visits = {name: LayerCalls() for name in layers}
 
     def note(seen: LayerCalls, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note down a call that reaches a layer."""
+        """Count in `seen` a call that reaches a layer, and keep its arguments if they are the first of their key."""
         passing = CallArguments(args, kwargs)
         key = passing.key()
         if key not in seen.calls:

@@ -68,7 +68,7 @@ class Fit:
 
     @property
     def rest(self) -> float:
-        """The time that the model takes beside its attention layers."""
+        """The time that the model takes beside its attention layers: `anchor` less the scaled sum of the layers'."""
         return self.anchor - self.scale * self._attention(1.0)
 
     @cached_property

@@ -80,7 +80,7 @@ class MeasuredModel:
 
     @property
     def kinds(self) -> list[LayerKind]:
-        """The kinds of all layers' calls, each once."""
+        """The kinds of all layers' calls, each once, in the order in which layers have them."""
         return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
 
     def ready(self, share: float) -> Callable[[], Callable[[], object]]:

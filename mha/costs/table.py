@@ -257,7 +257,7 @@ def _dense(row: Any) -> ShapeCost:
     """What the dense model costs, from its row in a file.
 
     Raises:
-        ValueError: the seconds are not above 0.
+        ValueError: the row has more or fewer entries, or other ones than numbers, or its seconds are not above 0.
     """
     dense = _cost(sequence(row, "dense", len(ShapeCost._fields)), "dense")
     if dense.seconds <= 0:
@@ -290,7 +290,8 @@ def _layer(row: Any, where: str) -> LayerCosts:
     """A layer's costs from a file; `where` is what errors call the layer.
 
     Raises:
-        ValueError: the heads repeat or don't fit the groups, or not every shape of the layer has just one cost.
+        ValueError: an entry is missing or not of its type, the heads repeat or don't fit the groups, or not every shape
+            of the layer has just one cost.
     """
     heads = tuple(whole_numbers(entry(mapping(row, where), "heads"), where))
     groups = whole_number(entry(row, "groups"), where)

@@ -169,7 +169,7 @@ def _check_belong(scores: HeadScores, layers: AttentionMap | None, costs: CostTa
     """Refuse scores of layers or heads that the model does not have, or whose costs were not measured.
 
     Raises:
-        PlanError: the scores do not belong to the model, or not to the costs.
+        PlanError: a scored layer is not there, or has other heads or another number of groups there.
     """
     if layers is not None:
         _check_layers(scores, {name: (layer.heads, layer.num_kv_heads) for name, layer in layers.items()}, "the model")

@@ -71,7 +71,11 @@ def cost_of_removing(interactions: Matrix, kept: list[int]) -> float:
 
 
 def _exchanged(interactions: Matrix, kept: list[int], groups: int) -> Iterator[list[int]]:
-    """Yield `kept`, and what is kept after exchanges: after the best one of two heads, and after each of two groups."""
+    """Yield `kept`, and the positions kept after the best swap of two heads, and after every swap of two groups.
+
+    A swap of heads is within a group; in plain attention (`groups` of one head) within the layer. A surviving group is
+    swapped for a removed one, of which as many heads stay.
+    """
     yield kept
     per_group = len(interactions) // max(groups, 1)
     gone = [position for position in range(len(interactions)) if position not in kept]

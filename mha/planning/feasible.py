@@ -165,7 +165,12 @@ Kept = tuple[Sequence[Shape], Sequence[list[int]]]  # of layers in their order: 
 
 
 def _kept(scores: HeadScores, names: Sequence[str], must_be: Alike) -> Iterator[Kept]:
-    """Yield, for all shapes that tied layers can have together, the positions to keep of the largest total score."""
+    """Yield all shapes that tied layers can have together, each with the positions to keep of the largest total score.
+
+    Args:
+        names: the layers, in whose order shapes and positions come.
+        must_be: what the layers must keep alike.
+    """
     values = [scores.scores[name].numpy() for name in names]
     groups = [scores.groups[name] for name in names]
     yield [Shape(0, 0)] * len(names), [[] for _ in names]

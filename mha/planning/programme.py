@@ -32,7 +32,7 @@ class Programme:
 
     @classmethod
     def of(cls, scores: HeadScores, terms: Terms, ties: Iterable[Tie]) -> "Programme":
-        """The programme for these scores, terms and ties.
+        """The programme of all that a plan for these scores may keep, by the terms and with tied layers kept alike.
 
         Raises:
             ScoresError: the terms can't be met, whatever the budget.

@@ -123,7 +123,10 @@ class _Measure:
 
 
 def _optimizer(model: nn.Module, teacher: nn.Module, of_teacher: Optimizer | None, learning_rate: float) -> Optimizer:
-    """A slice of the teacher's optimizer where there is one, or a new AdamW, over the model's parameters."""
+    """A slice of the teacher's optimizer, if `of_teacher` is one; else a new AdamW of this learning rate.
+
+    The new one changes the model's trainable parameters.
+    """
     if of_teacher is not None:
         return slice_optimizer(of_teacher, teacher, model)
     return AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], learning_rate)
@@ -135,7 +138,7 @@ def _train(
     """Train the model in place, a batch per step, the learning rates falling to 0 along a line.
 
     Raises:
-        CalibrationError: the distance has no gradient.
+        CalibrationError: the distance has no gradient, or is no finite scalar tensor.
     """
     bar.doing("training")
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -71,7 +71,7 @@ class LinearFit:
         return refit(fit, held, weight, bias)
 
     def _moments(self, batches: Sequence[Any], forward: Forward) -> tuple[Moments, Moments]:
-        """The moments of what the layer reads and should put out: those to fit on, and those held out."""
+        """The moments of what the layer reads and should put out, over all batches: to fit on, and held out."""
         parts = _no_moments(self.linear)
         for number, batch in enumerate(batches):
             weights = self._goal.weights[number]
@@ -101,7 +101,11 @@ class LinearFit:
         ]
 
     def _over_no_heads(self, like: Tensor) -> InputAndOutput:
-        """What a projection without heads reads, (..., 0), and puts out, (..., o): of the shape of `like`."""
+        """What an output projection without heads reads, (..., 0), and puts out: its bias or 0, in the shape of `like`.
+
+        Args:
+            like: what the projection puts out in the dense model, (..., o).
+        """
         bias = self.linear._parameters.get("bias")
         output = torch.zeros_like(like) if bias is None else bias.expand_as(like)
         return like.new_zeros(*like.shape[:-1], 0), output
@@ -186,7 +190,7 @@ class LinearsFit:
 
 
 def _no_moments(linear: nn.Module) -> list[Moments]:
-    """Moments of no rows, twice: to fit on, and held out."""
+    """Moments of no rows, in the widths of the linear layer, twice: to fit on, and held out."""
     weight = weight_of(linear)
     return [Moments.zero(weight.shape[1], weight.shape[0], weight.device) for _ in range(2)]
 

@@ -86,7 +86,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def _other_linears(model: nn.Module, layers: Layers) -> list[str]:
-    """Names of the linear layers, but for attention's output projections, that share no parameter with other modules."""
+    """Names of the linear layers, save attention's output projections, that share no parameter with other modules."""
     holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     outputs = {layer.output_name for layer in layers.values()}
     return [

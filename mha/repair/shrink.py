@@ -112,7 +112,10 @@ def shrink(
 
 
 def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.Module:
-    """The smaller model with the lowest mean loss, or distance to the dense model, over all batches."""
+    """Of the models `small` the one with the lowest mean loss over all batches.
+
+    Without a loss it is the one with the lowest mean distance to the dense model.
+    """
     with search.steps.next("compare"):
         bar = Bar(progress=search.steps.progress)
         bar.expect(len(small))

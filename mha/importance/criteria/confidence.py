@@ -21,5 +21,5 @@ def confidence(calibration: Calibration) -> Scored:
 
 
 def _largest(weights: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest weight of each row, and whether the row sees any key."""
+    """The largest weight of each row (…), and whether the row sees any key (…), of weights and visible keys (…, k)."""
     return weights.amax(dim=-1), visible.any(dim=-1)

@@ -24,7 +24,11 @@ def entropy(calibration: Calibration) -> Scored:
 
 
 def _focus(weights: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """1 less the relative entropy of each row, and whether the row sees two keys or more."""
+    """1 less the relative entropy of each row (…), and whether the row sees two keys or more (…).
+
+    Args:
+        weights, visible: (…, k), attention weights, and which keys the row sees.
+    """
     keys = visible.sum(dim=-1)
     disorder = -torch.special.xlogy(weights, weights).sum(dim=-1)
     return 1 - disorder / keys.clamp(min=2).to(weights).log(), keys >= 2

@@ -40,7 +40,7 @@ def hard_concrete(
         return {name: torch.empty(0) for name in calibration.layers}
 
     def gates(logits: Logits, _: float) -> dict[str, Tensor]:
-        """The gates of one batch, from noise that is drawn anew."""
+        """Layer name -> (h,), random gates for one batch, by these log α and by noise that is drawn anew."""
         noise = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
         return calibration.by_layer(sampled(logits[ALL], noise), masked=0.0)
 

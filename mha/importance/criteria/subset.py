@@ -44,7 +44,7 @@ def subset(
         return {name: torch.empty(0) for name in calibration.layers}
 
     def gates(logits: Logits, progress: float) -> dict[str, Tensor]:
-        """Gates for one batch: a relaxed choice, with noise drawn anew."""
+        """Layer name -> (h,), gates for one batch: a relaxed choice by these logits and by noise that is drawn anew."""
         uniform = torch.rand(total, generator=calibration.generator).clamp(1e-6, 1 - 1e-6)
         gumbel = -(-uniform.log()).log()
         chosen = relaxed_choice(logits[ALL] + gumbel, wanted, first * (last / first) ** progress)

@@ -23,7 +23,7 @@ class Criteria(tuple[str, ...]):
 
     @classmethod
     def of(cls, criteria: Sequence[Criterion], default: str) -> Self:
-        """The names of these criteria, in their order, with the default one marked in the table."""
+        """The names of these criteria, in their order, with the one named `default` marked in the table."""
         return cls((criterion.name for criterion in criteria), _table(criteria, default))
 
     def __repr__(self) -> str:

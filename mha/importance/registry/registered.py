@@ -91,7 +91,7 @@ def describe(name: str) -> Criterion:
     """The criterion of that name; "default" is the one that `score` uses unless told otherwise.
 
     Raises:
-        CalibrationError: there is none.
+        CalibrationError: no criterion of that name is registered; says which are.
     """
     try:
         return _CRITERIA[DEFAULT_CRITERION if name == DEFAULT else name]
@@ -100,12 +100,15 @@ def describe(name: str) -> Criterion:
 
 
 def _is_defined_again(known: Function, function: Function) -> bool:
-    """Whether both are the same function, or the second is the first defined again, as by a notebook's cell."""
+    """Whether both are the same function, or have the same full name, as where a notebook's cell runs again.
+
+    Lambdas, and objects without a qualified name, are not compared by name.
+    """
     nameless = "<lambda>" in _full_name(function) or not hasattr(function, "__qualname__")
     return known is function or (not nameless and _full_name(known) == _full_name(function))
 
 
 def _full_name(function: Function) -> str:
-    """The module and the name of a function, or of the class of a callable object."""
+    """Module and qualified name, joined by a dot, of a function, or of the class of another callable object."""
     named: Any = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"

@@ -69,7 +69,7 @@ class _Purse:
 
     Args:
         budget: the share of `whole` that may be spent.
-        whole: the passes of which `budget` is a share.
+        whole: how many forward passes it takes to run every batch with all heads, and without each.
     """
 
     def __init__(self, calibration: Calibration, budget: float, whole: int) -> None:
@@ -139,7 +139,7 @@ class Standings:
             self.error[columns] = 0.0
 
     def least_certain(self, columns: Sequence[int]) -> list[int]:
-        """These heads, sorted by how many other heads of the model each is expected to be on the wrong side of.
+        """These heads, sorted by how many other heads of the model each is expected to be ranked on the wrong side of.
 
         Those with the most come first. Estimates are taken to be normally distributed, with the standard errors.
         """
