@@ -22,7 +22,13 @@ BAR = "{desc} {percentage:3.0f}% after {elapsed}, about {remaining} left"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the experiments; exit code 0, 1 if a case failed, 2 if the directory can't be used, 130 if interrupted."""
+    """Run the experiments that the command line asks for, and write their tables and summary; returns the exit code.
+
+    It is 0, 1 if a case failed, 2 if the directory or the page of --docs can't be used, 130 if interrupted.
+
+    Raises:
+        SystemExit: the options are wrong (exit code 2), or ask for --help.
+    """
     options = parse(arguments)
     try:
         with opened(options.directory):
@@ -77,7 +83,10 @@ def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interr
 
 
 class _Progress:
-    """A bar on stderr: how many of the wanted cases are done, and about how long the rest takes."""
+    """A bar on stderr: how many of the wanted cases are done, and about how long the rest takes.
+
+    Those of `wanted` that are not in `left` were done before.
+    """
 
     def __init__(self, wanted: Sequence[ImportanceCase], left: Sequence[ImportanceCase]) -> None:
         self._total, self._finished = len(wanted), len(wanted) - len(left)

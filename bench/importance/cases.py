@@ -43,9 +43,11 @@ class ImportanceCase:
     """One piece of work of the importance experiments, whose result is one file.
 
     Attributes:
+        subject: the name of the task or scenario.
+        seed: of the training, and of the data where they are generated.
         what: the sort of work, one of ORDER.
-        detail: what tells cases of one sort apart: the label of a variant ("random@3" for draw 3 of random scores),
-            the number of a part of all subsets, or how many heads each layer of a rival has.
+        detail: what tells cases of one sort apart: the label of a variant ("random@3" for draw 3 of random scores), the
+            number of a part of all subsets, or how many heads each layer of a rival has.
     """
 
     subject: str
@@ -259,7 +261,10 @@ def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 def _score(
     it: Subject, variant: ScoringVariant, batches: Sequence[Any], settings: ImportanceSettings, *, seed: int
 ) -> mha.HeadScores:
-    """Score by this variant on these batches, in as many rounds and permutations as the settings say."""
+    """The scores of all heads by this variant on these batches, with the rounds and permutations that the settings say.
+
+    A model whose every subset of heads is evaluated has a round for each head instead.
+    """
     rounds = len(it.heads) if it.exhaustive else settings.rounds
     few, many = settings.permutations
     permutations = few if it.exhaustive else many
@@ -299,7 +304,7 @@ def _kinds(it: Subject) -> dict[str, list[int]]:
 
 
 def _judged(it: Subject, model: nn.Module) -> Record:
-    """The held-out loss of a model, and each held-out example's value (`Subject.per_example`), packed for JSON."""
+    """The held-out `loss` of a model, and each held-out example's value (`Subject.per_example`), packed: `values`."""
     loss, values = it.evaluate(model)
     return {"loss": loss, "values": pack(values)}
 

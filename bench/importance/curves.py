@@ -299,7 +299,10 @@ def area_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
 
 
 def _share(area: Any, random: Any, dense: Any) -> Any:
-    """An area as a share of the way from random plans to the dense model; NaN where random plans lose nothing."""
+    """An area as a share: 0 for that of random plans, 1 for that of the dense model; NaN where these are equal.
+
+    All three are numbers, or arrays of the same shape.
+    """
     span = np.where(dense == random, np.nan, dense - random)
     return (area - random) / span
 

@@ -27,7 +27,12 @@ NOISE = 0.2  # standard deviation of what is added to the evidence
 
 
 class Batch(NamedTuple):
-    """The stream (b, places + 1, e) as the model reads it, and the right class of each row (b,)."""
+    """Examples of a scenario.
+
+    Attributes:
+        stream: (b, places + 1, e), as the model reads it; the last place is the query's.
+        answers: (b,), the right class of each example.
+    """
 
     stream: Tensor
     answers: Tensor
@@ -74,11 +79,11 @@ class Scenario:
     leaks: Mapping[int, int]
 
     def model(self) -> "EvidenceModel":
-        """The model, in eval mode."""
+        """The attention model whose heads do what `layers` describes, in eval mode; a new object each time."""
         return EvidenceModel(self.layers).eval()
 
     def batches(self, examples: int, size: int, seed: int) -> list[Batch]:
-        """Draw `examples` examples at random, as batches of `size`."""
+        """Draw `examples` examples, the same for the same seed, as batches of `size` (the last may be smaller)."""
         generator = torch.Generator().manual_seed(seed)
         answers = torch.randint(CLASSES, (examples,), generator=generator)
         shown = torch.stack([_shown(answers, self._reliability(place), generator) for place in range(PLACES)], dim=1)
@@ -99,7 +104,11 @@ class Scenario:
 
 
 class EvidenceModel(nn.Module):
-    """Residual attention layers and nothing else; the logits are read where the query stands."""
+    """Residual attention layers and nothing else; the logits are read from the stream where the query stands.
+
+    Args:
+        layers: for each layer what its heads do; weights are written accordingly, and none is trained.
+    """
 
     def __init__(self, layers: Sequence[Sequence[Head]]) -> None:
         super().__init__()
@@ -114,14 +123,17 @@ class EvidenceModel(nn.Module):
                     _write(layer, number, head)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """The logits (b, classes) for a stream (b, places + 1, e)."""
+        """The logits (b, classes) of the answers, for a stream (b, places + 1, e)."""
         for layer in self.layers:
             stream = stream + layer(stream, stream, stream)
         return stream[:, PLACES, LOGITS : LOGITS + CLASSES]
 
 
 def weight_of_evidence(reliability: float) -> float:
-    """What Bayes' rule adds to the logit of the class that a place of this reliability shows."""
+    """The logarithm that Bayes' rule adds to the logit of the class which a place of this reliability shows.
+
+    `reliability` is the probability, above 0 and below 1, that the place shows the right class.
+    """
     return math.log(reliability * (CLASSES - 1) / (1 - reliability))
 
 
@@ -131,7 +143,7 @@ def working(place: int, reliability: float, share: float = 1.0) -> Head:
 
 
 def _write(layer: nn.Module, number: int, head: Head) -> None:
-    """Write weights into a layer with which its head `number` does what `head` describes."""
+    """Write weights into an attention layer, by which its head of this number does what `head` describes."""
     rows = slice(number * HEAD_DIM, (number + 1) * HEAD_DIM)
     classes = torch.eye(CLASSES)
     query, key, value, output = (layer.get_parameter(f"W_{name}.weight") for name in "qkvo")
@@ -144,7 +156,10 @@ def _write(layer: nn.Module, number: int, head: Head) -> None:
 
 
 def _shown(answers: Tensor, reliability: float, generator: torch.Generator) -> Tensor:
-    """The class that a place shows in each row: the one in `answers` with probability `reliability`, else another."""
+    """The class that a place shows in each example, (n,).
+
+    With probability `reliability` it is that in `answers`, else any of the others.
+    """
     right = torch.rand(len(answers), generator=generator) < reliability
     others = (answers + torch.randint(1, CLASSES, answers.shape, generator=generator)) % CLASSES
     return torch.where(right, answers, others)

@@ -19,12 +19,12 @@ OK, FAILED = "ok", "failed"
 
 
 class RunError(Exception):
-    """The run directory can't be used; the message says why."""
+    """The run directory, or the page for the results, can't be used; the message says why."""
 
 
 @contextmanager
 def opened(directory: Path) -> Iterator[None]:
-    """Make a run's directory; within the context this process alone works in it.
+    """Make a run's directory with its folder `cases`; within the context this process alone works in it.
 
     Raises:
         RunError: another process works in the directory, or it can't be written.
@@ -64,7 +64,7 @@ def write(directory: Path, case: Mapping[str, Any]) -> None:
 
 
 def pack(values: Tensor) -> dict[str, Any]:
-    """These numbers, rounded to float32, as a mapping that JSON can hold; `unpack` reads it."""
+    """The values, rounded to float32, as a mapping that JSON can hold: `shape`, and `f4`, text that `unpack` reads."""
     array = values.numpy().astype("<f4")
     return {"shape": list(array.shape), "f4": base64.b64encode(zlib.compress(array.tobytes(), 6)).decode()}
 

@@ -83,13 +83,13 @@ class Results:
         return self._found[subject, seed, "truth", ""]
 
     def increases(self, subject: str, seed: int) -> Array:
-        """The increase of the held-out loss without each head, over all held-out examples, (h,)."""
+        """How much the held-out loss rises without each head, (h,), a mean over all held-out examples."""
         halves = self.truth(subject, seed)["halves"]
         weights = [half["examples"] for half in halves]
         return np.average([half["scores"] for half in halves], axis=0, weights=weights)
 
     def labels(self, subject: str) -> tuple[str, ...]:
-        """The labels of the variants that have scores for every training seed, without random ones."""
+        """The labels, sorted, of the variants that have scored the subject for each training seed; not random ones."""
         seeds = self.seeds(subject)
         seen: dict[str, set[int]] = {}
         for name, seed, what, detail in self._found:
@@ -110,13 +110,18 @@ class Results:
         return [record for _, record in self.details(subject, seed, "scores", f"{FLOOR}@")]
 
     def details(self, subject: str, seed: int, what: str, start: str = "") -> Iterator[tuple[str, Record]]:
-        """Detail and record of each finished case of the sort `what` whose detail begins with `start`."""
+        """Yield detail and record of each finished case of a subject and training seed, sorted by detail.
+
+        Args:
+            what: the sort of work, such as "scores" (`bench.importance.cases.ORDER`).
+            start: what the detail must begin with.
+        """
         for (name, number, kind, detail), record in sorted(self._found.items()):
             if (name, number, kind) == (subject, seed, what) and detail.startswith(start):
                 yield detail, record
 
     def subsets(self, subject: str, seed: int) -> Subsets | None:
-        """The results under every subset of the heads; None where not all subsets have been evaluated."""
+        """The results under every subset of the heads for a training seed; None where some are not evaluated."""
         if (subject, seed) not in self._subsets:
             parts = {int(detail): record for detail, record in self.details(subject, seed, "subsets")}
             heads = len(self.truth(subject, seed)["heads"])
@@ -131,6 +136,6 @@ def mask_of(kept: list[int]) -> int:
 
 
 def _joined(parts: list[Record]) -> Subsets:
-    """The results under all subsets, from the records of the cases that each evaluated a part of them."""
+    """The results under all subsets, from the records of the cases "subsets", in the order of their parts."""
     losses = np.concatenate([part["losses"] for part in parts])
     return Subsets(losses, np.concatenate([unpack(part["values"]).astype(np.float32) for part in parts]))

@@ -84,7 +84,7 @@ class Subject:
         return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
 
     def plan(self, kept: Sequence[int]) -> mha.HeadPlan:
-        """The plan that keeps the heads at these positions in `heads`."""
+        """The plan that keeps the heads at the positions `kept` in `heads`, and no other; a layer may keep none."""
         keep: dict[str, list[int]] = {name: [] for name, _ in self.heads}
         for position in kept:
             name, head = self.heads[position]
@@ -117,7 +117,7 @@ def section_of(name: str) -> Section:
 
 
 def subject(name: str, seed: int, *, quick: bool = False) -> Subject:
-    """The subject of that name.
+    """The subject of that name, one of `names()`.
 
     Args:
         seed: of the training, and of the data where they are generated.
@@ -133,7 +133,10 @@ class Small(Digits):
 
 
 def _small(seed: int, quick: bool) -> Subject:
-    """The subject `small`: rows of few digits, and so few heads that every subset of them is evaluated."""
+    """The subject `small`: rows of four digits, and so few heads that every subset of them is evaluated.
+
+    `seed` and `quick` are as in `subject`.
+    """
     settings = replace(SMALL, seed=seed)
     if quick:
         settings = replace(settings, layers=2, heads=2, steps=30, distortions=1)
@@ -141,7 +144,7 @@ def _small(seed: int, quick: bool) -> Subject:
 
 
 def _large(seed: int, quick: bool) -> Subject:
-    """The subject `digits`: the reference task of that name."""
+    """The subject `digits`, made of the reference task of that name; `seed` and `quick` are as in `subject`."""
     settings = DigitsSettings(seed=seed)
     if quick:
         settings = replace(settings, width=32, hidden=32, layers=3, heads=5, head_dim=4, steps=30, distortions=1)
@@ -149,9 +152,11 @@ def _large(seed: int, quick: bool) -> Subject:
 
 
 def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], held_out: int, batch: int) -> Subject:
-    """A subject for a task of rows of digits.
+    """A subject made of a task of rows of digits.
 
     Args:
+        section: of the subject (see `Subject`).
+        quick: few examples, whatever `held_out` says.
         rivals: how many heads each layer of the smaller dense models has.
         held_out: how many examples models are evaluated on.
         batch: how many calibration examples are in a batch.
@@ -179,7 +184,7 @@ def _digits(task: Digits, section: Section, quick: bool, rivals: Sequence[int], 
 
 
 def _dates(seed: int, quick: bool) -> Subject:
-    """The subject `dates`: the reference task of that name."""
+    """The subject `dates`, made of the reference task of that name; `seed` and `quick` are as in `subject`."""
     settings = DatesSettings(seed=seed)
     if quick:
         settings = replace(
@@ -214,7 +219,12 @@ def _dates(seed: int, quick: bool) -> Subject:
 
 
 def _planted(scenario: str, seed: int, quick: bool) -> Subject:
-    """The subject for the scenario of this name, one of `planted.SCENARIOS`."""
+    """The subject made of the scenario of this name, one of `planted.SCENARIOS`.
+
+    Args:
+        seed: of the data; weights are not trained.
+        quick: few examples.
+    """
     plant = planted.SCENARIOS[scenario]()
     examples = 64 if quick else 512
 

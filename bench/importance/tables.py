@@ -99,7 +99,7 @@ def correlations(first: Array, second: Array) -> tuple[float, float]:
 
 
 def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
-    """Head count -> positions of the heads with the highest of these scores."""
+    """Head count -> positions of the heads with the highest scores, for each of `counts`; `flat` has all scores."""
     ranked = np.argsort(-flat, kind="stable")
     return {str(kept): ranked[:kept].tolist() for kept in counts}
 
@@ -253,8 +253,9 @@ def stability(results: Results) -> pd.DataFrame:
 
 
 def cost(results: Results) -> pd.DataFrame:
-    """What each criterion spends: runs of the model over a batch, and CPU seconds on one thread; means over seeds.
+    """The table of costs: a row for each trained task and criterion, with means over training seeds.
 
+    It has how often the model ran `forward` and `backward` over a batch, the CPU `seconds` on one thread, and
     `readings`: these runs in forward passes over the whole calibration set, a backward pass counted as two.
     """
     rows = []

@@ -24,6 +24,8 @@ class ScoringVariant:
 
     Attributes:
         label: its name in results.
+        criterion: the name by which the library knows it.
+        options: keyword arguments that it gets.
         rounds: whether heads are removed little by little and the rest scored again.
     """
 
@@ -35,9 +37,12 @@ class ScoringVariant:
     def score(
         self, model: Any, batches: Sequence[Any], loss: Any, *, seed: int, rounds: int, permutations: int
     ) -> mha.HeadScores:
-        """The scores of all heads by this variant.
+        """The scores of all heads by this variant, as `mha.score` returns them.
 
         Args:
+            batches: the calibration set.
+            loss: (model, batch) -> scalar.
+            seed: of whatever the criterion draws.
             rounds: how many rounds to score in, if the variant does so.
             permutations: how many to draw at most, if the criterion draws any, as for Shapley values.
         """
@@ -50,7 +55,7 @@ class ScoringVariant:
 
     @property
     def slow(self) -> bool:
-        """Whether scoring takes too long to be repeated where a model has many heads."""
+        """Whether scoring takes too long to be repeated where a model has many heads: in rounds, or one of SLOW."""
         return self.rounds or self.criterion in SLOW
 
 

@@ -137,7 +137,7 @@ class _Team:
 
 @contextmanager
 def _team(directory: Path, settings: ImportanceSettings) -> Iterator[_Team]:
-    """A team whose workers can be hired within the context, and are stopped at its end."""
+    """Yield a team without workers; those hired within the context are stopped at its end, also amid a case."""
     team = _Team(directory, settings)
     try:
         yield team

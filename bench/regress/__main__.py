@@ -74,11 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
-    """Measure and judge as `wish` asks, write summary.md and junit.xml, print the verdict, and return the exit code.
+    """Measure and judge as `wish` asks, write summary.md and junit.xml, print the verdict, and return its exit code.
 
     Args:
-        stored: a stored run to compare with, instead of a base.
+        stored: the file of a stored run to compare with, instead of a base.
         keep: leave the checkouts on disk at the end.
+
+    Raises:
+        GateError: something can't be prepared, measured or written.
     """
     gate = alone(wish, stored, say) if stored else prepared(wish, say)
     verdict = gate.run()
@@ -91,7 +94,11 @@ def _run(wish: Wish, stored: Path | None, *, keep: bool) -> int:
 
 
 def _record(wish: Wish, file: Path) -> int:
-    """Measure this checkout alone, store in `file` what a later run can be compared with, and return the exit code."""
+    """Measure this checkout alone, store in `file` what later runs can be compared with, and return exit code 0.
+
+    Raises:
+        GateError: something can't be measured or written.
+    """
     write_json(file, alone(wish, None, say).record())
     say(f"stored in {file}; compare with it by --baseline {file}")
     return 0

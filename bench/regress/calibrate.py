@@ -105,16 +105,25 @@ def busy(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Real runs of the gate, each in a subfolder of `folder`, all of the same two checkouts."""
+    """Real runs of the gate that all compare the same two checkouts.
+
+    Attributes:
+        folder: has a subfolder for each run.
+        checkouts: of the same code.
+        options: how each run measures and judges.
+    """
 
     folder: Path
     checkouts: Checkouts
     options: GateOptions
 
     def run(self, name: str, injected: str) -> dict[str, Any]:
-        """Run the gate in the subfolder `name`, with the slowdown `injected` in the head, and return the verdict.
+        """Run the gate in the subfolder `name`, with the slowdown `injected` in the head; returns its verdict.json.
 
         Exact figures are the same in every run, and so counted only once.
+
+        Raises:
+            GateError: something can't be measured or written.
         """
         here = self.folder / name
         here.mkdir(parents=True, exist_ok=True)

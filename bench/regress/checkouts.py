@@ -26,10 +26,11 @@ class Checkout:
     """One of the two checkouts.
 
     Attributes:
+        name: which side it is.
         label: what the user calls it, such as "origin/main".
-        revision: the commit that a person knows: the base's, or that of HEAD.
+        revision: the hash of the commit that a person knows: the base's, or that of HEAD.
         dirty: whether the files differ from that revision, and are measured as they are.
-        commit: the commit that is checked out, which may be on no branch.
+        commit: the hash of the commit that is checked out, which may be on no branch.
         root: the folder of the checkout.
     """
 
@@ -51,7 +52,7 @@ class Checkouts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the verdict should know about the checkouts, in sentences."""
+        """Sentences for readers of the verdict, if so: the head has uncommitted changes, both have the same `mha/`."""
         dirty = f"The tree is dirty: measured as it is, with changes since {self.head.revision[:12]}."
         identical = f"The base and the head have the same {LIBRARY}/: what differs in times is noise."
         return tuple(note for note, holds in ((dirty, self.head.dirty), (identical, self.identical)) if holds)
@@ -184,10 +185,10 @@ def _commit(root: Path, label: str) -> str:
 
 
 def _as_it_is(root: Path, revision: str, ours: Path) -> str:
-    """The commit of the working tree as it is: `revision`, if nothing has changed since, else a new one on no branch.
+    """The hash of the commit of the working tree as it is: `revision` if nothing has changed since, else a new one.
 
-    New files in the folder `ours` belong to the run and are left out, as are repositories within this one (by
-    update-index).
+    The new one is on no branch. New files in the folder `ours` belong to the run and are left out, as are repositories
+    within this one (by update-index).
     """
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary, "index")
@@ -282,7 +283,7 @@ def _check_out(root: Path, path: Path, commit: str) -> None:
 
 
 def _checked_out(path: Path) -> str | None:
-    """The commit that is checked out at a path; None where none is."""
+    """The hash of the commit that is checked out at a path; None where none is."""
     return resolved(path, "HEAD") if (path / ".git").is_file() else None
 
 
@@ -293,6 +294,6 @@ def _is_whole(path: Path) -> bool:
 
 
 def _take_away(root: Path, path: Path) -> None:
-    """Remove a checkout, and the entry that git keeps of it."""
+    """Remove the checkout at `path`, if it is there, and the entry that git keeps of it in the repository `root`."""
     shutil.rmtree(path, ignore_errors=True)  # first: git removes the entry of what is gone, but not of what is broken
     run(root, "worktree", "remove", "--force", "--force", str(path))  # twice: git locks what it is still making

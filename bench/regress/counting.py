@@ -72,7 +72,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
 
 
 def highest(events: Iterable[tuple[int, int]]) -> int:
-    """The most bytes that are held at one time.
+    """The most bytes that are held at one time, of the blocks that are allocated in these events.
 
     A block that is freed, but was not allocated in these events, does not count: it was there before.
 
@@ -112,7 +112,7 @@ def _allocations(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, int
 
 
 def _on_accelerator(call: Callable[[], Any], device: torch.device | str) -> int:
-    """The peak bytes of a call on an accelerator, as its allocator counts them."""
+    """The peak bytes of a call on an accelerator, beyond those held before it, as torch's allocator counts them."""
     torch.accelerator.synchronize(device)
     torch.accelerator.reset_peak_memory_stats(device)
     before = torch.accelerator.memory_allocated(device)
@@ -151,6 +151,9 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:  # noqa: ARG001
-    """The floating-point operations of a fused attention kernel, from the shapes of its query, key and value."""
+    """The floating-point operations of a fused attention kernel, from the shapes of its query, key and value.
+
+    `query` is (b, h, q, d), and so on; further arguments are not used.
+    """
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[-2] * (width + value[-1])

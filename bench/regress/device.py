@@ -9,6 +9,6 @@ DEVICE = os.environ.get(VARIABLE, "cpu")
 
 
 def wait() -> None:
-    """Wait until the device has finished what was asked of it."""
+    """Wait until the device `DEVICE` has finished all work queued on it; on a CPU there is none."""
     if DEVICE != "cpu":
         torch.accelerator.synchronize()

@@ -28,7 +28,14 @@ Row = dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """The difference of two accuracies on the same examples, head − base, with its interval."""
+    """The difference of two accuracies on the same examples, head − base, with its 95 % interval.
+
+    Attributes:
+        value: the difference.
+        low, high: the ends of the interval.
+        lost: how many examples only the base answers right.
+        won: how many only the head does.
+    """
 
     value: float
     low: float
@@ -144,7 +151,10 @@ def _judged(key: Key, before: Mapping[Key, Any], after: Mapping[Key, Any]) -> Ro
 
 
 def matters(figure: str, base: int) -> float:
-    """The least change of a figure that counts: of peak bytes a thousandth of `base`, at least a page; else 1."""
+    """The least difference of a figure, in its own unit, that is not a PASS: 1 unless it is "peak_bytes".
+
+    Of those it is a thousandth of the base's, and at least a page of 4,096.
+    """
     return max(LEAST_SHARE * base, PAGE) if figure == "peak_bytes" else 1
 
 

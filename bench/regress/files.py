@@ -48,6 +48,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         GateError: the file holds no JSON.
+        OSError: the file can't be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

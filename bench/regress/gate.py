@@ -29,7 +29,9 @@ class Gate:
     """One run of the gate, in its directory; what has been measured there already is not measured again.
 
     Attributes:
-        arms: base and head; the head alone where there is a baseline.
+        directory: where the run's files go.
+        arms: base and head; the head alone where there is a baseline, or where it is only recorded.
+        options: how it measures and judges.
         baseline: a stored run that the head is compared with, in place of a base.
         about: fields of verdict.json about both sides, the machine and the command.
         notes: sentences that a reader of the verdict should know.

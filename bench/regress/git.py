@@ -24,7 +24,7 @@ KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH")
 
 
 def repository(where: Path) -> Path:
-    """The top folder of the git checkout that a folder is in.
+    """The top folder of the git checkout that the folder `where` is in, resolved.
 
     Raises:
         GateError: the folder is in no checkout, or git is not installed.
@@ -89,7 +89,10 @@ def run(where: Path, *arguments: str, index: Path | None = None, stdin: str = ""
 
 
 def without_git(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables without those, set in hooks, by which git would use another repository or index."""
+    """The environment variables without those for git, which hooks set, and by which it would use another repository.
+
+    Those that begin as `KEPT` says stay.
+    """
     return {name: value for name, value in environment.items() if not name.startswith("GIT_") or name.startswith(KEPT)}
 
 
@@ -100,6 +103,6 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _wishes(index: Path | None) -> dict[str, str]:
-    """The environment variables by which git works quietly, and on another index if one is given."""
+    """The environment variables by which git takes no optional locks, speaks English, and uses `index` if given."""
     chosen = {"GIT_INDEX_FILE": str(index)} if index else {}
     return {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **chosen}

@@ -36,7 +36,10 @@ def pytest_configure() -> None:
 
 
 def slowed(forward: Callable[..., Any], kind: Kind, share: float) -> Callable[..., Any]:
-    """The forward with a slowdown: each call takes longer by `share` times the seconds that `kind` returns for it."""
+    """The forward with a slowdown: each call takes longer by `share` times the seconds that `kind` returns for it.
+
+    `kind` gets the layer and the seconds that the call took; the rest is waited for, busily.
+    """
 
     @wraps(forward)
     def later(layer: mha.MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:

@@ -35,7 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """If --baton is given, run items only when the gate passes the turn to this process."""
+    """If --baton is given, run items only when the gate passes the turn to this process.
+
+    Unless --as-they-are is given, too, each benchmark takes its samples in turns as well.
+    """
     if config.option.baton and not config.option.collectonly:
         read, write = map(int, config.option.baton.split(","))
         turns = Turns(os.fdopen(read), os.fdopen(write, "w"), every=config.option.as_they_are)
@@ -114,9 +117,9 @@ class Turns:
         return {}  # the gate knows
 
     def sizes(self, seconds: float) -> Iterator[int]:
-        """Tell the gate the `seconds` of a call, then yield how many calls make each sample that the gate asks for.
+        """Tell the gate the `seconds` of a call, then yield the number of calls for each sample that it asks for.
 
-        A sample must have been taken when the next one is asked for.
+        A sample must have been taken when the next number is asked for. It ends when the gate wants no more samples.
         """
         self._used = True
         self._say({"seconds": seconds})
@@ -150,7 +153,7 @@ class SamplesInTurns:
 
 
 def _first_line(call: pytest.CallInfo[None]) -> str:
-    """Why a call of an item has failed, on one line."""
+    """Why an item has failed in this call (setup, test or teardown), on one line."""
     if call.excinfo is None:
         return "XPASS(strict): it is marked as one that fails, and has not"
     return described(call.excinfo.value)
@@ -164,12 +167,18 @@ def _why_skipped(report: pytest.CollectReport | pytest.TestReport) -> str:
 
 
 def _library() -> str | None:
-    """The file of the `mha` that the benchmarks have imported; None where they have not."""
+    """The path of the file of the `mha` that the benchmarks have imported; None where they have imported none."""
     return getattr(sys.modules.get("mha"), "__file__", None)
 
 
 class BenchmarkInTurns(BenchmarkFixture):
-    """pytest-benchmark's fixture where processes take turns: the gate says when and how often it samples."""
+    """pytest-benchmark's fixture where processes take turns: the gate says when and how often it samples.
+
+    Args:
+        benchmark: the fixture that it replaces.
+        clock: the timer that hands the samples to it.
+        sizes: gets the seconds of a call, and yields how many calls make each sample (`Turns.sizes`).
+    """
 
     def __init__(
         self, benchmark: BenchmarkFixture, clock: ReplayClock, sizes: Callable[[float], Iterator[int]]
@@ -210,7 +219,7 @@ class BenchmarkInTurns(BenchmarkFixture):
         """Warm up, take the samples that the gate asks for, hand them to pytest-benchmark; return the call's result.
 
         Args:
-            prepare: makes the call that is timed.
+            prepare: makes the call that is timed, anew for each sample.
             several: whether one sample may be made of several calls.
 
         Raises:
@@ -241,7 +250,7 @@ class TimedCall(NamedTuple):
     teardown: Callable[..., Any] | None = None
 
     def timed(self, size: int) -> tuple[float, Any]:
-        """Make `size` calls without garbage collection; return the seconds of one, and what the last one returned."""
+        """Make `size` calls without garbage collection; return the mean seconds of one, and the last one's result."""
         collecting = gc.isenabled()
         gc.disable()
         try:

@@ -113,7 +113,10 @@ class GateRounds:
 
 
 def wanted_rounds(benchmarks: int, fdr: float) -> int:
-    """How many rounds a first look takes, so that the least possible p, 2^-rounds, can pass `fdr` after adjustment."""
+    """How many rounds a first look at so many benchmarks takes, `FEWEST` at least.
+
+    With so many the least possible p, 2^-rounds, can pass `fdr` after it is adjusted for all benchmarks.
+    """
     return max(FEWEST, math.ceil(math.log2(max(benchmarks, 1) / fdr)))
 
 
@@ -253,7 +256,7 @@ def of_both_arms(record: Mapping[str, Any], number: int = 0) -> dict[str, Contra
 
 
 def _what(rounds: GateRounds, step: Next, options: GateOptions) -> str:
-    """What is measured next, as words for the user: which round of how many, and at a second look which benchmarks."""
+    """What is measured next, as words for the user: "round 3 of 8", at a second look with the first few names."""
     done = len(rounds.of(step.phase))
     wanted = wanted_rounds(len(rounds.compared()), options.rules.fdr)
     if not rounds.records:

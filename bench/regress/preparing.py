@@ -118,7 +118,10 @@ def alone(wish: Wish, stored: Path | None, say: Say) -> Gate:
 
 
 def machine(options: GateOptions, facts: dict[str, Any]) -> dict[str, Any]:
-    """What times depend on beside the code: processor, cores, threads, device, and versions of some packages."""
+    """What times depend on beside the code: `cpu`, `cores`, `threads`, `device`, and `packages`: name -> version.
+
+    `facts` are those of the head's interpreter (`environments.facts`).
+    """
     packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pytest-benchmark")}
     cpu = cpuinfo.get_cpu_info().get("brand_raw")
     return {
@@ -158,13 +161,17 @@ def _begin(wish: Wish, begun: dict[str, Any] | None, identity: dict[str, Any]) -
 
 
 def _identity(wish: Wish, about: dict[str, Any]) -> dict[str, Any]:
-    """What must stay the same while a run goes on: the machine, and all options but the budget."""
+    """What must stay the same while a run goes on, for gate.json: the machine, and all options but the budget."""
     options = {name: value for name, value in asdict(wish.options).items() if name != "budget"}  # may be raised
     return {"options": {**options, "files": list(wish.options.files)}, "machine": about["machine"]}
 
 
 def _python(wish: Wish, checkouts: Checkouts, name: str, say: Say) -> Path:
-    """The path of the interpreter that the side `name` runs on; its environment is built if need be."""
+    """The path of the interpreter that the side `name` ("base" or "head") runs on; its environment is built if need be.
+
+    Raises:
+        GateError: a side has no pyproject.toml that can be read, or the environment can't be built.
+    """
     if wish.here:
         return wish.python
     head = text_at(wish.where, checkouts.head.commit, PROJECT)
@@ -175,12 +182,18 @@ def _python(wish: Wish, checkouts: Checkouts, name: str, say: Say) -> Path:
 
 
 def _side(side: Any, label: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the verdict says about a side: label, revision, whether it has changes since, and version of Python."""
+    """What the verdict says about a side: a mapping with `label`, `revision`, `dirty` and the version of `python`."""
     return {"label": label, "revision": side.revision, "dirty": side.dirty, "python": facts["python"]}
 
 
 def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[str, ...]:
-    """The benchmarks that the base's own files have and the head's don't, except those named by --without."""
+    """The benchmarks that the base's own files have and the head's don't, except those named by --without.
+
+    `base` is the base's arm, whose checkout has the head's benchmarks. None where the base has no such files.
+
+    Raises:
+        GateError: the base can't be checked out, or its benchmarks can't be collected.
+    """
     if not differs(wish.where, checkouts.base.revision, checkouts.head.commit, "bench/regress", *wish.options.files):
         return ()
     with whole_base(wish.where, checkouts.base, wish.directory) as root:

@@ -146,7 +146,13 @@ def run_apart(arm: Arm, file: str, threads: int, only: Iterable[str] | None = No
 def _take_turns(
     workers: Sequence[Worker], name: str, following: str | None, seconds: float, chance: random.Random
 ) -> None:
-    """Sample the benchmark `name` in turns in all processes that have it, for so many seconds; `following` is next."""
+    """Sample the benchmark `name` in turns in all processes that have it, until the time is up or one has failed.
+
+    Args:
+        following: the benchmark that comes next, if any.
+        seconds: of sampling, all processes together; each takes at least `FEWEST` samples and about `MOST` at most.
+        chance: draws the orders of the turns.
+    """
     there = [worker for worker in workers if name in worker.collected]
     nexts = {worker: following if following in worker.collected else None for worker in there}
     lasts = {worker: worker.begin(name, nexts[worker]) for worker in there}

@@ -31,7 +31,14 @@ TRAINING, HELD_OUT, CALIBRATION = 1, 2, 3  # seeds of rows
 
 
 class Rows(NamedTuple):
-    """Examples: keys and values (n, k), how many pairs are real (n,), the key asked for (n,) and its value (n,)."""
+    """Examples, each of which shows pairs of a key and a value and asks for the value of one key.
+
+    Attributes:
+        keys, values: (n, PAIRS), the pairs, then padding.
+        lens: (n,), how many pairs of each row are no padding.
+        question: (n,), the key that is asked for.
+        answer: (n,), its value.
+    """
 
     keys: Tensor
     values: Tensor
@@ -40,12 +47,15 @@ class Rows(NamedTuple):
     answer: Tensor
 
     def batches(self) -> "Iterator[Rows]":
-        """The rows in their order, `ROWS` at a time."""
+        """The rows in their order, as batches of `ROWS` rows each (the last maybe smaller)."""
         return map(Rows._make, zip(*(part.split(ROWS) for part in self), strict=True))
 
 
 class Recall(nn.Module):
-    """A model of two attention layers: among the question and the pairs, then from the question to all of them."""
+    """A model of two attention layers: among the question and the pairs, then from the question to all of them.
+
+    Padding is masked in both.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +102,7 @@ def model() -> nn.Module:
 
 
 def halved(dense: nn.Module) -> nn.Module:
-    """The model pruned to half of its heads: those without which the loss would rise most."""
+    """The model pruned to half of its heads, over both layers: those without which the calibration loss rises most."""
     with one_thread():
         scores = mha.score(dense, list(draw(8 * ROWS, CALIBRATION).batches()), loss, "leave_one_out")
         return mha.prune(dense, mha.choose(scores, model=dense, keep=0.5, across_layers=True))
@@ -122,7 +132,10 @@ def draw(count: int, seed: int) -> Rows:
 
 
 def _fit(recall: nn.Module) -> None:
-    """Train the model by Adam (Kingma and Ba 2015, algorithm 1), written out: to import torch.optim takes longer."""
+    """Train the model in place, on rows drawn by the seed TRAINING, by Adam (Kingma and Ba 2015, algorithm 1).
+
+    Adam is written out, since to import torch.optim takes longer.
+    """
     first_decay, second_decay, epsilon = 0.9, 0.98, 1e-8
     parameters = list(recall.parameters())
     firsts, seconds = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))

@@ -31,7 +31,13 @@ Record = Mapping[str, Any]
 
 
 class Rate(NamedTuple):
-    """In how many runs something came out, with the exact (Clopper-Pearson) 95 % interval of that share."""
+    """In how many runs something came out, with the exact (Clopper-Pearson) 95 % interval of its share of all runs.
+
+    Attributes:
+        times: the runs in which it came out.
+        runs: all runs.
+        low, high: the ends of the interval, as shares.
+    """
 
     times: int
     runs: int
@@ -94,7 +100,7 @@ def recorded(folder: Path) -> list[Record]:
 
 
 def exchanged(record: Record) -> dict[str, Any]:
-    """The record of the round as it would be, had the base been the head."""
+    """The record of the round with the samples of both arms exchanged; contrasts that it may have stay as they were."""
     return {
         **record,
         "seconds": {
@@ -134,7 +140,7 @@ def with_contrasts(record: Record) -> dict[str, Any]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether the benchmark calls mha's own layer: it is neither the control nor one of torch's modules."""
+    """Whether a benchmark, by its name, calls mha's own layer: it is neither the control nor one of torch's modules."""
     return "[" in name and not name.partition("[")[2].startswith(("torch-", "encoder-"))
 
 

@@ -37,12 +37,14 @@ class Contrast(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A relative change, head / base − 1, which is positive where the head is slower.
+    """A relative change of a benchmark's time, head / base − 1, which is positive where the head is slower.
 
     Attributes:
+        estimate: the change.
         low, high: bounds of the change, each at `LEVEL`.
         floor: size of the change that the same rounds show between two runs of the same code.
-        p: of the hypothesis that the head is not slower; `p_faster` that it is not faster.
+        p: of the hypothesis that the head is not slower.
+        p_faster: of the hypothesis that the head is not faster.
         rounds: how many rounds it is estimated from.
     """
 
@@ -63,7 +65,7 @@ def contrast(seconds: Mapping[str, Sequence[float]]) -> Contrast:
 
 @cache
 def effect(contrasts: tuple[Contrast, ...]) -> Effect:
-    """The effect that several rounds show together.
+    """The effect that several rounds show together, from the contrast of each.
 
     Raises:
         ValueError: there are fewer than `FEWEST` rounds, too few for an interval at `LEVEL`.

@@ -75,7 +75,11 @@ def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def _verdict(seen: Looks, slower: float, faster: float, rules: Rules) -> tuple[str, str | None, float]:
-    """A benchmark's verdict, why, and its p; `slower` and `faster` are the adjusted p of a slowdown and a speedup."""
+    """A benchmark's verdict, the reason if it needs one, and its p.
+
+    Args:
+        slower, faster: the p of a slowdown and of a speedup, adjusted for all benchmarks.
+    """
     if is_regression(seen.again, slower, rules) and seen.screen.estimate >= rules.least:
         return REGRESSED, None, slower
     if is_regression(mirrored(seen.again), faster, rules) and seen.screen.estimate <= -rules.least:

@@ -166,7 +166,7 @@ def _skipped(why: str, base_has_it: bool) -> tuple[str, str]:
 
 
 def _times(records: Sequence[Mapping[str, Any]], name: str, arm: str) -> int:
-    """In how many processes of an arm a benchmark was timed."""
+    """In how many processes of an arm ("base" or "head") the benchmark `name` was timed, over these rounds' records."""
     return sum(process.startswith(arm) for record in records for process in record["seconds"].get(name, {}))
 
 

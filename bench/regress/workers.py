@@ -92,7 +92,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process, whatever state it is in."""
+        """Kill the process unless it has ended, and close its pipes and its log."""
         for descriptor in (self._out, self._in):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -152,7 +152,11 @@ class Worker:
         return "error" not in answer
 
     def end(self) -> None:
-        """End the benchmark that has begun: no more samples are taken of it."""
+        """End the benchmark that has begun, without another sample; an error at its end is noted.
+
+        Raises:
+            GateError: the process has ended, or hangs.
+        """
         self._note_end(self._ask(0))
 
     def _note_end(self, answer: Mapping[str, Any]) -> None:

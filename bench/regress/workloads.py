@@ -21,14 +21,14 @@ LENGTHS = (64, 3, 40, 17, 60, 8, 33, 25)  # of a padded batch
 
 
 class Workload(NamedTuple):
-    """A model in evaluation mode, and the arguments of one call of it."""
+    """A model in evaluation mode, and the arguments of one call of it, on the device `DEVICE`."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def call(self) -> Any:
-        """Call the model, and wait for the device."""
+        """Call the model with its arguments, wait until the device is done, and return the output."""
         output = self.model(*self.args, **self.kwargs)
         wait()
         return output
@@ -59,19 +59,19 @@ def layer(batch: int, length: int, kept: int = HEADS, num_kv_heads: int | None =
 
 
 def padded() -> Workload:
-    """A padded batch for the dense layer: half of its entries are padding, for which nothing is computed."""
+    """The dense layer on a padded batch, half of which is padding, for which nothing is computed."""
     lengths = torch.tensor(LENGTHS, device=DEVICE)
     return layer(len(LENGTHS), max(LENGTHS), valid_lens=lengths, query_lens=lengths)
 
 
 def masked() -> Workload:
-    """A batch of 4 × 64 for a layer with half of its heads switched off by a mask at each call, but not pruned."""
+    """A layer with half of its heads switched off by a mask at each call, but not pruned, on a batch of 4 × 64."""
     whole = layer(4, 64)
     return Workload(Masked(whole.model, mha.HeadPlan({"": range(HALF)})).eval(), whole.args[:1], {})
 
 
 def torch_layer() -> Workload:
-    """`torch.nn.MultiheadAttention` pruned to half of its heads."""
+    """`torch.nn.MultiheadAttention` pruned to half of its heads, on a batch of 4 × 64, without attention weights."""
     with seeded():
         whole = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval().to(DEVICE)
     x = inputs(4, 64, WIDTH)
@@ -79,7 +79,7 @@ def torch_layer() -> Workload:
 
 
 def encoder() -> Workload:
-    """Three layers of `torch.nn.TransformerEncoder`, pruned to five heads, to none, and to two."""
+    """A `torch.nn.TransformerEncoder` of three layers, pruned to five heads, none and two, on a batch of 4 × 64."""
     with seeded():
         block = nn.TransformerEncoderLayer(256, HEADS, 512, batch_first=True, norm_first=True)
         whole = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval().to(DEVICE)
@@ -88,13 +88,13 @@ def encoder() -> Workload:
 
 
 def inputs(batch: int, length: int, width: int) -> Tensor:
-    """Standard normal numbers (b, s, e), the same every time."""
+    """Standard normal numbers (b, s, e) on the device `DEVICE`, the same every time."""
     return torch.randn(batch, length, width, generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Within the context random numbers are the same every time; outside nothing changes."""
+    """Within the context random numbers of the CPU are the same every time; afterwards their state is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

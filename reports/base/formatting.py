@@ -19,7 +19,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio as text: 1.25×."""
+    """A ratio as text, with two decimals: 1.25×."""
     return f"{ratio:.2f}×"
 
 
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".format) -> str:
-    """An interval of positive numbers as low–high, each written by `text`; words instead if a bound is NaN."""
+    """An interval of positive numbers, low–high, each written by `text`; "one round, no interval" if one is NaN."""
     return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
 
 
@@ -49,7 +49,7 @@ def listed(names: list[str]) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes with its binary prefix: 512 B, 1.50 KiB, 12.0 MiB."""
+    """A number of bytes as text with a binary prefix and three significant digits: 512 B, 1.50 KiB, 12.0 MiB."""
     power = min(4, max(0, int(math.log2(abs(count)) // 10))) if count else 0
     return (
         f"{digits(count / 2 ** (10 * power)) if power else f'{count:.0f}'} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
@@ -57,6 +57,6 @@ def size(count: float) -> str:
 
 
 def rate(value: float, unit: str) -> str:
-    """A rate with its decimal prefix: 123 GFLOP/s, 45.6 GB/s, 789 tokens/s."""
+    """A rate in `unit` as text with a decimal prefix: 123 GFLOP/s, 45.6 GB/s, 789 tokens/s."""
     power = min(5, max(0, int(math.log10(abs(value)) // 3))) if value else 0
     return f"{digits(value / 1000**power)} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}"

@@ -19,7 +19,7 @@ Processes = Sequence[np.ndarray]  # samples of the same thing, an array (rounds,
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval; NaN bounds where nothing can be said about the spread."""
+    """A value and its 95 % interval from `low` to `high`; both are NaN where nothing can be said about the spread."""
 
     value: float
     low: float

@@ -20,10 +20,10 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def junit(verdict: Row) -> str:
-    """The verdict as XML: one testsuite, with a testcase for each benchmark and each exact figure.
+    """The verdict as text of XML: one testsuite, with a testcase for each benchmark and each exact figure.
 
-    Where the run has failed, but none of its rows has that verdict, one more testcase says so: without it the file
-    would read as if all had passed.
+    Where the whole run's verdict is one of TAGS, but none of its rows has it, one more testcase says so: without it the
+    file would read as if all had passed.
     """
     overall = words.outcome(verdict)
     timed, figures = words.ordered(words.rows(verdict)), words.rows(verdict, "figures")
@@ -43,7 +43,7 @@ def junit(verdict: Row) -> str:
 
 
 def _case(kind: str, name: str, row: Row, message: str) -> ET.Element:
-    """The testcase of a row; `kind` and `name` are what it is called, and `message` is shown unless it has passed."""
+    """The testcase of a row, named `name` in the class "gate.KIND"; it shows `message` unless it passed or improved."""
     seconds = words.number(row.get("head")) if row.get("kind") == "seconds" else None
     case = ET.Element("testcase", classname=f"gate.{kind}", name=_legal(name), time=f"{seconds or 0:.9f}")
     numbers = {name: words.number(row.get(name)) for name in PROPERTIES}
@@ -84,5 +84,5 @@ def _seconds(verdict: Row) -> str:
 
 
 def _legal(text: str) -> str:
-    """The text without characters that XML forbids."""
+    """The text without characters that XML 1.0 forbids even where they are escaped."""
     return FORBIDDEN.sub("", text)

@@ -46,7 +46,7 @@ def escape(text: str, longest: int = LONGEST) -> str:
 
 
 class _Page:
-    """A page that is being put together: its parts so far, its end `foot`, and how many bytes are left in between."""
+    """A page of at most LIMIT bytes that is being put together, with the text `head` first and `foot` last."""
 
     def __init__(self, head: str, foot: str) -> None:
         self._parts, self._foot, self._left_out = [head], foot, 0
@@ -62,7 +62,13 @@ class _Page:
         self._add([f"- {escape(sentence)}" for sentence in sentences])
 
     def table(self, names: Sequence[str], cells: Iterable[Sequence[str]], texts: int) -> None:
-        """Add a table, as far as there is room; its first `texts` columns and its last hold words, others numbers."""
+        """Add a table, as far as there is room; those of its rows that don't fit are counted as left out.
+
+        Args:
+            names: the headings.
+            cells: the text of each cell, row by row.
+            texts: how many columns, from the first, hold words; the last one does, too, and all others hold numbers.
+        """
         lines = [f"| {' | '.join(row)} |" for row in cells]
         rule = ["---" if place < texts or place == len(names) - 1 else "---:" for place in range(len(names))]
         self._add(lines, f"| {' | '.join(names)} |\n| {' | '.join(rule)} |")

@@ -44,7 +44,7 @@ def table(verdict: Row) -> RenderableType:
 
 
 def show(verdict: Row, file: TextIO | None = None) -> None:
-    """Print the verdict to `file` (default: standard output), in colour where that is a terminal."""
+    """Print the verdict to `file` (default: standard output), at least WIDTH columns wide; in colour on a terminal."""
     file = file or sys.stdout
     console = Console(file=file, highlight=False)
     # a line that the terminal wraps can be read, a number cut off can't

@@ -60,7 +60,7 @@ def ordered(unordered: Iterable[Row]) -> list[Row]:
 
 
 def reasons(verdict: Row) -> list[str]:
-    """The sentences that say why the whole run has its verdict."""
+    """The sentences on why the whole run has its verdict, from its field `why`; empty if there are none."""
     why = verdict.get("why")
     return [clean(sentence) for sentence in why] if isinstance(why, list | tuple) else []
 
@@ -145,12 +145,12 @@ def unchanged(verdict: Row) -> str:
 
 
 def figure(row: Row) -> str:
-    """The name of a row's exact figure."""
+    """The name of a row's exact figure as words, such as "peak bytes"; "?" if it has none."""
     return clean(row.get("figure", "?"), 40).replace("_", " ")
 
 
 def moved(row: Row) -> str:
-    """How a benchmark's time changed, as "dense-4x64 is 6.1 % slower [4.8, 7.5]"."""
+    """How a benchmark's time changed, as "dense-4x64 is 6.1 % slower [4.8, 7.5]"; the name alone if unknown."""
     effect = number(row.get("effect"))
     if effect is None:
         return name(row)
@@ -163,7 +163,11 @@ def moved(row: Row) -> str:
 
 
 def headline(verdict: Row) -> str:
-    """What came out of the run, as the one sentence that stands behind the verdict's word."""
+    """What came out of the run, as the one sentence that stands behind the verdict's word.
+
+    It says what regressed or improved and by how much, how many rows passed, or which rows are new, failed or can't be
+    judged; at most NAMED rows are named. Where no row has the run's verdict, it is the first of its reasons.
+    """
     overall, timed, counted = outcome(verdict), ordered(rows(verdict)), rows(verdict, "figures")
     same = [row for row in timed if outcome(row) == overall]
     figures = [row for row in counted if outcome(row) == overall]
@@ -227,7 +231,7 @@ def machine(verdict: Row) -> str:
 
 
 def python(verdict: Row) -> str:
-    """The versions of Python, on both sides, and of torch, as text."""
+    """The versions of Python and of torch, as "Python 3.12.3, torch 2.11.0"; both Pythons if the sides differ."""
     versions = [clean(mapping(verdict.get(which)).get("python") or "?", 20) for which in ("base", "head")]
     torch = mapping(mapping(verdict.get("machine")).get("packages")).get("torch")
     text = f"Python {versions[0]}" if versions[0] == versions[1] else f"Python {versions[0]} against {versions[1]}"
@@ -266,7 +270,7 @@ def _went(row: Row) -> str:
 
 
 def _several(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first NAMED names, separated by commas, and how many more there are: "a, b, c and 4 more"."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
