@@ -165,8 +165,11 @@ def _subsets(it: Subject, case: ImportanceCase, settings: ImportanceSettings) ->
 def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) -> Record:
     """Score by leave-one-out on each half of the held-out data, and evaluate the model with all heads and with none.
 
-    Also evaluates it without the heads of each kind of attention, and records what others need to know of the subject:
-    its section, heads, planted heads, and numbers of examples.
+    Also evaluates it without the heads of each kind of attention.
+
+    Returns:
+        `halves` (scores and number of examples of each), `ends` and `kinds` (loss and values, by heads kept), and what
+        others need to know of the subject, such as its `section`, its `heads` and the positions of `planted` ones.
     """
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
     scored = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
@@ -285,7 +288,7 @@ def _pruned(it: Subject, positions: Sequence[int]) -> nn.Module:
 
 
 def _pruned_kind(it: Subject, kind: str, scores: Sequence[float], kept: int) -> nn.Module:
-    """The model, pruned to the `kept` best heads of one kind of attention, and all heads of other kinds.
+    """The model, pruned to the `kept` heads of the kind of attention `kind` that score highest, and all of other kinds.
 
     `scores` has one for each head, in the order of `Subject.heads`.
     """

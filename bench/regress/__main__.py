@@ -105,7 +105,7 @@ def _record(wish: Wish, file: Path) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """The parser of the command line `python -m bench.regress`."""
     command = argparse.ArgumentParser(prog="python -m bench.regress", description=__doc__, allow_abbrev=False)
     command.add_argument(
         "--base", default="origin/main", metavar="COMMIT", help="branch, tag or commit to compare with"

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """The parser of the command line `python -m bench.regress.calibrate`."""
     command = argparse.ArgumentParser(prog="python -m bench.regress.calibrate", description=__doc__, allow_abbrev=False)
     command.add_argument("--run", type=Path, required=True, metavar="DIR", help="where results go, and are read from")
     command.add_argument("--no-change", type=int, default=20, metavar="N", help="real runs without a change (20)")

@@ -153,7 +153,7 @@ def _device(model: nn.Module) -> torch.device:
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:  # noqa: ARG001
     """The floating-point operations of a fused attention kernel, from the shapes of its query, key and value.
 
-    `query` is (b, h, q, d), and so on; further arguments are not used.
+    Those are (b, h, q, d), (b, h, k, d) and (b, h, k, d of values); further arguments are not used.
     """
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[-2] * (width + value[-1])

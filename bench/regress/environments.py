@@ -91,7 +91,7 @@ def environment(
 
 
 def cache_directory() -> Path:
-    """Where environments are kept: `gate` in $MHA_BENCH_CACHE, or in the user's cache directory."""
+    """The path where environments are kept: `gate` in $MHA_BENCH_CACHE, or else in the user's cache directory."""
     return Path(os.environ[CACHE] if os.environ.get(CACHE) else user_cache_path("mha")) / "gate"
 
 

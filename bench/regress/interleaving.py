@@ -28,7 +28,7 @@ TWICE = "a test can call the fixture `benchmark` once, and this one calls it aga
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options with which the gate starts a process."""
+    """Add the options with which the gate starts a process: --baton and --as-they-are."""
     group = parser.getgroup("turns", "taking turns with other processes")
     group.addoption("--baton", metavar="R,W", help="file descriptors: what to do comes from R, what was done goes to W")
     group.addoption("--as-they-are", action="store_true", help="benchmarks sample by themselves, in one turn")

@@ -160,9 +160,10 @@ Take = Callable[[Next, int], Mapping[str, Any]]
 
 
 class Store:
-    """Keeps the rounds of a run in a folder, one file each.
+    """Keeps the rounds of a run in a folder, one JSON file each, named by the round's number.
 
     Args:
+        folder: is made if it is not there.
         contrasts: computes the contrasts of a round's benchmarks from its record and its number.
     """
 

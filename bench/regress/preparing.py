@@ -189,7 +189,8 @@ def _side(side: Any, label: str, facts: dict[str, Any]) -> dict[str, Any]:
 def _only_base(wish: Wish, checkouts: Checkouts, base: Arm, say: Say) -> tuple[str, ...]:
     """The benchmarks that the base's own files have and the head's don't, except those named by --without.
 
-    `base` is the base's arm, whose checkout has the head's benchmarks. None where the base has no such files.
+    There are none where both sides have the same files of benchmarks, or where the base has none that the gate can run.
+    `base` is the base's arm, whose checkout has the head's files of benchmarks.
 
     Raises:
         GateError: the base can't be checked out, or its benchmarks can't be collected.

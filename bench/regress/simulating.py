@@ -167,7 +167,10 @@ def simulated(pool: Sequence[Record], chance: random.Random, options: GateOption
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The rates of the verdicts as tables in Markdown, from what calibration.json holds."""
+    """Two tables in Markdown, from what calibration.json holds: how often simulated and real runs came to each verdict.
+
+    A row for each slowdown has the share of runs that were REGRESSED, PASS and INCONCLUSIVE, with its 95 % interval.
+    """
     lines = [
         f"Simulated runs over {document['rounds']} recorded rounds (arms exchanged in half of them).",
         "",

@@ -13,7 +13,7 @@ SESSIONS = {  # what a command begins with -> the session that runs it
 
 
 def again(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    """The commands that make a run again, from its environment.json: checking out the code, then each of the run's."""
+    """The commands that make a run again, from its environment.json: to check out its code, then to measure it."""
     revision = environment.get("revision")
     commands = environment.get("commands") or [environment.get("command")]
     first = (f"git checkout {shlex.quote(str(revision))}",) if revision else ()

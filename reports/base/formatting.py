@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 
 def digits(value: float) -> str:
-    """The number with three significant digits and never an exponent: 1234, 12.0, 0.0123; – if it is not finite."""
+    """The number with three significant digits, more if it is 1000 or above, and never an exponent: 1234, 12.0, 0.0123.
+
+    – if it is not finite.
+    """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
     rounded = float(f"{value:.2e}")  # or 9.996 would get two places, and four digits

@@ -37,7 +37,10 @@ def markdown(verdict: Row) -> str:
 
 
 def escape(text: str, longest: int = LONGEST) -> str:
-    """The text on one line, escaped so that none of it is markup, ends a table's cell, or notifies anyone on GitHub."""
+    """At most `longest` characters of the text, on one line, escaped for a table's cell in Markdown on GitHub.
+
+    None of it is markup, ends the cell, or notifies or links anyone or anything.
+    """
     line = re.sub(r"([\\`*_\[\]~|#])", r"\\\1", words.clean(text, longest))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = line.replace("$", "<span>$</span>")  # or two of them would enclose a formula
@@ -58,7 +61,7 @@ class _Page:
         self._room -= _size(text) + 1
 
     def items(self, sentences: Iterable[str]) -> None:
-        """Add sentences as a list, as far as there is room."""
+        """Add sentences, escaped, as a list, as far as there is room; those that don't fit are counted as left out."""
         self._add([f"- {escape(sentence)}" for sentence in sentences])
 
     def table(self, names: Sequence[str], cells: Iterable[Sequence[str]], texts: int) -> None:

@@ -28,8 +28,7 @@ FIGURES = ("benchmark", "exact figure", "base", "head", "change", "verdict")
 def table(verdict: Row) -> RenderableType:
     """The whole verdict (what verdict.json holds), for rich to print.
 
-    What came out and why is followed by a row for each benchmark, the exact figures that changed, and where was
-    measured.
+    It has what came out and why, a row for each benchmark, the exact figures that changed, and where all was measured.
     """
     parts: list[RenderableType] = [_headline(verdict), *map(_bullet, words.others(verdict)), ""]
     if words.rows(verdict) or verdict.get("control"):

@@ -66,7 +66,7 @@ def reasons(verdict: Row) -> list[str]:
 
 
 def others(verdict: Row) -> list[str]:
-    """The reasons of the verdict, without the one that its headline shows already."""
+    """The sentences on why the run has its verdict (`reasons`), without the one that is already its headline."""
     shown = headline(verdict)
     return [sentence for sentence in reasons(verdict) if sentence != shown]
 
@@ -239,7 +239,7 @@ def python(verdict: Row) -> str:
 
 
 def rules(verdict: Row) -> str:
-    """The rules by which a run is judged, as one sentence with this verdict's limits."""
+    """The rules by which a run is judged, as one sentence that names the limits in this verdict's `rules`."""
     limits = mapping(verdict.get("rules"))
     threshold, least, blind = (percent(limits.get(key), ".3g") for key in ("threshold", "least", "blind"))
     level, fdr = percent(limits.get("level"), ".4g"), percent(limits.get("fdr"), ".3g")
@@ -265,7 +265,7 @@ def count(number_of: int, noun: str) -> str:
 
 
 def _went(row: Row) -> str:
-    """From what to what an exact figure changed, as a sentence without its full stop."""
+    """How an exact figure changed, as "parameters of NAME went from 12 to 13 (+8.33 %)"."""
     return f"{figure(row)} of {name(row)} went from {exact(row, 'base')} to {exact(row, 'head')} ({change(row)})"
 
 
@@ -276,7 +276,7 @@ def _several(names: list[str]) -> str:
 
 
 def _rank(row: Row) -> int:
-    """The place of the row's verdict in `ORDER`: the smaller, the further up the row stands."""
+    """The place of the row's verdict in `ORDER`, by which rows are sorted; 0, the first, for one that is not there."""
     verdict = outcome(row)
     return ORDER.index(verdict) if verdict in ORDER else 0
 
