@@ -53,7 +53,7 @@ class Packing:
     """How a batch's real queries, and the keys they may see, are packed: examples of equal lengths together.
 
     Attributes:
-        groups: the examples of equal lengths, in the order in which they are packed.
+        groups: the examples of equal lengths, in the order in which they are packed; not key/value groups.
         queries, keys: where the real queries, and the real keys, are in the batch; one object where both are alike.
 
     Args:
@@ -81,7 +81,7 @@ def attend_packed(
     Args:
         q: (all queries, h, d), packed.
         k, v: (all keys, h or a divisor of it, d), packed.
-        groups: the examples of equal lengths, in the order in which they are packed.
+        groups: the examples of equal lengths, in the order in which they are packed; not key/value groups.
         dropout: the probability of dropping an attention weight.
         is_causal: query `i` sees keys `0..i` of its example, aligned top-left.
 

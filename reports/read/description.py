@@ -30,8 +30,9 @@ class Field:
         least: the least number that it may be; None where any is.
         values: the words that it may be; () where any are.
         usual: of an axis, the value that holds unless something else is said; None where the field is no axis.
-        words, names: what a value of the axis is called: `words` with it in place of {}, unless `names` has it.
-        titles: values that titles of figures call otherwise again.
+        words: what a value of the axis is called, with {} for the value.
+        names: value -> what it is called, where `words` doesn't say it.
+        titles: value -> what titles of figures call it, where that is another word again.
         beside: whether all values of the axis stand beside one another in one figure.
     """
 

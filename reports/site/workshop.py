@@ -64,7 +64,7 @@ def _folder(output: Path) -> Iterator[Path]:
 
 
 def _clear(left: Path) -> None:
-    """Remove the folder `left` by a killed process, if its mark shows that it is one or it is empty; else it stays."""
+    """Remove `left`, a folder that a killed process left, if it holds a workshop's MARK or is empty; others stay."""
     if left.is_symlink() or not left.is_dir():
         return
     mark = left / MARK
