@@ -183,7 +183,7 @@ class RunDirectory:
         self._tables["scores.csv"].add(rows)
 
     def add_promise(self, row: Sequence[Any]) -> None:
-        """Write a row of `promises.csv`, columns as in run-directory.toml; it replaces one of the same task and promise."""
+        """Write a row of `promises.csv` (columns: run-directory.toml); it replaces one of the same task and promise."""
         self._tables["promises.csv"].add([row])
 
     def add_predictions(self, rows: Iterable[Sequence[Any]]) -> None:
