@@ -106,7 +106,10 @@ def test_a_tasks_warnings_fail_nothing_and_a_step_that_fails_is_told(bench, tmp_
     assert pd.read_csv(run.path / "predictions.csv")["task"].unique().tolist() == ["warning"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+KILLED = pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.thorough)  # test_resume kills a run, too
+
+
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, id="Ctrl-C"), KILLED])
 def test_a_run_that_is_cut_off_keeps_what_is_finished(forks, tmp_path, how):
     well = tmp_path / "well"
     (tmp_path / "ailing.py").write_text(AILING.format(what=f"time.sleep(0 if os.path.exists({str(well)!r}) else 600)"))

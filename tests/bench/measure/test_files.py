@@ -7,9 +7,9 @@ import sys
 import pytest
 from filelock import Timeout
 
-from bench.measure.files import lock, locked, write_json, write_text
+from bench.measure.files import LOCK, lock, locked, write_json, write_text
 
-TAKE = "import sys; from pathlib import Path; from bench.measure.files import lock; lock(Path(sys.argv[1]))"
+TAKE = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(timeout=0)"  # without torch, at once
 
 
 def test_a_document_is_json_with_a_line_end(tmp_path):
@@ -38,7 +38,7 @@ def test_what_can_not_be_written_leaves_the_old_file(tmp_path, document):
 
 def test_one_process_at_a_time_holds_the_lock(tmp_path):
     def other():
-        return subprocess.run([sys.executable, "-c", TAKE, str(tmp_path)], capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-c", TAKE, str(tmp_path / LOCK)], capture_output=True, text=True)
 
     held = lock(tmp_path)
     assert "Timeout" in other().stderr
