@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mha.families import find_attention
 from mha.families.base.config_view import own_config
+from mha.families.base.description import parameter_at
 from mha.families.base.emptied import leave_output_bias
 from mha.families.base.gathering import select
 from mha.families.base.linears import is_conv1d
@@ -22,7 +23,6 @@ from mha.pruning.cut import Cut
 from mha.pruning.indices import Indices, taken
 from mha.pruning.optimizer_state import Following, Sliced
 from mha.pruning.resolve import resolve
-from mha.pruning.weight_axes import parameter_at
 from mha.runtime.intercept import become, why_not_copied
 from mha.runtime.locking import exclusive
 from mha.values.errors import MhaError, OptimizerError

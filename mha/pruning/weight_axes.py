@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import AttentionLayer
-from mha.families.base.description import part_of
+from mha.families.base.description import parameter_at, part_of
 from mha.families.base.gathering import selected
 from mha.families.base.linears import is_conv1d
 from mha.values.errors import PlanError, UnsupportedModule
@@ -54,16 +54,6 @@ def selected_axes(layer: AttentionLayer) -> dict[str, Axis]:
                 f"{expected}; weights and counts were changed by hand"
             )
     return dict(layer.description.selected)
-
-
-def parameter_at(module: nn.Module, name: str) -> Tensor | None:
-    """The parameter or buffer (EVA keeps biases of keys in one) of that name below the module; None without one.
-
-    The submodule that would hold it must be there.
-    """
-    owner, _, attribute = name.rpartition(".")
-    holder = module.get_submodule(owner)
-    return holder._parameters.get(attribute, holder._buffers.get(attribute))
 
 
 def _is_there(layer: AttentionLayer, name: str) -> bool:

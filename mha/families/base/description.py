@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from mha.families.base.gathering import MASKS, gathering
 from mha.runtime.intercept import why_stuck
@@ -242,3 +242,13 @@ def part_of(module: nn.Module, name: str, family: Family) -> nn.Module | None:
             raise MhaError(f"family {family.name!r} names {name!r}, which a {type(module).__name__} does not have")
         part = getattr(part, step)
     return part
+
+
+def parameter_at(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter or buffer (EVA keeps biases of keys in one) of that name below the module; None without one.
+
+    The submodule that would hold it must be there.
+    """
+    owner, _, attribute = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    return holder._parameters.get(attribute, holder._buffers.get(attribute))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from mha.families.base.description import AttentionLayer, Place, part_of
+from mha.families.base.description import AttentionLayer, Place, parameter_at, part_of
 
 
 def shared_with_others(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _tensor(layer: AttentionLayer, name: str) -> Tensor | None:
     """
     owner, _, attribute = name.rpartition(".")
     holder = part_of(layer.module, owner, layer.description)
-    return None if holder is None else holder._parameters.get(attribute, holder._buffers.get(attribute))
+    return None if holder is None else parameter_at(holder, attribute)
 
 
 def _places(model: nn.Module, layers: Mapping[str, AttentionLayer]) -> dict[int, list[Place]]:
