@@ -28,6 +28,9 @@ Example:
 """
 
 from mha import tasks, visualize
+from mha.certifying.certificate import Certificate
+from mha.certifying.certify import certify
+from mha.certifying.judge import Judge
 from mha.costs import CostTable, measure_costs
 from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
 from mha.importance.registry import criteria, register_criterion
@@ -46,6 +49,7 @@ from mha.repair.shrink import shrink
 from mha.values.errors import (
     BusyError,
     CalibrationError,
+    CertificateError,
     CheckpointError,
     CostsError,
     EquivalenceError,
@@ -67,6 +71,8 @@ __all__ = [
     "AttentionMap",
     "BusyError",
     "CalibrationError",
+    "Certificate",
+    "CertificateError",
     "CheckpointError",
     "CostTable",
     "CostsError",
@@ -74,6 +80,7 @@ __all__ = [
     "Family",
     "HeadPlan",
     "HeadScores",
+    "Judge",
     "LostHeadsWarning",
     "MhaError",
     "MultiHeadAttention",
@@ -83,6 +90,7 @@ __all__ = [
     "ShapeError",
     "SlowPlanWarning",
     "UnsupportedModule",
+    "certify",
     "check",
     "choose",
     "compensate",

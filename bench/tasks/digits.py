@@ -128,6 +128,7 @@ class Digits(Task):
     name = "digits"
     metric = "accuracy"
     chance = 0.31  # the most frequent answer to each question
+    bounds = 0.0, 1.0
     batch_size = 32
 
     dense_at_least = 0.95

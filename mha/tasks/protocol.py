@@ -18,6 +18,8 @@ class Task(ABC):
         metric: what `aggregate` returns, as a reader would call it ("accuracy", "exact match").
         higher_is_better: whether a larger value of the metric is better.
         chance: the metric's value for a model that knows nothing.
+        bounds: the lowest and the highest value that `evaluate` can give an example, for `mha.certify`; None where
+            there are none, or nobody has said. Values that are all 0 or 1 need none.
         batch_size: the batch size at which latency is reported unless another is asked for.
         generates: whether the model is a causal one of transformers, whose prefill and decode are timed too.
 
@@ -50,6 +52,7 @@ class Task(ABC):
     metric: str
     higher_is_better: bool = True
     chance: float = 0.0
+    bounds: tuple[float, float] | None = None
     batch_size: int = 32
     generates: bool = False
 

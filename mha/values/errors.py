@@ -24,6 +24,10 @@ class CalibrationError(MhaError, ValueError):
     """Calibration batches, a loss or options that a criterion cannot work with."""
 
 
+class CertificateError(MhaError, ValueError):
+    """A promise that can't be tested, by values, levels or candidates that don't fit; an unreadable certificate."""
+
+
 class CostsError(MhaError, ValueError):
     """Costs that can't be measured, or a table of them that can't be read or does not fit."""
 
