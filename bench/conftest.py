@@ -71,10 +71,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Lines for the terminal, one each for what there is to say.
 
-    They are: dtypes and modes of the preset that are left out on a device, with the reason; why this run couldn't go on
-    once cut off; and how many cases were measured before.
+    They are: tasks, and dtypes and modes on a device, that the preset would measure and that are left out, with the
+    reason; why this run couldn't go on once cut off; and how many cases were measured before.
     """
-    left_out = [f"left out: {name} on {device}: {why}" for (device, name), why in settings_of(config).left_out.items()]
+    settings = settings_of(config)
+    left_out = [f"left out: {why}" for why in settings.tasks_left_out.values()]
+    left_out += [f"left out: {name} on {device}: {why}" for (device, name), why in settings.left_out.items()]
     done = config.stash.get(DONE, 0)
     there = f"{done} are there already in {run_directory(config)}; {len(items)} to go"
     return [*left_out, *_final(config), *([there] if done else [])]

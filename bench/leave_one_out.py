@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.leave_one_out", description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="*", default=[6, 12], help="encoders with random weights")
     parser.add_argument("--batches", type=int, default=4, help=f"for those, of {BATCH} x {LENGTH} tokens")
-    parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
+    parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     with one_thread():

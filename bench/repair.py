@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m bench.repair`: repair pruned models, print a line for each and a verdict, write both tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
+    parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
     parser.add_argument("--criteria", nargs="*", default=CRITERIA, choices=mha.criteria())
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP)
     options = parser.parse_args(arguments)

@@ -67,6 +67,7 @@ class RunSettings:
         process: number of this process, of those that a published figure is measured in.
         left_out: (device, dtype or mode) -> why it is not measured, though the preset would.
         files: task's name -> the user's file that it comes from.
+        tasks_left_out: name of a reference task that the preset would measure -> why it is not.
     """
 
     directory: Path
@@ -83,6 +84,7 @@ class RunSettings:
     process: int = 0
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    tasks_left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def quick(self) -> bool:
@@ -140,7 +142,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         metavar="NAME",
         help="reference task, or path.py:name for an object of your own; repeatable or comma-separated; "
-        "default: every reference task",
+        "default: the reference tasks that train their model; with --full also those whose model is installed",
     )
     group.addoption("--criteria", metavar="NAMES", help=f"how heads are chosen, {several}{','.join(CRITERIA)}")
     group.addoption("--keep", metavar="FRACTIONS", help=f"kept fractions in (0, 1], {several}0.75,0.5,0.25")
@@ -220,17 +222,18 @@ def _settings(config: pytest.Config) -> RunSettings:
         preset=name,
         process=_process(option.process),
         left_out=left_out,
-        **_tasks(option.task),  # last: a file of the user's is run
+        **_tasks(option.task, full=option.full),  # last: a file of the user's is run
     )
 
 
-def _tasks(texts: Sequence[str] | None) -> dict[str, Any]:
-    """The fields `tasks` and `files` of `RunSettings`, from the texts given to `--task` (None: every task)."""
-    from bench.settings.task_option import chosen_tasks
+def _tasks(texts: Sequence[str] | None, *, full: bool) -> dict[str, Any]:
+    """The fields `tasks`, `files` and `tasks_left_out` of `RunSettings`, from the texts given to `--task`, or None."""
+    from bench.settings.task_option import chosen_tasks, left_out_tasks
 
-    chosen = chosen_tasks(texts)
+    chosen = chosen_tasks(texts, full=full)
     files = {each.task.name: each.file for each in chosen if each.file}
-    return {"tasks": tuple(each.task for each in chosen), "files": files}
+    tasks = tuple(each.task for each in chosen)
+    return {"tasks": tasks, "files": files, "tasks_left_out": left_out_tasks(texts, full=full)}
 
 
 def _check_selection(option: Any) -> None:

