@@ -7,6 +7,7 @@ nox -s publish          lay the published reports out for GitHub Pages, drawn an
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
+nox -s promise          try how often mha.certify breaks its promise, and what keeping it costs (docs/promise.md)
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
@@ -112,6 +113,17 @@ def repair(session: nox.Session) -> None:
     parser.add_argument("-o", "--output", type=Path, default=default)
     given, arguments = parser.parse_known_args(session.posargs)
     session.run("python", "-m", "bench.repair", "-o", given.output, *arguments)
+
+
+@nox.session
+def promise(session: nox.Session) -> None:
+    """Draw examples many times over, certify by them, and compare with all examples; -o DIR writes there."""
+    install(session, "-e", ".")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime("promise-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("-o", "--output", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    session.run("python", "-m", "bench.promise", "-o", given.output, *arguments)
 
 
 @nox.session

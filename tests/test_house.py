@@ -70,7 +70,18 @@ def test_the_sessions_are_those_the_docs_name():
     functions = [node for node in ast.parse(text("noxfile.py")).body if isinstance(node, ast.FunctionDef)]
     sessions = {node.name for node in functions if any(map(is_session, node.decorator_list))}
     assert sessions == {
-        *("bench", "calibrate_gate", "docs", "families", "importance", "lint", "peers", "profile", "publish"),
+        *(
+            "bench",
+            "calibrate_gate",
+            "docs",
+            "families",
+            "importance",
+            "lint",
+            "peers",
+            "profile",
+            "promise",
+            "publish",
+        ),
         *("regress", "repair", "report", "tests", "tests_all", "types"),
     }
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from mha.certifying.certificate import Certificate, Tested
 from mha.certifying.changes import checked_slices, flips, sliced
-from mha.certifying.evidence import LEAST_EXAMPLES, Comparison, Test
-from mha.certifying.judge import Evaluates, Judge, Metric, Values, metric_of
+from mha.certifying.evidence import LEAST_EXAMPLES, Comparison, Test, comparison_of, is_binary
+from mha.certifying.judge import Evaluates, Judge, Values, metric_of
 from mha.certifying.ladder import Candidate, Ladder, Step
 from mha.certifying.overlap import check_apart
 from mha.certifying.selection import Testing, Verdict, last_shown, tested_at, verdicts
@@ -113,7 +113,7 @@ def certify(
     with torch.random.fork_rng(), bar.shown():
         dense = metric.values(model, "the dense model")
         bar.advance()
-        comparison = _comparison(metric, dense, test, relative, at_most, seed)
+        comparison = comparison_of(metric, dense, test, relative, at_most, seed)
         _check_enough(comparison, dense, at_most, tested_at(1 - confidence, len(ladder), testing))
         masks = checked_slices(slices, len(dense))
         judged = _Judged(comparison, dense, held=len(ladder) if testing == "holm" else 2)
@@ -135,8 +135,8 @@ def certify(
         dense=metric.of(dense),
         heads=sum(map(len, ladder.whole().values())),
         examples=len(dense),
-        binary=_binary(dense),
-        points=_binary(dense) or metric.bounds == (0, 1),
+        binary=is_binary(dense),
+        points=is_binary(dense) or metric.bounds == (0, 1),
         test=comparison.test,
         testing=testing,
         candidates=len(ladder),
@@ -201,36 +201,6 @@ class _Judged:
                 better=better,
                 slices=sliced(self._comparison, self._dense, values, masks, risk),
             )
-
-
-def _comparison(
-    metric: Metric, dense: Values, test: Test | None, relative: bool, at_most: float, seed: int
-) -> Comparison:
-    """The comparison by the test that was asked for, or that the values allow.
-
-    Raises:
-        CertificateError: values that the test can't be made with.
-    """
-    binary, single = _binary(dense), metric.aggregate is None
-    if test is None:
-        known = binary or metric.bounds is not None
-        test = "exact" if binary and single and not relative else "betting" if known and single else "asymptotic"
-    if test == "exact" and (relative or not (binary and single)):
-        raise CertificateError('test="exact" needs a value of 0 or 1 for each example, and an absolute at_most')
-    if test == "betting" and not single:
-        raise CertificateError('test="betting" is about means; a metric with aggregate= is tested by "asymptotic"')
-    if test == "betting" and not binary and metric.bounds is None:
-        raise CertificateError('test="betting" needs bounds: the lowest and the highest value of an example')
-    if relative and metric.of(dense) <= 0:
-        raise CertificateError(
-            f"relative: the dense model's {metric.name} is {metric.of(dense):g}, of which no share can be taken; give "
-            "an absolute at_most"
-        )
-    if test != "asymptotic" and not relative:
-        low, high = metric.bounds or (0, 1)
-        if at_most >= high - low:
-            raise CertificateError(f"at_most: {at_most:g} allows everything: values lie between {low:g} and {high:g}")
-    return Comparison(metric, test, relative, seed)
 
 
 def _check_levels(at_most: float, confidence: float, testing: str, test: str | None) -> None:
@@ -303,13 +273,8 @@ def _check_like(values: Values, dense: Values, comparison: Comparison, whose: st
             "be judged on the same examples, in the same order"
         )
     needs = comparison.test == "exact" or (comparison.test == "betting" and comparison.metric.bounds is None)
-    if needs and not _binary(values):
+    if needs and not is_binary(values):
         raise CertificateError(
             f"{whose}: values other than 0 and 1, where the dense model has none; say with bounds= between what they "
             "lie"
         )
-
-
-def _binary(values: Values) -> bool:
-    """Whether each example has one value, and all are 0 or 1."""
-    return values.ndim == 1 and bool(np.isin(values, (0.0, 1.0)).all())

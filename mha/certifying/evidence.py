@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mha.certifying import betting, exact
 from mha.certifying.judge import Metric, Values
+from mha.values.errors import CertificateError
 
 Test = Literal["exact", "betting", "asymptotic"]
 RESAMPLES = 2000
@@ -202,3 +203,38 @@ class Comparison:
         before, after = self.metric.of(dense), self.metric.of(values)
         worse = before - after if self.metric.higher_is_better else after - before
         return worse, before if self.relative else 1.0
+
+
+def comparison_of(
+    metric: Metric, dense: Values, test: Test | None, relative: bool, at_most: float, seed: int = 0
+) -> Comparison:
+    """The comparison by the test that was asked for, or that the values allow.
+
+    Raises:
+        CertificateError: values that the test can't be made with.
+    """
+    binary, single = is_binary(dense), metric.aggregate is None
+    if test is None:
+        known = binary or metric.bounds is not None
+        test = "exact" if binary and single and not relative else "betting" if known and single else "asymptotic"
+    if test == "exact" and (relative or not (binary and single)):
+        raise CertificateError('test="exact" needs a value of 0 or 1 for each example, and an absolute at_most')
+    if test == "betting" and not single:
+        raise CertificateError('test="betting" is about means; a metric with aggregate= is tested by "asymptotic"')
+    if test == "betting" and not binary and metric.bounds is None:
+        raise CertificateError('test="betting" needs bounds: the lowest and the highest value of an example')
+    if relative and metric.of(dense) <= 0:
+        raise CertificateError(
+            f"relative: the dense model's {metric.name} is {metric.of(dense):g}, of which no share can be taken; give "
+            "an absolute at_most"
+        )
+    if test != "asymptotic" and not relative:
+        low, high = metric.bounds or (0, 1)
+        if at_most >= high - low:
+            raise CertificateError(f"at_most: {at_most:g} allows everything: values lie between {low:g} and {high:g}")
+    return Comparison(metric, test, relative, seed)
+
+
+def is_binary(values: Values) -> bool:
+    """Whether each example has one value, and all are 0 or 1."""
+    return values.ndim == 1 and bool(np.isin(values, (0.0, 1.0)).all())

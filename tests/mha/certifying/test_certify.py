@@ -218,7 +218,7 @@ def test_a_damaged_certificate_is_refused(model, tmp_path, old, new, message):
         ),
         ({"slices": {"none": np.zeros(1000, bool)}}, "slice 'none' has no examples"),
         ({"calibration": [torch.ones(2)]}, "the judge is a Counting, whose examples can't be looked at"),
-        ({"judge": Counting(100)}, "can't be shown with 100 examples .*it takes at least 300, and more for a model"),
+        ({"judge": Counting(100)}, "can't be shown with 100 examples .*it takes at least 299, and more for a model"),
         ({"judge": Counting(600), "testing": "holm", "candidates": [keeping(10)] * 40}, "it takes at least 8"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_p_value_is_the_highest_chance_of_as_much_evidence(lost, gained):
     highest = max(
         chances(pairs, examples, gain + at_most, gain)[as_much].sum() for gain in np.linspace(0, (1 - at_most) / 2, 400)
     )
-    assert highest <= p_value(lost, gained, examples, at_most) <= 1.012 * highest + 2e-4
+    assert highest <= p_value(lost, gained, examples, at_most) <= 1.004 * highest + 2e-4
 
 
 def test_its_statistic_is_a_score_at_the_likeliest_boundary():
@@ -66,7 +66,7 @@ def test_more_losses_and_fewer_gains_are_never_more_evidence(at_most):
 
 def test_without_flips_it_is_the_chance_of_no_loss():
     assert p_value(0, 0, 1000, 0.01) == pytest.approx(0.99**1000, abs=6e-4)
-    assert p_value(0, 0, 298, 0.01) > 0.05 >= p_value(0, 0, 301, 0.01)
+    assert p_value(0, 0, 298, 0.01) > 0.05 >= p_value(0, 0, 299, 0.01)
 
 
 def test_where_only_losses_are_seen_it_is_close_to_the_binomial():
