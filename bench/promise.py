@@ -6,7 +6,8 @@ Each task's model is pruned to a ladder of budgets, raw and repaired, and every 
 which a later call reads again. These examples are then taken for all that there are. Many times over, some of them are
 drawn, and the boldest step of the ladder is chosen by those: as `mha.certify` does, and as one does who trusts what is
 seen. `promise.csv` says how often the step that was chosen loses more than was allowed, of all examples, and how many
-heads it removes beside the boldest that does not.
+heads it removes beside the boldest that does not. Losses of a perplexity, or another metric that is no mean, are shares
+of the dense model's; such metrics are tried in a fifth of the draws, since each takes resamples.
 """
 
 import argparse
@@ -58,8 +59,9 @@ class Population:
 
     def save(self, path: Path) -> None:
         """Write it to `path`; the file appears whole or not at all."""
+        arrays: dict[str, Any] = {"dense": self.dense, "removed": self.removed, **self.steps}
         with appears_whole(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, dense=self.dense, removed=self.removed, **self.steps)
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m bench.promise`: judge, draw, write the table, print a line for each row and a verdict."""
     parser = argparse.ArgumentParser(prog="python -m bench.promise", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--tasks", nargs="*", default=tasks.names(), choices=tasks.names())
+    parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP, help="shares of the heads that the steps keep")
     parser.add_argument("--examples", type=int, nargs="*", default=EXAMPLES, help="how many examples are drawn")
     parser.add_argument("--draws", type=int, default=DRAWS)
@@ -123,9 +125,10 @@ def judged(task: Task, keep: Sequence[float]) -> Population:
 
 
 def losses_of(metric: Metric, dense: Floats, steps: Floats) -> Floats:
-    """What the metric loses at each step, positive is worse: (steps,)."""
-    sign = 1 if metric.higher_is_better else -1
-    return np.array([sign * (metric.of(dense) - metric.of(values)) for values in steps])
+    """What the metric loses at each step, positive is worse: (steps,); of one that is no mean, as shares of dense."""
+    whole = metric.of(dense)
+    unit = (1 if metric.higher_is_better else -1) * (1 if metric.aggregate is None else 1 / whole)
+    return np.array([unit * (whole - metric.of(values)) for values in steps])
 
 
 def allowed(losses: Floats) -> list[tuple[float, bool]]:
@@ -145,9 +148,9 @@ def tried(
         examples: how many are drawn each time, each independently of all others.
     """
     dense, steps = population.dense, population.steps[arm]
-    comparison = comparison_of(metric, dense, None, False, at_most, seed)
+    comparison = comparison_of(metric, dense, None, metric.aggregate is not None, at_most, seed)
     breaks = losses_of(metric, dense, steps) > at_most
-    rng = np.random.default_rng(seed)
+    rng, draws = np.random.default_rng(seed), draws if metric.aggregate is None else draws // 5
     places: dict[str, list[int | None]] = {"certified": [], "naive": []}
     for _ in range(draws):
         drawn = rng.integers(len(dense), size=examples)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mha.runtime.nests import leaves
+from mha.runtime.nests import is_named_tuple, leaves
 from mha.values.errors import CalibrationError
 
 CONTAINERS = (tuple, list, Mapping)
@@ -52,7 +52,8 @@ def _examples(batches: Iterable[Any]) -> Iterator[bytes]:
 
 def _largest(batch: Any) -> tuple[Tensor | None, Tensor | None]:
     """The tensor of the batch with the most numbers that is not its attention mask; and that mask, if it has one."""
-    found = {path: leaf for path, leaf in leaves(batch, CONTAINERS) if isinstance(leaf, Tensor) and leaf.dim()}
+    named = batch._asdict() if is_named_tuple(batch) else batch
+    found = {path: leaf for path, leaf in leaves(named, CONTAINERS) if isinstance(leaf, Tensor) and leaf.dim()}
     masks = [tensor for path, tensor in found.items() if MASK in path]
     others = [tensor for path, tensor in found.items() if MASK not in path]
     return max(others, key=Tensor.numel, default=None), (masks[0] if masks else None)

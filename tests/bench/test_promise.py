@@ -55,6 +55,11 @@ def test_losses_of_a_metric_that_should_be_small_are_rises():
     assert promise.losses_of(metric, np.array([1.0, 3.0]), np.array([[2.0, 4.0]])) == pytest.approx([1.0])
 
 
+def test_losses_of_a_metric_that_is_no_mean_are_shares():
+    metric = Metric(lambda _: None, lambda values: float(np.exp(values.mean())), False, "perplexity", None)
+    assert promise.losses_of(metric, np.zeros(2), np.array([[0.0, 0.4]])) == pytest.approx([np.exp(0.2) - 1])
+
+
 def test_the_interval_is_that_of_clopper_and_pearson():
     assert promise.clopper_pearson(0, 100) == pytest.approx((0, 0.0362), abs=1e-4)
     assert promise.clopper_pearson(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
@@ -72,6 +77,7 @@ def test_a_population_is_read_as_it_was_written(population, tmp_path):
 def test_it_runs_writes_its_table_and_reads_what_was_judged_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tasks, "load", lambda name: {"tiny": TinyTask()}[name])
     monkeypatch.setattr(tasks, "names", lambda: ("tiny",))
+    monkeypatch.setattr(tasks, "usual", lambda: ("tiny",))
     arguments = ["-o", str(tmp_path), "--keep", "0.7", "0.4", "--examples", "200", "--draws", "20"]
     promise.main(arguments)
     first = (tmp_path / "promise.csv").read_text()

@@ -39,6 +39,16 @@ def test_what_padding_hides_makes_no_other_example():
         check_apart([judged], [calibration])
 
 
+def test_a_mask_in_a_named_tuple_is_one_too():
+    class Texts(NamedTuple):
+        input_ids: Tensor
+        attention_mask: Tensor
+
+    judged, calibration = Texts(**tokens([(5, 6), (1, 2, 3)], 4)), Texts(**tokens([(1, 2, 3)], 9))
+    with pytest.raises(CalibrationError, match=r"1 of the 2 examples .* \(examples 1\)"):
+        check_apart([judged], [calibration])
+
+
 def test_texts_of_which_one_begins_the_other_are_two():
     check_apart([tokens([(5, 6, 0)], 4)], [tokens([(5, 6)], 4)])
 
