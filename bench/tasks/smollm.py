@@ -74,6 +74,10 @@ class SmolLM(Task):
     def calibration(self) -> list[Batch]:
         return self._batches("calibration")
 
+    def evaluation(self) -> list[Batch]:
+        """The held-out sequences, in batches."""
+        return self._batches("evaluation")
+
     def unlabelled(self) -> list[Batch]:
         return self._batches("unlabelled")
 
@@ -93,7 +97,7 @@ class SmolLM(Task):
     def evaluate(self, model: nn.Module) -> np.ndarray:
         """For each evaluation sequence (n, 2): the sum of its tokens' negative log-likelihoods, and their number."""
         rows = []
-        for batch in self._batches("evaluation"):
+        for batch in self.evaluation():
             losses, real = next_token_losses(self.forward(model, batch), batch)
             rows.append(torch.stack([losses.double().sum(dim=1).cpu(), real.double().sum(dim=1).cpu()], dim=1))
         return torch.cat(rows).numpy()

@@ -37,6 +37,16 @@ def test_an_example_may_come_twice():
     assert [part.tolist() for part in batch] == [[[3, 4]] * 3, [6] * 3]
 
 
+def test_a_batch_may_be_a_mapping():
+    batches = [{"ids": torch.tensor([[1, 2], [3, 4]]), "mask": torch.ones(2, 2)}, {"ids": torch.tensor([[7, 8, 9]]),
+               "mask": torch.ones(1, 3)}]  # fmt: skip
+    (picked,) = pick(batches, [2, 0], size=2)
+    assert (count(batches), list(picked)) == (3, ["ids", "mask"])
+    assert picked["ids"].tolist() == [[7, 8, 9], [1, 2, 0]]
+    assert picked["mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert repeat(batches[1], 2)["ids"].tolist() == [[7, 8, 9], [7, 8, 9]]
+
+
 def test_repeating_goes_through_all_examples_again():
     again = repeat(BATCHES[0], 2)
     assert again.tokens.tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
