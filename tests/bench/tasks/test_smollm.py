@@ -2,15 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench import tasks
 from bench.tasks.smollm import SmolLM, SmolSettings, next_token_losses
 
-needs_the_model = pytest.mark.skipif(tasks.missing("smollm") is not None, reason=str(tasks.missing("smollm")))
 SMALL = SmolSettings(evaluation=3, calibration=5, unlabelled=2, length=13, batch=2)
 
 
@@ -57,26 +54,3 @@ def test_padding_has_no_loss():
     losses, real = next_token_losses(Counting()(batch["input_ids"]).logits, batch)
     assert losses.tolist() == [pytest.approx([-math.log(0.5), 0])]
     assert real.tolist() == [[1, 0]]
-
-
-@needs_the_model
-def test_the_model_and_its_text():
-    task = SmolLM(SMALL)
-    model = task.model()
-    assert {part: ids.shape for part, ids in task.sequences.items()} == {
-        "evaluation": (3, 13), "calibration": (5, 13), "unlabelled": (2, 13),
-    }  # fmt: skip
-    batch = task.calibration()[0]
-    with torch.inference_mode():
-        loss = task.loss(model, batch).item()
-        assert loss == pytest.approx(model(**batch, labels=batch["input_ids"]).loss.item(), rel=1e-4)
-        logits = model(task.sequences["evaluation"]).logits.double()
-    chances = logits[:, :-1].log_softmax(-1).gather(2, task.sequences["evaluation"][:, 1:, None])[..., 0]
-    assert task.evaluate(model)[:, 0] == pytest.approx(-chances.sum(dim=1).numpy(), rel=1e-4)
-    assert np.isfinite(loss)
-    assert task.model() is not model
-    assert task.model().lm_head.weight is not model.lm_head.weight
-    with pytest.raises(
-        ValueError, match="smollm: evaluation asks for 100000 sequences of 13 tokens, and Python's docum"
-    ):
-        SmolLM(SmolSettings(evaluation=100_000, length=13)).sequences  # noqa: B018
