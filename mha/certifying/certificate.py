@@ -192,7 +192,7 @@ class Certificate:
         seen = f"seen: {self._loss(row.loss)} on {self.examples:,} examples"
         if row.worse is None:
             return seen
-        what = "flips" if self.binary else "changed"
+        what = "changed" if not self.binary else "flip" if row.worse == 1 else "flips"
         return f"{seen}, {row.worse:,} {what} to the worse, {row.better:,} to the better"
 
     def _loss(self, loss: float) -> str:
