@@ -1,5 +1,6 @@
 """What was shown: a row for each candidate that was tested, and the model that the promise is about."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ class Tested:
         latency: its predicted latency as a share of the dense model's; None where no costs were given.
         value: its metric.
         loss: what the metric was seen to lose against the dense model, in the unit of `at_most`; positive is worse.
-        upper: the upper bound of that loss, at the level of the test.
+        upper: the upper bound of that loss, at the level of the test; infinite where there is none.
         p: the p-value of "the loss is `at_most` or more".
         level: that of the test: what p may be at most.
         shown: whether the loss was shown to be at most `at_most`.
@@ -154,9 +155,19 @@ class Certificate:
         return pd.DataFrame(rows, columns=["candidate", "name", "examples", "loss", "low", "high"])
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but the model to `path`; the file appears whole or not at all."""
+        """Write everything but the model to `path`; the file appears whole or not at all. Infinite bounds are null."""
         content = {key: value for key, value in vars(self).items() if key != "model"}
-        rows = [{**asdict(row), "plan": dict(row.plan)} for row in self.rows]
+        rows = [
+            {
+                **asdict(row),
+                "plan": dict(row.plan),
+                "upper": _finite(row.upper),
+                "slices": [
+                    {**asdict(part), "low": _finite(part.low), "high": _finite(part.high)} for part in row.slices
+                ],
+            }
+            for row in self.rows
+        ]
         DOCUMENT.write(path, {**content, "whole": dict(self.whole), "rows": rows})
 
     @classmethod
@@ -238,8 +249,9 @@ def _tested(row: Any, where: str) -> Tested:
         worse=None if worse is None else whole_number(worse, where),
         better=None if better is None else whole_number(better, where),
         shown=flag(entry(row, "shown"), where),
+        upper=_bound(entry(row, "upper"), where, math.inf),
         slices=tuple(_slice(part, where) for part in sequence(entry(row, "slices"), where)),
-        **{name: number(entry(row, name), where) for name in ("value", "loss", "upper", "p", "level")},
+        **{name: number(entry(row, name), where) for name in ("value", "loss", "p", "level")},
     )
 
 
@@ -249,8 +261,20 @@ def _slice(part: Any, where: str) -> Slice:
     return Slice(
         text(entry(part, "name"), where),
         whole_number(entry(part, "examples"), where),
-        *(number(entry(part, name), where) for name in ("loss", "low", "high")),
+        number(entry(part, "loss"), where),
+        _bound(entry(part, "low"), where, -math.inf),
+        _bound(entry(part, "high"), where, math.inf),
     )
+
+
+def _bound(value: Any, where: str, infinite: float) -> float:
+    """A bound from its entry in a file: null stands for this infinite one."""
+    return infinite if value is None else number(value, where)
+
+
+def _finite(bound: float) -> float | None:
+    """The bound as it is written to a file."""
+    return bound if math.isfinite(bound) else None
 
 
 def _plan(keep: Any, where: str) -> HeadPlan:

@@ -20,6 +20,7 @@ class Slice:
         examples: how many it has.
         loss: of the metric, on these examples; positive is worse.
         low, high: the interval of the loss; all of a candidate hold together with the certificate's confidence.
+            Infinite where so few examples say nothing.
     """
 
     name: str

@@ -179,6 +179,19 @@ def test_a_certificate_is_read_as_it_was_written(model, tmp_path):
     assert str(read) == str(certificate)
 
 
+def test_bounds_that_are_infinite_are_written_and_read_too(model, tmp_path):
+    class Shares(Counting):
+        def evaluate(self, model):
+            return super().evaluate(model) / 2 + np.linspace(0, 0.1, 1000)
+
+    slices = {"few": np.arange(1000) < 7}
+    certificate = mha.certify(model, [keeping(10)], Shares(), slices=slices)
+    certificate.to_json(tmp_path / "certificate.json")
+    (few,) = mha.Certificate.from_json(tmp_path / "certificate.json").rows[0].slices
+    assert (few.low, few.high) == (-np.inf, np.inf)
+    assert mha.Certificate.from_json(tmp_path / "certificate.json") == certificate
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
