@@ -67,7 +67,7 @@ class Population:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         with np.load(path) as file:
-            return cls(file["dense"], {arm: file[arm] for arm in ARMS}, file["removed"])
+            return cls(file["dense"], {arm: file[arm] for arm in ARMS if arm in file}, file["removed"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.promise", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
+    parser.add_argument("--criterion", default="leave_one_out", choices=mha.criteria())
+    parser.add_argument("--arms", nargs="*", default=ARMS, choices=ARMS, help="whether to repair what is pruned")
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP, help="shares of the heads that the steps keep")
     parser.add_argument("--examples", type=int, nargs="*", default=EXAMPLES, help="how many examples are drawn")
     parser.add_argument("--draws", type=int, default=DRAWS)
@@ -95,9 +97,9 @@ def _rows(task: Task, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Two rows, certified and naive, for each arm, allowed loss and number of examples of one task."""
     path = options.output / f"{task.name}.npz"
     if not path.exists():
-        judged(task, options.keep).save(path)
+        judged(task, options.criterion, options.keep, options.arms).save(path)
     population, metric = Population.load(path), metric_of(task)
-    for arm in ARMS:
+    for arm in population.steps:
         losses = losses_of(metric, population.dense, population.steps[arm])
         for at_most, hardest in allowed(losses):
             for examples in options.examples:
@@ -106,20 +108,23 @@ def _rows(task: Task, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {**where, **row}
 
 
-def judged(task: Task, keep: Sequence[float]) -> Population:
-    """All examples of a task as judged by its model, and by that model pruned by leave-one-out, raw and repaired."""
+def judged(task: Task, criterion: str, keep: Sequence[float], arms: Sequence[str]) -> Population:
+    """All examples of a task as judged by its model, and by that model pruned by a criterion, raw and repaired."""
     experiment = Experiment(task)
     batches, model = list(task.calibration()), experiment.model()
-    plans = [experiment.plan("leave_one_out", share) for share in sorted(keep, reverse=True)]
-    pruned = [experiment.pruned(plan) for plan in plans]
-    repaired = [mha.compensate(small, model, batches, task.forward, progress=False) for small in pruned]
+    plans = [experiment.plan(criterion, share) for share in sorted(keep, reverse=True)]
     total = sum(map(len, experiment.plan(DENSE, 1.0).values()))
+    steps: dict[str, list[Floats]] = {arm: [] for arm in ARMS if arm in arms}
+    for plan in plans:
+        small = experiment.pruned(plan)
+        if "raw" in steps:
+            steps["raw"].append(np.asarray(task.evaluate(small), dtype=float))
+        if "repaired" in steps:
+            small = mha.compensate(small, model, batches, task.forward, progress=False)
+            steps["repaired"].append(np.asarray(task.evaluate(small), dtype=float))
     return Population(
         dense=experiment.dense_values(),
-        steps={
-            arm: np.stack([np.asarray(task.evaluate(small), dtype=float) for small in models])
-            for arm, models in zip(ARMS, (pruned, repaired), strict=True)
-        },
+        steps={arm: np.stack(values) for arm, values in steps.items()},
         removed=np.array([1 - sum(map(len, plan.values())) / total for plan in plans]),
     )
 
