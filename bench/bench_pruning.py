@@ -14,7 +14,7 @@ from bench.models.experiment import Experiment
 from bench.models.latency import Latencies
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import RunSettings, settings_of
-from bench.settings.task_cases import LatencyCase, ModelVariant, latency_cases, model_variants
+from bench.settings.task_cases import LatencyCase, ModelVariant, latency_cases, model_variants, repaired_variants
 
 Experiments = Mapping[str, Experiment]
 
@@ -28,6 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("task", "criterion"), pairs, ids=["-".join(pair) for pair in pairs])
     elif metafunc.function is test_accuracy:
         metafunc.parametrize("variant", list(model_variants(settings)), ids=lambda variant: variant.id)
+    elif metafunc.function is test_repaired_accuracy:
+        metafunc.parametrize("variant", list(repaired_variants(settings)), ids=lambda variant: variant.id)
     elif metafunc.function is test_attention_maps:
         metafunc.parametrize("task", tasks)
     elif metafunc.function is test_latency:
@@ -50,6 +52,12 @@ def test_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirec
         record |= experiment.accuracy(plan)
 
 
+def test_repaired_accuracy(variant: ModelVariant, experiments: Experiments, run: RunDirectory) -> None:
+    """Record the same of a repaired model, with the CPU seconds and the peak memory of the repair."""
+    with run.plan(**variant.record(), draw=variant.draw) as record:
+        record |= experiments[variant.task].repaired_accuracy(variant.criterion, variant.keep, variant.repair)
+
+
 @pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, experiments: Experiments, settings: RunSettings, run: RunDirectory) -> None:
     """Record attention weights of held-out examples before and after pruning by the plan nearest to half of the heads.
@@ -68,7 +76,8 @@ def test_latency(
     """Time the pruned model's forward pass in turns with the dense model's, and record the samples.
 
     If a plan with as many heads in each layer has been timed before under the same conditions, the record names that
-    case (`timed_by`), and has no samples.
+    case (`timed_by`), and has no samples. Repair keeps the shapes of a plan, so that a repaired plan is timed with its
+    raw one; what `mha.shrink` makes is of a plan of its own.
     """
     variant, experiment = case.variant, experiments[case.variant.task]
     with run.case(**case.record()) as record:

@@ -315,6 +315,7 @@ def _describe(task: Task, settings: RunSettings, earlier: Mapping[str, int]) -> 
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "chance": task.chance,
+        "pretrained": getattr(task, "pretrained", False),
         "batch_size": settings.batch(task, *filter(None, [earlier.get("batch_size")])),
         "description": docs.strip().partition("\n")[0],
         **identity(task, settings.files.get(task.name)),

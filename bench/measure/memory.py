@@ -7,10 +7,10 @@ import multiprocessing
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ M_MMAP_THRESHOLD, LARGE = -3, 64 << 10  # for glibc: blocks from so many bytes g
 HEAVY = ("transformers.modeling_utils",)  # take seconds to import
 RESET_PEAK = "5"  # for clear_refs, as proc(5) has it
 
+Result = TypeVar("Result")
 ModelCall = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
@@ -54,6 +55,21 @@ def peak_bytes(
     device, call = torch.device(device), (model, args, dict(kwargs))
     growth = _in_fresh_process(call) if device.type == "cpu" else _on_accelerator(call, device)
     return None if growth is None else weight_bytes(model) + growth
+
+
+def with_peak(work: Callable[[], Result]) -> tuple[Result, int | None]:
+    """Do some work on the CPU; returns its result, and by how many bytes this process's memory grew for it at most.
+
+    Memory that was free within the process before counts as none, so that the number is good to some megabytes. It is
+    None where the system does not say, without Linux's /proc.
+    """
+    if not (PROCESS / "clear_refs").exists() or _resident("VmHWM") is None:
+        return work(), None
+    _malloc("malloc_trim", 0)
+    (PROCESS / "clear_refs").write_text(RESET_PEAK)
+    before = _resident("VmHWM") or 0
+    result = work()
+    return result, max(0, (_resident("VmHWM") or 0) - before)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -163,11 +179,7 @@ def _growth(call: ModelCall) -> int:
     """How many bytes the resident set of this process grows by, at its largest, during a call, after one to warm up."""
     run = forward(*call)
     run()  # what libraries keep for good they have afterwards
-    _malloc("malloc_trim", 0)
-    (PROCESS / "clear_refs").write_text(RESET_PEAK)
-    before = _resident("VmHWM")
-    run()
-    return (_resident("VmHWM") or 0) - (before or 0)
+    return with_peak(run)[1] or 0
 
 
 def _resident(field: str) -> int | None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from torch import nn
@@ -15,12 +15,28 @@ from bench.measure.bootstrap import Bootstrap, Estimate
 from bench.measure.calls import forward, map_tensors
 from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
+from bench.models.repairs import SHRINK, Made, compensated, shrunk
 from mha.costs import parameters_of
 from mha.tasks import Task
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everything
+
+
+class Repaired(NamedTuple):
+    """What is kept of a repaired model: its plan, what the task's `evaluate` returned, its size, and what it took.
+
+    Attributes:
+        values: (n,) or (n, k), as of `Experiment.values`.
+        seconds, peak_bytes: as of `bench.models.repairs.Made`.
+    """
+
+    plan: mha.HeadPlan
+    values: np.ndarray
+    parameters: int
+    seconds: float
+    peak_bytes: int | None
 
 
 def once(method: Method) -> Method:
@@ -125,7 +141,7 @@ class Experiment:
 
         Args:
             criterion: one that `mha.score` knows, or "even" (the same share of each layer, heads at random),
-                "dense" (all heads) or "none" (no heads).
+                "dense" (all heads), "none" (no heads) or "shrink" (`mha.shrink` chooses, and repairs).
             keep: share of the heads that stays.
             draw: the seed of the scores, by which "random" and "even" make several plans.
         """
@@ -136,9 +152,32 @@ class Experiment:
             return mha.HeadPlan({name: layer.heads for name, layer in layers.items()})
         if criterion == NONE:
             return mha.HeadPlan(dict.fromkeys(layers, ()))
+        if criterion == SHRINK:
+            return self.repaired(SHRINK, keep, SHRINK).plan
         if criterion == "even":
             return _even(self.scores("random", draw)[0], keep)
         return mha.choose(self.scores(criterion, draw)[0], keep=keep, across_layers=True)
+
+    @once
+    def repaired(self, criterion: str, keep: float, repair: str) -> Repaired:
+        """What comes of a repair of the model with this share of its heads; the repaired model itself is not kept.
+
+        Args:
+            criterion: the heads that stay are those of its plan; "shrink" where the repair chooses them.
+            repair: "compensate" or "shrink".
+        """
+        made = self._made_by(criterion, keep, repair)
+        values = self._checked(self.task.evaluate(made.model))
+        whole = {name: layer.heads for name, layer in self.layers().items()}
+        plan = mha.HeadPlan(whole | dict(mha.plan_of(made.model).keep))
+        return Repaired(plan, values, parameters_of(made.model), made.seconds, made.peak_bytes)
+
+    def _made_by(self, criterion: str, keep: float, repair: str) -> Made:
+        """Repair a model, with the arguments of `repaired`."""
+        model, batches = self.model(), list(self._calibration())
+        if repair == SHRINK:
+            return shrunk(self.task, model, batches, keep)
+        return compensated(self.task, model, self.pruned(self.plan(criterion, keep)), batches)
 
     @once
     def values(self, plan: mha.HeadPlan) -> np.ndarray:
@@ -211,13 +250,21 @@ class Experiment:
 
     def accuracy(self, plan: mha.HeadPlan) -> dict[str, Any]:
         """The measured fields of a plan's record: heads, metric, difference to dense, and the value of each example."""
-        metric, dense = self.metric(plan), self.metric(self.plan(DENSE, 1.0))
-        difference = (metric - dense).interval()
-        values = self.values(plan)
+        return self._judged(plan, self.values(plan), self.metric(plan), parameters_of(self.pruned(plan)))
+
+    def repaired_accuracy(self, criterion: str, keep: float, repair: str) -> dict[str, Any]:
+        """The same of a repaired model, with what the repair took; the arguments are those of `repaired`."""
+        plan, values, parameters, seconds, peak_bytes = self.repaired(criterion, keep, repair)
+        judged = self._judged(plan, values, self._estimate(values), parameters)
+        return {**judged, "repair_seconds": seconds, "repair_bytes": peak_bytes}
+
+    def _judged(self, plan: mha.HeadPlan, values: np.ndarray, metric: Estimate, parameters: int) -> dict[str, Any]:
+        """The fields of `accuracy`, of a model with that many parameters whose `evaluate` returned these values."""
+        difference = (metric - self.metric(self.plan(DENSE, 1.0))).interval()
         return {
             **self.describe(plan),
             "keep": {name: list(heads) for name, heads in plan.keep.items()},
-            "parameters": parameters_of(self.pruned(plan)),
+            "parameters": parameters,
             **metric.interval()._asdict(),
             **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
             "examples": len(values),

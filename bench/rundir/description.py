@@ -16,14 +16,23 @@ class Columns(NamedTuple):
 
     Attributes:
         origin: those of the names that tell what was measured; () for a table that is written at once when a run ends.
+        blank: name -> the value that a cell has before it is filled, None unless the description states a default.
     """
 
     names: tuple[str, ...]
     origin: tuple[str, ...]
+    blank: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> "Columns":
+        """The columns of a table as run-directory.toml describes it."""
+        columns = table["columns"]
+        blank = {name: None if isinstance(entry, str) else _blank(entry) for name, entry in columns.items()}
+        return cls(tuple(columns), tuple(table.get("origin", ())), blank)
 
 
 def _blank(field: Mapping[str, Any]) -> Any:
-    """The value of a case's field before it is measured: its default if older runs may lack the field, else None."""
+    """The value of a field before it is measured: its default if older runs may lack the field, else None."""
     return field.get("usual", field.get("default")) if field.get("optional") else None
 
 
@@ -35,8 +44,5 @@ VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 BLANK_CASE: Mapping[str, Any] = MappingProxyType({name: _blank(field) for name, field in _DESCRIPTION["case"].items()})
 TABLES: Mapping[str, Columns] = MappingProxyType(
-    {
-        name: Columns(tuple(table["columns"]), tuple(table.get("origin", ())))
-        for name, table in _DESCRIPTION["tables"].items()
-    }
+    {name: Columns.of(table) for name, table in _DESCRIPTION["tables"].items()}
 )

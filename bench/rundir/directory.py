@@ -24,7 +24,7 @@ from bench.rundir.resume import GIVEN, continued, locked, stop_mixing
 from bench.rundir.tables import Table, write_csv
 
 PLANS = "plans.csv"
-BLANK_PLAN: Mapping[str, Any] = MappingProxyType(dict.fromkeys(TABLES[PLANS].names) | {"values": []})
+BLANK_PLAN: Mapping[str, Any] = MappingProxyType({**TABLES[PLANS].blank, "values": []})
 DENSE, ROUNDED = "dense", 0.001
 ATTENTION = "attention.npz"
 TRACES = "traces"
@@ -47,7 +47,7 @@ class RunDirectory:
         self._lock = lock
         self._cases, self._plans, self._steps = (Records(path / folder) for folder in ("cases", "plans", "steps"))
         growing = {name: columns for name, columns in TABLES.items() if columns.origin}
-        self._tables = {name: Table(path / name, *columns) for name, columns in growing.items()}
+        self._tables = {name: Table(path / name, columns.names, columns.origin) for name, columns in growing.items()}
         self._attention = _arrays(path / ATTENTION)
 
     @classmethod

@@ -22,6 +22,8 @@ CaseRecord = Mapping[str, Any]
 OPERATORS = 10  # that have a row of their own
 NO_PEERS = ("mha", "products", "eager", "float32")  # beside ours, and nothing that another would use in its place
 NAMES = ("case", "plan", "step")
+KEY = ("criterion", "kept_fraction", "repair")
+RAW = USUAL["repair"]
 ORDER = {"dense": 0, "random": 2, "even": 3, "none": 4}  # every other criterion at 1
 
 
@@ -71,8 +73,11 @@ def _task(task: str, facts: Mapping[str, Any], plans: pd.DataFrame, timed: Seque
 
 
 def _place(case: CaseRecord) -> str:
-    """A case's device and dtype, and what else of its axes is not usual, as "cpu, float32, compile"."""
-    unusual = [case[axis] for axis, usual in USUAL.items() if axis != "dtype" and case[axis] != usual]
+    """A case's device and dtype, and what else of its axes is not usual but for the repair, as "cpu, float32, compile".
+
+    Repaired plans stand in the table of raw ones.
+    """
+    unusual = [case[axis] for axis, usual in USUAL.items() if axis not in ("dtype", "repair") and case[axis] != usual]
     return ", ".join(filter(None, [case["device"], case["dtype"], *unusual]))
 
 
@@ -86,7 +91,7 @@ def _ends(timed: Sequence[CaseRecord]) -> Iterator[str]:
 def _task_table(
     task: str, facts: Mapping[str, Any], place: str, plans: pd.DataFrame, cases: Sequence[CaseRecord]
 ) -> Table:
-    """The table of a task at one `_place`: a row of accuracy and latency for each criterion and kept fraction.
+    """The table of a task at one `_place`: accuracy and latency by criterion, kept fraction and repair, a row for each.
 
     Args:
         place: its words for the title; "" where nothing was timed.
@@ -95,14 +100,15 @@ def _task_table(
     where = f"; latency at batch {facts['batch_size']} on {place}" if place else ""
     names = ("kept", "heads", facts["metric"], "against dense", "ms", "dense beside it", "speedup")
     table = _table(f"{task}: 95 % intervals, of repeated draws 95 % of the draws{where}", "heads chosen by", *names)
-    timings = {(case["criterion"], case["kept_fraction"]): case for case in cases}
+    timings = {tuple(case[name] for name in KEY): case for case in cases}
     samples = {case["case"]: case["samples"] for case in cases}
-    rows: dict[Any, pd.DataFrame] = dict(iter(plans.groupby(["criterion", "kept_fraction"])))
-    for key in sorted({*rows, *timings}, key=lambda key: (ORDER.get(key[0], 1), key[0], -key[1])):
+    rows: dict[Any, pd.DataFrame] = dict(iter(plans.groupby([*KEY])))
+    for key in sorted({*rows, *timings}, key=lambda key: (ORDER.get(key[0], 1), key[0], key[2] != RAW, -key[1])):
         drawn = f" × {len(rows[key])}" if len(rows.get(key, ())) > 1 else ""
         accuracy = _accuracy(rows[key]) if key in rows else ("", "", "")
         timing = _speedup(samples.get(timings[key]["timed_by"], [])) if key in timings else ("", "", "")
-        table.add_row(f"{key[0]}{drawn}", f"{key[1]:g}", *accuracy, *timing)
+        repaired = "" if key[2] in (RAW, key[0]) else ", repaired"
+        table.add_row(f"{key[0]}{repaired}{drawn}", f"{key[1]:g}", *accuracy, *timing)
     return table
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from mha.tasks import Task
 
 CRITERIA = ("gate", "leave_one_out", "magnitude", "random", "taylor", "even")  # of some fifteen: each costs minutes
-DTYPES, MODES = VALUES["dtype"], VALUES["mode"]
+BASELINES = ("random", "even")
+DEFAULT = "leave_one_out"  # the criterion whose plans are repaired, unless --criteria leaves it out
+DTYPES, MODES, REPAIRS = VALUES["dtype"], VALUES["mode"], VALUES["repair"]
 SELECTING = ("benchmark_only", "benchmark_skip")  # of pytest-benchmark
 
 
@@ -31,7 +33,8 @@ class Preset:
         limits: `seconds` that all rounds of one timed case may take, and `rounds`, the fewest and the most of them.
         random_draws, even_draws: how many plans of each kept fraction the criteria "random" and "even" make.
         cost_seconds: how long the costs of one model's layers may be measured; checking them takes half of it again.
-        keep, dtypes, modes: what is measured where the command line does not say.
+        keep, dtypes, modes, repair: what is measured where the command line does not say.
+        shrunk: to how many of the kept fractions, the smallest ones, models are shrunk then: each takes long.
     """
 
     limits: Mapping[str, Any]
@@ -41,12 +44,19 @@ class Preset:
     keep: tuple[float, ...] = (0.75, 0.5, 0.25)
     dtypes: tuple[str, ...] = (USUAL["dtype"],)
     modes: tuple[str, ...] = (USUAL["mode"],)
+    repair: tuple[str, ...] = REPAIRS
+    shrunk: int = 2
 
 
 PRESETS = MappingProxyType(
     {
         "quick": Preset(
-            limits={"seconds": 0.1, "rounds": (4, 20)}, random_draws=5, even_draws=2, cost_seconds=0.2, keep=(0.5,)
+            limits={"seconds": 0.1, "rounds": (4, 20)},
+            random_draws=5,
+            even_draws=2,
+            cost_seconds=0.2,
+            keep=(0.5,),
+            repair=REPAIRS[:2],
         ),
         "default": Preset(limits={"seconds": 0.8, "rounds": (10, 200)}),
         "full": Preset(limits={"seconds": 3.0, "rounds": (6, 1000)}, cost_seconds=30.0, dtypes=DTYPES, modes=MODES),
@@ -64,6 +74,8 @@ class RunSettings:
         devices: where latency is measured, as `torch.device` takes them; scores and accuracy come from the CPU.
         dtypes, modes: by name; `dtypes_on` and `modes_on` say which of them are measured on a device.
         lengths, head_dims: None where each benchmark has its own.
+        repair: which models are measured: raw plans ("none"), repaired ones ("compensate"), shrunk ones ("shrink").
+        shrink_keep: the kept fractions to which models are shrunk.
         process: number of this process, of those that a published figure is measured in.
         left_out: (device, dtype or mode) -> why it is not measured, though the preset would.
         files: task's name -> the user's file that it comes from.
@@ -81,6 +93,8 @@ class RunSettings:
     lengths: tuple[int, ...] | None = None
     head_dims: tuple[int, ...] | None = None
     modes: tuple[str, ...] = (USUAL["mode"],)
+    repair: tuple[str, ...] = (USUAL["repair"],)
+    shrink_keep: tuple[float, ...] = ()
     process: int = 0
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -105,6 +119,12 @@ class RunSettings:
     def random_draws(self) -> int:
         """How many plans of each kept fraction the criterion "random" makes."""
         return PRESETS[self.preset].random_draws
+
+    @property
+    def repaired(self) -> str | None:
+        """The criterion whose plans are repaired: leave-one-out, or else the first that is no baseline, if any."""
+        chosen = [name for name in self.criteria if name not in BASELINES]
+        return DEFAULT if DEFAULT in chosen else next(iter(chosen), None)
 
     def draws(self, criterion: str) -> int:
         """How many plans a criterion makes of each kept fraction: several for "random" and "even", else one."""
@@ -152,6 +172,12 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--devices", metavar="NAMES", help=f"cpu, cuda, cuda:1, mps; {several}all there are")
     group.addoption("--dtypes", metavar="NAMES", help=f"{', '.join(DTYPES)}; {several}{USUAL['dtype']}")
     group.addoption("--modes", metavar="NAMES", help=f"{', '.join(MODES)} (torch.compile); {several}{USUAL['mode']}")
+    group.addoption(
+        "--repair",
+        metavar="NAMES",
+        help=f"{', '.join(REPAIRS)}: plans as they are, repaired, or chosen and repaired by shrink; {several}all "
+        "three, shrink at the two smallest kept fractions only, and not with --quick",
+    )
     group.addoption("--quick", action="store_true", help="one kept fraction, one batch size, few draws and rounds")
     group.addoption("--full", action="store_true", help="every dtype and mode that works here, and many rounds")
     group.addoption(
@@ -207,12 +233,16 @@ def _settings(config: pytest.Config) -> RunSettings:
     dtypes = several("--dtypes", option.dtypes, one_of(DTYPES))
     modes = several("--modes", option.modes, one_of(MODES))
     no_dtype = capabilities.why_no_dtype if dtypes else capabilities.why_not_by_itself
+    keep = several("--keep", option.keep, fraction) or preset.keep
+    repair = several("--repair", option.repair, one_of(REPAIRS))
     left_out = capabilities.missing("--dtypes", devices, dtypes, preset.dtypes, no_dtype)
     left_out |= capabilities.missing("--modes", devices, modes, preset.modes, capabilities.why_no_mode)
     return RunSettings(
         directory=_usable(run_directory(config)),
         criteria=several("--criteria", option.criteria, one_of((*mha.criteria(), "even"))) or CRITERIA,
-        keep=several("--keep", option.keep, fraction) or preset.keep,
+        keep=keep,
+        repair=repair or preset.repair,
+        shrink_keep=keep if repair else tuple(sorted(keep, reverse=True)[-preset.shrunk :]),
         batch_sizes=tuple(sorted(sizes["--batch-sizes"])) or None,
         lengths=sizes["--lengths"] or None,
         head_dims=sizes["--head-dims"] or None,

@@ -6,6 +6,7 @@ from itertools import product
 
 from bench.models.experiment import DENSE, NONE
 from bench.models.latency import Place
+from bench.models.repairs import COMPENSATE, RAW, SHRINK
 from bench.settings.options import RunSettings
 from mha.tasks import Task
 
@@ -17,6 +18,7 @@ class ModelVariant:
     Attributes:
         keep: share of the heads that stays.
         draw, draws: the plan is number `draw`, from 0, of `draws` that are made with this criterion and share.
+        repair: what is done to the pruned model, one of the axis `repair` of the run directory.
     """
 
     task: str
@@ -24,14 +26,16 @@ class ModelVariant:
     keep: float
     draw: int = 0
     draws: int = 1
+    repair: str = RAW
 
     def __str__(self) -> str:
-        whole = self.criterion in (DENSE, NONE)
-        return f"{self.task}-{self.criterion}" + ("" if whole else f"-keep{self.keep:g}")
+        share = [] if self.criterion in (DENSE, NONE) else [f"keep{self.keep:g}"]
+        repair = [] if self.repair in (RAW, self.criterion) else [self.repair]
+        return "-".join([self.task, self.criterion, *share, *repair])
 
     @property
     def plan(self) -> str:
-        """The name of the variant's plan in the run directory, as digits-taylor-keep0.5-0 with the draw at its end."""
+        """The name of the variant's plan in the run directory, as digits-taylor-keep0.5-0, the draw at its end."""
         return str(self) if self.criterion in (DENSE, NONE) else f"{self}-{self.draw}"
 
     @property
@@ -40,8 +44,11 @@ class ModelVariant:
         return f"{self}-draw{self.draw}" if self.draws > 1 else str(self)
 
     def record(self) -> dict[str, object]:
-        """Field -> value, as in the records of plans and cases: task, criterion, name of the plan, kept fraction."""
-        return {"task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep}
+        """Field -> value, as in records of plans and cases: task, criterion, the plan's name, kept fraction, repair."""
+        return {
+            "task": self.task, "criterion": self.criterion, "plan": self.plan, "kept_fraction": self.keep,
+            "repair": self.repair,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,23 @@ class LatencyCase:
 
 
 def model_variants(settings: RunSettings) -> Iterator[ModelVariant]:
-    """Yield every model whose accuracy is measured: dense, without heads, each draw of each criterion and share."""
+    """Yield every raw model whose accuracy is measured: dense, without heads, each draw of each criterion and share."""
     for task in settings.tasks:
         yield ModelVariant(task.name, DENSE, 1.0)
         yield from _pruned(settings, task, draws=True)
+
+
+def repaired_variants(settings: RunSettings) -> Iterator[ModelVariant]:
+    """Yield every repaired model whose accuracy is measured."""
+    for task in settings.tasks:
+        yield from _repaired(settings, task)
 
 
 def latency_cases(settings: RunSettings) -> Iterator[LatencyCase]:
     """Yield every case whose latency is measured; of a criterion and share with several draws, the first draw only."""
     for task in settings.tasks:
         for place in _places(settings, task):
-            for variant in _pruned(settings, task, draws=False):
+            for variant in (*_pruned(settings, task, draws=False), *_repaired(settings, task)):
                 yield LatencyCase(variant, place)
 
 
@@ -91,8 +104,17 @@ def _places(settings: RunSettings, task: Task) -> Iterator[Place]:
 def _pruned(settings: RunSettings, task: Task, *, draws: bool) -> Iterator[ModelVariant]:
     """Yield the model without heads, then each criterion at each share: every draw with `draws`, else the first."""
     yield ModelVariant(task.name, NONE, 0.0)
-    for criterion in settings.criteria:
+    for criterion in settings.criteria if RAW in settings.repair else ():
         count = settings.draws(criterion) if draws else 1
         for keep in settings.keep:
             for draw in range(count):
                 yield ModelVariant(task.name, criterion, keep, draw, count)
+
+
+def _repaired(settings: RunSettings, task: Task) -> Iterator[ModelVariant]:
+    """Yield the plans of the criterion that is repaired, compensated, at each share; then what is shrunk."""
+    if COMPENSATE in settings.repair and settings.repaired:
+        for keep in settings.keep:
+            yield ModelVariant(task.name, settings.repaired, keep, repair=COMPENSATE)
+    if SHRINK in settings.repair:
+        yield from (ModelVariant(task.name, SHRINK, keep, repair=SHRINK) for keep in settings.shrink_keep)

@@ -21,6 +21,7 @@ class Task(ABC):
         bounds: the lowest and the highest value that `evaluate` can give an example, for `mha.certify`; None where
             there are none, or nobody has said. Values that are all 0 or 1 need none.
         batch_size: the batch size at which latency is reported unless another is asked for.
+        pretrained: whether the model is one that was trained elsewhere, for its own sake; reports lead with such.
         generates: whether the model is a causal one of transformers, whose prefill and decode are timed too.
 
     Example:
@@ -54,6 +55,7 @@ class Task(ABC):
     chance: float = 0.0
     bounds: tuple[float, float] | None = None
     batch_size: int = 32
+    pretrained: bool = False
     generates: bool = False
 
     @abstractmethod

@@ -12,12 +12,13 @@ from reports.analyse.limits import spread
 from reports.base import stats
 from reports.read import description
 from reports.read.description import Field
-from reports.read.run import GENERATION, LAYER, Metric, Run
+from reports.read.run import GENERATION, LAYER, RAW, Metric, Run
 
 AXES = {name: axis for name, axis in description.AXES.items() if not axis.beside}  # a figure is of one value of each
 CONDITIONS = ["device", *AXES]
 SETTING = [*CONDITIONS, "seq_len"]
 ARMS = ("dense", "pruned")
+PLAN = ["criterion", "kept_fraction", "repair"]  # a row of accuracies
 MOST_BATCHES = 12  # of one setting, beside which accuracy is shown
 ABOUT_SAMPLES = [
     "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm", "round",
@@ -82,10 +83,11 @@ class Tradeoff:
     Attributes:
         setting, batch: None where no latency was measured.
         criteria: all criteria of the run, in the order of their colours.
-        table: one row for each criterion and kept fraction, the dense model first: criterion, plan, kept_fraction,
-            heads_kept, heads_total, draws (how many plans the row is the mean of), value, low, high, difference,
-            difference_low, difference_high, examples; pruned and dense (seconds, in the same rounds) and speedup, each
-            with _low and _high, NaN where it was not timed; and front: whether it is on the Pareto front of the plans.
+        table: one row for each criterion, kept fraction and repair, the dense model first: criterion, plan, repair,
+            kept_fraction, heads_kept, heads_total, draws (how many plans the row is the mean of), value, low, high,
+            difference, difference_low, difference_high, examples; pruned and dense (seconds, in the same rounds) and
+            speedup, each with _low and _high, NaN where it was not timed; and front: whether it is on the Pareto front
+            of the plans.
     """
 
     task: str
@@ -196,9 +198,9 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
         others = sorted({*map(int, cases["batch"].unique())} - {first})
         for batch in (first, *spread(others, MOST_BATCHES - 1)):
             timed = cases[cases["batch"] == batch]
-            times = latencies(run, timed, ["criterion", "kept_fraction"])
+            times = latencies(run, timed, PLAN)
             if not times.empty:
-                table = plans.merge(times, how="left", on=["criterion", "kept_fraction"])
+                table = plans.merge(times, how="left", on=PLAN)
                 measured.append(
                     replace(bare, setting=setting, batch=batch, table=_finish(run, table, timed, bare.metric))
                 )
@@ -206,15 +208,15 @@ def tradeoffs(run: Run, task: str) -> tuple[Tradeoff, ...]:
 
 
 def accuracies(run: Run, task: str) -> pd.DataFrame:
-    """The task's plans as a table, one row for each criterion and kept fraction.
+    """The task's plans as a table, one row for each criterion, kept fraction and repair.
 
-    The dense model comes first, then criteria in the order of `Run.criteria`, with falling kept fractions, last the
-    model without heads. Columns: those of plans.csv, and draws, the number of plans. A row of several plans (random
-    draws) has their mean, and as its interval the range that holds 95 % of them; its other columns are those of one of
-    them.
+    The dense model comes first, then criteria in the order of `Run.criteria`, raw plans before repaired ones, with
+    falling kept fractions, last the model without heads. Columns: those of plans.csv, and draws, the number of plans. A
+    row of several plans (random draws) has their mean, and as its interval the range that holds 95 % of them; its other
+    columns are those of one of them.
     """
     rows = []
-    for _, group in run.plans[run.plans["task"] == task].groupby(["criterion", "kept_fraction"], sort=False):
+    for _, group in run.plans[run.plans["task"] == task].groupby(PLAN, sort=False):
         row: dict[Hashable, Any] = group.iloc[0].to_dict() | {"draws": len(group)}
         if len(group) > 1:
             row.update(stats.draws_estimate(group["value"].to_numpy())._asdict())
@@ -222,7 +224,8 @@ def accuracies(run: Run, task: str) -> pd.DataFrame:
         rows.append(row)
     frame = pd.DataFrame(rows, columns=[*run.plans.columns, "draws"])
     rank = {name: place for place, name in enumerate(("dense", *run.criteria, "none"))}
-    order = frame.assign(rank=frame["criterion"].map(rank), less=-frame["kept_fraction"]).sort_values(["rank", "less"])
+    keys = {"rank": frame["criterion"].map(rank), "less": -frame["kept_fraction"], "mended": frame["repair"] != RAW}
+    order = frame.assign(**keys).sort_values(["rank", "mended", "less"])
     return frame.loc[order.index].reset_index(drop=True)
 
 

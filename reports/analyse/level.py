@@ -7,6 +7,7 @@ import math
 
 import pandas as pd
 
+from reports.analyse.plan_names import has_repairs
 from reports.base.formatting import count
 from reports.read.run import Metric
 
@@ -64,7 +65,8 @@ def none_level(plans: pd.DataFrame, metric: Metric) -> str:
     The caller has found that none is (`is_level`).
     """
     may_be = plans[is_open(plans, metric)]
-    text = f"no pruned plan is shown to be level with the dense model, within {within(metric)}"
+    raw = "" if has_repairs(plans) else ", none of them repaired,"
+    text = f"no pruned plan{raw} is shown to be level with the dense model, within {within(metric)}"
     return text if may_be.empty else f"{text} ({count(len(may_be), 'plan')} may be: {_too_few(may_be, metric)})"
 
 

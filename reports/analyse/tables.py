@@ -9,13 +9,15 @@ import pandas as pd
 
 from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
+from reports.analyse.plan_names import has_repairs, label
 from reports.base import stats
-from reports.base.formatting import count, digits, per_cent, rate, size, times
+from reports.base.formatting import count, digits, duration, per_cent, rate, size, times
 from reports.base.table_cells import NONE, Cell, Summary, interval, number, word
 from reports.read.cases import LEFT_OUT, last_line
 from reports.read.run import Metric, Run
 
 UNKNOWN = "unknown"
+REPAIR = ("repair (CPU)", "repair's memory")
 GIB = 2**30
 CEILINGS = {
     "matmul": ("matrix multiplication", "FLOP/s"),
@@ -41,8 +43,9 @@ def summaries(run: Run, task: str) -> Iterator[Summary]:
                 "latency (ms)",
                 "dense (ms)",
                 "speedup",
+                *REPAIR[: len(REPAIR) * has_repairs(tradeoff.table)],
             ),
-            rows=tuple(_row(row, metric) for _, row in tradeoff.table.iterrows()),
+            rows=tuple(_row(row, tradeoff) for _, row in tradeoff.table.iterrows()),
             folded=place > 0,
         )
 
@@ -152,8 +155,9 @@ def environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _row(row: pd.Series, metric: Metric) -> tuple[Cell, ...]:
-    criterion = {"none": "no heads"}.get(row["criterion"], row["criterion"])
+def _row(row: pd.Series, tradeoff: Tradeoff) -> tuple[Cell, ...]:
+    metric, repairs = tradeoff.metric, has_repairs(tradeoff.table)
+    criterion = "no heads" if row["criterion"] == "none" else label(row, beside=repairs)
     return (
         Cell(f"{criterion} ({row['draws']} draws)" if row["draws"] > 1 else criterion, order=criterion),
         Cell(per_cent(row["kept_fraction"]), order=row["kept_fraction"]),
@@ -163,6 +167,7 @@ def _row(row: pd.Series, metric: Metric) -> tuple[Cell, ...]:
         interval(row, "pruned", _thousandths),
         number(row["dense"], _thousandths),
         interval(row, "speedup", times),
+        *((number(row["repair_seconds"], duration), number(row["repair_bytes"], size)) if repairs else ()),
     )
 
 
@@ -211,6 +216,11 @@ def _notes(run: Run, tradeoff: Tradeoff) -> Iterator[str]:
     over = f"at least {processes:.0f} processes and the rounds within each" if processes > 1 else "rounds"
     yield f"In brackets: 95 % intervals, for accuracy over held-out examples, for times over {over}."
     yield "Dense is timed in the same rounds; speedup is the median of the rounds' ratios, not the ratio of medians."
+    if has_repairs(tradeoff.table):
+        yield (
+            "Repaired plans (mha.compensate; shrink: mha.shrink) were fitted again on the calibration data, which has "
+            "none of the held-out examples; the last columns say what that took on one thread, for shrink with scoring."
+        )
     draws = tradeoff.table.loc[tradeoff.table["draws"] > 1, "draws"]
     if len(draws):
         yield "Rows of several draws give their mean and the range that holds 95 % of them."

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from reports.read.run import BASELINES, Metric
 
@@ -124,8 +124,13 @@ def text_on(color: Any) -> str:
     return ON_LIGHT if luminance(color) > 0.18 else ON_DARK  # where both contrast alike
 
 
-def metric_axis(axes: Axes, metric: Metric) -> None:
-    """Name the y axis after the metric, in per cent where it is a share."""
+def metric_axis(axes: Axes, metric: Metric, *, log: bool = False) -> None:
+    """Name the y axis after the metric, in per cent where it is a share; `log` makes it logarithmic."""
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylabel(folded(metric.label, 0.6 * _figure(axes).get_figheight()))
     if metric.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
@@ -13,10 +14,14 @@ from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
 from reports.analyse.level import is_level, none_level, within
 from reports.analyse.limits import best_criteria
+from reports.analyse.metric_view import View, beyond, view
+from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import between, count, digits, milliseconds, per_cent, times
 from reports.draw.style import (
     GREY,
     INK,
+    PAPER,
+    extent,
     folded,
     legend_right,
     looks,
@@ -27,7 +32,7 @@ from reports.draw.style import (
     text_width,
 )
 from reports.figures import Panel
-from reports.read.run import REFERENCES, Run
+from reports.read.run import RAW, REFERENCES, Metric, Run
 
 TITLE = "Accuracy against latency"
 ABOUT = "task"
@@ -51,18 +56,25 @@ def draw(frame: Tradeoff) -> Figure:
     bounds = {"share": "speedup", "share_low": "speedup_high", "share_high": "speedup_low"}
     table = table.assign(**{name: 1 / table[speedup] for name, speedup in bounds.items()})
     table = table[table["share"].notna()]
+    shown = view(table, frame.metric)
+    outside, table = _at_the_edge(table, frame.metric, shown)
     _front(axes, table[table["front"]].sort_values("share"))
+    beside = has_repairs(table)
     for criterion, look in looks(frame.criteria).items():
-        rows = table[table["criterion"] == criterion]
-        if len(rows):
-            name = shortened(criterion)
-            label = f"{name} (mean of {_count(rows['draws'])} draws)" if rows["draws"].max() > 1 else name
-            _points(axes, rows, label, color=look.color, marker=look.marker)
+        for repair, rows in table[table["criterion"] == criterion].groupby("repair", sort=False):
+            name = shortened(label(rows.iloc[0], beside=beside))
+            several = f" (mean of {_count(rows['draws'])} draws)" if rows["draws"].max() > 1 else ""
+            fill = {"markerfacecolor": PAPER} if beside and repair == RAW else {}
+            _points(axes, rows, f"{name}{several}", color=look.color, marker=look.marker, **fill)
+        _arrows(axes, outside[outside["criterion"] == criterion], frame.metric, look.color)
+    if len(outside):
+        _arrows(axes, outside[:0], frame.metric, INK, label="beyond the figure")
     for floor in table.loc[table["criterion"] == "none", "share"]:
         axes.axvline(floor, color=INK, linestyle=":", linewidth=1.2, label="latency without any head")
     dense = table[table["criterion"] == "dense"]
     _points(axes, dense, "dense", color=INK, marker="*", markersize=15, zorder=5)
-    metric_axis(axes, frame.metric)
+    metric_axis(axes, frame.metric, log=shown is not None and shown.log)
+    _end(axes, table, frame.metric, shown)
     room = 0.75 * figure.get_figwidth()
     axes.set_xlabel(folded("latency, % of the dense model's in the same rounds", room))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
@@ -90,21 +102,53 @@ def caption(frame: Tradeoff) -> str:
     else:
         return f"{where} only plans of several draws were timed."
     dense = timed.loc[timed["criterion"] == "dense", "pruned"]
-    _, rest = best_criteria(table, metric, CRITERIA)
+    rest = beyond(timed, metric, view(timed, metric)) + best_criteria(table, metric, CRITERIA)[1]
     latency = dense.iloc[0] / best["speedup"] if len(dense) else best["pruned"]
     return (
-        f"{where} {which}, {best['criterion']} with {per_cent(best['kept_fraction'])} of the heads, reaches "
+        f"{where} {which}, {_named(best, beside=has_repairs(table))} {per_cent(best['kept_fraction'])} of the heads, "
+        "reaches "
         f"{metric.text(best['value'])} ({metric.change(best['difference'])}; 95 % interval "
         f"{metric.interval(best['difference_low'], best['difference_high'])}) in {milliseconds(latency)}, "
         f"{times(best['speedup'])} as fast ({between(best['speedup_low'], best['speedup_high'])}); {front}.{rest}"
     )
 
 
-def _points(axes: Axes, rows: pd.DataFrame, label: str, **look: Any) -> None:
+def _named(plan: pd.Series, *, beside: bool) -> str:
+    """The plan's label and "with", after a comma where the label has one: "taylor, repaired, with"."""
+    name = label(plan, beside=beside)
+    return f"{name}, with" if "," in name else f"{name} with"
+
+
+def _at_the_edge(table: pd.DataFrame, metric: Metric, shown: View | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that a figure has no room for, moved to its edge, and the others; dense and none count among others."""
+    if shown is None:
+        return table[:0], table
+    is_outside = ~shown.inside(table["value"], metric) & ~table["criterion"].isin(REFERENCES)
+    return table[is_outside].assign(value=shown.edge), table[~is_outside]
+
+
+def _arrows(axes: Axes, rows: pd.DataFrame, metric: Metric, color: Any, **options: Any) -> None:
+    """Draw an arrow out of the figure, at its edge, for each row; without rows, only the entry of a legend."""
+    marker = CARETDOWN if metric.higher_is_better else CARETUP
+    axes.plot(rows["share"], rows["value"], linestyle="", marker=marker, markersize=9, color=color, **options)
+
+
+def _end(axes: Axes, table: pd.DataFrame, metric: Metric, shown: View | None) -> None:
+    """End the y axis at the edge of what is shown, a little beyond the best value on the other side."""
+    if shown is None:
+        return
+    least, most = extent(table[table["criterion"] != "none"], "value", "low", "high")
+    if metric.higher_is_better:
+        axes.set_ylim(shown.edge - 0.04 * (most - shown.edge), most + 0.06 * (most - shown.edge))
+    else:
+        axes.set_ylim(0.9 * least, 1.1 * shown.edge)
+
+
+def _points(axes: Axes, rows: pd.DataFrame, entry: str, **look: Any) -> None:
     """Draw each row at `share` (latency / dense latency) and `value` (the metric), with the intervals of both.
 
     Args:
-        label: all rows' entry in the legend.
+        entry: all rows' entry in the legend.
         look: options of `Axes.errorbar`.
     """
     if rows.empty:
@@ -112,7 +156,7 @@ def _points(axes: Axes, rows: pd.DataFrame, label: str, **look: Any) -> None:
     across = reach(rows["share"], rows["share_low"], rows["share_high"])
     along = reach(rows["value"], rows["low"], rows["high"])
     options = {"linestyle": "", "elinewidth": 1.1, "capsize": 0, "markersize": 7, "markeredgewidth": 1.4} | look
-    axes.errorbar(rows["share"], rows["value"], xerr=across, yerr=along, label=label, **options)  # type: ignore[arg-type]
+    axes.errorbar(rows["share"], rows["value"], xerr=across, yerr=along, label=entry, **options)  # type: ignore[arg-type]
 
 
 def _front(axes: Axes, rows: pd.DataFrame) -> None:

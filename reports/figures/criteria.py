@@ -16,7 +16,7 @@ from reports.analyse.limits import left_out
 from reports.base.formatting import duration, per_cent
 from reports.draw.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
-from reports.read.run import REFERENCES, Metric, Run
+from reports.read.run import RAW, REFERENCES, Metric, Run
 
 TITLE = "The criteria compared"
 ABOUT = "task"
@@ -66,6 +66,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     None if the task has no pruned plans, or neither a dense model nor several random draws to compare them with.
     """
     plans = frames.accuracies(run, task)
+    plans = plans[plans["repair"] == RAW]  # repair is no way to choose heads
     pruned = plans[~plans["criterion"].isin([*REFERENCES, RANDOM])]
     if pruned.empty:
         return

@@ -10,10 +10,23 @@ from matplotlib.figure import Figure
 from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
 from reports.analyse.limits import best_criteria
+from reports.analyse.metric_view import view
+from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import listed, per_cent
-from reports.draw.style import GREY, INK, kept_axis, legend_right, looks, metric_axis, new_figure, reach, shortened
+from reports.draw.style import (
+    GREY,
+    INK,
+    PAPER,
+    kept_axis,
+    legend_right,
+    looks,
+    metric_axis,
+    new_figure,
+    reach,
+    shortened,
+)
 from reports.figures import Panel
-from reports.read.run import BASELINES, REFERENCES, Metric, Run
+from reports.read.run import BASELINES, RAW, REFERENCES, Metric, Run
 
 TITLE = "Accuracy against kept heads"
 ABOUT = "task"
@@ -35,23 +48,30 @@ def draw(frame: Tradeoff) -> Figure:
     figure = new_figure(8.6, 4.8)
     axes = figure.subplots()
     table, _ = best_criteria(frame.table, frame.metric, CRITERIA)
-    drawn = [name for name in frame.criteria if (table["criterion"] == name).any()]
-    for place, criterion in enumerate(drawn):
-        rows = table[table["criterion"] == criterion]
+    beside, log = has_repairs(table), _spans(table, frame.metric)
+    lines = [
+        rows
+        for criterion in frame.criteria
+        for _, rows in table[table["criterion"] == criterion].groupby("repair", sort=False)
+    ]
+    for place, rows in enumerate(lines):
+        criterion, repair = rows[["criterion", "repair"]].iloc[0]
         if criterion == "random" and rows["draws"].max() > 1 and len(rows) > 1:
             _band(axes, rows.sort_values("kept_fraction"))
         else:
-            aside = 0.006 * (place - (len(drawn) - 1) / 2)  # intervals side by side
-            style = "--" if criterion in BASELINES else "-"
+            aside = 0.006 * (place - (len(lines) - 1) / 2)  # intervals side by side
             color, marker = looks(frame.criteria)[criterion]
-            _points(axes, rows, shortened(criterion), aside, linestyle=style, color=color, marker=marker, markersize=6)
-    for criterion, label, marker in (("dense", "dense", "*"), ("none", "no heads", "P")):
+            look = {"linestyle": "--" if criterion in BASELINES else "-", "color": color, "marker": marker}
+            look |= {"markerfacecolor": PAPER} if beside and repair == RAW else {}
+            _points(axes, rows, shortened(label(rows.iloc[0], beside=beside)), aside, markersize=6, **look)
+    for criterion, name, marker in (("dense", "dense", "*"), ("none", "no heads", "P")):
         rows = table[table["criterion"] == criterion]
         if len(rows):
-            _points(axes, rows, label, linestyle="", color=INK, marker=marker, markersize=12, zorder=5)
-    axes.axhline(frame.metric.chance, color=INK, linestyle=":", linewidth=1, label="chance")
+            _points(axes, rows, name, linestyle="", color=INK, marker=marker, markersize=12, zorder=5)
+    if not log:
+        axes.axhline(frame.metric.chance, color=INK, linestyle=":", linewidth=1, label="chance")
     kept_axis(axes)
-    metric_axis(axes, frame.metric)
+    metric_axis(axes, frame.metric, log=log)
     legend_right(axes)
     return figure
 
@@ -64,7 +84,8 @@ def caption(frame: Tradeoff) -> str:
     fraction = min(pruned["kept_fraction"].unique(), key=lambda kept: (abs(kept - 0.5), kept))
     rows = pruned[pruned["kept_fraction"] == fraction]
     best = rows.loc[rows["value"].idxmax() if metric.higher_is_better else rows["value"].idxmin()]
-    parts = [f"With {per_cent(fraction)} of the heads kept the best is {best['criterion']} at {_value(best, metric)}"]
+    named = label(best, beside=has_repairs(table))
+    parts = [f"With {per_cent(fraction)} of the heads kept the best is {named} at {_value(best, metric)}"]
     others = table[(table["kept_fraction"] == fraction) & table["criterion"].isin(BASELINES)]
     parts += [f"{row['criterion']} {_draws(row['draws'])}{_value(row, metric)}" for _, row in others.iterrows()]
     for criterion, phrase in (("dense", "the dense model reaches"), ("none", "without any head it is")):
@@ -72,6 +93,12 @@ def caption(frame: Tradeoff) -> str:
             parts.append(f"{phrase} {_value(rows.iloc[0], metric)}")
     _, rest = best_criteria(table, metric, CRITERIA)
     return f"{listed(parts)}; in brackets 95 % intervals, of several draws the range of 95 % of them.{rest}"
+
+
+def _spans(table: pd.DataFrame, metric: Metric) -> bool:
+    """Whether a metric of which less is better goes over more than a plain axis can show."""
+    shown = view(table, metric)
+    return shown is not None and shown.log
 
 
 def _value(row: pd.Series, metric: Metric) -> str:
@@ -82,15 +109,15 @@ def _draws(draws: int) -> str:
     return f"choices average, of {draws} draws, " if draws > 1 else "reaches "
 
 
-def _points(axes: Axes, rows: pd.DataFrame, label: str, aside: float = 0.0, **look: Any) -> None:
+def _points(axes: Axes, rows: pd.DataFrame, entry: str, aside: float = 0.0, **look: Any) -> None:
     along = reach(rows["value"], rows["low"], rows["high"])
     options = {"linewidth": 1.6, "elinewidth": 1.1} | look
-    axes.errorbar(rows["kept_fraction"] + aside, rows["value"], yerr=along, label=label, **options)
+    axes.errorbar(rows["kept_fraction"] + aside, rows["value"], yerr=along, label=entry, **options)
 
 
 def _band(axes: Axes, rows: pd.DataFrame) -> None:
-    label = f"random, 95 % of {rows['draws'].max()} draws"
+    entry = f"random, 95 % of {rows['draws'].max()} draws"
     axes.fill_between(
-        rows["kept_fraction"], rows["low"], rows["high"], color=GREY, alpha=0.25, linewidth=0, label=label
+        rows["kept_fraction"], rows["low"], rows["high"], color=GREY, alpha=0.25, linewidth=0, label=entry
     )
     axes.plot(rows["kept_fraction"], rows["value"], color=GREY, linewidth=1.6, label="random, mean")

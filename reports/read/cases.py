@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.read.columns import PLAN_TYPES, check_task
+from reports.read.columns import PLANS, check_task
 from reports.read.description import CASE, COUNTS, RECORD, STATUSES, Fields, optional, required
 from reports.read.files import (
     REMEDY,
@@ -35,7 +35,7 @@ LEAST = {name: field.least for name, field in KEPT.items() if field.least is not
 MAYBE_NUMBERS = [name for name, field in KEPT.items() if field.kind == "number or null"]
 ELSEWHERE = ("process", "samples", "counts", "skipped_arms")  # frames of their own
 PROCESS = re.compile(r"\+\d+$")  # what the file of a later process adds to the name of its case
-KNOWN = frozenset({*RECORD, *KEPT, *PLAN_TYPES})  # what is kept of a file
+KNOWN = frozenset({*RECORD, *KEPT, *PLANS})  # what is kept of a file
 Outcome = tuple[Path, dict[str, Any]]
 
 

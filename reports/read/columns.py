@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reports.base.errors import ReportError
-from reports.read.description import OR_NULL, TABLES, Field, required
+from reports.read.description import OR_NULL, TABLES, Field, optional, required
 from reports.read.files import REMEDY, check_fields, check_numbers, read_csv
 from reports.read.intake import kind_at
 from reports.read.problems import Problems
@@ -29,8 +29,12 @@ def _kind(column: Field) -> str:
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     name: {column: _kind(field) for column, field in table.columns.items()} for name, table in TABLES.items()
 }
-PLANS = COLUMNS["plans.csv"]
-PLAN_TYPES = required(TABLES["plans.csv"].columns)
+LATER: Mapping[str, Mapping[str, Any]] = {  # what holds in columns that older tables lack
+    name: {column: field.missing for column, field in table.columns.items() if field.optional}
+    for name, table in TABLES.items()
+}
+PLANS, LATER_OF_PLANS = COLUMNS["plans.csv"], LATER["plans.csv"]
+PLAN_TYPES, LATER_TYPES = (types(TABLES["plans.csv"].columns) for types in (required, optional))
 AS_JSON = ("shape", "keep")  # what is text in plans.csv
 
 
@@ -62,9 +66,10 @@ def plans_table(
     """
     rows: list[dict[str, Any]] = []
     seen = set()
-    for file, document in outcomes:
+    for file, written in outcomes:
         with problems.noted(file):
-            check_fields(file, document, PLAN_TYPES)
+            document = {**LATER_OF_PLANS, **written}
+            check_fields(file, document, {**PLAN_TYPES, **LATER_TYPES})
             finite = [name for name, kind in PLANS.items() if kind == FINITE]
             known = [name for name, kind in PLANS.items() if kind == NUMBER and document[name] == document[name]]
             check_numbers(file, document, dict.fromkeys((*finite, *known)))
@@ -105,7 +110,8 @@ def _table(file: Path, tasks: Collection[str], problems: Problems) -> pd.DataFra
     columns = COLUMNS[file.name]
     if kind_at(file):
         with problems.noted(file):
-            return _good_rows(file, read_csv(file, columns), tasks, problems)
+            later = {name: "" if missing is None else missing for name, missing in LATER[file.name].items()}
+            return _good_rows(file, read_csv(file, columns, later), tasks, problems)
     return pd.DataFrame(columns=list(columns)).astype(_dtypes(columns))
 
 

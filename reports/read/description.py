@@ -122,7 +122,8 @@ def _axes(case: Fields) -> dict[str, Field]:
 
 
 def _table(entry: Mapping[str, Any]) -> Table:
-    return Table({name: Field(kind) for name, kind in entry["columns"].items()}, tuple(entry.get("key", ())))
+    columns = {name: Field(it) if isinstance(it, str) else _field(it) for name, it in entry["columns"].items()}
+    return Table(columns, tuple(entry.get("key", ())))
 
 
 _DESCRIPTION = tomllib.loads(FILE.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from io import StringIO
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -118,11 +119,12 @@ def check_choice(path: Path, what: str, choice: str, known: Collection[str]) -> 
         raise ReportError(f"{path}: expected one of the {what} {_quoted(known)}, got {choice!r:.60}; {REMEDY}")
 
 
-def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+def read_csv(path: Path, columns: Mapping[str, str], later: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
     """The table in the CSV file `path`, with the columns named in `columns`, in their order; others are dropped.
 
     Args:
         columns: name -> "text", or anything else for numbers, which become floats. An empty cell is NaN among numbers.
+        later: those of them that older files lack: name -> what their cells would hold.
 
     Raises:
         ReportError: the file can't be read or is too large, its last line does not end, a line has more cells than the
@@ -138,6 +140,7 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
             raise ValueError("lines have more cells than the header")
     except (ValueError, OSError, csv.Error) as error:
         raise _unreadable(path, "a CSV table", error) from error
+    frame = frame.assign(**{name: cell for name, cell in later.items() if name not in frame})
     check_columns(path, frame.columns, columns)
     frame = frame[list(columns)].copy()
     for name, kind in columns.items():

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from reports.base import stats
+from reports.base.formatting import digits
 from reports.base.stats import Processes
 
 BASELINES = ("even", "random")
 REFERENCES = ("dense", "none")
 MINUS = "−"
+RAW, SHRINK = "none", "shrink"  # of the axis repair; shrink chooses heads itself, and is their criterion, too
 LAYER = "attention"  # what the run directory calls the task of the bare layer
 GENERATION = "generation"  # and the kind of cases in which a causal model generates
 
@@ -43,16 +45,18 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A value as text: of a share in per cent with one decimal, else three significant digits."""
-        return f"{100 * value:.1f} %" if self.is_share else f"{value:.3g}"
+        return f"{100 * value:.1f} %" if self.is_share else digits(value).replace("-", MINUS)
 
     def change(self, value: float) -> str:
         """A difference of two values as text, with its sign: of shares in points (hundredths), else a plain number."""
-        return (f"{100 * value:+.1f} points" if self.is_share else f"{value:+.3g}").replace("-", MINUS)
+        if self.is_share:
+            return f"{100 * value:+.1f} points".replace("-", MINUS)
+        return f"{'+' if value >= 0 else MINUS}{digits(abs(value))}"
 
     def interval(self, low: float, high: float) -> str:
         """The interval of a value or of a difference as "LOW to HIGH", without a unit; of a share in hundredths."""
-        scale, digits = (100, ".1f") if self.is_share else (1, ".3g")
-        return f"{scale * low:{digits}} to {scale * high:{digits}}".replace("-", MINUS)
+        ends = (f"{100 * end:.1f}" if self.is_share else digits(end) for end in (low, high))
+        return " to ".join(ends).replace("-", MINUS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +144,19 @@ class Run:
         is_share = facts["higher_is_better"] and bool(values.between(0, 1).all())
         return Metric(facts["metric"], facts["higher_is_better"], facts["chance"], is_share)
 
+    def pretrained(self, task: str) -> bool:
+        """Whether a task's model was trained elsewhere, for its own sake; False where an older run does not say."""
+        return bool(self.environment["tasks"][task].get("pretrained"))
+
     @cached_property
     def criteria(self) -> tuple[str, ...]:
-        """The names of the criteria that plans, cases or scores are of, sorted, with the baselines last.
+        """The names of the criteria that plans, cases or scores are of, sorted, with shrink and the baselines last.
 
         The order gives each its colour in all figures. "dense" and "none", which stand for no criterion, are left out.
         """
         names = {*self.plans["criterion"], *self.cases["criterion"].dropna(), *self.scores["criterion"]}
-        chosen = sorted(names - {*BASELINES, *REFERENCES})
-        return (*chosen, *(name for name in BASELINES if name in names))
+        chosen = sorted(names - {SHRINK, *BASELINES, *REFERENCES})
+        return (*chosen, *(name for name in (SHRINK, *BASELINES) if name in names))
 
     @property
     def noisy(self) -> tuple[str, ...]:

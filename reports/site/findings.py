@@ -7,10 +7,11 @@ import pandas as pd
 
 from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
-from reports.analyse.level import verdict
-from reports.base.formatting import between, count, per_cent, times
+from reports.analyse.level import is_level, verdict, within
+from reports.analyse.plan_names import chosen
+from reports.base.formatting import between, count, duration, per_cent, size, times
 from reports.figures import accuracy_latency, kept_accuracy, layer_peers, speedup_bounds, speedup_map
-from reports.read.run import LAYER, REFERENCES, Metric, Run
+from reports.read.run import LAYER, RAW, REFERENCES, Metric, Run
 
 MOST = 5
 
@@ -34,9 +35,11 @@ def findings(run: Run) -> tuple[Finding, ...]:
     """The findings of a run, the most telling first and at most MOST; none where the run has nothing to say."""
     measured = [every[0] for task in run.tasks if (every := frames.tradeoffs(run, task)) and every[0].setting]
     halves = [half for tradeoff in measured if (half := Half.of(tradeoff))]
-    halves.sort(key=lambda half: half.loss)  # the task that can spare most comes first
+    # real models before those that were trained for the benchmark, and of each the task that can spare most
+    halves.sort(key=lambda half: (not run.pretrained(half.task), half.loss))
     kinds = (
-        *(_price(half) for half in halves[:2]),
+        *(_free(half) for half in halves[:2]),
+        *(_price(half) for half in halves[:2] if not _says_more(half)),
         *(_chance(half) for half in halves[:1]),
         *(_batches(run, half) for half in halves[:1]),
         _layer(run),
@@ -47,14 +50,16 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """The best plan of a tradeoff, by the metric, at its kept fraction nearest to a half.
+    """The best plan of a tradeoff, by the metric, at its kept fraction nearest to a half; and the smallest level one.
 
     Attributes:
         row: the plan's row of `tradeoff.table`.
+        raw: the row of the best plan that was not repaired; None if there is none.
     """
 
     tradeoff: Tradeoff
     row: pd.Series
+    raw: pd.Series | None
 
     @classmethod
     def of(cls, tradeoff: Tradeoff) -> "Half | None":
@@ -62,15 +67,21 @@ class Half:
 
         Only single plans with intervals of both accuracy and speedup count; None if there is none.
         """
-        table = tradeoff.table
-        plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
-        plans = plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
+        plans = _plans(tradeoff)
         if plans.empty:
             return None
         near = (plans["kept_fraction"] - 0.5).abs()
         plans = plans[near == near.min()]
-        merit = plans["value"] if tradeoff.metric.higher_is_better else -plans["value"]
-        return cls(tradeoff, plans.loc[merit.idxmax()])
+        best = plans.sort_values("value", ascending=not tradeoff.metric.higher_is_better, kind="stable")
+        raw = best[best["repair"] == RAW]
+        return cls(tradeoff, best.iloc[0], None if raw.empty else raw.iloc[0])
+
+    @property
+    def smallest(self) -> pd.Series | None:
+        """The plan with the fewest heads that is level with the dense model, and of these the fastest; None if none."""
+        plans = _plans(self.tradeoff)
+        level = plans[is_level(plans, self.metric)].sort_values(["heads_kept", "speedup"], ascending=[True, False])
+        return None if level.empty else level.iloc[0]
 
     @property
     def kept(self) -> str:
@@ -92,10 +103,47 @@ class Half:
         return float(worse / abs(self.row["value"] - self.row["difference"]) if worse else 0.0)
 
     def same(self, criterion: str) -> pd.DataFrame:
-        """The tradeoff's rows of `criterion` with this plan's kept fraction; of dense and none, all their rows."""
-        table = self.tradeoff.table
+        """The tradeoff's raw rows of `criterion` with this plan's kept fraction; of dense and none, all their rows."""
+        table = self.tradeoff.table[self.tradeoff.table["repair"] == RAW]
         rows = table[table["criterion"] == criterion]
         return rows if criterion in REFERENCES else rows[rows["kept_fraction"] == self.row["kept_fraction"]]
+
+
+def _plans(tradeoff: Tradeoff) -> pd.DataFrame:
+    """The rows of a tradeoff that are single plans with heads, timed, with intervals of both accuracy and speedup."""
+    table = tradeoff.table
+    plans = table[(table["draws"] == 1) & ~table["criterion"].isin(REFERENCES) & table["speedup"].notna()]
+    return plans[(plans["kept_fraction"] > 0) & plans[["speedup_low", "difference_low"]].notna().all(axis=1)]
+
+
+def _free(half: Half) -> Finding | None:
+    """The finding on how many heads can leave at no loss that counts; None if no plan is level with the dense model."""
+    plan, tradeoff, metric = half.smallest, half.tradeoff, half.metric
+    if plan is None:
+        return None
+    assert tradeoff.setting is not None  # or there would be no speedup
+    gone = f"{plan['heads_total'] - plan['heads_kept']:.0f} of {plan['heads_total']:.0f} heads"
+    how, came = ("without", f"chosen by {plan['criterion']}") if plan["repair"] == RAW else ("with", chosen(plan))
+    text = (
+        f"{half.task}: {how} repair, {gone} can leave and {metric.name} is level with the dense model's, within "
+        f"{within(metric)} ({metric.text(plan['value'])}, {metric.change(plan['difference'])}; 95 % interval "
+        f"{metric.interval(plan['difference_low'], plan['difference_high'])}), at {_times(plan)} its speed at batch "
+        f"{tradeoff.batch} on {tradeoff.setting.text}; the heads that stay were {came}{_took(plan)}."
+    )
+    return Finding(text, _name(accuracy_latency), half.task)
+
+
+def _took(plan: pd.Series) -> str:
+    """A clause on what the repair of a plan took, as ", in 12.0 s of CPU time and 345 MiB"; "" where unknown."""
+    if pd.isna(plan["repair_seconds"]):
+        return ""
+    memory = "" if pd.isna(plan["repair_bytes"]) else f" and {size(plan['repair_bytes'])}"
+    return f", in {duration(plan['repair_seconds'])} of CPU time{memory}"
+
+
+def _says_more(half: Half) -> bool:
+    """Whether the finding on heads that can leave says all that the one on half of them would."""
+    return half.smallest is not None and half.smallest["heads_kept"] <= half.row["heads_kept"]
 
 
 def _price(half: Half) -> Finding:
@@ -103,7 +151,7 @@ def _price(half: Half) -> Finding:
     row, tradeoff = half.row, half.tradeoff
     assert tradeoff.setting is not None  # or there would be no speedup
     text = (
-        f"{half.task}: with {half.kept} of the heads, chosen by {row['criterion']}, {half.metric.name} changes by "
+        f"{half.task}: with {half.kept} of the heads, {chosen(row)}, {half.metric.name} changes by "
         f"{half.metric.change(row['difference'])} "
         f"(95 % interval {half.metric.interval(row['difference_low'], row['difference_high'])}) to "
         f"{half.metric.text(row['value'])}, and a forward pass of batch {tradeoff.batch} takes {_share(row)} of the "
@@ -115,16 +163,16 @@ def _price(half: Half) -> Finding:
 def _chance(half: Half) -> Finding | None:
     """The finding on whether it matters which heads stay: the plan's value beside that of plans with random heads.
 
-    None if fewer than two random plans keep as many heads.
+    Both are without repair. None if fewer than two random plans keep as many heads, or all others are repaired.
     """
-    random = half.same("random")
-    if random.empty or random["draws"].iloc[0] < 2:
+    random, row = half.same("random"), half.raw
+    if random.empty or random["draws"].iloc[0] < 2 or row is None:
         return None
-    row, metric, drawn = half.row, half.metric, random.iloc[0]
+    metric, drawn = half.metric, random.iloc[0]
     beats = row["low"] > drawn["high"] if metric.higher_is_better else row["high"] < drawn["low"]
     what = "which heads stay matters" if beats else "whether it matters which heads stay is open"
     text = (
-        f"{half.task}: {what}. With {half.kept} of them, chosen by {row['criterion']}, the model "
+        f"{half.task}: {what}. With {half.kept} of them, {chosen(row)}, the model "
         f"reaches {metric.text(row['value'])} ({metric.interval(row['low'], row['high'])}); with as many at random "
         f"{metric.text(drawn['value'])} on average, 95 % of {count(drawn['draws'], 'draw')} within "
         f"{metric.interval(drawn['low'], drawn['high'])}."
@@ -138,7 +186,7 @@ def _batches(run: Run, half: Half) -> Finding | None:
     None if fewer than two batch sizes have an interval of the speedup.
     """
     _, cases = next(iter(frames.settings(frames.cases_of(run, half.task))))
-    mine = (cases["criterion"] == half.row["criterion"]) & (cases["kept_fraction"] == half.row["kept_fraction"])
+    mine = (cases[frames.PLAN] == half.row[frames.PLAN]).all(axis=1)
     rows = frames.latencies(run, cases[mine], ["batch"])
     rows = rows[rows["speedup_low"].notna()] if len(rows) else rows
     if len(rows) < 2:

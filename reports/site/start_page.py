@@ -46,13 +46,18 @@ class StartPage:
     path: str = "index.html"
 
     @property
+    def leading(self) -> list[RunPage]:
+        """The runs, those first that show a model which was trained elsewhere, for its own sake, in the main figure."""
+        return sorted(self.runs, key=lambda page: not any(map(page.run.pretrained, _shown(page))))
+
+    @property
     def claims(self) -> tuple[Claim, ...]:
-        """At most MOST claims: the first run's findings, and one from elsewhere, for which room is left.
+        """At most MOST claims: the leading run's findings, and one from elsewhere, for which room is left.
 
         That one is the first finding of the comparison with most speedups or, where no comparison has any, of another
         run.
         """
-        claims_by_page = [[*_claims(page)] for page in self.runs]
+        claims_by_page = [[*_claims(page)] for page in self.leading]
         widest = sorted(self.comparisons, key=lambda page: -len(page.comparison.speedups))
         compared = [Claim(text, page.path, page.name, page.noisy) for page in widest for text in page.found[:1]]
         others = [*compared, *(claims[0] for claims in claims_by_page[1:] if claims)][:1]
@@ -62,17 +67,23 @@ class StartPage:
     def main(self) -> tuple[RunPage, Picture] | None:
         """The page of the first run that has a picture of accuracy against latency, with the picture; None if none has.
 
-        Of several such pictures it is that of the task which the page's findings name first.
+        Runs with a pretrained model come before others, and so do such tasks of a run; of several it is that of the
+        task which the page's findings name first.
         """
-        for page in self.runs:
-            tasks = [*(finding.task for finding, _ in page.found), *page.run.tasks]
-            for task in tasks:
-                if pictures := page.pictures_of("accuracy_latency", task):
-                    return page, pictures[0]
+        for page in self.leading:
+            for task in _shown(page):
+                return page, page.pictures_of("accuracy_latency", task)[0]
         return None
 
     def html(self) -> str:
         return render("start.html", page=self, root="", title="What pruning attention heads costs and saves")
+
+
+def _shown(page: RunPage) -> list[str]:
+    """The tasks of a run that have a picture of accuracy against latency, the one that leads first."""
+    tasks = dict.fromkeys([*(finding.task for finding, _ in page.found), *page.run.tasks])
+    shown = [task for task in tasks if task in page.run.tasks and page.pictures_of("accuracy_latency", task)]
+    return sorted(shown, key=lambda task: not page.run.pretrained(task))
 
 
 def _claims(page: RunPage) -> Iterator[Claim]:

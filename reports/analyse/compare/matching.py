@@ -11,13 +11,13 @@ from reports.analyse.compare.sides import Side
 from reports.base import stats
 from reports.base.stats import Estimate, Processes
 from reports.read.description import AXES
-from reports.read.run import LAYER
+from reports.read.run import LAYER, RAW
 
 CASE = [
     "kind", "task", "criterion", "kept_fraction", "heads_total", "head_dim", "batch", "seq_len", *AXES,
 ]  # fmt: skip
-MODEL = [name for name in CASE if name not in ("criterion", "kept_fraction")]
-PLAN = ["task", "criterion", "kept_fraction"]
+MODEL = [name for name in CASE if name not in frames.PLAN]
+PLAN = ["task", *frames.PLAN]
 ENDS = ("", "_low", "_high")
 OTHER_HEADS = "other heads"
 ALIKE = SAME_HEADS, SAME_SHAPE, OTHER_SHAPE = "same heads", "same shape", "other shape"
@@ -46,8 +46,10 @@ def speedups(side: Side) -> dict[Key, Measured]:
     """The side's ratios of dense over pruned time, as logs paired by round, of cases that it timed with both arms.
 
     The keys of the dict are the values of CASE (task, criterion, kept fraction, batch size, …), and last "dense".
+    Repaired plans have none that were timed as another case's shape, that of the raw plan.
     """
-    return dict(_measured(side, side.cases, "pruned", 1))
+    cases = side.cases[(side.cases["repair"] == RAW) | (side.cases["case"] == side.cases["timed_by"])]
+    return dict(_measured(side, cases, "pruned", 1))
 
 
 def peers(side: Side) -> dict[Key, Measured]:
@@ -80,9 +82,9 @@ def joined(first: Mapping[Key, Measured], second: Mapping[Key, Measured]) -> pd.
 
 
 def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
-    """The plans of `tasks` whose accuracy both sides have measured, one row for each task, criterion and kept fraction.
+    """The plans of `tasks` whose accuracy both sides have measured, a row for each task and frames.PLAN.
 
-    Columns: these three; heads: "same heads" or "other heads", as both sides' plans keep the same or not; and with
+    Columns: these; heads: "same heads" or "other heads", as both sides' plans keep the same or not; and with
     first_ and second_ in front draws, examples, value, and difference (to the dense model on the same examples), the
     last two with _low and _high as well.
     """
@@ -106,7 +108,7 @@ def accuracies(first: Side, second: Side, tasks: Sequence[str]) -> pd.DataFrame:
 def dense(first: Side, second: Side) -> pd.DataFrame:
     """Seconds of the dense models that both sides timed. Columns: MODEL; first and second, each with _low and _high.
 
-    MODEL is what tells dense models apart: the columns CASE without criterion and kept fraction.
+    MODEL is what tells dense models apart: the columns CASE without criterion, kept fraction and repair.
     """
     one, other = _dense(first), _dense(second)
     rows = [

@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from reports.analyse.compare.comparison import Comparison, Judged
 from reports.analyse.compare.matching import ROUNDING, SAME_HEADS
+from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import count, per_cent
 from reports.draw.style import GREY, looks, new_figure, reach
 from reports.figures import Panel
@@ -36,18 +37,20 @@ def choices(comparison: Comparison) -> pd.DataFrame:
 
 
 def draw(frame: Judged) -> Figure:
-    """A figure with a small panel for each criterion: both sides' differences to dense, over kept fractions."""
-    criteria = list(dict.fromkeys(frame.table["criterion"]))
-    columns = min(COLUMNS, len(criteria))
-    lines = math.ceil(len(criteria) / columns)
+    """A figure with a small panel for each criterion, repaired plans apart: differences to dense over kept shares."""
+    beside = has_repairs(frame.table)
+    groups = list(frame.table.groupby(["criterion", "repair"], sort=False))
+    columns = min(COLUMNS, len(groups))
+    lines = math.ceil(len(groups) / columns)
     figure = new_figure(1.0 + 2.5 * columns, 1.3 + 2.2 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
-        is_last = place + columns >= len(criteria)
+        is_last = place + columns >= len(groups)
         axes.tick_params(labelbottom=is_last)
         axes.set_xlabel("kept heads (%)" if is_last else "")
-        if place < len(criteria):
-            _one_criterion(axes, frame, criteria[place])
+        if place < len(groups):
+            rows = groups[place][1].sort_values("kept_fraction")
+            _one_criterion(axes, frame, rows, label(rows.iloc[0], beside=beside))
         else:
             axes.set_axis_off()
     handles, names = grid[0, 0].get_legend_handles_labels()
@@ -68,7 +71,7 @@ def caption(frame: Judged) -> str:
         f"({metric.interval(row[f'{side}_difference_low'], row[f'{side}_difference_high'])}) in {name}"
         for side, name in (("first", frame.first), ("second", frame.second))
     )
-    plan = f"{row['criterion']} with {per_cent(row['kept_fraction'])} of the heads"
+    plan = f"{label(row, beside=has_repairs(table))} with {per_cent(row['kept_fraction'])} of the heads"
     return f"{agreement(table)}; farthest apart against dense is {plan}: {first}, {second}."
 
 
@@ -86,8 +89,8 @@ def agreement(table: pd.DataFrame) -> str:
     )
 
 
-def _one_criterion(axes: Axes, frame: Judged, criterion: str) -> None:
-    rows = frame.table[frame.table["criterion"] == criterion].sort_values("kept_fraction")
+def _one_criterion(axes: Axes, frame: Judged, rows: pd.DataFrame, criterion: str) -> None:
+    """Draw the rows of one criterion, sorted by kept fraction, below its name as a title."""
     look = looks([frame.first, frame.second])
     for side, name in (("first", frame.first), ("second", frame.second)):
         value, low, high = (rows[f"{side}_difference{end}"] for end in ("", "_low", "_high"))

@@ -7,6 +7,7 @@ from matplotlib.ticker import FuncFormatter
 
 from reports.analyse.compare.comparison import Comparison, Judged
 from reports.analyse.level import is_level, none_level, within
+from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import between, count, per_cent, times
 from reports.draw.style import INK, legend_right, looks, metric_axis, new_figure, reach
 from reports.figures import Panel
@@ -66,8 +67,9 @@ def _side(frame: Judged, side: str) -> str:
     if level.empty:
         return f"in {side} {none_level(pruned, metric)}, and {front}"
     best = level.sort_values("speedup").iloc[-1]
+    plan = f"{label(best, beside=has_repairs(rows))} with {per_cent(best['kept_fraction'])} of the heads"
+    speedup = f"{times(best['speedup'])} ({between(best['speedup_low'], best['speedup_high'])})"
     return (
-        f"in {side} the fastest plan level with the dense model, within {within(metric)}, is {best['criterion']} with "
-        f"{per_cent(best['kept_fraction'])} of the heads, {metric.text(best['value'])} at {times(best['speedup'])} "
-        f"({between(best['speedup_low'], best['speedup_high'])}), and {front}"
+        f"in {side} the fastest plan level with the dense model, within {within(metric)}, is {plan}, "
+        f"{metric.text(best['value'])} at {speedup}, and {front}"
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 import mha
 from bench.measure import memory
-from bench.measure.memory import _Packed, _packed, _unpacked, peak_bytes, weight_bytes
+from bench.measure.memory import _Packed, _packed, _unpacked, peak_bytes, weight_bytes, with_peak
 
 MIB = 1 << 20
 X = torch.zeros(3)
@@ -46,6 +46,20 @@ def test_an_allocation_is_seen_to_a_few_percent():
     for mib in (8, 64):
         expected = 2 * mib * MIB + 4000
         assert peak_bytes(Allocating(mib * MIB // 4), (X,), {}, "cpu") == pytest.approx(expected, rel=0.04, abs=MIB / 2)
+
+
+@on_linux
+def test_work_in_this_process_has_its_peak_and_its_result():
+    small, none = with_peak(lambda: torch.ones(3).sum().item())
+    large, peak = with_peak(lambda: (torch.ones(64 * MIB // 4).sum() + 0).item())
+    assert (small, large) == (3, 64 * MIB // 4)
+    assert none < 4 * MIB
+    assert peak == pytest.approx(64 * MIB, rel=0.1)
+
+
+def test_work_is_done_where_the_system_says_nothing_of_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)
+    assert with_peak(lambda: 7) == (7, None)
 
 
 @on_linux

@@ -217,3 +217,34 @@ def test_a_plan_that_was_made_before_is_not_made_again(experiment, monkeypatch):
     monkeypatch.setattr(again, "scores", None)  # would be called
     assert again.plan("gate", 0.5) == mha.HeadPlan(keep)
     assert again.plan("none", 0.0) == mha.HeadPlan({"layers.0": (), "layers.1": ()})
+
+
+def test_a_repaired_model_is_the_librarys(experiment):
+    task, keep = experiment.task, 0.5
+    plan = experiment.plan("magnitude", keep)
+    pruned = mha.prune(experiment.model(), plan)
+    expected = mha.compensate(pruned, experiment.model(), task.calibration(), task.forward, progress=False)
+    record = experiment.repaired_accuracy("magnitude", keep, "compensate")
+    assert record["values"] == task.evaluate(expected).astype(float).tolist()
+    assert record["keep"] == {name: list(heads) for name, heads in plan.keep.items()}
+    assert record["shape"] == experiment.describe(plan)["shape"]
+    assert record["parameters"] == sum(weight.numel() for weight in expected.parameters())
+    assert record["repair_seconds"] > 0
+    assert record["repair_bytes"] is None or record["repair_bytes"] >= 0
+
+
+def test_what_is_shrunk_has_a_plan_of_its_own_and_is_made_once(experiment, monkeypatch):
+    small = mha.prune(experiment.model(), mha.HeadPlan({"layers.0": (1,)}))
+    asked = []
+    monkeypatch.setattr(mha, "shrink", lambda *_, **budget: asked.append(budget) or small)
+    record = experiment.repaired_accuracy("shrink", 2 / 3, "shrink")
+    assert experiment.plan("shrink", 2 / 3) == mha.HeadPlan({"layers.0": (1,), "layers.1": range(HEADS)})
+    assert (record["keep"], record["shape"]) == ({"layers.0": [1], "layers.1": [0, 1, 2]}, [1, 3])
+    assert asked == [{"keep": 2 / 3}]
+
+
+def test_a_plan_that_an_earlier_part_has_shrunk_is_taken_from_there(monkeypatch):
+    monkeypatch.setattr(mha, "shrink", None)
+    made = {"layers.0": [2], "layers.1": []}
+    experiment = Experiment(UntrainedTask(), made=lambda *key: made if key == ("shrink", 0.25, 0) else None)
+    assert experiment.plan("shrink", 0.25) == mha.HeadPlan(made)

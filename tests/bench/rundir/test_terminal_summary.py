@@ -14,8 +14,8 @@ def run(tmp_path):
     return RunDirectory.create(tmp_path, {}, {"dates": FACTS, "digits": FACTS})
 
 
-def plan(run, criterion, kept, value, draw=0):
-    name = f"dates-{criterion}-{kept}-{draw}"
+def plan(run, criterion, kept, value, draw=0, repair="none"):
+    name = f"dates-{criterion}-{kept}-{repair}-{draw}"
     sizes = {"kept_fraction": kept, "heads_kept": round(8 * kept), "examples": 1, "values": [value]}
     bounds = {
         "low": value - 0.01,
@@ -23,7 +23,7 @@ def plan(run, criterion, kept, value, draw=0):
         "difference_low": value - 1.01,
         "difference_high": value - 0.99,
     }
-    with run.plan(plan=name, task="dates", criterion=criterion, draw=draw, **sizes) as record:
+    with run.plan(plan=name, task="dates", criterion=criterion, draw=draw, repair=repair, **sizes) as record:
         record |= {"value": value, "difference": value - 1.0, **bounds}
 
 
@@ -56,6 +56,24 @@ def test_accuracy_and_latency_stand_side_by_side(run):
     assert rows(run, "gate")[0][5:] == timing
     assert rows(run, "dense")[0] == ["dense", "1", "8", "1.000 [0.990, 1.010]", "+0.000 [-0.010, +0.010]", "", "", ""]
     assert any("exact match" in line for line in summary(run.path))
+
+
+def test_a_repaired_plan_stands_below_its_raw_one(run):
+    plan(run, "taylor", 0.5, 0.75)
+    plan(run, "taylor", 0.5, 0.95, repair="compensate")
+    plan(run, "shrink", 0.5, 0.97, repair="shrink")
+    known = {"criterion": "taylor", "kept_fraction": 0.5, "timed_by": "a", **WHERE}
+    with run.case(case="a", **known) as record:
+        record["samples"] = samples(0.002, 0.003, "pruned", "dense")
+    with run.case(case="b", repair="compensate", **known):
+        pass
+    run.assemble()
+    timing = ["2.00", "3.00", "1.50 [1.50, 1.50]"]
+    assert [(row[0], row[3][:5], row[5:]) for row in rows(run, "taylor")] == [
+        ("taylor", "0.750", timing),
+        ("taylor, repaired", "0.950", timing),
+    ]
+    assert [row[0] for row in rows(run, "shrink")] == ["shrink"]
 
 
 def test_draws_are_one_row_with_their_spread(run):

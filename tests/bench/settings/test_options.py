@@ -13,7 +13,19 @@ from bench.settings import options
 from bench.settings.options import settings_of
 
 TINY = "tests/bench/tiny_task.py:task"
-LISTS = ("task", "criteria", "keep", "batch_sizes", "lengths", "head_dims", "devices", "dtypes", "modes", "run")
+LISTS = (
+    "task",
+    "criteria",
+    "keep",
+    "batch_sizes",
+    "lengths",
+    "head_dims",
+    "devices",
+    "dtypes",
+    "modes",
+    "repair",
+    "run",
+)
 BLANK = dict.fromkeys(LISTS) | {"quick": False, "full": False, "process": 0}
 
 
@@ -56,6 +68,18 @@ def test_defaults(settings, tmp_path):
     assert [made.draws(name) for name in ("random", "even", "taylor")] == [20, 5, 1]
     assert (made.preset, made.process, made.lengths, made.head_dims) == ("default", 0, None, None)
     assert (made.dtypes, made.modes, made.left_out) == (("float32",), ("eager",), {})
+    assert (made.repair, made.repaired) == (("none", "compensate", "shrink"), "leave_one_out")
+    assert made.shrink_keep == (0.5, 0.25)
+
+
+def test_repair_as_asked_for(settings):
+    quick, asked = settings(quick=True), settings(repair="shrink", keep="0.9,0.5,0.3")
+    assert quick.repair == ("none", "compensate")
+    assert (asked.repair, asked.shrink_keep) == (("shrink",), (0.9, 0.5, 0.3))
+    assert settings(criteria="random,taylor,gate").repaired == "taylor"
+    assert settings(criteria="random,even").repaired is None
+    with pytest.raises(pytest.UsageError, match="--repair: unknown 'glue'; choose from none, compensate, shrink"):
+        settings(repair="glue")
 
 
 @pytest.fixture

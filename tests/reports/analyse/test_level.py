@@ -13,7 +13,7 @@ PERPLEXITY = Metric("perplexity", False, 100.0, False)
 def plan(difference: float, low: float, high: float, dense: float = 0.9, examples: float = 200) -> pd.DataFrame:
     return pd.DataFrame([{
         "value": dense + difference, "difference": difference, "difference_low": low, "difference_high": high,
-        "examples": examples,
+        "examples": examples, "repair": "none",
     }])  # fmt: skip
 
 
@@ -91,8 +91,10 @@ def test_what_is_said_of_one_plan():
 
 def test_what_is_said_of_several_of_which_none_is_level():
     lossy, wide, wider = plan(-0.3, -0.31, -0.29), plan(0.0, -0.02, 0.02), plan(0.0, -0.09, 0.09)
-    plain = "no pruned plan is shown to be level with the dense model, within 1 point"
+    plain = "no pruned plan, none of them repaired, is shown to be level with the dense model, within 1 point"
     assert none_level(lossy, ACCURACY) == plain
     assert none_level(pd.concat([lossy, wider, wide], ignore_index=True), ACCURACY) == (
         f"{plain} (2 plans may be: 200 examples are too few to tell, about 800 would)"
     )
+    repaired = pd.concat([lossy, lossy.assign(repair="compensate")], ignore_index=True)
+    assert none_level(repaired, ACCURACY) == plain.replace(", none of them repaired,", "")

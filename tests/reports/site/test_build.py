@@ -43,7 +43,7 @@ def test_samples_are_tidy_and_there_once(full_run, tmp_path):
     frame = pd.read_parquet(tmp_path / "samples.parquet")
     assert frame.columns.tolist() == SAMPLES == [
         "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm",
-        "round", "seconds", "process", "cache", "mode", "phase", "mask",
+        "round", "seconds", "process", "cache", "mode", "phase", "mask", "repair",
     ]  # fmt: skip
     assert len(frame) == 18 * 2 * 11
     assert not frame.duplicated(["case", "arm", "process", "round"]).any()
@@ -52,7 +52,7 @@ def test_samples_are_tidy_and_there_once(full_run, tmp_path):
     about = one.drop(columns=["round", "seconds"]).drop_duplicates()
     assert about.values.tolist() == [
         ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned",
-         0, "warm", "eager", "forward", "none"]
+         0, "warm", "eager", "forward", "none", "none"]
     ]  # fmt: skip
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from reports.analyse.frames import SAMPLES
-from tests.reports.browser import page_of
-from tests.reports.synthetic import counted, fill_profile, paired
+from reports.site.build import build
+from tests.reports.browser import page_of, read
+from tests.reports.synthetic import counted, fill_profile, fill_repaired, paired
 
 
 @pytest.mark.usefixtures("told")
@@ -121,3 +122,18 @@ def test_a_profile_alone_has_a_page(write_run, tmp_path):
     assert len(html.all("img")) == 2
     assert "Milliseconds of one pass by operator, and what remained" in html.text()
     assert pd.read_parquet(tmp_path / "out" / "samples.parquet").columns.tolist() == SAMPLES
+
+
+@pytest.mark.usefixtures("told")
+def test_the_first_page_leads_with_a_pretrained_model(write_run, tmp_path):
+    def change(run):
+        run.task("words", {"a": 8}, pretrained=True)
+        run.plan("words", "dense", 1.0, 0.9)
+        run.plan("words", "taylor", 0.5, 0.5, difference=-0.4)
+        run.case("words", "taylor", 0.5, 2, paired(0.1, 3.0))
+
+    toy, real = write_run("toy", fill=fill_repaired), write_run("real", change=change)
+    build([toy, real], tmp_path / "out")
+    page = read(tmp_path / "out" / "index.html")
+    assert "words: with 50 % of the heads" in page.text().partition("What was found")[2][:200]
+    assert "runs/real/figures/words-accuracy_latency" in page.all("img")[0]["src"]
