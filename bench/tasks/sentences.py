@@ -77,6 +77,7 @@ class Sentences(Task):
     name = "sentences"
     metric = "accuracy@1"
     batch_size = 32
+    pretrained = True
 
     def __init__(self, settings: SentencesSettings | None = None) -> None:
         self.settings = settings or SentencesSettings()

@@ -62,6 +62,7 @@ class SmolLM(Task):
     higher_is_better = False
     chance = float(VOCABULARY)  # all tokens are alike to a model that knows nothing
     batch_size = 4
+    pretrained = True
     generates = True
 
     def __init__(self, settings: SmolSettings | None = None) -> None:

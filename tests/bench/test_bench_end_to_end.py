@@ -18,6 +18,7 @@ DRAWN = {"random": 5, "even": 2}
 WHOLE = {"mha", "products", "linears", "torch", "textbook", "transformers"}
 SLICED = {"pruned", "dense", "torch_pruning", "masked"}
 VARIANTS = {"gate", "leave_one_out", "magnitude", "random", "taylor", "even"}
+REPAIRED = "leave_one_out-keep0.5-compensate"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def test_the_environment(run, model):
             "metric": "accuracy",
             "higher_is_better": True,
             "chance": 1 / 7,
+            "pretrained": False,
             "batch_size": 3,
             "examples": 101,
             "layers": {"layers.0": HEADS, "layers.1": HEADS},
@@ -80,7 +82,7 @@ def test_the_environment(run, model):
 
 
 def test_every_plan_is_there_with_its_name(plans):
-    expected = {"tiny-dense", "tiny-none"}
+    expected = {"tiny-dense", "tiny-none", f"tiny-{REPAIRED}-0"}
     for criterion in VARIANTS:
         expected |= {f"tiny-{criterion}-keep0.5-{draw}" for draw in range(DRAWN.get(criterion, 1))}
     assert set(plans.index) == expected
@@ -91,7 +93,7 @@ def test_every_plan_is_there_with_its_name(plans):
 
 
 def test_plans_can_be_made_again(plans, model):
-    """From nothing but criterion, kept fraction and draw."""
+    """From nothing but criterion, kept fraction and draw; a repaired plan keeps the same heads as its raw one."""
     task = TinyTask()
     for name, row in plans[plans["criterion"].isin(mha.criteria())].iterrows():
         scores = mha.score(model, task.calibration(), task.loss, row["criterion"], seed=row["draw"])
@@ -113,8 +115,11 @@ def test_accuracy_is_the_mean_of_the_examples_of_the_pruned_model(plans, run, mo
     assert list(examples.columns) == ["task", "plan", "example", "value_0"]
     values = {name: group["value_0"].to_numpy() for name, group in examples.groupby("plan")}
     assert set(values) == set(plans.index)
+    task = TinyTask()
     for name, row in plans.iterrows():
         pruned = mha.prune(model, mha.HeadPlan(json.loads(row["keep"])))
+        if row["repair"] == "compensate":
+            pruned = mha.compensate(pruned, model, task.calibration(), task.forward, progress=False)
         np.testing.assert_array_equal(values[name], TinyTask().evaluate(pruned), err_msg=name)
         assert row["value"] == pytest.approx(values[name].mean())
         assert row["difference"] == pytest.approx((values[name] - values["tiny-dense"]).mean())
@@ -122,6 +127,17 @@ def test_accuracy_is_the_mean_of_the_examples_of_the_pruned_model(plans, run, mo
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert plans.loc["tiny-none", "difference_high"] < 0
     assert plans.loc["tiny-none", "low"] < plans.loc["tiny-none", "high"]
+
+
+def test_a_repair_has_its_seconds_and_its_memory_and_is_timed_with_its_raw_plan(plans, cases):
+    repaired = plans["repair"] == "compensate"
+    assert plans.index[repaired].tolist() == [f"tiny-{REPAIRED}-0"]
+    assert (plans.loc[repaired, "repair_seconds"] > 0).all()
+    assert not (plans.loc[repaired, "repair_bytes"] < 0).any()  # NaN where the system does not say
+    assert plans.loc[~repaired, ["repair_seconds", "repair_bytes"]].isna().all(axis=None)
+    for batch in (2, 3):
+        both = (f"tiny-{variant}-b{batch}-cpu" for variant in (REPAIRED, "leave_one_out-keep0.5"))
+        assert len({cases[name]["timed_by"] for name in both}) == 1
 
 
 def test_scores_are_the_librarys(run, model):
@@ -138,14 +154,14 @@ def test_cases_are_there_with_their_names(cases, plans):
     assert set(cases) == {
         f"tiny-{variant}-b{batch}-cpu"
         for batch in (2, 3)
-        for variant in ("none", *(f"{name}-keep0.5" for name in VARIANTS))
+        for variant in ("none", REPAIRED, *(f"{name}-keep0.5" for name in VARIANTS))
     }
     for name, case in cases.items():
         plan = plans.loc[case["plan"]]
         assert (case["schema"], case["case"], case["status"], case["error"]) == (1, name, "ok", None)
         assert (case["task"], case["device"], case["dtype"], case["seq_len"]) == ("tiny", "cpu", "float32", LENGTH)
         assert case["shape"] == json.loads(plan["shape"])
-        columns = ["criterion", "kept_fraction", "heads_kept", "heads_total"]
+        columns = ["criterion", "kept_fraction", "heads_kept", "heads_total", "repair"]
         assert [case[column] for column in columns] == plan[columns].tolist()
         assert plan["draw"] == 0
 
@@ -242,7 +258,7 @@ def test_predicted_latencies_stand_beside_measured_ones(run):
 def test_the_terminal_ends_with_the_table(run):
     lines = run.output.splitlines()
     assert f"run directory: {run.path}" in lines
-    for variant in ("dense", "none", *VARIANTS):
+    for variant in ("dense", "none", "leave_one_out, repaired", *VARIANTS):
         assert any(line.startswith(f"│ {variant}") for line in lines), variant
     assert "Name (time in" not in run.output  # pytest-benchmark's own table
 
