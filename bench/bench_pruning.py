@@ -2,21 +2,33 @@
 
 Fills `scores.csv` (scores), `plans/` (accuracy, once for each plan), `attention.npz` (attention weights of examples)
 and `cases/` of kind "pruning" (latency beside the dense model, for each plan, batch size and device). Accuracy comes
-first: it says whether a run is worth its timings.
+first: it says whether a run is worth its timings. What changes beside the mean follows, of tasks that offer `slices`,
+`confidences` or `prompts`: `slices.csv`, `calibration.csv` with `reliability.csv`, and `texts.csv`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
+import mha
 from bench.models.attention_maps import attention_maps
-from bench.models.experiment import Experiment
+from bench.models.changes import calibration_rows, offers, slice_rows, text_rows
+from bench.models.experiment import DENSE, Experiment
 from bench.models.latency import Latencies
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import RunSettings, settings_of
-from bench.settings.task_cases import LatencyCase, ModelVariant, latency_cases, model_variants, repaired_variants
+from bench.settings.task_cases import (
+    LatencyCase,
+    ModelVariant,
+    latency_cases,
+    model_variants,
+    repaired_variants,
+    shown_criterion,
+)
 
 Experiments = Mapping[str, Experiment]
+PROMPTS, TOKENS = 10, 40
+SHARES = (0.75, 0.5, 0.25)  # of the heads, of plans whose text is kept: the nearest of those that are measured
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,8 +44,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("variant", list(repaired_variants(settings)), ids=lambda variant: variant.id)
     elif metafunc.function is test_attention_maps:
         metafunc.parametrize("task", tasks)
+    elif metafunc.function.__name__ in OFFERED:
+        method, variants = OFFERED[metafunc.function.__name__]
+        offering = {task.name for task in settings.tasks if offers(task, method)}
+        shown = [(variant.task, variant.plan) for variant in variants(settings) if variant.task in offering]
+        metafunc.parametrize(("task", "plan"), shown, ids=[plan for _, plan in shown])
     elif metafunc.function is test_latency:
         metafunc.parametrize("case", list(latency_cases(settings)), ids=lambda case: case.id)
+
+
+def judged(settings: RunSettings) -> Iterator[ModelVariant]:
+    """Yield the models that are looked at closely: all whose accuracy is measured, of several draws the first."""
+    return (variant for variant in model_variants(settings) if variant.draw == 0)
+
+
+def pruned(settings: RunSettings) -> Iterator[ModelVariant]:
+    """Yield those of them that are pruned."""
+    return (variant for variant in judged(settings) if variant.criterion != DENSE)
+
+
+def written(settings: RunSettings) -> Iterator[ModelVariant]:
+    """Yield the models whose text is kept: the dense one, and those of one criterion at a few shares of the heads."""
+    nearest = {min((abs(keep - share), keep) for keep in settings.keep)[1] for share in SHARES}
+    shown = {(DENSE, 1.0), *((shown_criterion(settings), keep) for keep in nearest)}
+    return (variant for variant in judged(settings) if (variant.criterion, variant.keep) in shown)
+
+
+Variants = Callable[[RunSettings], Iterator[ModelVariant]]
+OFFERED: Mapping[str, tuple[str, Variants]] = {  # what a task must offer, and the models that are asked
+    "test_slices": ("slices", pruned), "test_calibration": ("confidences", judged), "test_texts": ("prompts", written),
+}  # fmt: skip
+
+
+@pytest.fixture
+def heads(task: str, plan: str, experiments: Experiments, settings: RunSettings) -> mha.HeadPlan:
+    """The heads that stay by the plan of this name."""
+    variant = next(variant for variant in judged(settings) if variant.plan == plan)
+    return experiments[task].plan(variant.criterion, variant.keep)
 
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
@@ -58,13 +105,31 @@ def test_repaired_accuracy(variant: ModelVariant, experiments: Experiments, run:
         record |= experiments[variant.task].repaired_accuracy(variant.criterion, variant.keep, variant.repair)
 
 
+@pytest.mark.fills("slices.csv", task="task", plan="plan")
+def test_slices(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+    """Record the metric of a plan on each part of the examples that the task names, beside the dense model's."""
+    run.add_slices(slice_rows(experiments[task], heads, plan))
+
+
+@pytest.mark.fills("calibration.csv", task="task", plan="plan")
+def test_calibration(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+    """Record whether a plan's model is as often right as it is sure to be, beside the dense model."""
+    run.add_calibration(*calibration_rows(experiments[task], heads, plan))
+
+
+@pytest.mark.fills("texts.csv", task="task", plan="plan")
+def test_texts(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+    """Record how a plan's model goes on from the task's prompts, always by the likeliest token."""
+    run.add_texts(text_rows(experiments[task], heads, plan, PROMPTS, TOKENS))
+
+
 @pytest.mark.fills("attention.npz", task="task")
 def test_attention_maps(task: str, experiments: Experiments, settings: RunSettings, run: RunDirectory) -> None:
     """Record attention weights of held-out examples before and after pruning by the plan nearest to half of the heads.
 
     Where the task offers no such examples, only the plan's name is recorded.
     """
-    criterion = "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
+    criterion = shown_criterion(settings)
     keep = min(settings.keep, key=lambda fraction: abs(fraction - 0.5))
     variant = ModelVariant(task, criterion, keep)
     run.add_attention(attention_maps(experiments[task], experiments[task].plan(criterion, keep), variant.plan))

@@ -269,7 +269,17 @@ class Experiment:
             **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
             "examples": len(values),
             "values": values.tolist(),
+            "alone": self.alone(values),
         }
+
+    def alone(self, values: np.ndarray) -> list[float] | None:
+        """The task's metric of each example by itself, given the values (n,) or (n, k) of one model.
+
+        None where that is what the values are, or where the metric is not defined for a single example.
+        """
+        each = np.array([self.task.aggregate(row[None]) for row in values], dtype=float)
+        is_known = values.ndim == 1 and np.array_equal(each, values)
+        return None if is_known or not np.isfinite(each).all() else each.tolist()
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The task's positional and keyword inputs for timing, on a device; `length` None for its usual length."""

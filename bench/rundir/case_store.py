@@ -13,7 +13,7 @@ from bench.rundir.description import FAILED, OK, OUT_OF_MEMORY, SCHEMA, SKIPPED
 from bench.rundir.files import read_json, write_json
 from bench.rundir.out_of_memory import out_of_memory
 
-BULKY = ("samples", "values")  # stay on disk
+BULKY = ("samples", "values", "alone")  # stay on disk
 
 
 class Records:

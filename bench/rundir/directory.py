@@ -24,7 +24,7 @@ from bench.rundir.resume import GIVEN, continued, locked, stop_mixing
 from bench.rundir.tables import Table, write_csv
 
 PLANS = "plans.csv"
-BLANK_PLAN: Mapping[str, Any] = MappingProxyType({**TABLES[PLANS].blank, "values": []})
+BLANK_PLAN: Mapping[str, Any] = MappingProxyType({**TABLES[PLANS].blank, "values": [], "alone": None})
 DENSE, ROUNDED = "dense", 0.001
 ATTENTION = "attention.npz"
 TRACES = "traces"
@@ -202,6 +202,24 @@ class RunDirectory:
         """Write a row of `ceilings.csv`, in its columns' order; the last one, the process, is added here."""
         self._tables["ceilings.csv"].add([(*row, self.process)])
 
+    def add_slices(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write all rows of `slices.csv` of one task and plan, in its columns' order, in place of earlier ones."""
+        self._tables["slices.csv"].add(rows)
+
+    def add_calibration(self, measures: Iterable[Sequence[Any]], bins: Iterable[Sequence[Any]]) -> None:
+        """Write all rows of one task and plan, in place of earlier ones.
+
+        Args:
+            measures: those of `calibration.csv`, in its columns' order.
+            bins: those of `reliability.csv`, in its columns' order.
+        """
+        self._tables["reliability.csv"].add(bins)
+        self._tables["calibration.csv"].add(measures)  # last: it is looked at to see whether both are there
+
+    def add_texts(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write all rows of `texts.csv` of one task and plan, in its columns' order, in place of earlier ones."""
+        self._tables["texts.csv"].add(rows)
+
     def add_trace(self, case: str, trace: Path) -> None:
         """Copy the file of a trace into the folder traces/CASE.
 
@@ -274,11 +292,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _examples(plans: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table of examples: task, plan, example, value_0 …, a row for each example of each plan."""
+    """The table of examples: task, plan, example, value_0 …, a row for each example of each plan.
+
+    Where a plan's record has `alone`, so has the table.
+    """
     frames = [pd.DataFrame({"task": "", "plan": "", "example": range(0), "value_0": 0.0})]
     for plan in plans:
         values = np.asarray(plan["values"], dtype=float).reshape(plan["examples"], -1)
         columns = {f"value_{index}": column for index, column in enumerate(values.T)}
+        if plan.get("alone") is not None:
+            columns["alone"] = np.asarray(plan["alone"], dtype=float)
         names = {"task": plan["task"], "plan": plan["plan"]}
         frames.append(pd.DataFrame({**names, "example": range(len(values)), **columns}))
     return pd.concat(frames, ignore_index=True)

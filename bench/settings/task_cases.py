@@ -68,6 +68,11 @@ class LatencyCase:
         return {"case": self.id, "kind": "pruning", **self.variant.record(), **asdict(self.place)}
 
 
+def shown_criterion(settings: RunSettings) -> str:
+    """The criterion whose plans are shown where those of one must do: leave_one_out, or else the first asked for."""
+    return "leave_one_out" if "leave_one_out" in settings.criteria else settings.criteria[0]
+
+
 def model_variants(settings: RunSettings) -> Iterator[ModelVariant]:
     """Yield every raw model whose accuracy is measured: dense, without heads, each draw of each criterion and share."""
     for task in settings.tasks:

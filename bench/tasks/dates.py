@@ -45,6 +45,8 @@ from bench.tasks._dates_text import FORMATS, Days, Written, render, split_days, 
 from bench.tasks._training import train, trained
 from mha.tasks import Task
 
+IS_DIGIT = [place for place, character in enumerate("1987-03-03") if character != "-"]  # of what is written
+MODEL_DAY = date(1987, 3, 4)  # whose texts name the formats to a reader
 SHOWN = ("{weekday}, {d} {month} {year}", "{dd}-{mon}-{year}", "the {nth} of {month} {year}")
 
 
@@ -97,7 +99,12 @@ class Dates(Task):
     @cached_property
     def evaluation(self) -> list[Batch]:
         """The evaluation days, each in a drawn format, as batches; the same every time."""
-        return _batches(self.days.evaluation, self.settings.evaluation_batch, self._rng("evaluation"))
+        return [collate(written) for written in self._evaluation_texts]
+
+    @cached_property
+    def _evaluation_texts(self) -> list[list[Written]]:
+        """The evaluation days in writing, batch by batch."""
+        return _in_batches(self.days.evaluation, self.settings.evaluation_batch, self._rng("evaluation"))
 
     def calibration(self) -> list[Batch]:
         """The calibration days, each in a drawn format, as batches with their dates; the same every time."""
@@ -147,6 +154,28 @@ class Dates(Task):
         ]
         return torch.cat(hits).numpy().astype(np.float64)
 
+    @torch.inference_mode()
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        """Of each held-out date's eight digits the likeliest one's probability, and whether it is right: (n, 8, 2).
+
+        Each is given the true characters before it.
+        """
+        found = []
+        for batch in self.evaluation:
+            sure, answers = self.forward(model, batch).cpu()[:, IS_DIGIT].softmax(-1).max(-1)
+            found.append(torch.stack([sure.double(), (answers == batch.target[:, IS_DIGIT]).double()], dim=-1))
+        return torch.cat(found).numpy()
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """Held-out dates by their format and by their letter case; a text that two formats give is of the first."""
+        written = [each for batch in self._evaluation_texts for each in batch]
+        forms = np.array([form_of(each) for each in written])
+        cases = np.array([each.text.isupper() - each.text.islower() for each in written])
+        return {
+            **{f"like {render(MODEL_DAY, form)}": forms == form for form in FORMATS},
+            **{f"{name} case": cases == case for name, case in (("upper", 1), ("lower", -1), ("mixed", 0))},
+        }
+
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Random positional inputs of the model, with sources of `seq_len` characters (None: as the longest).
 
@@ -180,10 +209,21 @@ class Dates(Task):
 
 def _batches(days: Sequence[date], size: int, rng: random.Random) -> list[Batch]:
     """The days in writing, as batches; texts of similar length share a batch, so that little of it is padding."""
+    return [collate(written) for written in _in_batches(days, size, rng)]
+
+
+def _in_batches(days: Sequence[date], size: int, rng: random.Random) -> list[list[Written]]:
+    """What `_batches` makes batches of, batch by batch."""
     written = sorted(write(days, rng), key=lambda example: len(example.text))
-    batches = [collate(written[start : start + size]) for start in range(0, len(written), size)]
+    batches = [written[start : start + size] for start in range(0, len(written), size)]
     rng.shuffle(batches)
     return batches
+
+
+def form_of(written: Written) -> str:
+    """The first of `FORMATS` in which the day, in some letter case, is this text."""
+    text = written.text.lower()
+    return next(form for form in FORMATS if render(written.day, form).lower() == text)
 
 
 # A September Wednesday the twenty-seventh outdoes every other day in every format.

@@ -38,6 +38,7 @@ SIZE = 8  # pixels of an image, each way
 CLASSES = 10
 QUESTIONS = 4
 EXAMPLES = 3  # whose attention is shown
+EVALUATED = 2000  # rows
 PARTS = {"training": 1100, "calibration": 197, "evaluation": 500}  # images
 
 
@@ -169,7 +170,7 @@ class Digits(Task):
         images = torch.cat([distort(images, generator) for _ in range(settings.distortions)])
         digits = digits.repeat(settings.distortions)
         while True:
-            rows = compose(images, digits, settings.rows_per_step, settings.places, generator)
+            rows, _ = compose(images, digits, settings.rows_per_step, settings.places, generator)
             noise = torch.randn(rows.images.shape, generator=generator)
             yield rows._replace(images=rows.images + settings.noise * noise)
 
@@ -187,12 +188,34 @@ class Digits(Task):
         device = next(model.parameters()).device
         return model(batch.images.to(device), batch.questions.to(device))
 
-    def evaluate(self, model: nn.Module, count: int = 2000) -> np.ndarray:
+    def evaluate(self, model: nn.Module, count: int = EVALUATED) -> np.ndarray:
         """The share of each held-out row's four questions that is answered right, (n,)."""
         rows = self.rows("evaluation", count)
-        with torch.inference_mode():
-            answers = torch.cat([self.forward(model, batch).argmax(-1).cpu() for batch in rows.batches(250)])
-        return (answers == rows.answers).double().mean(dim=1).numpy()
+        return (self._logits(model, rows).argmax(-1) == rows.answers).double().mean(dim=1).numpy()
+
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        """Of each held-out row's four answers the probability, and whether it is right: (n, 4, 2)."""
+        rows = self.rows("evaluation", EVALUATED)
+        sure, answers = self._logits(model, rows).softmax(-1).max(-1)
+        return torch.stack([sure.double(), (answers == rows.answers).double()], dim=-1).numpy()
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """Held-out rows by the place whose digit is asked for, by the digit that is sought, and where that is twice."""
+        rows, places = self.rows("evaluation", EVALUATED), self.settings.places
+        asked, sought = rows.questions[:, 0].numpy(), rows.questions[:, 1].numpy() - places
+        _, digits = self._drawn("evaluation", EVALUATED)
+        several = (digits.numpy() == sought[:, None]).sum(axis=1) > 1
+        return {
+            **{f"asks for place {place}": asked == place for place in range(places)},
+            **{f"seeks digit {digit}": sought == digit for digit in range(CLASSES)},
+            "the sought digit is there once": ~several,
+            "the sought digit is there twice or more": several,
+        }
+
+    @torch.inference_mode()
+    def _logits(self, model: nn.Module, rows: Rows) -> Tensor:
+        """The logits (n, 4, 10) of rows, on the CPU."""
+        return torch.cat([self.forward(model, batch).cpu() for batch in rows.batches(250)])
 
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Images and questions of so many evaluation rows, as positional inputs.
@@ -219,6 +242,11 @@ class Digits(Task):
 
     def rows(self, part: str, count: int) -> Rows:
         """`count` rows of undistorted images of one part of `PARTS`; the same ones at every call."""
+        rows, _ = self._drawn(part, count)
+        return rows
+
+    def _drawn(self, part: str, count: int) -> tuple[Rows, Tensor]:
+        """The rows that `rows` gives, and the digits (count, places) on their images."""
         images, digits = images_of(part)
         generator = torch.Generator().manual_seed(list(PARTS).index(part))
         return compose(images, digits, count, self.settings.places, generator)
@@ -240,11 +268,11 @@ def split_images() -> dict[str, Tensor]:
     return dict(zip(PARTS, order.split(list(PARTS.values())), strict=True))
 
 
-def compose(images: Tensor, digits: Tensor, count: int, places: int, generator: torch.Generator) -> Rows:
-    """`count` rows of `places` images drawn with replacement, and four questions about each."""
+def compose(images: Tensor, digits: Tensor, count: int, places: int, generator: torch.Generator) -> tuple[Rows, Tensor]:
+    """`count` rows of `places` images drawn with replacement, with four questions about each, and their digits."""
     chosen = torch.randint(len(images), (count, places), generator=generator)
     questions, answers = ask(digits[chosen], generator)
-    return Rows(images[chosen], questions, answers)
+    return Rows(images[chosen], questions, answers), digits[chosen]
 
 
 def ask(digits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

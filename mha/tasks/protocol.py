@@ -1,7 +1,7 @@
 """A task: a trained model, data to calibrate and to evaluate on, and how to feed and judge it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,3 +108,37 @@ class Task(ABC):
             queries, the labels of the keys)).
         """
         return {}
+
+    def slices(self) -> Mapping[str, np.ndarray]:
+        """Parts of the evaluation examples on which a loss should not hide, such as a language; by default none.
+
+        Returns:
+            What a reader may call the part -> a mask (n,) of the rows that `evaluate` returns. Parts may overlap, and
+            need not cover all; one of fewer than 10 examples is not told.
+        """
+        return {}
+
+    def confidences(self, model: nn.Module) -> np.ndarray | None:  # noqa: ARG002
+        """How sure the model is of each answer that it gives on the evaluation examples; by default None.
+
+        Returns:
+            (n, 2), or (n, k, 2) where an example asks for k answers: the probability that the model gives to the
+            answer which it chooses, and 1 where that is right, else 0.
+        """
+        return None
+
+    def prompts(self) -> Sequence[str]:
+        """Texts whose greedy continuation a reader may want to see, of a task that `generates`; by default none."""
+        return ()
+
+    def generate(self, model: nn.Module, prompt: str, tokens: int) -> Sequence[str]:
+        """Continue a prompt, always by the likeliest token.
+
+        Returns:
+            The text of each token in order, so that joined they are the continuation: `tokens` of them, or fewer where
+            the model ends it.
+
+        Raises:
+            NotImplementedError: the task has prompts, and does not say how its model continues them.
+        """
+        raise NotImplementedError(f"task {self.name!r} has prompts: write its generate(model, prompt, tokens), too")

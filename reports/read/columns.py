@@ -98,7 +98,7 @@ def _good_rows(file: Path, frame: pd.DataFrame, tasks: Collection[str], problems
     good = pd.Series(True, index=frame.index)
     for wrong, columns, expected in _faults(file.name, frame, tasks):
         if wrong.any():
-            got = ", ".join(map(str, frame.loc[wrong, columns].iloc[0]))
+            got = ", ".join(f"{value!s:.60}" for value in frame.loc[wrong, columns].iloc[0])
             line = int(np.flatnonzero(wrong)[0]) + 2
             which = f"{wrong.sum():,} of {len(frame):,} rows, the first in line {line}"
             problems.add(file, f"{which}: {expected} {got}; {REMEDY}")
@@ -129,8 +129,19 @@ def _faults(name: str, frame: pd.DataFrame, tasks: Collection[str]) -> Iterator[
         if kind != TEXT:
             wrong = np.isinf(frame[column]) | (frame[column].isna() if kind == FINITE else False)
             yield wrong, [column], f"expected a finite number in column '{column}', got"
+    if name == "texts.csv":
+        yield ~frame["pieces"].map(_are_pieces), ["pieces"], "expected a JSON list of texts in column 'pieces', got"
     if key := list(TABLES[name].key):
         yield frame.duplicated(key, keep=False), key, f"expected one row for each {' and '.join(key)}, got several for"
+
+
+def _are_pieces(cell: str) -> bool:
+    """Whether a cell is a JSON list of texts, none with half a character, which could be written to no page."""
+    try:
+        pieces = json.loads(cell)
+        return isinstance(pieces, list) and "".join(pieces).encode("utf-8") is not None
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _expected_tasks(known: Collection[str]) -> str:

@@ -9,10 +9,9 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from reports.base.errors import ReportError
 from reports.read.description import SCHEMA, Types
@@ -25,7 +24,6 @@ from reports.read.intake import (
     check_depth,
     check_size,
     contents,
-    opened,
 )
 
 REMEDY = "copy the run directory again, or run the benchmark again"
@@ -151,18 +149,13 @@ def read_csv(path: Path, columns: Mapping[str, str], later: Mapping[str, str] = 
     return frame
 
 
-def read_parquet_columns(path: Path) -> list[str]:
-    """The names of the columns of the Parquet file `path`; only its footer is read, which shows that it is whole.
-
-    Raises:
-        ReportError: the file can't be opened, is too large, is no Parquet file, or is cut off.
-    """
-    with damage(path, "a Parquet file"), opened(path) as file:
-        file.seek(-8, os.SEEK_END)
-        length, mark = file.read(4), file.read()
-        if mark == b"PAR1":
-            check_size(path, int.from_bytes(length, "little"), MOST_FOOTER, " of names and the like")
-        return list(pq.read_schema(file).names)
+def check_footer(path: Path, file: BinaryIO) -> None:
+    """Raise a ReportError if the footer of the opened Parquet file `path` says that it is larger than any run's is."""
+    file.seek(-8, os.SEEK_END)
+    length, mark = file.read(4), file.read()
+    if mark == b"PAR1":
+        check_size(path, int.from_bytes(length, "little"), MOST_FOOTER, " of names and the like")
+    file.seek(0)
 
 
 @contextmanager

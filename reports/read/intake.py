@@ -23,6 +23,7 @@ MOST_RECORDS = 256 * MIB  # cases/ together, and plans/: about four million samp
 MOST_FILES = 100_000  # of a folder
 MOST_ROWS, MOST_COLUMNS, MOST_CELLS = 1_000_000, 1_000, 20_000_000  # of a table
 MOST_ARRAYS, MOST_VALUES = 512 * MIB, 2**26  # of all arrays of one file, unpacked
+MOST_EXAMPLES = 10_000_000  # of all plans
 MOST_FOOTER = 16 * MIB  # of a Parquet file
 MOST_SAMPLES = 3_000_000  # of all cases
 MOST_TASKS = 200

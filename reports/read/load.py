@@ -16,12 +16,10 @@ from reports.read.attention import read_attention
 from reports.read.cases import DONE, Cases, last_line, read_cases, read_outcomes, unfinished
 from reports.read.columns import plans_table, read_tables
 from reports.read.environment import read_environment
-from reports.read.files import check_columns, read_parquet_columns
-from reports.read.intake import kind_at
+from reports.read.examples import read_examples
 from reports.read.problems import Problems
 from reports.read.run import Run
 
-EXAMPLES = ("task", "plan", "example", "value_0")
 AT_THE_END = ("plans.csv", "examples.parquet")  # are assembled when a run ends
 
 
@@ -51,10 +49,7 @@ def _read(path: Path) -> Run:
         done = [(file, document) for file, document in plans if document["status"] == DONE]
         tables["plans"] = plans_table(done, tasks, problems)
     attention = tuple(read_attention(path / "attention.npz", tasks, problems))
-    examples = path / "examples.parquet"
-    if kind_at(examples):
-        with problems.noted(examples):
-            check_columns(examples, read_parquet_columns(examples), EXAMPLES)
+    examples = read_examples(path / "examples.parquet", problems)
     run = Run(
         path=path,
         environment=environment,
@@ -64,6 +59,7 @@ def _read(path: Path) -> Run:
         skipped_arms=timed.skipped_arms,
         unfinished=unfinished({"latency": timed.outcomes, "accuracy": plans, "another step": steps}),
         **tables,
+        examples=examples,
         attention=attention,
         notes=(),
         left_out=problems.frame(),

@@ -96,6 +96,7 @@ class Run:
         skipped_arms: case, arm, reason.
         unfinished: kind, name, status, error: cases, plans and other steps that failed, ran out of memory or were
             skipped.
+        examples: task, plan, example, value (see `read_examples`), told: what each model did on each held-out example.
         plans: the rows of plans.csv, or, where the run has not ended or these are none, those made from `plans/`.
         scores: task, criterion, layer, head, score, seconds.
         promises: what tasks state about themselves: task, promise, value, low, high, bound, kept ("True", "False").
@@ -103,6 +104,12 @@ class Run:
             samples, process.
         predictions: shares of dense latency, predicted from measured costs, and measured.
         operators, memory: where a profiled pass spent its time, and what it had allocated when.
+        slices: the metric of pruned plans on parts of the examples that the task names: task, plan, slice, examples,
+            value, dense, and difference with an interval that holds for all parts of a plan at once.
+        calibration: how far a plan's model is as often right as it is sure: task, plan, measure, value, low, high,
+            difference, difference_low, difference_high, answers.
+        reliability: task, plan, bin, answers, confidence, right: answers in bins of rising confidence.
+        texts: task, plan, number, prompt, pieces (the tokens that a model wrote, as a JSON list).
         attention: the attention weights of a few examples, in the order of the tasks; see `read_attention`.
         notes: sentences about what is missing.
         left_out: what, reason: what of the files could not be used. `what` is a path relative to the run, or tells of
@@ -116,6 +123,7 @@ class Run:
     counts: pd.DataFrame
     skipped_arms: pd.DataFrame
     unfinished: pd.DataFrame
+    examples: pd.DataFrame
     plans: pd.DataFrame
     scores: pd.DataFrame
     promises: pd.DataFrame
@@ -123,6 +131,10 @@ class Run:
     predictions: pd.DataFrame
     operators: pd.DataFrame
     memory: pd.DataFrame
+    slices: pd.DataFrame
+    calibration: pd.DataFrame
+    reliability: pd.DataFrame
+    texts: pd.DataFrame
     attention: tuple[AttentionExample, ...]
     notes: tuple[str, ...]
     left_out: pd.DataFrame

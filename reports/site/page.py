@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reports.analyse.texts import Texts
 from reports.base.table_cells import Summary
 from reports.draw.drawing import Drawn, Studio
 from reports.figures import Drawing, Panel, limited
@@ -92,6 +93,7 @@ class Section:
         about: the text below the heading; "" for none.
         tables: shown above the figures.
         parts: its figures.
+        texts: what models write for prompts; None where that is not known.
         appendix: tables for looking things up.
         absent: the sentence that stands in it where there is nothing.
     """
@@ -102,6 +104,7 @@ class Section:
     about: str = ""
     tables: tuple[Summary, ...] = ()
     parts: tuple[Part, ...] = ()
+    texts: Texts | None = None
     appendix: tuple[Summary, ...] = ()
     absent: str = "Nothing of this was measured in this run."
 

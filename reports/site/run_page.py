@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reports.analyse import tables
+from reports.analyse import tables, texts
 from reports.base.commands import again
 from reports.base.formatting import count, listed
 from reports.read.cases import FAILED
@@ -108,6 +108,7 @@ def _section(run: Run, task: str, album: Album) -> Section:
         about=_about(run, task),
         tables=(*tables.summaries(run, task), *tables.promises(run, task)) if of_task else (),
         parts=album.parts(layout.of_task(task), lambda module: module.panels(run, task), task),
+        texts=texts.texts(run, task) if of_task else None,
         appendix=tuple(tables.percentiles(run, task)),
     )
 

@@ -77,6 +77,27 @@ class TinyTask(Task):
             found[f"seed {seed}"] = (tokens, largest), {f"layers.{index}": (labels, labels) for index in range(2)}
         return found
 
+    def slices(self) -> dict[str, np.ndarray]:
+        tokens, largest = _batch(101, 3)
+        few = np.arange(101) < 3
+        return {"the first is it": (tokens[:, 0] == largest).numpy(), "all": few | ~few, "too few to tell": few}
+
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        tokens, largest = _batch(101, 3)
+        with torch.inference_mode():
+            sure, answers = model(tokens).softmax(-1).max(-1)
+        return np.stack([sure.numpy(), (answers == largest).numpy()], axis=-1)
+
+    def prompts(self) -> list[str]:
+        return ["1 2 3 4 5", "6 6 0 0 1"]
+
+    def generate(self, model: nn.Module, prompt: str, tokens: int) -> list[str]:
+        read = [int(token) for token in prompt.split()]
+        for _ in range(tokens):
+            with torch.inference_mode():
+                read.append(int(model(torch.tensor([read[-LENGTH:]])).argmax(-1)))
+        return [f" {token}" for token in read[LENGTH:]]
+
 
 def _batch(size: int, seed: int, length: int = LENGTH) -> Batch:
     tokens = torch.randint(CLASSES, (size, length), generator=torch.Generator().manual_seed(seed))

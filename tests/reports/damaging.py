@@ -9,6 +9,7 @@ import pandas as pd
 CASE = "cases/digits-taylor-keep0.5-b2-cpu.json"
 NAME = CASE.removeprefix("cases/").removesuffix(".json")
 TABLES = ["plans.csv", "scores.csv", "ceilings.csv", "predictions.csv", "operators.csv", "memory.csv"]
+TOLD = ["slices.csv", "calibration.csv", "reliability.csv", "texts.csv"]  # of what changes beside the mean
 
 
 def edit(path: Path, **changes) -> None:

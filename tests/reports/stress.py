@@ -10,6 +10,8 @@ from tests.reports.synthetic import (
     MEMORY_COLUMNS,
     OPERATOR_COLUMNS,
     PREDICTION_COLUMNS,
+    RELIABILITY_COLUMNS,
+    SLICE_COLUMNS,
     RunWriter,
     attention_arrays,
     counted,
@@ -55,6 +57,21 @@ def fill_stress(run: RunWriter) -> None:
             _attention(run, example, layer, numbers)
     _layer(run)
     _tables(run, criteria)
+    _changes(run, numbers)
+
+
+def _changes(run: RunWriter, numbers: np.random.Generator) -> None:
+    """What changes beside the mean, of every plan: 40 examples that are not 0 or 1, 40 slices with long names."""
+    dense = numbers.random(40)
+    for name in (plan["plan"] for plan in run.plans if plan["draw"] == 0):
+        run.example_values(name, list(dense + numbers.normal(size=40) * (numbers.random(40) < 0.3)), TASK)
+        run.table("slices.csv", SLICE_COLUMNS, [
+            (TASK, name, f"a slice of the examples whose number is {number}", 17, 0.9, 0.97, drop, drop - 1, drop + 1)
+            for number, drop in enumerate(numbers.normal(size=40))
+        ])  # fmt: skip
+        run.table("reliability.csv", RELIABILITY_COLUMNS, [
+            (TASK, name, place, 4000, (place + 0.5) / 10, numbers.random()) for place in range(10)
+        ])  # fmt: skip
 
 
 def _attention(run: RunWriter, example: int, layer: str, numbers: np.random.Generator) -> None:

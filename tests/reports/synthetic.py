@@ -21,6 +21,14 @@ PREDICTION_COLUMNS = [
     "task", "device", "plan", "shape", "predicted", "measured", "low", "high", "error", "ended", "rounds"
 ]  # fmt: skip
 CEILING_COLUMNS = ["device", "dtype", "ceiling", "value", "low", "high", "samples", "process"]
+SLICE_COLUMNS = [
+    "task", "plan", "slice", "examples", "value", "dense", "difference", "difference_low", "difference_high"
+]  # fmt: skip
+CALIBRATION_COLUMNS = [
+    "task", "plan", "measure", "value", "low", "high", "difference", "difference_low", "difference_high", "answers"
+]  # fmt: skip
+RELIABILITY_COLUMNS = ["task", "plan", "bin", "answers", "confidence", "right"]
+TEXT_COLUMNS = ["task", "plan", "number", "prompt", "pieces"]
 MATMUL, COPY = 1e12, 1e11  # FLOP/s, bytes/s
 DENSE_SECONDS = 0.012  # at batch 1; twice that at 2
 
@@ -31,6 +39,7 @@ class RunWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plans: list[dict[str, Any]] = []
+        self.examples: list[pd.DataFrame] = []
         self.scores: list[Sequence[Any]] = []
         self.attention: dict[str, np.ndarray] = {}
         self.tables: dict[str, tuple[Sequence[str], list[Sequence[Any]]]] = {}
@@ -92,6 +101,11 @@ class RunWriter:
         """Add rows to a CSV table that stands as it is in the run."""
         self.tables.setdefault(name, (columns, []))[1].extend(rows)
 
+    def example_values(self, plan: str, values: Sequence[float], task: str = "digits") -> None:
+        """What a plan's model does on each example, where that is the metric of the example alone."""
+        told = {"task": task, "plan": plan, "example": range(len(values)), "value_0": values, "alone": values}
+        self.examples.append(pd.DataFrame(told))
+
     def json(self, name: str, document: Any) -> None:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +117,8 @@ class RunWriter:
             columns = [*PLAN_COLUMNS, *(name for name in REPAIR_COLUMNS if any(name in row for row in self.plans))]
             self._csv("plans.csv", columns, [[row.get(column) for column in columns] for row in self.plans])
             values = {"task": "digits", "plan": [row["plan"] for row in self.plans], "example": 0, "value_0": 1.0}
-            pd.DataFrame(values).to_parquet(self.path / "examples.parquet")
+            frames = self.examples or [pd.DataFrame(values)]
+            pd.concat(frames, ignore_index=True).to_parquet(self.path / "examples.parquet")
         if self.scores:
             self._csv("scores.csv", SCORE_COLUMNS, self.scores)
         for name, (columns, rows) in self.tables.items():
@@ -201,6 +216,7 @@ def fill(run: RunWriter) -> None:
 
     fill_profile(run)
     fill_generation(run)
+    fill_changes(run)
     run.table("ceilings.csv", CEILING_COLUMNS, [
         ("cpu", "float32", ceiling, value * turn, 0.9 * value, 1.1 * value, 31, process)
         for ceiling, value in (("matmul", MATMUL), ("copy", COPY)) for process, turn in enumerate((0.5, 1.0, 1.5))
@@ -259,6 +275,39 @@ def fill_generation(run: RunWriter) -> None:
         )  # fmt: skip
 
 
+def fill_changes(run: RunWriter) -> None:
+    """What changes beside the mean, of the dense model and of taylor.
+
+    Of 200 examples the dense model has the last 6 wrong; at a half of the heads the first 7 and the last 3 are wrong
+    too, at a quarter the first 30. Slice `odd` loses 20 points at a half and 40 at a quarter, `even` 1 and 2. The dense
+    model is as often right as sure; at a half it is right 10 points less often than sure, at a quarter 20.
+    """
+    half, quarter = "digits-taylor-keep0.5-0", "digits-taylor-keep0.25-0"
+    for plan, wrong in (
+        ("digits-dense", [*range(194, 200)]), (half, [*range(7), *range(197, 200)]), (quarter, [*range(30)]),
+    ):  # fmt: skip
+        run.example_values(plan, [float(example not in wrong) for example in range(200)])
+    for plan, odd, even in ((half, 0.2, 0.01), (quarter, 0.4, 0.02)):
+        run.table("slices.csv", SLICE_COLUMNS, [
+            ("digits", plan, name, examples, 0.97 - loss, 0.97, -loss, -loss - 0.05, -loss + 0.05)
+            for name, examples, loss in (("even", 131, even), ("odd", 69, odd))
+        ])  # fmt: skip
+    for plan, gap in (("digits-dense", 0.0), (half, 0.1), (quarter, 0.2)):
+        run.table("reliability.csv", RELIABILITY_COLUMNS, [
+            ("digits", plan, place, 400, sure, sure - gap) for place, sure in enumerate((0.3, 0.9))
+        ])  # fmt: skip
+        run.table("calibration.csv", CALIBRATION_COLUMNS, [
+            ("digits", plan, measure, gap * scale, gap * scale, gap * scale + 0.01, gap * scale, 0, 0.4, 800)
+            for measure, scale in (("calibration error", 1), ("overconfidence", 1), ("Brier score", 0.1))
+        ])  # fmt: skip
+    for plan, pieces in (
+        ("digits-dense", [" a", " <b>", " c", "\nd"]), (half, [" a", " <b>", " e"]), (quarter, [" <i>", " <b>", " c"]),
+    ):  # fmt: skip
+        run.table("texts.csv", TEXT_COLUMNS, [
+            ("digits", plan, 0, "Say <it>,", json.dumps(pieces)), ("digits", plan, 1, "Again", json.dumps([" yes"])),
+        ])  # fmt: skip
+
+
 def fill_minimal(run: RunWriter) -> None:
     """One case, one criterion, one round, and the accuracy of two plans."""
     run.task("digits", {"attention": 2})
@@ -279,6 +328,10 @@ def fill_minimal(run: RunWriter) -> None:
     run.table("ceilings.csv", CEILING_COLUMNS, [
         ("cpu", "float32", ceiling, 1e12, "", "", 1, 0) for ceiling in ("matmul", "copy")
     ])  # fmt: skip
+    for plan in ("digits-dense", "digits-taylor-keep0.5-0"):
+        run.example_values(plan, [1.0])
+        run.table("reliability.csv", RELIABILITY_COLUMNS, [("digits", plan, 0, 1, 1.0, 1.0)])
+    run.table("slices.csv", SLICE_COLUMNS, [("digits", "digits-taylor-keep0.5-0", "all", 1, 0.9, 0.97, -0.07, -1, 1)])
     run.table("operators.csv", OPERATOR_COLUMNS, [("digits", "cpu", "dense", 1.0, 2, "aten::addmm", 3, 0.1, 0, 17)])
     run.table("memory.csv", MEMORY_COLUMNS, [("digits", "cpu", "dense", 1.0, 2, 0.0, 0)])
     run.table("predictions.csv", PREDICTION_COLUMNS, [

@@ -195,7 +195,18 @@ def test_a_run_of_nothing_has_all_tables(run):
     run.assemble()
     run.finish(run.path / "missing.json", interrupted=False)
     expected = ["attention.npz", "cases", "environment.json", "examples.parquet", "plans", "plans.csv"]
-    tables = ["ceilings.csv", "memory.csv", "operators.csv", "predictions.csv", "promises.csv", "scores.csv"]
+    tables = [
+        "calibration.csv",
+        "reliability.csv",
+        "slices.csv",
+        "texts.csv",
+        "ceilings.csv",
+        "memory.csv",
+        "operators.csv",
+        "predictions.csv",
+        "promises.csv",
+        "scores.csv",
+    ]
     assert names(run) == sorted([*expected, *tables])
     assert pd.read_csv(run.path / "plans.csv").empty
     assert list(pd.read_parquet(run.path / "examples.parquet")) == ["task", "plan", "example", "value_0"]

@@ -297,3 +297,28 @@ def test_no_text_is_longer_than_the_longest() -> None:
 def test_translate_refuses_what_the_model_cannot_read(model: DateTranslator, texts: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         translate(model, texts)
+
+
+def test_slices_are_the_formats_and_letter_cases_of_what_is_evaluated(tiny: Dates) -> None:
+    texts = [text for batch in tiny.evaluation for text in texts_of(batch)]
+    slices = tiny.slices()
+    assert [*slices][:3] == ["like March 4, 1987", "like March 4th, 1987", "like March the 4th, 1987"]
+    forms, cases = [*slices.values()][: len(FORMATS)], [*slices.values()][len(FORMATS) :]
+    for part in (forms, cases):
+        np.testing.assert_array_equal(np.sum(part, axis=0), np.ones(len(texts)))
+    days = [date.fromisoformat(answer) for batch in tiny.evaluation for answer in answers_of(batch)]
+    for form, mask in zip(FORMATS, forms, strict=True):
+        for number in np.flatnonzero(mask):
+            assert render(days[number], form).lower() == texts[number].lower()
+    np.testing.assert_array_equal(slices["upper case"], [text.isupper() for text in texts])
+
+
+def test_confidences_are_those_of_the_eight_digits(tiny: Dates, model: DateTranslator) -> None:
+    found = tiny.confidences(model)
+    assert found.shape == (46, 8, 2)
+    with torch.inference_mode():
+        batch = tiny.evaluation[0]
+        likely = tiny.forward(model, batch)[3].softmax(-1).max(-1)
+    digits = [0, 1, 2, 3, 5, 6, 8, 9]
+    np.testing.assert_allclose(found[3, :, 0], likely.values[digits].numpy(), rtol=1e-4)
+    np.testing.assert_array_equal(found[3, :, 1], (likely.indices == batch.target[3])[digits].numpy())

@@ -275,3 +275,21 @@ def test_example_refuses_other_lengths(tiny: Digits, seq_len: int) -> None:
     message = rf"seq_len: digits always reads 14 tokens \(5 digits of 2 patches each, 4 questions\), got {seq_len};"
     with pytest.raises(ShapeError, match=message):
         tiny.example(2, seq_len)
+
+
+def test_slices_are_what_the_questions_ask(tiny: Digits) -> None:
+    rows, slices = tiny.rows("evaluation", 2000), tiny.slices()
+    seen = [[digit for _, digit in row] for row in shown(rows)]
+    sought = [int(question) - 5 for question in rows.questions[:, 1]]
+    np.testing.assert_array_equal(slices["asks for place 2"], rows.questions[:, 0] == 2)
+    np.testing.assert_array_equal(slices["seeks digit 7"], [digit == 7 for digit in sought])
+    several = [row.count(digit) > 1 for row, digit in zip(seen, sought, strict=True)]
+    np.testing.assert_array_equal(slices["the sought digit is there twice or more"], several)
+    assert all(mask.dtype == bool and mask.shape == (2000,) for mask in slices.values())
+
+
+def test_confidences_are_right_where_the_answers_are(tiny: Digits) -> None:
+    found = tiny.confidences(Oracle(wrong=1))
+    assert found.shape == (2000, 4, 2)
+    np.testing.assert_array_equal(found[..., 1].mean(axis=0), [1, 0, 1, 1])
+    np.testing.assert_allclose(found[..., 0], np.e / (np.e + 9), rtol=1e-6)

@@ -137,3 +137,29 @@ def test_the_first_page_leads_with_a_pretrained_model(write_run, tmp_path):
     page = read(tmp_path / "out" / "index.html")
     assert "words: with 50 % of the heads" in page.text().partition("What was found")[2][:200]
     assert "runs/real/figures/words-accuracy_latency" in page.all("img")[0]["src"]
+
+
+@pytest.mark.usefixtures("told")
+def test_texts_stand_side_by_side_with_the_first_other_token_marked(write_run, tmp_path):
+    page = page_of(write_run(), tmp_path / "out")
+    html = (tmp_path / "out" / "runs" / "run" / "index.html").read_text()
+    assert "How long greedy text stays that of the dense model" in page.text()
+    assert "Say &lt;it&gt;," in html
+    assert '<p class="text"> a &lt;b&gt;<mark> e</mark></p>' in html
+    assert '<a href="#digits-texts">Greedy text, side by side</a>' in html
+
+
+@pytest.mark.usefixtures("told")
+def test_a_run_without_what_changes_beside_the_mean_has_no_word_of_texts(write_run, tmp_path):
+    def change(run):
+        run.examples = []
+        for name in ("slices.csv", "calibration.csv", "reliability.csv", "texts.csv"):
+            del run.tables[name]
+
+    page = page_of(write_run(change=change), tmp_path / "out")
+    text = page.text()
+    assert "Greedy text" not in text
+    assert "Which examples change needs examples.parquet" in text
+    assert "The task names no slices of its examples" in text
+    assert "The task tells no probabilities of its answers" in text
+    assert "could not be used" not in text
