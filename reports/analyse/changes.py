@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.stats import beta
 
 from reports.analyse import frames
+from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import per_cent
 from reports.base.stats import LEVEL
 from reports.read.run import REFERENCES, Run
@@ -17,7 +18,7 @@ SHOWN = 3  # plans of a figure that shows a few
 
 
 def examples(run: Run, task: str) -> pd.DataFrame:
-    """How many examples each plan changes, one row for each criterion and kept fraction; empty if nothing tells it.
+    """How many examples each plan changes, a row for each of `frames.accuracies`; empty if nothing tells it.
 
     Columns: those of `frames.accuracies`; flips (whether all values are 0 or 1, so that an example is right or wrong);
     worse and better (shares of the examples, beyond rounding), each with _low and _high (Clopper and Pearson 1934); and
@@ -80,26 +81,28 @@ def told_plans(run: Run, task: str, plans: pd.Series) -> pd.DataFrame:
     rows = frames.accuracies(run, task)
     rows = rows[(rows["draws"] == 1) | (rows["draw"] == 0)]
     rows = rows[rows["plan"].isin(set(plans))]
-    return rows.assign(label=[label(row) for _, row in rows.iterrows()])
+    beside = has_repairs(rows)
+    return rows.assign(label=[_label(row, beside=beside) for _, row in rows.iterrows()])
 
 
-def label(row: pd.Series) -> str:
-    """What a plan is called: "dense", "no heads", or its criterion and the share of the heads that it keeps."""
+def _label(row: pd.Series, *, beside: bool) -> str:
+    """What a plan is called: "dense", "no heads", or how it was made and the share of the heads that it keeps."""
     names = {"dense": "dense", "none": "no heads"}
-    return names.get(row["criterion"]) or f"{row['criterion']}, {per_cent(row['kept_fraction'])} kept"
+    return names.get(row["criterion"]) or f"{label(row, beside=beside)}, {per_cent(row['kept_fraction'])} kept"
 
 
 def few(run: Run, task: str, plans: pd.DataFrame) -> pd.DataFrame:
-    """Of `plans` (rows of `told_plans`) those that a figure shows: of one criterion, at most SHOWN shares of the heads.
+    """Of `plans` (rows of `told_plans`) those that a figure shows: of one criterion and repair, at most SHOWN shares.
 
-    The criterion is the one whose plan is best at the share nearest to a half. Falling shares; empty if there is none.
+    They are those whose plan is best at the share nearest to a half. Falling shares; empty if there is none.
     """
     pruned = plans[~plans["criterion"].isin(REFERENCES)]
     if pruned.empty:
         return pruned
     near = (pruned["kept_fraction"] - 0.5).abs()
     merit = pruned.loc[near == near.min(), "value"] * (1 if run.metric(task).higher_is_better else -1)
-    mine = pruned[pruned["criterion"] == pruned.loc[merit.idxmax(), "criterion"]]
+    best = pruned.loc[merit.idxmax()]
+    mine = pruned[(pruned["criterion"] == best["criterion"]) & (pruned["repair"] == best["repair"])]
     mine = mine.sort_values("kept_fraction", ascending=False)
     places = np.unique(np.linspace(0, len(mine) - 1, min(SHOWN, len(mine))).round().astype(int))
     return mine.iloc[places]

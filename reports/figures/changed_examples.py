@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,11 +9,12 @@ from matplotlib.ticker import PercentFormatter
 
 from reports.analyse import changes
 from reports.analyse.limits import best_criteria
+from reports.analyse.plan_names import chosen, has_repairs, label
 from reports.base.formatting import per_cent
 from reports.base.table_cells import Cell, Summary, interval, number
-from reports.draw.style import INK, kept_axis, legend_below, looks, new_figure, reach, shortened
+from reports.draw.style import INK, PAPER, kept_axis, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
-from reports.read.run import MINUS, REFERENCES, Metric, Run
+from reports.read.run import MINUS, RAW, REFERENCES, Metric, Run
 
 TITLE = "Examples that change"
 ABOUT = "task"
@@ -54,17 +54,23 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
 def draw(frame: Changes) -> Figure:
     figure = new_figure(9.0, 4.4)
     table, _ = best_criteria(frame.table, frame.metric, CRITERIA)
-    drawn = [name for name in (*frame.criteria, "none") if (table["criterion"] == name).any()]
+    beside = has_repairs(table)
+    lines = [
+        rows.sort_values("kept_fraction")
+        for criterion in (*frame.criteria, "none")
+        for _, rows in table[table["criterion"] == criterion].groupby("repair", sort=False)
+    ]
     for axes, name, turned in zip(figure.subplots(1, 2, sharex=True), ("worse", "better"), frame.words, strict=True):
-        for place, criterion in enumerate(drawn):
-            rows = table[table["criterion"] == criterion].sort_values("kept_fraction")
+        for place, rows in enumerate(lines):
+            criterion, repair = rows[["criterion", "repair"]].iloc[0]
             color, marker = looks(frame.criteria).get(criterion, (INK, "P"))
-            aside = 0.006 * (place - (len(drawn) - 1) / 2)  # intervals side by side
+            hollow = {"markerfacecolor": PAPER} if beside and repair == RAW else {}
+            aside = 0.006 * (place - (len(lines) - 1) / 2)  # intervals side by side
             axes.errorbar(
                 rows["kept_fraction"] + aside, rows[name],
                 yerr=reach(rows[name], rows[f"{name}_low"], rows[f"{name}_high"]),
-                label=NAMES.get(criterion, shortened(criterion)), color=color, marker=marker, markersize=6,
-                linewidth=1.6, elinewidth=1.1,
+                label=NAMES.get(criterion) or shortened(label(rows.iloc[0], beside=beside)), color=color,
+                marker=marker, markersize=6, linewidth=1.6, elinewidth=1.1, **hollow,
             )  # fmt: skip
         axes.set_title(f"{turned[0].upper()}{turned[1:]}", fontsize="medium")
         axes.set_ylim(bottom=0)
@@ -84,7 +90,7 @@ def caption(frame: Changes) -> str:
     worse, better = frame.words
     turned = "turn from" if frame.flips else "get"
     return (
-        f"With {per_cent(best['kept_fraction'])} of the heads kept, those that {best['criterion']} chooses, "
+        f"With {per_cent(best['kept_fraction'])} of the heads kept, {chosen(best)}, "
         f"{_share(best, 'worse')} of {best['judged']:,} examples {turned} {worse} and {_share(best, 'better')} "
         f"{turned} {better}; {frame.metric.name} changes by {frame.metric.change(best['difference'])}. "
         "In brackets: exact 95 % intervals."
@@ -106,20 +112,20 @@ def _summary(frame: Changes) -> Summary:
         title=f"How many examples turn {frame.words[0]}, and {frame.words[1]}",
         note=note,
         columns=("criterion", "kept", *frame.words, "examples", *titles[: len(names)]),
-        rows=tuple(_row(row, names, frame.metric) for _, row in frame.table.iterrows()),
+        rows=tuple(_row(row, names, frame) for _, row in frame.table.iterrows()),
         folded=True,
     )
 
 
-def _row(row: pd.Series, names: list[str], metric: Metric) -> tuple[Cell, ...]:
-    text = partial(_per_cent)
+def _row(row: pd.Series, names: list[str], frame: Changes) -> tuple[Cell, ...]:
+    named = NAMES.get(row["criterion"]) or label(row, beside=has_repairs(frame.table))
     return (
-        Cell(NAMES.get(row["criterion"], row["criterion"]), order=row["criterion"]),
+        Cell(named, order=row["criterion"]),
         number(row["kept_fraction"], per_cent),
-        interval(row, "worse", text),
-        interval(row, "better", text),
+        interval(row, "worse", _per_cent),
+        interval(row, "better", _per_cent),
         number(row["judged"], "{:,.0f}".format),
-        *(number(row[name], metric.change) for name in names),
+        *(number(row[name], frame.metric.change) for name in names),
     )
 
 

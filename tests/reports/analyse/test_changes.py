@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from reports.analyse import changes, texts
 from reports.figures import changed_examples, reliability, slices
 from reports.read.load import load
+from tests.reports.synthetic import fill_repaired
 
 HALF, QUARTER = "digits-taylor-keep0.5-0", "digits-taylor-keep0.25-0"
 
@@ -68,6 +69,21 @@ def test_few_plans_are_those_of_the_best_criterion(run):
     assert told["label"].iloc[-1] == "no heads"
 
 
+def test_repaired_plans_are_called_so(write_run):
+    def change(run):
+        run.example_values("digits-taylor-keep0.5-compensate-0", [1.0] * 200)
+        run.example_values("digits-shrink-keep0.25-shrink-0", [1.0] * 190 + [0.0] * 10)
+
+    run = load(write_run(fill=fill_repaired, change=change))
+    told = changes.told_plans(run, "digits", run.examples["plan"])
+    assert len(set(told["label"])) == len(told)
+    assert {"taylor, raw, 50 % kept", "taylor, repaired, 50 % kept", "shrink, 25 % kept"} <= {*told["label"]}
+    (panel,) = changed_examples.panels(run, "digits")
+    assert "chosen by taylor and repaired, 0.0 % (0.0 to 1.8) of 200 examples" in changed_examples.caption(panel.frame)
+    (table,) = panel.tables
+    assert "taylor, repaired" in [row[0].text for row in table.rows]
+
+
 def test_slices_stand_with_the_worst_first(run):
     (panel,) = slices.panels(run, "digits")
     assert list(dict.fromkeys(panel.frame.table["slice"])) == ["all examples", "odd", "even"]
@@ -86,9 +102,9 @@ def test_slices_stand_with_the_worst_first(run):
 def test_flips_are_told_in_a_sentence(run):
     (panel,) = changed_examples.panels(run, "digits")
     assert changed_examples.caption(panel.frame) == (
-        "With 50 % of the heads kept, those that taylor chooses, 3.5 % (1.4 to 7.1) of 200 examples turn from right to "
-        "wrong and 1.5 % (0.3 to 4.3) turn from wrong to right; accuracy changes by −0.5 points. In brackets: exact "
-        "95 % intervals."
+        "With 50 % of the heads kept, chosen by taylor, without repair, 3.5 % (1.4 to 7.1) of 200 examples turn from "
+        "right to wrong and 1.5 % (0.3 to 4.3) turn from wrong to right; accuracy changes by −0.5 points. In brackets: "
+        "exact 95 % intervals."
     )
 
 
