@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
 from scipy.stats import rankdata
 
 from reports.analyse import frames
 from reports.analyse.level import margin, within
 from reports.analyse.limits import left_out
+from reports.analyse.metric_view import view
 from reports.base.formatting import duration, per_cent
 from reports.draw.style import GREY, folded, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
@@ -27,6 +28,7 @@ ABSENT = (
 RANDOM, TRUTH = "random", "leave_one_out"
 ENDS = ("", "_low", "_high")
 SHOWN = 30  # criteria
+LINEAR = 0.1  # of the dense model's value: up to that from it, an axis of decades is plain
 RESAMPLES, SEED = 1000, 0
 ENOUGH_HEADS = 6  # below that a bootstrap over heads says nothing
 ELSEWHERE = (
@@ -47,8 +49,10 @@ class Comparison:
             heads). NaN where something was not measured.
         random: the mean value of random plans, and the ends of the range that holds 95 % of them; None without them.
         draws: the number of random plans; 0 without them.
-        reference: the mean value of the random plans, or the dense model's value where there are none.
+        reference: the mean value of the random plans, or the dense model's value where there are none, or values span
+            decades.
         criteria: all criteria of the run; their order gives each its colour.
+        log: whether values span decades, as perplexities do, so that the advantage stands on a logarithm.
     """
 
     metric: Metric
@@ -58,6 +62,7 @@ class Comparison:
     draws: int
     reference: float
     criteria: tuple[str, ...]
+    log: bool = False
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
@@ -76,8 +81,10 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     references = pd.concat([random["value"], dense])
     if references.empty:
         return
-    reference = float(references.iloc[0])
     metric = run.metric(task)
+    shown = view(plans[plans["kept_fraction"].isin([kept, 1.0])], metric)
+    log = shown is not None and shown.log
+    reference = float((dense if log else references).iloc[0])
     table = pruned[pruned["kept_fraction"] == kept].set_index("criterion")[["value", "low", "high"]].astype(float)
     ends = dict(zip(ENDS, ("value", "low", "high"), strict=True))
     gains = {f"advantage{end}": table[name] - reference for end, name in ends.items()}
@@ -85,7 +92,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     table = table.sort_values("value", ascending=not metric.higher_is_better, kind="stable").rename_axis("criterion")
     band = tuple(map(float, random[["value", "low", "high"]].iloc[0])) if len(random) else None
     draws = int(random["draws"].iloc[0]) if len(random) else 0
-    yield Panel("", task, Comparison(metric, kept, table.reset_index(), band, draws, reference, run.criteria))
+    yield Panel("", task, Comparison(metric, kept, table.reset_index(), band, draws, reference, run.criteria, log))
 
 
 def draw(frame: Comparison) -> Figure:
@@ -219,13 +226,22 @@ def _points(axes: Axes, table: pd.DataFrame, column: str, criteria: tuple[str, .
 def _advantage_axis(axes: Axes, frame: Comparison) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     if frame.random:
-        mean, low, high = frame.random
+        _, low, high = (value - frame.reference for value in frame.random)
         label = f"random: 95 % of {frame.draws} draws"
-        axes.axvspan(low - mean, high - mean, color=GREY, alpha=0.25, linewidth=0, zorder=0, label=label)
+        axes.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0, zorder=0, label=label)
     if frame.metric.is_share:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    if frame.log:
+        axes.set_xscale("symlog", linthresh=LINEAR * frame.reference)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _in_thousands(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
     unit = " (points)" if frame.metric.is_share else "" if frame.metric.higher_is_better else " (lower is better)"
     axes.set_xlabel(folded(f"{frame.metric.name} less {_reference(frame)}{unit}", 2.6))
+
+
+def _in_thousands(value: float) -> str:
+    """A tick's value as short as it goes: 100, 10k."""
+    return f"{value:g}" if abs(value) < 1000 else f"{value / 1000:g}k"
 
 
 def _spearman_axis(axes: Axes, frame: Comparison) -> None:  # noqa: ARG001
@@ -243,4 +259,4 @@ def _seconds_axis(axes: Axes, frame: Comparison) -> None:  # noqa: ARG001
 
 
 def _reference(frame: Comparison) -> str:
-    return "the mean of random draws" if frame.random else "the dense model"
+    return "the mean of random draws" if frame.random and not frame.log else "the dense model"

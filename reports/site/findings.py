@@ -150,12 +150,13 @@ def _price(half: Half) -> Finding:
     """The finding on what keeping this plan's heads alone costs in accuracy, and saves in time."""
     row, tradeoff = half.row, half.tradeoff
     assert tradeoff.setting is not None  # or there would be no speedup
+    changed = f"{half.metric.text(row['value'])}{_ratio_of(row, half.metric)}"
     text = (
         f"{half.task}: with {half.kept} of the heads, {chosen(row)}, {half.metric.name} changes by "
         f"{half.metric.change(row['difference'])} "
-        f"(95 % interval {half.metric.interval(row['difference_low'], row['difference_high'])}) to "
-        f"{half.metric.text(row['value'])}, and a forward pass of batch {tradeoff.batch} takes {_share(row)} of the "
-        f"dense model's time on {tradeoff.setting.text}.{verdict(row, half.metric)}"
+        f"(95 % interval {half.metric.interval(row['difference_low'], row['difference_high'])}) to {changed}, and a "
+        f"forward pass of batch {tradeoff.batch} takes {_share(row)} of the dense model's time on "
+        f"{tradeoff.setting.text}.{verdict(row, half.metric)}"
     )
     return Finding(text, _name(accuracy_latency), half.task)
 
@@ -237,6 +238,12 @@ def _ceiling(half: Half) -> Finding | None:
         f"{half.kept} of them it is {_times(half.row)}."
     )
     return Finding(text, _name(speedup_bounds), half.task)
+
+
+def _ratio_of(row: pd.Series, metric: Metric) -> str:
+    """A clause such as ", 1.41 times the dense model's", on the ratio of a plan's value to that; "" of shares."""
+    dense = row["value"] - row["difference"]
+    return "" if metric.is_share or dense <= 0 else f", {row['value'] / dense:.3g} times the dense model's"
 
 
 def _share(row: pd.Series) -> str:

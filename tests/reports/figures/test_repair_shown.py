@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from reports.analyse import frames, tables
 from reports.draw.style import PAPER, theme
-from reports.figures import accuracy_latency, kept_accuracy
+from reports.figures import accuracy_latency, criteria, kept_accuracy
 from reports.read.load import load
 from tests.reports.synthetic import fill_repaired
 
@@ -106,3 +106,21 @@ def test_perplexities_over_decades_stand_on_a_logarithm_and_the_hopeless_at_its_
     sentence = accuracy_latency.caption(next(accuracy_latency.panels(run, "digits")).frame)
     assert sentence.endswith("beyond 240, 3 choices of heads; the worst, random with 50 % of them, is at 42647.")
     assert drawn(kept_accuracy, run).get_yscale() == "log"
+
+
+def test_criteria_of_perplexities_over_decades_are_compared_with_the_dense_model(write_run):
+    def change(run):
+        run.environment["tasks"]["digits"].update(metric="perplexity", higher_is_better=False, chance=49152.0)
+        for plan in run.plans:
+            value = {"dense": 24.0, "taylor": 34.0, "magnitude": 17660.0}.get(plan["criterion"], 42647.0)
+            plan.update(value=value, low=value - 1, high=value + 1, difference=value - 24.0)
+
+    (panel,) = criteria.panels(load(write_run(fill=fill_repaired, change=change)), "digits")
+    assert (panel.frame.log, panel.frame.reference) == (True, 24.0)
+    table = panel.frame.table.set_index("criterion")
+    assert table.loc["taylor", ["advantage", "advantage_low", "advantage_high"]].tolist() == [10.0, 9.0, 11.0]
+    with theme():
+        axes = criteria.draw(panel.frame).axes[0]
+    assert axes.get_xscale() == "symlog"
+    assert axes.get_xlabel().replace("\n", " ") == "perplexity less the dense model (lower is better)"
+    assert "taylor is best at 34.0, +10.0 against the dense model" in criteria.caption(panel.frame)

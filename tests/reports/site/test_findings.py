@@ -118,3 +118,15 @@ def test_the_task_that_can_spare_most_comes_first(write_run, value, first):
         run.case("words", "taylor", 0.5, 2, paired(0.1, 3.0))
 
     assert findings(load(write_run(change=change)))[0].task == first
+
+
+def test_what_is_no_share_is_said_in_times_of_the_dense_model_too(write_run):
+    def change(run):
+        run.environment["tasks"]["digits"].update(metric="perplexity", higher_is_better=False)
+        for plan in run.plans:
+            value = 36.0 if plan["criterion"] == "taylor" else 24.0 if plan["criterion"] == "dense" else 240.0
+            ends = {"difference_low": value - 25.0, "difference_high": value - 23.0}
+            plan.update(value=value, difference=value - 24.0, **ends)
+
+    text = findings(load(write_run(change=change)))[0].text
+    assert "perplexity changes by +12.0 (95 % interval 11.0 to 13.0) to 36.0, 1.5 times the dense model's, and" in text
