@@ -65,14 +65,14 @@ def slice_changes(
 def _usual_step(values: np.ndarray, dense: np.ndarray, aggregate: Aggregate) -> float:
     """The root mean square of the metric's changes on single examples, of those that change.
 
-    If none does, it is how far apart the dense model's single examples are at most.
+    If none does, it is how far apart the dense model's single examples are at most, or, where all are alike, from 0.
     """
     each, reference = (np.array([aggregate(row[None]) for row in rows], dtype=float) for rows in (values, dense))
     known = np.isfinite(each) & np.isfinite(reference)
     steps = (each - reference)[known & (each != reference)]
     if len(steps):
         return float(np.sqrt(np.mean(steps**2)))
-    return float(np.ptp(reference[known])) if known.any() else 0.0
+    return float(np.ptp(reference[known]) or np.abs(reference[known]).max()) if known.any() else 0.0
 
 
 def _jackknife_variance(values: np.ndarray, dense: np.ndarray, aggregate: Aggregate) -> float:

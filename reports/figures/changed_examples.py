@@ -11,10 +11,10 @@ from reports.analyse import changes
 from reports.analyse.limits import best_criteria
 from reports.analyse.plan_names import chosen, has_repairs, label
 from reports.base.formatting import per_cent
-from reports.base.table_cells import Cell, Summary, interval, number
+from reports.base.table_cells import Cell, Summary, number
 from reports.draw.style import INK, PAPER, kept_axis, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
-from reports.read.run import MINUS, RAW, REFERENCES, Metric, Run
+from reports.read.run import RAW, REFERENCES, Metric, Run
 
 TITLE = "Examples that change"
 ABOUT = "task"
@@ -122,12 +122,14 @@ def _row(row: pd.Series, names: list[str], frame: Changes) -> tuple[Cell, ...]:
     return (
         Cell(named, order=row["criterion"]),
         number(row["kept_fraction"], per_cent),
-        interval(row, "worse", _per_cent),
-        interval(row, "better", _per_cent),
+        _share_cell(row, "worse"),
+        _share_cell(row, "better"),
         number(row["judged"], "{:,.0f}".format),
         *(number(row[name], frame.metric.change) for name in names),
     )
 
 
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.1f} %".replace("-", MINUS)
+def _share_cell(row: pd.Series, name: str) -> Cell:
+    """A share of the examples in per cent, with its interval."""
+    low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
+    return Cell(f"{100 * row[name]:.1f} %", f"{low:.1f} to {high:.1f}", row[name])

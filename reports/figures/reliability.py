@@ -1,6 +1,6 @@
 """Calibration of probabilities: whether a model is as often right as it is sure to be, dense and pruned."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from reports.analyse import changes
-from reports.base.table_cells import NONE, Cell, Summary, interval, number, word
+from reports.base.table_cells import NONE, Cell, Summary, number, word
 from reports.draw.style import GREY, INK, legend_right, looks, new_figure, shortened
 from reports.figures import Panel
 from reports.read.run import MINUS, Run
@@ -18,7 +18,7 @@ ABOUT = "task"
 ABSENT = "The task tells no probabilities of its answers, or the run has no calibration.csv and reliability.csv."
 MEASURES = ("calibration error", "overconfidence", "Brier score")
 ERROR, _, BRIER = MEASURES
-Text = Callable[[float], str]
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @dataclass(frozen=True)
@@ -112,30 +112,28 @@ def _summaries(labels: pd.Series, measures: pd.DataFrame) -> Iterator[Summary]:
 def _row(label: str, measures: dict[str, pd.Series]) -> tuple[Cell, ...]:
     cells: list[Cell] = []
     for name in MEASURES:
-        texts = (_number, _number_change) if name == BRIER else (_points, _points_change)
+        texts = ("{:.4f}", "{:+.4f}", 1) if name == BRIER else ("{:.1f} %", "{:+.1f} points", 100)
         row = measures.get(name)
         cells += [Cell(NONE)] * 2 if row is None else _cells(row, *texts, is_dense=label == "dense")
     answers = next(iter(measures.values()))["answers"]
     return (word(label), *cells, number(answers, "{:,.0f}".format))
 
 
-def _cells(row: pd.Series, text: Text, change: Text, *, is_dense: bool) -> list[Cell]:
-    """The cells of a measure: its value as `text`, and its difference to the dense model as `change` writes it."""
-    value = Cell(text(row["value"]), f"{text(row['low'])} to {text(row['high'])}", row["value"])
-    return [value, Cell(NONE) if is_dense else interval(row, "difference", change)]
+def _cells(row: pd.Series, text: str, change: str, scale: float, *, is_dense: bool) -> list[Cell]:
+    """The cells of a measure: its value, and its difference to the dense model, with their intervals.
+
+    Args:
+        text, change: formats of the two, with their units.
+        scale: what numbers are multiplied by.
+    """
+    cells = []
+    for form, names in ((text, ("value", "low", "high")), (change, DIFFERENCE)):
+        value, *bounds = (scale * row[name] for name in names)
+        plain = form.partition("}")[0] + "}"
+        within = " to ".join(plain.format(bound) for bound in bounds)
+        cells.append(Cell(form.format(value).replace("-", MINUS), within.replace("-", MINUS), value))
+    return [cells[0], Cell(NONE)] if is_dense else cells
 
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f} %".replace("-", MINUS)
-
-
-def _points_change(share: float) -> str:
-    return f"{100 * share:+.1f} points".replace("-", MINUS)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}".replace("-", MINUS)
-
-
-def _number_change(value: float) -> str:
-    return f"{value:+.4f}".replace("-", MINUS)

@@ -115,7 +115,7 @@ def _summary(metric: Metric, told: pd.DataFrame, labelled: pd.DataFrame) -> Summ
         mine = labelled[labelled["label"] == label].sort_values("difference", ascending=metric.higher_is_better)
         rows += [_row(row, metric) for _, row in mine.head(WORST).iterrows()]
     return Summary(
-        title=f"The {WORST} slices on which each plan loses most, of {count}",
+        title=f"The slices on which each plan loses most: {min(WORST, count)} of {count}",
         note="In brackets: intervals that hold for all slices of a plan at once in 95 % of cases (Bonferroni), since "
         "whoever looks for the worst of many finds one by luck.",
         columns=("plan", "slice", "examples", metric.name, "dense", "against dense", "shown to be"),

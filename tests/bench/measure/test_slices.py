@@ -42,6 +42,9 @@ def test_where_no_example_changes_a_change_is_as_large_as_examples_are_apart():
     (only,) = slice_changes(dense, dense, {"all": np.full(20, True)}, mean)
     assert only.high == pytest.approx(student.ppf(0.975, 19) * norm.ppf(0.975) * 3 / 2 / 20)
 
+    (perfect,) = slice_changes(np.ones(20), np.ones(20), {"all": np.full(20, True)}, mean)
+    assert perfect.high == pytest.approx(only.high / 3)
+
 
 def test_a_metric_that_is_no_mean_is_that_of_the_part():
     rng = np.random.default_rng(5)
