@@ -5,8 +5,9 @@ close to what it does in the dense model. Nothing is trained.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,18 +15,20 @@ from torch import nn
 from mha.families import find_attention
 from mha.families.base.wrappers import unwrapped
 from mha.pruning.masking import at_rest
-from mha.repair.fit_linear import LinearFit, LinearsFit, Method
-from mha.repair.layers_to_fit import check_belong, kept_outputs, shared_linears
+from mha.repair.fit_linear import Method, fit
+from mha.repair.layers_to_fit import Scope, check_belong, emptied, parts_of
 from mha.repair.observe import Forward, calling_outputs, held_batches
-from mha.repair.residual_stream import Goal, Sought, goals_of, together
+from mha.repair.reading import Reading, read
+from mha.repair.rows import FromTheStart, Part, SideBySide, Source, StrayedError
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import WITH_GRADIENTS, Bar
 from mha.values.errors import CalibrationError
 
-Scope = Literal["attention", "stream", "all"]
 METHODS: tuple[Method, ...] = ("bias", "scale", "least_squares")
-SCOPES = ("attention", "stream", "all")
+SCOPES: tuple[Scope, ...] = ("attention", "stream", "all")
+
+logger = logging.getLogger(__name__)
 
 
 def compensate(
@@ -53,8 +56,10 @@ def compensate(
     A layer without heads gets a new bias. A projection without a bias stays without one, so that the result
     is saved and loaded like any pruned model.
 
-    Both models run in eval mode, and are left as they were, also after an error. What the stream holds after each
-    fitted layer is kept in memory: for float32 4 bytes x positions x width x layers.
+    Both models run in eval mode, and are left as they were, also after an error. All batches go through both models
+    once, side by side, and wait for one another at every fitted layer; in memory are what they hold at one layer, and
+    the sums that the fit is solved from. (Models that run a layer on what it made itself, as ALBERT does, start anew
+    for every layer.)
 
     Args:
         batches: read once, and held; labels are not needed.
@@ -93,22 +98,28 @@ def compensate(
         repaired = copy.deepcopy(unwrapped(pruned))
         bar = Bar("compensate", progress)
         with bar.shown():
-            _fit_again(usable(repaired), usable(unwrapped(teacher)), calibration, forward, method, scope, bar)
+            models = usable(repaired), usable(unwrapped(teacher))
+            fit_again(*models, calibration, forward, bar, method=method, scope=scope)
     return repaired
 
 
-def _fit_again(
+def fit_again(
     repaired: nn.Module,
     teacher: nn.Module,
     batches: Sequence[Any],
     forward: Forward,
-    method: Method,
-    scope: Scope,
     bar: Bar,
+    *,
+    method: Method = "least_squares",
+    scope: Scope = "all",
+    reading: Reading | None = None,
 ) -> None:
     """Fit the linear layers of `repaired`, the pruned model, to the dense model `teacher`, in place.
 
     `method` and `scope` are those of `compensate`; `bar` shows how many runs of a model have been made.
+
+    Args:
+        reading: what `read` has given for the teacher and these batches; None reads it now.
 
     Raises:
         CalibrationError: NaN or infinity, or a `forward` that does not run both models alike.
@@ -117,49 +128,46 @@ def _fit_again(
     """
     students, teachers = find_attention(repaired), find_attention(teacher)
     check_belong(students, teachers)
-    layers = {teachers[name].output_name: layer for name, layer in students.items()}
-    own = method != "least_squares"
-    others = [] if own or scope == "attention" else shared_linears(teacher, teachers, repaired)
-    further = kept_outputs(teacher, repaired, others) if scope == "all" else {}
-    empty = [teachers[layer.name].module for layer in students.values() if not layer.num_heads]
-    sought = Sought(
-        outputs=list(layers),
-        others=others,
-        first=[name for name, layer in layers.items() if layer.num_heads < teachers[layer.name].num_heads],
-        own=own,
-        further=further,
-        silent={module for layer in empty for module in layer.modules()},
-    )
-    guess = len(batches) * (len(layers) + len(others) + 1) / 2  # as if each were fitted, and ran after the one before
-    bar.expect(WITH_GRADIENTS * len(batches) + guess)
-    bar.doing("reading the dense model")
     with at_rest(teacher, repaired), calling_outputs(teachers):
-        goals = goals_of(teacher, sought, batches, bar.counting(forward, WITH_GRADIENTS))
-        groups = together(goals)
-        work = [len(batches) * runs for runs in _runs_for(groups, goals, len(layers) + len(others))]
-        bar.expect(sum(work) - guess)
+        silent = {module for name in emptied(students, teachers) for module in teachers[name].module.modules()}
+        if reading is None or reading.readers_in(silent):
+            bar.expect(WITH_GRADIENTS * len(batches))
+            bar.doing("reading the dense model")
+            reading = read(teacher, batches, bar.counting(forward, WITH_GRADIENTS), silent=silent)
+        parts = parts_of(repaired, teacher, reading.goals, method, scope)
         with torch.no_grad(), calling_outputs(students):
-            for names, units in zip(groups, work, strict=True):
-                bar.doing(names[0])
-                of_group = {name: goals.pop(name) for name in names}
-                for name, goal in of_group.items():
-                    if goal.kept:
-                        LinearFit(name, layers.get(name), goal, repaired, method).run(batches, forward)
-                if weights := {name: goal.weights for name, goal in of_group.items() if not goal.kept}:
-                    LinearsFit(repaired, teacher, weights, further).run(batches, forward)
-                bar.advance(units)
+            _fit_parts(parts, repaired, teacher, batches, forward, method, reading, bar)
 
 
-def _runs_for(groups: Sequence[Sequence[str]], goals: Mapping[str, Goal], layers: int) -> list[float]:
-    """About how many runs of a whole model each list of `groups` takes for a batch: a pass ends with its last layer.
+def _fit_parts(
+    parts: Sequence[Part],
+    repaired: nn.Module,
+    teacher: nn.Module,
+    batches: Sequence[Any],
+    forward: Forward,
+    method: Method,
+    reading: Reading,
+    bar: Bar,
+) -> None:
+    """Fit the layers one after the other, side by side where the models allow it, else from the start for each."""
+    calls = reading.calls(parts)
+    if calls is not None:
+        before = {part.name: copy.deepcopy(part.linear.state_dict()) for part in parts}
+        try:
+            _fit_from(SideBySide(repaired, teacher, parts, calls), parts, method, len(batches), 2, bar)
+            return
+        except StrayedError as error:
+            logger.info("every layer's passes begin at the start of the model: %s", error)
+            for part in parts:
+                part.linear.load_state_dict(before[part.name])
+    source = FromTheStart(repaired, teacher, parts, batches, forward)
+    _fit_from(source, parts, method, len(batches), len(parts), bar)
 
-    Args:
-        groups: lists of layers that are fitted together, in the order in which they run.
-        layers: how many linear layers there are, those before the first list included.
-    """
-    runs, left = [], len(goals)
-    for names in groups:
-        left -= len(names)
-        models = 1 if goals[names[0]].kept else 2  # the dense one too
-        runs.append(models * (1 - left / layers))
-    return runs
+
+def _fit_from(source: Source, parts: Sequence[Part], method: Method, batches: int, passes: int, bar: Bar) -> None:
+    """Fit the layers to the rows of `source`, which takes about so many passes over the batches for all of them."""
+    bar.expect(passes * batches)
+    for part in source:
+        bar.doing(part.name)
+        fit(part, source.rows(part), method, batches)
+        bar.advance(passes * batches / len(parts))

@@ -2,18 +2,23 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 
-from mha.families import AttentionLayer
+from mha.families import AttentionLayer, find_attention
 from mha.families.base.linears import is_conv1d, weight_of
 from mha.pruning.resolve import kept_entries
 from mha.pruning.slicing import plan_of
 from mha.pruning.weight_axes import LINEARS
+from mha.repair.residual_stream import Goal
+from mha.repair.rows import Part
 from mha.values.errors import PlanError, UnsupportedModule
 
 WIDEST = 8  # times what it reads: a wider layer spells a vocabulary, and its targets would fill the memory
 
+Scope = Literal["attention", "stream", "all"]
 Layers = Mapping[str, AttentionLayer]
 
 
@@ -78,6 +83,45 @@ def kept_outputs(teacher: nn.Module, model: nn.Module, names: Sequence[str]) -> 
         if shape[0] and shape == (outputs if rows is None else len(rows), inputs) and outputs <= WIDEST * inputs:
             kept[name] = rows
     return kept
+
+
+def emptied(students: Layers, teachers: Layers) -> list[str]:
+    """Names of the layers that keep no head in the pruned model, and have some in the dense one."""
+    return [name for name, layer in students.items() if not layer.num_heads and teachers[name].num_heads]
+
+
+def parts_of(
+    repaired: nn.Module, teacher: nn.Module, goals: Mapping[str, Goal], method: str, scope: Scope
+) -> list[Part]:
+    """The layers of the pruned model that are fitted, in the order in which they run; from the first pruned one on.
+
+    Args:
+        goals: linear layer of the dense model -> its goal, in the order in which they run.
+        method, scope: those of `mha.compensate`.
+
+    Raises:
+        PlanError: a linear layer outside of attention is missing in the pruned model, or has another shape there.
+    """
+    students, teachers = find_attention(repaired), find_attention(teacher)
+    layers = {teachers[name].output_name: layer for name, layer in students.items()}
+    own = method != "least_squares"
+    others = [] if own or scope == "attention" else shared_linears(teacher, teachers, repaired)
+    kept = kept_outputs(teacher, repaired, others) if scope == "all" else {}
+    parts = [
+        Part(
+            name=name,
+            linear=layers[name].output if name in layers else repaired.get_submodule(name),
+            dense=teacher.get_submodule(name),
+            goal=replace(goal, reader=None) if own else goal,
+            layer=layers.get(name),
+            kept=None if goal.reader is not None else kept.get(name),
+        )
+        for name, goal in goals.items()
+        if name in layers or (name in others and (goal.reader is not None or name in kept))
+    ]
+    smaller = {teachers[name].output_name for name in students if students[name].num_heads < teachers[name].num_heads}
+    first = next((place for place, part in enumerate(parts) if part.name in smaller), len(parts))
+    return parts[first:]
 
 
 def is_linear(module: nn.Module) -> bool:

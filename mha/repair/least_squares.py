@@ -13,6 +13,7 @@ from torch import Tensor
 DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
 DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
 DAMPING_OF_REMOVAL = 1e-3
+BLOCK = 4096  # rows of which products are added up in their own dtype
 CONSTANT = 1e-9  # share of inputs' mean square below which their variance is rounding: they do not vary
 
 
@@ -34,11 +35,23 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, weight: Tensor | None = None) -> "Moments":
-        """The moments of rows x (n, k) and y (n, o), each counted `weight` (n,) times, or once."""
-        x, y = x.double(), y.double()
-        w = x.new_ones(len(x)) if weight is None else weight.double()
+        """The moments of rows x (n, k) and y (n, o), each counted `weight` (n,) times, or once.
+
+        Products of float32 (or less) are added up in float32, blocks of `BLOCK` rows in float64.
+        """
+        wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        w = torch.ones(len(x), device=x.device) if weight is None else weight
+        total = cls.zero(x.shape[1], y.shape[1], x.device)
+        for some in (slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)):
+            total = total + cls._of_block(x[some].to(wide), y[some].to(wide), w[some].to(wide))
+        return total
+
+    @classmethod
+    def _of_block(cls, x: Tensor, y: Tensor, w: Tensor) -> "Moments":
+        """The moments of a few rows, with products in their dtype."""
         wx, wy = x * w[:, None], y * w[:, None]
-        return cls(w.sum(), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum())
+        sums = (w.sum(), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum())
+        return cls(*(part.double() for part in sums))
 
     @classmethod
     def zero(cls, k: int, o: int, device: torch.device | None = None) -> "Moments":
@@ -92,12 +105,14 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
     fit, held = fit.of_residual(weight, bias), held.of_residual(weight, bias)
     damping: float | None = DAMPING_UNTRIED
     if held.n > 0:
-        errors = {share: held.error(*_change(fit, share, bias is not None)).item() for share in DAMPING}
-        damping = min(errors, key=lambda share: errors[share])
-        damping = damping if errors[damping] < held.yy.item() else None
-    if damping is None:
+        tried = {share: _change(fit, share, bias is not None) for share in DAMPING}
+        errors = {share: held.error(*change).item() for share, change in tried.items() if change is not None}
+        damping = min(errors, key=lambda share: errors[share], default=None)
+        damping = damping if damping is not None and errors[damping] < held.yy.item() else None
+    solution = None if damping is None else _change(fit + held, damping, bias is not None)
+    if solution is None:
         return weight, bias
-    change, shift = _change(fit + held, damping, bias is not None)
+    change, shift = solution
     return weight + change, None if bias is None or shift is None else bias + shift
 
 
@@ -154,8 +169,10 @@ def without(
         yield head, changed, None if bias is None else bias + (weight - changed) @ moments.x / moments.n
 
 
-def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None]:
+def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None] | None:
     """ΔW (o, k) and Δb (o,) that fit the residual y - (W x + b) best, by damped least squares.
+
+    None where rounding keeps it from being solved with so little damping.
 
     Args:
         residual: moments with that residual in place of y.
@@ -167,7 +184,10 @@ def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor,
         change = moments.xy.T.new_zeros(moments.xy.T.shape)
     else:
         damped = moments.xx + damping * mean_square * torch.eye(len(moments.xx)).to(moments.xx)
-        change = torch.cholesky_solve(moments.xy, torch.linalg.cholesky(damped)).T
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:
+            return None
+        change = torch.cholesky_solve(moments.xy, factor).T
     if not with_bias:
         return change, None
     return change, (residual.y - change @ residual.x) / residual.n

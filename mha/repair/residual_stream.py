@@ -1,4 +1,4 @@
-"""What each linear layer should lead to in the pruned model: its goal, read off the dense model.
+"""What each linear layer should lead to in the pruned model: its goal, found in the dense model.
 
 A layer that writes to a residual stream is not asked to put out what it puts out in the dense model. It is asked for
 what is missing then, so that the stream holds what it holds in the dense model when the next module reads it:
@@ -18,7 +18,7 @@ Whether a layer's output is added to the stream is seen by gradients: if it is, 
 gradient by the output as by what the reader reads.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ from mha.values.errors import CalibrationError
 
 SAME = 1e-3  # relative difference of gradients up to which the stream after a layer is its output plus something
 
+Seen = Callable[[Run, Tensor | None], object]  # (a run of a layer, the gradient by what it puts out)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sought:
@@ -38,16 +40,13 @@ class Sought:
         outputs: attention's output projections; where they do not write to a residual stream, the goal is their output.
         others: other linear layers; only those that write to a residual stream, always before the same reader, get a
             goal.
-        first: layers of which the earliest is the first to get a goal; what runs before it gets none.
         own: whether the goal of all layers is their own output.
-        further: those of the others whose goal is their own output if they write to no stream. The values of such
-            goals are not kept: they would be most of the memory.
+        further: those of the others whose goal is their own output if they write to no stream.
         silent: modules that do not run in the pruned model; the reader can't be one of them.
     """
 
     outputs: Sequence[str]
     others: Sequence[str] = ()
-    first: Collection[str]
     own: bool = False
     further: Collection[str] = ()
     silent: Collection[nn.Module] = ()
@@ -59,53 +58,25 @@ class Goal:
 
     Attributes:
         reader: the module that reads the residual stream after the layer's output was added to it; None where
-            there is none.
-        values: batch -> for each run of the layer what the reader reads, or else what the layer puts out, (..., o).
-        weights: batch -> for each run how much every token of its output counts, (...).
-        source: of all the pass's runs, in their order, the index of the first whose input is the tensor that this
-            layer's first run reads.
-        kept: False where the goal is the layer's own output and its values are to be had from the dense model again.
+            there is none, and the goal is the layer's own output.
+        weights: batch -> for each run of the layer how much every token of its output counts, (...).
     """
 
     reader: str | None = None
-    values: list[list[Tensor]] = field(default_factory=list)
     weights: list[list[Tensor]] = field(default_factory=list)
-    source: int = -1
-    kept: bool = True
-
-    def begin_batch(self) -> None:
-        """Begin the next batch, to which the runs that are added from now on belong."""
-        self.values.append([])
-        self.weights.append([])
-
-    def add(self, run: Run, gradient: Tensor | None) -> None:
-        """Add one run of the layer in the dense model to the batch that was begun last.
-
-        Args:
-            gradient: of what `forward` returns by the run's output; None where there is none.
-
-        Raises:
-            CalibrationError: what the reader reads, or the layer puts out, in this run is NaN or infinite.
-        """
-        value = run.output if self.reader is None else run.read
-        if value is None or not value.isfinite().all():
-            raise CalibrationError(
-                f"batch {len(self.values) - 1}: in the teacher there are NaN or infinite values after {run.name!r}; "
-                "look for them in the batch or in the model's weights"
-            )
-        if self.kept:
-            self.values[-1].append(value.detach().clone())
-        self.weights[-1].append(position_weights(value, gradient))
 
 
-def goals_of(model: nn.Module, sought: Sought, batches: Sequence[Any], forward: Forward) -> dict[str, Goal]:
-    """Layer -> its goal, in the order in which layers first run, from one of `sought.first` on.
+def goals_of(
+    model: nn.Module, sought: Sought, batches: Sequence[Any], forward: Forward, seen: Seen | None = None
+) -> dict[str, Goal]:
+    """Layer -> its goal, in the order in which layers first run.
 
     A token's weight is how much what `forward` returns depends on the layer's output there (`position_weights`).
 
     Args:
         model: the dense model.
         forward: (model, batch) runs the model and returns what matters of its output.
+        seen: called with every run of a layer that is sought, and the gradient by its output.
 
     Raises:
         CalibrationError: `forward` ran none of the output projections, or what is read or put out after a layer that
@@ -119,26 +90,21 @@ def goals_of(model: nn.Module, sought: Sought, batches: Sequence[Any], forward: 
             _check_ran(runs, sought.outputs)
             goals = _empty_goals(runs, by_output, by_read, sought)
         for goal in goals.values():
-            goal.begin_batch()
+            goal.weights.append([])
         for run, gradient in zip(runs, by_output, strict=True):
             if run.name in goals:
-                goals[run.name].add(run, gradient)
+                _check_finite(run, number)
+                goals[run.name].weights[-1].append(position_weights(run.output, gradient))
+            if seen is not None:
+                seen(run, gradient)
     return goals
 
 
-def together(goals: Mapping[str, Goal]) -> list[list[str]]:
-    """The layers in their order, in lists of those that are fitted together, in the same passes.
-
-    Neighbours are fitted together if the values of their goals are not kept and they read the same input.
-    """
-    groups: list[list[str]] = []
-    for name, goal in goals.items():
-        before = goals[groups[-1][-1]] if groups else None
-        if goal.kept or before is None or before.kept or before.source != goal.source:
-            groups.append([name])
-        else:
-            groups[-1].append(name)
-    return groups
+def from_first_on(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
+    """The goals from the earliest of the layers `first` on; no goals where none of these layers has one."""
+    order = list(goals)
+    start = min((order.index(name) for name in first if name in goals), default=len(order))
+    return {name: goals[name] for name in order[start:]}
 
 
 def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:
@@ -154,10 +120,23 @@ def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:
         raise CalibrationError("forward(teacher, batch) ran none of the teacher's attention layers")
 
 
+def _check_finite(run: Run, number: int) -> None:
+    """Refuse a run after which there is NaN or infinity, in the batch of this number.
+
+    Raises:
+        CalibrationError: what the layer puts out, or what is read next, is NaN or infinite somewhere.
+    """
+    if not all(tensor.isfinite().all() for tensor in (run.output, run.read) if tensor is not None):
+        raise CalibrationError(
+            f"batch {number}: in the teacher there are NaN or infinite values after {run.name!r}; "
+            "look for them in the batch or in the model's weights"
+        )
+
+
 def _empty_goals(
     runs: Sequence[Run], by_output: Sequence[Tensor | None], by_read: Sequence[Tensor | None], sought: Sought
 ) -> dict[str, Goal]:
-    """Goals without values for the layers that have one, in the order in which layers first run.
+    """Goals without weights for the layers that have one, in the order in which layers first run.
 
     Args:
         by_output, by_read: for each run the gradients by its output, and by what was read after it; None without one.
@@ -167,21 +146,8 @@ def _empty_goals(
         writes_to_stream = not sought.own and _same(of_output, of_read)
         readers.setdefault(run.name, set()).add(run.reader if writes_to_stream else None)
     goals = {name: Goal(next(iter(several)) if len(several) == 1 else None) for name, several in readers.items()}
-    inputs = [id(run.input) for run in runs]  # all are held, so that no two share one
-    for run in reversed(runs):
-        goals[run.name].source = inputs.index(id(run.input))
     only_in_stream = set(sought.others) - set(sought.further)
-    goals = {name: goal for name, goal in goals.items() if goal.reader is not None or name not in only_in_stream}
-    for name, goal in goals.items():
-        goal.kept = goal.reader is not None or name not in sought.further
-    return _from_first_on(goals, sought.first)
-
-
-def _from_first_on(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
-    """The goals from the earliest of the layers `first` on; no goals where none of these layers has one."""
-    order = list(goals)
-    start = min((order.index(name) for name in first if name in goals), default=len(order))
-    return {name: goals[name] for name in order[start:]}
+    return {name: goal for name, goal in goals.items() if goal.reader is not None or name not in only_in_stream}
 
 
 def _same(of_output: Tensor | None, of_read: Tensor | None) -> bool:

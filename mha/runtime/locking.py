@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from types import FrameType
 from typing import ParamSpec, TypeVar, cast
@@ -41,16 +41,17 @@ class _Hold:
     Attributes:
         keys: the ids of what it asks for: modules, and the process's random generator.
         by: the name, in messages, of the function that made the call.
-        thread: the thread in which the call was made.
+        thread: the thread in which the call was made, or for which that one acts.
         active: whether it has what it asks for; otherwise it waits.
     """
 
     keys: frozenset[int]
     by: str
-    thread: threading.Thread = field(default_factory=threading.current_thread)
+    thread: threading.Thread
     active: bool = False
 
 
+_ACTING = threading.local()  # .thread: the one for which this one acts
 _GUARD = threading.Lock()
 _LINE: list["weakref.ref[_Hold]"] = []  # in order of arrival; a hold that nobody refers to any more has left
 
@@ -72,7 +73,7 @@ def locked(*models: nn.Module, by: str, draws: bool = False) -> Iterator[None]:
             has waited for something else for a minute.
     """
     keys = {id(module) for model in models for module in model.modules()}
-    hold = _Hold(frozenset(keys | {id(torch.default_generator)} if draws else keys), by)
+    hold = _Hold(frozenset(keys | {id(torch.default_generator)} if draws else keys), by, acting_thread())
     try:
         _wait(hold)
         with undoing():
@@ -103,6 +104,22 @@ def exclusive(by: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return alone
 
     return decorate
+
+
+def acting_thread() -> threading.Thread:
+    """The thread for which this one acts: itself, unless within `acting_as`."""
+    return getattr(_ACTING, "thread", None) or threading.current_thread()
+
+
+@contextmanager
+def acting_as(thread: threading.Thread) -> Iterator[None]:
+    """Within the context this thread may do what the other one may, which waits for it meanwhile."""
+    before = getattr(_ACTING, "thread", None)
+    _ACTING.thread = thread
+    try:
+        yield
+    finally:
+        _ACTING.thread = before
 
 
 def _wait(hold: _Hold) -> None:
