@@ -1,7 +1,10 @@
 """A short recovery training: the pruned model learns from the dense one's outputs (Hinton et al. 2015)."""
 
 import copy
+import re
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +22,10 @@ from mha.values.errors import CalibrationError
 
 Distance = Callable[[Any, Any], Tensor]
 HELD_OUT = 4  # every fourth batch tells whether the training has helped
-JUDGING = 0.5  # how long judging on a batch takes, as a share of a step, which computes gradients
+CHECKS = 8  # how often that is asked on the way
+PATIENCE = 2  # how often in a row the answer may be no
+WARM_UP = 0.05  # share of the training in which the learning rate rises
+WHOLE = 100.0  # units of the bar that the training is counted as
 
 
 def distill(
@@ -28,7 +34,8 @@ def distill(
     batches: Iterable[Any],
     forward: Forward,
     *,
-    steps: int = 100,
+    steps: int | None = None,
+    seconds: float | str | None = None,
     learning_rate: float = 1e-4,
     distance: Distance | None = None,
     optimizer: Optimizer | None = None,
@@ -36,14 +43,20 @@ def distill(
 ) -> nn.Module:
     """A copy of `pruned`, trained for a few steps to put out what `teacher` does; no labels are needed.
 
-    All trainable parameters are trained in evaluation mode (without dropout), a batch per step, the learning rate
-    falling to 0 along a line. Every fourth batch is held out: if the copy is not closer to the teacher on those than
-    `pruned` is, it is returned as it was. Nothing is random. Both models are left as they were, also after an error.
+    All trainable parameters are trained in evaluation mode (without dropout), a batch per step in an order that is
+    always the same, the learning rate rising for a twentieth of the training and then falling to 0 along a line. Every
+    fourth batch is held out: the training ends early when the distance to the teacher on those has risen twice in a
+    row, the copy is the one that was closest on them, and `pruned` as it was if none was closer than that. With `steps`
+    nothing is random; how many steps fit into `seconds` is. Both models are left as they were, also after an error.
+
+    Train on other batches than those that `compensate` fitted to, which the model fits better than it does others.
 
     Args:
         batches: read once, and held.
         forward: (model, batch) runs the model and returns what matters of its output.
-        steps: how many steps are taken; where there are fewer batches, they are seen several times.
+        steps: how many steps are taken at most; where there are fewer batches, they are seen several times. 100,
+            unless `seconds` are given.
+        seconds: how long it may take, as a number or as "90s", "5min" or "1h".
         learning_rate: of AdamW.
         distance: (what forward returns for the copy, what it returns for the teacher) -> scalar, the mean over
             examples, say a KL divergence of logits. By default the mean squared error of every floating tensor, as a
@@ -53,7 +66,8 @@ def distill(
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
 
     Raises:
-        CalibrationError: no batches, fewer than 1 step, or a distance that is not a finite scalar with a gradient.
+        CalibrationError: no batches, fewer than 1 step, both steps and seconds or a time that can't be read, or a
+            distance that is not a finite scalar with a gradient.
         BusyError: another thread has one of the models, and waiting for it would not end.
 
     Example:
@@ -67,20 +81,40 @@ def distill(
         HeadPlan({'attention': (0, 1, 3)})
     """
     calibration = held_batches(batches)
-    if steps < 1:
-        raise CalibrationError(f"steps must be at least 1, got {steps}")
+    schedule = _schedule(steps, seconds)
     fit = [batch for number, batch in enumerate(calibration) if number % HELD_OUT != HELD_OUT - 1]
     judge = calibration[HELD_OUT - 1 :: HELD_OUT] or calibration
     with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
         bar = Bar("distill", progress)
-        bar.expect(steps + 2 * len(judge) * JUDGING)
+        bar.expect(WHOLE)
         model = copy.deepcopy(usable(pruned))
         measure = _Measure(usable(teacher), forward, distance or relative_error, bar)
         with at_rest(teacher, model), bar.shown():
-            before = measure.mean(model, judge)
-            _train(model, fit, measure, steps, _optimizer(model, teacher, optimizer, learning_rate), bar)
-            closer = measure.mean(model, judge) < before
-        return model if closer else copy.deepcopy(pruned)
+            best = _Best(model, lambda: measure.mean(model, judge))
+            training = _optimizer(model, teacher, optimizer, learning_rate)
+            schedule.begin()
+            _train(model, fit, measure, schedule, training, best, bar)
+        if not best.improved:
+            return copy.deepcopy(pruned)
+        model.load_state_dict(best.state)
+        return model
+
+
+def seconds_in(time_given: float | str) -> float:
+    """The seconds in a number of them, or in a text such as "90s", "5min" or "1h".
+
+    Raises:
+        CalibrationError: it can't be read, or is not above 0.
+    """
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    match = re.fullmatch(r"\s*([0-9.]+)\s*(s|min|h)\s*", time_given) if isinstance(time_given, str) else None
+    try:
+        seconds = float(match[1]) * units[match[2]] if match else float(time_given)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise CalibrationError(f'expected a time such as 30, "90s", "5min" or "1h", got {time_given!r}')
+    return seconds
 
 
 def relative_error(output: Any, wanted: Any) -> Tensor:
@@ -119,7 +153,7 @@ class _Measure:
         """The model's mean distance to the teacher over the batches, without gradients."""
         self._bar.doing("judging on held-out batches")
         with torch.no_grad():
-            return sum(self(model, batch).item() for batch in self._bar.over(batches, JUDGING)) / len(batches)
+            return sum(self(model, batch).item() for batch in batches) / len(batches)
 
 
 def _optimizer(model: nn.Module, teacher: nn.Module, of_teacher: Optimizer | None, learning_rate: float) -> Optimizer:
@@ -132,27 +166,133 @@ def _optimizer(model: nn.Module, teacher: nn.Module, of_teacher: Optimizer | Non
     return AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], learning_rate)
 
 
+def _schedule(steps: int | None, seconds: float | str | None) -> "_Schedule":
+    """How long to train.
+
+    Raises:
+        CalibrationError: fewer than 1 step, both, or a time that can't be read.
+    """
+    if steps is not None and seconds is not None:
+        raise CalibrationError(f"expected steps or seconds, got both: {steps!r} and {seconds!r}")
+    if seconds is not None:
+        return _Schedule(None, seconds_in(seconds))
+    steps = 100 if steps is None else steps
+    if steps < 1:
+        raise CalibrationError(f"steps must be at least 1, got {steps}")
+    return _Schedule(steps, None)
+
+
+@dataclass
+class _Schedule:
+    """How far a training has come, of a number of steps or of seconds.
+
+    Attributes:
+        steps, seconds: one of which is given.
+        step: how many steps have been taken.
+        began: when the first did.
+    """
+
+    steps: int | None
+    seconds: float | None
+    step: int = 0
+    began: float = field(default=0.0)
+
+    def begin(self) -> None:
+        """The training begins now."""
+        self.began = time.perf_counter()
+
+    @property
+    def share(self) -> float:
+        """The share of the training that is over, from 0 to 1."""
+        if self.steps is not None:
+            return self.step / self.steps
+        assert self.seconds is not None
+        return min((time.perf_counter() - self.began) / self.seconds, 1.0)
+
+    def factor(self) -> float:
+        """What the learning rates are multiplied by in the step that comes."""
+        share = self.share
+        rise = 1.0 if self.steps is not None and self.steps * WARM_UP < 1 else min((share + 0.01) / WARM_UP, 1.0)
+        return rise * (1 - share)
+
+
+class _Best:
+    """The state in which a model was closest to the teacher.
+
+    Args:
+        model: as it is now, to be trained.
+        judge: how far it is from the teacher, as it is when called.
+
+    Attributes:
+        improved: whether a state was closer than the first.
+        state: the closest one's parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module, judge: Callable[[], float]) -> None:
+        self._model, self._judge = model, judge
+        self.least = self._before = judge()
+        self.state: dict[str, Any] = {}
+        self.worse = 0  # how often in a row the distance has risen
+
+    @property
+    def improved(self) -> bool:
+        return bool(self.state)
+
+    def look(self) -> bool:
+        """Judge the model as it is now; False if training on has stopped to help."""
+        distance = self._judge()
+        self.worse = 0 if distance < self._before else self.worse + 1
+        self._before = distance
+        if distance < self.least:
+            self.least, self.state = distance, copy.deepcopy(self._model.state_dict())
+        return self.worse < PATIENCE
+
+
 def _train(
-    model: nn.Module, batches: Sequence[Any], measure: _Measure, steps: int, optimizer: Optimizer, bar: Bar
+    model: nn.Module,
+    batches: Sequence[Any],
+    measure: _Measure,
+    schedule: _Schedule,
+    optimizer: Optimizer,
+    best: _Best,
+    bar: Bar,
 ) -> None:
-    """Train the model in place, a batch per step, the learning rates falling to 0 along a line.
+    """Train the model in place, a batch per step, until the schedule is over or training on does not help.
 
     Raises:
         CalibrationError: the distance has no gradient, or is no finite scalar tensor.
     """
-    bar.doing("training")
     rates = [group["lr"] for group in optimizer.param_groups]
-    with torch.enable_grad():
-        for step in bar.over(range(steps)):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 - step / steps)
-            optimizer.zero_grad()
-            value = measure(model, batches[step % len(batches)])
-            if not value.requires_grad:
-                raise CalibrationError(
-                    "the distance to the teacher has no gradient: forward must return something differentiable, and "
-                    "the model must have trainable parameters"
-                )
-            value.backward()
-            optimizer.step()
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0)).tolist()
+    looks = 0
+    while schedule.share < 1:
+        bar.doing("training")
+        done = schedule.share
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule.factor()
+        _step(model, batches[order[schedule.step % len(batches)]], measure, optimizer)
+        schedule.step += 1
+        bar.advance(WHOLE * (schedule.share - done))
+        if schedule.share * CHECKS >= looks + 1:
+            looks = int(schedule.share * CHECKS)
+            if not best.look():
+                break
     optimizer.zero_grad()
+
+
+@torch.enable_grad()
+def _step(model: nn.Module, batch: Any, measure: _Measure, optimizer: Optimizer) -> None:
+    """One step of the training, on one batch.
+
+    Raises:
+        CalibrationError: the distance has no gradient, or is no finite scalar tensor.
+    """
+    optimizer.zero_grad()
+    value = measure(model, batch)
+    if not value.requires_grad:
+        raise CalibrationError(
+            "the distance to the teacher has no gradient: forward must return something differentiable, and "
+            "the model must have trainable parameters"
+        )
+    value.backward()
+    optimizer.step()

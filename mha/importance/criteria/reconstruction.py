@@ -1,0 +1,82 @@
+"""What the loss rises by when the head leaves and the output projection is solved again for the others.
+
+The optimal brain surgeon for whole heads, as OSSCAR (Meng et al. 2024) and ZipLM (Kurtić et al. 2023) have it, in the
+currency of the loss: by its curvature as in K-FAC (Martens and Grosse 2015).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mha.families import AttentionLayer
+from mha.families.base.linears import weight_of
+from mha.importance.registry import register_criterion
+from mha.importance.running.calibration import Calibration
+from mha.importance.running.removal import Slopes, removal_costs
+from mha.runtime.undoing import hooked
+from mha.values.layout import owners
+
+
+@register_criterion("reconstruction", needs="gradients")
+def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
+    """What the loss rises by, to second order, when the head leaves and its layer's output projection is solved again.
+
+    Heads of a layer leave one after the other, the cheapest first; a head's score is what it adds to that. One pass with
+    gradients tells it for every number of heads. It is the criterion for models that are repaired (`mha.compensate`)
+    afterwards, and what `mha.shrink` takes. Tokens are taken for independent, and padding that the loss does not see
+    does not count.
+
+    Raises:
+        CalibrationError: a loss that can't be differentiated.
+    """
+    calibration.expect(1)
+    layers = calibration.with_heads
+    slopes: dict[str, Slopes] = {}
+    examples = 0
+    for batch in calibration.each_batch():
+        with _noted(layers) as runs, batch.run() as loss:
+            outputs = {f"{name}, run {number}": output for number, (name, _, output) in enumerate(runs)}
+            gradients = batch.gradients(loss, outputs)
+            examples += loss.examples
+            for (name, read, _), gradient in zip(runs, gradients.values(), strict=True):
+                _slopes_of(slopes, name, layers[name]).add(read, gradient * loss.examples)
+    scores = calibration.zeros()
+    for name, of_layer in slopes.items():
+        scores[name] = costs_in(layers[name], of_layer) / examples
+    return scores
+
+
+def costs_in(layer: AttentionLayer, slopes: Slopes) -> Tensor:
+    """The cost (h,) of each of the layer's heads, summed over the tokens that are in `slopes`."""
+    owner = owners(layer.context_axis, layer.sizes).to(slopes.inputs.device)
+    intercept = layer.output._parameters.get("bias") is not None
+    return removal_costs(slopes, weight_of(layer.output), owner, intercept=intercept)
+
+
+@contextmanager
+def _noted(layers: Mapping[str, AttentionLayer]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """Within the context each run of an output projection is noted: the layer's name, what it reads and puts out."""
+    runs: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_()
+        runs.append((name, args[0], output))
+        return output
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook: Callable[..., Tensor] = partial(note, name)
+            hooks.enter_context(hooked(layer.output, hook))
+        yield runs
+
+
+def _slopes_of(slopes: dict[str, Slopes], name: str, layer: AttentionLayer) -> Slopes:
+    """The sums of this layer, begun with its first run."""
+    if name not in slopes:
+        outputs, inputs = weight_of(layer.output).shape
+        slopes[name] = Slopes.zero(inputs, outputs, weight_of(layer.output).device)
+    return slopes[name]
