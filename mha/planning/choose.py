@@ -1,7 +1,7 @@
 """Scores and a budget become a plan."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from mha.costs import CostTable
 from mha.families import AttentionMap, find_attention
 from mha.planning.charges import QUANTITIES, Charges
 from mha.planning.exchange import rearranged
+from mha.planning.feasible import Choice
 from mha.planning.programme import Programme
 from mha.planning.terms import Terms
 from mha.planning.tied_layers import ties_of
@@ -91,7 +92,7 @@ def choose(
         whole_groups=whole_groups,
         across_layers=across_layers,
     )
-    _tell_if_slow(plan, scores, costs)
+    tell_if_slow(plan, scores, costs)
     return plan
 
 
@@ -102,12 +103,14 @@ def best_plan(
     model: nn.Module | None = None,
     costs: CostTable | None = None,
     across_layers: bool | None = None,
+    known: Mapping[str, Sequence[Choice]] | None = None,
     **terms: Any,
 ) -> HeadPlan:
     """The plan that `choose` returns, without its warning about a plan that is no faster than the dense model.
 
     Args:
         budgets: name of every budget -> how much of it is given; None where it is not.
+        known: layer -> its choices, where more is known of them than the scores of single heads say.
         terms: fields of `mha.planning.terms.Terms`.
 
     Raises:
@@ -121,7 +124,7 @@ def best_plan(
     _check_belong(scores, layers, costs)
     ties = [] if layers is None else ties_of(layers)
     across = scores.comparable if across_layers is None else across_layers
-    programme = Programme.of(scores if across else _within_layers(scores), asked, ties)
+    programme = Programme.of(scores if across else _within_layers(scores), asked, ties, known if across else None)
     if budget in QUANTITIES:
         best = programme.within_budget(budget, amount, Charges.of(budget, model, costs, ties))
     else:
@@ -199,7 +202,7 @@ def _check_layers(scores: HeadScores, layers: Mapping[str, tuple[tuple[int, ...]
             )
 
 
-def _tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
+def tell_if_slow(plan: HeadPlan, scores: HeadScores, costs: CostTable | None) -> None:
     """Warn of a plan that removes heads and, by the costs, makes the model no faster; without costs nothing is known.
 
     Warns:

@@ -37,8 +37,14 @@ Alternative = Mapping[str, Choice]  # one way for layers that are decided togeth
 Part = Sequence[Alternative]  # all ways for these layers
 
 
-def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list[Part]:
+def parts_of(
+    scores: HeadScores, terms: Terms, ties: Iterable[Tie] = (), known: Mapping[str, Sequence[Choice]] | None = None
+) -> list[Part]:
     """For each layer, or set of tied layers, every feasible way to prune it that the terms allow, other layers aside.
+
+    Args:
+        known: layer -> its choices, where more is known of them than the scores of single heads say; of layers that are
+            tied to others nothing more is known.
 
     Raises:
         ScoresError: a layer can't keep as many heads as `terms.min_heads` asks for, or that names one without scores.
@@ -48,7 +54,7 @@ def parts_of(scores: HeadScores, terms: Terms, ties: Iterable[Tie] = ()) -> list
         raise ScoresError(f"min_heads names layers without scores: {unknown}; scored are {list(scores.scores)}")
     tie_of = {name: tie for tie in ties for name in tie.layers}
     together = dict.fromkeys(tie_of.get(name, Tie((name,), Alike.HEADS)) for name in scores.scores)
-    return [_allowed(scores, tie, terms) for tie in together]
+    return [_allowed(scores, tie, terms, known or {}) for tie in together]
 
 
 def alike(scores: HeadScores, parts: Sequence[Part], terms: Terms) -> Part:
@@ -95,7 +101,7 @@ def _alike(scores: HeadScores, parts: Sequence[Part]) -> Iterator[Alternative]:
             yield {name: choice for way in ways for name, choice in way.items()}
 
 
-def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
+def _allowed(scores: HeadScores, tie: Tie, terms: Terms, known: Mapping[str, Sequence[Choice]]) -> Part:
     """Every feasible way for the layers of a tie that the terms allow.
 
     Raises:
@@ -110,13 +116,22 @@ def _allowed(scores: HeadScores, tie: Tie, terms: Terms) -> Part:
             )
     allowed = [
         way
-        for way in _ways(scores, names, tie)
+        for way in _known_or_scored(scores, names, tie, known)
         if all(terms.allow(choice.shape, whole[name]) for name, choice in way.items())
     ]
     enough = [way for way in allowed if all(way[name].shape.heads >= terms.floor_of(name) for name in names)]
     if not enough:
         raise ScoresError(_why_too_few(names, whole, allowed, terms))
     return enough
+
+
+def _known_or_scored(
+    scores: HeadScores, names: Sequence[str], tie: Tie, known: Mapping[str, Sequence[Choice]]
+) -> Iterable[Alternative]:
+    """Every feasible way for the scored layers `names` of a tie, by what is known of it or else by the scores."""
+    if len(tie.layers) == 1 and names[0] in known:
+        return [{names[0]: choice} for choice in known[names[0]]]
+    return _ways(scores, names, tie)
 
 
 def _why_too_few(names: Sequence[str], whole: Mapping[str, Shape], allowed: Part, terms: Terms) -> str:

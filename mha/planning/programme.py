@@ -1,10 +1,10 @@
 """Puts the choice of a plan as a problem for the knapsack, and makes a plan of the knapsack's solution."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mha.planning.charges import Charges
-from mha.planning.feasible import Alternative, Part, alike, counts_in_words, parts_of
+from mha.planning.feasible import Alternative, Choice, Part, alike, counts_in_words, parts_of
 from mha.planning.knapsack import Option, best_of_size, best_within
 from mha.planning.terms import Terms
 from mha.planning.tied_layers import Tie
@@ -31,14 +31,23 @@ class Programme:
     terms: str
 
     @classmethod
-    def of(cls, scores: HeadScores, terms: Terms, ties: Iterable[Tie]) -> "Programme":
+    def of(
+        cls,
+        scores: HeadScores,
+        terms: Terms,
+        ties: Iterable[Tie],
+        known: Mapping[str, Sequence[Choice]] | None = None,
+    ) -> "Programme":
         """The programme of all that a plan for these scores may keep, by the terms and with tied layers kept alike.
+
+        Args:
+            known: layer -> its choices, where more is known of them than the scores of single heads say.
 
         Raises:
             ScoresError: the terms can't be met, whatever the budget.
         """
         layers = list(scores.scores)
-        one_by_one = parts_of(scores, terms, ties)
+        one_by_one = parts_of(scores, terms, ties, known)
         parts = [alike(scores, one_by_one, terms)] if terms.uniform and layers else one_by_one
         return cls(layers, one_by_one, parts, terms.in_words(len(layers)))
 

@@ -150,7 +150,7 @@ def _fit_parts(
     bar: Bar,
 ) -> None:
     """Fit the layers one after the other, side by side where the models allow it, else from the start for each."""
-    calls = reading.calls(parts)
+    calls = reading.calls(parts, forward)
     if calls is not None:
         before = {part.name: copy.deepcopy(part.linear.state_dict()) for part in parts}
         try:

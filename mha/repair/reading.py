@@ -28,21 +28,21 @@ class Reading:
     Attributes:
         goals: linear layer -> its goal, in the order in which they first run.
         arguments: batch -> those of each call of the model itself within `forward`.
-        model: the dense model. batches: what it was run on. forward: what ran it.
+        model: the dense model.
+        batches: what it was run on.
     """
 
     goals: Mapping[str, Goal]
     arguments: Sequence[Sequence[Arguments]]
     model: nn.Module
     batches: Sequence[Any]
-    forward: Forward
 
     def readers_in(self, modules: Collection[nn.Module]) -> bool:
         """Whether one of these modules of the dense model reads the residual stream for some goal."""
         readers = {goal.reader for goal in self.goals.values()} - {None}
         return any(self.model.get_submodule(str(reader)) in modules for reader in readers)
 
-    def calls(self, parts: Sequence[Part]) -> list[Call] | None:
+    def calls(self, parts: Sequence[Part], forward: Forward) -> list[Call] | None:
         """Calls that run each of these layers exactly once, which together are the batches; None if there are none.
 
         They are those of `forward`, or those of the model that `forward` makes with plain arguments, as for the queries
@@ -50,7 +50,7 @@ class Reading:
         """
         runs = [{len(part.goal.weights[number]) for part in parts} for number in range(len(self.batches))]
         if all(counts == {1} for counts in runs):
-            runs_of_forward = (partial(_forwarded, self.forward, batch) for batch in self.batches)
+            runs_of_forward = (partial(_forwarded, forward, batch) for batch in self.batches)
             return [Call(number, 0, run) for number, run in enumerate(runs_of_forward)]
         if all(counts == {len(calls)} for counts, calls in zip(runs, self.arguments, strict=True)) and all(
             map(_plain, self.arguments)
@@ -69,15 +69,19 @@ def read(
     forward: Forward,
     *,
     silent: Collection[nn.Module] = (),
+    watched: Forward | None = None,
     seen: Seen | None = None,
+    enough: int | None = None,
 ) -> Reading:
-    """Run the dense model on all batches, with gradients, and find the goals of its linear layers.
+    """Run the dense model on batches, with gradients, and find the goals of its linear layers.
 
     Args:
         model: the dense model, whose layers call their output projections as modules (`calling_outputs`).
         forward: (model, batch) runs the model and returns what matters of its output.
         silent: modules that do not run in the pruned model, and so read nothing there.
+        watched: like `forward`, of what gradients are taken; None for what `forward` returns.
         seen: called with every run of a layer, and the gradient by its output.
+        enough: after how many tokens no further batch is read, if those tell which tokens of the others count.
 
     Raises:
         CalibrationError: `forward` ran no attention, or there are NaN or infinite values after a layer.
@@ -87,15 +91,14 @@ def read(
     sought = Sought(
         outputs=[layer.output_name for layer in layers.values()], others=others, further=others, silent=silent
     )
-    arguments: list[list[Arguments]] = []
+    arguments: dict[int, list[Arguments]] = {}
 
     def noting(model: nn.Module, batch: Any) -> Any:
-        arguments.append([])
-        with _noted(model, arguments[-1]):
-            return forward(model, batch)
+        with _noted(model, arguments.setdefault(id(batch), [])):
+            return (watched or forward)(model, batch)
 
-    goals = goals_of(model, sought, batches, noting, *([] if seen is None else [seen]))
-    return Reading(goals, arguments, model, batches, forward)
+    goals = goals_of(model, sought, batches, noting, seen=seen, enough=enough)
+    return Reading(goals, [arguments.get(id(batch), []) for batch in batches], model, batches)
 
 
 @contextmanager

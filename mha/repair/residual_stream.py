@@ -18,13 +18,14 @@ Whether a layer's output is added to the stream is seen by gradients: if it is, 
 gradient by the output as by what the reader reads.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from mha.repair.observe import Forward, Run, gradients, observed, position_weights
+from mha.repair.token_weights import Read, further_weights, spread, tokens_in
 from mha.values.errors import CalibrationError
 
 SAME = 1e-3  # relative difference of gradients up to which the stream after a layer is its output plus something
@@ -67,7 +68,13 @@ class Goal:
 
 
 def goals_of(
-    model: nn.Module, sought: Sought, batches: Sequence[Any], forward: Forward, seen: Seen | None = None
+    model: nn.Module,
+    sought: Sought,
+    batches: Sequence[Any],
+    forward: Forward,
+    *,
+    seen: Seen | None = None,
+    enough: int | None = None,
 ) -> dict[str, Goal]:
     """Layer -> its goal, in the order in which layers first run.
 
@@ -77,34 +84,37 @@ def goals_of(
         model: the dense model.
         forward: (model, batch) runs the model and returns what matters of its output.
         seen: called with every run of a layer that is sought, and the gradient by its output.
+        enough: of how many tokens weights are read, at least, if that tells which tokens of further batches count
+            (`further_weights`); None reads all batches.
 
     Raises:
         CalibrationError: `forward` ran none of the output projections, or what is read or put out after a layer that
             gets a goal is NaN or infinite.
     """
     goals: dict[str, Goal] = {}
-    for number, batch in enumerate(batches):
-        with observed(model, [*sought.outputs, *sought.others], batch, forward, sought.silent) as (runs, returned):
+    read: Read = {}
+    for number in range(len(batches)) if enough is None else spread(len(batches)):
+        if enough is not None and tokens_in(read) >= enough:
+            if (further := further_weights(batches, read)) is not None:
+                read |= further
+                break
+            enough = None
+        names = [*sought.outputs, *sought.others]
+        with observed(model, names, batches[number], forward, sought.silent) as (runs, returned):
             by_output, by_read = gradients(runs, returned, number)
-        if number == 0:
+        if not read:
             _check_ran(runs, sought.outputs)
             goals = _empty_goals(runs, by_output, by_read, sought)
-        for goal in goals.values():
-            goal.weights.append([])
+        read[number] = {name: [] for name in goals}
         for run, gradient in zip(runs, by_output, strict=True):
             if run.name in goals:
                 _check_finite(run, number)
-                goals[run.name].weights[-1].append(position_weights(run.output, gradient))
+                read[number][run.name].append(position_weights(run.output, gradient))
             if seen is not None:
                 seen(run, gradient)
+    for name, goal in goals.items():
+        goal.weights = [read[number][name] for number in range(len(batches))]
     return goals
-
-
-def from_first_on(goals: Mapping[str, Goal], first: Collection[str]) -> dict[str, Goal]:
-    """The goals from the earliest of the layers `first` on; no goals where none of these layers has one."""
-    order = list(goals)
-    start = min((order.index(name) for name in first if name in goals), default=len(order))
-    return {name: goals[name] for name in order[start:]}
 
 
 def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:

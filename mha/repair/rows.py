@@ -33,7 +33,9 @@ class Rows(NamedTuple):
 
     Attributes:
         batch: the number of the batch.
-        read: (..., k). wanted: (..., o). weights: (...), how much each token counts.
+        read: (..., k).
+        wanted: (..., o).
+        weights: (...), how much each token counts.
     """
 
     batch: int
@@ -120,7 +122,7 @@ class FromTheStart:
             ran, reads = runs_and_reads(part.dense, reader, len(weights), run)
             values = [part.of_kept(output) for _, output in ran] if reader is None else reads
             for (read, wanted), counts in zip(self._of_student(part, number, batch, values), weights, strict=True):
-                yield Rows(number, read, wanted, counts)
+                yield Rows(number, read, wanted, _per_token(counts, read))
 
     def _of_student(self, part: Part, number: int, batch: Any, values: Sequence[Tensor]) -> list[InputAndOutput]:
         """What the pruned model's layer reads in each run on this batch, and should put out.
@@ -192,9 +194,7 @@ class SideBySide:
         calls: all of them, of all batches.
     """
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, parts: Sequence[Part], calls: Sequence[Call]
-    ) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, parts: Sequence[Part], calls: Sequence[Call]) -> None:
         self._student, self._teacher, self._calls = student, teacher, calls
         self._parts = {part.name: part for part in parts}
         self._stops: list[tuple[_Stop, _Stop]] = []  # for each call, where the pruned and the dense model are
@@ -232,7 +232,7 @@ class SideBySide:
             _check_alike(part.name, call.batch, [came.shape], [value.shape])
             _check_finite(part.name, call.batch, read, output)
             wanted = value if part.goal.reader is None else _missing(value, stop.value, output)
-            yield Rows(call.batch, read, wanted, part.goal.weights[call.batch][call.place])
+            yield Rows(call.batch, read, wanted, _per_token(part.goal.weights[call.batch][call.place], read))
 
     @contextmanager
     def _passes(self) -> Iterator[list[tuple[Pass, Pass]]]:
@@ -380,6 +380,11 @@ def _run_of(part: Part, stop: _Stop) -> InputAndOutput:
     assert ran.read is not None
     assert ran.output is not None
     return ran.read, ran.output
+
+
+def _per_token(weights: Tensor, read: Tensor) -> Tensor:
+    """The weights, one for all tokens or one for each in their order, as (...), for what a layer reads, (..., k)."""
+    return weights.expand(read.shape[:-1]) if weights.dim() == 0 else weights.reshape(read.shape[:-1])
 
 
 def _missing(value: Tensor, stream: Tensor, output: Tensor) -> Tensor:

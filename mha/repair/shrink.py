@@ -1,25 +1,32 @@
-"""From a trained model to a smaller one in one call: score, choose, prune, repair."""
+"""From a trained model to a smaller one in one call: heads are chosen and cut out, and what is left is repaired."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from mha.importance.running.batch import Loss
 from mha.importance.score import score
-from mha.planning.choose import choose
-from mha.pruning.masking import at_rest, eval_mode
-from mha.repair.candidates import Distance, Search, Steps, candidates, silently_chosen, spaced
-from mha.repair.distill import relative_error
+from mha.planning.choose import choose, tell_if_slow
+from mha.pruning.masking import at_rest
+from mha.pruning.slicing import prune
+from mha.repair.compensate import fit_again
+from mha.repair.distill import distill as train
+from mha.repair.distill import seconds_in
+from mha.repair.layers_to_fit import Scope
 from mha.repair.observe import Forward, held_batches
+from mha.repair.reading import Reading
+from mha.repair.selection import BUDGETS, Distance, Selection, plan_within, select
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
-from mha.runtime.progress import Bar
+from mha.runtime.progress import WITH_GRADIENTS, Bar, called
 from mha.values.errors import CalibrationError
+from mha.values.plan import HeadPlan
 
-ROUNDS = 4
-SCORED = 8  # batches on which every head is left out for the loss, evenly spaced
+ENOUGH = 8192  # tokens that are read with gradients
+RATE = 4e-4  # learning rate of the training
 
 
 def shrink(
@@ -29,37 +36,38 @@ def shrink(
     forward: Forward,
     *,
     criterion: str | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = 1,
+    scope: Scope = "all",
     distance: Distance | None = None,
+    distill: float | str | None = None,
+    unlabelled: Iterable[Any] | None = None,
     seed: int = 0,
     examples: Callable[[Any], int] | None = None,
     progress: bool | None = None,
     **budget: Any,
 ) -> nn.Module:
-    """A smaller model within the budget, repaired on the calibration data; nothing is trained.
+    """A smaller model within the budget, repaired on the calibration data; nothing is trained unless `distill` says so.
 
-    No way to choose heads is best everywhere (docs/importance.md), so three are tried, each is repaired by least
-    squares (`mha.compensate`), and the best is returned: the one with the lowest loss on the calibration data, or,
-    without a loss, the one whose outputs are nearest to the dense model's. The three:
-
-    - leave-one-out of the loss, once (not without a loss);
-    - leave-one-out of the distance to the dense outputs, once: how far they move when a head leaves and its layer's
-      output projection is solved again without it, which needs no labels;
-    - the same in rounds: heads leave little by little, and what is left is repaired and scored again.
-
-    With a `criterion`, that one scores the heads, once, and nothing else is tried. The model itself is left as it was.
+    Heads are chosen in closed form (`mha.repair.selection`): for every number of heads in every layer, how far the
+    model's outputs move, to second order, once the output projections are solved again for the heads that stay. One
+    pass with gradients over a part of the data tells it for all budgets; the best plan follows exactly, by `choose`. Then
+    the linear layers are fitted again (`mha.compensate`), in one pass over the data. The model is left as it was.
 
     Args:
-        batches: calibration batches, read once, and held. Heads are scored on eight of them (the distance on four, a
-            criterion on all); repair is fitted on all, and on all it is decided which of the three is best.
-        loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
+        batches: calibration batches, read once, and held.
+        loss: (model, batch) -> scalar, the mean over the batch's examples; only a `criterion` needs it.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
-        criterion: one of `mha.criteria()`, or "default".
-        rounds: the budget shrinks by the same factor in each; 1 leaves the third way out.
-        distance: (what forward returns, what it returns for the dense model) -> scalar, such as a KL divergence.
-            By default the mean squared error of every floating tensor, as a share of the dense one's mean square.
+        criterion: one of `mha.criteria()`, or "default": that one scores the heads instead.
+        rounds: in how many steps heads leave; after each, what is left is repaired and read again.
+        scope: which layers are fitted in the end, as in `mha.compensate`.
+        distance: (what forward returns, what it returns for the dense model) -> scalar, such as a KL divergence: by
+            what outputs are compared. By default the mean squared error of every floating tensor, as a share of the
+            dense one's mean square.
+        distill: how long the result is trained on the dense model's outputs at most (`mha.distill`), such as "1min".
+        unlabelled: batches to train on; those of the calibration set unless given, which the result fits better than
+            others already: give others.
         seed: for criteria that draw at random.
-        examples: batch -> how many examples it has; found out unless given (`mha.score`).
+        examples: batch -> how many examples it has, for a criterion; found out unless given (`mha.score`).
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
             It is about the present step, and says which: how long later ones take is not known.
         budget: exactly one of those of `mha.choose` (`keep=0.5`, say), and with it whatever else that
@@ -76,70 +84,133 @@ def shrink(
         >>> def forward(model, x):
         ...     return model["attention"](x, x, x)
         >>> batches = [torch.randn(16, 5, 8) for _ in range(4)]
-        >>> small = mha.shrink(model, batches, None, forward, keep=0.5, rounds=2, progress=False)
+        >>> small = mha.shrink(model, batches, None, forward, keep=0.5, progress=False)
         >>> mha.find_attention(small)["attention"].num_heads
         2
     """
     _check_budget(model, budget)
-    calibration = held_batches(batches)
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
+    if distill is not None:
+        distill = seconds_in(distill)
+    calibration = held_batches(batches)
+    further = calibration if unlabelled is None or distill is None else held_batches(unlabelled)
     with locked(model, by="mha.shrink", draws=True), at_rest():
         model = usable(model)
-        count = 2 if criterion is not None else (loss is not None) * 2 + 2 + (rounds > 1) * (2 * rounds - 1) + 1
-        search = Search(
-            model=model,
-            batches=calibration,
-            forward=forward,
-            distance=distance or relative_error,
-            rounds=rounds,
-            budget=budget,
-            steps=Steps(count, progress),
-        )
+        steps = _Steps(2 * rounds + (distill is not None), progress)
+        work = _Work(model, calibration, forward, distance, steps)
         if criterion is not None:
-            with search.steps.next("score"):
+            with steps.next("score"):
                 scores = score(model, calibration, loss, criterion, seed=seed, examples=examples, progress=progress)
-            plan = choose(scores, model=model, **budget)
-            with search.steps.next("repair"):
-                return search.repaired(plan)
-        own = None
-        if loss is not None:
-            few = spaced(calibration, SCORED)
-            with search.steps.next("score by the loss"):
-                own = score(model, few, loss, "leave_one_out", examples=examples, progress=progress)
-        small = list(candidates(search, own))
-        return small[0] if len(small) == 1 else _best(small, search, loss)
+            small = work.repaired(choose(scores, model=model, **budget), None, scope)
+        else:
+            small = _in_rounds(work, budget, rounds, scope)
+        if distill is None:
+            return small
+        with steps.next("train"):
+            return train(
+                small,
+                model,
+                further,
+                forward,
+                seconds=distill,
+                learning_rate=RATE,
+                distance=distance,
+                progress=progress,
+            )
 
 
-def _best(small: Sequence[nn.Module], search: Search, loss: Loss | None) -> nn.Module:
-    """Of the models `small` the one with the lowest mean loss over all batches.
+class _Steps:
+    """How many steps a call of `shrink` takes, and which is the present one.
 
-    Without a loss it is the one with the lowest mean distance to the dense model.
+    Args:
+        count: how many steps; only the bars' titles say it.
+        progress: show bars; None shows one where stderr is a terminal and the work takes long.
     """
-    with search.steps.next("compare"):
-        bar = Bar(progress=search.steps.progress)
-        bar.expect(len(small))
-        with torch.random.fork_rng(), torch.no_grad(), bar.shown():
-            losses = [_mean(model, search, loss) for model in bar.over(small)]
-    return small[min(range(len(small)), key=lambda place: losses[place])]
+
+    def __init__(self, count: int, progress: bool | None) -> None:
+        self.progress = progress
+        self._count, self._at = count, 0
+
+    @contextmanager
+    def next(self, what: str) -> Iterator[Bar]:
+        """Within the context the next step is the present one: a bar shows its number and `what` it does."""
+        self._at += 1
+        with called(f"shrink {self._at} of {self._count}, {what}"):
+            yield Bar(progress=self.progress)
 
 
-def _mean(small: nn.Module, search: Search, loss: Loss | None) -> float:
-    """The smaller model's mean loss over all batches; without a loss, its mean distance to the dense model."""
-    forward, batches = search.forward, search.batches
-    with eval_mode(small), eval_mode(search.model):
-        if loss is not None:
-            return sum(float(loss(small, batch)) for batch in batches) / len(batches)
-        distances = (search.distance(forward(small, batch), forward(search.model, batch)) for batch in batches)
-        return sum(float(distance) for distance in distances) / len(batches)
+@dataclass(frozen=True)
+class _Work:
+    """What `shrink` works with.
+
+    Attributes:
+        model: the dense model.
+        batches: the calibration batches.
+        forward: (model, batch) runs the model and returns what matters of its output.
+        distance: by what outputs are compared; None for mean squares.
+        steps: counts the steps of the call, for its bars.
+    """
+
+    model: nn.Module
+    batches: Sequence[Any]
+    forward: Forward
+    distance: Distance | None
+    steps: _Steps
+
+    def selection(self, small: nn.Module | None = None) -> Selection:
+        """The choices of heads in the dense model; in `small`, which has lost some of them, of those that it has."""
+        with self.steps.next("read the model") as bar, bar.shown():
+            read = self.model if small is None else small
+            bar.expect(WITH_GRADIENTS * len(self.batches))
+            forward = bar.counting(self.forward, WITH_GRADIENTS)
+            with at_rest(read):
+                return select(read, self.batches, forward, distance=self.distance, enough=ENOUGH, whole=self.model)
+
+    def repaired(self, plan: HeadPlan, reading: Reading | None, scope: Scope) -> nn.Module:
+        """A copy of the model, pruned by the plan, with the layers of the scope fitted again."""
+        small = usable(prune(self.model, plan))
+        with self.steps.next("repair") as bar, bar.shown():
+            fit_again(small, self.model, self.batches, self.forward, bar, scope=scope, reading=reading)
+        return small
+
+
+def _in_rounds(work: _Work, budget: Mapping[str, Any], rounds: int, scope: Scope) -> nn.Module:
+    """The repaired model after rounds, in each of which some heads leave and what is left is repaired and read again."""
+    selection = work.selection()
+    reading = selection.reading
+    for number in range(1, rounds):
+        plan = selection.plan(_on_the_way(budget, number / rounds, selection.scores.num_heads))
+        selection = work.selection(work.repaired(plan, reading, "attention"))
+    plan = selection.plan(budget)
+    tell_if_slow(plan, selection.scores, budget.get("costs"))
+    return work.repaired(plan, reading, scope)
+
+
+def _on_the_way(budget: Mapping[str, Any], share: float, heads: int) -> dict[str, Any]:
+    """The arguments of `choose` when `share` of the rounds is over, with a budget between all and the one asked for.
+
+    It falls by the same factor in each round; toward 0, by equal amounts.
+
+    Args:
+        budget: the arguments of `choose` at the end of the rounds.
+        heads: how many heads the dense model has.
+    """
+    present = dict(budget)
+    for name in BUDGETS:
+        if (target := budget.get(name)) is not None:
+            whole = heads if name == "heads" else 1.0
+            value = whole * (target / whole) ** share if target > 0 else whole * (1 - share)
+            present[name] = round(value) if name == "heads" else value
+    return present
 
 
 def _check_budget(model: nn.Module, budget: Mapping[str, Any]) -> None:
-    """Refuse a budget that can't be met, by random scores, before scores that may take long are computed.
+    """Refuse a budget that can't be met, by random scores, before the model is read, which may take long.
 
     Raises:
         ScoresError: not exactly one budget, or one that can't be met.
         TypeError: a keyword that `mha.choose` does not have.
         UnsupportedModule: the model has no attention of a known family.
     """
-    silently_chosen(score(model, None, None, "random", progress=False), model, budget)
+    plan_within(score(model, None, None, "random", progress=False), budget, model=model)

@@ -24,10 +24,9 @@ from mha.values.layout import owners
 def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
     """What the loss rises by, to second order, when the head leaves and its layer's output projection is solved again.
 
-    Heads of a layer leave one after the other, the cheapest first; a head's score is what it adds to that. One pass with
-    gradients tells it for every number of heads. It is the criterion for models that are repaired (`mha.compensate`)
-    afterwards, and what `mha.shrink` takes. Tokens are taken for independent, and padding that the loss does not see
-    does not count.
+    Heads of a layer leave one after the other, the cheapest first; a head's score is what it adds to that. One pass
+    with gradients tells it for every number of heads. It is the criterion for models that are repaired afterwards
+    (`mha.compensate`). Tokens are taken for independent, and padding that the loss does not see does not count.
 
     Raises:
         CalibrationError: a loss that can't be differentiated.

@@ -8,7 +8,9 @@ blocks (OSSCAR, Meng et al. 2024; ZipLM, Kurtić et al. 2023): all costs, of any
 which one pass adds up.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +46,20 @@ class Slopes:
         self.outputs += (g.T @ g).double()
 
 
+class Kept(NamedTuple):
+    """Heads of a layer that stay.
+
+    Attributes:
+        positions: of these heads, ascending.
+        groups: in how many key/value groups they are.
+        cost: what is lost without the others, summed over the tokens.
+    """
+
+    positions: tuple[int, ...]
+    groups: int
+    cost: float
+
+
 def removal_costs(slopes: Slopes, weight: Tensor, owner: Tensor, *, intercept: bool) -> Tensor:
     """The cost (h,) of each head, float64, on the CPU: how much more is lost when it leaves after those that cost less.
 
@@ -55,20 +71,123 @@ def removal_costs(slopes: Slopes, weight: Tensor, owner: Tensor, *, intercept: b
         owner: (k,), the position of the head that each input belongs to.
         intercept: whether the projection has a bias, which is then solved again too.
     """
-    heads = int(owner.max()) + 1 if len(owner) else 0
-    costs = torch.zeros(heads, dtype=torch.float64)
-    inverse, outputs = _inverse(slopes, intercept), _shares(slopes)
-    weight, least = weight.double().clone(), 0.0
-    of_head = [(owner == head).nonzero()[:, 0] for head in range(heads)]
-    left = list(range(heads))
-    while left:
-        added = {head: _added(weight, inverse, outputs, of_head[head]) for head in left}
-        head = min(left, key=lambda head: added[head])
-        least = max(least, 0.5 * added[head])
+    layer = _Layer.of(slopes, weight, owner, intercept)
+    costs = torch.zeros(len(layer.left), dtype=torch.float64)
+    least = 0.0
+    while layer.left:
+        lost = layer.lost
+        (head,) = layer.remove_cheapest([(head,) for head in layer.left])
+        least = max(least, layer.lost - lost)
         costs[head] = least
-        weight, inverse = _without(weight, inverse, of_head[head])
-        left.remove(head)
     return costs
+
+
+def kept_sets(slopes: Slopes, weight: Tensor, owner: Tensor, groups: int, *, intercept: bool) -> list[Kept]:
+    """For every feasible number of heads and key/value groups, which heads to keep and what the layer loses by it.
+
+    Where heads share groups there are two ways to get there, of which the better is taken: first heads leave every
+    group, and then groups leave as they are; or groups leave first, and then heads leave those that stay.
+
+    Args:
+        weight, owner, intercept: as in `removal_costs`.
+        groups: how many key/value groups the layer has.
+    """
+    whole = _Layer.of(slopes, weight, owner, intercept)
+    heads, found = len(whole.left), dict[tuple[int, int], Kept]()
+    per_group = heads // max(groups, 1)
+
+    def note(layer: _Layer) -> None:
+        """Take the layer as it is, if it is the best of its shape so far."""
+        kept = Kept(tuple(layer.left), len({head // per_group for head in layer.left}), layer.lost)
+        shape = (len(kept.positions), kept.groups)
+        if shape not in found or kept.cost < found[shape].cost:
+            found[shape] = kept
+
+    note(whole)
+    for each in range(per_group, 0, -1):
+        thinned = whole.copy()
+        thinned.thin(per_group, each)
+        note(thinned)
+        while thinned.left:
+            thinned.remove_cheapest(thinned.in_groups(per_group))
+            note(thinned)
+    while per_group > 1 and whole.left:
+        whole.remove_cheapest(whole.in_groups(per_group))
+        thinned = whole.copy()
+        for each in range(per_group - 1, 0, -1):
+            thinned.thin(per_group, each)
+            note(thinned)
+    return list(found.values())
+
+
+@dataclass
+class _Layer:
+    """An output projection from which heads leave.
+
+    Attributes:
+        weight: (o, k), as it is solved now.
+        inverse: (k, k) of A, for the heads that are left.
+        outputs: G (o, o).
+        of_head: for each head the inputs that belong to it.
+        left: positions of the heads that are left.
+        lost: what has been lost so far, summed over the tokens.
+    """
+
+    weight: Tensor
+    inverse: Tensor
+    outputs: Tensor
+    of_head: list[Tensor]
+    left: list[int]
+    lost: float = 0.0
+
+    @classmethod
+    def of(cls, slopes: Slopes, weight: Tensor, owner: Tensor, intercept: bool) -> "_Layer":
+        """The projection with all of its heads; the arguments are those of `removal_costs`."""
+        heads = int(owner.max()) + 1 if len(owner) else 0
+        of_head = [(owner == head).nonzero()[:, 0] for head in range(heads)]
+        return cls(weight.double(), _inverse(slopes, intercept), _shares(slopes), of_head, list(range(heads)))
+
+    def copy(self) -> "_Layer":
+        """Another one that goes on from here."""
+        return replace(self, left=list(self.left))
+
+    def in_groups(self, per_group: int) -> list[tuple[int, ...]]:
+        """The heads that are left, group by group."""
+        numbers = sorted({head // per_group for head in self.left})
+        return [tuple(head for head in self.left if head // per_group == number) for number in numbers]
+
+    def thin(self, per_group: int, each: int) -> None:
+        """Let heads leave until `each` of them are left in every group that is there, the cheapest first."""
+        while full := [group for group in self.in_groups(per_group) if len(group) > each]:
+            self.remove_cheapest([(head,) for group in full for head in group])
+
+    def remove_cheapest(self, several: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Let those heads leave, of several sets of heads, that cost least; returns them."""
+        added = [self._added(heads) for heads in several]
+        place = min(range(len(several)), key=added.__getitem__)
+        self._remove(several[place])
+        self.lost += max(0.5 * added[place], 0.0)
+        return several[place]
+
+    def _inputs(self, heads: Sequence[int]) -> Tensor:
+        """The inputs that belong to these heads."""
+        return torch.cat([self.of_head[head] for head in heads])
+
+    def _added(self, heads: Sequence[int]) -> float:
+        """tr(G W_h [(A⁻¹)_hh]⁻¹ W_hᵀ) for these heads h, as things are: twice what is lost without them."""
+        own = self._inputs(heads)
+        columns = self.weight[:, own]
+        solved = torch.linalg.solve(self.inverse[own][:, own], columns.T)
+        return float(((self.outputs @ columns) * solved.T).sum())
+
+    def _remove(self, heads: Sequence[int]) -> None:
+        """Solve the weight again without these heads, and take them out of the inverse."""
+        own = self._inputs(heads)
+        factors = torch.linalg.solve(self.inverse[own][:, own], self.inverse[own])
+        self.weight = self.weight - self.weight[:, own] @ factors
+        self.inverse = self.inverse - self.inverse[:, own] @ factors
+        self.weight[:, own] = 0.0
+        self.left = [head for head in self.left if head not in heads]
 
 
 def _inverse(slopes: Slopes, intercept: bool) -> Tensor:
@@ -83,19 +202,3 @@ def _inverse(slopes: Slopes, intercept: bool) -> Tensor:
 def _shares(slopes: Slopes) -> Tensor:
     """G (o, o): which directions of the output matter; its trace is 1."""
     return slopes.outputs / slopes.outputs.trace().clamp_min(TINY)
-
-
-def _added(weight: Tensor, inverse: Tensor, outputs: Tensor, own: Tensor) -> float:
-    """tr(G W_h [(A⁻¹)_hh]⁻¹ W_hᵀ): what leaving costs the head with the inputs `own`, as things are."""
-    columns = weight[:, own]
-    return float(((outputs @ columns) * torch.linalg.solve(inverse[own][:, own], columns.T).T).sum())
-
-
-def _without(weight: Tensor, inverse: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight, solved again, and the inverse, when the head with the inputs `own` has left."""
-    factors = torch.linalg.solve(inverse[own][:, own], inverse[own])
-    weight, inverse = weight - weight[:, own] @ factors, inverse - inverse[:, own] @ factors
-    weight[:, own] = 0.0
-    inverse[own], inverse[:, own] = 0.0, 0.0
-    inverse[own, own] = 1.0  # is not read again, and can be inverted
-    return weight, inverse

@@ -1,0 +1,156 @@
+"""Which heads to keep, for every budget at once, from one reading of the dense model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mha.costs.shapes import Shape
+from mha.families import AttentionLayer, find_attention
+from mha.families.base.linears import weight_of
+from mha.importance.head_scores import head_scores
+from mha.importance.running.removal import Slopes, kept_sets
+from mha.planning.choose import best_plan
+from mha.planning.feasible import Choice
+from mha.repair.observe import Forward, Run, calling_outputs
+from mha.repair.reading import Reading, read
+from mha.runtime.nests import mapped
+from mha.values.layout import owners
+from mha.values.plan import HeadPlan, HeadScores
+
+Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
+NUDGE = 0.1
+BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is lost, by every feasible number of heads in every layer, and which heads it is best to keep then.
+
+    Attributes:
+        model: the dense model.
+        scores: names its layers and heads; the numbers say nothing.
+        choices: layer -> the best heads of every shape; their values are what is lost without the others, negative.
+        reading: what was read of the model meanwhile.
+    """
+
+    model: nn.Module
+    scores: HeadScores
+    choices: Mapping[str, Sequence[Choice]]
+    reading: Reading
+
+    def plan(self, budget: Mapping[str, Any]) -> HeadPlan:
+        """The plan within the budget, one of those of `choose` with its terms, by which least is lost."""
+        return plan_within(self.scores, budget, model=self.model, known=self.choices)
+
+
+def plan_within(scores: HeadScores, budget: Mapping[str, Any], **further: Any) -> HeadPlan:
+    """The plan that `choose` returns, without its warning.
+
+    Args:
+        budget: the arguments of `choose`: one budget, and terms.
+        further: other arguments of `best_plan`.
+
+    Raises:
+        ScoresError: the budget can't be met.
+        TypeError: a term that `choose` does not have.
+    """
+    limits = {name: budget.get(name) for name in BUDGETS}
+    terms = {name: value for name, value in budget.items() if name not in BUDGETS}
+    return best_plan(scores, limits, **terms, **further)
+
+
+def select(
+    model: nn.Module,
+    batches: Sequence[Any],
+    forward: Forward,
+    *,
+    distance: Distance | None = None,
+    enough: int | None = None,
+    whole: nn.Module | None = None,
+) -> Selection:
+    """Read the dense model, and find the best heads of every shape of every layer.
+
+    What is lost is how far what `forward` returns moves, to second order, once the output projections are solved again
+    for the heads that stay.
+
+    Args:
+        distance: by which that is measured; None for mean squares.
+        enough: after how many tokens no further batch is read, if those tell which tokens of the others count.
+        whole: the dense model, which budgets are about, where the one that is read has lost heads already.
+
+    Raises:
+        CalibrationError: as `mha.repair.reading.read`.
+    """
+    layers = find_attention(model)
+    by_output = {layer.output_name: layer for layer in layers.values() if layer.num_heads}
+    slopes: dict[str, Slopes] = {}
+
+    def seen(run: Run, gradient: Tensor | None) -> None:
+        """Add a run of an output projection to its layer's sums; without gradients, all outputs count alike."""
+        if run.name in by_output:
+            if run.name not in slopes:
+                slopes[run.name] = Slopes.zero(run.input.shape[-1], run.output.shape[-1], run.output.device)
+            slopes[run.name].add(run.input, _finite(gradient, run.output))
+
+    watched = None if distance is None else _moved(forward, distance)
+    with calling_outputs(layers):
+        reading = read(model, batches, forward, watched=watched, seen=seen, enough=enough)
+    choices = {layer.name: _choices(layer, slopes.get(output) or _unseen(layer)) for output, layer in by_output.items()}
+    choices |= {layer.name: [Choice(Shape(0, 0), 0.0, ())] for layer in layers.values() if not layer.num_heads}
+    whole = model if whole is None else whole
+    every = find_attention(whole)
+    ones = {name: torch.ones(layer.num_heads, dtype=torch.float64) for name, layer in every.items()}
+    return Selection(whole, head_scores(every, ones), choices, reading)
+
+
+def _choices(layer: AttentionLayer, slopes: Slopes) -> list[Choice]:
+    """The best heads of every shape of the layer."""
+    owner = owners(layer.context_axis, layer.sizes).to(slopes.inputs.device)
+    intercept = layer.output._parameters.get("bias") is not None
+    sets = kept_sets(slopes, weight_of(layer.output), owner, layer.num_kv_heads, intercept=intercept)
+    return [
+        Choice(
+            Shape(len(kept.positions), kept.groups), -kept.cost, tuple(layer.heads[place] for place in kept.positions)
+        )
+        for kept in sets
+    ]
+
+
+def _unseen(layer: AttentionLayer) -> Slopes:
+    """The sums of a layer that does not run on the batches: nothing is lost without its heads."""
+    outputs, inputs = weight_of(layer.output).shape
+    return Slopes.zero(inputs, outputs)
+
+
+def _finite(gradient: Tensor | None, output: Tensor) -> Tensor:
+    """The gradient, or entries of random sign where there is none, or one that is NaN or infinite somewhere."""
+    if gradient is not None and bool(gradient.isfinite().all()):
+        return gradient
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(2, output.shape, generator=generator) * 2.0 - 1).to(output)
+
+
+def _moved(forward: Forward, distance: Distance) -> Forward:
+    """Like `forward`, but returns how far its output is from itself, moved at random, by `distance`.
+
+    The gradient of that is the distance's curvature times the movement: outputs count as they do for the distance.
+    """
+
+    def watched(model: nn.Module, batch: Any) -> Tensor:
+        output = forward(model, batch)
+        generator = torch.Generator().manual_seed(0)
+        return distance(output, mapped(output, lambda part: _nudged(part, generator), (tuple, list, Mapping)))
+
+    return watched
+
+
+def _nudged(part: Any, generator: torch.Generator) -> Any:
+    """A floating tensor, each entry moved up or down by a tenth of their root mean square; anything else as it is."""
+    if not isinstance(part, Tensor) or not part.is_floating_point():
+        return part
+    part = part.detach()
+    signs = (torch.randint(2, part.shape, generator=generator) * 2 - 1).to(part)
+    return part + NUDGE * part.square().mean().sqrt() * signs
