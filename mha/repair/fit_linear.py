@@ -38,8 +38,8 @@ def fit(part: Part, rows: Iterable[Rows], method: Method, batches: int) -> None:
 
 def _solution(part: Part, solve: Moments, held: Moments, method: Method) -> tuple[Tensor, Tensor | None]:
     """The new weight and bias of the layer, from moments to solve over, and those held out."""
-    weight, bias = weight_of(part.linear), part.linear._parameters.get("bias")
-    weight, bias = weight.double(), None if bias is None else bias.double()
+    weight, own = weight_of(part.linear), part.linear._parameters.get("bias")
+    bias = None if own is None else own.detach().double()
     if method == "bias" or part.without_heads:
         return weight, recentre(solve + held, weight, bias)
     if method == "scale" and part.layer is not None:

@@ -4,7 +4,6 @@ A linear layer with weight W (o, k) and bias b (o,) is changed so that its outpu
 targets y (n, o). Everything is float64; damping pulls toward the present weight, not toward zero.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 DAMPING = tuple(10.0**exponent for exponent in range(-6, 3))  # shares of the inputs' mean square
 DAMPING_UNTRIED = 1e-2  # where nothing is held out to choose by
-DAMPING_OF_REMOVAL = 1e-3
 BLOCK = 4096  # rows of which products are added up in their own dtype
 CONSTANT = 1e-9  # share of inputs' mean square below which their variance is rounding: they do not vary
 
@@ -141,32 +139,6 @@ def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, ow
 
     change, _ = refit(of_heads(fit), of_heads(held), weight.new_zeros(1, heads), None)
     return weight * (1 + member @ change[0])
-
-
-def without(
-    moments: Moments, weight: Tensor, bias: Tensor | None, owner: Tensor
-) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Yield each head's position, and the weight and bias that come closest to the present outputs without the head.
-
-    W - W_h [(H⁻¹)_hh]⁻¹ (H⁻¹)_h, with H the inputs' Gram matrix, centred where there is a bias, and damped: the optimal
-    brain surgeon for a block of weights (OSSCAR, Meng et al. 2024; ZipLM, Kurtić et al. 2023). In the new weight the
-    head's columns are 0.
-
-    Args:
-        moments: of what the layer reads.
-        weight, bias: the present ones, (o, k) and (o,); a bias of None stays None.
-        owner: (k,), the position of the head that each input belongs to.
-    """
-    gram = (moments if bias is None else moments.centred()).xx
-    least = CONSTANT * moments.xx.diagonal().mean() + torch.finfo(torch.float64).tiny
-    mean_square = gram.diagonal().mean().clamp_min(least)
-    damped = gram + DAMPING_OF_REMOVAL * mean_square * torch.eye(len(gram)).to(gram)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    for head in owner.unique().tolist():
-        own = owner == head
-        changed = weight - weight[:, own] @ torch.linalg.solve(inverse[own][:, own], inverse[own])
-        changed[:, own] = 0.0
-        yield head, changed, None if bias is None else bias + (weight - changed) @ moments.x / moments.n
 
 
 def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None] | None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mha.families import AttentionLayer
 from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import nothing_compiled, on_context
-from mha.repair.least_squares import Moments
 from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
 from mha.runtime.inference_tensors import usable_batch
 from mha.runtime.undoing import hooked
@@ -145,28 +144,6 @@ def position_weights(output: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None or not gradient.isfinite().all():
         return torch.ones(output.shape[:-1], dtype=torch.float64, device=output.device)
     return gradient.double().square().sum(-1)
-
-
-def moments_of(
-    model: nn.Module, outputs: Sequence[str], batches: Sequence[Any], forward: Forward
-) -> dict[str, Moments]:
-    """Name of an output projection -> the moments of what it reads and puts out in all batches, as the model is now.
-
-    Tokens are weighted by `position_weights`. Projections that do not run are left out.
-
-    Args:
-        outputs: names of the output projections.
-        forward: (model, batch) runs the model and returns what matters of its output.
-    """
-    moments: dict[str, Moments] = {}
-    for number, batch in enumerate(batches):
-        with observed(model, outputs, batch, forward) as (runs, returned):
-            by_output, _ = gradients(runs, returned, number)
-        for run, gradient in zip(runs, by_output, strict=True):
-            weights = position_weights(run.output, gradient).flatten()
-            added = Moments.of(run.input.detach().flatten(0, -2), run.output.detach().flatten(0, -2), weights)
-            moments[run.name] = moments[run.name] + added if run.name in moments else added
-    return moments
 
 
 def first_tensor(args: Sequence[Any]) -> Tensor | None:

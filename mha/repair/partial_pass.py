@@ -1,6 +1,6 @@
 """Passes over a batch that end as soon as the layers in question have run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -15,35 +15,6 @@ InputAndOutput = tuple[Tensor, Tensor]  # what a layer reads and what it puts ou
 
 class _ReachedError(BaseException):
     """Stops a forward pass which has shown what is needed; no `except Exception` on the way holds it up."""
-
-
-def runs_of_several(
-    linears: Mapping[str, nn.Module], counts: Mapping[str, int], run: Callable[[], Any]
-) -> dict[str, list[InputAndOutput]]:
-    """Layer -> (what it reads, what it puts out) in each of its first runs; the pass ends after the last of these.
-
-    There are fewer than wanted where the pass comes to its own end before.
-
-    Args:
-        linears: the layers, by name.
-        counts: layer -> how many of its runs are wanted.
-        run: runs the model.
-    """
-    ran: dict[str, list[InputAndOutput]] = {name: [] for name in linears}
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            ran[name].append((args[0], output))
-            if all(len(ran[layer]) >= count for layer, count in counts.items()):
-                raise _ReachedError
-
-        return hook
-
-    with ExitStack() as hooks, suppress(_ReachedError), nothing_compiled():
-        for name, linear in linears.items():
-            hooks.enter_context(hooked(linear, after(name)))
-        run()
-    return {name: runs[: counts[name]] for name, runs in ran.items()}
 
 
 def runs_and_reads(

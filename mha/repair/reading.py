@@ -30,12 +30,14 @@ class Reading:
         arguments: batch -> those of each call of the model itself within `forward`.
         model: the dense model.
         batches: what it was run on.
+        read: the numbers of those that were read.
     """
 
     goals: Mapping[str, Goal]
     arguments: Sequence[Sequence[Arguments]]
     model: nn.Module
     batches: Sequence[Any]
+    read: Sequence[int]
 
     def readers_in(self, modules: Collection[nn.Module]) -> bool:
         """Whether one of these modules of the dense model reads the residual stream for some goal."""
@@ -93,12 +95,15 @@ def read(
     )
     arguments: dict[int, list[Arguments]] = {}
 
-    def noting(model: nn.Module, batch: Any) -> Any:
-        with _noted(model, arguments.setdefault(id(batch), [])):
+    def noting(model: nn.Module, numbered: tuple[int, Any]) -> Any:
+        number, batch = numbered
+        with _noted(model, arguments.setdefault(number, [])):
             return (watched or forward)(model, batch)
 
     goals = goals_of(model, sought, batches, noting, seen=seen, enough=enough)
-    return Reading(goals, [arguments.get(id(batch), []) for batch in batches], model, batches)
+    return Reading(
+        goals, [arguments.get(number, []) for number in range(len(batches))], model, batches, list(arguments)
+    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.repair.observe import Forward, Run, gradients, observed, position_weights
+from mha.repair.observe import Run, gradients, observed, position_weights
 from mha.repair.token_weights import Read, further_weights, spread, tokens_in
 from mha.values.errors import CalibrationError
 
@@ -71,7 +71,7 @@ def goals_of(
     model: nn.Module,
     sought: Sought,
     batches: Sequence[Any],
-    forward: Forward,
+    forward: Callable[[nn.Module, tuple[int, Any]], Any],
     *,
     seen: Seen | None = None,
     enough: int | None = None,
@@ -82,7 +82,7 @@ def goals_of(
 
     Args:
         model: the dense model.
-        forward: (model, batch) runs the model and returns what matters of its output.
+        forward: (model, (number, batch)) runs the model and returns what matters of its output.
         seen: called with every run of a layer that is sought, and the gradient by its output.
         enough: of how many tokens weights are read, at least, if that tells which tokens of further batches count
             (`further_weights`); None reads all batches.
@@ -100,7 +100,7 @@ def goals_of(
                 break
             enough = None
         names = [*sought.outputs, *sought.others]
-        with observed(model, names, batches[number], forward, sought.silent) as (runs, returned):
+        with observed(model, names, (number, batches[number]), forward, sought.silent) as (runs, returned):
             by_output, by_read = gradients(runs, returned, number)
         if not read:
             _check_ran(runs, sought.outputs)

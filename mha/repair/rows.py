@@ -262,8 +262,8 @@ class SideBySide:
                 else:
                     linear = part.linear if of_student else part.dense
                     hooks.enter_context(hooked(linear, partial(self._has_run, part, of_student)))
-            for reader in {part.goal.reader for part in self._parts.values()} - {None}:
-                hooks.enter_context(hooked(model.get_submodule(str(reader)), partial(self._reads, reader), before=True))
+            for reader in {part.goal.reader for part in self._parts.values() if part.goal.reader is not None}:
+                hooks.enter_context(hooked(model.get_submodule(reader), partial(self._reads, reader), before=True))
             yield
 
     def _enters(self, part: Part, *_: Any) -> None:

@@ -11,10 +11,11 @@ from mha.costs.shapes import Shape
 from mha.families import AttentionLayer, find_attention
 from mha.families.base.linears import weight_of
 from mha.importance.head_scores import head_scores
+from mha.importance.running.batch import Loss
 from mha.importance.running.removal import Slopes, kept_sets
 from mha.planning.choose import best_plan
 from mha.planning.feasible import Choice
-from mha.repair.observe import Forward, Run, calling_outputs
+from mha.repair.observe import Forward, Run, calling_outputs, gradients, observed
 from mha.repair.reading import Reading, read
 from mha.runtime.nests import mapped
 from mha.values.layout import owners
@@ -66,6 +67,7 @@ def select(
     model: nn.Module,
     batches: Sequence[Any],
     forward: Forward,
+    loss: Loss | None = None,
     *,
     distance: Distance | None = None,
     enough: int | None = None,
@@ -74,7 +76,7 @@ def select(
     """Read the dense model, and find the best heads of every shape of every layer.
 
     What is lost is how far what `forward` returns moves, to second order, once the output projections are solved again
-    for the heads that stay.
+    for the heads that stay; with a loss, that and the loss's own curvature, each as a share of its sum over all layers.
 
     Args:
         distance: by which that is measured; None for mean squares.
@@ -86,24 +88,48 @@ def select(
     """
     layers = find_attention(model)
     by_output = {layer.output_name: layer for layer in layers.values() if layer.num_heads}
-    slopes: dict[str, Slopes] = {}
-
-    def seen(run: Run, gradient: Tensor | None) -> None:
-        """Add a run of an output projection to its layer's sums; without gradients, all outputs count alike."""
-        if run.name in by_output:
-            if run.name not in slopes:
-                slopes[run.name] = Slopes.zero(run.input.shape[-1], run.output.shape[-1], run.output.device)
-            slopes[run.name].add(run.input, _finite(gradient, run.output))
-
+    sums = _Sums(by_output)
     watched = None if distance is None else _moved(forward, distance)
     with calling_outputs(layers):
-        reading = read(model, batches, forward, watched=watched, seen=seen, enough=enough)
+        reading = read(model, batches, forward, watched=watched, seen=sums.see, enough=enough)
+        slopes = sums.shares()
+        if loss is not None:
+            of_loss = _Sums(by_output)
+            for number in reading.read:
+                with observed(model, list(by_output), batches[number], loss) as (runs, returned):
+                    for run, gradient in zip(runs, gradients(runs, returned, number)[0], strict=True):
+                        of_loss.see(run, gradient)
+            slopes = {name: slopes[name] + of_this for name, of_this in of_loss.shares().items()}
     choices = {layer.name: _choices(layer, slopes.get(output) or _unseen(layer)) for output, layer in by_output.items()}
     choices |= {layer.name: [Choice(Shape(0, 0), 0.0, ())] for layer in layers.values() if not layer.num_heads}
     whole = model if whole is None else whole
     every = find_attention(whole)
     ones = {name: torch.ones(layer.num_heads, dtype=torch.float64) for name, layer in every.items()}
     return Selection(whole, head_scores(every, ones), choices, reading)
+
+
+class _Sums:
+    """The sums of all layers.
+
+    Args:
+        by_output: name of an output projection -> its layer.
+    """
+
+    def __init__(self, by_output: Mapping[str, AttentionLayer]) -> None:
+        self._by_output = by_output
+        self._slopes: dict[str, Slopes] = {}
+
+    def see(self, run: Run, gradient: Tensor | None) -> None:
+        """Add a run of an output projection to its layer's sums; without gradients, all outputs count alike."""
+        if run.name in self._by_output:
+            if run.name not in self._slopes:
+                self._slopes[run.name] = Slopes.zero(run.input.shape[-1], run.output.shape[-1], run.output.device)
+            self._slopes[run.name].add(run.input, _finite(gradient, run.output))
+
+    def shares(self) -> dict[str, Slopes]:
+        """Output projection -> its sums, as if the squares of all gradients of all layers added up to 1."""
+        total = sum(float(slopes.outputs.trace()) for slopes in self._slopes.values())
+        return {name: slopes.scaled(1 / total if total > 0 else 1.0) for name, slopes in self._slopes.items()}
 
 
 def _choices(layer: AttentionLayer, slopes: Slopes) -> list[Choice]:

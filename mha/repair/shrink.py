@@ -49,13 +49,14 @@ def shrink(
     """A smaller model within the budget, repaired on the calibration data; nothing is trained unless `distill` says so.
 
     Heads are chosen in closed form (`mha.repair.selection`): for every number of heads in every layer, how far the
-    model's outputs move, to second order, once the output projections are solved again for the heads that stay. One
-    pass with gradients over a part of the data tells it for all budgets; the best plan follows exactly, by `choose`. Then
-    the linear layers are fitted again (`mha.compensate`), in one pass over the data. The model is left as it was.
+    model's outputs move, and the loss if there is one, to second order, once the output projections are solved again
+    for the heads that stay. A pass with gradients over a part of the data tells it for all budgets; the best plan
+    follows exactly, by `choose`. Then the linear layers are fitted again (`mha.compensate`), in one pass over the data.
+    The model is left as it was.
 
     Args:
         batches: calibration batches, read once, and held.
-        loss: (model, batch) -> scalar, the mean over the batch's examples; only a `criterion` needs it.
+        loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default": that one scores the heads instead.
         rounds: in how many steps heads leave; after each, what is left is repaired and read again.
@@ -98,7 +99,7 @@ def shrink(
     with locked(model, by="mha.shrink", draws=True), at_rest():
         model = usable(model)
         steps = _Steps(2 * rounds + (distill is not None), progress)
-        work = _Work(model, calibration, forward, distance, steps)
+        work = _Work(model, calibration, forward, loss, distance, steps)
         if criterion is not None:
             with steps.next("score"):
                 scores = score(model, calibration, loss, criterion, seed=seed, examples=examples, progress=progress)
@@ -148,6 +149,7 @@ class _Work:
         model: the dense model.
         batches: the calibration batches.
         forward: (model, batch) runs the model and returns what matters of its output.
+        loss: (model, batch) -> scalar; None without labels.
         distance: by what outputs are compared; None for mean squares.
         steps: counts the steps of the call, for its bars.
     """
@@ -155,6 +157,7 @@ class _Work:
     model: nn.Module
     batches: Sequence[Any]
     forward: Forward
+    loss: Loss | None
     distance: Distance | None
     steps: _Steps
 
@@ -176,7 +179,7 @@ class _Work:
 
 
 def _in_rounds(work: _Work, budget: Mapping[str, Any], rounds: int, scope: Scope) -> nn.Module:
-    """The repaired model after rounds, in each of which some heads leave and what is left is repaired and read again."""
+    """The repaired model after rounds, in each of which heads leave and what is left is repaired and read again."""
     selection = work.selection()
     reading = selection.reading
     for number in range(1, rounds):

@@ -45,6 +45,13 @@ class Slopes:
         self.inputs += ((ones * g.square().sum(1, keepdim=True)).T @ ones).double()
         self.outputs += (g.T @ g).double()
 
+    def scaled(self, factor: float) -> "Slopes":
+        """The sums as if the squares of all gradients were `factor` times as large."""
+        return Slopes(self.inputs * factor, self.outputs * factor)
+
+    def __add__(self, other: "Slopes") -> "Slopes":
+        return Slopes(self.inputs + other.inputs, self.outputs + other.outputs)
+
 
 class Kept(NamedTuple):
     """Heads of a layer that stay.

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mha.repair.candidates import Search, candidates
+from mha.repair.repaired_leave_one_out import resolved_scores
 from torch import nn
 
 import mha
-from mha.repair.candidates import Search, candidates
 from mha.repair.least_squares import DAMPING_OF_REMOVAL
 from mha.repair.observe import calling_outputs, moments_of
-from mha.repair.repaired_leave_one_out import resolved_scores
 
 
 @pytest.fixture
