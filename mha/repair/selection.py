@@ -1,9 +1,10 @@
 """Which heads to keep, for every budget at once, from one reading of the dense model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,17 +13,26 @@ from mha.families import AttentionLayer, find_attention
 from mha.families.base.linears import weight_of
 from mha.importance.head_scores import head_scores
 from mha.importance.running.batch import Loss
-from mha.importance.running.removal import Slopes, kept_sets
+from mha.importance.running.removal import Slopes, kept_sets, solved_without
 from mha.planning.choose import best_plan
 from mha.planning.feasible import Choice
+from mha.pruning.masking import eval_mode
+from mha.repair.distill import relative_error
+from mha.repair.measured import Change, rises
 from mha.repair.observe import Forward, Run, calling_outputs, gradients, observed
 from mha.repair.reading import Reading, read
+from mha.repair.token_weights import spread
 from mha.runtime.nests import mapped
+from mha.runtime.progress import Bar
 from mha.values.layout import owners
 from mha.values.plan import HeadPlan, HeadScores
 
 Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
 NUDGE = 0.1
+POINTS = 3  # numbers of heads that are measured in every layer
+JUDGED = 2  # batches that they are measured on
+LEAST = 1e-9  # a measured loss below this is rounding
+TINY = 1e-300
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
 
 
@@ -72,6 +82,7 @@ def select(
     distance: Distance | None = None,
     enough: int | None = None,
     whole: nn.Module | None = None,
+    bar: Bar,
 ) -> Selection:
     """Read the dense model, and find the best heads of every shape of every layer.
 
@@ -81,6 +92,7 @@ def select(
     Args:
         distance: by which that is measured; None for mean squares.
         enough: after how many tokens no further batch is read, if those tell which tokens of the others count.
+        bar: shows how many runs of the model have been made.
         whole: the dense model, which budgets are about, where the one that is read has lost heads already.
 
     Raises:
@@ -100,12 +112,96 @@ def select(
                     for run, gradient in zip(runs, gradients(runs, returned, number)[0], strict=True):
                         of_loss.see(run, gradient)
             slopes = {name: slopes[name] + of_this for name, of_this in of_loss.shares().items()}
-    choices = {layer.name: _choices(layer, slopes.get(output) or _unseen(layer)) for output, layer in by_output.items()}
+    for output, layer in by_output.items():
+        slopes.setdefault(output, _unseen(layer))
+    computed = {layer.name: _choices(layer, slopes[output]) for output, layer in by_output.items()}
+    choices = _measured(model, by_output, slopes, computed, judging(model, batches, forward, distance), bar)
     choices |= {layer.name: [Choice(Shape(0, 0), 0.0, ())] for layer in layers.values() if not layer.num_heads}
     whole = model if whole is None else whole
     every = find_attention(whole)
     ones = {name: torch.ones(layer.num_heads, dtype=torch.float64) for name, layer in every.items()}
     return Selection(whole, head_scores(every, ones), choices, reading)
+
+
+Judging = tuple[Callable[[nn.Module, Any], float], Sequence[Any]]  # what is to stay low, and on what it is measured
+
+
+def judging(model: nn.Module, batches: Sequence[Any], forward: Forward, distance: Distance | None) -> Judging:
+    """How far a model's outputs are from those of `model` as it is now, as a function of it and a judged batch; these.
+
+    Args:
+        distance: by which that is measured; None for mean squares.
+    """
+    apart = distance or relative_error
+    with eval_mode(model), torch.no_grad():
+        some = [batches[number] for number in [*spread(len(batches))][:JUDGED]]
+        judged = [(batch, forward(model, batch)) for batch in some]
+
+    def measure(small: nn.Module, pair: tuple[Any, Any]) -> float:
+        batch, dense = pair
+        return float(apart(forward(small, batch), dense))
+
+    return measure, judged
+
+
+def _measured(
+    model: nn.Module,
+    by_output: Mapping[str, AttentionLayer],
+    slopes: Mapping[str, Slopes],
+    computed: Mapping[str, Sequence[Choice]],
+    judging: Judging,
+    bar: Bar,
+) -> dict[str, Sequence[Choice]]:
+    """The choices of all layers, with what is lost by them as measured, at some numbers of heads and between them."""
+    points = {layer.name: _points(computed[layer.name], layer) for layer in by_output.values()}
+    changes = {
+        layer.name: [_change(layer, slopes[output], choice) for choice in points[layer.name]]
+        for output, layer in by_output.items()
+    }
+    bar.expect(sum(map(len, changes.values())) * len(judging[1]) / 2)
+    found = rises(model, changes, *judging, bar)
+    return {name: _scaled(of_layer, points[name], found[name]) for name, of_layer in computed.items()}
+
+
+def _points(choices: Sequence[Choice], layer: AttentionLayer) -> list[Choice]:
+    """The choices of a layer that are measured: about a third, two thirds and all of its heads leave."""
+    by_heads: dict[int, Choice] = {}
+    for choice in choices:
+        best = by_heads.get(choice.shape.heads)
+        if choice.shape.heads < layer.num_heads and (best is None or choice.value > best.value):
+            by_heads[choice.shape.heads] = choice
+    wanted = [layer.num_heads * (1 - part / POINTS) for part in range(1, POINTS + 1)]
+    nearest = {min(by_heads, key=lambda heads: abs(heads - number)) for number in wanted}
+    return [by_heads[heads] for heads in sorted(nearest, reverse=True)]
+
+
+def _change(layer: AttentionLayer, slopes: Slopes, choice: Choice) -> Change:
+    """The layer's output projection, solved again for the heads of the choice."""
+    owner = owners(layer.context_axis, layer.sizes).to(slopes.inputs.device)
+    bias = layer.output._parameters.get("bias")
+    kept = [layer.heads.index(head) for head in choice.heads]
+    return Change(*solved_without(slopes, weight_of(layer.output), bias, owner, kept))
+
+
+def _scaled(choices: Sequence[Choice], points: Sequence[Choice], measured: Sequence[float]) -> list[Choice]:
+    """The layer's choices, multiplied by what was measured of some, as a share of what was computed, and between them.
+
+    Args:
+        points: the choices that were measured.
+        measured: what is lost by each of them.
+    """
+    shares = {
+        choice.shape.heads: max(lost, LEAST) / max(-choice.value, TINY)
+        for choice, lost in zip(points, measured, strict=True)
+    }
+    heads = sorted(shares)
+    logarithms = np.interp(
+        [choice.shape.heads for choice in choices], heads, np.log([shares[count] for count in heads])
+    )
+    return [
+        replace(choice, value=choice.value * float(factor))
+        for choice, factor in zip(choices, np.exp(logarithms), strict=True)
+    ]
 
 
 class _Sums:

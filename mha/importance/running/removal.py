@@ -127,6 +127,24 @@ def kept_sets(slopes: Slopes, weight: Tensor, owner: Tensor, groups: int, *, int
     return list(found.values())
 
 
+def solved_without(
+    slopes: Slopes, weight: Tensor, bias: Tensor | None, owner: Tensor, kept: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """The weight (o, k) and bias that come closest to the present outputs with the heads at the positions `kept` alone.
+
+    Args:
+        weight, bias: the present ones; a bias of None stays None.
+        owner: (k,), the position of the head that each input belongs to.
+    """
+    layer = _Layer.of(slopes, weight, owner, bias is not None)
+    if gone := [head for head in layer.left if head not in kept]:
+        layer.remove(gone)
+    if bias is None:
+        return layer.weight, None
+    mean = slopes.inputs[:-1, -1] / slopes.inputs[-1, -1].clamp_min(TINY)
+    return layer.weight, bias.double() + (weight.double() - layer.weight) @ mean
+
+
 @dataclass
 class _Layer:
     """An output projection from which heads leave.
@@ -172,7 +190,7 @@ class _Layer:
         """Let those heads leave, of several sets of heads, that cost least; returns them."""
         added = [self._added(heads) for heads in several]
         place = min(range(len(several)), key=added.__getitem__)
-        self._remove(several[place])
+        self.remove(several[place])
         self.lost += max(0.5 * added[place], 0.0)
         return several[place]
 
@@ -187,7 +205,7 @@ class _Layer:
         solved = torch.linalg.solve(self.inverse[own][:, own], columns.T)
         return float(((self.outputs @ columns) * solved.T).sum())
 
-    def _remove(self, heads: Sequence[int]) -> None:
+    def remove(self, heads: Sequence[int]) -> None:
         """Solve the weight again without these heads, and take them out of the inverse."""
         own = self._inputs(heads)
         factors = torch.linalg.solve(self.inverse[own][:, own], self.inverse[own])
