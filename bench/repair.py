@@ -1,11 +1,13 @@
 """What repair after pruning gives back, and what it costs: every method beside no repair, on the trained tasks.
 
     python -m bench.repair -o DIR
+    python -m bench.repair -o DIR --tasks sentences --only shrink --distill 5min    # a pretrained model, shrunk
 
 Heads chosen by several criteria are cut out of each task's model, and what is left is repaired from the calibration
 set (`mha.compensate`). `repair.csv` says how much of the lost metric comes back, on the same held-out examples, with
 intervals over resamples of them, and the repair's CPU time beside that of one evaluation, both on one thread.
-`shrink.csv` says what `mha.shrink` reaches on the same examples.
+`shrink.csv` says what `mha.shrink` reaches on the same examples, in which time and memory; with `--distill`, also after
+training on the task's unlabelled texts.
 """
 
 import argparse
@@ -18,13 +20,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 import mha
 from bench import tasks
 from bench.measure.bootstrap import Estimate, Interval
+from bench.measure.memory import with_peak
 from bench.measure.threads import one_thread
 from bench.models.experiment import DENSE, Experiment
 from mha.repair.compensate import METHODS
+from mha.repair.shrink import RATE
 from mha.values.atomic_files import appears_whole
 
 Result = TypeVar("Result")
@@ -42,34 +47,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
     parser.add_argument("--criteria", nargs="*", default=CRITERIA, choices=mha.criteria())
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP)
+    parser.add_argument("--only", choices=("repair", "shrink"), help="one of the two tables")
+    parser.add_argument("--distill", metavar="TIME", help='train what was shrunk for so long at most: "5min"')
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, Any]]] = {"repair": [], "shrink": []}
     with one_thread():
         for experiment in map(Experiment, map(tasks.load, options.tasks)):
-            for name, row in _rows(experiment, options.criteria, options.keep):
+            for name, row in _rows(experiment, options):
                 rows[name].append(row)
                 _write(options.output / f"{name}.csv", rows[name])
                 _say(_line(name, row))
-    for line in verdict(rows["repair"]):
+    for line in verdict(rows["repair"]) if rows["repair"] else ():
         _say(line)
 
 
-def _rows(
-    experiment: Experiment, criteria: Sequence[str], keep: Sequence[float]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(experiment: Experiment, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (table, row) for one task: "repair" for each criterion, share and method, then "shrink" for each share."""
     batches = list(experiment.task.calibration())
     dense = experiment.metric_of(experiment.model())
-    _, evaluation = _timed(
-        lambda: experiment.task.evaluate(experiment.model())
-    )  # warm, and without the intervals' resamples
-    for criterion in criteria:
-        for share in keep:
-            for row in repairs(experiment, criterion, share, batches, dense, evaluation):
-                yield "repair", row
-    for share in keep:
-        yield "shrink", _shrunk(experiment, share, batches, dense)
+    if options.only != "shrink":
+        _, evaluation = _timed(
+            lambda: experiment.task.evaluate(experiment.model())
+        )  # warm, and without the intervals' resamples
+        for criterion in options.criteria:
+            for share in options.keep:
+                for row in repairs(experiment, criterion, share, batches, dense, evaluation):
+                    yield "repair", row
+    if options.only != "repair":
+        for share in options.keep:
+            for row in _shrunk(experiment, share, batches, dense, options.distill):
+                yield "shrink", row
 
 
 def repairs(
@@ -135,19 +143,51 @@ def _far(row: dict[str, Any]) -> float:
     return 0.0 if row["gained_low"] <= 0 <= row["gained_high"] else float(row["gained"])
 
 
-def _shrunk(experiment: Experiment, keep: float, batches: Sequence[Any], dense: Estimate) -> dict[str, Any]:
-    """The row of `shrink.csv` for the task's model that `mha.shrink` has made with this share of the heads.
+def _shrunk(
+    experiment: Experiment, keep: float, batches: Sequence[Any], dense: Estimate, distill: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `shrink.csv` for the task's model that `mha.shrink` has made with this share of the heads.
 
-    Its `share` is the metric above chance, divided by that of the dense model.
+    Its `share` is the metric above chance, divided by that of the dense model; where a lower metric is better, the
+    metric divided by that of the dense model.
+
+    Args:
+        distill: how long the model is trained then, for a second row; None for no such row.
     """
-    task = experiment.task
-    small, seconds = _timed(lambda: mha.shrink(experiment.model(), batches, task.loss, task.forward, keep=keep))
-    metric, chance = experiment.metric_of(small), task.chance
+    task, model = experiment.task, experiment.model()
+    distance = getattr(task, "distance", None)
+    shrink = partial(mha.shrink, model, batches, task.loss, task.forward, keep=keep, distance=distance)
+    (small, seconds), peak = with_peak(lambda: _timed(shrink))
+    yield _shrink_row(experiment, keep, small, dense, {"distill": "", "seconds": seconds, "peak_bytes": peak})
+    if distill is not None:
+        unlabelled = getattr(task, "unlabelled", list)
+        train = partial(
+            mha.distill,
+            small,
+            model,
+            list(unlabelled()) or batches,
+            task.forward,
+            seconds=distill,
+            learning_rate=RATE,
+            distance=distance,
+        )
+        (trained, further), peak_of_training = with_peak(lambda: _timed(train))
+        peaks = [bytes_ for bytes_ in (peak, peak_of_training) if bytes_ is not None]
+        spent = {"distill": distill, "seconds": seconds + further, "peak_bytes": max(peaks, default=None)}
+        yield _shrink_row(experiment, keep, trained, dense, spent)
+
+
+def _shrink_row(
+    experiment: Experiment, keep: float, small: nn.Module, dense: Estimate, spent: dict[str, Any]
+) -> dict[str, Any]:
+    """A row of `shrink.csv`, for this model; `spent` says what it took."""
+    task, metric = experiment.task, experiment.metric_of(small)
+    chance = task.chance if task.higher_is_better else 0.0
     share = Estimate(
         (metric.value - chance) / (dense.value - chance), (metric.replicates - chance) / (dense.replicates - chance)
     )
     heads = [layer.num_heads for layer in mha.find_attention(small).values()]
-    return {"task": task.name, "keep": keep, **_columns("share", share.interval()), "seconds": seconds, "shape": heads}
+    return {"task": task.name, "keep": keep, **_columns("share", share.interval()), **spent, "shape": heads}
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
@@ -164,7 +204,9 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
 def _line(name: str, row: dict[str, Any]) -> str:
     if name == "shrink":
         what = f"share of {DENSE} {Interval(row['share'], row['share_low'], row['share_high'])}, heads {row['shape']}"
-        return f"{row['task']}, shrunk to {row['keep']:g}: {what}, {row['seconds']:.0f} s"
+        trained = f", trained for {row['distill']}" if row["distill"] else ""
+        memory = "" if row["peak_bytes"] is None else f", {row['peak_bytes'] / 2**20:,.0f} MiB"
+        return f"{row['task']}, shrunk to {row['keep']:g}{trained}: {what}, {row['seconds']:.0f} s{memory}"
     values = f"{row['pruned']:.3f} -> {row['repaired']:.3f}"
     return f"{_where(row)}, {row['method']}: {values}, closed {row['closed']:.2f}, {row['evaluations']:.1f} evaluations"
 

@@ -35,7 +35,9 @@ def compensated(task: Task, dense: nn.Module, pruned: nn.Module, batches: Sequen
 
 def shrunk(task: Task, dense: nn.Module, batches: Sequence[Any], keep: float) -> Made:
     """A model that keeps this share of the dense one's heads, which `mha.shrink` chooses itself, repaired likewise."""
-    return _made(lambda: mha.shrink(dense, batches, task.loss, task.forward, keep=keep))
+    return _made(
+        lambda: mha.shrink(dense, batches, task.loss, task.forward, keep=keep, distance=getattr(task, "distance", None))
+    )
 
 
 def _made(make: Callable[[], nn.Module]) -> Made:

@@ -11,7 +11,7 @@ instructions; with gradients in 12.5 in float32.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -112,6 +112,11 @@ class SmolLM(Task):
         losses, real = next_token_losses(self.forward(model, batch), batch)
         return losses.sum() / real.sum().to(losses.device)
 
+    @property
+    def distance(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence of the next token's distributions, the mean over tokens (`divergence`)."""
+        return divergence
+
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> np.ndarray:
         """For each evaluation sequence (n, 2): the sum of its tokens' negative log-likelihoods, and their number."""
@@ -209,6 +214,19 @@ def pieces(texts: Sequence[str]) -> list[str]:
         told += grown
         added.append(grown)
     return added
+
+
+def divergence(logits: Tensor, dense: Tensor) -> Tensor:
+    """KL(dense ‖ ours) of the next token's distributions, the mean over tokens, a scalar.
+
+    Args:
+        logits, dense: ours and the dense model's, (b, n, vocabulary). One sequence at a time becomes float32.
+    """
+    parts = [
+        F.kl_div(ours.float().log_softmax(-1), wanted.float().log_softmax(-1), log_target=True, reduction="batchmean")
+        for ours, wanted in zip(logits, dense, strict=True)
+    ]
+    return torch.stack(parts).mean()
 
 
 def next_token_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

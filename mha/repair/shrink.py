@@ -20,6 +20,7 @@ from mha.repair.compensate import fit_again
 from mha.repair.distill import distill as distill_for
 from mha.repair.distill import seconds_in
 from mha.repair.layers_to_fit import Scope
+from mha.repair.like_lengths import by_length
 from mha.repair.observe import Forward, held_batches
 from mha.repair.reading import Reading
 from mha.repair.selection import BUDGETS, Distance, Selection, plan_within, select
@@ -69,7 +70,8 @@ def shrink(
     smaller could be shown to.
 
     Args:
-        batches: calibration batches, read once, and held.
+        batches: calibration batches, read once, and held. Mappings of token ids and a mask are put together anew, so
+            that texts of like length share a batch.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default": that one scores the heads instead.
@@ -114,8 +116,8 @@ def shrink(
     if rounds < 1:
         raise CalibrationError(f"rounds must be at least 1, got {rounds}")
     seconds = None if distill is None else seconds_in(distill)
-    calibration = held_batches(batches)
-    further = calibration if unlabelled is None or seconds is None else held_batches(unlabelled)
+    calibration = by_length(held_batches(batches))
+    further = calibration if unlabelled is None or seconds is None else by_length(held_batches(unlabelled))
     with locked(model, by="mha.shrink", draws=True), at_rest():
         model = usable(model)
         count = (rounds + (seconds is not None)) * len(rungs) + rounds

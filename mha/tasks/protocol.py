@@ -1,7 +1,7 @@
 """A task: a trained model, data to calibrate and to evaluate on, and how to feed and judge it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,14 @@ class Task(ABC):
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         """Run the model on the inputs of a batch, and return what is judged of its output, such as the logits."""
+
+    @property
+    def distance(self) -> Callable[[Any, Any], Tensor] | None:
+        """How far what `forward` returns is from what it returns for the dense model: (both of these) -> scalar.
+
+        By it `mha.shrink` and `mha.distill` compare outputs; None, as by default, compares their mean squares.
+        """
+        return None
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> np.ndarray:
