@@ -39,6 +39,10 @@ class Reading:
     batches: Sequence[Any]
     read: Sequence[int]
 
+    def tokens(self, number: int) -> int:
+        """How many tokens the layers run on in a batch that was read."""
+        return max((sum(run.numel() for run in goal.weights[number]) for goal in self.goals.values()), default=0)
+
     def readers_in(self, modules: Collection[nn.Module]) -> bool:
         """Whether one of these modules of the dense model reads the residual stream for some goal."""
         readers = {goal.reader for goal in self.goals.values()} - {None}

@@ -21,7 +21,6 @@ from mha.repair.distill import relative_error
 from mha.repair.measured import Change, rises
 from mha.repair.observe import Forward, Run, calling_outputs, gradients, observed
 from mha.repair.reading import Reading, read
-from mha.repair.token_weights import spread
 from mha.runtime.nests import mapped
 from mha.runtime.progress import Bar
 from mha.values.layout import owners
@@ -29,8 +28,8 @@ from mha.values.plan import HeadPlan, HeadScores
 
 Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
 NUDGE = 0.1
-POINTS = 3  # numbers of heads that are measured in every layer
-JUDGED = 2  # batches that they are measured on
+POINTS = 2  # numbers of heads that are measured in every layer
+JUDGED = 1024  # tokens that they are measured on, at least
 LEAST = 1e-9  # a measured loss below this is rounding
 TINY = 1e-300
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
@@ -107,7 +106,7 @@ def select(
         slopes = sums.shares()
         if loss is not None:
             of_loss = _Sums(by_output)
-            for number in reading.read:
+            for number in reading.read[::2]:
                 with observed(model, list(by_output), batches[number], loss) as (runs, returned):
                     for run, gradient in zip(runs, gradients(runs, returned, number)[0], strict=True):
                         of_loss.see(run, gradient)
@@ -115,7 +114,8 @@ def select(
     for output, layer in by_output.items():
         slopes.setdefault(output, _unseen(layer))
     computed = {layer.name: _choices(layer, slopes[output]) for output, layer in by_output.items()}
-    choices = _measured(model, by_output, slopes, computed, judging(model, batches, forward, distance), bar)
+    judged = judging(model, [batches[number] for number in _judged(reading)], forward, distance)
+    choices = _measured(model, by_output, slopes, computed, judged, bar)
     choices |= {layer.name: [Choice(Shape(0, 0), 0.0, ())] for layer in layers.values() if not layer.num_heads}
     whole = model if whole is None else whole
     every = find_attention(whole)
@@ -130,18 +130,30 @@ def judging(model: nn.Module, batches: Sequence[Any], forward: Forward, distance
     """How far a model's outputs are from those of `model` as it is now, as a function of it and a judged batch; these.
 
     Args:
+        batches: those that are judged.
         distance: by which that is measured; None for mean squares.
     """
     apart = distance or relative_error
     with eval_mode(model), torch.no_grad():
-        some = [batches[number] for number in [*spread(len(batches))][:JUDGED]]
-        judged = [(batch, forward(model, batch)) for batch in some]
+        judged = [(batch, forward(model, batch)) for batch in batches]
 
     def measure(small: nn.Module, pair: tuple[Any, Any]) -> float:
         batch, dense = pair
         return float(apart(forward(small, batch), dense))
 
     return measure, judged
+
+
+def _judged(reading: Reading) -> list[int]:
+    """The numbers of the batches to measure on: from the middle on, of those that were read, until they are enough."""
+    middle = len(reading.batches) / 2
+    chosen: list[int] = []
+    tokens = 0
+    for number in sorted(reading.read, key=lambda number: abs(number - middle)):
+        if tokens < JUDGED:
+            chosen.append(number)
+            tokens += reading.tokens(number)
+    return chosen
 
 
 def _measured(
@@ -164,7 +176,7 @@ def _measured(
 
 
 def _points(choices: Sequence[Choice], layer: AttentionLayer) -> list[Choice]:
-    """The choices of a layer that are measured: about a third, two thirds and all of its heads leave."""
+    """The choices of a layer that are measured: about half of its heads leave, and all."""
     by_heads: dict[int, Choice] = {}
     for choice in choices:
         best = by_heads.get(choice.shape.heads)
