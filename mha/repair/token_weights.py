@@ -1,12 +1,12 @@
 """Which tokens of batches count that are not read with gradients, by what was seen of those that are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mha.pruning.equivalence import tensors_in
+from mha.runtime.nests import Path, leaves
 
 LEAST = 4  # batches that are read at least
 FEW = 0.05  # share of tokens that may count and do not, or the other way round
@@ -49,15 +49,21 @@ def further_weights(batches: Sequence[Any], read: Read) -> Read | None:
     means = _means(read)
     if sum(int((~counts).sum()) for counts in every) <= FEW * sum(counts.numel() for counts in every):
         return {number: {name: [mean] for name, mean in means.items()} for number in others}
-    for path in tensors_in(batches[next(iter(read))]):
-        masks = [tensors_in(batch).get(path) for batch in batches]
-        if all(
+    tensors = [_tensors_in(batch) for batch in batches]
+    for path in tensors[next(iter(read))]:
+        masks = [of_batch.get(path) for of_batch in tensors]
+        if all(mask is not None for mask in masks) and all(
             _explains(masks[number], counts) for number, of_batch in counting.items() for counts in of_batch.values()
         ):
             return {
                 number: {name: [_spread_over(masks[number], mean)] for name, mean in means.items()} for number in others
             }
     return None
+
+
+def _tensors_in(batch: Any) -> dict[Path, Tensor]:
+    """Every tensor in a batch, of whatever dtype, by where it is."""
+    return {path: leaf for path, leaf in leaves(batch, (Sequence, Mapping)) if isinstance(leaf, Tensor)}
 
 
 def _means(read: Read) -> dict[str, Tensor]:

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mha.repair.candidates import Search, candidates
-from mha.repair.repaired_leave_one_out import resolved_scores
 from torch import nn
 
 import mha
-from mha.repair.least_squares import DAMPING_OF_REMOVAL
-from mha.repair.observe import calling_outputs, moments_of
+from mha.repair.distill import relative_error
+from mha.repair.selection import plan_within
+from mha.repair.shrink import _on_the_way
 
 
 @pytest.fixture
@@ -45,29 +44,6 @@ def test_with_a_criterion_it_is_score_choose_prune_and_compensate_in_a_row(model
     assert torch.equal(small(batches[0]), expected(batches[0]))
 
 
-def test_the_best_of_the_ways_is_kept_by_the_loss_or_without_one_by_the_distance(model, batches):
-    """Here both mean the same, and each way's result is known by itself."""
-    own = mha.score(model, batches, loss, "leave_one_out")
-    search = Search(
-        model=model,
-        batches=batches,
-        forward=forward,
-        distance=mha.repair.distill.relative_error,
-        rounds=3,
-        budget={"heads": 5},
-    )
-    ways = list(candidates(search, own))
-    assert len(ways) == 3
-    with torch.no_grad():
-        losses = [sum(loss(way, batch).item() for batch in batches) for way in ways]
-        pairs = [(way, batch) for way in ways for batch in batches]
-        errors = torch.tensor([mha.repair.distill.relative_error(way(batch), model(batch)) for way, batch in pairs])
-    best = ways[losses.index(min(losses))]
-    nearest = ways[int(errors.view(3, -1).sum(1)[1:].argmin()) + 1]  # without a loss its leave-one-out is not there
-    assert torch.equal(mha.shrink(model, batches, loss, forward, rounds=3, heads=5)(batches[0]), best(batches[0]))
-    assert torch.equal(mha.shrink(model, batches, None, forward, rounds=3, heads=5)(batches[0]), nearest(batches[0]))
-
-
 def test_the_heads_that_others_can_stand_in_for_leave(model, batches):
     """In the middle layer heads 1 and 3 see what heads 0 and 2 see; nothing is lost without them."""
     attention = model.layers[1].self_attn
@@ -82,63 +58,7 @@ def test_the_heads_that_others_can_stand_in_for_leave(model, batches):
     assert len(kept) == 2
     assert {head // 2 for head in kept} == {0, 1}
     with torch.no_grad():
-        assert mha.repair.distill.relative_error(small(batches[0]), model(batches[0])) < 1e-6
-
-
-def test_scores_are_what_the_outputs_lose_when_the_layer_is_solved_again(model, batches):
-    """By hand: the layer's context without a head, fitted to the layer's output, and the model run with that."""
-    wanted = [model(batch).detach() for batch in batches]
-
-    def measure(small, part):
-        return mha.repair.distill.relative_error(small(part[0]), part[1]).item()
-
-    judged = list(zip(batches, wanted, strict=True))[:2]
-    scores = resolved_scores(model, batches, forward, measure, judged)
-    assert {name: len(row) for name, row in scores.scores.items()} == {f"layers.{i}.self_attn": 4 for i in range(3)}
-    for name, head in (("layers.1.self_attn", 2), ("layers.0.self_attn", 0)):
-        changed = copy.deepcopy(model)
-        projection = changed.get_submodule(name).out_proj
-        layer = mha.find_attention(changed)[name]
-        with calling_outputs(mha.find_attention(changed)):
-            moments = moments_of(changed, [f"{name}.out_proj"], batches, forward)[f"{name}.out_proj"]
-        kept = [column for column in range(24) if column // 6 != head]
-        assert layer.head_dim == 6
-        gram = moments.centred().xx
-        strength = DAMPING_OF_REMOVAL * gram.diagonal().mean()
-        x, own = gram[kept][:, kept] + strength * torch.eye(18), [c for c in range(24) if c // 6 == head]
-        change = torch.linalg.solve(x, gram[kept][:, own] @ projection.weight[:, own].T).T
-        before = projection.weight.detach().clone()
-        projection.weight.data[:, kept] += change.detach()
-        projection.weight.data[:, own] = 0
-        projection.bias.data += (before - projection.weight.detach()) @ moments.x / moments.n
-        with torch.no_grad():
-            expected = sum(measure(changed, part) for part in judged) / 2
-        assert scores.scores[name][head].item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_model_that_can_not_be_replayed_gives_the_same_scores(model, batches):
-    class Changing(nn.Module):
-        """Adds to a layer's output in place."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model
-
-        def forward(self, x):
-            for layer in self.inner.layers:
-                x = layer(x)
-                x += 0.0
-            return x
-
-    wanted = [(batch, model(batch).detach()) for batch in batches[:2]]
-
-    def measure(small, part):
-        return (small(part[0]) - part[1]).square().mean().item()
-
-    plain = resolved_scores(model, batches, forward, measure, wanted)
-    changing = resolved_scores(Changing(), batches, forward, measure, wanted)
-    for name, row in plain.scores.items():
-        torch.testing.assert_close(changing.scores[f"inner.{name}"], row, rtol=1e-6, atol=1e-12)
+        assert relative_error(small(batches[0]), model(batches[0])) < 1e-6
 
 
 def test_it_comes_closer_to_the_dense_model_than_pruning_alone(model, batches):
@@ -149,6 +69,23 @@ def test_it_comes_closer_to_the_dense_model_than_pruning_alone(model, batches):
     with torch.no_grad():
         dense = model(unseen)
         assert (small(unseen) - dense).square().mean() < 0.7 * (cut(unseen) - dense).square().mean()
+
+
+def test_a_loss_counts_too(model, batches):
+    """It looks at the first position alone, and the outputs at all of them: the choice lies between."""
+
+    def first(model, batch):
+        return (model(batch)[:, 0] - batch[:, 0]).square().mean()
+
+    def only_first(model, batch):
+        return model(batch)[:, 0]
+
+    plans = [
+        mha.plan_of(mha.shrink(model, batches, of_labels, run, heads=6))
+        for of_labels, run in ((None, forward), (first, forward), (first, only_first))
+    ]
+    assert plans[0] != plans[2]
+    assert plans[1] != plans[0]
 
 
 def test_the_criterion_and_a_floor_are_the_callers(model, batches):
@@ -224,14 +161,63 @@ def test_a_distance_of_ones_own_is_what_counts(model, batches):
     def first(found, wanted):
         return (found[:, 0] - wanted[:, 0]).square().mean()
 
-    calls = []
+    unseen = torch.randn(19, 5, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    one, other = (mha.shrink(model, batches, None, forward, distance=given, heads=6) for given in (first, None))
+    with torch.no_grad():
+        dense = model(unseen)
+        assert first(one(unseen), dense) < 0.9 * first(other(unseen), dense)
+    assert mha.plan_of(one) != mha.plan_of(other)
 
-    def noted(found, wanted):
-        calls.append(found.shape)
-        return first(found, wanted)
 
-    mha.shrink(model, batches, None, forward, rounds=1, distance=noted, heads=6)
-    assert len(calls) >= 12 * 4
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_in_rounds_heads_leave_little_by_little(model, batches, monkeypatch, rounds):
+    """Each round reads what the one before left: heads that are gone stay gone."""
+    plans = []
+
+    def noted(*args, **kwargs):
+        plans.append(plan_within(*args, **kwargs))
+        return plans[-1]
+
+    monkeypatch.setattr("mha.repair.selection.plan_within", noted)
+    small = mha.shrink(model, batches, None, forward, rounds=rounds, heads=4)
+    assert [sum(map(len, plan.keep.values())) for plan in plans] == [8, 6, 4][-rounds:]
+    for before, after in zip(plans, plans[1:], strict=False):
+        assert all(set(after.keep[name]) <= set(heads) for name, heads in before.keep.items())
+    assert mha.plan_of(small) == plans[-1]
+
+
+def test_budgets_on_the_way_fall_by_the_same_factor():
+    assert _on_the_way({"heads": 3, "min_heads": 1}, 0.5, 12) == {"heads": 6, "min_heads": 1}
+    assert _on_the_way({"keep": 0.25}, 0.5, 12) == {"keep": pytest.approx(0.5)}
+    assert _on_the_way({"latency": 0.125, "keep": None}, 1 / 3, 12) == {"latency": pytest.approx(0.5), "keep": None}
+    assert _on_the_way({"heads": 0}, 0.25, 12) == {"heads": 9}
+    assert _on_the_way({"keep": 0.0}, 0.25, 12) == {"keep": pytest.approx(0.75)}
+
+
+def test_it_trains_on_the_unlabelled_batches_and_on_nothing_else(model, batches):
+    """What has gradients, and is not the dense model, is trained; batches are told apart by their shape."""
+    generator = torch.Generator().manual_seed(5)
+    others = [torch.randn(11, 3, 24, generator=generator, dtype=torch.float64) for _ in range(8)]
+    trained = []
+
+    def noted(small, batch):
+        if torch.is_grad_enabled() and mha.plan_of(small) != mha.HeadPlan({}):
+            trained.append(tuple(batch.shape))
+        return small(batch)
+
+    def shrunk(**how):
+        return mha.shrink(model, batches, None, noted, heads=4, **how)
+
+    plain = shrunk()
+    assert trained == []
+    small = shrunk(distill="0.5s", unlabelled=iter(others))
+    assert set(trained) == {(11, 3, 24)}
+    with torch.no_grad():
+        dense = model(others[3])
+        assert relative_error(small(others[3]), dense) <= relative_error(plain(others[3]), dense)
+    trained.clear()
+    shrunk(distill=0.5)
+    assert set(trained) == {(7, 5, 24)}
 
 
 def test_what_can_not_be_used(model, batches):
@@ -241,6 +227,10 @@ def test_what_can_not_be_used(model, batches):
         mha.shrink(model, batches, loss, forward, rounds=0, keep=0.5)
     with pytest.raises(mha.MhaError, match=r"unknown criterion 'taylr'"):
         mha.shrink(model, batches, loss, forward, criterion="taylr", keep=0.5)
+    with pytest.raises(mha.MhaError, match=r'expected a time such as 30, "90s", "5min" or "1h", got \'soon\''):
+        mha.shrink(model, batches, loss, forward, distill="soon", keep=0.5)
+    with pytest.raises(mha.MhaError, match=r"the calibration set is empty"):
+        mha.shrink(model, batches, loss, forward, distill="1s", unlabelled=[], keep=0.5)
 
 
 def test_only_plans_that_are_the_callers_are_warned_of(model, batches, monkeypatch):
@@ -252,5 +242,5 @@ def test_only_plans_that_are_the_callers_are_warned_of(model, batches, monkeypat
     monkeypatch.setattr("warnings.simplefilter", lambda *given, **how: filtering.append(given) or really(*given, **how))
     with pytest.warns(mha.SlowPlanWarning, match="keeps 6 of 12 heads") as told:
         mha.shrink(model, batches[:2], None, forward, keep=0.5, rounds=3, costs=costs)
-    assert len(told) == 2  # of two ways; two plans on the way keep 8 and 10
+    assert len(told) == 1  # two plans on the way keep 8 and 10
     assert not [given for given in filtering if mha.SlowPlanWarning in given]
