@@ -133,7 +133,9 @@ def test_bias_is_the_mean_of_what_left(teacher, data):
     contexts = []
     handle = projection.register_forward_pre_hook(lambda _, args: contexts.append(args[0].detach()))
     sought = Sought(outputs=["blocks.1.attention.W_o"])
-    goal = goals_of(teacher, sought, data, lambda model, numbered: forward(model, numbered[1]))["blocks.1.attention.W_o"]
+    goal = goals_of(teacher, sought, data, lambda model, numbered: forward(model, numbered[1]))[
+        "blocks.1.attention.W_o"
+    ]
     handle.remove()
     weight = torch.cat([one[0].flatten() for one in goal.weights])
     gone = [3, 4, 5, 12, 13, 14]

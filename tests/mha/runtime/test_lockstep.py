@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import mha
-from mha.runtime.lockstep import MOST_THREADS, Pass, few_threads, pause, running
 from mha.runtime.locking import locked
+from mha.runtime.lockstep import MOST_THREADS, Pass, few_threads, pause, running
 
 
 def alive():

@@ -81,9 +81,7 @@ def test_heads_leave_cheapest_first_and_each_costs_what_it_adds(intercept, alike
     costs = removal_costs(slopes, weight, owner, intercept=intercept)
     left, lost, least = list(range(5)), 0.0, 0.0
     while left:
-        without = {
-            head: cost(x, gradients, weight, columns(set(left) - {head}), intercept=intercept) for head in left
-        }
+        without = {head: cost(x, gradients, weight, columns(set(left) - {head}), intercept=intercept) for head in left}
         head = min(without, key=without.get)
         least = max(least, without[head] - lost)
         assert costs[head].item() == pytest.approx(least, rel=1e-8)
@@ -124,7 +122,9 @@ def test_every_feasible_shape_has_a_set_of_that_cost(heads, groups, intercept):
 
 def test_the_whole_costs_nothing_and_none_costs_all():
     x, gradients, weight, owner = rows(6)
-    found = {len(kept.positions): kept for kept in kept_sets(slopes_of(x, gradients), weight, owner, 3, intercept=False)}
+    found = {
+        len(kept.positions): kept for kept in kept_sets(slopes_of(x, gradients), weight, owner, 3, intercept=False)
+    }
     assert found[6].cost == 0.0
     counts = gradients.square().sum(1)
     shares = gradients.T @ gradients / counts.sum()
