@@ -71,7 +71,7 @@ class Model(nn.Module):
             x = self.between(number, self.blocks[number % len(self.blocks)](x, memory))
         return self.head(self.last(x).mean(1))
 
-    def between(self, number, x):
+    def between(self, _number, x):
         return x
 
 

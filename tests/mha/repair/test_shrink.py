@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -181,7 +182,7 @@ def test_in_rounds_heads_leave_little_by_little(model, batches, monkeypatch, rou
     monkeypatch.setattr("mha.repair.selection.plan_within", noted)
     small = mha.shrink(model, batches, None, forward, rounds=rounds, heads=4)
     assert [sum(map(len, plan.keep.values())) for plan in plans] == [8, 6, 4][-rounds:]
-    for before, after in zip(plans, plans[1:], strict=False):
+    for before, after in pairwise(plans):
         assert all(set(after.keep[name]) <= set(heads) for name, heads in before.keep.items())
     assert mha.plan_of(small) == plans[-1]
 

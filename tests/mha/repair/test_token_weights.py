@@ -27,7 +27,7 @@ def test_tokens_are_those_of_the_layer_that_runs_on_most():
     of_batch = {"a": [torch.ones(2, 3), torch.ones(5)], "b": [torch.ones(7)]}
     assert tokens_in(dict.fromkeys(range(4), of_batch)) == 4 * 11
     assert tokens_in(dict.fromkeys(range(3), of_batch)) == 0  # too few to tell anything
-    assert tokens_in(dict.fromkeys(range(4), {})) == 0
+    assert tokens_in({number: {} for number in range(4)}) == 0
 
 
 def padded(number, dtype=torch.int64):

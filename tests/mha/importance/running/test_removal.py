@@ -13,7 +13,7 @@ ROWS, OUT, WIDTH = 97, 5, 2
 
 
 def rows(heads):
-    """x (97, heads · 2), correlated and off centre, gradients (97, 5), a weight (5, heads · 2), and whose inputs are."""
+    """x (97, heads · 2), off centre, gradients (97, 5), a weight (5, heads · 2), and which head each input is of."""
     generator = torch.Generator().manual_seed(heads)
 
     def draw(*shape):
