@@ -39,6 +39,8 @@ class Moments:
         """
         wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         w = torch.ones(len(x), device=x.device) if weight is None else weight
+        if not bool((w > 0).all()):
+            x, y, w = x[w > 0], y[w > 0], w[w > 0]
         total = cls.zero(x.shape[1], y.shape[1], x.device)
         for some in (slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)):
             total = total + cls._of_block(x[some].to(wide), y[some].to(wide), w[some].to(wide))
