@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mha
-from mha.repair.distill import relative_error
+from mha.repair.distill import relative_error, seconds_in
 
 PLAN = mha.HeadPlan({"plain": (0, 2, 3), "grouped": (0, 1, 6, 7), "cross": (1,)})
 
@@ -51,6 +51,63 @@ def test_training_that_does_not_help_is_dropped(model, more):
     pruned = mha.prune(model, PLAN)
     same = mha.distill(pruned, model, more, forward, steps=3, learning_rate=3.0)
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in pruned.state_dict().items())
+
+
+def test_training_that_goes_wrong_after_a_while_ends_early_and_keeps_the_best(model, more):
+    """The distance on the held-out batches is made up: it falls, and then it rises at every look."""
+    looks = iter([3.0, 2.0, 1.0, 1.5, 4.0])
+    states = []
+
+    def noted(one, batch):
+        if torch.is_grad_enabled():
+            states.append(copy.deepcopy(one.state_dict()))
+        return forward(one, batch)
+
+    def distance(found, wanted):
+        error = (found - wanted).square().mean()
+        return error if torch.is_grad_enabled() else 0 * error + next(looks)
+
+    pruned = mha.prune(model, PLAN)
+    found = mha.distill(pruned, model, more[:7], noted, steps=80, learning_rate=1e-3, distance=distance)
+    assert len(states) == 40  # looked at after 10, 20, 30 and 40 steps; the last two were worse
+    best = states[20]  # with which step 21 began
+    assert all(torch.equal(value, best[name]) for name, value in found.state_dict().items())
+
+
+def test_a_learning_rate_that_is_too_high_gives_nothing_worse(model, more):
+    """It diverges after a while; the result is no farther from the teacher on what was held out than at the start."""
+    pruned = mha.prune(model, PLAN)
+    trained = mha.distill(pruned, model, more, forward, steps=40, learning_rate=0.1)
+    assert error(trained, model, [more[3], more[7]]) <= error(pruned, model, [more[3], more[7]])
+
+
+def test_it_ends_with_its_time(model, more, monkeypatch):
+    """By a clock on which every look takes a second: 20 steps or fewer, since each looks more than once."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    trained = []
+
+    def noted(one, batch):
+        if torch.is_grad_enabled():
+            trained.append(1)
+        return forward(one, batch)
+
+    pruned = mha.prune(model, PLAN)
+    mha.distill(pruned, model, more, noted, seconds="1min", learning_rate=1e-4, progress=False)
+    assert 3 <= len(trained) <= 20
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(30, 30.0), (0.5, 0.5), ("90s", 90.0), ("1min", 60.0), (" 2.5 min ", 150.0), ("1h", 3600.0)]
+)
+def test_times_that_can_be_read(given, seconds):
+    assert seconds_in(given) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("given", ["soon", "", "-1s", "1.2.3s", "1day", 0, -3, float("inf"), float("nan"), [5]])
+def test_times_that_can_not_be_read(given):
+    with pytest.raises(mha.MhaError, match=r'expected a time such as 30, "90s", "5min" or "1h", got '):
+        seconds_in(given)
 
 
 def test_frozen_parameters_stay(model, more):
@@ -105,6 +162,10 @@ def test_what_can_not_be_used(model, more):
         mha.distill(pruned, model, [], forward)
     with pytest.raises(mha.MhaError, match=r"steps must be at least 1, got 0"):
         mha.distill(pruned, model, more, forward, steps=0)
+    with pytest.raises(mha.MhaError, match=r"expected steps or seconds, got both: 3 and '1min'"):
+        mha.distill(pruned, model, more, forward, steps=3, seconds="1min")
+    with pytest.raises(mha.MhaError, match=r"expected a time such as .*, got 'soon'"):
+        mha.distill(pruned, model, more, forward, seconds="soon")
     with pytest.raises(mha.MhaError, match=r"must be a finite scalar tensor, got tensor\(nan"):
         mha.distill(pruned, model, more, forward, distance=lambda one, other: (one - other).sum() * float("nan"))
     with pytest.raises(mha.MhaError, match=r"the distance to the teacher has no gradient"):
