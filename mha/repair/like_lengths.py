@@ -17,9 +17,12 @@ def by_length(batches: Sequence[Any]) -> Sequence[Any]:
     """The examples of the batches in batches of like length, of the same size, each cut to the longest of its batch.
 
     That is done where every batch is a mapping of tensors whose first dimension is the examples, with token ids and a
-    mask that shows padding at the end only. Other batches are returned as they are.
+    mask that shows padding at the end only, and the other tensors hold one entry for each token or none. Other batches
+    are returned as they are.
     """
     if len(batches) < 2 or not all(map(_is_text, batches)) or len({tuple(batch) for batch in batches}) > 1:
+        return batches
+    if not all(_of_tokens(batches, name) or _of_examples(batches, name) for name in batches[0]):
         return batches
     lengths = torch.cat([batch[MASK].long().sum(dim=1) for batch in batches]).tolist()
     places = [(number, row) for number, batch in enumerate(batches) for row in range(len(batch[MASK]))]
@@ -38,6 +41,20 @@ def _is_text(batch: Any) -> bool:
         return False
     plain = ids.dim() == 2 and ids.shape == mask.shape and len(mask) > 0
     return plain and bool((mask[:, 1:] <= mask[:, :-1]).all()) and bool((mask.sum(dim=1) > 0).all())
+
+
+def _of_tokens(batches: Sequence[Any], name: str) -> bool:
+    """Whether this tensor has an entry for every token, and the same one for all padding."""
+    if any(batch[name].shape != batch[IDS].shape for batch in batches):
+        return False
+    padding = torch.cat([batch[name][batch[MASK] == 0] for batch in batches])
+    return bool((padding == padding[:1]).all())
+
+
+def _of_examples(batches: Sequence[Any], name: str) -> bool:
+    """Whether this tensor is about whole examples: of one shape in all batches, which has no dimension of tokens."""
+    shapes = {batch[name].shape[1:] for batch in batches}
+    return len(shapes) == 1 and not {batch[IDS].shape[1] for batch in batches} & set(*shapes)
 
 
 def _batch_of(rows: Sequence[tuple[Any, int]], fillers: Mapping[str, Any]) -> Any:

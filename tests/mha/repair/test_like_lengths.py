@@ -1,77 +1,61 @@
-"""Texts of like length share a batch, and no example is lost, changed or cut."""
+"""Texts of like length in one batch: nothing but padding is added or lost, and what can't be moved so stays."""
 
 import torch
 
-import mha
 from mha.repair.like_lengths import by_length
 
 
-def batch(generator, count, width):
-    lengths = torch.randint(1, width + 1, (count,), generator=generator)
-    mask = (torch.arange(width)[None] < lengths[:, None]).long()
-    ids = torch.where(mask == 1, torch.randint(5, 99, (count, width), generator=generator), 3)
-    labels = torch.where(mask == 1, ids + 100, -7)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "kind": torch.randn(count, generator=generator)}
+def texts(*several, pad=0, width=None):
+    """A batch of token ids (b, n), a mask, a label each, and labels of tokens."""
+    width = width or max(map(len, several))
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in several])
+    ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in several])
+    tags = torch.where(mask > 0, ids * 2, -100)
+    return {"input_ids": ids, "attention_mask": mask, "label": ids[:, 0] * 10, "tags": tags}
 
 
-def rows(batches):
+def rows_in(batches):
+    """Every text, with its label and the labels of its tokens."""
     return sorted(
-        (ids[mask == 1].tolist(), labels[mask == 1].tolist(), kind.item())
-        for one in batches
-        for ids, mask, labels, kind in zip(*one.values(), strict=True)
+        (ids[mask > 0].tolist(), label.item(), tags[mask > 0].tolist())
+        for batch in batches
+        for ids, mask, label, tags in zip(*batch.values(), strict=True)
     )
 
 
-def test_every_example_is_there_once_with_less_padding():
-    generator = torch.Generator().manual_seed(0)
-    batches = [batch(generator, count, width) for count, width in ((5, 13), (5, 7), (3, 11))]
-    again = by_length(batches)
-    assert rows(again) == rows(batches)
-    assert [len(one["input_ids"]) for one in again] == [5, 5, 3]
-    padding = [sum(int((one["attention_mask"] == 0).sum()) for one in some) for some in (again, batches)]
-    assert padding[0] < padding[1] / 2
-    for one in again:
-        hidden = one["attention_mask"] == 0
-        assert (one["input_ids"][hidden] == 3).all()
-        assert (one["labels"][hidden] == -7).all()
-        assert int(one["attention_mask"].sum(dim=1).max()) == one["input_ids"].shape[1]
+def test_texts_of_like_length_share_a_batch_cut_to_its_longest():
+    given = [texts([1, 2, 3, 4, 5], [6], [7, 8], pad=9), texts([10, 11, 12, 13], [14, 15], [16], width=7, pad=9)]
+    made = by_length(given)
+    assert rows_in(made) == rows_in(given)
+    assert sorted(batch["input_ids"].shape for batch in made) == [(3, 2), (3, 5)]
+    for batch in made:
+        assert batch["input_ids"].shape[1] == batch["attention_mask"].sum(1).max()
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == 9).all()
+        assert (batch["tags"][batch["attention_mask"] == 0] == -100).all()
+    assert sum(batch["input_ids"].numel() for batch in made) < sum(batch["input_ids"].numel() for batch in given)
 
 
-def test_what_is_no_padded_text_stays_as_it_is():
-    generator = torch.Generator().manual_seed(0)
-    text = batch(generator, 5, 7)
-    left = {**text, "attention_mask": text["attention_mask"].flip(1)}
-    nothing_shown = {**text, "attention_mask": torch.zeros_like(text["attention_mask"])}
-    odd = {**text, "note": "a string"}
-    for other in (left, nothing_shown, odd, (torch.ones(5, 3),), torch.ones(5, 3)):
-        batches = [text, other]
-        assert by_length(batches) is batches
-    assert by_length([text])[0] is text
+def assert_as_they_are(batches):
+    assert by_length(batches) is batches
 
 
-def test_shrink_reads_them_so():
-    widths = []
+def test_other_batches_are_returned_as_they_are():
+    one, other = texts([1, 2, 3], [4]), texts([5, 6], [7])
+    assert_as_they_are([one])
+    assert_as_they_are([torch.ones(3, 5), torch.ones(3, 5)])
+    assert_as_they_are([one, {"input_ids": other["input_ids"]}])
+    assert_as_they_are([one, {**other, "label": [1, 2]}])
+    assert_as_they_are([one, {**other, "attention_mask": other["attention_mask"].flip(1)}])  # padding in front
 
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = torch.nn.Embedding(200, 12)
-            self.attention = mha.MultiHeadAttention.square(12, 4)
 
-        def forward(self, input_ids, attention_mask):
-            widths.append(input_ids.shape[1])
-            x = self.embed(input_ids)
-            return x + self.attention(x, x, x, attention_mask.sum(1))
+def test_what_follows_the_padding_of_another_sequence_is_not_cut():
+    """Decoder inputs or target texts as wide as the source: their tokens end elsewhere."""
+    several = [texts([1, 2, 3], [4]), texts([5, 6], [7], width=3)]
+    targets = torch.arange(6).view(2, 3) + 1
+    assert_as_they_are([{**batch, "decoder_input_ids": targets} for batch in several])
 
-    generator = torch.Generator().manual_seed(0)
-    batches = [{key: value for key, value in batch(generator, 4, 9).items() if key not in ("labels", "kind")}
-               for _ in range(4)]  # fmt: skip
 
-    def forward(model, one):
-        return model(**one) * one["attention_mask"][..., None]
-
-    torch.manual_seed(0)
-    model = Model().eval()
-    mha.shrink(model, batches, None, forward, keep=0.5)
-    assert min(widths) < 5
-    assert max(widths) == 9
+def test_what_has_the_width_of_the_tokens_in_another_way_is_not_left_behind():
+    several = [texts([1, 2, 3], [4]), texts([5, 6], [7], width=3)]
+    assert_as_they_are([{**batch, "bias": torch.zeros(2, 1, 3, 3)} for batch in several])
+    assert_as_they_are([{**one, "more": torch.zeros(2, size)} for one, size in zip(several, (3, 5), strict=True)])
