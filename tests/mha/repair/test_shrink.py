@@ -259,3 +259,33 @@ def test_only_plans_that_are_the_callers_are_warned_of(model, batches, monkeypat
         mha.shrink(model, batches[:2], None, forward, keep=0.5, rounds=3, costs=costs)
     assert len(told) == 1  # two plans on the way keep 8 and 10
     assert not [given for given in filtering if mha.SlowPlanWarning in given]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_promise_in_place_of_a_budget(batches, lost):
+    """Nothing is lost while heads 0 and 1 are there; or everything, as soon as one head is gone."""
+    torch.manual_seed(4)
+    model = Halves().double().eval()
+
+    def right(small, batch):
+        kept = mha.plan_of(small).keep.get("attention", (0, 1, 2, 3))
+        return torch.full((len(batch),), float(len(kept) == 4 if lost else {0, 1} <= {*kept}))
+
+    unseen = [torch.randn(97, 5, 24, generator=torch.Generator().manual_seed(9), dtype=torch.float64) for _ in range(5)]
+    judge = mha.Judge(unseen, right, metric="accuracy")
+
+    def first(found, wanted):
+        return (found[..., :12] - wanted[..., :12]).square().mean()
+
+    small = mha.shrink(
+        model, batches, None, forward, distance=first, at_most=0.05, judge=judge, ladder=(0.25, 0.75, 0.5)
+    )
+    assert mha.plan_of(small).keep.get("attention", (0, 1, 2, 3)) == ((0, 1, 2, 3) if lost else (0, 1))
+    assert (small.certificate.chosen is None) == lost
+    assert small is not model
+    with pytest.raises(mha.MhaError, match=r"give at_most or a budget, got both: at_most=0\.05 and keep"):
+        mha.shrink(model, batches, None, forward, at_most=0.05, judge=judge, keep=0.5)
+    with pytest.raises(mha.MhaError, match="at_most: what is lost has to be judged"):
+        mha.shrink(model, batches, None, forward, at_most=0.05)
+    with pytest.raises(mha.MhaError, match="judge: say what may be lost"):
+        mha.shrink(model, batches, None, forward, judge=judge, keep=0.5)
