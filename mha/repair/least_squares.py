@@ -105,10 +105,7 @@ def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> t
     fit, held = fit.of_residual(weight, bias), held.of_residual(weight, bias)
     damping: float | None = DAMPING_UNTRIED
     if held.n > 0:
-        tried = {share: _change(fit, share, bias is not None) for share in DAMPING}
-        errors = {share: held.error(*change).item() for share, change in tried.items() if change is not None}
-        damping = min(errors, key=lambda share: errors[share], default=None)
-        damping = damping if damping is not None and errors[damping] < held.yy.item() else None
+        damping = _best_damping(fit, held, bias is not None)
     solution = None if damping is None else _change(fit + held, damping, bias is not None)
     if solution is None:
         return weight, bias
@@ -141,6 +138,27 @@ def rescale(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None, ow
 
     change, _ = refit(of_heads(fit), of_heads(held), weight.new_zeros(1, heads), None)
     return weight * (1 + member @ change[0])
+
+
+def _best_damping(fit: Moments, held: Moments, with_bias: bool) -> float | None:
+    """The λ of `DAMPING` whose solution over `fit` leaves least error on `held`; None if none is better than no change.
+
+    The error is taken to have one valley: from the middle on the neighbours are tried, downhill.
+    """
+    errors: dict[int, float] = {}
+
+    def error(place: int) -> float:
+        """What the λ at this place leaves; infinite beyond the ends, and where it can't be solved."""
+        if place not in errors:
+            inside = 0 <= place < len(DAMPING)
+            change = _change(fit, DAMPING[place], with_bias) if inside else None
+            errors[place] = float("inf") if change is None else held.error(*change).item()
+        return errors[place]
+
+    place = len(DAMPING) // 2
+    while (best := min((place, place - 1, place + 1), key=error)) != place:
+        place = best
+    return DAMPING[place] if error(place) < held.yy.item() else None
 
 
 def _change(residual: Moments, damping: float, with_bias: bool) -> tuple[Tensor, Tensor | None] | None:

@@ -43,7 +43,7 @@ def shrink(
     *,
     criterion: str | None = None,
     rounds: int = 1,
-    scope: Scope = "stream",
+    scope: Scope = "all",
     distance: Distance | None = None,
     distill: float | str | None = None,
     unlabelled: Iterable[Any] | None = None,
