@@ -14,6 +14,7 @@ import torch
 
 from mha.runtime.locking import acting_as, acting_thread
 
+LOOK = 5.0  # seconds of waiting for a pass, again and again
 MOST_THREADS = 2048  # that the passes may have for their matrix products, all together
 
 _RUNNING = threading.local()  # .walk: the pass whose thread this is
@@ -58,7 +59,8 @@ class Pass:
             return None
         else:
             self._go.release()
-        self._paused.acquire()
+        while not self._paused.acquire(timeout=LOOK):  # a new wait each time: nobody takes this thread for stuck
+            pass
         if self._error is not None:
             raise self._error
         shown, self._shown = self._shown, None
