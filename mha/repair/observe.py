@@ -152,7 +152,9 @@ def first_tensor(args: Sequence[Any]) -> Tensor | None:
 
 
 def _combined(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """The sum of the tensor's entries with random signs, scaled as if their root mean square were 1."""
+    """The sum of the tensor's entries with random signs, as if their root mean square were 1; a scalar as it is."""
+    if tensor.numel() == 1:  # a loss or a distance, which may be as small as it likes
+        return tensor.double().sum()
     signs = torch.randint(2, tensor.shape, generator=generator).to(tensor) * 2 - 1
     size = tensor.detach().double().square().mean().sqrt().clamp_min(1e-30)
     return (tensor * signs).double().sum() / size

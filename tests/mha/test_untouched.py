@@ -100,7 +100,7 @@ def test_shrink_computes_with_weights_of_its_own(model, batches):
 
     mha.shrink(model, batches[:1], None, watching, keep=0.5, rounds=1)
     assert all(seen)
-    assert len(seen) > 20  # a run for each of 20 heads
+    assert len(seen) > 10  # with gradients, with fewer heads in each layer, and for the repair
 
 
 # Interrupts

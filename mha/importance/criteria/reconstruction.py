@@ -37,10 +37,11 @@ def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
     examples = 0
     for batch in calibration.each_batch():
         with _noted(layers) as runs, batch.run() as loss:
-            outputs = {f"{name}, run {number}": output for number, (name, _, output) in enumerate(runs)}
+            seen = list(runs)  # a model that checkpoints its activations runs again for the gradients
+            outputs = {f"{name}, run {number}": output for number, (name, _, output) in enumerate(seen)}
             gradients = batch.gradients(loss, outputs)
             examples += loss.examples
-            for (name, read, _), gradient in zip(runs, gradients.values(), strict=True):
+            for (name, read, _), gradient in zip(seen, gradients.values(), strict=True):
                 _slopes_of(slopes, name, layers[name]).add(read, gradient * loss.examples)
     scores = calibration.zeros()
     for name, of_layer in slopes.items():
