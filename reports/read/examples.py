@@ -34,14 +34,16 @@ def read_examples(file: Path, problems: Problems) -> pd.DataFrame:
 
 def _table(file: Path, opened_file: BinaryIO) -> pd.DataFrame:
     check_footer(file, opened_file)
-    about = pq.ParquetFile(opened_file, read_dictionary=list(NAMES))
+    about = pq.ParquetFile(opened_file)
     check_columns(file, about.schema_arrow.names, COLUMNS)
     check_count(file, about.metadata.num_rows, MOST_EXAMPLES, "rows")
     groups = (about.metadata.row_group(place) for place in range(about.num_row_groups))
     check_size(file, sum(group.total_byte_size for group in groups), MOST_UNPACKED, " unpacked")
     wanted = [name for name in (*COLUMNS, ALONE, FURTHER) if name in about.schema_arrow.names]
     _check_types(file, about.schema_arrow, wanted)
-    frame = about.read(columns=wanted).to_pandas()
+    # only now, when NAMES are known to be there: Arrow raises a bare KeyError about one that is not
+    coded = pq.ParquetFile(opened_file, metadata=about.metadata, read_dictionary=list(NAMES))
+    frame = coded.read(columns=wanted).to_pandas()
     alone = frame.get(ALONE, pd.Series(np.nan, index=frame.index))
     single = frame["value_0"].mask(frame[FURTHER].notna()) if FURTHER in frame else frame["value_0"]
     value = alone.fillna(single).astype(float)

@@ -81,7 +81,7 @@ def test_a_metric_that_is_better_when_lower_turns_the_front(write_run):
     assert tradeoff.table.loc[tradeoff.table["front"], ["criterion", "kept_fraction"]].values.tolist() == [
         ["magnitude", 0.25]
     ]
-    assert run.metric("digits").text(0.97) == "0.97"
+    assert run.metric("digits").text(0.97) == "0.970"
 
 
 def test_a_shape_that_two_cases_share_counts_once(run):

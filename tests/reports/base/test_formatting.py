@@ -42,5 +42,5 @@ def test_shares_are_written_in_per_cent_and_other_metrics_are_not():
     assert (accuracy.text(0.9712), accuracy.change(-0.0051)) == ("97.1 %", "−0.5 points")
     assert accuracy.interval(-0.01, 0.02) == "−1.0 to 2.0"
     perplexity = Metric("perplexity", higher_is_better=False, chance=50.0, is_share=False)
-    assert (perplexity.text(12.345), perplexity.change(1.5)) == ("12.3", "+1.5")
+    assert (perplexity.text(12.345), perplexity.change(1.5)) == ("12.3", "+1.50")
     assert perplexity.label == "perplexity (lower is better)"

@@ -103,7 +103,7 @@ def test_of_a_metric_where_less_is_better_the_least_is_best(write_run):
     (panel,) = criteria.panels(load(write_run(change=change)), "digits")
     assert panel.frame.table["criterion"].tolist() == ["magnitude", "taylor"]
     assert criteria.caption(panel.frame).startswith(
-        "With 50 % of the heads magnitude is best at 0.87, +0.27 against the mean of random draws"
+        "With 50 % of the heads magnitude is best at 0.870, +0.270 against the mean of random draws"
     )
 
 
