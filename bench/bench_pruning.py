@@ -27,6 +27,7 @@ from bench.settings.task_cases import (
 )
 
 Experiments = Mapping[str, Experiment]
+Heads = Callable[[str], mha.HeadPlan]
 PROMPTS, TOKENS = 10, 40
 SHARES = (0.75, 0.5, 0.25)  # of the heads, of plans whose text is kept: the nearest of those that are measured
 
@@ -77,10 +78,19 @@ OFFERED: Mapping[str, tuple[str, Variants]] = {  # what a task must offer, and t
 
 
 @pytest.fixture
-def heads(task: str, plan: str, experiments: Experiments, settings: RunSettings) -> mha.HeadPlan:
-    """The heads that stay by the plan of this name."""
-    variant = next(variant for variant in judged(settings) if variant.plan == plan)
-    return experiments[task].plan(variant.criterion, variant.keep)
+def heads(experiments: Experiments, settings: RunSettings) -> Heads:
+    """Tells the heads that stay by the plan of a name.
+
+    They are chosen when a test asks, not in the fixture: there a task that ends the process (`sys.exit`) would leave
+    pytest's fixture half set up, which fails the tests after it, and memory that runs out would be an error.
+    """
+    variants = {variant.plan: variant for variant in judged(settings)}
+
+    def chosen(plan: str) -> mha.HeadPlan:
+        variant = variants[plan]
+        return experiments[variant.task].plan(variant.criterion, variant.keep)
+
+    return chosen
 
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
@@ -106,21 +116,21 @@ def test_repaired_accuracy(variant: ModelVariant, experiments: Experiments, run:
 
 
 @pytest.mark.fills("slices.csv", task="task", plan="plan")
-def test_slices(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+def test_slices(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
     """Record the metric of a plan on each part of the examples that the task names, beside the dense model's."""
-    run.add_slices(slice_rows(experiments[task], heads, plan))
+    run.add_slices(slice_rows(experiments[task], heads(plan), plan))
 
 
 @pytest.mark.fills("calibration.csv", task="task", plan="plan")
-def test_calibration(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+def test_calibration(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
     """Record whether a plan's model is as often right as it is sure to be, beside the dense model."""
-    run.add_calibration(*calibration_rows(experiments[task], heads, plan))
+    run.add_calibration(*calibration_rows(experiments[task], heads(plan), plan))
 
 
 @pytest.mark.fills("texts.csv", task="task", plan="plan")
-def test_texts(task: str, plan: str, heads: mha.HeadPlan, experiments: Experiments, run: RunDirectory) -> None:
+def test_texts(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
     """Record how a plan's model goes on from the task's prompts, always by the likeliest token."""
-    run.add_texts(text_rows(experiments[task], heads, plan, PROMPTS, TOKENS))
+    run.add_texts(text_rows(experiments[task], heads(plan), plan, PROMPTS, TOKENS))
 
 
 @pytest.mark.fills("attention.npz", task="task")

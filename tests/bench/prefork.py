@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,10 +33,11 @@ class Forks:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
+        self._outputs = ExitStack()  # not held by forks, which a traceback of a failed test keeps in a cycle
 
     def start(self, arguments: Sequence[str], **environment: str) -> "Fork":
         """`pytest` with these arguments, in the project's folder, with these environment variables besides."""
-        output = tempfile.NamedTemporaryFile("r", encoding="utf-8")  # noqa: SIM115
+        output = self._outputs.enter_context(tempfile.NamedTemporaryFile("r", encoding="utf-8"))  # noqa: SIM115
         asked = {"arguments": list(arguments), "environment": environment, "output": output.name}
         return Fork(self.ask(asked), self, output)
 
@@ -53,7 +55,8 @@ class Forks:
         return json.loads(self._server.stdout.readline())
 
     def close(self) -> None:
-        """End it."""
+        """End it, and close what its forks have written to."""
+        self._outputs.close()
         if self._server is not None:
             self._server.communicate()
 

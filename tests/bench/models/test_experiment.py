@@ -240,7 +240,7 @@ def test_what_is_shrunk_has_a_plan_of_its_own_and_is_made_once(experiment, monke
     record = experiment.repaired_accuracy("shrink", 2 / 3, "shrink")
     assert experiment.plan("shrink", 2 / 3) == mha.HeadPlan({"layers.0": (1,), "layers.1": range(HEADS)})
     assert (record["keep"], record["shape"]) == ({"layers.0": [1], "layers.1": [0, 1, 2]}, [1, 3])
-    assert asked == [{"keep": 2 / 3}]
+    assert asked == [{"keep": 2 / 3, "distance": None}]
 
 
 def test_a_plan_that_an_earlier_part_has_shrunk_is_taken_from_there(monkeypatch):

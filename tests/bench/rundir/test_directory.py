@@ -82,7 +82,7 @@ def test_a_case_is_recorded_when_it_ends(run):
     (written,) = read_records(run.path / "cases")
     unknown = ("task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "device", "dtype")
     head = {"schema": 1, "status": "ok", "error": None, "process": 0, "counts": {}, "skipped_arms": {}}
-    axes = {"cache": "warm", "phase": "forward", "mask": "none", "tokens": 15}
+    axes = {"cache": "warm", "phase": "forward", "mask": "none", "repair": "none", "tokens": 15}
     open_fields = dict.fromkeys((*unknown, "length", "timed_by", "ended", "warm_up", "width", "head_dim"))
     assert written == head | known | found | axes | open_fields
 
@@ -167,7 +167,10 @@ def test_tables_are_assembled_from_plans(run):
     plans = pd.read_csv(run.path / "plans.csv")
     assert list(plans["plan"]) == ["tiny-dense", "tiny-taylor-keep0.5-0"]
     columns = "plan, task, criterion, draw, kept_fraction, heads_kept, heads_total, parameters, shape, keep, value, low"
-    assert ", ".join(plans.columns) == f"{columns}, high, difference, difference_low, difference_high, examples"
+    judged = "high, difference, difference_low, difference_high, examples, repair, repair_seconds, repair_bytes"
+    assert ", ".join(plans.columns) == f"{columns}, {judged}"
+    assert plans["repair"].tolist() == ["none", "none"]
+    assert plans[["repair_seconds", "repair_bytes"]].isna().all(axis=None)
     assert json.loads(plans["keep"][0]) == {"a": [0, 1], "b": [0]}
     assert json.loads(plans["shape"][0]) == [2, 1]
     examples = pd.read_parquet(run.path / "examples.parquet")
