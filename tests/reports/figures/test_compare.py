@@ -129,9 +129,9 @@ def test_fronts_of_both_are_in_one_figure(full):
     assert min(abs(marks["B"][:, 0] - 1 / 3)) < 1e-9 < min(abs(marks["A"][:, 0] - 1 / 3))
     assert FIGURES["fronts"].caption(frame) == (
         "In A no pruned plan, none of them repaired, is shown to be level with the dense model, within 1 point (2 "
-        "plans may be: 2,003 examples are too few to tell, about 8,100 would), and its front has 3 plans; in B no pruned "
-        "plan, none of them repaired, is shown to be level with the dense model, within 1 point (1 plan may be: 2,003 "
-        "examples are too few to tell, about 8,100 would), and its front has 3 plans."
+        "plans may be: 2,003 examples are too few to tell, about 8,100 would), and its front has 3 plans; in B no "
+        "pruned plan, none of them repaired, is shown to be level with the dense model, within 1 point (1 plan may"
+        " be: 2,003 examples are too few to tell, about 8,100 would), and its front has 3 plans."
     )
 
 
