@@ -11,19 +11,18 @@ of the dense model's; such metrics are tried in a fifth of the draws, since each
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import beta
 
 import mha
 from bench import tasks
+from bench.measure.row_tables import say, write_csv
 from bench.measure.threads import one_thread
 from bench.models.experiment import DENSE, Experiment
 from mha.certifying.evidence import Comparison, comparison_of
@@ -87,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for task in map(tasks.load, options.tasks):
             for row in _rows(task, options):
                 rows.append(row)
-                _write(options.output / "promise.csv", rows)
-                _say(_line(row))
+                write_csv(options.output / "promise.csv", rows)
+                say(_line(row))
     for line in verdict(rows):
-        _say(line)
+        say(line)
 
 
 def _rows(task: Task, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -221,16 +220,6 @@ def _line(row: dict[str, Any]) -> str:
 def _where(row: dict[str, Any]) -> str:
     hardest = ", the hardest" if row["hardest"] else ""
     return f"{row['task']} {row['arm']}, {100 * row['at_most']:.2f} points{hardest}, {row['examples']} examples"
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with appears_whole(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

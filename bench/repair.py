@@ -11,7 +11,6 @@ training on the task's unlabelled texts.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,18 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
 import mha
 from bench import tasks
 from bench.measure.bootstrap import Estimate, Interval
 from bench.measure.memory import with_peak
+from bench.measure.row_tables import say, write_csv
 from bench.measure.threads import one_thread
 from bench.models.experiment import DENSE, Experiment
 from mha.repair.compensate import METHODS
 from mha.repair.shrink import RATE
-from mha.values.atomic_files import appears_whole
 
 Result = TypeVar("Result")
 
@@ -56,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for experiment in map(Experiment, map(tasks.load, options.tasks)):
             for name, row in _rows(experiment, options):
                 rows[name].append(row)
-                _write(options.output / f"{name}.csv", rows[name])
-                _say(_line(name, row))
+                write_csv(options.output / f"{name}.csv", rows[name])
+                say(_line(name, row))
     for line in verdict(rows["repair"]) if rows["repair"] else ():
-        _say(line)
+        say(line)
 
 
 def _rows(experiment: Experiment, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -213,16 +211,6 @@ def _line(name: str, row: dict[str, Any]) -> str:
 
 def _where(row: dict[str, Any]) -> str:
     return f"{row['task']}, {row['criterion']}, {row['keep']:g} kept"
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with appears_whole(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from mha.runtime.locking import locked
 from mha.runtime.progress import Bar
 from mha.values.errors import CalibrationError
 
-Distance = Callable[[Any, Any], Tensor]
+Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
 HELD_OUT = 4  # every fourth batch tells whether the training has helped
 CHECKS = 8  # how often that is asked on the way
 PATIENCE = 2  # how often in a row the answer may be no

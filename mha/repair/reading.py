@@ -93,9 +93,10 @@ def read(
         CalibrationError: `forward` ran no attention, or there are NaN or infinite values after a layer.
     """
     layers = find_attention(model)
-    others = shared_linears(model, layers, model)
     sought = Sought(
-        outputs=[layer.output_name for layer in layers.values()], others=others, further=others, silent=silent
+        outputs=[layer.output_name for layer in layers.values()],
+        others=shared_linears(model, layers, model),
+        silent=silent,
     )
     arguments: dict[int, list[Arguments]] = {}
 

@@ -40,17 +40,12 @@ class Sought:
 
     Attributes:
         outputs: attention's output projections; where they do not write to a residual stream, the goal is their output.
-        others: other linear layers; only those that write to a residual stream, always before the same reader, get a
-            goal.
-        own: whether the goal of all layers is their own output.
-        further: those of the others whose goal is their own output if they write to no stream.
+        others: other linear layers, likewise.
         silent: modules that do not run in the pruned model; the reader can't be one of them.
     """
 
     outputs: Sequence[str]
     others: Sequence[str] = ()
-    own: bool = False
-    further: Collection[str] = ()
     silent: Collection[nn.Module] = ()
 
 
@@ -106,11 +101,11 @@ def goals_of(
             by_output, by_read = gradients(runs, returned, number)
         if not read:
             _check_ran(runs, sought.outputs)
-            goals = _empty_goals(runs, by_output, by_read, sought)
+            goals = _empty_goals(runs, by_output, by_read)
         read[number] = {name: [] for name in goals}
         for run, gradient in zip(runs, by_output, strict=True):
             if run.name in goals:
-                _check_finite(run, number)
+                check_finite(run.name, number, *(tensor for tensor in (run.output, run.read) if tensor is not None))
                 read[number][run.name].append(position_weights(run.output, gradient))
             if seen is not None:
                 seen(run, gradient)
@@ -149,34 +144,31 @@ def _check_returned(returned: Mapping[Any, Tensor], number: int) -> None:
             )
 
 
-def _check_finite(run: Run, number: int) -> None:
-    """Refuse a run after which there is NaN or infinity, in the batch of this number.
+def check_finite(name: str, number: int, *tensors: Tensor) -> None:
+    """Refuse what a layer of the dense model puts out in the batch of this number, or what is read next.
 
     Raises:
-        CalibrationError: what the layer puts out, or what is read next, is NaN or infinite somewhere.
+        CalibrationError: it is NaN or infinite somewhere.
     """
-    if not all(tensor.isfinite().all() for tensor in (run.output, run.read) if tensor is not None):
+    if not all(tensor.isfinite().all() for tensor in tensors):
         raise CalibrationError(
-            f"batch {number}: in the teacher there are NaN or infinite values after {run.name!r}; "
-            "look for them in the batch or in the model's weights"
+            f"batch {number}: in the teacher there are NaN or infinite values after {name!r}; look for them in the "
+            "batch or in the model's weights"
         )
 
 
 def _empty_goals(
-    runs: Sequence[Run], by_output: Sequence[Tensor | None], by_read: Sequence[Tensor | None], sought: Sought
+    runs: Sequence[Run], by_output: Sequence[Tensor | None], by_read: Sequence[Tensor | None]
 ) -> dict[str, Goal]:
-    """Goals without weights for the layers that have one, in the order in which layers first run.
+    """The layers' goals, without weights, in the order in which layers first run.
 
     Args:
         by_output, by_read: for each run the gradients by its output, and by what was read after it; None without one.
     """
     readers: dict[str, set[str | None]] = {}
     for run, of_output, of_read in zip(runs, by_output, by_read, strict=True):
-        writes_to_stream = not sought.own and _same(of_output, of_read)
-        readers.setdefault(run.name, set()).add(run.reader if writes_to_stream else None)
-    goals = {name: Goal(next(iter(several)) if len(several) == 1 else None) for name, several in readers.items()}
-    only_in_stream = set(sought.others) - set(sought.further)
-    return {name: goal for name, goal in goals.items() if goal.reader is not None or name not in only_in_stream}
+        readers.setdefault(run.name, set()).add(run.reader if _same(of_output, of_read) else None)
+    return {name: Goal(next(iter(several)) if len(several) == 1 else None) for name, several in readers.items()}
 
 
 def _same(of_output: Tensor | None, of_read: Tensor | None) -> bool:

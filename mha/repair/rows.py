@@ -19,7 +19,7 @@ from mha.families import AttentionLayer
 from mha.pruning.masking import nothing_compiled
 from mha.repair.observe import Forward, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
-from mha.repair.residual_stream import Goal
+from mha.repair.residual_stream import Goal, check_finite
 from mha.runtime.lockstep import Pass, few_threads, pause, running
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
@@ -230,7 +230,7 @@ class SideBySide:
             value = dense.value if part.goal.reader is not None else part.of_kept(dense.value)
             came = stop.value if part.goal.reader is not None else output
             _check_alike(part.name, call.batch, [came.shape], [value.shape])
-            _check_dense(part.name, call.batch, value)
+            check_finite(part.name, call.batch, value)
             _check_finite(part.name, call.batch, read, output)
             wanted = value if part.goal.reader is None else _missing(value, stop.value, output)
             yield Rows(call.batch, read, wanted, _per_token(part.goal.weights[call.batch][call.place], read))
@@ -410,19 +410,6 @@ def _check_alike(name: str, number: int, shapes: Sequence[torch.Size], expected:
             f"{name!r}, batch {number}: forward must run the pruned model as it runs the teacher, but the "
             f"layer puts out {[tuple(shape) for shape in shapes]} in the pruned model and "
             f"{[tuple(shape) for shape in expected]} in the teacher"
-        )
-
-
-def _check_dense(name: str, number: int, value: Tensor) -> None:
-    """Refuse what is to be held after a layer in a batch, if the dense model has NaN or infinity there.
-
-    Raises:
-        CalibrationError: there is NaN or infinity.
-    """
-    if not value.isfinite().all():
-        raise CalibrationError(
-            f"batch {number}: in the teacher there are NaN or infinite values after {name!r}; look for them in the "
-            "batch or in the model's weights"
         )
 
 

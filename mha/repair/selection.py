@@ -17,7 +17,7 @@ from mha.importance.running.removal import Slopes, kept_sets, solved_without
 from mha.planning.choose import best_plan
 from mha.planning.feasible import Choice
 from mha.pruning.masking import eval_mode
-from mha.repair.distill import relative_error
+from mha.repair.distill import Distance, relative_error
 from mha.repair.measured import Change, rises
 from mha.repair.observe import Forward, Run, calling_outputs, gradients, observed
 from mha.repair.reading import Reading, read
@@ -26,7 +26,6 @@ from mha.runtime.progress import Bar
 from mha.values.layout import owners
 from mha.values.plan import HeadPlan, HeadScores
 
-Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
 NUDGE = 0.1
 POINTS = 2  # numbers of heads that are measured in every layer
 JUDGED = 1024  # tokens that they are measured on, at least

@@ -17,13 +17,13 @@ from mha.planning.choose import choose, tell_if_slow
 from mha.pruning.masking import at_rest
 from mha.pruning.slicing import prune
 from mha.repair.compensate import fit_again
+from mha.repair.distill import Distance, seconds_in
 from mha.repair.distill import distill as distill_for
-from mha.repair.distill import seconds_in
 from mha.repair.layers_to_fit import Scope
 from mha.repair.like_lengths import by_length
 from mha.repair.observe import Forward, held_batches
 from mha.repair.reading import Reading
-from mha.repair.selection import BUDGETS, Distance, Selection, plan_within, select
+from mha.repair.selection import BUDGETS, Selection, plan_within, select
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import WITH_GRADIENTS, Bar, called

@@ -51,8 +51,10 @@ def further_weights(batches: Sequence[Any], read: Read) -> Read | None:
         return {number: {name: [mean] for name, mean in means.items()} for number in others}
     tensors = [_tensors_in(batch) for batch in batches]
     for path in tensors[next(iter(read))]:
-        masks = [of_batch.get(path) for of_batch in tensors]
-        if all(mask is not None for mask in masks) and all(
+        if not all(path in of_batch for of_batch in tensors):
+            continue
+        masks = [of_batch[path] for of_batch in tensors]
+        if all(
             _explains(masks[number], counts) for number, of_batch in counting.items() for counts in of_batch.values()
         ):
             return {
@@ -73,14 +75,13 @@ def _means(read: Read) -> dict[str, Tensor]:
     return {name: all_of.sum() / (all_of > 0).sum().clamp_min(1) for name, all_of in weights.items()}
 
 
-def _explains(mask: Tensor | None, counts: Tensor) -> bool:
+def _explains(mask: Tensor, counts: Tensor) -> bool:
     """Whether the mask is not 0 at about the tokens that count, in their order."""
-    if mask is None or mask.numel() != counts.numel():
+    if mask.numel() != counts.numel():
         return False
     return int((mask.flatten().bool().to(counts.device) != counts.flatten()).sum()) <= FEW * counts.numel()
 
 
-def _spread_over(mask: Tensor | None, mean: Tensor) -> Tensor:
+def _spread_over(mask: Tensor, mean: Tensor) -> Tensor:
     """The weight at each token of a mask, flat: `mean` where the mask is not 0."""
-    assert mask is not None
     return mask.flatten().bool().to(mean) * mean
