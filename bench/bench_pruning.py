@@ -8,13 +8,15 @@ first: it says whether a run is worth its timings. What changes beside the mean 
 
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import pytest
+from torch import nn
 
-import mha
 from bench.models.attention_maps import attention_maps
 from bench.models.changes import calibration_rows, offers, slice_rows, text_rows
 from bench.models.experiment import DENSE, Experiment
 from bench.models.latency import Latencies
+from bench.models.repairs import SHRINK
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import RunSettings, settings_of
 from bench.settings.task_cases import (
@@ -27,7 +29,7 @@ from bench.settings.task_cases import (
 )
 
 Experiments = Mapping[str, Experiment]
-Heads = Callable[[str], mha.HeadPlan]
+Small = Callable[[str], tuple[nn.Module, np.ndarray]]
 PROMPTS, TOKENS = 10, 40
 SHARES = (0.75, 0.5, 0.25)  # of the heads, of plans whose text is kept: the nearest of those that are measured
 
@@ -56,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def judged(settings: RunSettings) -> Iterator[ModelVariant]:
     """Yield the models that are looked at closely: all whose accuracy is measured, of several draws the first."""
-    return (variant for variant in model_variants(settings) if variant.draw == 0)
+    return (variant for variant in (*model_variants(settings), *repaired_variants(settings)) if variant.draw == 0)
 
 
 def pruned(settings: RunSettings) -> Iterator[ModelVariant]:
@@ -65,9 +67,9 @@ def pruned(settings: RunSettings) -> Iterator[ModelVariant]:
 
 
 def written(settings: RunSettings) -> Iterator[ModelVariant]:
-    """Yield the models whose text is kept: the dense one, and those of one criterion at a few shares of the heads."""
+    """Yield the models whose text is kept: the dense one; of one criterion, and shrunk ones, at a few shares."""
     nearest = {min((abs(keep - share), keep) for keep in settings.keep)[1] for share in SHARES}
-    shown = {(DENSE, 1.0), *((shown_criterion(settings), keep) for keep in nearest)}
+    shown = {(DENSE, 1.0), *((name, keep) for name in (shown_criterion(settings), SHRINK) for keep in nearest)}
     return (variant for variant in judged(settings) if (variant.criterion, variant.keep) in shown)
 
 
@@ -78,19 +80,19 @@ OFFERED: Mapping[str, tuple[str, Variants]] = {  # what a task must offer, and t
 
 
 @pytest.fixture
-def heads(experiments: Experiments, settings: RunSettings) -> Heads:
-    """Tells the heads that stay by the plan of a name.
+def small(experiments: Experiments, settings: RunSettings) -> Small:
+    """Tells the model, and its values, of the plan of a name.
 
-    They are chosen when a test asks, not in the fixture: there a task that ends the process (`sys.exit`) would leave
+    It is made when a test asks, not in the fixture: there a task that ends the process (`sys.exit`) would leave
     pytest's fixture half set up, which fails the tests after it, and memory that runs out would be an error.
     """
     variants = {variant.plan: variant for variant in judged(settings)}
 
-    def chosen(plan: str) -> mha.HeadPlan:
+    def made(plan: str) -> tuple[nn.Module, np.ndarray]:
         variant = variants[plan]
-        return experiments[variant.task].plan(variant.criterion, variant.keep)
+        return experiments[variant.task].small(variant.criterion, variant.keep, variant.repair)
 
-    return chosen
+    return made
 
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
@@ -116,21 +118,23 @@ def test_repaired_accuracy(variant: ModelVariant, experiments: Experiments, run:
 
 
 @pytest.mark.fills("slices.csv", task="task", plan="plan")
-def test_slices(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
+def test_slices(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
     """Record the metric of a plan on each part of the examples that the task names, beside the dense model's."""
-    run.add_slices(slice_rows(experiments[task], heads(plan), plan))
+    run.add_slices(slice_rows(experiments[task], small(plan)[1], plan))
 
 
 @pytest.mark.fills("calibration.csv", task="task", plan="plan")
-def test_calibration(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
+def test_calibration(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
     """Record whether a plan's model is as often right as it is sure to be, beside the dense model."""
-    run.add_calibration(*calibration_rows(experiments[task], heads(plan), plan))
+    experiment = experiments[task]
+    found = experiment.confidences(small(plan)[0])
+    run.add_calibration(*calibration_rows(experiment, found, plan))
 
 
 @pytest.mark.fills("texts.csv", task="task", plan="plan")
-def test_texts(task: str, plan: str, heads: Heads, experiments: Experiments, run: RunDirectory) -> None:
+def test_texts(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
     """Record how a plan's model goes on from the task's prompts, always by the likeliest token."""
-    run.add_texts(text_rows(experiments[task], heads(plan), plan, PROMPTS, TOKENS))
+    run.add_texts(text_rows(experiments[task].task, small(plan)[0], plan, PROMPTS, TOKENS))
 
 
 @pytest.mark.fills("attention.npz", task="task")

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-import mha
 from bench.measure.calibration import calibration, reliability
 from bench.measure.slices import slice_changes
-from bench.models.experiment import DENSE, Experiment
+from bench.models.experiment import Experiment
 from mha.tasks import Task
 
 Rows = list[tuple[Any, ...]]
@@ -37,51 +37,31 @@ def slices_of(experiment: Experiment) -> Mapping[str, np.ndarray]:
     return slices
 
 
-def slice_rows(experiment: Experiment, plan: mha.HeadPlan, name: str) -> Rows:
-    """The rows of `slices.csv` of one plan, called `name`."""
-    values, dense = experiment.values(plan), experiment.dense_values()
-    found = slice_changes(values, dense, slices_of(experiment), experiment.task.aggregate)
+def slice_rows(experiment: Experiment, values: np.ndarray, name: str) -> Rows:
+    """The rows of `slices.csv` of one plan, called `name`, whose model has these values (`Experiment.values`)."""
+    found = slice_changes(values, experiment.dense_values(), slices_of(experiment), experiment.task.aggregate)
     return [(experiment.task.name, name, *change) for change in found]
 
 
-def calibration_rows(experiment: Experiment, plan: mha.HeadPlan, name: str) -> tuple[Rows, Rows]:
+def calibration_rows(experiment: Experiment, found: np.ndarray, name: str) -> tuple[Rows, Rows]:
     """The rows of `calibration.csv` and of `reliability.csv` of one plan, called `name`.
 
-    Raises:
-        ValueError: `confidences` returns another shape, or numbers that are none of probabilities.
+    Args:
+        found: how sure the plan's model is (`Experiment.confidences`).
     """
-    task = experiment.task.name
-    pruned, dense = (confidences(experiment, each) for each in (plan, experiment.plan(DENSE, 1.0)))
-    answers = pruned[..., 0].size
-    measures = [(task, name, what, *value, *change, answers) for what, value, change in calibration(pruned, dense)]
-    return measures, [(task, name, place, *each) for place, each in enumerate(reliability(pruned))]
+    task, dense, answers = experiment.task.name, experiment.dense_confidences(), found[..., 0].size
+    measures = [(task, name, what, *value, *change, answers) for what, value, change in calibration(found, dense)]
+    return measures, [(task, name, place, *each) for place, each in enumerate(reliability(found))]
 
 
-def confidences(experiment: Experiment, plan: mha.HeadPlan) -> np.ndarray:
-    """How sure a plan's pruned model is of each answer, and whether that is right: (n, k, 2).
+def text_rows(task: Task, model: nn.Module, name: str, prompts: int, tokens: int) -> Rows:
+    """The rows of `texts.csv` of one plan, called `name`: how its model goes on from the task's first prompts.
 
-    Raises:
-        ValueError: the task returns another shape, or numbers outside 0 … 1.
-    """
-    returned = np.asarray(experiment.task.confidences(experiment.pruned(plan)), dtype=float)
-    examples = len(experiment.dense_values())
-    if returned.ndim not in (2, 3) or len(returned) != examples or returned.shape[-1] != 2:
-        raise ValueError(
-            f"task {experiment.task.name!r}: confidences must return ({examples}, 2) or ({examples}, k, 2), for each "
-            f"answer its probability and whether it is right, got {returned.shape}"
-        )
-    if not ((returned >= 0) & (returned <= 1)).all():
-        raise ValueError(f"task {experiment.task.name!r}: confidences returned numbers that are NaN or outside 0 … 1")
-    return returned.reshape(examples, -1, 2)
-
-
-def text_rows(experiment: Experiment, plan: mha.HeadPlan, name: str, prompts: int, tokens: int) -> Rows:
-    """The rows of `texts.csv` of one plan: the greedy continuation of the task's first prompts, of so many tokens.
+    It goes on greedily, for so many tokens at most.
 
     Raises:
         ValueError: a prompt is empty, or what is written for it is no sequence of texts.
     """
-    task, model = experiment.task, experiment.pruned(plan)
     rows: Rows = []
     for number, prompt in enumerate(list(task.prompts())[:prompts]):
         pieces = task.generate(model, prompt, tokens) if prompt else None

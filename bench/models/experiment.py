@@ -1,10 +1,14 @@
 """One task in one run: its trained model, its scores, its plans, and what they cost in accuracy."""
 
 import inspect
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -15,7 +19,7 @@ from bench.measure.bootstrap import Bootstrap, Estimate
 from bench.measure.calls import forward, map_tensors
 from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
-from bench.models.repairs import SHRINK, Made, compensated, shrunk
+from bench.models.repairs import RAW, SHRINK, Made, compensated, shrunk
 from mha.costs import parameters_of
 from mha.tasks import Task
 
@@ -156,11 +160,11 @@ class Experiment:
             return self.repaired(SHRINK, keep, SHRINK).plan
         if criterion == "even":
             return _even(self.scores("random", draw)[0], keep)
-        return mha.choose(self.scores(criterion, draw)[0], keep=keep, across_layers=True)
+        return mha.choose(self.scores(criterion, draw)[0], keep=keep, model=self.model())
 
     @once
     def repaired(self, criterion: str, keep: float, repair: str) -> Repaired:
-        """What comes of a repair of the model with this share of its heads; the repaired model itself is not kept.
+        """What comes of a repair of the model with this share of its heads; the repaired model itself is put on disk.
 
         Args:
             criterion: the heads that stay are those of its plan; "shrink" where the repair chooses them.
@@ -168,9 +172,30 @@ class Experiment:
         """
         made = self._made_by(criterion, keep, repair)
         values = self._checked(self.task.evaluate(made.model))
+        mha.save_pruned(made.model, self._folder() / f"{criterion}-{keep!r}-{repair}")
         whole = {name: layer.heads for name, layer in self.layers().items()}
         plan = mha.HeadPlan(whole | dict(mha.plan_of(made.model).keep))
         return Repaired(plan, values, parameters_of(made.model), made.seconds, made.peak_bytes)
+
+    def small(self, criterion: str, keep: float, repair: str) -> tuple[nn.Module, np.ndarray]:
+        """A new copy of a pruned model, in eval mode on the CPU, repaired or raw, and its values.
+
+        Args:
+            criterion, keep: as of `plan`; its first draw.
+            repair: "none", or as of `repaired`.
+        """
+        if repair == RAW:
+            plan = self.plan(criterion, keep)
+            return self.pruned(plan), self.values(plan)
+        values = self.repaired(criterion, keep, repair).values
+        return mha.load_pruned(self._folder() / f"{criterion}-{keep!r}-{repair}", self.model()).eval(), values
+
+    @once
+    def _folder(self) -> Path:
+        """Where repaired models are, until this object is gone."""
+        folder = Path(tempfile.mkdtemp(prefix="mha-repaired-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def _made_by(self, criterion: str, keep: float, repair: str) -> Made:
         """Repair a model, with the arguments of `repaired`."""
@@ -280,6 +305,28 @@ class Experiment:
         each = np.array([self.task.aggregate(row[None]) for row in values], dtype=float)
         is_known = values.ndim == 1 and np.array_equal(each, values)
         return None if is_known or not np.isfinite(each).all() else each.tolist()
+
+    def confidences(self, model: nn.Module) -> np.ndarray:
+        """How sure a model is of each answer, and whether that is right: (n, k, 2).
+
+        Raises:
+            ValueError: the task returns another shape, or numbers outside 0 … 1.
+        """
+        returned = np.asarray(self.task.confidences(model), dtype=float)
+        examples = len(self.dense_values())
+        if returned.ndim not in (2, 3) or len(returned) != examples or returned.shape[-1] != 2:
+            raise ValueError(
+                f"task {self.task.name!r}: confidences must return ({examples}, 2) or ({examples}, k, 2), for each "
+                f"answer its probability and whether it is right, got {returned.shape}"
+            )
+        if not ((returned >= 0) & (returned <= 1)).all():
+            raise ValueError(f"task {self.task.name!r}: confidences returned numbers that are NaN or outside 0 … 1")
+        return returned.reshape(examples, -1, 2)
+
+    @once
+    def dense_confidences(self) -> np.ndarray:
+        """The `confidences` of the dense model."""
+        return self.confidences(self.model())
 
     def inputs(self, batch: int, device: str, length: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The task's positional and keyword inputs for timing, on a device; `length` None for its usual length."""

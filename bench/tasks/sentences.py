@@ -115,9 +115,9 @@ class Sentences(Task):
         return self._batches([(pair.summary, pair.text) for pair in self.pairs[part]], size)
 
     def unlabelled(self) -> list[Texts]:
-        """Summaries and texts of other docstrings, each an example of its own, in batches of like length."""
+        """Summaries and texts of other docstrings, each an example of its own, in small batches of like length."""
         texts = [text for pair in self.pairs["unlabelled"] for text in (pair.summary, pair.text)]
-        return self._batches([(text,) for text in texts[: self.settings.unlabelled]], 2 * self.settings.batch)
+        return self._batches([(text,) for text in texts[: self.settings.unlabelled]], self.settings.batch // 2)
 
     def forward(self, model: nn.Module, batch: Texts) -> Tensor:
         """The embeddings (b · t, e) of all texts, each the mean over its tokens, of length 1; on the model's device."""

@@ -64,7 +64,7 @@ class SmolSettings:
     calibration: int = 128
     unlabelled: int = 256
     length: int = 256
-    batch: int = 4
+    batch: int = 2
     dtype: str = "float32"
 
 

@@ -19,7 +19,7 @@ from mha.repair.fit_linear import Method, fit
 from mha.repair.layers_to_fit import Scope, check_belong, emptied, parts_of
 from mha.repair.observe import Forward, calling_outputs, held_batches
 from mha.repair.reading import Reading, read
-from mha.repair.rows import FromTheStart, Part, SideBySide, Source
+from mha.repair.rows import FromTheStart, Part, SideBySide, Source, StrayedError
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import WITH_GRADIENTS, Bar
@@ -156,7 +156,7 @@ def _fit_parts(
         try:
             _fit_from(SideBySide(repaired, teacher, parts, calls), parts, method, len(batches), 2, bar)
             return
-        except Exception as error:  # an error that is no matter of going side by side comes again below
+        except (StrayedError, CalibrationError) as error:  # one that is no matter of going side by side comes again
             logger.info("every layer's passes begin at the start of the model: %r", error)
             for part in parts:
                 part.linear.load_state_dict(before[part.name])

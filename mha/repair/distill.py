@@ -21,9 +21,11 @@ from mha.runtime.progress import Bar
 from mha.values.errors import CalibrationError
 
 Distance = Callable[[Any, Any], Tensor]  # (what forward returns, what it returns for the dense model) -> scalar
-HELD_OUT = 4  # every fourth batch tells whether the training has helped
+HELD_OUT = 4  # every fourth batch may tell whether the training has helped
+JUDGES = 6  # of those so many do, or fewer
 CHECKS = 8  # how often that is asked on the way
-PATIENCE = 2  # how often in a row the answer may be no
+PATIENCE = 3  # how often in a row the answer may be no
+SLOWER = 1 / 3  # by which learning rates are multiplied when it is
 WARM_UP = 0.05  # share of the training in which the learning rate rises
 WHOLE = 100.0  # units of the bar that the training is counted as
 
@@ -45,9 +47,11 @@ def distill(
 
     All trainable parameters are trained in evaluation mode (without dropout), a batch per step in an order that is
     always the same, the learning rate rising for a twentieth of the training and then falling to 0 along a line. Every
-    fourth batch is held out: the training ends early when the distance to the teacher on those has risen twice in a
-    row, the copy is the one that was closest on them, and `pruned` as it was if none was closer than that. With `steps`
-    nothing is random; how many steps fit into `seconds` is. Both models are left as they were, also after an error.
+    fourth batch is held out, and now and then the distance to the teacher is measured on some of those: when it is no
+    smaller than the smallest so far, the training goes back to that point and on at a third of the learning rate, and
+    ends when that has not helped three times in a row. The copy is the one that was closest, and `pruned` as it was if
+    none was closer than that. With `steps` nothing is random; how many steps fit into `seconds` is. Both models are
+    left as they were, also after an error.
 
     Train on other batches than those that `compensate` fitted to, which the model fits better than it does others.
 
@@ -83,7 +87,8 @@ def distill(
     calibration = held_batches(batches)
     schedule = _schedule(steps, seconds)
     fit = [batch for number, batch in enumerate(calibration) if number % HELD_OUT != HELD_OUT - 1]
-    judge = calibration[HELD_OUT - 1 :: HELD_OUT] or calibration
+    held = calibration[HELD_OUT - 1 :: HELD_OUT] or calibration
+    judge = held[:: -(-len(held) // JUDGES)]
     with locked(pruned, teacher, by="mha.distill", draws=True), torch.inference_mode(False):
         bar = Bar("distill", progress)
         bar.expect(WHOLE)
@@ -224,28 +229,27 @@ class _Best:
         judge: how far it is from the teacher, as it is when called.
 
     Attributes:
-        improved: whether a state was closer than the first.
         state: the closest one's parameters and buffers.
+        improved: whether that one was closer than the first.
+        worse: how often in a row no closer one was found.
     """
 
     def __init__(self, model: nn.Module, judge: Callable[[], float]) -> None:
         self._model, self._judge = model, judge
-        self.least = self._before = judge()
-        self.state: dict[str, Any] = {}
-        self.worse = 0  # how often in a row the distance has risen
-
-    @property
-    def improved(self) -> bool:
-        return bool(self.state)
+        self._least = judge()
+        self.state: dict[str, Any] = copy.deepcopy(model.state_dict())
+        self.improved, self.worse = False, 0
 
     def look(self) -> bool:
-        """Judge the model as it is now; False if training on has stopped to help."""
+        """Judge the model as it is now; where it is no closer than the closest, put it back there and return False."""
         distance = self._judge()
-        self.worse = 0 if distance < self._before else self.worse + 1
-        self._before = distance
-        if distance < self.least:
-            self.least, self.state = distance, copy.deepcopy(self._model.state_dict())
-        return self.worse < PATIENCE
+        if distance < self._least:
+            self._least, self.state = distance, copy.deepcopy(self._model.state_dict())
+            self.improved, self.worse = True, 0
+            return True
+        self._model.load_state_dict(self.state)
+        self.worse += 1
+        return False
 
 
 def _train(
@@ -276,6 +280,8 @@ def _train(
         if schedule.share * CHECKS >= looks + 1:
             looks = int(schedule.share * CHECKS)
             if not best.look():
+                rates = [rate * SLOWER for rate in rates]
+            if best.worse == PATIENCE:
                 break
     optimizer.zero_grad()
 

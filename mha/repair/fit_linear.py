@@ -21,6 +21,7 @@ Method = Literal["bias", "scale", "least_squares"]
 logger = logging.getLogger(__name__)
 
 HELD_OUT = 4  # every fourth batch chooses the damping
+LEAST_ROWS, ROWS_PER_FEATURE = 8192, 8  # of more tokens so many are drawn at random: further ones tell next to nothing
 
 
 def fit(part: Part, rows: Iterable[Rows], method: Method, batches: int) -> None:
@@ -66,14 +67,25 @@ def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, M
     outputs, inputs = weight_of(part.linear).shape
     device = weight_of(part.linear).device
     sums = [Moments.zero(inputs, outputs, device) for _ in range(2)]
+    share = max(LEAST_ROWS, ROWS_PER_FEATURE * inputs) / max(_expected_tokens(part), 1)
+    generator = torch.Generator().manual_seed(0)
     tokens = 0
     for number, read, wanted, weights in rows:
         tokens += int((weights > 0).sum())
+        if share < 1:
+            weights = weights * (torch.rand(weights.shape, generator=generator) < share).to(weights)
         for place, some in enumerate(_split(number, batches, len(read))):
             if read[some].numel() or not inputs:
                 added = Moments.of(read[some].flatten(0, -2), wanted[some].flatten(0, -2), weights[some].flatten())
                 sums[place] = sums[place] + added
     return sums[0], sums[1], tokens
+
+
+def _expected_tokens(part: Part) -> float:
+    """About how many tokens of all batches count for the layer; those that were read tell how many others have."""
+    runs = [weights for of_batch in part.goal.weights for weights in of_batch]
+    told = [int((weights > 0).sum()) for weights in runs if weights.dim()]
+    return sum(told) * len(runs) / len(told) if told else 0.0
 
 
 def _split(number: int, batches: int, examples: int) -> tuple[slice, slice]:

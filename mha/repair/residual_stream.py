@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mha.repair.observe import Run, gradients, observed, position_weights
+from mha.repair.observe import Run, all_finite, gradients, observed, position_weights
 from mha.repair.token_weights import Read, further_weights, spread, tokens_in
 from mha.values.errors import CalibrationError
 
@@ -95,35 +95,53 @@ def goals_of(
                 read |= further
                 break
             enough = None
-        names = [*sought.outputs, *sought.others]
-        with observed(model, names, (number, batches[number]), forward, sought.silent) as (runs, returned):
-            _check_returned(returned, number)
-            by_output, by_read = gradients(runs, returned, number)
+        found, weights = _weights_of(model, sought, batches[number], number, forward, seen)
         if not read:
-            _check_ran(runs, sought.outputs)
-            goals = _empty_goals(runs, by_output, by_read)
-        read[number] = {name: [] for name in goals}
-        for run, gradient in zip(runs, by_output, strict=True):
-            if run.name in goals:
-                check_finite(run.name, number, *(tensor for tensor in (run.output, run.read) if tensor is not None))
-                read[number][run.name].append(position_weights(run.output, gradient))
-            if seen is not None:
-                seen(run, gradient)
+            _check_ran(found, sought.outputs)
+            goals = found
+        read[number] = {name: weights.get(name, []) for name in goals}
     for name, goal in goals.items():
         goal.weights = [read[number][name] for number in range(len(batches))]
     return goals
 
 
-def _check_ran(runs: Sequence[Run], outputs: Sequence[str]) -> None:
+def _weights_of(
+    model: nn.Module,
+    sought: Sought,
+    batch: Any,
+    number: int,
+    forward: Callable[[nn.Module, tuple[int, Any]], Any],
+    seen: Seen | None,
+) -> tuple[dict[str, Goal], dict[str, list[Tensor]]]:
+    """Run the model on the batch of this number; nothing of the pass is held afterwards.
+
+    Returns:
+        Layer -> its goal by this batch alone, without weights; and how much every token counts, for each of its runs.
+    """
+    names = [*sought.outputs, *sought.others]
+    with observed(model, names, (number, batch), forward, sought.silent) as (runs, returned):
+        _check_returned(returned, number)
+        by_output, by_read = gradients(runs, returned, number)
+    weights: dict[str, list[Tensor]] = {}
+    for run, gradient in zip(runs, by_output, strict=True):
+        check_finite(run.name, number, *(tensor for tensor in (run.output, run.read) if tensor is not None))
+        weights.setdefault(run.name, []).append(position_weights(run.output, gradient))
+        if seen is not None:
+            seen(run, gradient)
+    return _empty_goals(runs, by_output, by_read), weights
+
+
+def _check_ran(ran: Collection[str], outputs: Sequence[str]) -> None:
     """Refuse a `forward` that does not run the model's attention.
 
     Args:
+        ran: names of the layers that ran.
         outputs: names of attention's output projections.
 
     Raises:
-        CalibrationError: none of them is among the runs.
+        CalibrationError: none of them ran.
     """
-    if not {run.name for run in runs} & set(outputs):
+    if not set(ran) & set(outputs):
         raise CalibrationError("forward(teacher, batch) ran none of the teacher's attention layers")
 
 
@@ -150,7 +168,7 @@ def check_finite(name: str, number: int, *tensors: Tensor) -> None:
     Raises:
         CalibrationError: it is NaN or infinite somewhere.
     """
-    if not all(tensor.isfinite().all() for tensor in tensors):
+    if not all_finite(*tensors):
         raise CalibrationError(
             f"batch {number}: in the teacher there are NaN or infinite values after {name!r}; look for them in the "
             "batch or in the model's weights"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mha.families import AttentionLayer
 from mha.pruning.masking import nothing_compiled
-from mha.repair.observe import Forward, first_tensor
+from mha.repair.observe import Forward, all_finite, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
 from mha.repair.residual_stream import Goal, check_finite
 from mha.runtime.lockstep import Pass, few_threads, pause, running
@@ -153,7 +153,7 @@ class FromTheStart:
 
 
 class StrayedError(Exception):
-    """Passes that went side by side have not come to what a pass of its own comes to."""
+    """Passes that went side by side raised an error, or have not come to what a pass of its own comes to."""
 
 
 class Call(NamedTuple):
@@ -204,7 +204,8 @@ class SideBySide:
 
         Raises:
             CalibrationError: the pruned model does not run as the dense one does.
-            StrayedError: a pass of its own through the pruned model does not come to what the passes came to.
+            StrayedError: the model or `forward` raises an error, or a pass of its own through the pruned model does
+                not come to what the passes came to.
         """
         left = set(self._parts)
         with self._passes() as passes:
@@ -309,8 +310,12 @@ class SideBySide:
 
         Raises:
             CalibrationError: it has come to its end, though there are layers left that are to be fitted.
+            StrayedError: the model or `forward` raises an error.
         """
-        stop = walk.advance()
+        try:
+            stop = walk.advance()
+        except Exception as error:
+            raise StrayedError(f"a pass beside others raised {error!r}") from error
         if stop is None:
             raise CalibrationError(
                 "forward must run the pruned model as it runs the teacher, but one of the two ended before all layers "
@@ -419,7 +424,7 @@ def _check_finite(name: str, number: int, *tensors: Tensor) -> None:
     Raises:
         CalibrationError: there is NaN or infinity.
     """
-    if not all(tensor.isfinite().all() for tensor in tensors):
+    if not all_finite(*tensors):
         raise CalibrationError(
             f"{name!r}, batch {number}: the layer reads or puts out NaN or infinite values in the pruned "
             "model; look for them in its weights"

@@ -19,7 +19,16 @@ from mha.planning.feasible import Choice
 from mha.pruning.masking import eval_mode
 from mha.repair.distill import Distance, relative_error
 from mha.repair.measured import Change, rises
-from mha.repair.observe import Forward, Run, calling_outputs, gradients, observed
+from mha.repair.observe import (
+    Forward,
+    Run,
+    all_finite,
+    calling_outputs,
+    gradients,
+    observed,
+    random_signs,
+    root_mean_square,
+)
 from mha.repair.reading import Reading, read
 from mha.runtime.nests import mapped
 from mha.runtime.progress import Bar
@@ -28,7 +37,7 @@ from mha.values.plan import HeadPlan, HeadScores
 
 NUDGE = 0.1
 POINTS = 2  # numbers of heads that are measured in every layer
-JUDGED = 1024  # tokens that they are measured on, at least
+JUDGED = 512  # tokens that they are measured on, at least
 LEAST = 1e-9  # a measured loss below this is rounding
 TINY = 1e-300
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")
@@ -106,9 +115,7 @@ def select(
         if loss is not None:
             of_loss = _Sums(by_output)
             for number in reading.read[::2]:
-                with observed(model, list(by_output), batches[number], loss) as (runs, returned):
-                    for run, gradient in zip(runs, gradients(runs, returned, number)[0], strict=True):
-                        of_loss.see(run, gradient)
+                of_loss.read(model, batches[number], loss, number)
             slopes = {name: slopes[name] + of_this for name, of_this in of_loss.shares().items()}
     for output, layer in by_output.items():
         slopes.setdefault(output, _unseen(layer))
@@ -233,6 +240,12 @@ class _Sums:
                 self._slopes[run.name] = Slopes.zero(run.input.shape[-1], run.output.shape[-1], run.output.device)
             self._slopes[run.name].add(run.input, _finite(gradient, run.output))
 
+    def read(self, model: nn.Module, batch: Any, loss: Loss, number: int) -> None:
+        """Add a batch, of this number, with the gradients of a loss; nothing of its pass is held afterwards."""
+        with observed(model, list(self._by_output), batch, loss) as (runs, returned):
+            for run, gradient in zip(runs, gradients(runs, returned, number)[0], strict=True):
+                self.see(run, gradient)
+
     def shares(self) -> dict[str, Slopes]:
         """Output projection -> its sums, as if the squares of all gradients of all layers added up to 1."""
         total = sum(float(slopes.outputs.trace()) for slopes in self._slopes.values())
@@ -260,10 +273,10 @@ def _unseen(layer: AttentionLayer) -> Slopes:
 
 def _finite(gradient: Tensor | None, output: Tensor) -> Tensor:
     """The gradient, or entries of random sign where there is none, or one that is NaN or infinite somewhere."""
-    if gradient is not None and bool(gradient.isfinite().all()):
+    if gradient is not None and all_finite(gradient):
         return gradient
     generator = torch.Generator().manual_seed(0)
-    return (torch.randint(2, output.shape, generator=generator) * 2.0 - 1).to(output)
+    return random_signs(output, generator)
 
 
 def _moved(forward: Forward, distance: Distance) -> Forward:
@@ -285,5 +298,4 @@ def _nudged(part: Any, generator: torch.Generator) -> Any:
     if not isinstance(part, Tensor) or not part.is_floating_point():
         return part
     part = part.detach()
-    signs = (torch.randint(2, part.shape, generator=generator) * 2 - 1).to(part)
-    return part + NUDGE * part.square().mean().sqrt() * signs
+    return random_signs(part, generator).mul_(NUDGE * root_mean_square(part)).add_(part)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import mha
 from bench.models.changes import calibration_rows, offers, slice_rows, slices_of, text_rows
 from bench.models.experiment import Experiment
 from mha.tasks import Task
@@ -46,7 +47,7 @@ def test_what_a_task_offers_is_known_without_asking():
 def test_slices_are_told_with_their_metric(experiment, plan):
     pruned, dense = experiment.values(plan).astype(float), experiment.dense_values().astype(float)
     first = experiment.task.slices()["the first is it"]
-    rows = slice_rows(experiment, plan, "a plan")
+    rows = slice_rows(experiment, experiment.values(plan), "a plan")
     assert [row[:4] for row in rows] == [
         ("tiny", "a plan", "the first is it", first.sum()), ("tiny", "a plan", "all", 101),
     ]  # fmt: skip
@@ -61,7 +62,7 @@ def test_a_slice_is_a_mask_of_the_examples(experiment, monkeypatch, mask):
 
 
 def test_confidences_are_told(experiment, plan):
-    measures, bins = calibration_rows(experiment, plan, "a plan")
+    measures, bins = calibration_rows(experiment, experiment.confidences(experiment.pruned(plan)), "a plan")
     assert [row[:3] for row in measures] == [
         ("tiny", "a plan", measure) for measure in ("calibration error", "overconfidence", "Brier score")
     ]
@@ -83,11 +84,11 @@ def test_confidences_are_told(experiment, plan):
 def test_confidences_that_are_none(experiment, plan, monkeypatch, returned, message):
     monkeypatch.setattr(experiment.task, "confidences", lambda _: returned)
     with pytest.raises(ValueError, match=message):
-        calibration_rows(experiment, plan, "a plan")
+        experiment.confidences(experiment.pruned(plan))
 
 
 def test_texts_are_written_by_the_pruned_model(experiment, plan):
-    rows = text_rows(experiment, plan, "a plan", prompts=1, tokens=2)
+    rows = text_rows(experiment.task, experiment.pruned(plan), "a plan", prompts=1, tokens=2)
     read = [1, 2, 3, 4, 5]
     model = experiment.pruned(plan)
     for _ in range(2):
@@ -101,7 +102,7 @@ def test_texts_that_are_none(experiment, plan, monkeypatch, prompts, pieces):
     monkeypatch.setattr(experiment.task, "prompts", lambda: prompts)
     monkeypatch.setattr(experiment.task, "generate", lambda *_: pieces)
     with pytest.raises(ValueError, match="generate must return the text of each token"):
-        text_rows(experiment, plan, "a plan", 10, 3)
+        text_rows(experiment.task, experiment.pruned(plan), "a plan", 10, 3)
 
 
 def test_a_task_with_prompts_says_how_to_go_on():
@@ -115,3 +116,15 @@ def test_a_metric_that_is_no_mean_is_told_of_each_example(experiment, plan, monk
     fresh = Experiment(experiment.task)
     told = fresh.accuracy(plan)
     assert told["alone"] == pytest.approx(np.exp(-np.array(told["values"], dtype=float)))
+
+
+@pytest.mark.parametrize("repair", ["none", "compensate"])
+def test_a_small_model_is_given_again_with_its_values(experiment, repair):
+    """One that was repaired comes from disk, with the weights by which its values came about."""
+    model, values = experiment.small("random", 0.5, repair)
+    assert mha.plan_of(model) == experiment.plan("random", 0.5)
+    assert not model.training
+    np.testing.assert_array_equal(experiment.task.evaluate(model), values)
+    outputs, raw = (mha.find_attention(one) for one in (model, experiment.pruned(experiment.plan("random", 0.5))))
+    same = [torch.equal(outputs[name].output.weight, raw[name].output.weight) for name in raw]
+    assert all(same) == (repair == "none")

@@ -45,9 +45,8 @@ def test_plans_are_the_librarys(experiment):
 
 def test_heads_are_scored_once(experiment, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        mha, "score", lambda *_, **options: asked.append(options) or mha.HeadScores({"a": torch.ones(2)})
-    )
+    found = mha.HeadScores({name: torch.arange(3.0) for name in ("layers.0", "layers.1")})
+    monkeypatch.setattr(mha, "score", lambda *_, **options: asked.append(options) or found)
     experiment.scores("taylor")
     experiment.scores("taylor", 0)
     experiment.scores(criterion="taylor", seed=0)
