@@ -20,6 +20,7 @@ from mha.pruning.masking import nothing_compiled
 from mha.repair.observe import Forward, all_finite, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
 from mha.repair.residual_stream import Goal, check_finite
+from mha.runtime.free_memory import give_back
 from mha.runtime.lockstep import Pass, few_threads, pause, running
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
@@ -304,6 +305,7 @@ class SideBySide:
         for model, dense in passes:
             stop, of_dense = self._next(model), self._next(dense)
             self._stops.append((self._filled(stop, of_dense), of_dense))
+            give_back()  # what two threads have freed
 
     def _next(self, walk: Pass) -> _Stop:
         """Let a pass go on to where it pauses next.

@@ -97,7 +97,7 @@ def test_plans_can_be_made_again(plans, model):
     task = TinyTask()
     for name, row in plans[plans["criterion"].isin(mha.criteria())].iterrows():
         scores = mha.score(model, task.calibration(), task.loss, row["criterion"], seed=row["draw"])
-        assert mha.HeadPlan(json.loads(row["keep"])) == mha.choose(scores, keep=0.5, across_layers=True), name
+        assert mha.HeadPlan(json.loads(row["keep"])) == mha.choose(scores, keep=0.5, model=model), name
 
 
 def test_sizes_follow_from_the_heads_kept(plans, run):
