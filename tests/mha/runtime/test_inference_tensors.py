@@ -55,14 +55,17 @@ def test_inference_mode_changes_no_score(model, few, criterion):
 
 REPAIRS = {
     "compensate": lambda model, batches: mha.compensate(mha.prune(model, PLAN), model, batches, forward),
-    "shrink": lambda model, batches: mha.shrink(model, batches, loss_of, forward, keep=0.5, rounds=1),
+    "shrink": lambda model, batches: mha.shrink(model, batches, loss_of, forward, keep=0.5, scope="stream"),
     "distill": lambda model, batches: mha.distill(mha.prune(model, PLAN), model, batches, forward, steps=2),
 }
 
 
 @pytest.mark.parametrize("repair", REPAIRS)
 def test_what_is_made_in_inference_mode_is_the_same_and_can_be_trained(model, batches, repair):
-    """With as many tokens as least squares take: with fewer, rounding is all that tells some directions apart."""
+    """With as many tokens as least squares take: with fewer, rounding is all that tells some directions apart.
+
+    (The classifier has one row an example, too few of them; scope="stream" leaves it as it is.)
+    """
     expected = REPAIRS[repair](model, batches).state_dict()
     other, others = made_there(model, batches)
     with torch.inference_mode():
