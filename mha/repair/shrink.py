@@ -31,7 +31,7 @@ from mha.values.errors import CalibrationError, CertificateError
 from mha.values.plan import HeadPlan, HeadScores
 
 ENOUGH = 4096  # tokens that are read with gradients
-RATE = 4e-4  # learning rate of the training
+RATE = 2e-4  # learning rate of the training
 LADDER = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)  # shares of the heads
 
 
