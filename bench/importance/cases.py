@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ class ImportanceCase:
 
 
 def cases(
-    settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str], seeds: int
+    settings: ImportanceSettings, subjects: Sequence[str], labels: Sequence[str] | None, seeds: int
 ) -> list[ImportanceCase]:
     """All cases of these subjects and variants, for the training seeds from 0 to `seeds` - 1, of pretrained models 0.
 
@@ -79,12 +79,17 @@ def cases(
 
     Args:
         subjects: their names.
-        labels: those of the variants.
+        labels: those of the variants; None for all, on pretrained models without those that take hours there.
         seeds: how many training seeds there are.
     """
     seeded = [(name, seed) for name in subjects for seed in range(1 if pretrained(name) else seeds)]
-    unordered = [case for name, seed in seeded for case in _of(settings, name, seed, labels)]
+    unordered = [case for name, seed in seeded for case in _of(settings, name, seed, labels or _usual(name))]
     return sorted(unordered, key=lambda case: (ORDER.index(case.what), -case.seconds))
+
+
+def _usual(name: str) -> list[str]:
+    """The labels of the variants by which the subject of this name is scored where none are named."""
+    return [label for label, variant in variants().items() if not (pretrained(name) and variant.hours)]
 
 
 def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str]) -> Iterator[ImportanceCase]:
@@ -106,12 +111,14 @@ def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str
     for label in labels:
         if label == FLOOR:
             draws = settings.random_draws if section == "held_out" else 1
+            draws = min(draws, settings.pretrained_draws) if pretrained(name) else draws
             yield from (ImportanceCase(name, seed, "scores", f"{FLOOR}@{draw}") for draw in range(draws))
             continue
         yield ImportanceCase(name, seed, "scores", label)
         if section == "exhaustive":
             yield ImportanceCase(name, seed, "resamples", label)
-        if seed == 0 and section != "planted" and not (section == "held_out" and known[label].slow):
+        repeated = section == "exhaustive" or (section == "held_out" and not known[label].slow and not pretrained(name))
+        if seed == 0 and repeated:
             yield ImportanceCase(name, seed, "stability", label)
 
 
@@ -201,13 +208,14 @@ def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> 
 
     Returns:
         `scores` (in the order of `Subject.heads`), `spent` (forward passes, backward passes, CPU seconds), `plans`, and
-        `curve` and `kinds` where they were measured.
+        `curve` and `kinds` where they were measured; and, where heads of different layers are not compared by default,
+        `across_layers`: the `plans` and `curve` if they are.
     """
     label, _, draw = case.detail.partition("@")
     start = time.process_time()
     scores = _score(it, variants()[label], it.calibration, settings, seed=int(draw or case.seed))
     seconds = time.process_time() - start  # of the one thread: other processes do not count
-    flat, plans = it.flat(scores), _plans(it, scores)
+    flat, plans = it.flat(scores), _plans(it, scores, it.across_layers)
     spent = scores.spent
     record: Record = {
         "scores": flat,
@@ -216,8 +224,10 @@ def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> 
     }
     if it.exhaustive:
         return record
-    inner = {kept: positions for kept, positions in plans.items() if 0 < int(kept) < len(it.heads)}
-    record["curve"] = {kept: _judged(it, _pruned(it, positions)) for kept, positions in inner.items()}
+    record["curve"] = _curve(it, plans)
+    if it.across_layers is None and not scores.comparable:
+        compared = _plans(it, scores, True)
+        record["across_layers"] = {"plans": compared, "curve": _curve(it, compared)}
     if label in KINDS_BY or (label == FLOOR and int(draw) < settings.kind_draws):
         record["kinds"] = {
             kind: {
@@ -227,6 +237,15 @@ def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> 
             for kind, positions in _kinds(it).items()
         }
     return record
+
+
+def _curve(it: Subject, plans: Mapping[str, Sequence[int]]) -> Record:
+    """Head count, as text -> what `_judged` says of the model pruned by its plan; without no head and all heads.
+
+    `plans` are those of `_plans`.
+    """
+    inner = {kept: positions for kept, positions in plans.items() if 0 < int(kept) < len(it.heads)}
+    return {kept: _judged(it, _pruned(it, positions)) for kept, positions in inner.items()}
 
 
 def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:
@@ -241,7 +260,7 @@ def _resamples(it: Subject, case: ImportanceCase, settings: ImportanceSettings) 
         rows = torch.randint(total, (total,), generator=generator).tolist()
         batches = pick(it.calibration, rows, size)
         scores = _score(it, variants()[case.detail], batches, settings, seed=draw)
-        draws.append({"scores": it.flat(scores), "plans": _plans(it, scores)})
+        draws.append({"scores": it.flat(scores), "plans": _plans(it, scores, it.across_layers)})
     return {"draws": draws}
 
 
@@ -276,15 +295,24 @@ def _score(
     rounds = len(it.heads) if it.exhaustive else settings.rounds
     few, many = settings.permutations
     permutations = few if it.exhaustive else many
-    return variant.score(it.model, batches, it.loss, seed=seed, rounds=rounds, permutations=permutations)
+    return variant.score(
+        it.model, batches, it.loss, seed=seed, rounds=rounds, permutations=permutations, options=it.options
+    )
 
 
-def _plans(it: Subject, scores: mha.HeadScores) -> dict[str, list[int]]:
-    """The plans that follow from scores, ranked across layers: head count -> positions of the heads that are kept.
+def _plans(it: Subject, scores: mha.HeadScores, across_layers: Literal[True] | None) -> dict[str, list[int]]:
+    """The plans that follow from scores: head count -> positions of the heads that are kept.
 
-    The head counts are those of `Subject.counts`, as text; positions are those in `Subject.heads`.
+    The head counts are those of `Subject.counts`, as text; positions are those in `Subject.heads`. Where not every
+    number of heads is feasible, a plan keeps the largest that is, and no more than the count.
+
+    Args:
+        across_layers: how heads of different layers are compared, as `mha.choose` takes it.
     """
-    return {str(kept): it.positions(mha.choose(scores, heads=kept, across_layers=True)) for kept in it.counts}
+    return {
+        str(kept): it.positions(mha.choose(scores, model=it.model, heads=kept, across_layers=across_layers))
+        for kept in it.counts
+    }
 
 
 def _pruned(it: Subject, positions: Sequence[int]) -> nn.Module:

@@ -21,7 +21,7 @@ class ImportanceOptions:
     Attributes:
         directory: of the run.
         subjects: the names of the subjects.
-        labels: of the variants by which heads are scored.
+        labels: of the variants by which heads are scored; None where none were named.
         seeds: how many models of each task are trained.
         jobs: how many processes work.
         docs: the page between whose markers the summary is written, if any.
@@ -29,7 +29,7 @@ class ImportanceOptions:
 
     directory: Path
     subjects: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
     seeds: int
     jobs: int
     settings: ImportanceSettings
@@ -53,7 +53,11 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
     parser.add_argument("--run", type=Path, default=default, metavar="DIR", help="default: runs/importance-<UTC>")
     parser.add_argument("--only", metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--tasks", metavar="NAMES", help=f"of {', '.join(names())}; default: all that are installed")
-    parser.add_argument("--criteria", metavar="NAMES", help=f"of {', '.join(known)}; default: all")
+    parser.add_argument(
+        "--criteria",
+        metavar="NAMES",
+        help=f"of {', '.join(known)}; default: all, of pretrained models without those that take hours",
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="models trained of each task; default: 3")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes, one thread each; default: 2")
     parser.add_argument("--quick", action="store_true", help="tiny models: to see that everything runs")
@@ -72,7 +76,7 @@ def parse(arguments: Sequence[str] | None = None) -> ImportanceOptions:
     subjects = [name for name in asked if section_of(name) in sections]
     if not subjects:
         parser.error(f"--tasks: none of {options.tasks} is in {', '.join(sections)}")
-    labels = _several(parser, "--criteria", options.criteria, known)
+    labels = None if options.criteria is None else _several(parser, "--criteria", options.criteria, known)
     settings = QUICK if options.quick else FULL
     return ImportanceOptions(options.run, tuple(subjects), labels, seeds, options.jobs, settings, options.docs)
 

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 Record = Mapping[str, Any]
 
 BEST, RIVAL = "best subset", "trained small"
+ACROSS = ", across layers"  # after a criterion's label, where `mha.choose` does not compare its scores so by default
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Results:
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self._found = {
-            (record["subject"], record["seed"], record["what"], record["detail"]): record
+            (record["subject"], record["seed"], record["what"], detail): part
             for record in records.values()
             if record["status"] == OK
+            for detail, part in _labelled(record)
         }
         self._subsets: dict[tuple[str, int], Subsets | None] = {}
 
@@ -128,6 +130,13 @@ class Results:
             whole = sum(len(part["losses"]) for part in parts.values()) == 2**heads
             self._subsets[subject, seed] = _joined([parts[part] for part in sorted(parts)]) if whole else None
         return self._subsets[subject, seed]
+
+
+def _labelled(record: Record) -> Iterator[tuple[str, Record]]:
+    """The record by its detail; and if heads of different layers were also compared as they are, that with ACROSS."""
+    yield record["detail"], record
+    if "across_layers" in record:
+        yield record["detail"] + ACROSS, {**record, **record["across_layers"]}
 
 
 def mask_of(kept: list[int]) -> int:

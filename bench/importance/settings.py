@@ -11,6 +11,7 @@ class ImportanceSettings:
     Attributes:
         quick: tiny models and few examples, only to see that everything runs.
         random_draws: how often heads are scored at random, where not every subset of them is evaluated.
+        pretrained_draws: for how many of these a pretrained model is evaluated, where that takes minutes.
         kind_draws: for how many of these draws each kind of attention is also pruned alone.
         resamples: bootstrap resamples of the calibration set, where every subset of heads is evaluated.
         sizes: how many examples the parts of the calibration set have that are scored on their own.
@@ -22,6 +23,7 @@ class ImportanceSettings:
 
     quick: bool = False
     random_draws: int = 20
+    pretrained_draws: int = 3
     kind_draws: int = 7
     resamples: int = 4
     sizes: tuple[int, ...] = (32, 64, 128, 256)

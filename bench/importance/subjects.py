@@ -45,6 +45,10 @@ class Subject:
         kinds: layer name -> its kind of attention, where there are several kinds.
         rivals: heads per layer -> a smaller dense model trained like this one from scratch.
         steps: in how many steps from no head to all the metric is taken, where not every subset is evaluated.
+        fractions: the kept fractions, without 0 and 1, at which it is taken instead of in equal steps.
+        options: what criteria get that have such an option, here where their own default can't be had.
+        across_layers: how `mha.choose` compares heads of different layers. True: as they are, whatever the criterion
+            says of its scores. None: as it does by default, and beside it as they are, where that is not the same.
         about: what the task or the scenario is, in one sentence.
     """
 
@@ -60,6 +64,9 @@ class Subject:
     kinds: Mapping[str, str] = field(default_factory=dict)
     rivals: Mapping[int, Callable[[], nn.Module]] = field(default_factory=dict)
     steps: int = 8
+    fractions: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    across_layers: Literal[True] | None = True
     about: str = ""
 
     @cached_property
@@ -82,11 +89,13 @@ class Subject:
     def counts(self) -> tuple[int, ...]:
         """The head counts at which the metric is taken, ascending from none to all.
 
-        That is every count where every subset is evaluated, else `steps` steps of about the same size.
+        That is every count where every subset is evaluated, else those of `fractions`, or without them `steps` steps of
+        about the same size.
         """
         total = len(self.heads)
         steps = total if self.exhaustive else self.steps
-        return tuple(sorted({round(total * step / steps) for step in range(steps + 1)}))
+        inner = self.fractions or [step / steps for step in range(1, steps)]
+        return tuple(sorted({0, total, *(round(total * fraction) for fraction in inner)}))
 
     def plan(self, kept: Sequence[int]) -> mha.HeadPlan:
         """The plan that keeps the heads at the positions `kept` in `heads`, and no other; a layer may keep none."""
@@ -236,7 +245,7 @@ def _dates(seed: int, quick: bool) -> Subject:
 def _sentences(_seed: int, quick: bool) -> Subject:
     """The subject `sentences`, made of the reference task of that name; each batch is a search of its own."""
     few = SentencesSettings(packages=("python",), evaluation=64, calibration=64, unlabelled=0)
-    task = Sentences(few if quick else SentencesSettings(evaluation=512, unlabelled=0))
+    task = Sentences(few if quick else SentencesSettings(evaluation=256, calibration=256, unlabelled=0))
 
     def per_example(model: nn.Module, batch: Texts) -> tuple[Tensor, Tensor]:
         summaries, texts = task.forward(model, batch).unflatten(0, (-1, 2)).unbind(dim=1)
@@ -252,7 +261,9 @@ def _sentences(_seed: int, quick: bool) -> Subject:
         held_out=task.pairs_in_batches("evaluation", 32 if quick else 128),
         loss=task.loss,
         per_example=per_example,
-        steps=3 if quick else 8,
+        fractions=(0.5,) if quick else (0.25, 0.5, 0.75),
+        options={"unit": "batch"},  # a summary is told from the texts of its batch: no example has a loss of its own
+        across_layers=None,
         about="Texts found by their summaries, by MiniLM, a pretrained BERT. 6 layers × 12 heads.",
     )
 
@@ -260,9 +271,9 @@ def _sentences(_seed: int, quick: bool) -> Subject:
 def _smollm(_seed: int, quick: bool) -> Subject:
     """The subject `smollm`, made of the reference task of that name, with fewer and shorter sequences.
 
-    Its metric is the logarithm of the perplexity, negative: a mean over sequences, of which more is better.
+    Its metric is the mean log-likelihood of a token, of which more is better; exp of its negative is the perplexity.
     """
-    task = SmolLM(SmolSettings(evaluation=16, calibration=32, unlabelled=0, length=128))
+    task = SmolLM(SmolSettings(evaluation=16, calibration=8, unlabelled=0, length=128))
     if quick:
         task = SmolLM(SmolSettings(evaluation=4, calibration=4, unlabelled=0, length=16, batch=2))
 
@@ -280,7 +291,8 @@ def _smollm(_seed: int, quick: bool) -> Subject:
         held_out=task.evaluation(),
         loss=task.loss,
         per_example=per_example,
-        steps=3 if quick else 8,
+        fractions=(0.5,) if quick else (0.5, 0.75, 0.9),
+        across_layers=None,
         about="Python's documentation, read by SmolLM2-135M. 30 layers × 9 query heads in 3 groups.",
     )
 

@@ -16,6 +16,7 @@ OPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 )
 IN_ROUNDS = ("fisher", "leave_one_out", "least_squares", "taylor_second_order", "taylor_signed")
 SLOW = ("shapley",)  # not scored again and again where a model has many heads; nor is any in rounds
+LEARNED = ("gate", "hard_concrete", "subset")  # many epochs with gradients
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,15 @@ class ScoringVariant:
     rounds: bool = False
 
     def score(
-        self, model: Any, batches: Sequence[Any], loss: Any, *, seed: int, rounds: int, permutations: int
+        self,
+        model: Any,
+        batches: Sequence[Any],
+        loss: Any,
+        *,
+        seed: int,
+        rounds: int,
+        permutations: int,
+        options: Mapping[str, Any] | None = None,
     ) -> mha.HeadScores:
         """The scores of all heads by this variant, as `mha.score` returns them.
 
@@ -45,18 +54,25 @@ class ScoringVariant:
             seed: of whatever the criterion draws.
             rounds: how many rounds to score in, if the variant does so.
             permutations: how many to draw at most, if the criterion draws any, as for Shapley values.
+            options: further ones, of which the criterion gets those that it has.
         """
-        options = dict(self.options)
+        known = describe(self.criterion).options
+        given = {name: value for name, value in (options or {}).items() if name in known} | dict(self.options)
         if self.rounds:
-            options["rounds"] = rounds
-        if "max_permutations" in describe(self.criterion).options:
-            options |= {"max_permutations": permutations, "min_permutations": min(permutations, 8)}
-        return mha.score(model, batches, loss, self.criterion, seed=seed, progress=False, **options)
+            given["rounds"] = rounds
+        if "max_permutations" in known:
+            given |= {"max_permutations": permutations, "min_permutations": min(permutations, 8)}
+        return mha.score(model, batches, loss, self.criterion, seed=seed, progress=False, **given)
 
     @property
     def slow(self) -> bool:
         """Whether scoring takes too long to be repeated where a model has many heads: in rounds, or one of SLOW."""
         return self.rounds or self.criterion in SLOW
+
+    @property
+    def hours(self) -> bool:
+        """Whether scoring a pretrained model would take an hour or more: in rounds, or by what is learned or drawn."""
+        return self.slow or self.criterion in LEARNED
 
 
 def variants() -> dict[str, ScoringVariant]:
