@@ -53,7 +53,8 @@ def score(
         seed: for criteria that draw at random.
         rounds: remove heads in so many steps, by masking, and score what is left again after each; the result's
             scores are then the order of removal, 0 for the head that goes first. As many rounds as heads is the
-            greedy order.
+            greedy order. Where the criterion's scores do not compare layers, every layer gives about its share in each
+            round, as in `choose`.
         examples: batch -> how many examples it has; found out from its tensors and the attention's unless given.
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
         journal: a file in which what has been measured is kept, written every few seconds. The same call goes on from
@@ -103,7 +104,12 @@ def score(
             if rounds is None:
                 scored = chosen.scored(calibration, options)
             else:
-                scored = in_rounds(calibration, lambda masked: chosen.scored(masked, options).rows, rounds)
+                scored = in_rounds(
+                    calibration,
+                    lambda masked: chosen.scored(masked, options).rows,
+                    rounds,
+                    comparable=chosen.comparable,
+                )
     return head_scores(
         layers,
         {name: scored.rows[name] for name in layers},

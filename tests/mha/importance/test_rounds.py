@@ -66,6 +66,22 @@ def test_heads_of_one_round_leave_in_the_order_of_their_scores(model, batches, l
     assert several[6:13] == left[:7]
 
 
+def test_without_scores_that_compare_layers_every_layer_gives_its_share_in_each_round(model):
+    """Weights of one layer are a tenth of the others', and it is not emptied first, as it would be across layers."""
+    with torch.no_grad():
+        for weight in mha.find_attention(model)["grouped"].module.parameters():
+            weight.mul_(0.1)
+    plain = mha.score(model, None, None, "magnitude")
+    for rounds in (1, 5):
+        gone = order_of(mha.score(model, None, None, "magnitude", rounds=rounds))
+        for number in range(1, 21):
+            lost = {name: [head for layer, head in gone[:number] if layer == name] for name in LAYERS}
+            shares = [len(lost[name]) / heads for name, (heads, _) in LAYERS.items()]
+            assert max(shares) - min(shares) <= 1 / 3 + 1e-12, "no more than a head of the smallest layer"
+            for name, heads in lost.items():
+                assert heads == plain[name].argsort().tolist()[: len(heads)], "within a layer, the smallest first"
+
+
 @pytest.mark.parametrize("criterion", mha.criteria())
 def test_every_criterion_can_score_in_rounds(model, batches, loss, criterion):
     before = {name: value.clone() for name, value in model.state_dict().items()}
