@@ -12,7 +12,8 @@ from tqdm import tqdm
 from bench.importance.cases import ImportanceCase, cases
 from bench.importance.options import ImportanceOptions, parse
 from bench.importance.records import FAILED, OK, SCHEMA, RunError, opened, read
-from bench.importance.summary import write_docs, write_summary
+from bench.importance.subjects import pretrained
+from bench.importance.summary import START, START_PRETRAINED, write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
 from bench.measure.environment import environment
@@ -77,7 +78,7 @@ def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interr
         _say(f"stopped; goes on with the same options and --run {options.directory}")
         return 130
     if options.docs is not None:
-        write_docs(options.docs, summary)
+        write_docs(options.docs, summary, START_PRETRAINED if all(map(pretrained, options.subjects)) else START)
     print(f"results: {options.directory}")  # noqa: T201
     return 1 if FAILED in states else 0
 

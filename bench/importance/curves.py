@@ -186,7 +186,7 @@ def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
 
     A row has the metric with its intervals, the held-out loss, and the metric's difference to the dense model's. BEST
     and FLOOR count as criteria, and so do smaller models trained from scratch (RIVAL), whose rows lack the difference;
-    DENSE has no rows.
+    DENSE has no rows. `metric` says what the values are.
     """
     rows: list[dict[str, Any]] = []
     for curve in all_curves:
@@ -194,7 +194,7 @@ def curve_frame(results: Results, all_curves: Sequence[Curves]) -> pd.DataFrame:
             if label != DENSE:
                 rows += _curve(curve, label)
         rows += _rivals(results, curve.subject, curve.counts[-1])
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row | {"metric": results.about(row["task"])["metric"]} for row in rows])
 
 
 def _curve(curve: Curves, label: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ SMALL = DigitsSettings(
     places=4, patches=1, width=32, hidden=64, layers=3, heads=4, head_dim=8, steps=1500, distortions=8
 )
 PRETRAINED = ("sentences", "smollm")
+LIKELIHOOD = "log-likelihood of a token"  # a metric that reports tell as a perplexity
 EVERY_SUBSET = 12  # heads at most, for every subset of them to be evaluated
 
 
@@ -285,7 +286,7 @@ def _smollm(_seed: int, quick: bool) -> Subject:
     return Subject(
         name=task.name,
         section="held_out",
-        metric="log-likelihood of a token",
+        metric=LIKELIHOOD,
         build=task.model,
         calibration=task.calibration(),
         held_out=task.evaluation(),

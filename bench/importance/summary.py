@@ -1,6 +1,7 @@
 """What a run says in the end: which criterion to trust, at which price. Made from nothing but its tables."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from bench.importance.curves import ALL, DENSE
 from bench.importance.findings import SENSITIVE, UNNOTICED
 from bench.importance.records import RunError
 from bench.importance.results import BEST, RIVAL
+from bench.importance.subjects import LIKELIHOOD
 from bench.importance.tables import TRUTH
 from bench.importance.variants import FLOOR
 from bench.measure.files import write_text
 
 START, END = "<!-- results: written by nox -s importance -->", "<!-- end of the results -->"
+START_PRETRAINED = "<!-- results of pretrained models: written by nox -s importance -->"
 NAMES = (
     "scores", "agreement", "curves", "areas", "exhaustive", "planted", "stability", "cost", "findings",
 )  # fmt: skip
@@ -23,6 +26,7 @@ NOTHING = "–"
 STABLE_AT = 64  # examples, at which stability is told
 PLAIN = ("value", "low", "high")
 LOSS, MORE = "loss without ", "cross more "
+LEFT_AT, NEAR = (0.9, 0.75, 0.5, 0.25), 0.01  # kept fractions, and what may lie between them and whole heads
 REFERENCES = (FLOOR, BEST, DENSE)
 Frames = Mapping[str, pd.DataFrame]
 
@@ -32,25 +36,28 @@ def write_summary(directory: Path) -> str:
     frames = {name: _read(directory / f"{name}.csv") for name in NAMES}
     environment = json.loads((directory / "environment.json").read_text(encoding="utf-8"))
     parts = [
-        _head(environment),
-        *(section(frames) for section in (trust, fronts, plants, subsets, rivals, sensitive, unnoticed)),
+        _head(environment, frames),
+        *(section(frames) for section in (trust, fronts, left, plants, subsets, rivals, sensitive, unnoticed)),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     write_text(directory / "summary.md", text)
     return text
 
 
-def write_docs(page: Path, summary: str) -> None:
-    """Replace what stands between START and END on a Markdown page by the text of the summary.
+def write_docs(page: Path, summary: str, start: str = START) -> None:
+    """Replace what stands between `start` and the next END on a Markdown page by the text of the summary.
+
+    Args:
+        start: START, or START_PRETRAINED for a run of pretrained models only.
 
     Raises:
-        RunError: START is not on the page, or END does not follow it.
+        RunError: `start` is not on the page, or END does not follow it.
     """
-    before, start, rest = page.read_text(encoding="utf-8").partition(START)
+    before, found, rest = page.read_text(encoding="utf-8").partition(start)
     _, end, after = rest.partition(END)
-    if not start or not end:
-        raise RunError(f"{page}: expected the lines {START!r} and {END!r}, between which the results are written")
-    write_text(page, f"{before}{START}\n\n{summary}\n{END}{after}")
+    if not found or not end:
+        raise RunError(f"{page}: expected the lines {start!r} and {END!r}, between which the results are written")
+    write_text(page, f"{before}{start}\n\n{summary}\n{END}{after}")
 
 
 def trust(frames: Frames) -> str:
@@ -59,7 +66,8 @@ def trust(frames: Frames) -> str:
     A row has the criterion's price (forward passes over the calibration set), its CPU seconds, its share (0: random
     plans, 1: the dense model) over all tasks and on each, Spearman's ρ with the truth on each task, the share of head
     counts at which it is right on planted scenarios, and Spearman's ρ between scores from STABLE_AT examples and from
-    all. In bold are the criteria that `fronts` lists. Empty text where no criterion has a share over all tasks.
+    all; the last two where they were measured. In bold are the criteria that `fronts` lists. Empty text where no
+    criterion has a share over all tasks.
     """
     areas, rows = frames["areas"], []
     if not _ranked(frames):
@@ -73,7 +81,7 @@ def trust(frames: Frames) -> str:
             [
                 f"**{label}**" if label in front else label,
                 _number(_price(frames, label), ".3g"),
-                _number(_seconds(frames, label), ".2g"),
+                _cpu(_seconds(frames, label)),
                 *shares,
                 *(_number(value, ".2f") for value in spearman),
                 _number(_mean(frames["planted"], "right", criterion=label), ".2f"),
@@ -82,7 +90,7 @@ def trust(frames: Frames) -> str:
         )
     header = ["criterion", "price", "seconds", "share", *(f"share, {task}" for task in tasks)]
     header += [*(f"ρ, {task}" for task in tasks), "planted", f"stable at {STABLE_AT}"]
-    return _table(header, rows)
+    return _table(*_measured(header, rows))
 
 
 def fronts(frames: Frames) -> str:
@@ -95,6 +103,62 @@ def fronts(frames: Frames) -> str:
         return ""
     steps = [f"`{label}` (share {shares[label]:.2f} at {_price(frames, label):.3g} readings)" for label in front]
     return "In bold, what no cheaper criterion beats, from cheap to dear: " + ", ".join(steps) + "."
+
+
+def left(frames: Frames) -> str:
+    """For each task a Markdown table of what the criteria leave of the metric, the largest share of the task on top.
+
+    A row has the criterion's price on this task, its CPU seconds, Spearman's ρ with the truth, over all heads and
+    within layers, and the metric at those of the kept fractions LEFT_AT that were measured. Behind the metric stands
+    what it falls by, with its interval over the same held-out examples; of a log-likelihood the perplexity, and how
+    many times the dense model's that is. Above each table stands how well the truth agrees with itself.
+    """
+    return "\n\n".join(_left(frames, str(task)) for task in dict.fromkeys(frames["curves"].get("task", ())))
+
+
+def _left(frames: Frames, task: str) -> str:
+    """The title and the table of one task in `left`."""
+    curves, areas = (frame[frame["task"] == task] for frame in (frames["curves"], frames["areas"]))
+    shown = [at for at in LEFT_AT if (curves["kept_fraction"] - at).abs().min() < NEAR]
+    ranked = areas.sort_values("share", ascending=False, kind="stable") if "share" in areas else areas
+    agreement, cost = frames["agreement"], frames["cost"]
+    rows = []
+    for label in ranked["criterion"]:
+        mine = curves[curves["criterion"] == label]
+        points = [mine[(mine["kept_fraction"] - at).abs() < NEAR] for at in shown]
+        if any(point.empty for point in points):
+            continue  # the dense model: it stands in the title
+        where = {"task": task, "criterion": label}
+        rhos = [_mean(agreement, name, **where, other=TRUTH) for name in ("spearman", "within")]
+        price = (_number(_mean(cost, "readings", **where), ".3g"), _cpu(_mean(cost, "seconds", **where)))
+        cells = [_kept(_records(point)[0]) for point in points]
+        rows.append([str(label), *price, *(_number(rho, ".2f") for rho in rhos), *cells])
+    header = ["criterion", "price", "seconds", "ρ", "ρ within layers", *(f"{at:.0%} kept" for at in shown)]
+    dense = _records(curves[curves["kept_fraction"] == 1])[0]
+    itself = _number(_mean(agreement, "spearman", task=task, criterion=TRUTH, other=TRUTH), ".2f")
+    title = (
+        f"On `{task}`: what is left of the {_metric(dense)}, {_value(dense)} with all heads. "
+        f"Leave-one-out on one half of the held-out data agrees with that on the other to ρ = {itself}."
+    )
+    return f"{title}\n\n{_table(*_measured(header, rows))}"
+
+
+def _metric(row: Mapping[str, Any]) -> str:
+    """What a row of curves.csv measures, as a reader would call it."""
+    return "perplexity" if row["metric"] == LIKELIHOOD else str(row["metric"])
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    """The metric in a row of curves.csv as text: the perplexity of a log-likelihood, else its value."""
+    return f"{math.exp(-row['value']):.4g}" if row["metric"] == LIKELIHOOD else f"{row['value']:.3f}"
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    """The metric in a row of curves.csv, and how it differs from the dense model's, as `left` shows them."""
+    value, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    if row["metric"] == LIKELIHOOD:
+        return f"{_value(row)}, ×{math.exp(-value):.3g} [{math.exp(-high):.3g}, {math.exp(-low):.3g}]"
+    return f"{_value(row)}, {value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def plants(frames: Frames) -> str:
@@ -206,8 +270,8 @@ def unnoticed(frames: Frames) -> str:
     return f"{title}\n\n{_table(['heads chosen by', *map(str, wide.columns)], rows)}"
 
 
-def _head(environment: Mapping[str, object]) -> str:
-    """The summary's first paragraph, made of what `environment.json` holds (`environment`).
+def _head(environment: Mapping[str, object], frames: Frames) -> str:
+    """The summary's first paragraph, made of what `environment.json` holds (`environment`) and of the areas.
 
     It says when, on which processor, with which torch and with how many training seeds was measured; and after a run
     with --quick that its numbers mean nothing.
@@ -215,10 +279,12 @@ def _head(environment: Mapping[str, object]) -> str:
     quick = (
         " Tiny models, only to see that everything runs: the numbers mean nothing." if _is_quick(environment) else ""
     )
-    packages = environment["packages"]
+    packages, areas = environment["packages"], frames["areas"]
     torch = packages["torch"] if isinstance(packages, dict) else "?"
     when = str(environment["created"])[:10]
-    return f"Measured {when} on {environment['cpu']}, torch {torch}, {environment['seeds']} training seeds.{quick}"
+    once = not areas.empty and areas["seeds"].max() == 1
+    seeds = "each model once" if once else f"{environment['seeds']} training seeds"
+    return f"Measured {when} on {environment['cpu']}, torch {torch}, {seeds}.{quick}"
 
 
 def _is_quick(environment: Mapping[str, object]) -> bool:
@@ -309,9 +375,20 @@ def _number(value: float | None, style: str) -> str:
     return NOTHING if value is None or pd.isna(value) else f"{value:{style}}"
 
 
+def _cpu(seconds: float | None) -> str:
+    """CPU seconds with two digits, or as many as a whole number has."""
+    return NOTHING if seconds is None else f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _measured(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table without the columns in which no row has a number."""
+    kept = [place for place in range(len(header)) if any(row[place] != NOTHING for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from bench.importance.curves import area_frame, curve_frame, curves
@@ -64,9 +65,10 @@ def scores(results: Results) -> pd.DataFrame:
 def agreement(results: Results) -> pd.DataFrame:
     """The table of agreement: a row for each trained task, training seed and ordered pair of criteria.
 
-    It has how alike both rank the heads (Spearman, Kendall), and which share of the heads pruned by one the other
-    prunes too. One of the criteria is TRUTH, leave-one-out on held-out data. Its row beside itself compares the scores
-    of the two halves of that data: more agreement with it can't be expected of any criterion.
+    It has how alike both rank the heads of all layers (Spearman, Kendall) and those of one (`within`: Spearman, the
+    mean over layers), and which share of the heads pruned by one the other prunes too. One of the criteria is TRUTH,
+    leave-one-out on held-out data. Its row beside itself compares the scores of the two halves of that data: more
+    agreement with it can't be expected of any criterion.
     """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
@@ -78,6 +80,7 @@ def agreement(results: Results) -> pd.DataFrame:
             truth = results.increases(subject, seed)
             flat[TRUTH], plans[TRUTH] = truth, _plans(truth, [int(kept) for kept in next(iter(plans.values()), ())])
             halves = [np.array(half["scores"]) for half in results.truth(subject, seed)["halves"]]
+            layers = np.array([layer for layer, _ in results.about(subject)["heads"]])
             for first_label in flat:
                 for second_label in flat:
                     first, second = flat[first_label], flat[second_label]
@@ -85,17 +88,30 @@ def agreement(results: Results) -> pd.DataFrame:
                         first, second = halves
                     row = {"task": subject, "seed": seed, "criterion": first_label, "other": second_label}
                     row |= dict(zip(("spearman", "kendall"), correlations(first, second), strict=True))
+                    row["within"] = within_layers(first, second, layers)
                     row |= _overlaps(plans[first_label], plans[second_label], len(truth))
                     rows.append(row)
-    columns = ["task", "seed", "criterion", "other", "spearman", "kendall", *(f"overlap_{x:g}" for x in OVERLAP)]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["task", "seed", "criterion", "other", "spearman", "kendall", "within"]
+    return pd.DataFrame(rows, columns=[*columns, *(f"overlap_{x:g}" for x in OVERLAP)])
 
 
 def correlations(first: Array, second: Array) -> tuple[float, float]:
-    """The rank correlations (Spearman's, Kendall's) of two arrays of scores (h,); NaN where either is constant."""
+    """The rank correlations (Spearman's, Kendall's) of two arrays of scores (h,); NaN if one is constant, or h is 1."""
+    if len(first) < 2:
+        return float("nan"), float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         return float(stats.spearmanr(first, second).statistic), float(stats.kendalltau(first, second).statistic)
+
+
+def within_layers(first: Array, second: Array, layers: NDArray[np.str_]) -> float:
+    """Spearman's correlation of two arrays of scores (h,) within a layer, the mean over layers; NaN if there is none.
+
+    `layers` (h,) names each head's layer. Layers in which either array is constant, or of one head, are left out.
+    """
+    found = [correlations(first[layers == layer], second[layers == layer])[0] for layer in np.unique(layers)]
+    known = [value for value in found if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "curves": {
         "task": "text", "criterion": "text", "heads_kept": "number", "heads_total": "number",
         "kept_fraction": "number", "value": "number", "low": "number", "high": "number", "draws_low": "number",
-        "draws_high": "number",
+        "draws_high": "number", "metric": "text",
     },
     "areas": {
         "task": "text", "criterion": "text", "share": "number", "share_low": "number", "share_high": "number",
@@ -28,6 +28,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "cost": {"task": "text", "criterion": "text", "forward": "number", "readings": "number"},
     "stability": {"task": "text", "criterion": "text", "examples": "number", "spearman": "number"},
 }  # fmt: skip
+LATER = {"metric": "metric"}  # of older runs' curves, what the name of the metric would be
+LIKELIHOOD = "log-likelihood of a token"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,4 +60,4 @@ def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise ReportError(f"{path}: there is no such table; expected the directory of an importance run")
     empty = contents(path).strip() in (b"", b'""')
-    return pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns)
+    return pd.DataFrame(columns=list(columns)) if empty else read_csv(path, columns, LATER)

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from reports.draw.grid import finish, small_panels
 from reports.draw.style import GREY, INK
 from reports.figures import Panel
-from reports.read.importance_run import BEST, RANDOM, RIVAL, Tables
+from reports.read.importance_run import BEST, LIKELIHOOD, RANDOM, RIVAL, Tables
 
-TITLE = "Accuracy at each head count, criterion by criterion"
+TITLE = "The metric at each head count, criterion by criterion"
+PERPLEXITY = "perplexity"
 ABSENT = "Curves need curves.csv of at least one task."
 
 
@@ -21,23 +23,34 @@ def panels(tables: Tables) -> Iterator[Panel]:
     """One panel for each task; its frame has the task's rows of curves.csv, and from areas.csv a column share.
 
     share says how far a criterion gets, over all head counts, from random plans (0) to a model that loses nothing (1).
+    Log-likelihoods are there as perplexities, of which less is better.
     """
     shares = tables.areas[["task", "criterion", "share"]]
     for task, rows in tables.curves.groupby("task", sort=False):
-        yield Panel(str(task), str(task), rows.merge(shares, how="left", on=["task", "criterion"]))
+        shown = _perplexities(rows) if (rows["metric"] == LIKELIHOOD).all() else rows
+        yield Panel(str(task), str(task), shown.merge(shares, how="left", on=["task", "criterion"]))
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    figure, places = small_panels(_ranked(frame), "kept heads (%)", "metric (%)")
+    metric = frame["metric"].iloc[0]
+    less_is_better = metric == PERPLEXITY
+    label = f"{metric}, less is better" if less_is_better else f"{metric} (%)"
+    figure, places = small_panels(_ranked(frame), "kept heads (%)", label)
     for axes, criterion in places:
         rows = frame[frame["criterion"] == criterion]
         _background(axes, frame)
         _line(axes, rows)
         share = rows["share"].iloc[0]
-        axes.text(0.96, 0.05, "" if pd.isna(share) else f"{share:.2f}", transform=axes.transAxes, ha="right")
+        corner = {"y": 0.95, "va": "top"} if less_is_better else {"y": 0.05, "va": "bottom"}  # where no curve runs
+        text = "" if pd.isna(share) else f"{share:.2f}"
+        axes.text(0.96, s=text, transform=axes.transAxes, ha="right", **corner)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        finish(figure, axes, criterion)
+        if less_is_better:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        finish(figure, axes, criterion.replace(", ", "\n"))
     return figure
 
 
@@ -49,6 +62,13 @@ def caption(frame: pd.DataFrame) -> str:
         f"On {frame['task'].iloc[0]}, {len(criteria)} ways to choose heads, from {ends}: the number is the share of "
         "the way from random plans (0) to a model that loses nothing (1), over all head counts."
     )
+
+
+def _perplexities(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of log-likelihoods as rows of perplexities; the larger end of an interval becomes the smaller one."""
+    columns = {"value": "value", "low": "high", "high": "low", "draws_low": "draws_high", "draws_high": "draws_low"}
+    perplexities = {name: np.exp(-rows[source]) for name, source in columns.items()}
+    return rows.assign(**perplexities, metric=PERPLEXITY)
 
 
 def _ranked(frame: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from bench.importance.__main__ import main
 from bench.importance.cases import ImportanceCase, cases
 from bench.importance.records import read
 from bench.importance.settings import QUICK
-from bench.importance.summary import END, START, write_docs
+from bench.importance.summary import END, START, START_PRETRAINED, write_docs
 from bench.importance.variants import variants
 from tests.bench.importance.dying_worker import dies
 
@@ -209,6 +209,9 @@ def test_the_page_gets_the_results_between_its_markers(tmp_path):
     write_docs(page, "new\n")
     write_docs(page, "newer\n")
     assert page.read_text() == f"before\n{START}\n\nnewer\n\n{END}\nafter\n"
+    page.write_text(f"{START}\nold\n{END}\n{START_PRETRAINED}\nold\n{END}\n")
+    write_docs(page, "new\n", START_PRETRAINED)
+    assert page.read_text() == f"{START}\nold\n{END}\n{START_PRETRAINED}\n\nnew\n\n{END}\n"
     page.write_text("no markers")
     with pytest.raises(Exception, match=r"expected the lines .*, between which the results are written"):
         write_docs(page, "new")

@@ -9,7 +9,8 @@ from bench.importance.curves import area_frame, curve_frame, curves, over_seeds
 from bench.importance.findings import SENSITIVE, UNNOTICED, finding_frame
 from bench.importance.records import pack, unpack
 from bench.importance.results import BEST, Results, mask_of
-from bench.importance.summary import fronts, trust
+from bench.importance.subjects import LIKELIHOOD
+from bench.importance.summary import fronts, left, trust
 
 # Three heads; the loss of each subset. Bit 0 is head 0. Head 2 hurts; 0 and 1 are worth 3 and 1.
 LOSSES = [4.0, 1.0, 3.0, 0.0, 4.5, 1.5, 3.5, 0.5]
@@ -126,6 +127,16 @@ def test_correlations_of_constants_are_not_a_number():
     assert (spearman, kendall) == (pytest.approx(0.8), pytest.approx(4 / 6))
 
 
+def test_agreement_within_layers_is_the_mean_over_layers_of_several_heads(results):
+    layers = np.array(["a", "a", "a", "b", "b", "c"])
+    first = np.array([1.0, 2.0, 3.0, 10.0, 20.0, 5.0])
+    assert tables.within_layers(first, first * np.array([1, 1, 1, -1, -1, 1]), layers) == pytest.approx(0.0)
+    assert tables.within_layers(first, first[::-1], layers) == pytest.approx((0.5 - 1.0) / 2)
+    assert np.isnan(tables.within_layers(first[3:], first[3:], np.array(["a", "b", "c"])))
+    frame = tables.agreement(results).query("task == 'small' and seed == 0").set_index(["criterion", "other"])
+    assert frame.loc[("bad", "held out"), "within"] == pytest.approx(-1.0)  # heads 0 and 1 are of one layer
+
+
 def test_curves_and_the_area_beneath_them(results):
     drawn = curves(results)
     frame = curve_frame(results, drawn).set_index(["criterion", "heads_kept"])
@@ -203,6 +214,31 @@ def test_the_summary_puts_the_best_on_top_and_names_what_no_cheaper_one_beats(re
     assert "| 1.00 | 1.00 |" in lines[2]
     assert lines[3].startswith("| bad | 0 | 0.1 | -0.50 [")
     assert "`good` (share 0.50 at 4 readings)" in fronts(frames)
+
+
+def test_what_is_left_is_told_for_each_task_with_its_price(results):
+    drawn = curves(results)
+    frames = {
+        "areas": area_frame(results, drawn), "agreement": tables.agreement(results), "cost": tables.cost(results),
+        "curves": curve_frame(results, drawn).assign(kept_fraction=lambda frame: frame["heads_kept"].map(KEPT)),
+    }  # fmt: skip
+    lines = left(frames).splitlines()
+    assert lines[0] == (
+        "On `small`: what is left of the accuracy, 1.000 with all heads. Leave-one-out on one half of the held-out "
+        "data agrees with that on the other to ρ = 1.00."
+    )
+    assert lines[2] == "| criterion | price | seconds | ρ | ρ within layers | 50% kept | 25% kept |"
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| good", "| best subset", "| random", "| bad"]
+    assert lines[4].startswith("| good | 4 | 0.5 | 1.00 | 1.00 | 1.000, +0.000 [+0.000, +0.000] | 0.750, -0.250 [")
+    assert lines[-1].startswith("| bad | 0 | 0.1 | -1.00 | -1.00 | 0.250, -0.750 [")
+
+    frames["curves"]["metric"] = LIKELIHOOD
+    lines = left(frames).splitlines()
+    assert lines[0].startswith("On `small`: what is left of the perplexity, 0.3679 with all heads.")  # exp(-1)
+    assert "| 0.7788, ×2.12 [" in lines[-1]  # exp(-0.25), and that over exp(-1)
+
+
+KEPT = {0: 0.0, 1: 0.25, 2: 0.5, 3: 1.0}  # as if the model had more heads
 
 
 def test_a_run_with_nothing_done_yet_has_tables_without_rows(tmp_path):

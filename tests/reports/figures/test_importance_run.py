@@ -1,6 +1,8 @@
 """The figures of the importance experiments draw, and their sentences have the planted numbers."""
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 
 from reports.base.errors import ReportError
@@ -8,7 +10,7 @@ from reports.draw.style import theme
 from reports.figures.importance_run import registry
 from reports.importance.__main__ import main
 from reports.importance.__main__ import write as draw_all
-from reports.read.importance_run import load
+from reports.read.importance_run import LIKELIHOOD, load
 from tests.reports.figures.proof import check_rendered, checked_caption
 from tests.reports.synthetic_importance import write
 
@@ -73,6 +75,25 @@ def test_a_panel_has_its_curve_the_random_band_the_best_subset_and_the_trained_m
     assert best.get_ydata()[1] > curve.get_ydata()[1] > random.get_ydata()[1]
     assert rival.get_ydata().tolist() == [0.9]
     assert len(axes.collections) == 2  # the band of random plans and the criterion's interval
+
+
+def test_log_likelihoods_are_drawn_as_perplexities(tmp_path):
+    run = write(tmp_path / "run", FEW)
+    curves = pd.read_csv(run / "curves.csv")
+    curves["metric"] = np.where(curves["task"] == "small", LIKELIHOOD, "accuracy@1 in 128")
+    curves.to_csv(run / "curves.csv", index=False)
+    perplexity, accuracy = FIGURES["curves"].panels(load(run))
+    one = curves.query("task == 'small' and criterion == 'taylor'")
+    shown = perplexity.frame.query("criterion == 'taylor'")
+    assert shown["value"].tolist() == pytest.approx(np.exp(-one["value"]).tolist())
+    assert shown["low"].tolist() == pytest.approx(np.exp(-one["high"]).tolist())
+    with theme():
+        drawn = FIGURES["curves"].draw(perplexity.frame), FIGURES["curves"].draw(accuracy.frame)
+        labels = [figure.get_supylabel() for figure in drawn]
+        ticks = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert [figure.axes[0].get_yscale() for figure in drawn] == ["log", "linear"]
+    assert labels == ["perplexity, less is better", "accuracy@1 in 128 (%)"]
+    assert not any("$" in tick for tick in ticks)
 
 
 def test_the_price_has_a_row_for_each_criterion_and_colours_what_no_cheaper_one_beats(tables):
