@@ -41,9 +41,9 @@ def draw(frame: pd.DataFrame) -> Figure:
         _background(axes, frame)
         _line(axes, rows)
         share = rows["share"].iloc[0]
-        corner = {"y": 0.95, "va": "top"} if less_is_better else {"y": 0.05, "va": "bottom"}  # where no curve runs
+        height, edge = (0.95, "top") if less_is_better else (0.05, "bottom")  # where no curve runs
         text = "" if pd.isna(share) else f"{share:.2f}"
-        axes.text(0.96, s=text, transform=axes.transAxes, ha="right", **corner)
+        axes.text(0.96, height, text, transform=axes.transAxes, ha="right", va=edge)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         if less_is_better:
