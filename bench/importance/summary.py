@@ -323,22 +323,23 @@ def _front(frames: Frames) -> list[str]:
 
 
 def _price(frames: Frames, label: str) -> float | None:
-    """What a criterion costs on its dearest task, in forward passes over the calibration set; None if unknown."""
-    return _last(frames["cost"], "readings", label)
+    """What a criterion costs on the dearest task, in forward passes over the calibration set; None if unknown."""
+    return _on_dearest(frames["cost"], "readings", label)
 
 
 def _seconds(frames: Frames, label: str) -> float | None:
-    """How many CPU seconds a criterion takes on the task that takes it the most forward passes; None if unknown."""
-    return _last(frames["cost"], "seconds", label)
+    """How many CPU seconds a criterion takes on the dearest task; None if unknown."""
+    return _on_dearest(frames["cost"], "seconds", label)
 
 
-def _last(cost: pd.DataFrame, column: str, label: str) -> float | None:
-    """The number in a column of the cost table for this criterion, on the task that took it the most forward passes.
+def _on_dearest(cost: pd.DataFrame, column: str, label: str) -> float | None:
+    """The number in a column of the cost table for this criterion on the task on which all together cost most readings.
 
-    None where the table has no row for the criterion.
+    None where the table has no such row.
     """
-    rows = cost[cost["criterion"] == label] if len(cost) else cost
-    return None if rows.empty else float(rows.sort_values("forward")[column].iloc[-1])
+    if cost.empty:
+        return None
+    return _mean(cost, column, criterion=label, task=cost.groupby("task")["readings"].sum().idxmax())
 
 
 def _mean(frame: pd.DataFrame, column: str, **where: object) -> float | None:

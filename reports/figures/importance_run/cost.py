@@ -24,14 +24,15 @@ ABSENT = "The cost of criteria needs cost.csv, areas.csv and agreement.csv."
 def panels(tables: Tables) -> Iterator[Panel]:
     """One panel; its frame has a row for each criterion: its price, and two measures of how far it can be trusted.
 
-    Columns: criterion; readings (how often the calibration set is read, a backward pass counted as two, on the task
-    with most forward passes); share (of the way from random plans to a model that loses nothing), with its interval
+    Columns: criterion; readings (how often the calibration set is read, a backward pass counted as two, on the task on
+    which all together take most); share (of the way from random plans to a model that loses nothing), with its interval
     over seeds and examples; and spearman (correlation with leave-one-out on held-out data, the mean over tasks), whose
     interval goes from the lowest task to the highest. Criteria without share or spearman are left out.
     """
     if tables.cost.empty or tables.areas.empty:
         return
-    readings = tables.cost.sort_values("forward").groupby("criterion")["readings"].last()
+    dearest = tables.cost.groupby("task")["readings"].sum().idxmax()
+    readings = tables.cost[tables.cost["task"] == dearest].set_index("criterion")["readings"]
     near = tables.agreement[tables.agreement["other"] == TRUTH]
     spearman = near.groupby(["criterion", "task"])["spearman"].mean().groupby("criterion").agg(["mean", "min", "max"])
     spearman.columns = ["spearman", "spearman_low", "spearman_high"]
