@@ -246,7 +246,9 @@ def _dates(seed: int, quick: bool) -> Subject:
 def _sentences(_seed: int, quick: bool) -> Subject:
     """The subject `sentences`, made of the reference task of that name; each batch is a search of its own."""
     few = SentencesSettings(packages=("python",), evaluation=64, calibration=64, unlabelled=0)
-    task = Sentences(few if quick else SentencesSettings(evaluation=256, calibration=256, unlabelled=0))
+    task = Sentences(few if quick else SentencesSettings(evaluation=192, calibration=128, unlabelled=0))
+
+    searched = 32 if quick else 96  # texts
 
     def per_example(model: nn.Module, batch: Texts) -> tuple[Tensor, Tensor]:
         summaries, texts = task.forward(model, batch).unflatten(0, (-1, 2)).unbind(dim=1)
@@ -256,10 +258,10 @@ def _sentences(_seed: int, quick: bool) -> Subject:
     return Subject(
         name=task.name,
         section="held_out",
-        metric="accuracy@1 in 128" if not quick else "accuracy@1 in 32",
+        metric=f"accuracy@1 in {searched}",
         build=task.model,
         calibration=task.calibration(),
-        held_out=task.pairs_in_batches("evaluation", 32 if quick else 128),
+        held_out=task.pairs_in_batches("evaluation", searched),
         loss=task.loss,
         per_example=per_example,
         fractions=(0.5,) if quick else (0.25, 0.5, 0.75),
@@ -274,9 +276,9 @@ def _smollm(_seed: int, quick: bool) -> Subject:
 
     Its metric is the mean log-likelihood of a token, of which more is better; exp of its negative is the perplexity.
     """
-    task = SmolLM(SmolSettings(evaluation=16, calibration=8, unlabelled=0, length=128))
-    if quick:
-        task = SmolLM(SmolSettings(evaluation=4, calibration=4, unlabelled=0, length=16, batch=2))
+    short, long, batch = (16, 16, 2) if quick else (64, 128, 4)
+    task = SmolLM(SmolSettings(evaluation=4 if quick else 16, calibration=0, unlabelled=0, length=long, batch=batch))
+    scored_on = SmolLM(replace(task.settings, evaluation=0, calibration=4 if quick else 8, length=short))
 
     def per_example(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         losses, real = next_token_losses(task.forward(model, batch), batch)
@@ -288,7 +290,7 @@ def _smollm(_seed: int, quick: bool) -> Subject:
         section="held_out",
         metric=LIKELIHOOD,
         build=task.model,
-        calibration=task.calibration(),
+        calibration=scored_on.calibration(),
         held_out=task.evaluation(),
         loss=task.loss,
         per_example=per_example,
