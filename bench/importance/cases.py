@@ -15,7 +15,7 @@ from bench.importance.data import count, pick, size_of
 from bench.importance.records import pack
 from bench.importance.settings import ImportanceSettings
 from bench.importance.subjects import Subject, pretrained, section_of, subject
-from bench.importance.variants import FLOOR, ScoringVariant, variants
+from bench.importance.variants import CROSSED, FLOOR, ScoringVariant, variants
 from mha.costs import parameters_of
 
 Record = dict[str, Any]
@@ -114,6 +114,8 @@ def _of(settings: ImportanceSettings, name: str, seed: int, labels: Sequence[str
             draws = min(draws, settings.pretrained_draws) if pretrained(name) else draws
             yield from (ImportanceCase(name, seed, "scores", f"{FLOOR}@{draw}") for draw in range(draws))
             continue
+        if pretrained(name) and label == CROSSED:
+            continue  # the case "truth" does it
         yield ImportanceCase(name, seed, "scores", label)
         if section == "exhaustive":
             yield ImportanceCase(name, seed, "resamples", label)
@@ -178,11 +180,16 @@ def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
     Also evaluates it without the heads of each kind of attention.
 
     Returns:
-        `halves` (scores and number of examples of each), `ends` and `kinds` (loss and values, by heads kept), and what
-        others need to know of the subject, such as its `section`, its `heads` and the positions of `planted` ones.
+        `halves` (scores and number of examples of each), `crossed` if the subject asks for it, `ends` and `kinds` (loss
+        and values, by heads kept), and what others need to know of the subject, such as its `section`, its `heads` and
+        the positions of `planted` ones.
     """
     halves = [it.held_out[start::2] for start in range(2) if it.held_out[start::2]]
-    scored = [(mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)) for half in halves]
+    scored, seconds = [], []
+    for half in halves:
+        start = time.process_time()
+        scored.append((mha.score(it.model, half, it.loss, "leave_one_out", progress=False), count(half)))
+        seconds.append(time.process_time() - start)
     ends = {str(kept): _judged(it, _pruned(it, range(kept))) for kept in (0, len(it.heads))}
     return {
         "metric": it.metric,
@@ -194,10 +201,31 @@ def _truth(it: Subject, _case: ImportanceCase, _settings: ImportanceSettings) ->
         "calibration": count(it.calibration),
         "passes": len(it.calibration),
         "halves": [{"scores": it.flat(scores), "examples": examples} for scores, examples in scored],
+        **({"crossed": _crossed(it, [scores for scores, _ in scored], seconds)} if it.crossed else {}),
         "ends": ends,
         "kind_heads": {kind: len(positions) for kind, positions in _kinds(it).items()},
         "kinds": {kind: {"0": _judged(it, _pruned_kind(it, kind, [0.0] * len(it.heads), 0))} for kind in _kinds(it)},
     }  # fmt: skip
+
+
+def _crossed(it: Subject, halves: Sequence[mha.HeadScores], seconds: Sequence[float]) -> Record:
+    """What leave-one-out chooses on one half of the held-out batches, evaluated on the other half; as `_scores` has it.
+
+    Args:
+        halves: the scores on each half; the first has the batches of even number.
+        seconds: CPU seconds that each took.
+    """
+    plans = [_plans(it, scores, it.across_layers) for scores in halves]
+    inner = [str(kept) for kept in it.counts if 0 < kept < len(it.heads)]
+    curve = {}
+    for kept in inner:
+        loss, values = it.evaluate(*(_pruned(it, plan[kept]) for plan in reversed(plans)))
+        curve[kept] = {"loss": loss, "values": pack(values)}
+    passes = [len(it.held_out[start::2]) for start in range(2)]
+    readings = [scores.spent.forward / some for scores, some in zip(halves, passes, strict=True) if scores.spent]
+    spent = [sum(readings) / len(readings) * len(it.calibration), 0.0, sum(seconds) / len(seconds)]
+    mean = [sum(row) / len(row) for row in zip(*map(it.flat, halves), strict=True)]
+    return {"scores": mean, "spent": spent, "plans": plans[0], "curve": curve}
 
 
 def _scores(it: Subject, case: ImportanceCase, settings: ImportanceSettings) -> Record:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.importance.records import OK, unpack
-from bench.importance.variants import FLOOR
+from bench.importance.variants import CROSSED, FLOOR
 
 Array = NDArray[np.float64]
 Record = Mapping[str, Any]
@@ -52,10 +52,10 @@ class Results:
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self._found = {
-            (record["subject"], record["seed"], record["what"], detail): part
+            (record["subject"], record["seed"], what, detail): part
             for record in records.values()
             if record["status"] == OK
-            for detail, part in _labelled(record)
+            for what, detail, part in _parts(record)
         }
         self._subsets: dict[tuple[str, int], Subsets | None] = {}
 
@@ -132,11 +132,17 @@ class Results:
         return self._subsets[subject, seed]
 
 
-def _labelled(record: Record) -> Iterator[tuple[str, Record]]:
-    """The record by its detail; and if heads of different layers were also compared as they are, that with ACROSS."""
-    yield record["detail"], record
+def _parts(record: Record) -> Iterator[tuple[str, str, Record]]:
+    """The record by its sort of work and detail; and what it holds that stands for a case of its own.
+
+    That is scores by which heads of different layers were also compared as they are (ACROSS), and the truth's halves
+    as they were evaluated one on the other (CROSSED).
+    """
+    yield record["what"], record["detail"], record
     if "across_layers" in record:
-        yield record["detail"] + ACROSS, {**record, **record["across_layers"]}
+        yield record["what"], record["detail"] + ACROSS, {**record, **record["across_layers"]}
+    if "crossed" in record:
+        yield "scores", CROSSED, record["crossed"]
 
 
 def mask_of(kept: list[int]) -> int:

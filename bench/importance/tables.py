@@ -13,7 +13,7 @@ from scipy import stats
 from bench.importance.curves import area_frame, curve_frame, curves
 from bench.importance.findings import finding_frame
 from bench.importance.results import BEST, Array, Results, Subsets, mask_of
-from bench.importance.variants import FLOOR
+from bench.importance.variants import CROSSED, FLOOR
 from mha.values.atomic_files import appears_whole
 
 TRUTH = "held out"  # leave-one-out on held-out data, as if it were a criterion
@@ -68,7 +68,7 @@ def agreement(results: Results) -> pd.DataFrame:
     It has how alike both rank the heads of all layers (Spearman, Kendall) and those of one (`within`: Spearman, the
     mean over layers), and which share of the heads pruned by one the other prunes too. One of the criteria is TRUTH,
     leave-one-out on held-out data. Its row beside itself compares the scores of the two halves of that data: more
-    agreement with it can't be expected of any criterion.
+    agreement with it can't be expected of any criterion. So does that of CROSSED where it was scored on those halves.
     """
     rows = []
     for subject in results.of_section("exhaustive", "held_out"):
@@ -80,11 +80,13 @@ def agreement(results: Results) -> pd.DataFrame:
             truth = results.increases(subject, seed)
             flat[TRUTH], plans[TRUTH] = truth, _plans(truth, [int(kept) for kept in next(iter(plans.values()), ())])
             halves = [np.array(half["scores"]) for half in results.truth(subject, seed)["halves"]]
+            itself = {TRUTH, CROSSED} if "crossed" in results.truth(subject, seed) else {TRUTH}
+            itself = itself if len(halves) == 2 else set()
             layers = np.array([layer for layer, _ in results.about(subject)["heads"]])
             for first_label in flat:
                 for second_label in flat:
                     first, second = flat[first_label], flat[second_label]
-                    if first_label == second_label == TRUTH and len(halves) == 2:
+                    if {first_label, second_label} <= itself and TRUTH in (first_label, second_label):
                         first, second = halves
                     row = {"task": subject, "seed": seed, "criterion": first_label, "other": second_label}
                     row |= dict(zip(("spearman", "kendall"), correlations(first, second), strict=True))

@@ -9,6 +9,7 @@ from mha.importance.registry import describe
 
 ROUNDS = "rounds"
 FLOOR = "random"
+CROSSED = "leave_one_out"  # by what pretrained models' truth is made of (`Subject.crossed`)
 # Michel et al. and An et al. normalise each layer, which the library leaves off by default
 OPTIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("taylor", "normalize", {"normalize": True}),
