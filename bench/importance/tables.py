@@ -125,7 +125,8 @@ def _plans(flat: Array, counts: Sequence[int]) -> dict[str, list[int]]:
 def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], total: int) -> dict[str, float]:
     """The share of the heads pruned by one plan that the other prunes too: "overlap_<share>" for each of OVERLAP.
 
-    Compared are the plans of the head count at which the share of pruned heads is nearest to that of OVERLAP.
+    Compared are the plans of the head count at which the share of pruned heads is nearest to that of OVERLAP; where
+    nothing is scored yet there are none, and the shares are NaN.
 
     Args:
         first, second: head count -> positions of the heads kept.
@@ -134,6 +135,9 @@ def _overlaps(first: Mapping[str, list[int]], second: Mapping[str, list[int]], t
     shares = {}
     for share in OVERLAP:
         inner = [kept for kept in map(int, first) if 0 < kept < total]
+        if not inner:
+            shares[f"overlap_{share:g}"] = float("nan")
+            continue
         kept = str(min(inner, key=lambda kept: abs(total - kept - share * total)))
         gone = [set(range(total)) - set(plan[kept]) for plan in (first, second)]
         shares[f"overlap_{share:g}"] = len(gone[0] & gone[1]) / len(gone[0])

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 import mha
 from bench import tasks
 from bench.importance import subjects
-from bench.importance.cases import ImportanceCase, cases, run
+from bench.importance.cases import ImportanceCase, _truth, cases, run
 from bench.importance.options import parse
+from bench.importance.records import unpack
 from bench.importance.results import Results
 from bench.importance.settings import FULL, QUICK
 from bench.importance.subjects import names, pretrained, subject, usual
@@ -37,12 +39,18 @@ def test_a_missing_one_that_is_asked_for_is_refused(capsys):
 
 def test_a_pretrained_model_is_not_scored_by_what_takes_hours_unless_it_is_named():
     labels = {case.detail for case in cases(FULL, ["sentences"], None, 3) if case.what == "scores"}
-    assert {"leave_one_out", "taylor", "reconstruction", "random@0", "random@2"} <= labels
+    assert {"taylor", "reconstruction", "random@0", "random@2"} <= labels
+    assert "leave_one_out" not in labels  # its truth does that
     assert not labels & {"shapley", "leave_one_out+rounds", "gate", "hard_concrete", "subset", "random@3"}
     assert {case.what for case in cases(FULL, ["sentences"], None, 3)} == {"model", "truth", "scores"}
     named = cases(FULL, ["sentences"], parse(["--tasks", "sentences", "--criteria", "gate"]).labels, 3)
     assert {case.detail for case in named if case.what == "scores"} == {"gate"}
     assert {case.detail for case in cases(FULL, ["digits"], None, 1)} >= {"shapley", "leave_one_out+rounds", "gate"}
+
+
+def run_truth(it):
+    """The record of the case "truth" of this subject."""
+    return _truth(it, ImportanceCase(it.name, 0, "truth"), QUICK)
 
 
 @pytest.fixture
@@ -73,6 +81,20 @@ def test_scores_that_do_not_compare_layers_make_plans_by_default_and_beside_them
     across = results.scored(it.name, 0, "magnitude, across layers")
     assert across["plans"] == records["scoresmagnitude"]["across_layers"]["plans"]
     assert across["scores"] == records["scoresmagnitude"]["scores"]
+
+
+def test_the_truths_halves_choose_heads_for_one_another(by_default):
+    it = replace(by_default, crossed=True, held_out=by_default.calibration[:1] + by_default.held_out[:1])
+    record = run_truth(it)
+    halves = [mha.score(it.model, [batch], it.loss) for batch in it.held_out]
+    kept = str(it.counts[1])
+    parts = [
+        it.per_example(mha.prune(it.model, mha.choose(other, heads=int(kept))), batch)[1]
+        for other, batch in zip(reversed(halves), it.held_out, strict=True)
+    ]
+    assert unpack(record["crossed"]["curve"][kept]["values"]).tolist() == torch.cat(parts).tolist()
+    assert record["crossed"]["spent"][0] == pytest.approx(halves[0].spent.forward * len(it.calibration))
+    assert "crossed" not in run_truth(replace(it, crossed=False))
 
 
 def test_heads_are_counted_at_the_fractions_that_a_subject_names(by_default):

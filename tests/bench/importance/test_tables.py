@@ -127,6 +127,33 @@ def test_correlations_of_constants_are_not_a_number():
     assert (spearman, kendall) == (pytest.approx(0.8), pytest.approx(4 / 6))
 
 
+def test_a_truth_without_any_scores_yet_agrees_with_itself():
+    frame = tables.agreement(Results({"a": truth("dates", "held_out", 0)})).iloc[0]
+    assert frame[["criterion", "other", "spearman"]].tolist() == ["held out", "held out", pytest.approx(1.0)]
+    assert np.isnan(frame["overlap_0.5"])
+
+
+def test_leave_one_out_of_the_truths_halves_is_as_near_to_it_as_they_are_to_one_another():
+    whole = truth("sentences", "held_out", 0)
+    whole["halves"] = [{"scores": [3.0, 1.0, 2.0], "examples": 2}, {"scores": [1.0, 2.0, 3.0], "examples": 2}]
+    packed = {"loss": 1.0, "values": pack(values(0.5))}
+    whole["crossed"] = {
+        "scores": [2.0, 1.5, 2.5], "spent": [6.0, 0.0, 9.0], "plans": plans([3.0, 1.0, 2.0]),
+        "curve": {"1": packed, "2": packed},
+    }  # fmt: skip
+    curve = {"1": packed, "2": packed}
+    bad = record("sentences", 0, "scores", "bad", scores=RANKS["bad"], plans=plans([0, 1, 2]), spent=None, curve=curve)
+    found = Results({"a": whole, "b": bad})
+    assert found.labels("sentences") == ("bad", "leave_one_out")
+    frame = tables.agreement(found).set_index(["criterion", "other"])["spearman"]
+    assert frame["leave_one_out", "held out"] == frame["held out", "held out"] == pytest.approx(-0.5)
+    assert frame["leave_one_out", "leave_one_out"] == pytest.approx(1.0)
+    assert frame["bad", "held out"] == pytest.approx(0.5)  # both halves' mean is 2, 1.5, 2.5
+    assert tables.cost(found).set_index("criterion").loc["leave_one_out", "readings"] == 3.0
+    drawn = curve_frame(found, curves(found)).query("criterion == 'leave_one_out'")
+    assert drawn["value"].tolist() == [0.0, 0.5, 0.5, 1.0]
+
+
 def test_agreement_within_layers_is_the_mean_over_layers_of_several_heads(results):
     layers = np.array(["a", "a", "a", "b", "b", "c"])
     first = np.array([1.0, 2.0, 3.0, 10.0, 20.0, 5.0])
