@@ -27,16 +27,16 @@ RIVALS_QUICK = {"small": (1,), "digits": (1,)}
 ORDER = ("model", "rival", "subsets", "truth", "scores", "resamples", "stability")  # who trains comes first
 SIZES = ("planted", "small", "digits", "dates", "sentences", "smollm")
 SECONDS = {  # CPU seconds that a case of each of SIZES takes, to guess the time left; scores without the scoring
-    "model": (0, 15, 75, 115, 25, 40), "rival": (0, 12, 45, 0, 0, 0), "subsets": (1.8, 16, 0, 0, 0, 0),
-    "truth": (0.2, 0.5, 11, 40, 700, 1250), "scores": (0.1, 0.1, 1.6, 4, 90, 60), "resamples": (0, 0, 0, 0, 0, 0),
+    "model": (0, 15, 75, 115, 25, 55), "rival": (0, 12, 45, 0, 0, 0), "subsets": (1.8, 16, 0, 0, 0, 0),
+    "truth": (0.2, 0.5, 11, 40, 500, 2200), "scores": (0.1, 0.1, 1.6, 4, 25, 45), "resamples": (0, 0, 0, 0, 0, 0),
     "stability": (0, 0, 0, 0, 0, 0),
 }  # fmt: skip
 SCORING = {  # CPU seconds, of those who take long
     "shapley": (0.7, 3.7, 20, 62, 6000, 14000), "leave_one_out+rounds": (0.3, 3, 25, 55, 2400, 8000),
-    "leave_one_out": (0.1, 0.4, 4, 15, 680, 2400), "gate": (0.2, 0.5, 6, 6, 500, 1000),
+    "leave_one_out": (0.1, 0.4, 4, 15, 250, 1050), "gate": (0.2, 0.5, 6, 6, 500, 1000),
     "hard_concrete": (0.3, 1, 6, 10, 500, 1000), "subset": (0.3, 1, 6, 10, 500, 1000),
 }  # fmt: skip
-QUICKLY = (0.05, 0.1, 0.5, 1, 60, 50)
+QUICKLY = (0.05, 0.1, 0.5, 1, 15, 15)
 SCORINGS = {"scores": 1, "resamples": 4, "stability": 2.75}  # of the whole calibration set
 
 
