@@ -66,6 +66,42 @@ def test_refit_takes_the_damping_that_serves_held_out_rows_best_and_then_all_row
     np.testing.assert_allclose(shift, expected_bias, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_wide_layer_is_solved_with_a_damping_as_good_as_the_best(with_bias):
+    """Which of them is told by combinations of its 131 outputs; the solution is that of all of them."""
+    generator = torch.Generator().manual_seed(5)
+    x, noise = (torch.randn(97, size, generator=generator, dtype=torch.float64) for size in (23, 131))
+    weight = torch.randn(131, 23, generator=generator, dtype=torch.float64)
+    y = x @ (weight + 0.2 * torch.randn(131, 23, generator=generator, dtype=torch.float64)).T + 2 * noise
+    bias = torch.zeros(131).double() if with_bias else None
+    parts = Moments.of(x[:71], y[:71]), Moments.of(x[71:], y[71:])
+
+    def solved(rows, damping):
+        """By the normal equations, about the means where there is a bias."""
+        a, residual = x[rows].numpy(), (y[rows] - x[rows] @ weight.T).numpy()
+        if with_bias:
+            a, residual = a - a.mean(0), residual - residual.mean(0)
+        size = (a**2).sum(0).mean()
+        change = np.linalg.solve(a.T @ a + damping * size * np.eye(23), a.T @ residual).T
+        new = weight.numpy() + change
+        shift = (y[rows].numpy() - x[rows].numpy() @ new.T).mean(0) if with_bias else 0.0
+        return new, shift
+
+    def error(damping):
+        new, shift = solved(slice(0, 71), damping)
+        return ((y[71:].numpy() - x[71:].numpy() @ new.T - shift) ** 2).sum()
+
+    errors = {damping: error(damping) for damping in DAMPING}
+    new, shift = refit(*parts, weight, bias)
+    matching = [damping for damping in DAMPING if np.allclose(new, solved(slice(0, 97), damping)[0], rtol=1e-7)]
+    assert len(matching) == 1
+    assert errors[matching[0]] <= 1.01 * min(errors.values())
+    assert errors[matching[0]] < 0.97 * min(errors[DAMPING[0]], errors[DAMPING[-1]])
+    assert (shift is not None) == with_bias
+    if with_bias:
+        np.testing.assert_allclose(shift, solved(slice(0, 97), matching[0])[1], rtol=1e-7, atol=1e-9)
+
+
 def test_refit_keeps_weights_that_nothing_improves(data):
     x, y, _, weight, bias = data
     fit = Moments.of(x, y)
