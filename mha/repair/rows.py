@@ -20,8 +20,8 @@ from mha.pruning.masking import nothing_compiled
 from mha.repair.observe import Forward, all_finite, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
 from mha.repair.residual_stream import Goal, check_finite
-from mha.runtime.free_memory import give_back
 from mha.runtime.lockstep import Pass, few_threads, pause, running
+from mha.runtime.memory import give_back
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
 

@@ -1,4 +1,4 @@
-"""One line on stderr that shows what a long call is doing, and how long that will still take."""
+"""One line on stderr that shows what a long call is doing, how long that will still take, and the process's memory."""
 
 import math
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from mha.runtime.memory import resident_bytes
 
 SILENT_SECONDS = 2.0  # before a bar that nobody asked for appears
 WITH_GRADIENTS = 3.0  # forward passes that a pass with gradients is counted as
@@ -27,6 +29,12 @@ def called(title: str) -> Iterator[None]:
         _called.reset(token)
 
 
+def _memory() -> str:
+    """The memory that the process has at present, as text; empty where the system does not say."""
+    resident = resident_bytes()
+    return "" if resident is None else f"{resident / 2**30:.1f} GiB"
+
+
 class Bar:
     """A progress bar: how much work there is to do, in units that the caller chooses, and how much of it is done.
 
@@ -38,7 +46,7 @@ class Bar:
         done: how many units of work are done.
     """
 
-    FORMAT: ClassVar[str | None] = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    FORMAT: ClassVar[str | None] = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
 
     def __init__(self, title: str = "", progress: bool | None = False) -> None:
         self.title = _called.get() or title
@@ -59,6 +67,7 @@ class Bar:
         """Count so many units of work as done."""
         self.done += units
         if self._bar is not None:
+            self._bar.set_postfix_str(_memory(), refresh=False)
             excess = self._bar.n + units - (self._bar.total or math.inf)
             self._bar.update(units - excess if 0 < excess < ROUNDING else units)
 

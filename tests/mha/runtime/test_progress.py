@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 import mha
+from mha.runtime.memory import STATUS
 from mha.runtime.progress import Bar, called
 from tests.mha.support.losses import loss_of
 
@@ -133,3 +134,13 @@ def test_shares_that_add_up_to_a_little_more_than_all_are_all(capfd):
         bar.doing("the last of it")  # shows the bar; tqdm would warn
     assert bar.done == 2.1
     assert frames(capfd.readouterr().err)[-1] == ("work, the last of it", 100)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="the system does not tell a process's memory in /proc")
+def test_the_memory_of_the_process_is_shown(capsys):
+    bar = Bar("work", True)
+    bar.expect(2)
+    with bar.shown():
+        bar.advance()
+        bar.doing("a part")
+    assert re.search(r"work, a part: +50%\|.*left, \d+\.\d GiB", capsys.readouterr().err)

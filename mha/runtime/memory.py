@@ -1,9 +1,21 @@
-"""Memory that was freed within the process and is kept there for later, given back to the system."""
+"""The memory of this process: how much it is, and what was freed within it given back to the system."""
 
 import ctypes
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int | None:
+    """How much memory the process has at present; None where the system does not say so in /proc."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), None)
 
 
 def give_back() -> None:
