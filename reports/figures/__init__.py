@@ -23,12 +23,14 @@ class Panel:
         title: what follows the module's TITLE in the figure's title; "" where nothing does.
         frame: what is drawn, of whatever type the module's `panels` says.
         tables: shown below the figure on its page.
+        heading: stands in place of the module's TITLE; "" for that one.
     """
 
     slug: str  # tells apart the panels of one figure and task; () the only one
     title: str
     frame: Any
     tables: tuple[Summary, ...] = ()
+    heading: str = ""
 
 
 def limited(panels: Iterable[Panel], most: int = MOST_PANELS) -> tuple[tuple[Panel, ...], int]:

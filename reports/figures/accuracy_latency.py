@@ -46,7 +46,9 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     for tradeoff in frames.tradeoffs(run, task):
         if tradeoff.setting and (tradeoff.table["speedup"].notna() & (tradeoff.table["criterion"] != "dense")).any():
             title = f"{task}, batch {tradeoff.batch}, {tradeoff.setting.text}"
-            yield Panel(f"{tradeoff.setting.slug}-b{tradeoff.batch}", title, tradeoff)
+            name = tradeoff.metric.name
+            heading = f"{name[:1].upper()}{name[1:]} against latency"
+            yield Panel(f"{tradeoff.setting.slug}-b{tradeoff.batch}", title, tradeoff, heading=heading)
 
 
 def draw(frame: Tradeoff) -> Figure:

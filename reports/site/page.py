@@ -72,7 +72,7 @@ class Part:
 
     Attributes:
         module: the module's dotted name.
-        title: the module's TITLE.
+        title: the heading of its panels, or else the module's TITLE.
         more: the number of panels that were left out since a figure has too many.
     """
 
@@ -164,13 +164,14 @@ class Album:
         shown, more = limited(panels)
         pictures = tuple(self._picture(place, name, module, panel, *words) for panel in shown)
         anchor = self.slugs.of("about", *words, name)
-        return Part(module.__name__, module.TITLE, anchor, pictures, module.ABSENT, more)
+        heading = next((panel.heading for panel in shown if panel.heading), module.TITLE)
+        return Part(module.__name__, heading, anchor, pictures, module.ABSENT, more)
 
     def _picture(self, place: int, name: str, module: Drawing, panel: Panel, *words: str) -> Picture:
         """Have one panel drawn, and once more for phones if its figure is in PHONE; returns its picture."""
         anchor = self.slugs.of(*words, name, panel.slug)
         self.directory.mkdir(parents=True, exist_ok=True)
-        title = ": ".join(filter(None, (module.TITLE, panel.title)))
+        title = ": ".join(filter(None, (panel.heading or module.TITLE, panel.title)))
         stem, source = self.directory / anchor, module.__name__
         drawn = self.studio.add(source, panel.frame, title, stem)
         variant = None
