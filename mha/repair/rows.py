@@ -21,7 +21,7 @@ from mha.repair.observe import Forward, all_finite, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
 from mha.repair.residual_stream import Goal, check_finite
 from mha.runtime.lockstep import Pass, few_threads, pause, running
-from mha.runtime.memory import give_back
+from mha.runtime.memory import Trimmed
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
 
@@ -199,6 +199,7 @@ class SideBySide:
         self._student, self._teacher, self._calls = student, teacher, calls
         self._parts = {part.name: part for part in parts}
         self._stops: list[tuple[_Stop, _Stop]] = []  # for each call, where the pruned and the dense model are
+        self._memory = Trimmed()
 
     def __iter__(self) -> Iterator[Part]:
         """The layers, in the order in which the passes come to where they are fitted.
@@ -305,7 +306,7 @@ class SideBySide:
         for model, dense in passes:
             stop, of_dense = self._next(model), self._next(dense)
             self._stops.append((self._filled(stop, of_dense), of_dense))
-            give_back()  # what two threads have freed
+            self._memory.look()
 
     def _next(self, walk: Pass) -> _Stop:
         """Let a pass go on to where it pauses next.

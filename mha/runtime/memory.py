@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+SLACK = 256 << 20  # bytes
 
 
 def resident_bytes() -> int | None:
@@ -18,12 +19,26 @@ def resident_bytes() -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), None)
 
 
-def give_back() -> None:
-    """Give memory that is free within the process back to the system, where the C library can (glibc's malloc_trim).
+class Trimmed:
+    """Gives memory that was freed within the process back to the system, whenever much of it has come together.
 
     glibc keeps what a thread has freed for the next block of that thread. Of many threads that run one after the other
-    each keeps as much as a single one needs.
+    each keeps as much as a single one needs. (Giving it back takes some milliseconds, and it has to be cleared anew.)
     """
+
+    def __init__(self) -> None:
+        self._least = resident_bytes()
+
+    def look(self) -> None:
+        """Give back what is free, if the process has grown by more than `SLACK` since the last time it did so."""
+        if self._least is None or (resident_bytes() or 0) - self._least <= SLACK:
+            return
+        give_back()
+        self._least = resident_bytes()
+
+
+def give_back() -> None:
+    """Give memory that is free within the process back, where the C library can (glibc's malloc_trim)."""
     if (trim := _malloc_trim()) is not None:
         trim(0)
 

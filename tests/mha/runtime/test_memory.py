@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mha.runtime import memory
-from mha.runtime.memory import give_back, resident_bytes
+from mha.runtime.memory import Trimmed, give_back, resident_bytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and asks glibc")
@@ -43,3 +43,26 @@ def test_a_system_that_does_not_say_is_asked_in_vain(monkeypatch, tmp_path):
     assert resident_bytes() is None
     memory.STATUS.write_text("Name: x")
     assert resident_bytes() is None
+
+
+def test_memory_is_given_back_once_enough_has_come_together(monkeypatch):
+    """The process grows by 200 MiB at each look; half of what it has beyond the first 1,000 MiB is free."""
+    size, given = [1000 << 20], []
+
+    def trim():
+        given.append(size[0] >> 20)
+        size[0] = (1000 << 20) + (size[0] - (1000 << 20)) // 2
+
+    monkeypatch.setattr(memory, "resident_bytes", lambda: size[0])
+    monkeypatch.setattr(memory, "give_back", trim)
+    trimmed = Trimmed()
+    for _ in range(6):
+        size[0] += 200 << 20
+        trimmed.look()
+    assert given == [1400, 1600, 1700]
+
+
+def test_nothing_is_given_back_where_the_size_is_not_known(monkeypatch):
+    monkeypatch.setattr(memory, "resident_bytes", lambda: None)
+    monkeypatch.setattr(memory, "give_back", lambda: pytest.fail("it was"))
+    Trimmed().look()
