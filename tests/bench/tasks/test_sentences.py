@@ -67,9 +67,9 @@ def test_texts_of_like_length_share_a_batch(task):
 
 def test_unlabelled_texts_run_and_are_no_others(task, model):
     batches = task.unlabelled()
-    assert sum(len(batch.input_ids) for batch in batches) == 31
+    assert [len(batch.input_ids) for batch in batches] == [3] * 10 + [1]
     with torch.inference_mode():
-        assert task.forward(model, batches[0]).shape == (14, 384)
+        assert task.forward(model, batches[0]).shape == (3, 384)
 
 
 def test_every_model_is_a_new_one_with_the_same_weights(task, model):
