@@ -98,7 +98,11 @@ def test_a_tasks_warnings_fail_nothing_and_a_step_that_fails_is_told(bench, tmp_
     cases, plans, steps = map(run.records, ("cases", "plans", "steps"))
     statuses = {name: record["status"] for name, record in {**cases, **plans, **steps}.items()}
     plans_without_scores = ("keep0.5-0", "keep0.5-b3-cpu", "keep0.5-compensate-0", "keep0.5-compensate-b3-cpu")
-    steps_without_scores = {f"{what}-warning-taylor-keep0.5-0" for what in ("slices", "calibration", "texts")}
+    steps_without_scores = {
+        f"{what}-warning-taylor-{name}"
+        for what in ("slices", "calibration", "texts")
+        for name in ("keep0.5-0", "keep0.5-compensate-0")
+    }
     ill = {"scores-warning-taylor", *(f"warning-taylor-{name}" for name in plans_without_scores)} | steps_without_scores
     assert {name for name, status in statuses.items() if status == "failed"} == ill
     assert {*statuses.values()} == {"failed", "ok"}
