@@ -8,9 +8,7 @@ first: it says whether a run is worth its timings. What changes beside the mean 
 
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import pytest
-from torch import nn
 
 from bench.models.attention_maps import attention_maps
 from bench.models.changes import calibration_rows, offers, slice_rows, text_rows
@@ -29,7 +27,7 @@ from bench.settings.task_cases import (
 )
 
 Experiments = Mapping[str, Experiment]
-Small = Callable[[str], tuple[nn.Module, np.ndarray]]
+Asked = tuple[str, float, str]  # criterion, kept fraction, repair
 PROMPTS, TOKENS = 10, 40
 SHARES = (0.75, 0.5, 0.25)  # of the heads, of plans whose text is kept: the nearest of those that are measured
 
@@ -80,19 +78,14 @@ OFFERED: Mapping[str, tuple[str, Variants]] = {  # what a task must offer, and t
 
 
 @pytest.fixture
-def small(experiments: Experiments, settings: RunSettings) -> Small:
-    """Tells the model, and its values, of the plan of a name.
+def asked(plan: str, settings: RunSettings) -> Asked:
+    """What an experiment is to be asked for the model of the plan of this name.
 
-    It is made when a test asks, not in the fixture: there a task that ends the process (`sys.exit`) would leave
-    pytest's fixture half set up, which fails the tests after it, and memory that runs out would be an error.
+    The test asks, not the fixture: there a task that ends the process (`sys.exit`) would leave pytest's fixture half
+    set up, which fails the tests after it, and memory that runs out would be an error.
     """
-    variants = {variant.plan: variant for variant in judged(settings)}
-
-    def made(plan: str) -> tuple[nn.Module, np.ndarray]:
-        variant = variants[plan]
-        return experiments[variant.task].small(variant.criterion, variant.keep, variant.repair)
-
-    return made
+    variant = next(variant for variant in judged(settings) if variant.plan == plan)
+    return variant.criterion, variant.keep, variant.repair
 
 
 @pytest.mark.fills("scores.csv", task="task", criterion="criterion")
@@ -118,23 +111,23 @@ def test_repaired_accuracy(variant: ModelVariant, experiments: Experiments, run:
 
 
 @pytest.mark.fills("slices.csv", task="task", plan="plan")
-def test_slices(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
+def test_slices(task: str, plan: str, asked: Asked, experiments: Experiments, run: RunDirectory) -> None:
     """Record the metric of a plan on each part of the examples that the task names, beside the dense model's."""
-    run.add_slices(slice_rows(experiments[task], small(plan)[1], plan))
+    run.add_slices(slice_rows(experiments[task], experiments[task].small_values(*asked), plan))
 
 
 @pytest.mark.fills("calibration.csv", task="task", plan="plan")
-def test_calibration(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
+def test_calibration(task: str, plan: str, asked: Asked, experiments: Experiments, run: RunDirectory) -> None:
     """Record whether a plan's model is as often right as it is sure to be, beside the dense model."""
     experiment = experiments[task]
-    found = experiment.confidences(small(plan)[0])
+    found = experiment.confidences(experiment.small(*asked))
     run.add_calibration(*calibration_rows(experiment, found, plan))
 
 
 @pytest.mark.fills("texts.csv", task="task", plan="plan")
-def test_texts(task: str, plan: str, small: Small, experiments: Experiments, run: RunDirectory) -> None:
+def test_texts(task: str, plan: str, asked: Asked, experiments: Experiments, run: RunDirectory) -> None:
     """Record how a plan's model goes on from the task's prompts, always by the likeliest token."""
-    run.add_texts(text_rows(experiments[task].task, small(plan)[0], plan, PROMPTS, TOKENS))
+    run.add_texts(text_rows(experiments[task].task, experiments[task].small(*asked), plan, PROMPTS, TOKENS))
 
 
 @pytest.mark.fills("attention.npz", task="task")

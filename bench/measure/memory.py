@@ -4,7 +4,6 @@ import copy
 import ctypes
 import importlib.util
 import multiprocessing
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure.calls import forward, map_tensors
+from mha.runtime.memory import give_back, status_bytes
 from mha.timing import synchronize
 
 PROCESS = Path("/proc/self")
@@ -63,13 +63,13 @@ def with_peak(work: Callable[[], Result]) -> tuple[Result, int | None]:
     Memory that was free within the process before counts as none, so that the number is good to some megabytes. It is
     None where the system does not say, without Linux's /proc.
     """
-    if not (PROCESS / "clear_refs").exists() or _resident("VmHWM") is None:
+    if not (PROCESS / "clear_refs").exists() or _most_resident() is None:
         return work(), None
-    _malloc("malloc_trim", 0)
+    give_back()
     (PROCESS / "clear_refs").write_text(RESET_PEAK)
-    before = _resident("VmHWM") or 0
+    before = _most_resident() or 0
     result = work()
-    return result, max(0, (_resident("VmHWM") or 0) - before)
+    return result, max(0, (_most_resident() or 0) - before)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -99,7 +99,7 @@ def _allocator_counts(device: torch.device) -> bool:
 
 
 def _in_fresh_process(call: ModelCall) -> int | None:
-    if not (PROCESS / "clear_refs").exists() or _resident("VmHWM") is None:
+    if not (PROCESS / "clear_refs").exists() or _most_resident() is None:
         return None
     sources = _sources(call[0])
     context = _context(sources)
@@ -164,7 +164,8 @@ def _context(sources: Iterable[str]) -> Any:
 
 def _measure(connection: Connection, sources: Mapping[str, str | None], threads: int) -> None:
     """Run in the fresh process: receive a call, and send back the bytes it needs, or the traceback of its error."""
-    _malloc("mallopt", M_MMAP_THRESHOLD, LARGE)  # first of all, or blocks would fill the gaps that others have left
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc has it
+        mallopt(M_MMAP_THRESHOLD, LARGE)  # first of all, or blocks would fill the gaps that others have left
     try:
         torch.set_num_threads(threads)
         for name, path in sources.items():
@@ -182,16 +183,9 @@ def _growth(call: ModelCall) -> int:
     return with_peak(run)[1] or 0
 
 
-def _resident(field: str) -> int | None:
-    """The bytes in a field of this process's /proc status, such as VmHWM; None if there is no such field."""
-    line = re.search(rf"^{field}:\s+(\d+) kB$", (PROCESS / "status").read_text(), re.MULTILINE)
-    return int(line[1]) << 10 if line else None
-
-
-def _malloc(name: str, *arguments: int) -> None:
-    """Call a function of the C library by its name, if the library has it, as glibc does."""
-    if function := getattr(ctypes.CDLL(None), name, None):
-        function(*arguments)
+def _most_resident() -> int | None:
+    """How much memory this process has had at its worst since that was reset; None if the system does not say."""
+    return status_bytes("VmHWM", PROCESS / "status")
 
 
 class _Slot:

@@ -172,23 +172,32 @@ class Experiment:
         """
         made = self._made_by(criterion, keep, repair)
         values = self._checked(self.task.evaluate(made.model))
-        mha.save_pruned(made.model, self._folder() / f"{criterion}-{keep!r}-{repair}")
+        mha.save_pruned(made.model, self._saved(criterion, keep, repair))
         whole = {name: layer.heads for name, layer in self.layers().items()}
         plan = mha.HeadPlan(whole | dict(mha.plan_of(made.model).keep))
         return Repaired(plan, values, parameters_of(made.model), made.seconds, made.peak_bytes)
 
-    def small(self, criterion: str, keep: float, repair: str) -> tuple[nn.Module, np.ndarray]:
-        """A new copy of a pruned model, in eval mode on the CPU, repaired or raw, and its values.
+    def small(self, criterion: str, keep: float, repair: str) -> nn.Module:
+        """A new copy of a pruned model, in eval mode on the CPU, repaired or raw.
 
         Args:
             criterion, keep: as of `plan`; its first draw.
             repair: "none", or as of `repaired`.
         """
         if repair == RAW:
-            plan = self.plan(criterion, keep)
-            return self.pruned(plan), self.values(plan)
-        values = self.repaired(criterion, keep, repair).values
-        return mha.load_pruned(self._folder() / f"{criterion}-{keep!r}-{repair}", self.model()).eval(), values
+            return self.pruned(self.plan(criterion, keep))
+        self.repaired(criterion, keep, repair)
+        return mha.load_pruned(self._saved(criterion, keep, repair), self.model()).eval()
+
+    def small_values(self, criterion: str, keep: float, repair: str) -> np.ndarray:
+        """What the task's `evaluate` returned of that model, as of `values`."""
+        if repair == RAW:
+            return self.values(self.plan(criterion, keep))
+        return self.repaired(criterion, keep, repair).values
+
+    def _saved(self, criterion: str, keep: float, repair: str) -> Path:
+        """The directory of a repaired model."""
+        return self._folder() / f"{criterion}-{keep!r}-{repair}"
 
     @once
     def _folder(self) -> Path:

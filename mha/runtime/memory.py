@@ -12,11 +12,16 @@ SLACK = 256 << 20  # bytes
 
 def resident_bytes() -> int | None:
     """How much memory the process has at present; None where the system does not say so in /proc."""
+    return status_bytes("VmRSS", STATUS)
+
+
+def status_bytes(field: str, status: Path) -> int | None:
+    """The bytes in a field of a process's /proc status, such as VmHWM; None if there is no such field, or no file."""
     try:
-        lines = STATUS.read_text().splitlines()
+        lines = status.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), None)
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:")), None)
 
 
 class Trimmed:

@@ -41,6 +41,11 @@ def between(low: float, high: float, text: Callable[[float], str] = "{:.2f}".for
     return "one round, no interval" if math.isnan(low) or math.isnan(high) else f"{text(low)}–{text(high)}"
 
 
+def capitalised(text: str) -> str:
+    """The text with a capital first letter, and the rest as it is."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def count(number: float, noun: str) -> str:
     """A number with its noun, in the plural where it is not 1: 3 cases."""
     return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"

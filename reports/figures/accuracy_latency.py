@@ -16,7 +16,7 @@ from reports.analyse.level import is_level, none_level, within
 from reports.analyse.limits import best_criteria
 from reports.analyse.metric_view import View, beyond, view
 from reports.analyse.plan_names import has_repairs, label
-from reports.base.formatting import between, count, digits, milliseconds, per_cent, times
+from reports.base.formatting import between, capitalised, count, digits, milliseconds, per_cent, times
 from reports.draw.style import (
     GREY,
     INK,
@@ -46,8 +46,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     for tradeoff in frames.tradeoffs(run, task):
         if tradeoff.setting and (tradeoff.table["speedup"].notna() & (tradeoff.table["criterion"] != "dense")).any():
             title = f"{task}, batch {tradeoff.batch}, {tradeoff.setting.text}"
-            name = tradeoff.metric.name
-            heading = f"{name[:1].upper()}{name[1:]} against latency"
+            heading = f"{capitalised(tradeoff.metric.name)} against latency"
             yield Panel(f"{tradeoff.setting.slug}-b{tradeoff.batch}", title, tradeoff, heading=heading)
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from reports.analyse import changes
 from reports.analyse.limits import best_criteria
 from reports.analyse.plan_names import chosen, has_repairs, label
-from reports.base.formatting import per_cent
+from reports.base.formatting import capitalised, per_cent
 from reports.base.table_cells import Cell, Summary, number
 from reports.draw.style import INK, PAPER, kept_axis, legend_below, looks, new_figure, reach, shortened
 from reports.figures import Panel
@@ -72,7 +72,7 @@ def draw(frame: Changes) -> Figure:
                 label=NAMES.get(criterion) or shortened(label(rows.iloc[0], beside=beside)), color=color,
                 marker=marker, markersize=6, linewidth=1.6, elinewidth=1.1, **hollow,
             )  # fmt: skip
-        axes.set_title(f"{turned[0].upper()}{turned[1:]}", fontsize="medium")
+        axes.set_title(capitalised(turned), fontsize="medium")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("examples (%)")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))

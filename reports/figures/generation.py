@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from reports.analyse import frames
 from reports.analyse.limits import left_out, spread
-from reports.base.formatting import between, digits, per_cent, size, times
+from reports.base.formatting import between, capitalised, digits, per_cent, size, times
 from reports.base.table_cells import Summary, interval, number, word
 from reports.draw.style import INK, extent, kept_axis, legend_below, looks, new_figure, reach
 from reports.figures import Panel
@@ -61,7 +61,7 @@ def caption(frame: pd.DataFrame) -> str:
         )
     text = "; ".join(parts)
     sizes = len(frame[["batch", "seq_len"]].drop_duplicates())
-    return f"{text[0].upper()}{text[1:]}.{left_out(min(LINES, sizes), sizes, 'sizes')}"
+    return f"{capitalised(text)}.{left_out(min(LINES, sizes), sizes, 'sizes')}"
 
 
 def _frame(run: Run, cases: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from reports.analyse import frames
 from reports.analyse.limits import left_out, spread_batches
-from reports.base.formatting import between, digits, milliseconds
+from reports.base.formatting import between, capitalised, digits, milliseconds
 from reports.draw.grid import batch_grid
 from reports.draw.style import GREY, INK, PALETTE, apart, legend_below, reach
 from reports.figures import Panel
@@ -68,7 +68,7 @@ def caption(frame: pd.DataFrame) -> str:
             f"{least['heads_kept']} of {least['heads_total']} heads {_with_interval(least)}"
         )
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}.{left_out(len(_shown(frame)), len(frame), 'points')}"
+    return f"{capitalised(text)}.{left_out(len(_shown(frame)), len(frame), 'points')}"
 
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from reports.analyse import changes
+from reports.base.formatting import capitalised
 from reports.base.table_cells import NONE, Cell, Summary, number, word
 from reports.draw.style import GREY, INK, legend_right, looks, new_figure, shortened
 from reports.figures import Panel
@@ -76,7 +77,7 @@ def caption(frame: Reliability) -> str:
     told = "; ".join(parts)
     return (
         f"Each mark is one of at most ten bins with as many of the {answers:,.0f} answers each; below the diagonal a "
-        f"model is surer than it is right.{f' {told[0].upper()}{told[1:]}.' if told else ''}"
+        f"model is surer than it is right.{f' {capitalised(told)}.' if told else ''}"
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 from reports.analyse import bounds, frames
 from reports.analyse.bounds import BOUNDS
 from reports.analyse.limits import left_out, spread_rows
-from reports.base.formatting import rate
+from reports.base.formatting import capitalised, rate
 from reports.draw.style import BOUND_LOOKS, GREY, INK, legend_below, new_figure
 from reports.figures import Panel
 from reports.read.run import Run
@@ -62,7 +62,7 @@ def caption(frame: pd.DataFrame) -> str:
     reached = f"{_reached(best)} of its ceiling" + (f", {_reached(worst)}" if len(frame) > 1 else "")
     rest = left_out(min(SHOWN, len(frame)), len(frame), "points")
     return (
-        f"{bound[0].upper()}{bound[1:]}; {reached}. The machine multiplies matrices at "
+        f"{capitalised(bound)}; {reached}. The machine multiplies matrices at "
         f"{rate(frame['matmul'].iloc[0], 'FLOP/s')} and copies at {rate(frame['copy'].iloc[0], 'B/s')}.{rest}"
     )
 

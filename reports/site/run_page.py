@@ -7,7 +7,7 @@ from typing import Any
 
 from reports.analyse import tables, texts
 from reports.base.commands import again
-from reports.base.formatting import count, listed
+from reports.base.formatting import capitalised, count, listed
 from reports.read.cases import FAILED
 from reports.read.run import GENERATION, LAYER, Run
 from reports.site import findings, layout
@@ -127,7 +127,7 @@ def _about(run: Run, task: str) -> str:
     facts += [f"{about_task[key]:,} {text}" for key, text in COUNTS.items() if key in about_task]
     facts += [f"judged by {metric.name}, which is {metric.text(metric.chance)} by chance"]
     listed = ", ".join(facts)
-    return f"{sentence}{listed[0].upper()}{listed[1:]}."
+    return f"{sentence}{capitalised(listed)}."
 
 
 def _notes(run: Run) -> Iterator[str]:

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter
 from reports.analyse.compare.comparison import Comparison, Judged
 from reports.analyse.level import is_level, none_level, within
 from reports.analyse.plan_names import has_repairs, label
-from reports.base.formatting import between, count, per_cent, times
+from reports.base.formatting import between, capitalised, count, per_cent, times
 from reports.draw.style import INK, legend_right, looks, metric_axis, new_figure, reach
 from reports.figures import Panel
 
@@ -55,7 +55,7 @@ def caption(frame: Judged) -> str:
     A plan is level if its whole interval stays within the margin; where none is, the clause says so.
     """
     clauses = "; ".join(_side(frame, side) for side in (frame.first, frame.second))
-    return f"{clauses[0].upper()}{clauses[1:]}."
+    return f"{capitalised(clauses)}."
 
 
 def _side(frame: Judged, side: str) -> str:

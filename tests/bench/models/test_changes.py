@@ -121,7 +121,7 @@ def test_a_metric_that_is_no_mean_is_told_of_each_example(experiment, plan, monk
 @pytest.mark.parametrize("repair", ["none", "compensate"])
 def test_a_small_model_is_given_again_with_its_values(experiment, repair):
     """One that was repaired comes from disk, with the weights by which its values came about."""
-    model, values = experiment.small("random", 0.5, repair)
+    model, values = experiment.small("random", 0.5, repair), experiment.small_values("random", 0.5, repair)
     assert mha.plan_of(model) == experiment.plan("random", 0.5)
     assert not model.training
     np.testing.assert_array_equal(experiment.task.evaluate(model), values)
