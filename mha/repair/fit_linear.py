@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mha.families.base.linears import is_conv1d, weight_of
 from mha.layer.output_bias import OutputBias
-from mha.repair.least_squares import Moments, recentre, refit, rescale
+from mha.repair.least_squares import Accumulated, Moments, recentre, refit, rescale
 from mha.repair.rows import Part, Rows
 from mha.values.layout import owners
 
@@ -66,7 +66,7 @@ def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, M
     """The moments of what the layer reads and should put out: to fit on, and held out; and how many tokens count."""
     outputs, inputs = weight_of(part.linear).shape
     device = weight_of(part.linear).device
-    sums = [Moments.zero(inputs, outputs, device) for _ in range(2)]
+    sums = [Accumulated(inputs, outputs, device) for _ in range(2)]
     share = max(LEAST_ROWS, ROWS_PER_FEATURE * inputs) / max(_expected_tokens(part), 1)
     generator = torch.Generator().manual_seed(0)
     tokens = 0
@@ -76,9 +76,8 @@ def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, M
             weights = weights * (torch.rand(weights.shape, generator=generator) < share).to(weights)
         for place, some in enumerate(_split(number, batches, len(read))):
             if read[some].numel() or not inputs:
-                added = Moments.of(read[some].flatten(0, -2), wanted[some].flatten(0, -2), weights[some].flatten())
-                sums[place] = sums[place] + added
-    return sums[0], sums[1], tokens
+                sums[place].add(read[some].flatten(0, -2), wanted[some].flatten(0, -2), weights[some].flatten())
+    return sums[0].moments(), sums[1].moments(), tokens
 
 
 def _expected_tokens(part: Part) -> float:

@@ -38,21 +38,9 @@ class Moments:
 
         Products of float32 (or less) are added up in float32, blocks of `BLOCK` rows in float64.
         """
-        wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        w = torch.ones(len(x), device=x.device) if weight is None else weight
-        if not bool((w > 0).all()):
-            x, y, w = x[w > 0], y[w > 0], w[w > 0]
-        total = cls.zero(x.shape[1], y.shape[1], x.device)
-        for some in (slice(start, start + BLOCK) for start in range(0, len(x), BLOCK)):
-            total = total + cls._of_block(x[some].to(wide), y[some].to(wide), w[some].to(wide))
-        return total
-
-    @classmethod
-    def _of_block(cls, x: Tensor, y: Tensor, w: Tensor) -> "Moments":
-        """The moments of a few rows, with products in their dtype."""
-        wx, wy = x * w[:, None], y * w[:, None]
-        sums = (w.sum(), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum())
-        return cls(*(part.double() for part in sums))
+        total = Accumulated(x.shape[1], y.shape[1], x.device)
+        total.add(x, y, torch.ones(len(x), device=x.device) if weight is None else weight)
+        return total.moments()
 
     @classmethod
     def zero(cls, k: int, o: int, device: torch.device | None = None) -> "Moments":
@@ -61,7 +49,7 @@ class Moments:
         return cls(*zeros)
 
     def __add__(self, other: "Moments") -> "Moments":
-        return Moments(*(mine + others for mine, others in zip(self._sums(), other._sums(), strict=True)))
+        return Moments(*(mine + others for mine, others in zip(self.sums(), other.sums(), strict=True)))
 
     def of_residual(self, weight: Tensor, bias: Tensor | None) -> "Moments":
         """The moments with the residual y - (W x + b) in place of y; a bias of None counts as 0."""
@@ -97,8 +85,52 @@ class Moments:
             error = error + self.n * bias @ bias - 2 * bias @ self.y + 2 * bias @ (weight @ self.x)
         return error
 
-    def _sums(self) -> tuple[Tensor, ...]:
+    def sums(self) -> tuple[Tensor, ...]:
+        """The six sums, in the order of the attributes."""
         return self.n, self.x, self.y, self.xx, self.xy, self.yy
+
+
+class Accumulated:
+    """The moments of rows that come in pieces of any size, added up block by block.
+
+    Args:
+        k, o: the widths of inputs and targets.
+        device: where the moments are.
+    """
+
+    def __init__(self, k: int, o: int, device: torch.device | None = None) -> None:
+        self._total = Moments.zero(k, o, device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._rows = 0
+
+    def add(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
+        """Add rows x (n, k) and y (n, o), each counted `weight` (n,) times; those that count 0 times may be anything."""
+        if not bool((weight > 0).all()):
+            x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
+        for start in range(0, len(x), BLOCK):
+            some = slice(start, start + BLOCK)
+            self._waiting.append((x[some], y[some], weight[some]))
+            self._rows += len(x[some])
+            if self._rows >= BLOCK:
+                self._add_up()
+
+    def moments(self) -> Moments:
+        """The moments of all rows so far."""
+        self._add_up()
+        return self._total
+
+    def _add_up(self) -> None:
+        """Add the products of the rows that wait to the total."""
+        if not self._waiting:
+            return
+        x, y, weight = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._rows = [], 0
+        wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        x, y, weight = x.to(wide), y.to(wide), weight.to(wide)
+        wx, wy = x * weight[:, None], y * weight[:, None]
+        sums = (weight.sum(), wx.sum(0), wy.sum(0), wx.T @ x, wx.T @ y, (wy * y).sum())
+        for total, part in zip(self._total.sums(), sums, strict=True):
+            total += part
 
 
 def refit(fit: Moments, held: Moments, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

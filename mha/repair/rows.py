@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import AttentionLayer
+from mha.families.base.linears import weight_of
 from mha.pruning.masking import nothing_compiled
 from mha.repair.observe import Forward, all_finite, first_tensor
 from mha.repair.partial_pass import InputAndOutput, runs_and_reads
 from mha.repair.residual_stream import Goal, check_finite
+from mha.runtime.intercept import intercepted
 from mha.runtime.lockstep import Pass, few_threads, pause, running
 from mha.runtime.memory import Trimmed
 from mha.runtime.undoing import hooked
@@ -172,15 +174,25 @@ class Call(NamedTuple):
 
 
 class _Ran(NamedTuple):
-    """A run of a layer after which the pass has not paused yet: what it read and put out; None where it has no head."""
+    """A layer that a pass has come to.
+
+    Attributes:
+        read: what it reads, (..., k); None in the dense model, and where the layer keeps no head.
+        output: what it has put into the stream that its reader reads, (..., o); None where that is still to come.
+    """
 
     name: str
-    read: Tensor | None
-    output: Tensor | None
+    read: Tensor | None = None
+    output: Tensor | None = None
 
 
 class _Stop(NamedTuple):
-    """Where a pass has paused: what ran, and what a reader reads now, or what the layer that ran last puts out."""
+    """Where a pass has paused.
+
+    Attributes:
+        ran: the layers that are fitted there.
+        value: what their reader reads; without one, what the layer puts out in the dense model, or reads in the other.
+    """
 
     ran: tuple[_Ran, ...]
     value: Tensor
@@ -188,6 +200,9 @@ class _Stop(NamedTuple):
 
 class SideBySide:
     """Rows from one pass through both models, in which all calls wait for one another at every layer.
+
+    A layer of the pruned model is only computed once it is fitted: where it adds to a residual stream, its reader is
+    waited for with nothing added.
 
     Args:
         student, teacher: the pruned and the dense model.
@@ -198,6 +213,7 @@ class SideBySide:
     def __init__(self, student: nn.Module, teacher: nn.Module, parts: Sequence[Part], calls: Sequence[Call]) -> None:
         self._student, self._teacher, self._calls = student, teacher, calls
         self._parts = {part.name: part for part in parts}
+        self._widths = {part.name: len(weight_of(part.linear)) for part in parts}  # of what the layers put out
         self._stops: list[tuple[_Stop, _Stop]] = []  # for each call, where the pruned and the dense model are
         self._memory = Trimmed()
 
@@ -228,14 +244,16 @@ class SideBySide:
         Raises:
             CalibrationError: it does not run as in the dense model, or reads or puts out NaN or infinity.
         """
+        _check_finite(part.name, self._calls[0].batch, *part.linear.parameters())
         for call, (stop, dense) in zip(self._calls, self._stops, strict=True):
             read, output = _run_of(part, stop)
-            value = dense.value if part.goal.reader is not None else part.of_kept(dense.value)
-            came = stop.value if part.goal.reader is not None else output
-            _check_alike(part.name, call.batch, [came.shape], [value.shape])
+            streams = part.goal.reader is not None
+            value = dense.value if streams else part.of_kept(dense.value)
+            came = stop.value.shape if streams else torch.Size((*read.shape[:-1], self._widths[part.name]))
+            _check_alike(part.name, call.batch, [came], [value.shape])
             check_finite(part.name, call.batch, value)
-            _check_finite(part.name, call.batch, read, output)
-            wanted = value if part.goal.reader is None else _missing(value, stop.value, output)
+            _check_finite(part.name, call.batch, read, *((stop.value,) if streams else ()))
+            wanted = _missing(value, stop.value, output) if streams else value
             yield Rows(call.batch, read, wanted, _per_token(part.goal.weights[call.batch][call.place], read))
 
     @contextmanager
@@ -260,12 +278,14 @@ class SideBySide:
     def _hooked(self, model: nn.Module, *, of_student: bool) -> Iterator[None]:
         """Within the context passes through the model pause where a layer is fitted."""
         with ExitStack() as hooks:
+            computed = {part.linear: part for part in self._parts.values() if not part.without_heads}
+            if of_student:
+                hooks.enter_context(intercepted(computed, lambda call, run: self._comes(computed[call.func], call, run)))
             for part in self._parts.values():
                 if of_student and part.without_heads and part.layer is not None:
                     hooks.enter_context(hooked(part.layer.module, partial(self._enters, part), before=True))
-                else:
-                    linear = part.linear if of_student else part.dense
-                    hooks.enter_context(hooked(linear, partial(self._has_run, part, of_student)))
+                elif not of_student:
+                    hooks.enter_context(hooked(part.dense, partial(self._has_run, part)))
             for reader in {part.goal.reader for part in self._parts.values() if part.goal.reader is not None}:
                 hooks.enter_context(hooked(model.get_submodule(reader), partial(self._reads, reader), before=True))
             yield
@@ -273,22 +293,32 @@ class SideBySide:
     def _enters(self, part: Part, *_: Any) -> None:
         """A hook before an attention layer without heads."""
         if (walk := running()) is not None:
-            walk.notes.append(_Ran(part.name, None, None))
+            walk.notes.append(_Ran(part.name))
             if part.goal.reader is None:
                 pause(_Stop((walk.notes.pop(),), torch.empty(0)))
 
-    def _has_run(
-        self, part: Part, of_student: bool, linear: nn.Module, args: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor | None:
-        """A hook after a layer that is fitted; what it puts out with its new weights, if it is fitted right here."""
+    def _comes(self, part: Part, call: "partial[Any]", run: Callable[[], Tensor]) -> Tensor:
+        """In place of a call of a layer of the pruned model: what it puts out once it is fitted, if that is right here.
+
+        Where it is fitted later, when its reader is come to, that is nothing.
+        """
         if (walk := running()) is None:
-            return None
-        ran = _Ran(part.name, args[0], output)
-        if part.goal.reader is not None:
-            walk.notes.append(ran if of_student else _Ran(part.name, None, None))
-            return None
-        pause(_Stop((ran,), output))
-        return linear.forward(args[0]) if of_student else None
+            return run()
+        ran = _Ran(part.name, call.args[0])
+        if part.goal.reader is None:
+            pause(_Stop((ran,), call.args[0]))
+            return run()
+        walk.notes.append(ran)
+        return _nothing(call.args[0], self._widths[part.name])
+
+    def _has_run(self, part: Part, _linear: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A hook after a layer of the dense model."""
+        if (walk := running()) is None:
+            return
+        if part.goal.reader is None:
+            pause(_Stop((_Ran(part.name),), output))
+        else:
+            walk.notes.append(_Ran(part.name))
 
     def _reads(self, reader: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
         """A hook before a module that reads the residual stream after one or several layers have added to it."""
@@ -343,21 +373,31 @@ class SideBySide:
         return [name for name in self._parts if name in names]
 
     def _filled(self, stop: _Stop, dense: _Stop) -> _Stop:
-        """The pruned model's stop, with what layers without heads put out; `dense` is the dense model's stop."""
+        """The pruned model's stop, with what layers without heads put out; `dense` is the dense model's stop.
+
+        Of several layers with one reader, each is fitted with what the others put out now.
+        """
         ran = [
             _Ran(run.name, *self._parts[run.name].over_no_heads(dense.value)) if run.read is None else run
             for run in stop.ran
         ]
+        for place, run in enumerate(ran):
+            if len(ran) > 1 and run.output is None and run.read is not None:
+                ran[place] = run._replace(output=self._parts[run.name].linear.forward(run.read))
+                stop.value.add_(ran[place].output)
         return _Stop(tuple(ran), stop.value)
 
     def _go_on_with(self, part: Part) -> None:
         """Put into the passes' residual streams what the layer puts out now that it is fitted."""
         if part.goal.reader is None:
-            return  # its hook does so
+            return  # it is computed where the pass goes on
         for stop, _ in self._stops:
             read, output = _run_of(part, stop)
-            now = part.over_no_heads(output)[1] if part.without_heads else part.linear.forward(read)
-            stop.value.add_(now - output)
+            if output is not None and part.without_heads:
+                stop.value.add_(part.over_no_heads(output)[1] - output)
+            else:
+                now = part.linear.forward(read)
+                stop.value.add_(now if output is None else now - output)
 
     def _check(self, part: Part, stop: _Stop) -> None:
         """Compare a pass of its own, of the first call, with what the passes side by side came to at the last layer.
@@ -383,12 +423,18 @@ class SideBySide:
             raise StrayedError(f"{part.name!r}: {difference:.2g} beside a pass of its own")
 
 
-def _run_of(part: Part, stop: _Stop) -> InputAndOutput:
-    """What the layer, which is up, read and put out in the pruned model."""
+def _run_of(part: Part, stop: _Stop) -> tuple[Tensor, Tensor | None]:
+    """What the layer, which is up, reads in the pruned model, and what it has put into the stream; None for nothing."""
     ran = next(ran for ran in stop.ran if ran.name == part.name)
     assert ran.read is not None
-    assert ran.output is not None
     return ran.read, ran.output
+
+
+def _nothing(read: Tensor, width: int) -> Tensor:
+    """Zeros (..., o) of this width in place of what a linear layer puts out for what it reads, (..., k)."""
+    kind = read.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else read.dtype
+    return torch.zeros((*read.shape[:-1], width), dtype=dtype, device=read.device)
 
 
 def _per_token(weights: Tensor, read: Tensor) -> Tensor:
@@ -396,10 +442,14 @@ def _per_token(weights: Tensor, read: Tensor) -> Tensor:
     return weights.expand(read.shape[:-1]) if weights.dim() == 0 else weights.reshape(read.shape[:-1])
 
 
-def _missing(value: Tensor, stream: Tensor, output: Tensor) -> Tensor:
-    """What a layer should put out, so that the stream holds `value` where it holds `stream` with the layer's output."""
+def _missing(value: Tensor, stream: Tensor, output: Tensor | None) -> Tensor:
+    """What a layer should put out, so that the stream holds `value` where it holds `stream` with the layer's output.
+
+    Args:
+        output: the layer's; None where the stream lacks it.
+    """
     wide = torch.promote_types(value.dtype, torch.float32)
-    return value.to(wide) - (stream.to(wide) - output.to(wide))
+    return value.to(wide) - (stream.to(wide) if output is None else stream.to(wide) - output.to(wide))
 
 
 def _check_alike(name: str, number: int, shapes: Sequence[torch.Size], expected: Sequence[torch.Size]) -> None:
