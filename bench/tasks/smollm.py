@@ -64,7 +64,7 @@ class SmolSettings:
     calibration: int = 128
     unlabelled: int = 256
     length: int = 256
-    batch: int = 2
+    batch: int = 1
     dtype: str = "float32"
 
 

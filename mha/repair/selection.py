@@ -37,7 +37,7 @@ from mha.values.plan import HeadPlan, HeadScores
 
 NUDGE = 0.1
 POINTS = 2  # numbers of heads that are measured in every layer
-JUDGED = 512  # tokens that they are measured on, at least
+JUDGED = 256  # tokens that they are measured on, at least
 LEAST = 1e-9  # a measured loss below this is rounding
 TINY = 1e-300
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")

@@ -72,7 +72,7 @@ def shrink(
     Args:
         batches: calibration batches, read once, and held. Mappings of token ids and a mask are put together anew, so
             that texts of like length share a batch. One batch at a time is read with gradients, and two numbers of
-            heads in every layer are measured on one: small ones, of some 500 tokens, take the least memory and time.
+            heads in every layer are measured on one: small ones, of some 250 tokens, take the least memory and time.
         loss: (model, batch) -> scalar, the mean over the batch's examples; None where there are no labels.
         forward: (model, batch) runs the model and returns what matters of its output; labels are not needed.
         criterion: one of `mha.criteria()`, or "default": that one scores the heads instead.
