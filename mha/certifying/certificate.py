@@ -13,6 +13,7 @@ from mha.certifying.evidence import Test
 from mha.certifying.selection import Testing
 from mha.values.documents import Kind, entry, flag, mapping, number, sequence, text, whole_number, whole_numbers
 from mha.values.errors import CertificateError
+from mha.values.optional_packages import needed
 from mha.values.plan import HeadPlan
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Certificate:
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each tested candidate: heads, latency, value, loss, upper, p, level, shown, worse, better."""
+        needed("pandas", "plot", "to make a frame")
         import pandas as pd
 
         rows = [{key: value for key, value in vars(row).items() if key not in ("plan", "slices")} for row in self.rows]
@@ -149,6 +151,7 @@ class Certificate:
 
     def slices(self) -> "pd.DataFrame":
         """A row for each slice of each tested candidate: candidate (its place), name, examples, loss, low, high."""
+        needed("pandas", "plot", "to make a frame")
         import pandas as pd
 
         rows = [{"candidate": place, **asdict(part)} for place, row in enumerate(self.rows) for part in row.slices]

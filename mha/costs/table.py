@@ -9,6 +9,7 @@ from mha.costs.shapes import Shape, feasible_shapes, shape_of
 from mha.values.documents import Kind, entry, mapping, number, numbers, sequence, text, whole_number, whole_numbers
 from mha.values.errors import CostsError, PlanError
 from mha.values.long_listing import shortened
+from mha.values.optional_packages import needed
 from mha.values.plan import HeadPlan
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class CostTable:
 
         The last two are NaN where the seconds are interpolated.
         """
+        needed("pandas", "plot", "to make a frame")
         import pandas as pd
 
         rows = [(name, *shape, *cost) for name, layer in self.layers.items() for shape, cost in layer.costs.items()]

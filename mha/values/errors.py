@@ -32,6 +32,10 @@ class CostsError(MhaError, ValueError):
     """Costs that can't be measured, or a table of them that can't be read or does not fit."""
 
 
+class MissingPackageError(MhaError, ImportError):
+    """A package that is needed here, and that the project does not always bring along, is not installed."""
+
+
 class OptimizerError(MhaError, ValueError):
     """An optimizer whose state can't be carried over to the pruned model."""
 

@@ -23,6 +23,7 @@ from mha.values.head_table import (
     weighted,
 )
 from mha.values.long_listing import shortened
+from mha.values.optional_packages import needed
 from mha.values.scores_file import DOCUMENT, arguments
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ class HeadScores(Mapping[str, Tensor]):
 
     def to_frame(self) -> "pd.DataFrame":
         """A tidy frame, a row a head: `layer`, `head` (original number), `score`, and `error` if errors are known."""
+        needed("pandas", "plot", "to make a frame")
         import pandas as pd
 
         rows = [

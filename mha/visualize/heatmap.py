@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from mha.values.errors import MhaError, ScoresError, ShapeError
+from mha.values.optional_packages import needed
 from mha.values.plan import HeadScores
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def show_attention(
         >>> [axes.get_title() for axes in figure.axes[:2]]
         ['head 0', 'head 1']
     """
+    needed("matplotlib", "plot", "to draw heads")
     from matplotlib.figure import Figure
 
     examples = _by_example_and_head(_as_array(weights), num_heads)
@@ -98,6 +100,7 @@ def show_importance(scores: HeadScores) -> "Figure":
         >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
         ('Head', 'Layer')
     """
+    needed("matplotlib", "plot", "to draw heads")
     from matplotlib.figure import Figure
 
     if not scores.num_heads:

@@ -1,0 +1,5 @@
+"""`python -m mha`, the same as the command `mha`."""
+
+from mha.cli.main import run
+
+run()

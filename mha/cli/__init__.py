@@ -1,0 +1,1 @@
+"""The command line, `mha` or `python -m mha`: a file a command, and what they share."""

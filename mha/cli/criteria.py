@@ -1,0 +1,48 @@
+"""The option --criterion, which knows the criteria and says the nearest to one that there is not."""
+
+import difflib
+from typing import Any
+
+import click
+
+from mha.importance.registry import criteria, describe
+from mha.importance.registry.criterion import DEFAULT
+from mha.tasks import Task
+
+
+class CriterionName(click.ParamType[str]):
+    """The name of a criterion, as the command line gives it."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if it is one; else the command line ends with wrong use."""
+        known = [DEFAULT, *criteria()]
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, 1)
+            guess = f" did you mean {near[0]}?" if near else ""
+            self.fail(f"there is no criterion {value!r};{guess} There are {', '.join(known)}.", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
+        """The names that begin so, for Tab."""
+        return [click.shell_completion.CompletionItem(name) for name in criteria() if name.startswith(incomplete)]
+
+
+def without_data() -> list[str]:
+    """The criteria that need no data."""
+    return [name for name in criteria() if describe(name).needs == "nothing"]
+
+
+def check_needs(criterion: str | None, task: Task | str | None) -> None:
+    """Refuse a criterion that needs data where there is no task.
+
+    Raises:
+        click.UsageError: it does; the message says which need none.
+    """
+    if task is None and describe(criterion or DEFAULT).needs != "nothing":
+        asked = f"--criterion {criterion}" if criterion else "without --criterion this"
+        raise click.UsageError(
+            f"{asked} needs data: give --task, or a criterion that needs none, such as --criterion magnitude "
+            f"({', '.join(without_data())})"
+        )
