@@ -11,6 +11,7 @@ nox -s promise          try how often mha.certify breaks its promise, and what k
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
+nox -s wheel            build wheel and sdist, and try the wheel in an empty environment
 nox -s docs             build the documentation site, with a reference made from the docstrings
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox -s tests-all        the tests, with every member of what nox -s tests tries a few of
@@ -32,6 +33,12 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 CONSTRAINTS = Path("constraints.txt")
 PUBLISHED = Path("reports", "published")
+TINY = """
+import torch
+
+def build():
+    return torch.nn.TransformerEncoderLayer(8, nhead=4, batch_first=True)
+"""  # a model to try a wheel on
 
 
 @nox.session
@@ -40,7 +47,7 @@ def bench(session: nox.Session) -> None:
 
     --processes N times everything in N processes, one after the other, as published figures want it.
     """
-    install(session, "-e", ".[peers]")
+    install(session, "-e", ".[bench,peers]")
     install_models(session)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
@@ -91,7 +98,7 @@ def publish(session: nox.Session) -> None:
 @nox.session
 def importance(session: nox.Session) -> None:
     """Judge every importance criterion by what is known to be true; --run DIR goes on where that one stopped."""
-    install(session, "-e", ".")
+    install(session, "-e", ".[bench]")
     install_models(session)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
@@ -109,7 +116,7 @@ def importance(session: nox.Session) -> None:
 @nox.session
 def repair(session: nox.Session) -> None:
     """Measure what repair after pruning gives back, and what it costs; -o DIR keeps the results there."""
-    install(session, "-e", ".")
+    install(session, "-e", ".[bench]")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = Path("runs", datetime.now(UTC).strftime("repair-%Y%m%dT%H%M%SZ"))
     parser.add_argument("-o", "--output", type=Path, default=default)
@@ -120,7 +127,7 @@ def repair(session: nox.Session) -> None:
 @nox.session
 def promise(session: nox.Session) -> None:
     """Draw examples many times over, certify by them, and compare with all examples; -o DIR writes there."""
-    install(session, "-e", ".")
+    install(session, "-e", ".[bench]")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     default = Path("runs", datetime.now(UTC).strftime("promise-%Y%m%dT%H%M%SZ"))
     parser.add_argument("-o", "--output", type=Path, default=default)
@@ -131,7 +138,7 @@ def promise(session: nox.Session) -> None:
 @nox.session
 def regress(session: nox.Session) -> None:
     """Compare this checkout with --base (origin/main); --run DIR goes on where that one stopped."""
-    install(session, "-e", ".")
+    install(session, "-e", ".[bench]")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("gate-%Y%m%dT%H%M%SZ")))
     given, arguments = parser.parse_known_args(session.posargs)
@@ -148,7 +155,7 @@ def regress(session: nox.Session) -> None:
 @nox.session(name="calibrate-gate")
 def calibrate_gate(session: nox.Session) -> None:
     """Measure the gate itself, for an hour and a half; --run DIR goes on where that one stopped."""
-    install(session, "-e", ".")
+    install(session, "-e", ".[bench]")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(
         "--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("calibration-%Y%m%dT%H%M%SZ"))
@@ -185,7 +192,7 @@ def peers(session: nox.Session, peer: str) -> None:
     if peer == "torch_pruning":
         install(session, "-e", ".[test]")
     else:  # the pins are those of transformers 5
-        session.install("--no-compile", "torch==2.13.0", "transformers==4.57.6", "-e", ".")
+        session.install("--no-compile", "torch==2.13.0", "transformers==4.57.6", "-e", ".[bench]")
     one_thread = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     session.run("python", "-m", "tools.model_zoo.peers", peer, *session.posargs, env=one_thread)
 
@@ -196,6 +203,24 @@ def docs(session: nox.Session) -> None:
     install(session, "-e", ".[docs]")
     session.run("python", "-m", "sphinx", "-q", "-W", "-c", "docs", ".", "site/docs", *session.posargs)
     session.log("the documentation: site/docs/README.html")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build wheel and sdist into dist/, install the wheel in an empty environment, and prune a tiny model with it."""
+    session.install("-c", str(CONSTRAINTS), "build")
+    built = Path(session.create_tmp(), "dist").absolute()
+    session.run("python", "-m", "build", "--outdir", built, ".")
+    session.run("python", "-m", "venv", "--clear", built / "empty", silent=True)
+    python = next(built.glob("empty/*/python*"))
+    pip = (python, "-m", "pip", "install", "-q", "--no-compile", "-c", CONSTRAINTS.absolute())
+    session.run(*pip, next(built.glob("*.whl")), external=True)
+    session.chdir(built)  # where no checkout can be imported
+    Path("tiny.py").write_text(TINY)
+    mha = (python, "-m", "mha")
+    session.run(*mha, "heads", "tiny.py:build", external=True)
+    session.run(*mha, "prune", "tiny.py:build", "--criterion", "magnitude", "--keep", "0.5", "-o", "out", external=True)
+    session.run(python, "-c", "import mha, tiny; print(mha.load_pruned('out', tiny.build()))", external=True)
 
 
 @nox.session
@@ -243,8 +268,9 @@ def install_models(session: nox.Session) -> None:
 
 
 def install_reader(session: nox.Session) -> None:
-    """Install the project's dependencies without torch: reports need no more, as they read files."""
-    needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    """Install what the project and its suite need, without torch: reports need no more, as they read files."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     install(session, *(name for name in needed if not name.startswith("torch")))
 
 

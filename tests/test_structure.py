@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
-AT_MOST = {"mha": (16, 40), "bench": (19, 49), "reports": (10, 30)}  # rooms at the top, and arrows between them
+AT_MOST = {"mha": (16, 52), "bench": (19, 49), "reports": (10, 30)}  # rooms at the top, and arrows between them
 ONLY_WHERE_USED = {"matplotlib", "pandas", "pyarrow", "pytest", "seaborn", "sklearn", "transformers"}
 PICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # That users can pickle a pruned model is shown by doing it; nothing is kept.

@@ -157,6 +157,8 @@ def pip(python: Path, requirements: Sequence[str], lock: Path) -> None:
 def declared(pyproject: str, name: str) -> tuple[list[str], str]:
     """The dependencies that the text of a pyproject.toml declares, and the Pythons it allows, as ">=3.11" ("": any).
 
+    Those of its extra `bench` are among them, where it has one: the benchmarks run in the environment.
+
     Raises:
         GateError: the text is no TOML, has no dependencies, or no range that can be read; the message says whose, by
             `name`.
@@ -176,7 +178,7 @@ def declared(pyproject: str, name: str) -> tuple[list[str], str]:
         ) from None
     except InvalidSpecifier as error:
         raise GateError(f"`requires-python` of the {name} can't be read: {error}. Mend it") from None
-    return list(needed), range_
+    return [*needed, *project.get("optional-dependencies", {}).get("bench", [])], range_
 
 
 def _asked(python: str | Path) -> dict[str, Any]:

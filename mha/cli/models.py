@@ -206,7 +206,7 @@ def _from_directory(text: str, folder: Path, settings: Settings) -> Loaded:
 def _from_gguf(text: str, path: Path, settings: Settings) -> Loaded:
     """The language model in a GGUF file, as transformers reads it, with its weights dequantised."""
     transformers = needed("transformers", "hf", "to read a GGUF file")
-    needed("gguf", "models", "to read a GGUF file")
+    needed("gguf", "hf", "to read a GGUF file")
     dtype = getattr(torch, settings.dtype or "float32")
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
@@ -235,7 +235,8 @@ def _from_transformers(text: str, where: Any, settings: Settings) -> nn.Module:
     except CheckpointError:
         raise
     except Exception as error:  # whatever transformers may raise about files or the network
-        raise CheckpointError(f"{text}: transformers can't read this model: {_line(error)}") from error
+        here = "" if isinstance(where, Path) else f"there is no {text} here{_nearest(text, _names_in(Path()))}, and "
+        raise CheckpointError(f"{text}: {here}transformers can't read this model: {_line(error)}") from error
     return model
 
 
@@ -293,7 +294,7 @@ def _names_in(folder: Path) -> list[str]:
 def _nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is unknown: the nearest that is known, if there is one."""
     near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,169 @@
+"""The commands as a whole: examples of help and of docs run, errors are messages, and imports come late."""
+
+import re
+import shlex
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+
+import mha
+from mha.cli import bench as bench_command
+from mha.cli.main import command, main
+from mha.cli.settings import lines_of
+from mha.values.errors import MissingPackageError
+from mha.values.optional_packages import needed
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = {name: part for name, part in command.commands.items() if name != "task"} | {
+    f"task {name}": part for name, part in command.commands["task"].commands.items()
+}
+FAST = {"prune": ["--seconds", "0.05"], "check": ["--seconds", "0.05"]}
+LATE = {"click", "matplotlib", "pandas", "pytest", "scipy", "seaborn", "sklearn", "torch", "tqdm", "transformers"}
+
+
+def examples(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if re.match(r"    +mha |  mha ", line)]
+
+
+def helps() -> dict[str, str]:
+    return {name: part.help or "" for name, part in {"": command, **COMMANDS}.items()}
+
+
+def of_page(name: str) -> str:
+    """The blocks of code of a page, of the section about the command line in the README."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return text if name != "README.md" else text.split("## From the command line")[1].split("\n## ")[0]
+
+
+EXAMPLES = sorted({line for text in helps().values() for line in examples(text)})
+DOCUMENTED = [line for page in ("README.md", "docs/command-line.md") for line in examples(of_page(page))]
+
+
+@pytest.fixture
+def like_a_reader(run, here, costs, monkeypatch):  # noqa: ARG001
+    """Run a line as it stands, less the time that timing and training may take; its output makes room for itself."""
+    task = mha.tasks
+    reading = getattr(task, "read_task")  # noqa: B009
+    (here / "task.toml").write_text("")
+    (here / "reviews.csv").write_text("text,label\n")
+    monkeypatch.setattr(
+        task, "read_task", lambda text, *rest: reading(text.replace("task.toml", "task.py:task"), *rest)
+    )
+    monkeypatch.setattr(task, "describe_task", lambda *_: 'kind = "a"\n', raising=False)
+    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
+    monkeypatch.setattr(bench_command, "_python", lambda *_, **__: 0)
+
+    def execute(line: str):
+        words = [word.replace("1min", "0.2s") for word in shlex.split(line)[1:]]
+        for flag, place in pairwise(words):
+            if flag in ("-o", "--output") and (here / place).is_symlink():
+                (here / place).unlink()
+        return run(*words, *FAST.get(words[0], []))
+
+    return execute
+
+
+@pytest.mark.parametrize("line", sorted({*EXAMPLES, *DOCUMENTED}))
+def test_examples_run(like_a_reader, line):
+    ran = like_a_reader(line)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_examples_in_its_help_and_on_the_page(name, run):
+    ran = run(*name.split(), "--help")
+    assert ran.code == 0
+    assert f"mha {name} my-model" in ran.out
+    assert any(line.startswith(f"mha {name} ") for line in DOCUMENTED)
+    assert f"mha {name}" in (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_is_explained(name):
+    options = [part for part in COMMANDS[name].params if isinstance(part, click.Option)]
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert [option.name for option in options if f"`{option.opts[-1]}`" not in page] == []
+
+
+def test_wrong_commands_say_the_nearest(run):
+    ran = run("prun")
+    assert ran.code == 2
+    assert "No such command 'prun'. Did you mean 'prune'?" in ran.err
+
+
+def test_version(run):
+    assert run("--version").out.strip() == mha.__version__
+
+
+def test_a_task_is_written_once(like_a_reader, here):
+    ran = like_a_reader("mha task init my-model reviews.csv -o first.toml")
+    assert ran.out == "Written to first.toml. Look it over, then: mha score my-model --task first.toml\n"
+    assert (here / "first.toml").read_text() == 'kind = "a"\n'
+    ran = like_a_reader("mha task init my-model reviews.csv -o first.toml")
+    assert ran.code == 1
+    assert "first.toml exists" in ran.err
+    assert like_a_reader("mha task init my-model reviews.csv").out == 'kind = "a"\n'
+
+
+def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
+    calls = []
+    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
+    monkeypatch.setattr(bench_command, "_python", lambda *words, **_: calls.append(words) or 0)
+    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run", "--quick", "--keep", "0.5", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document == {"run": str(here / "run"), "report": str(here / "run" / "report" / "index.html")}
+    file = here / "run-task.py"
+    assert calls == [
+        ("pytest", "bench", "--task", f"{file}:task", "--run", str(here / "run"), "--quick", "--keep", "0.5")
+    ]
+    names = {}
+    exec(file.read_text(), names)
+    assert names["task"].metric == "accuracy"
+    assert run("bench", "smaller", "--task", "task.py:task", "-o", "run").code == 1  # the task of another run
+
+
+def test_bench_without_a_checkout_names_the_extra(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run")
+    assert ran.code == 1
+    assert "pip install -e '.[bench]'" in ran.err
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it():
+    with pytest.raises(MissingPackageError, match=r"no_such is needed to draw heads.*pip install 'mha\[plot\]'"):
+        needed("no_such", "plot", "to draw heads")
+    assert needed("json", "plot", "to write") is sys.modules["json"]
+
+
+def test_numbers_of_a_table_stand_to_the_right():
+    assert lines_of([["name", "n"], ["a", "10"], ["bcdefg", "7"]]) == "name     n\na       10\nbcdefg   7"
+
+
+def test_main_takes_the_arguments_of_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mha", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.strip() == mha.__version__
+
+
+def test_the_module_is_the_command():
+    """An error ends it with its exit code and a message, without a traceback."""
+    ended = subprocess.run([sys.executable, "-m", "mha", "heads", "no/such"], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr == "mha: error: there is no no/such\n"
+
+
+def test_importing_the_library_imports_nothing_else():
+    code = "import sys; import mha; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert set(loaded.stdout.split()) & LATE == set()
+
+
+def test_every_public_name_has_a_home():
+    assert sorted([*mha._MODULE_OF, "tasks", "visualize"]) == sorted(mha.__all__)
+    assert set(mha.__all__) <= set(dir(mha))
+    with pytest.raises(AttributeError, match="module 'mha' has no attribute 'prun'"):
+        mha.prun  # noqa: B018
