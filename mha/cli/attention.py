@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -135,24 +136,23 @@ def _layers_of(model: nn.Module, weights: Sequence[Tensor | None]) -> list[str]:
 
 
 def at_a_glance(drawn: Sequence[Drawn]) -> "Figure":
-    """All layers × heads as small heatmaps, a row for each layer, models below one another."""
+    """All layers × heads as small heatmaps, a row for each layer, models below one another; one scale, from 0 to 1."""
     from matplotlib.figure import Figure
 
     rows = [(one.title, name, weights[0]) for one in drawn for name, weights in one.layers.items()]
     columns = max(len(weights) for _, _, weights in rows)
+    height, width = (size + 1 for size in rows[0][2].shape[-2:])  # a line between one heatmap and the next
+    tiles = np.full((len(rows) * height - 1, columns * width - 1), np.nan)
+    for row, (_, _, weights) in enumerate(rows):
+        for head, of_head in enumerate(weights.float().cpu().numpy()):
+            tiles[row * height : (row + 1) * height - 1, head * width : (head + 1) * width - 1] = of_head
     figure = Figure(figsize=(0.8 * columns + 3.0, 0.8 * len(rows) + 0.8), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (title, name, weights) in zip(axes, rows, strict=True):
-        for head, place in enumerate(row):
-            place.set(xticks=[], yticks=[])
-            place.set_visible(head < len(weights))
-            if head < len(weights):
-                place.set_facecolor("0.9")
-                place.imshow(weights[head].float().cpu().numpy(), vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
-            if row is axes[0]:
-                place.set_title(f"{head}", fontsize="small")
-        label = f"{title}: {name}" if len(drawn) > 1 else name or "(root)"
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize="x-small")
+    axes = figure.add_subplot(facecolor="0.9")
+    axes.imshow(tiles, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto", interpolation="nearest")
+    axes.set_xticks([(head + 0.5) * width - 1 for head in range(columns)], [f"head {head}" for head in range(columns)])
+    labels = [f"{title}: {name}" if len(drawn) > 1 else name or "(root)" for title, name, _ in rows]
+    axes.set_yticks([(row + 0.5) * height - 1 for row in range(len(rows))], labels)
+    axes.tick_params(length=0, labelsize="x-small", labeltop=True, labelbottom=False)
     return figure
 
 

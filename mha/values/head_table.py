@@ -171,7 +171,8 @@ def _as_tensor(values: Any, where: str) -> Tensor:
         ScoresError: they are no numbers; the message begins with `where`.
     """
     try:
-        return torch.as_tensor(values).detach().to("cpu", torch.float64)
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        return tensor.detach().to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ScoresError(f"{where}: expected a tensor of numbers, got {type(values).__name__} ({error})") from error
 

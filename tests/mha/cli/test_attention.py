@@ -43,7 +43,7 @@ def test_heads_that_were_removed_are_blank():
 def test_a_page_of_both_models(run, here):
     ran = run("attention", "my-model", "--text", f"{TEXT} <i>", "--beside", "smaller", "-o", "heads.html")
     assert ran.code == 0, ran.err
-    assert ran.out == "Written to heads.html: 2 layers, 7 tokens.\n"
+    assert ran.out == "Written to heads.html: 2 layers, 9 tokens.\n"
     page = (here / "heads.html").read_text()
     assert f"<h1>{TEXT} &lt;i&gt;</h1>" in page
     headings = re.findall("<h2>(.*?)</h2>", page)

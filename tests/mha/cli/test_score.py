@@ -3,8 +3,10 @@
 import csv
 
 import pytest
+import torch
 
 import mha
+from mha.cli.score import write
 from tests.mha.cli.tiny import tiny_bert
 
 LAYERS = [f"bert.encoder.layer.{number}.attention" for number in range(2)]
@@ -36,10 +38,12 @@ def test_scores_by_a_task(run):
     ]
 
 
-def test_errors_of_estimates_are_written(run):
-    arguments = ("--task", "task.py:task", "--criterion", "shapley", "--json")
-    document = run("score", "my-model", *arguments).document
-    assert all(row["error"] >= 0 for row in document["scores"])
+def test_errors_of_estimates_are_written(tmp_path):
+    scores = mha.HeadScores(
+        {"a": torch.tensor([0.5, 2.0])}, heads={"a": (1, 4)}, errors={"a": torch.tensor([0.25, 0.125])}
+    )
+    write(scores, tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text().split() == ["layer,head,score,error", "a,1,0.5,0.25", "a,4,2.0,0.125"]
 
 
 def test_a_pruned_model_has_its_original_numbers(run):

@@ -258,3 +258,10 @@ def test_what_is_wrong_is_said(tmp_path, kind, where, value, message):
     path.write_text(json.dumps(damaged))
     with pytest.raises(ERRORS[kind], match=message):
         read(kind, path)
+
+
+def test_scores_come_back_to_the_last_digit(tmp_path):
+    scores = HeadScores({"a": torch.tensor([0.1, 1 / 3], dtype=torch.float64)}, errors={"a": torch.tensor([0.2, 0.7])})
+    scores.to_json(tmp_path / "scores.json")
+    assert HeadScores.from_json(tmp_path / "scores.json") == scores
+    assert HeadScores({"a": [0.1]})["a"].item() == 0.1
