@@ -20,6 +20,7 @@ nox                     tests, lint and types
 
 import argparse
 import hashlib
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -207,20 +208,23 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build wheel and sdist into dist/, install the wheel in an empty environment, and prune a tiny model with it."""
+    """Build wheel and sdist, install the wheel in an empty environment, and prune a tiny model with it there."""
     session.install("-c", str(CONSTRAINTS), "build")
     built = Path(session.create_tmp(), "dist").absolute()
+    shutil.rmtree(built, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", built, ".")
-    session.run("python", "-m", "venv", "--clear", built / "empty", silent=True)
-    python = next(built.glob("empty/*/python*"))
-    pip = (python, "-m", "pip", "install", "-q", "--no-compile", "-c", CONSTRAINTS.absolute())
+    session.run("python", "-m", "venv", built / "empty", silent=True)
+    scripts = built / "empty" / ("Scripts" if sys.platform == "win32" else "bin")
+    pip = (scripts / "python", "-m", "pip", "install", "-q", "--no-compile", "-c", CONSTRAINTS.absolute())
     session.run(*pip, next(built.glob("*.whl")), external=True)
     session.chdir(built)  # where no checkout can be imported
     Path("tiny.py").write_text(TINY)
-    mha = (python, "-m", "mha")
-    session.run(*mha, "heads", "tiny.py:build", external=True)
-    session.run(*mha, "prune", "tiny.py:build", "--criterion", "magnitude", "--keep", "0.5", "-o", "out", external=True)
-    session.run(python, "-c", "import mha, tiny; print(mha.load_pruned('out', tiny.build()))", external=True)
+    session.run(scripts / "mha", "heads", "tiny.py:build", external=True)
+    small = ("--criterion", "magnitude", "--keep", "0.5", "-o", "smaller")
+    session.run(scripts / "mha", "prune", "tiny.py:build", *small, external=True)
+    loading = "import mha, tiny; print(mha.load_pruned('smaller', tiny.build()))"
+    session.run(scripts / "python", "-c", loading, external=True)
+    session.log(f"built and tried: {', '.join(path.name for path in built.glob('mha-*'))}, in {built}")
 
 
 @nox.session

@@ -12,12 +12,12 @@ from mha.cli.comparison import Judged, Timed, as_document, judged, megabytes, nu
 from mha.cli.history import heads_of, history_in, told
 from mha.cli.inputs import inputs_of
 from mha.cli.models import FUNCTION, Loaded, read_model
-from mha.cli.settings import Settings, lines_of, note, with_settings
+from mha.cli.proof import Proof, proved
+from mha.cli.settings import Settings, lines_of, with_settings
 from mha.cli.tasks import read_task
 from mha.costs import parameters_of
 from mha.families import find_attention
 from mha.pruning.checkpoint.loading import load_pruned
-from mha.pruning.equivalence import check as check_equivalence
 from mha.pruning.slicing import plan_of
 
 
@@ -52,18 +52,17 @@ def check(
     check_pruned_from(find_attention(loaded.model), find_attention(small), str(directory))
     chosen = None if task is None else read_task(task, loaded)
     inputs = inputs_of(loaded.model, chosen, loaded.device, batch_size, length)
-    note("checking that slicing computes what masking computes")
-    difference = check_equivalence(loaded.model, plan_of(small), *inputs)
+    proof = proved(loaded.model, plan_of(small), inputs)
     quality = None if chosen is None else judged(chosen, loaded.model, small)
     speed = timed(loaded.model, small, inputs, loaded.device, seconds)
     document = {
-        "masked_minus_sliced": difference,
+        "masked_minus_sliced": proof.difference,
         "models": [_size(loaded.model), _size(small)],
         "quality": as_document(quality),
         "speed": as_document(speed),
         "history": history_in(directory),
     }
-    settings.tell(_text(document, quality, speed, small), document)
+    settings.tell(_text(document, proof, quality, speed, small), document)
 
 
 def _small(loaded: Loaded, directory: Path, settings: Settings) -> nn.Module:
@@ -79,7 +78,7 @@ def _size(model: nn.Module) -> dict[str, Any]:
     return {"heads": heads_of(model).present, "parameters": parameters_of(model), "megabytes": megabytes(model)}
 
 
-def _text(document: Mapping[str, Any], quality: Judged | None, speed: Timed, small: nn.Module) -> str:
+def _text(document: Mapping[str, Any], proof: Proof, quality: Judged | None, speed: Timed, small: nn.Module) -> str:
     """The comparison as text: a table, and what it comes to in plain words."""
     dense, pruned = document["models"]
     table = [["", "model", "smaller", "smaller / model"]]
@@ -94,7 +93,7 @@ def _text(document: Mapping[str, Any], quality: Judged | None, speed: Timed, sma
     measured = [part.sentence() for part in (quality, speed) if part is not None]
     lines = [
         lines_of(table),
-        f"Slicing computes what masking computes, to {document['masked_minus_sliced']:.1e}.",
+        proof.sentence(),
         told(heads_of(small), document["history"]).replace("Removed before", "Removed"),
         f"{dense['heads'] - pruned['heads']} of {dense['heads']} heads removed: {', '.join(measured)}.",
     ]

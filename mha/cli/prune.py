@@ -15,11 +15,11 @@ from mha.cli.history import heads_of, history_in, told, write_history
 from mha.cli.inputs import Inputs, inputs_of
 from mha.cli.models import Loaded, read_model
 from mha.cli.output_directory import check_free, whole_directory
+from mha.cli.proof import Proof, proved
 from mha.cli.settings import Settings, note, with_settings
 from mha.cli.shrinking import BY_COSTS, Made, Wanted, smaller
 from mha.cli.tasks import read_task
 from mha.pruning.checkpoint.saving import save_pruned
-from mha.pruning.equivalence import check as check_equivalence
 from mha.pruning.slicing import plan_of
 from mha.repair.distill import seconds_in
 from mha.tasks import Task
@@ -146,14 +146,14 @@ class _Result:
 
     Attributes:
         before: what the history of the model says.
-        equivalence: the largest |masked - sliced| over all outputs; None where no inputs are known.
+        proof: that slicing computes what masking computes; None where no inputs are known.
     """
 
     dense: nn.Module
     made: Made
     wanted: Wanted
     before: list[dict[str, Any]]
-    equivalence: float | None
+    proof: Proof | None
     quality: Judged | None
     speed: Timed | None
 
@@ -180,7 +180,7 @@ class _Result:
         return {
             **self.entry(),
             "plan": {name: list(heads) for name, heads in plan_of(self.made.model).items()},
-            "masked_minus_sliced": self.equivalence,
+            "masked_minus_sliced": None if self.proof is None else self.proof.difference,
             "certificate": None if certificate is None else str(certificate),
             "before": self.before,
         }
@@ -189,8 +189,8 @@ class _Result:
         """What is told in the end, the last line in plain words."""
         heads = heads_of(self.dense)
         lines = [told(heads, self.before)]
-        if self.equivalence is not None:
-            lines.append(f"Checked: slicing computes what masking computes, to {self.equivalence:.1e}.")
+        if self.proof is not None:
+            lines.append(self.proof.sentence())
         if self.made.certificate is not None:
             lines.append(str(self.made.certificate))
         measured = [part.sentence() for part in (self.quality, self.speed) if part is not None]
@@ -222,7 +222,7 @@ class _Run:
             made=made,
             wanted=self.wanted,
             before=before,
-            equivalence=None if inputs is None else self._checked(made, inputs),
+            proof=None if inputs is None else proved(loaded.model, plan_of(made.model), inputs),
             quality=None if task is None else judged(task, loaded.model, made.model, self.wanted.seed),
             speed=None
             if inputs is None
@@ -240,11 +240,6 @@ class _Run:
                 raise
             note("what the model is called with is not known without --task: it is neither checked nor timed")
             return None
-
-    def _checked(self, made: Made, inputs: Inputs) -> float:
-        """The largest |masked - sliced| for the plan of the smaller model."""
-        note("checking that slicing computes what masking computes")
-        return check_equivalence(self.loaded.model, plan_of(made.model), *inputs)
 
 
 def _save(output: Path, loaded: Loaded, result: _Result) -> None:
