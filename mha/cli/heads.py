@@ -85,9 +85,9 @@ def _text(loaded: Loaded, document: Mapping[str, Any]) -> str:
     header = ["layer", "heads", "groups", "width", "role", "parameters", *(["latency"] if timed else []), "family"]
     table = [header, *(_cells(row, timed) for row in document["layers"])]
     refused = [f"can't be pruned: {name or '(root)'}: {why}" for name, why in document["unsupported"].items()]
-    counted = count_heads(loaded.model)
+    counted, count = count_heads(loaded.model), len(document["layers"])
     summary = (
-        f"{document['class']}: {counted.present} heads in {len(document['layers'])} layers, "
+        f"{document['class']}: {counted.present} heads in {count} layer{'' if count == 1 else 's'}, "
         f"{document['parameters']:,} parameters, {_share(document['layers'], 'share_of_parameters')} of them in "
         "attention."
     )

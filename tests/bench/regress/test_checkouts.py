@@ -524,6 +524,13 @@ def test_sides_that_declare_the_same_share_an_environment(tmp_path, lock):
     assert facts(one)["python"] == platform.python_version()
 
 
+def test_what_the_extra_bench_asks_for_is_installed_too(tmp_path, lock):
+    build = Builder()
+    pyproject = PROJECT + '[project.optional-dependencies]\nbench = ["pytest"]\nplot = ["matplotlib"]\n'
+    environment(pyproject, lock, cache=tmp_path, build=build)
+    assert [sorted(requirements) for requirements, _ in build.asked] == [["a", "b>=1", "pytest"]]
+
+
 def test_other_requirements_or_other_pins_make_another_environment(tmp_path, lock):
     build = Builder()
     paths = [environment(PROJECT, lock, cache=tmp_path, build=build)]
