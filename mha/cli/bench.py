@@ -1,10 +1,12 @@
 """`mha bench`: the benchmark suite on a model and a task of one's own."""
 
+import copy
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -59,8 +61,11 @@ def bench(model: str, options: Sequence[str], task: str, output: Path, settings:
 
 
 def task_of(model: str, task: str, *, device: str | None, dtype: str | None, trust_remote_code: bool) -> Task:
-    """The task of a run, with the model that the command line of `mha bench` named."""
-    return read_task(task, read_model(model, Settings(device, dtype, trust_remote_code)))
+    """The task of a run, with the model that the command line of `mha bench` named in place of the task's own."""
+    loaded = read_model(model, Settings(device, dtype, trust_remote_code))
+    chosen: Any = read_task(task, loaded)
+    chosen.model = lambda: copy.deepcopy(loaded.model)
+    return cast(Task, chosen)
 
 
 def _checkout() -> Path:

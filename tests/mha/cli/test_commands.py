@@ -123,6 +123,7 @@ def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     names = {}
     exec(file.read_text(), names)
     assert names["task"].metric == "accuracy"
+    assert type(names["task"].model()).__name__ == "BertForSequenceClassification"  # not the file's own
     assert run("bench", "smaller", "--task", "task.py:task", "-o", "run").code == 1  # the task of another run
 
 
