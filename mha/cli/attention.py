@@ -59,7 +59,7 @@ def attention(model: str, text: str, beside: str | None, output: Path, settings:
     \b
     Examples:
       mha attention my-model --text "the cat sat on the mat" -o heads.html
-      mha attention my-model --text "the cat sat on the mat" --beside smaller -o both.html
+      mha attention my-model --text "the cat sat on the mat" --beside smaller -o both.png
     """
     if output.suffix not in (".html", *PICTURES):
         raise click.UsageError(f"-o {output}: its end says what is written; give .html, {', '.join(PICTURES)}")

@@ -82,8 +82,8 @@ def _text(document: Mapping[str, Any], proof: Proof, quality: Judged | None, spe
     """The comparison as text: a table, and what it comes to in plain words."""
     dense, pruned = document["models"]
     table = [["", "model", "smaller", "smaller / model"]]
-    for name, form in (("heads", "d"), ("parameters", ",d"), ("megabytes", ".1f")):
-        share = pruned[name] / max(dense[name], 1)
+    for name, form in (("heads", "d"), ("parameters", ",d"), ("megabytes", ".3g")):
+        share = pruned[name] / dense[name] if dense[name] else 1.0
         table.append([name, format(dense[name], form), format(pruned[name], form), f"{share:.2f}"])
     if quality is not None:
         table.append([quality.metric, number(quality.dense), number(quality.small), ""])

@@ -23,7 +23,8 @@ class Proof(NamedTuple):
     def sentence(self) -> str:
         """As "Slicing computes what masking computes, to 2.5e-06"."""
         where = f" in {self.dtype}" if self.dtype else ""
-        return f"Slicing computes what masking computes, to {self.difference:.1e}{where}."
+        close = f"to {self.difference:.1e}" if self.difference else "to the bit"
+        return f"Slicing computes what masking computes, {close}{where}."
 
 
 def proved(model: nn.Module, plan: HeadPlan, inputs: Inputs) -> Proof:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,12 @@ def run(here, capsys) -> Callable[..., Ran]:  # noqa: ARG001
         return Ran(code, *capsys.readouterr())
 
     return called
+
+
+@pytest.fixture
+def short_ladder(monkeypatch) -> None:
+    """Two candidates are made where a loss is allowed, in place of ten."""
+    monkeypatch.setattr("mha.cli.shrinking.shrink", partial(mha.shrink, ladder=(0.75, 0.5)))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_as_text_without_a_task(run):
     lines = ran.out.splitlines()
     assert lines[0].split() == ["model", "smaller", "smaller", "/", "model"]
     assert lines[1].split() == ["heads", "12", "6", "0.50"]
+    assert lines[2].split()[-1] == lines[3].split()[-1]  # parameters and megabytes shrink alike
     assert "Removed: 6 of 12 heads: 6 on 20" in ran.out
     assert lines[-1].startswith("6 of 12 heads removed: ")
     assert lines[-1].endswith("at batch 3 × 5 tokens on this CPU.")

@@ -44,7 +44,7 @@ DOCUMENTED = [line for page in ("README.md", "docs/command-line.md") for line in
 
 
 @pytest.fixture
-def like_a_reader(run, here, costs, monkeypatch):  # noqa: ARG001
+def like_a_reader(run, here, costs, short_ladder, monkeypatch):  # noqa: ARG001
     """Run a line as it stands, less the time that timing and training may take; its output makes room for itself."""
     task = mha.tasks
     reading = getattr(task, "read_task")  # noqa: B009

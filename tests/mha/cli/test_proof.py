@@ -34,6 +34,8 @@ def test_double_precision_where_single_does_not(monkeypatch):
     assert proved.dtype == "float64"
     assert proved.difference < 1e-12
     assert proved.sentence().endswith(" in float64.")
+    assert proof.Proof(0.0).sentence() == "Slicing computes what masking computes, to the bit."
+    assert proof.Proof(2.5e-6).sentence() == "Slicing computes what masking computes, to 2.5e-06."
 
 
 def test_models_that_differ_are_refused(monkeypatch):

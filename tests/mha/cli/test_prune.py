@@ -98,12 +98,14 @@ def test_parameters_need_no_costs(run):
     assert sum(parameter.numel() for parameter in mha.from_pretrained("out").parameters()) <= 0.8 * size
 
 
+@pytest.mark.usefixtures("short_ladder")
 def test_at_most_a_point(run):
     ran = run("prune", "my-model", *SORTING, "--at-most", "1pt", *FAST, "-o", "out")
     assert ran.code == 0, ran.err
     certificate = mha.Certificate.from_json("out/certificate.json")
     assert (certificate.at_most, certificate.confidence, certificate.examples) == (0.01, 0.95, 400)
     assert str(certificate) in ran.out
+    assert certificate.candidates == 2
     assert sum(map(len, mha.plan_of(mha.from_pretrained("out")).values())) == sum(map(len, certificate.plan.values()))
 
 
