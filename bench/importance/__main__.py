@@ -43,7 +43,8 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
     """Do the cases that are not finished yet, then write the results, also after Ctrl-C; returns the exit code.
 
     Raises:
-        RunError: the directory holds another run (`_environment`), or the page of --docs can't be read or has no markers.
+        RunError: the directory holds another run (`_environment`), or the page of --docs can't be read, or has no
+            markers.
     """
     start = START_PRETRAINED if all(map(pretrained, options.subjects)) else START
     if options.docs is not None:

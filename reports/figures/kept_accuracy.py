@@ -96,9 +96,10 @@ def caption(frame: Tradeoff) -> str:
 
 
 def _spans(table: pd.DataFrame, metric: Metric) -> bool:
-    """Whether a metric of which less is better goes over more than a plain axis can show, the model without heads too."""
+    """Whether a metric of which less is better goes over more than a plain axis can show, also without heads."""
     dense = table.loc[table["criterion"] == "dense", "value"].astype(float)
-    return not metric.higher_is_better and bool((0 < MOST * dense).any()) and table["value"].max() > MOST * dense.min()
+    positive = bool((table["value"] > 0).all())
+    return not metric.higher_is_better and positive and table["value"].max() > MOST * dense.min()
 
 
 def _value(row: pd.Series, metric: Metric) -> str:
