@@ -62,7 +62,8 @@ def describe_task(model: nn.Module, processor: Any, data_file: str | os.PathLike
     if not table.rows:
         raise TaskError(f"{path}: has no rows")
     name, columns = _kind(model, processor, table)
-    return _written(name, columns, os.fspath(data_file), _label_lines(model, columns, table))
+    usual = kinds()[name].usual_metric(model)
+    return _written(name, usual, columns, os.fspath(data_file), _label_lines(model, columns, table))
 
 
 def _kind(model: nn.Module, processor: Any, table: Table) -> tuple[str, dict[str, str]]:
@@ -77,13 +78,16 @@ def _kind(model: nn.Module, processor: Any, table: Table) -> tuple[str, dict[str
         kind for one in names for kind, cls in kinds().items() if cls.architectures and one.endswith(cls.architectures)
     ]
     fallback = ["image-outputs"] if images else ["sentence-embeddings", "outputs"]
-    for name in [*fitting[:1], *(fallback if not fitting else fallback[-1:])]:
+    if fitting:  # without labels, its outputs can still be compared, unless it has a decoder that needs targets
+        fallback = [] if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else fallback[-1:]
+    tried = [*fitting[:1], *fallback]
+    for name in tried:
         columns = _columns(name, table)
         if columns is not None:
             return name, columns
-    wanted = kinds()[(*fitting, *fallback)[0]].columns
+    wanted = [word for word in kinds()[tried[-1]].columns if word not in kinds()[tried[-1]].optional]
     raise TaskError(
-        f"{table.path}: has no columns for {' and '.join(wanted)}, which {(*fitting, *fallback)[0]} reads. There are: "
+        f"{table.path}: has no columns for {' and '.join(wanted)}, which {tried[-1]} reads. There are: "
         f"{', '.join(table.columns)}"
     )
 
@@ -137,16 +141,15 @@ def _label_lines(model: nn.Module, columns: Mapping[str, str], table: Table) -> 
     return ["", f"[labels]  # a guess: the model's are {', '.join(list(classes)[:5])}", *lines]
 
 
-def _written(name: str, columns: Mapping[str, str], data: str, labels: Sequence[str]) -> str:
+def _written(name: str, metric: str, columns: Mapping[str, str], data: str, labels: Sequence[str]) -> str:
     """The file's text."""
     kind = kinds()[name]
-    metrics = list(kind.metrics)
-    others = f"  # or {', '.join(map(_quoted, metrics[1:]))}" if len(metrics) > 1 else ""
+    others = ", ".join(_quoted(name) for name in kind.metrics if name != metric)
     options = [f"{key} = {_quoted(value)}" for key, value in kind.kind_options.items()]
     lines = [
         f"# {kind.about}",
         f"kind = {_quoted(name)}",
-        f"metric = {_quoted(metrics[0])}{others}",
+        f"metric = {_quoted(metric)}" + (f"  # or {others}" if others else ""),
         "batch_size = 32",
         "",
         "[data]",

@@ -20,6 +20,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".txt": ("text", {}),
 }
+NOTHING = "corresponds to no data"  # says datasets of a table that has no rows
 FOLDER = ("imagefolder", {"drop_labels": False})
 
 
@@ -46,6 +47,8 @@ def read_table(path: Path, unit: str = "line") -> Table:
         TaskError: `datasets` is not installed, the name ends otherwise, or the file is not what its name says.
     """
     reader, options = _reader(path, unit)
+    if path.is_file() and not path.stat().st_size:
+        return Table(path, (), [])
     datasets = needed("datasets", f"to read {path.name}")
     files = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
     with _quiet(datasets), tempfile.TemporaryDirectory() as cache:
@@ -56,6 +59,8 @@ def read_table(path: Path, unit: str = "line") -> Table:
             rows = [_named(row, loaded.features) for row in loaded]
         except Exception as error:  # datasets wraps whatever its readers raise
             cause = error.__cause__ or error
+            if NOTHING in str(cause):
+                return Table(path, (), [])
             raise TaskError(f"{path}: can't be read as {reader}: {type(cause).__name__}: {cause}") from error
     return Table(path, tuple(loaded.column_names), [row for row in rows if _has_something(row)])
 

@@ -144,7 +144,7 @@ class SequenceToSequence(TokenLevel):
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Random token ids (b, n) to read and (b, m) to write, to be read without a cache."""
         inputs = super().example(batch_size, seq_len)[1]
-        written = max(len(example[LABELS]) for example in self._encoded("evaluation"))
+        written = max(len(example[LABELS]) for example in self.examples["evaluation"])
         return (), {**inputs, "decoder_input_ids": random_ids(self.config, batch_size, written), "use_cache": False}
 
     def _start(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mha.tasks.kinds.base.classification import check_classes
 from mha.tasks.kinds.base.file_task import LABELS, Batch
@@ -35,9 +35,10 @@ class TokenClassification(TokenLevel):
     metrics: ClassVar = {"F1": Metric(f1), "accuracy": TOKEN_ACCURACY}
     architectures = ("ForTokenClassification",)
 
-    def usual_metric(self) -> str:
+    @classmethod
+    def usual_metric(cls, model: nn.Module) -> str:
         """The F1 of spans where the model's labels are as B-PER and I-PER, else the accuracy of tags."""
-        return "F1" if any(name.startswith("B-") for name in classes_of(self.config)) else "accuracy"
+        return "F1" if any(name.startswith("B-") for name in classes_of(getattr(model, "config", None))) else "accuracy"
 
     def check(self) -> None:
         super().check()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mha.tasks.kinds.base.distances import divergence, divergences
+from mha.tasks.kinds.base.distances import divergence, divergences, precise
 from mha.tasks.kinds.base.file_task import Batch, FileTask, inputs_of, on_device
 from mha.tasks.kinds.base.metrics import Metric, mean
 from mha.values.errors import TaskError
@@ -30,9 +30,10 @@ class DenseOutputs(FileTask):
                 'with a decoder: kind = "sequence-to-sequence"'
             )
 
-    def usual_metric(self) -> str:
+    @classmethod
+    def usual_metric(cls, model: nn.Module) -> str:
         """The divergence of the logits' distributions where the model has a head that makes some."""
-        name = type(self._given).__name__
+        name = type(model).__name__
         return "divergence" if "For" in name or name.endswith("LMHeadModel") else "squared distance"
 
     @cached_property
@@ -82,7 +83,8 @@ class DenseOutputs(FileTask):
         if self.metric == "divergence":
             return (divergences(ours, dense).reshape(len(ours), -1) * there).sum(dim=1) / there.sum(dim=1)
         squares = [
-            part.float().square().sum(-1).reshape(len(ours), -1).mul(there).sum(dim=1) for part in (ours - dense, dense)
+            precise(part).square().sum(-1).reshape(len(ours), -1).mul(there).sum(dim=1)
+            for part in (ours - dense, dense)
         ]
         return squares[0] / squares[1]
 

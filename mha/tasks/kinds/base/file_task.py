@@ -3,7 +3,6 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +33,7 @@ class FileTask(Task):
         kind_options: the keys of [options] with their defaults.
         architectures: how the names of the models' classes end.
         unit: what a row of plain text is, unless the file says it.
+        rows: part -> its rows, as they were read; examples: part -> what is collated to batches.
         dropped: part -> how many of its rows were dropped since evaluation has them too.
     """
 
@@ -51,7 +51,7 @@ class FileTask(Task):
         self.settings, self.processor, self._given = settings, processor, model
         self.options = check_options(settings, self.kind_options)
         self.name, self.batch_size = settings.name, settings.batch_size
-        self.metric = settings.metric or self.usual_metric()
+        self.metric = settings.metric or self.usual_metric(model)
         if self.metric not in self.metrics:
             what = f"metric of {settings.kind}"
             raise TaskError(f"{settings.path}: {unknown(what, self.metric, self.metrics)}")
@@ -60,11 +60,13 @@ class FileTask(Task):
         self.check()
         self.rows = read_parts(settings, self.columns, self.optional, self.labels)
         self.dropped = keep_apart(settings, self.rows, self.content)
+        self.examples = {part: self.encoded(part) for part in self.rows}  # at once, so that errors come at once
         self.chance = self.chance_of(self.rows["evaluation"])
 
-    def usual_metric(self) -> str:
-        """The metric unless the file says it."""
-        return next(iter(self.metrics))
+    @classmethod
+    def usual_metric(cls, model: nn.Module) -> str:  # noqa: ARG003
+        """The metric for this model, unless the file says it."""
+        return next(iter(cls.metrics))
 
     def check(self) -> None:
         """Refuse a model, tokenizer or options that the kind can't work with, before data are read."""
@@ -106,7 +108,7 @@ class FileTask(Task):
 
     def batches(self, part: str) -> Iterator[tuple[list[int], Batch]]:
         """The examples of a part in batches of like length: the places of a batch's examples, and the batch."""
-        examples = self._encoded(part)
+        examples = self.examples[part]
         for places in rows_by_length([self.length(one) for one in examples], batch_size=self.batch_size):
             yield places, self.collate([examples[place] for place in places])
 
@@ -120,17 +122,6 @@ class FileTask(Task):
     def aggregate(self, values: np.ndarray) -> float:
         """The metric, given rows of what `evaluate` returns."""
         return self._measure.aggregate(values)
-
-    def _encoded(self, part: str) -> Sequence[Any]:
-        """The examples of a part; made once."""
-        if part not in self._examples:
-            self._examples[part] = self.encoded(part)
-        return self._examples[part]
-
-    @cached_property
-    def _examples(self) -> dict[str, Sequence[Any]]:
-        """Part -> its examples, as far as they have been made."""
-        return {}
 
 
 def on_device(model: nn.Module, batch: Batch) -> Batch:

@@ -91,7 +91,7 @@ class TextTask(FileTask):
 
     def usual_length(self, part: str) -> int:
         """The median of the lengths of a part's examples, in tokens."""
-        return int(median(self.length(example) for example in self._encoded(part)))
+        return int(median(self.length(example) for example in self.examples[part]))
 
 
 def check_tokenizer(settings: Settings, processor: Any) -> None:

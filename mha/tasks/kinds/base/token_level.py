@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mha.tasks.files.parts import Row
-from mha.tasks.kinds.base.distances import divergence
+from mha.tasks.kinds.base.distances import divergence, precise
 from mha.tasks.kinds.base.file_task import LABELS, Batch, inputs_of, on_device
 from mha.tasks.kinds.base.texts import IGNORED, TextTask
 
@@ -41,7 +41,7 @@ class TokenLevel(TextTask):
         """The negative log-likelihood of each token's label (b, n), 0 where none is judged, and which are judged."""
         labels = batch[LABELS].to(logits.device)
         losses = [
-            F.cross_entropy(row.float(), own, reduction="none", ignore_index=IGNORED)
+            F.cross_entropy(precise(row), own, reduction="none", ignore_index=IGNORED)
             for row, own in zip(logits, labels, strict=True)  # one at a time: float32 of a vocabulary is large
         ]
         return torch.stack(losses), labels != IGNORED
