@@ -14,6 +14,7 @@ from mha.values.errors import OverlapWarning, TaskError
 
 Row = dict[str, Any]  # what is read of an example, as "text" and "label" -> its value
 Columns = Mapping[str, tuple[str, ...]]  # what is read of an example -> the usual names of such a column
+BEGINNING = 40  # letters of a text that an error shows
 SHOWN = 5  # rows that an error names
 
 
@@ -67,7 +68,7 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
         copies = {number: known.copied_by(content(row)) for number, row in enumerate(parts[part])}
         found = {number: before[place][:2] for number, place in copies.items() if place is not None}
         if found and settings.overlap == "error":
-            raise TaskError(_overlap(settings, part, len(parts[part]), found))
+            raise TaskError(_overlap(settings, part, parts[part], found))
         parts[part] = [row for number, row in enumerate(parts[part]) if number not in found]
         if part in NEEDED and not parts[part]:
             raise TaskError(
@@ -78,7 +79,7 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
     if dropped:
         told = ", ".join(f"{count} rows of {part}" for part, count in dropped.items())
         warnings.warn(
-            f"{settings.path}: dropped {told}, which stand in evaluation or calibration too", OverlapWarning, 3
+            f"{settings.path}: dropped {told}, which stand in evaluation or calibration too", OverlapWarning, 4
         )
     return dropped
 
@@ -150,16 +151,24 @@ def _drawn(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 
 
-def _overlap(settings: Settings, part: str, count: int, found: Mapping[int, tuple[str, int]]) -> str:
+def _overlap(settings: Settings, part: str, rows: Sequence[Row], found: Mapping[int, tuple[str, int]]) -> str:
     """That rows of a part are in earlier ones too, which, and what to do."""
-    shown = ", ".join(f"{number} is {other}'s {place}" for number, (other, place) in list(found.items())[:SHOWN])
+    some = list(found.items())[:SHOWN]
+    shown = ", ".join(f"{number}{_begins(rows[number])} is {other}'s {place}" for number, (other, place) in some)
     more = ", …" if len(found) > SHOWN else ""
     return (
-        f"{settings.path}: {len(found)} of the {count} rows of {part} are copies, or nearly, of others (row "
+        f"{settings.path}: {len(found)} of the {len(rows)} rows of {part} are copies, or nearly, of others (row "
         f"{shown}{more}, counted from 0 as limits and split leave them): what is measured would be too good. Take them "
         f"out of {part}, or "
         'write overlap = "drop", which does so'
     )
+
+
+def _begins(row: Row) -> str:
+    """How a row's first text begins, or which file its image is, by which it is found; nothing of another row."""
+    texts = (value if isinstance(value, str) else getattr(value, "filename", "") for value in row.values())
+    first = " ".join(next(filter(None, texts), "").split())
+    return f' ("{first[:BEGINNING]}{"…" if len(first) > BEGINNING else ""}")' if first else ""
 
 
 def _advice(settings: Settings) -> str:

@@ -1,5 +1,7 @@
 """Rows from a local file or image folder, by the `datasets` library; nothing is downloaded, and no code runs."""
 
+import glob
+import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,13 +52,13 @@ def read_table(path: Path, unit: str = "line") -> Table:
     if path.is_file() and not path.stat().st_size:
         return Table(path, (), [])
     datasets = needed("datasets", f"to read {path.name}")
-    files = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
+    files = glob.escape(str(path)) + ("/**" if path.is_dir() else "")
     with _quiet(datasets), tempfile.TemporaryDirectory() as cache:
         try:
             loaded = datasets.load_dataset(
-                reader, split="train", cache_dir=cache, keep_in_memory=True, **files, **options
+                reader, split="train", cache_dir=cache, keep_in_memory=True, data_files=files, **options
             )
-            rows = [_named(row, loaded.features) for row in loaded]
+            rows = [_named(row, loaded.features) for row in _undecoded(datasets, loaded)]
         except Exception as error:  # datasets wraps whatever its readers raise
             cause = error.__cause__ or error
             if NOTHING in str(cause):
@@ -99,9 +101,28 @@ def _named(row: dict[str, Any], features: Any) -> dict[str, Any]:
     return {name: _name_of(value, features[name]) for name, value in row.items()}
 
 
+def _undecoded(datasets: Any, loaded: Any) -> Any:
+    """The rows, images as bytes or paths: `datasets` would fetch those whose path is an address."""
+    for name, feature in loaded.features.items():
+        if isinstance(feature, datasets.Image):
+            loaded = loaded.cast_column(name, datasets.Image(decode=False))
+    return loaded
+
+
+def _image(value: dict[str, Any]) -> Any:
+    """The image that is given by its bytes, or as a local file."""
+    image_module = needed("PIL.Image", "to read images")
+    with image_module.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]) as image:
+        image.load()
+        image.filename = Path(value["path"] or "").name
+        return image
+
+
 def _name_of(value: Any, feature: Any) -> Any:
-    """The name of a class, or of each in a list; any other value as it is."""
+    """The name of a class, or of each in a list; an image as one of PIL; any other value as it is."""
     inner = getattr(feature, "feature", None)
+    if type(feature).__name__ == "Image" and value is not None:
+        return _image(value)
     if isinstance(value, list) and inner is not None:
         return [_name_of(one, inner) for one in value]
     return feature.int2str(value) if hasattr(feature, "int2str") and isinstance(value, int) else value

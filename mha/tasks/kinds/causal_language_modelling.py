@@ -13,6 +13,7 @@ from mha.tasks.kinds.base.texts import IGNORED, Example, random_ids
 from mha.tasks.kinds.base.token_level import TokenLevel
 from mha.values.errors import TaskError
 
+PROMPTS, PROMPT = 5, 8  # texts, and words of each
 WINDOW = 512  # tokens, where neither file nor model says fewer
 
 
@@ -60,6 +61,10 @@ class CausalLanguageModelling(TokenLevel):
         """Random token ids (b, n), to be read without a cache; by default as long as half of the windows."""
         ids = random_ids(self.config, batch_size, seq_len or self.usual_length("evaluation"))
         return (), {"input_ids": ids, "use_cache": False}
+
+    def prompts(self) -> tuple[str, ...]:
+        """The first words of the first evaluation texts."""
+        return tuple(" ".join(str(row["text"]).split()[:PROMPT]) for row in self.rows["evaluation"][:PROMPTS])
 
     @torch.inference_mode()
     def generate(self, model: nn.Module, prompt: str, tokens: int) -> list[str]:

@@ -101,8 +101,9 @@ class SequenceToSequence(TokenLevel):
         examples = self.examples_of(self.tokenized([self.options["prefix"] + str(row["text"]) for row in rows]), part)
         if "target" not in rows[0]:
             return examples
-        limits = {"truncation": True, "max_length": self.longest} if self.settings.truncate else {"truncation": False}
-        targets = self.processor(text_target=[str(row["target"]) for row in rows], verbose=False, **limits)["input_ids"]
+        targets = self.processor(text_target=[str(row["target"]) for row in rows], verbose=False, **self.truncation())[
+            "input_ids"
+        ]
         self.check_lengths(part, [len(ids) for ids in targets])
         return [{**example, LABELS: list(ids)} for example, ids in zip(examples, targets, strict=True)]
 

@@ -111,9 +111,7 @@ def test_near_copies_are_refused_or_dropped(tmp_path, classifier, parts):
     long = text(5, 20)
     parts["evaluation"].append({"text": long, "label": 1})
     parts["calibration"].insert(2, {"text": "W3, " + long.upper(), "label": 1})
-    with pytest.raises(
-        TaskError, match=r"1 of the 7 rows of calibration are copies, or nearly, of others \(row 2 is eval"
-    ):
+    with pytest.raises(TaskError, match=r'1 of the 7 rows of calibration are copies.*\(row 2 \("W3, W.*…"\) is eval'):
         read_task(task_file(tmp_path, KIND, parts), classifier, tokenizer())
     with pytest.warns(OverlapWarning, match="dropped 1 rows of calibration"):
         task = read_task(task_file(tmp_path, KIND, parts, top='overlap = "drop"'), classifier, tokenizer())

@@ -69,6 +69,11 @@ class Classification(FileTask):
         """Of each evaluation example the likeliest class's probability, and 1 where it is right, else 0: (n, 2)."""
         return self.in_order(lambda batch: _sure(self.forward(model, batch).cpu(), batch[LABELS]))
 
+    def slices(self) -> dict[str, np.ndarray]:
+        """The evaluation examples of each label."""
+        given = np.array([str(row["label"]) for row in self.rows["evaluation"]])
+        return {f"labelled {label}": given == label for label in sorted(set(given))}
+
 
 def _sure(logits: Tensor, true: Tensor) -> Tensor:
     """The likeliest class's probability, and whether it is right (b, 2)."""

@@ -40,9 +40,14 @@ class TextTask(FileTask):
 
     def tokenized(self, texts: Sequence[Any], pairs: Sequence[Any] | None = None, **options: Any) -> Any:
         """What the tokenizer makes of texts, or pairs of them; cut off where the file says so."""
-        limits = {"truncation": True, "max_length": self.longest} if self.settings.truncate else {"truncation": False}
         others = list(pairs) if pairs is not None else None
-        return self.processor(list(texts), others, verbose=False, **limits, **options)
+        return self.processor(list(texts), others, verbose=False, **self.truncation(), **options)
+
+    def truncation(self) -> dict[str, Any]:
+        """What the tokenizer is told of long texts."""
+        if self.settings.truncate and self.longest is not None:
+            return {"truncation": True, "max_length": self.longest}
+        return {"truncation": False}
 
     def examples_of(self, encoding: Any, part: str) -> list[Example]:
         """The model's inputs by name, for each of the texts that were tokenized.

@@ -114,9 +114,8 @@ def content(row):
 
 def test_parts_that_share_examples(read):
     parts, settings = read({"calibration": [*rows(0, 3), *rows(12, 2)], "evaluation": rows(10, 7)})
-    message = (
-        "2 of the 5 rows of calibration are copies, or nearly, of others (row 3 is evaluation's 2, 4 is evaluation's 3,"
-    )
+    message = "2 of the 5 rows of calibration are copies, or nearly, of others "
+    message += """(row 3 ("text number 12") is evaluation's 2, 4 ("text number 13") is evaluation's 3, counted from 0"""
     with pytest.raises(TaskError, match=re.escape(message) + '.*or write overlap = "drop"'):
         keep_apart(settings, parts, content)
 

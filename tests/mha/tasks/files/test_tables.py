@@ -2,10 +2,13 @@
 
 import json
 import re
+import socket
 
 import pandas as pd
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
@@ -52,6 +55,33 @@ def test_images_by_class(tmp_path):
         ("cat", (5, 3), 10),
         ("dog", (5, 3), 200),
     ]
+
+
+def test_images_in_a_table_are_never_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)  # nothing may ask for an address
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [{"image": {"bytes": None, "path": "http://localhost/a.png"}}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), tmp_path / "a.parquet")
+    with pytest.raises(TaskError, match=r"a.parquet: can't be read as parquet: FileNotFoundError: .*http"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_images_in_a_table(tmp_path):
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_list([{"image": Image.new("RGB", (5, 3), (9, 0, 0))}], features=features).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    (row,) = read_table(tmp_path / "a.parquet").rows
+    assert (row["image"].size, row["image"].getpixel((2, 1))) == ((5, 3), (9, 0, 0))
+
+
+def test_names_with_brackets_and_folders_named_as_splits(tmp_path):
+    for name in ("train", "test [1]"):
+        (tmp_path / "a [b] *" / name).mkdir(parents=True)
+        Image.new("RGB", (5, 3)).save(tmp_path / "a [b] *" / name / "one.png")
+    assert sorted(row["label"] for row in read_table(tmp_path / "a [b] *").rows) == ["test [1]", "train"]
+    (tmp_path / "a [b] *" / "c[d].csv").write_text("text\none\n")
+    assert read_table(tmp_path / "a [b] *" / "c[d].csv").rows == [{"text": "one"}]
 
 
 def test_classes_are_given_by_their_names(tmp_path):

@@ -87,6 +87,7 @@ def test_loss_and_accuracy(tmp_path, causal, parts):
 
 def test_it_goes_on_as_greedily_as_transformers(tmp_path, causal, parts):
     task = read_task(task_file(tmp_path, CAUSAL, parts), causal, tokenizer(bare=True))
+    assert task.prompts()[1:] == (text(8, 3), " ".join(text(9, 11).split()[:8]))
     pieces = task.generate(causal, "w1 w2", 5)
     ids = [6, 7]
     for _ in range(5):
