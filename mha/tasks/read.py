@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def read_task(
         2
     """
     word = os.fspath(path)
-    if ".py" in word and not word.endswith(".toml"):
+    if re.search(r"\.py(:\w*)?$", word):
         return task_object(word)
     settings = read_settings(Path(word), name)
     if settings.kind not in kinds():

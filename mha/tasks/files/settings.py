@@ -1,7 +1,6 @@
 """What a task's TOML file says: which keys there are, what each may be, and the values as one object."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +122,8 @@ def _document(path: Path) -> dict[str, Any]:
     Raises:
         TaskError: it can't be read or is no TOML, with line and column.
     """
+    import tomllib  # takes longer to import than all other modules of this folder
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

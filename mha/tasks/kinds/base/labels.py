@@ -54,7 +54,7 @@ class Labels:
             return self._classes[str(label)]
         try:
             number = int(label)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return number if number in self._classes.values() and number == float(label) else None
 

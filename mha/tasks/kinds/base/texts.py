@@ -1,7 +1,6 @@
 """Kinds whose examples are token ids: made by the model's tokenizer, no longer than the model takes, padded."""
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -96,7 +95,8 @@ class TextTask(FileTask):
 
     def usual_length(self, part: str) -> int:
         """The median of the lengths of a part's examples, in tokens."""
-        return int(median(self.length(example) for example in self.examples[part]))
+        lengths = sorted(map(self.length, self.examples[part]))
+        return lengths[len(lengths) // 2]
 
 
 def check_tokenizer(settings: Settings, processor: Any) -> None:
