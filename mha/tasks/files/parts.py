@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mha.tasks.files.near_copies import Known
-from mha.tasks.files.settings import NEEDED, PARTS, Settings
+from mha.tasks.files.settings import NEEDED, UNLABELLED, Settings
 from mha.tasks.files.tables import Table, read_table
 from mha.tasks.files.wording import unknown
 from mha.values.errors import OverlapWarning, TaskError
@@ -33,16 +33,19 @@ def read_parts(
     """
     for word in settings.columns:
         if word not in columns:
-            raise TaskError(f"{settings.path}: [columns] {unknown(f'key of {settings.kind!r}', word, columns)}")
+            raise TaskError(f"{settings.path}: [columns] {unknown('key', word, columns)}")
     parts = {}
     for part, table in _tables(settings).items():
         if not table.rows:
             raise TaskError(f"{settings.path}: {part} is empty: {table.path} gives it no rows; {_advice(settings)}")
-        free = {*(optional - settings.columns.keys()), *(labels if part == PARTS[2] else ())}
+        free = {*(optional - settings.columns.keys()), *(labels if part == UNLABELLED else ())}
         named = {word: _column(settings, table, word, usual, word in free) for word, usual in columns.items()}
+        if part == UNLABELLED:
+            named |= {word: None for word in labels if any(_is_empty(row.get(named[word] or "")) for row in table.rows)}
         rows = [{word: row[column] for word, column in named.items() if column is not None} for row in table.rows]
         _check_filled(settings, part, rows)
         parts[part] = _drawn(rows, settings.limits.get(part), settings.seed)
+    _check_alike(settings, parts, optional)
     return parts
 
 
@@ -60,7 +63,7 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
     Raises:
         TaskError: rows are in both, by number; or nothing would be left.
     """
-    order = [part for part in ("evaluation", "calibration", "unlabelled") if part in parts]
+    order = [part for part in ("evaluation", "calibration", UNLABELLED) if part in parts]
     dropped: dict[str, int] = {}
     for place, part in enumerate(order[1:], start=1):
         before = [(other, number, content(row)) for other in order[:place] for number, row in enumerate(parts[other])]
@@ -74,6 +77,8 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
             raise TaskError(
                 f"{settings.path}: {part} is empty once what evaluation has too is dropped; give it other data"
             )
+        if not parts[part]:
+            del parts[part]
         if found:
             dropped[part] = len(found)
     if dropped:
@@ -130,18 +135,30 @@ def _column(settings: Settings, table: Table, word: str, usual: Sequence[str], o
 
 def _check_filled(settings: Settings, part: str, rows: Sequence[Row]) -> None:
     """Raise a TaskError where a row has nothing in a column that is read."""
-    empty = [
-        (number, word)
-        for number, row in enumerate(rows)
-        for word, value in row.items()
-        if value is None or (isinstance(value, str | list) and not (value.strip() if isinstance(value, str) else value))
-    ]
+    empty = [(number, word) for number, row in enumerate(rows) for word, value in row.items() if _is_empty(value)]
     if empty:
         number, word = empty[0]
         raise TaskError(
             f"{settings.path}: {len(empty)} rows of {part} lack something, the first row {number} (counted from 0): "
             f"its {word} is empty; fill it in or leave such rows out"
         )
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell has nothing: no value, no more than white space, or a list without anything."""
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+
+
+def _check_alike(settings: Settings, parts: Mapping[str, Sequence[Row]], optional: frozenset[str]) -> None:
+    """Raise a TaskError where some parts have what others lack, as a second text."""
+    for word in optional:
+        having = [part for part, rows in parts.items() if word in rows[0]]
+        if having and len(having) < len(parts):
+            lacking = ", ".join(part for part in parts if part not in having)
+            raise TaskError(
+                f"{settings.path}: {', '.join(having)} has a column for {word}, and {lacking} has none; examples of "
+                f"all parts must be alike: add the column, or name those that are read under [columns]"
+            )
 
 
 def _drawn(rows: list[Row], limit: int | None, seed: int) -> list[Row]:

@@ -12,6 +12,7 @@ from mha.values.errors import TaskError
 
 PARTS = ("calibration", "evaluation", "unlabelled")
 NEEDED = PARTS[:2]
+UNLABELLED = PARTS[2]
 UNITS = ("line", "paragraph", "document")
 OVERLAPS = ("error", "drop")
 TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mha.tasks.files.settings import UNLABELLED
 from mha.tasks.kinds.base.classification import check_classes
 from mha.tasks.kinds.base.file_task import LABELS, Batch
 from mha.tasks.kinds.base.labels import Labels, classes_of
@@ -54,7 +55,7 @@ class TokenClassification(TokenLevel):
         words = [listed(row["words"]) for row in rows]
         encoding = self.tokenized(words, is_split_into_words=True)
         examples = self.examples_of(encoding, part)
-        if "tags" not in rows[0]:
+        if part == UNLABELLED:
             return examples
         tags = self._tags(part, words)
         return [

@@ -93,10 +93,16 @@ def check_scoring(task, criterion: str = "taylor") -> None:
     dense_values, values = task.evaluate(dense), task.evaluate(pruned)
     assert dense_values.shape == values.shape
     assert isinstance(task.aggregate(values), float)
+    check_batches(task, pruned)
+
+
+def check_batches(task, dense) -> None:
+    """The model takes inputs for timing; a batch has an output, no distance from itself, and a loss with gradients."""
     args, kwargs = task.example(2)
-    pruned(*args, **{name: part.double() if torch.is_tensor(part) and part.is_floating_point() else part
-                     for name, part in kwargs.items()})  # fmt: skip
+    dense(*args, **kwargs)
     output = task.forward(dense, task.calibration()[0])
-    assert torch.isfinite(task.loss(dense, task.calibration()[0]).detach())
+    task.loss(dense, task.calibration()[0]).backward()
+    assert all(torch.isfinite(one.grad).all() for one in dense.parameters() if one.grad is not None)
+    assert any(one.grad is not None for one in dense.parameters())
     if task.distance is not None:
         assert float(task.distance(output, output).detach()) == pytest.approx(0, abs=1e-6)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mha.tasks.files.parts import Row
-from mha.tasks.files.settings import Settings
+from mha.tasks.files.settings import UNLABELLED, Settings
 from mha.tasks.kinds.base.distances import divergence
 from mha.tasks.kinds.base.file_task import LABELS, Batch, FileTask, inputs_of, on_device
 from mha.tasks.kinds.base.labels import Labels, classes_of
@@ -27,9 +27,9 @@ class Classification(FileTask):
     metrics: ClassVar[dict[str, Metric]] = {"accuracy": ACCURACY, "macro F1": Metric(macro_f1)}
 
     def label_numbers(self, part: str) -> list[int] | None:
-        """The model's number of each row's label; None of rows without labels."""
+        """The model's number of each row's label; None of unlabelled rows, whatever they have in its column."""
         rows = self.rows[part]
-        if "label" not in rows[0]:
+        if part == UNLABELLED:
             return None
         return Labels(self.settings, self.config).numbers([row["label"] for row in rows], part)
 

@@ -125,9 +125,9 @@ class FileTask(Task):
 
 
 def on_device(model: nn.Module, batch: Batch) -> Batch:
-    """The batch's tensors, moved to the model's device."""
-    device = next(model.parameters()).device
-    return {name: part.to(device) for name, part in batch.items()}
+    """The batch's tensors, moved to the model's device; pixels in the model's dtype."""
+    of_model = next(model.parameters())
+    return {name: part.to(of_model if part.is_floating_point() else of_model.device) for name, part in batch.items()}
 
 
 def inputs_of(batch: Batch) -> Batch:

@@ -59,4 +59,5 @@ class ImageTask(FileTask):
     def example(self, batch_size: int, seq_len: int | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ARG002
         """Random pixels of the size of the data's."""
         size = self.examples["evaluation"][0][0].shape
-        return (), {"pixel_values": torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0))}
+        pixels = torch.randn(batch_size, *size, generator=torch.Generator().manual_seed(0))
+        return (), {"pixel_values": pixels.to(next(self._given.parameters()).dtype)}

@@ -83,7 +83,7 @@ class TextTask(FileTask):
     def collate(self, examples: Sequence[Any]) -> Batch:
         """`input_ids`, `attention_mask` and what else the model reads (b, n), `labels` (b,) or (b, n)."""
         batch = padded([example["input_ids"] for example in examples], padding_of(self.processor))
-        for name in examples[0].keys() - {"input_ids"}:
+        for name in (name for name in examples[0] if name != "input_ids"):
             values = [example[name] for example in examples]
             batch[name] = filled(values, IGNORED if name == LABELS else 0)
         return batch

@@ -45,6 +45,12 @@ def test_columns_are_found_by_their_usual_names(read):
     assert parts["unlabelled"] == [{"text": "another"}]
 
 
+def test_labels_that_unlabelled_rows_lack_are_left_out(read):
+    parts, _ = read({**PARTS, "unlabelled": [*rows(30, 3), {"sentence": "another", "class": None}]})
+    assert [row["text"] for row in parts["unlabelled"]][2:] == ["text number 32", "another"]
+    assert not any("label" in row for row in parts["unlabelled"])
+
+
 def test_columns_that_the_file_names(read):
     parts, _ = read({part: rows(start, 3, note="n") for start, part in ((0, "calibration"), (9, "evaluation"))},
                     '[columns]\ntext = "note"\npair = "sentence"')  # fmt: skip
@@ -79,11 +85,16 @@ def test_limits_draw_rows_in_their_order(read):
             "[columns] text: unknown column of calibration.jsonl 'sentense'; did you mean 'sentence'?",
         ),
         (PARTS, '[columns]\npair = "pairs"', "[columns] pair: unknown column of calibration.jsonl 'pairs'"),
-        (PARTS, '[columns]\ntexts = "sentence"', "[columns] unknown key of 'k' 'texts'; did you mean 'text'?"),
+        (PARTS, '[columns]\ntexts = "sentence"', "[columns] unknown key 'texts'; did you mean 'text'?"),
         (
             {**PARTS, "evaluation": [{"words": "a", "class": 1}]},
             "",
             "no column of evaluation.jsonl is named as text usually is (text, sentence); say which it is under [col",
+        ),
+        (
+            {**PARTS, "evaluation": rows(10, 7, pair="another")},
+            "",
+            "evaluation has a column for pair, and calibration has none; examples of all parts must be alike",
         ),
         ({**PARTS, "evaluation": []}, "", "evaluation is empty: "),
         (
@@ -131,6 +142,13 @@ def test_shared_examples_are_dropped_where_the_file_says_so(read):
         assert keep_apart(settings, parts, content) == {"calibration": 3, "unlabelled": 2}
     assert [row["text"] for row in parts["unlabelled"]] == ["text number 99"]
     assert {part: len(some) for part, some in parts.items()} == {"calibration": 10, "evaluation": 7, "unlabelled": 1}
+
+
+def test_all_further_texts_may_be_dropped(read):
+    parts, settings = read({**PARTS, "unlabelled": [{"text": "Text number 3!"}]}, top='overlap = "drop"')
+    with pytest.warns(OverlapWarning, match="dropped 1 rows of unlabelled"):
+        assert keep_apart(settings, parts, content) == {"unlabelled": 1}
+    assert list(parts) == ["calibration", "evaluation"]
 
 
 def test_nothing_is_left_once_copies_are_dropped(read):

@@ -64,6 +64,15 @@ def test_accuracy(folder, classifier, processor):
     check_scoring(task)
 
 
+def test_pixels_are_given_in_the_models_dtype(folder, classifier, processor):
+    task = read_task(write(folder[0], "image-classification"), classifier.bfloat16(), processor)
+    model = task.model()
+    assert (
+        task.example(2)[1]["pixel_values"].dtype == task.forward(model, task.calibration()[0]).dtype == torch.bfloat16
+    )
+    assert model(**task.example(2)[1]).logits.shape == (2, 2)
+
+
 def test_distances_of_outputs(folder, classifier, processor):
     task = read_task(write(folder[0], "image-outputs"), classifier, processor)
     other = model("vit", "AutoModelForImageClassification", num_labels=2, id2label=NAMES, hidden_act="relu")

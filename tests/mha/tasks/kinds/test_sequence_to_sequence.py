@@ -9,7 +9,7 @@ import torch
 from mha.tasks import read_task
 from mha.tasks.kinds.sequence_to_sequence import bleu, chrf, equal, of_sacrebleu, word_errors
 from mha.values.errors import TaskError
-from tests.mha.support.task_files import check_scoring, model, task_file, texts, tokenizer
+from tests.mha.support.task_files import check_batches, model, task_file, texts, tokenizer
 
 KIND = "sequence-to-sequence"
 WRITTEN = ["the cat sat on the mat", "a dog", "it rains in the north today", "no", "one two three"]
@@ -97,9 +97,9 @@ def test_statistics_of_rows_drawn_anew_make_the_libraries_numbers(rows):
     assert equal(WRITTEN, WANTED).tolist() == [0, 1, 0, 0, 0]
 
 
-def test_it_is_scored_and_pruned_also_without_targets(tmp_path, writer, parts):
+def test_batches_with_and_without_targets(tmp_path, writer, parts):
     task = read(tmp_path, writer, {**parts, "unlabelled": [{"source": one} for one in texts(9, 4)]}, "loss")
-    check_scoring(task)
+    check_batches(task, writer)
     assert task.forward(writer, task.unlabelled()[0]).shape == (3, 97)  # the first token of each
 
 

@@ -29,7 +29,7 @@ def parts():
     return {
         "calibration": rows(1, 11),
         "evaluation": rows(2, 17),
-        "unlabelled": [{"text": text} for text in texts(3, 5)],
+        "unlabelled": [{"text": text, "label": -1} for text in texts(3, 5)],
     }
 
 
