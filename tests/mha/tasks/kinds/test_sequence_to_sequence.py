@@ -1,15 +1,16 @@
 """Sequence to sequence: what the model writes of one text at a time, judged by the libraries' own functions."""
 
-import jiwer
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 
 from mha.tasks import read_task
 from mha.tasks.kinds.sequence_to_sequence import bleu, chrf, equal, of_sacrebleu, word_errors
 from mha.values.errors import TaskError
 from tests.mha.support.task_files import check_batches, model, task_file, texts, tokenizer
+
+jiwer = pytest.importorskip("jiwer", reason="jiwer is not installed")
+sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
 
 KIND = "sequence-to-sequence"
 WRITTEN = ["the cat sat on the mat", "a dog", "it rains in the north today", "no", "one two three"]
