@@ -64,6 +64,8 @@ class Promise:
 PROMISES = {
     "dense_at_least": Promise(lambda seen: seen.metric(DENSE), lambda got, bound: got.value >= bound),
     "without_heads_at_most": Promise(lambda seen: seen.metric(NONE), lambda got, bound: got.value <= bound),
+    "dense_at_most": Promise(lambda seen: seen.metric(DENSE), lambda got, bound: got.value <= bound),
+    "without_heads_at_least": Promise(lambda seen: seen.metric(NONE), lambda got, bound: got.value >= bound),
     "random_half_loses": Promise(Evidence.loss_of_random_half, lambda got, bound: got.value >= bound and got.low > 0),
     "attention_share": Promise(Evidence.attention_share, lambda got, bound: got.value >= bound),
 }

@@ -61,10 +61,12 @@ if TYPE_CHECKING:
         MhaError,
         MissingPackageError,
         OptimizerError,
+        OverlapWarning,
         PlanError,
         ScoresError,
         ShapeError,
         SlowPlanWarning,
+        TaskError,
         UnsupportedModule,
     )
     from mha.values.plan import HeadPlan, HeadScores
@@ -91,10 +93,12 @@ __all__ = [
     "MissingPackageError",
     "MultiHeadAttention",
     "OptimizerError",
+    "OverlapWarning",
     "PlanError",
     "ScoresError",
     "ShapeError",
     "SlowPlanWarning",
+    "TaskError",
     "UnsupportedModule",
     "certify",
     "check",
@@ -140,7 +144,8 @@ _HOME = {  # module -> the public names that it defines: each is imported when i
     "mha.repair.shrink": "shrink",
     "mha.values.errors": (
         "BusyError CalibrationError CertificateError CheckpointError CostsError EquivalenceError LostHeadsWarning "
-        "MhaError MissingPackageError OptimizerError PlanError ScoresError ShapeError SlowPlanWarning UnsupportedModule"
+        "MhaError MissingPackageError OptimizerError OverlapWarning PlanError ScoresError ShapeError SlowPlanWarning "
+        "TaskError UnsupportedModule"
     ),
     "mha.values.plan": "HeadPlan HeadScores",
 }

@@ -13,7 +13,7 @@ from bench.importance.cases import ImportanceCase, cases
 from bench.importance.options import ImportanceOptions, parse
 from bench.importance.records import FAILED, OK, SCHEMA, RunError, opened, read
 from bench.importance.subjects import pretrained
-from bench.importance.summary import START, START_PRETRAINED, write_docs, write_summary
+from bench.importance.summary import START, START_PRETRAINED, parts_of, write_docs, write_summary
 from bench.importance.tables import write_tables
 from bench.importance.work import do_all
 from bench.measure.environment import environment
@@ -43,8 +43,12 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
     """Do the cases that are not finished yet, then write the results, also after Ctrl-C; returns the exit code.
 
     Raises:
-        RunError: the directory holds another run (`_environment`), or the page of --docs has no markers.
+        RunError: the directory holds another run (`_environment`), or the page of --docs can't be read, or has no
+            markers.
     """
+    start = START_PRETRAINED if all(map(pretrained, options.subjects)) else START
+    if options.docs is not None:
+        parts_of(options.docs, start)  # what is wrong with the page is said before hours of work, not after
     wanted = cases(options.settings, options.subjects, options.labels, options.seeds)
     facts = _environment(options, arguments)
     before = read(options.directory)
@@ -56,13 +60,16 @@ def _run(options: ImportanceOptions, arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         interrupted = True
     write_json(options.directory / "environment.json", {**facts, "finished": now(), "interrupted": interrupted}, 2)
-    return _end(options, wanted, interrupted=interrupted)
+    return _end(options, wanted, start, interrupted=interrupted)
 
 
-def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interrupted: bool) -> int:
+def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], start: str, *, interrupted: bool) -> int:
     """Write the tables and the summary from all records so far, say which cases failed, and return the exit code.
 
     The page of --docs is written only if the run was not `interrupted`.
+
+    Args:
+        start: the line of that page after which the summary stands.
 
     Raises:
         RunError: that page has no markers.
@@ -78,7 +85,7 @@ def _end(options: ImportanceOptions, wanted: Sequence[ImportanceCase], *, interr
         _say(f"stopped; goes on with the same options and --run {options.directory}")
         return 130
     if options.docs is not None:
-        write_docs(options.docs, summary, START_PRETRAINED if all(map(pretrained, options.subjects)) else START)
+        write_docs(options.docs, summary, start)
     print(f"results: {options.directory}")  # noqa: T201
     return 1 if FAILED in states else 0
 

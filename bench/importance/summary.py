@@ -51,13 +51,26 @@ def write_docs(page: Path, summary: str, start: str = START) -> None:
         start: START, or START_PRETRAINED for a run of pretrained models only.
 
     Raises:
-        RunError: `start` is not on the page, or END does not follow it.
+        RunError: as `parts_of`.
     """
-    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    before, after = parts_of(page, start)
+    write_text(page, f"{before}{start}\n\n{summary}\n{END}{after}")
+
+
+def parts_of(page: Path, start: str = START) -> tuple[str, str]:
+    """What stands on a Markdown page before `start`, and what after the END that follows it.
+
+    Raises:
+        RunError: the page can't be read; `start` is not on it, or END does not follow.
+    """
+    try:
+        before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{page}: the page that results are to be written to can't be read: {error}") from error
     _, end, after = rest.partition(END)
     if not found or not end:
         raise RunError(f"{page}: expected the lines {start!r} and {END!r}, between which the results are written")
-    write_text(page, f"{before}{start}\n\n{summary}\n{END}{after}")
+    return before, after
 
 
 def trust(frames: Frames) -> str:

@@ -14,6 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from mha.tasks.files.near_copies import shingles as in_a_row
+
 Item = TypeVar("Item")
 
 STANDARD_LIBRARY = "python"
@@ -82,7 +84,7 @@ def apart(texts: Sequence[str], seen: set[int], repeated: float = REPEATED) -> l
 def shingles(text: str) -> set[int]:
     """The hashes of every 5 words in a row of a text: words are runs of letters, in lower case."""
     words = "".join(letter if letter.isalpha() else " " for letter in text.lower()).split()
-    return {_number(" ".join(words[start : start + SHINGLE])) for start in range(len(words) - SHINGLE + 1)}
+    return in_a_row(words, SHINGLE)
 
 
 @cache

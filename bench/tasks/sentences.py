@@ -79,6 +79,8 @@ class Sentences(Task):
     metric = "accuracy@1"
     batch_size = 32
     pretrained = True
+    dense_at_least = 0.45
+    without_heads_at_most = 0.4
 
     def __init__(self, settings: SentencesSettings | None = None) -> None:
         self.settings = settings or SentencesSettings()

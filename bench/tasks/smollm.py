@@ -78,6 +78,8 @@ class SmolLM(Task):
     batch_size = 4
     pretrained = True
     generates = True
+    dense_at_most = 28.0
+    without_heads_at_least = 10_000.0
 
     def __init__(self, settings: SmolSettings | None = None) -> None:
         self.settings = settings or SmolSettings()

@@ -104,7 +104,7 @@ class Accumulated:
         self._rows = 0
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
-        """Add rows x (n, k) and y (n, o), each counted `weight` (n,) times; those that count 0 times may be anything."""
+        """Add rows x (n, k) and y (n, o), each counted `weight` (n,) times; those that count 0 times may be NaN."""
         if not bool((weight > 0).all()):
             x, y, weight = x[weight > 0], y[weight > 0], weight[weight > 0]
         for start in range(0, len(x), BLOCK):

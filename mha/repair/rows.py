@@ -6,7 +6,7 @@ takes time by the square of the depth, and is for models that `SideBySide` can't
 on what it made itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -280,7 +280,7 @@ class SideBySide:
         with ExitStack() as hooks:
             computed = {part.linear: part for part in self._parts.values() if not part.without_heads}
             if of_student:
-                hooks.enter_context(intercepted(computed, lambda call, run: self._comes(computed[call.func], call, run)))
+                hooks.enter_context(intercepted(computed, partial(self._comes, computed)))
             for part in self._parts.values():
                 if of_student and part.without_heads and part.layer is not None:
                     hooks.enter_context(hooked(part.layer.module, partial(self._enters, part), before=True))
@@ -297,13 +297,17 @@ class SideBySide:
             if part.goal.reader is None:
                 pause(_Stop((walk.notes.pop(),), torch.empty(0)))
 
-    def _comes(self, part: Part, call: "partial[Any]", run: Callable[[], Tensor]) -> Tensor:
+    def _comes(self, parts: Mapping[Any, Part], call: "partial[Any]", run: Callable[[], Tensor]) -> Tensor:
         """In place of a call of a layer of the pruned model: what it puts out once it is fitted, if that is right here.
 
         Where it is fitted later, when its reader is come to, that is nothing.
+
+        Args:
+            parts: linear layer of the pruned model -> its part.
         """
         if (walk := running()) is None:
             return run()
+        part = parts[call.func]
         ran = _Ran(part.name, call.args[0])
         if part.goal.reader is None:
             pause(_Stop((ran,), call.args[0]))
@@ -383,8 +387,9 @@ class SideBySide:
         ]
         for place, run in enumerate(ran):
             if len(ran) > 1 and run.output is None and run.read is not None:
-                ran[place] = run._replace(output=self._parts[run.name].linear.forward(run.read))
-                stop.value.add_(ran[place].output)
+                output = self._parts[run.name].linear.forward(run.read)
+                ran[place] = run._replace(output=output)
+                stop.value.add_(output)
         return _Stop(tuple(ran), stop.value)
 
     def _go_on_with(self, part: Part) -> None:

@@ -1,6 +1,8 @@
-"""What the benchmark suite asks of a task, and helpers to write one: batches of sequences of like length."""
+"""Tasks: what they are, tasks from files, and helpers to write one: batches of sequences of like length."""
 
-from mha.tasks.batching import by_length, padded, rows_by_length
-from mha.tasks.protocol import Batch, Task
+from mha.tasks.base.batching import by_length, padded, rows_by_length
+from mha.tasks.base.protocol import Batch, Task
+from mha.tasks.describe import describe_task
+from mha.tasks.read import read_task
 
-__all__ = ["Batch", "Task", "by_length", "padded", "rows_by_length"]
+__all__ = ["Batch", "Task", "by_length", "describe_task", "padded", "read_task", "rows_by_length"]

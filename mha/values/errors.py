@@ -32,6 +32,10 @@ class CostsError(MhaError, ValueError):
     """Costs that can't be measured, or a table of them that can't be read or does not fit."""
 
 
+class TaskError(MhaError, ValueError):
+    """A task that can't be had of a file: what the file says, or data and a model that don't fit it or one another."""
+
+
 class MissingPackageError(MhaError, ImportError):
     """A package that is needed here, and that the project does not always bring along, is not installed."""
 
@@ -62,3 +66,7 @@ class SlowPlanWarning(UserWarning):
 
 class LostHeadsWarning(UserWarning):
     """All heads that a configuration lists by number, such as those that align words with times, have been pruned."""
+
+
+class OverlapWarning(UserWarning):
+    """Examples that evaluation has too were left out of the other parts of a task's data, as its file asks for."""

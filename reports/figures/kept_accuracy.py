@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
 from reports.analyse.limits import best_criteria
-from reports.analyse.metric_view import view
+from reports.analyse.metric_view import MOST
 from reports.analyse.plan_names import has_repairs, label
 from reports.base.formatting import listed, per_cent
 from reports.draw.style import (
@@ -96,9 +96,10 @@ def caption(frame: Tradeoff) -> str:
 
 
 def _spans(table: pd.DataFrame, metric: Metric) -> bool:
-    """Whether a metric of which less is better goes over more than a plain axis can show."""
-    shown = view(table, metric)
-    return shown is not None and shown.log
+    """Whether a metric of which less is better goes over more than a plain axis can show, also without heads."""
+    dense = table.loc[table["criterion"] == "dense", "value"].astype(float)
+    positive = bool((table["value"] > 0).all())
+    return not metric.higher_is_better and positive and table["value"].max() > MOST * dense.min()
 
 
 def _value(row: pd.Series, metric: Metric) -> str:

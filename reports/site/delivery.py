@@ -31,7 +31,7 @@ class Delivery:
     Attributes:
         output: the directory.
         manifest: the name of the file in it that is the list.
-        spared: resolved paths that are neither written over nor removed, even if the list names them.
+        spared: resolved paths that are neither written over nor removed, even if the list names them; they stay on it.
     """
 
     output: Path
@@ -40,9 +40,14 @@ class Delivery:
 
     @cached_property
     def claims(self) -> Claims:
+        """What of the list in `output` may be written over or removed: all but what is `spared`, or the list itself."""
+        return {name: hashes for name, hashes in self._listed.items() if self._may_change(name)}
+
+    @cached_property
+    def _listed(self) -> Claims:
         """The list in `output`: path of each file -> hashes of its contents as written here; empty if there is no list.
 
-        Entries that lead out of the directory, that are `spared` or that name the list itself are left out.
+        Entries that lead out of the directory are left out.
 
         Raises:
             ReportError: the file with the list's name can't be read, or is no such list.
@@ -58,7 +63,7 @@ class Delivery:
         return {
             name: {hash_ for hash_ in hashes if isinstance(hash_, str)}
             for name, hashes in names.items()
-            if isinstance(hashes, list) and _stays_inside(name) and self._may_change(name)
+            if isinstance(hashes, list) and _stays_inside(name)
         }
 
     def check(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
@@ -148,7 +153,10 @@ class Delivery:
         return name != self.manifest and (self.output / name).resolve() not in self.spared
 
     def _list(self, made: Path, claims: Claims) -> None:
-        document = {"format": FORMAT, "files": {name: sorted(claims[name]) for name in sorted(claims)}}
+        spared = {name: hashes for name, hashes in self._listed.items() if not self._may_change(name)}
+        every = {**claims, **spared}
+        every.pop(self.manifest, None)
+        document = {"format": FORMAT, "files": {name: sorted(every[name]) for name in sorted(every)}}
         file = made.parent / self.manifest
         file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(file, self.output / self.manifest)

@@ -215,3 +215,10 @@ def test_the_page_gets_the_results_between_its_markers(tmp_path):
     page.write_text("no markers")
     with pytest.raises(Exception, match=r"expected the lines .*, between which the results are written"):
         write_docs(page, "new")
+
+
+def test_a_page_that_cannot_take_the_results_is_refused_before_anything_is_measured(tmp_path, capsys):
+    options = ["--quick", "--only", "planted", "--run", str(tmp_path / "run"), "--docs", str(tmp_path / "missing.md")]
+    assert main(options) == 2
+    assert "missing.md: the page that results are to be written to can't be read" in capsys.readouterr().err
+    assert not read(tmp_path / "run")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import mha
+from mha.repair import selection
 from mha.repair.measured import Change, rises
 from mha.runtime.progress import Bar
 
@@ -65,3 +66,34 @@ def test_rises_are_those_of_the_model_with_that_projection(model, wrap):
             with torch.no_grad():
                 expected = sum(measure(other, pair) - measure(whole, pair) for pair in judged) / 3
             assert rise == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("batches", "expected"), [(1, 1), (2, 2), (3, 2), (9, 2)])
+def test_the_first_number_of_heads_is_measured_on_all_texts_and_the_others_on_every_other(
+    model, monkeypatch, batches, expected
+):
+    """Batches of 35 tokens, of which 70 are to be judged, evenly spread: of 9 the numbers 2 and 6."""
+    seen = []
+
+    def noted(model, changes, measure, judged, bar):
+        seen.append(({name: len(several) for name, several in changes.items()}, [batch for batch, _ in judged]))
+        return {name: [float(len(seen)), 100.0][: len(several)] for name, several in changes.items()}
+
+    monkeypatch.setattr(selection, "rises", noted)
+    monkeypatch.setattr(selection, "JUDGED", 70)
+    generator = torch.Generator().manual_seed(1)
+    data = [torch.randn(7, 5, 24, generator=generator, dtype=torch.float64) for _ in range(batches)]
+    chosen = selection.select(model, data, lambda model, batch: model(batch), bar=Bar())
+    texts = [text for _, some in seen for text in some]
+    assert len(texts) == expected
+    assert [next(place for place, one in enumerate(data) if one is text) for text in texts] == {
+        1: [0],
+        2: [0, 1],
+        3: [0, 2],
+        9: [2, 6],
+    }[batches]
+    assert [set(several.values()) for several, _ in seen] == [{2}, {1}][: len(seen)]
+    layer = next(iter(mha.find_attention(model)))
+    values = {choice.shape.heads: -choice.value for choice in chosen.choices[layer]}
+    assert values[0] == pytest.approx(100.0)
+    assert values[2] == pytest.approx((1.0 + 2.0) / 2 if expected == 2 else 1.0)

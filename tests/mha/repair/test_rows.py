@@ -14,6 +14,7 @@ from mha.repair.layers_to_fit import parts_of
 from mha.repair.observe import calling_outputs
 from mha.repair.reading import Reading, read
 from mha.repair.rows import FromTheStart, SideBySide
+from tests.thorough import few
 
 compensating = import_module("mha.repair.compensate")
 
@@ -202,7 +203,7 @@ def error(model, teacher, data, run):
         return sum((run(model, batch) - run(teacher, batch)).square().mean().item() for batch in data)
 
 
-@pytest.mark.parametrize("method", ["least_squares", "scale", "bias"])
+@pytest.mark.parametrize("method", few(["least_squares", "scale", "bias"], "least_squares"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_repaired_model_is_the_same_either_way(kind, method, data, monkeypatch):
     teacher, keep, run = KINDS[kind]

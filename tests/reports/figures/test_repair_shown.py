@@ -108,6 +108,18 @@ def test_perplexities_over_decades_stand_on_a_logarithm_and_the_hopeless_at_its_
     assert drawn(kept_accuracy, run).get_yscale() == "log"
 
 
+def test_a_model_without_heads_that_is_hopeless_puts_kept_heads_on_a_logarithm(write_run):
+    def change(run):
+        run.environment["tasks"]["digits"].update(metric="perplexity", higher_is_better=False, chance=49152.0)
+        for plan in run.plans:
+            value = {"dense": 24.0, "none": 33000.0}.get(plan["criterion"], 30.0)
+            plan.update(value=value, low=0.9 * value, high=1.1 * value, difference=value - 24.0)
+
+    run = load(write_run(fill=fill_repaired, change=change))
+    assert drawn(accuracy_latency, run).get_yscale() == "linear"  # it leaves that model out
+    assert drawn(kept_accuracy, run).get_yscale() == "log"
+
+
 def test_criteria_of_perplexities_over_decades_are_compared_with_the_dense_model(write_run):
     def change(run):
         run.environment["tasks"]["digits"].update(metric="perplexity", higher_is_better=False, chance=49152.0)

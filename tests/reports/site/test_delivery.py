@@ -95,6 +95,9 @@ def test_what_is_spared_stays(tmp_path):
         bring(tmp_path, {"a": "2"}, spared=spared)
     bring(tmp_path, {"b": "2"}, spared=spared)
     assert tree(tmp_path) == {"a": "1", "b": "2"}
+    assert set(json.loads((tmp_path / LIST).read_text())["files"]) == {"a", "b"}
+    bring(tmp_path, {"b": "3"})  # what is on the list and spared no longer goes like anything else
+    assert tree(tmp_path) == {"b": "3"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+"""How an error says that a word is unknown: which it could be, and which is the nearest."""
+
+import difflib
+from collections.abc import Iterable
+
+SHOWN = 20
+CUTOFF = 0.5  # "eval" is near "evaluation"
+
+
+def unknown(what: str, word: object, known: Iterable[object]) -> str:
+    """That there is no such word, the nearest one, and all that there are; at most 20 of them.
+
+    Args:
+        what: what the word should be, as "kind".
+    """
+    words = [str(one) for one in known]
+    near = difflib.get_close_matches(str(word), words, 1, CUTOFF)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    more = ", …" if len(words) > SHOWN else ""
+    return f"unknown {what} {word!r}{guess} There are: {', '.join(words[:SHOWN]) or 'none'}{more}"
