@@ -75,7 +75,7 @@ def test_the_first_number_of_heads_is_measured_on_all_texts_and_the_others_on_ev
     """Batches of 35 tokens, of which 70 are to be judged, evenly spread: of 9 the numbers 2 and 6."""
     seen = []
 
-    def noted(model, changes, measure, judged, bar):
+    def noted(_model, changes, _measure, judged, _bar):
         seen.append(({name: len(several) for name, several in changes.items()}, [batch for batch, _ in judged]))
         return {name: [float(len(seen)), 100.0][: len(several)] for name, several in changes.items()}
 
