@@ -162,7 +162,8 @@ def page(text: str, drawn: Sequence[Drawn]) -> str:
     for one in drawn:
         for name, weights in one.layers.items():
             kept = [head for head, of_head in enumerate(weights[0]) if not of_head.isnan().any()]
-            parts.append(f"<h2>{html.escape(f'{one.title}: {name}')}</h2>")
+            heading = f"{one.title}: {name}" if len(drawn) > 1 else name or "(root)"
+            parts.append(f"<h2>{html.escape(heading)}</h2>")
             if not kept:
                 parts.append("<p>This layer has no head.</p>")
                 continue

@@ -112,6 +112,14 @@ def read_model(text: str, settings: Settings) -> Loaded:
     return loaded
 
 
+def _transformers(purpose: str) -> Any:
+    """The package, which shows its bars only where there is a terminal to show them on."""
+    transformers = needed("transformers", "hf", purpose)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
 def _read(text: str, settings: Settings) -> Loaded:
     """The model, wherever it is read to."""
     if (function := FUNCTION.fullmatch(text)) is not None:
@@ -185,7 +193,7 @@ def _from_directory(text: str, folder: Path, settings: Settings) -> Loaded:
         needed("transformers", "hf", "to read a model that was saved")
         model = from_pretrained(folder)
         if (folder / GENERATION).is_file():
-            transformers = needed("transformers", "hf", "to read a model")
+            transformers = _transformers("to read a model")
             vars(model)["generation_config"] = transformers.GenerationConfig.from_pretrained(folder)
         return Loaded(text, model, folder)
     if (folder / CONFIG).is_file():
@@ -205,7 +213,7 @@ def _from_directory(text: str, folder: Path, settings: Settings) -> Loaded:
 
 def _from_gguf(text: str, path: Path, settings: Settings) -> Loaded:
     """The language model in a GGUF file, as transformers reads it, with its weights dequantised."""
-    transformers = needed("transformers", "hf", "to read a GGUF file")
+    transformers = _transformers("to read a GGUF file")
     needed("gguf", "hf", "to read a GGUF file")
     dtype = getattr(torch, settings.dtype or "float32")
     try:
@@ -222,7 +230,7 @@ def _from_transformers(text: str, where: Any, settings: Settings) -> nn.Module:
         CheckpointError: transformers does not know its type or class, or can't read it; or it brings code along, and
             the settings don't trust that.
     """
-    transformers = needed("transformers", "hf", "to read a model")
+    transformers = _transformers("to read a model")
     trusted = settings.trust_remote_code
     if isinstance(where, Path):
         _check_type(text, _json(where / CONFIG), transformers, trusted)
