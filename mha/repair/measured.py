@@ -7,7 +7,7 @@ heads in each layer are measured, and the rest of the layer's choices follow the
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ class Change:
 
 
 def rises(
-    model: nn.Module, changes: Mapping[str, Sequence[Change]], measure: Measure, judged: Sequence[Any], bar: Bar
+    model: nn.Module, changes: Mapping[str, Sequence[Change]], measure: Measure, judged: Iterable[Any], bar: Bar
 ) -> dict[str, list[float]]:
     """Layer -> for each of its changes by how much the measure rises when the layer has it; the mean over batches.
 
@@ -55,12 +55,14 @@ def rises(
     model = sharing_copy(model)
     layers = find_attention(model)
     sums = {name: [0.0] * len(tried) for name, tried in changes.items()}
+    count = 0
     with torch.no_grad(), eval_mode(model), calling_outputs(layers):
         judge = _Judge(model, {name: layers[name] for name in changes}, changes, measure, bar)
-        for number, batch in enumerate(judged):
-            for name, values in judge.rises(batch, checked=not number).items():
-                sums[name] = [total + value / len(judged) for total, value in zip(sums[name], values, strict=True)]
-    return sums
+        for batch in judged:
+            for name, values in judge.rises(batch, checked=not count).items():
+                sums[name] = [total + value for total, value in zip(sums[name], values, strict=True)]
+            count += 1
+    return {name: [total / max(count, 1) for total in totals] for name, totals in sums.items()}
 
 
 class _Judge:

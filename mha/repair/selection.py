@@ -1,6 +1,6 @@
 """Which heads to keep, for every budget at once, from one reading of the dense model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,8 +120,8 @@ def select(
     for output, layer in by_output.items():
         slopes.setdefault(output, _unseen(layer))
     computed = {layer.name: _choices(layer, slopes[output]) for output, layer in by_output.items()}
-    judged = judging(model, [batches[number] for number in _judged(reading)], forward, distance)
-    choices = _measured(model, by_output, slopes, computed, judged, bar)
+    judging = _Judging(model, [batches[number] for number in _judged(reading)], forward, distance or relative_error)
+    choices = _measured(model, by_output, slopes, computed, judging, bar)
     choices |= {layer.name: [Choice(Shape(0, 0), 0.0, ())] for layer in layers.values() if not layer.num_heads}
     whole = model if whole is None else whole
     every = find_attention(whole)
@@ -129,25 +129,32 @@ def select(
     return Selection(whole, head_scores(every, ones), choices, reading)
 
 
-Judging = tuple[Callable[[nn.Module, Any], float], Sequence[Any]]  # what is to stay low, and on what it is measured
+@dataclass(frozen=True)
+class _Judging:
+    """How far a model's outputs are from those of the dense one: what is to stay low.
 
-
-def judging(model: nn.Module, batches: Sequence[Any], forward: Forward, distance: Distance | None) -> Judging:
-    """How far a model's outputs are from those of `model` as it is now, as a function of it and a judged batch; these.
-
-    Args:
+    Attributes:
+        model: the dense model.
         batches: those that are judged.
-        distance: by which that is measured; None for mean squares.
+        apart: by what outputs are compared.
     """
-    apart = distance or relative_error
-    with eval_mode(model), torch.no_grad():
-        judged = [(batch, forward(model, batch)) for batch in batches]
 
-    def measure(small: nn.Module, pair: tuple[Any, Any]) -> float:
-        batch, dense = pair
-        return float(apart(forward(small, batch), dense))
+    model: nn.Module
+    batches: Sequence[Any]
+    forward: Forward
+    apart: Distance
 
-    return measure, judged
+    def judged(self, which: slice) -> Iterator[tuple[Any, Any]]:
+        """Some of the batches, each with what the dense model puts out for it; only one is held at a time."""
+        for batch in self.batches[which]:
+            with eval_mode(self.model), torch.no_grad():
+                dense = self.forward(self.model, batch)
+            yield batch, dense
+
+    def measure(self, small: nn.Module, judged: tuple[Any, Any]) -> float:
+        """The distance of a model's outputs on one of the judged batches."""
+        batch, dense = judged
+        return float(self.apart(self.forward(small, batch), dense))
 
 
 def _judged(reading: Reading) -> list[int]:
@@ -166,7 +173,7 @@ def _measured(
     by_output: Mapping[str, AttentionLayer],
     slopes: Mapping[str, Slopes],
     computed: Mapping[str, Sequence[Choice]],
-    judging: Judging,
+    judging: _Judging,
     bar: Bar,
 ) -> dict[str, Sequence[Choice]]:
     """The choices of all layers, with what is lost by them as measured, at some numbers of heads and between them.
@@ -178,14 +185,15 @@ def _measured(
         layer.name: [_change(layer, slopes[output], choice) for choice in points[layer.name]]
         for output, layer in by_output.items()
     }
-    measure, judged = judging
-    every, further = judged[::2], judged[1::2]
-    bar.expect((sum(map(len, changes.values())) * len(every) + len(changes) * len(further)) / 2)
-    found = rises(model, changes, measure, every, bar)
-    if further:
-        first = rises(model, {name: of_layer[:1] for name, of_layer in changes.items()}, measure, further, bar)
-        for name, (rise,) in first.items():
-            found[name][0] = (found[name][0] * len(every) + rise * len(further)) / len(judged)
+    count = len(judging.batches)
+    others = count // 2
+    bar.expect((sum(map(len, changes.values())) * (count - others) + len(changes) * others) / 2)
+    found = rises(model, changes, judging.measure, judging.judged(slice(0, None, 2)), bar)
+    if others:
+        firsts = {name: of_layer[:1] for name, of_layer in changes.items()}
+        again = rises(model, firsts, judging.measure, judging.judged(slice(1, None, 2)), bar)
+        for name, (rise,) in again.items():
+            found[name][0] = (found[name][0] * (count - others) + rise * others) / count
     return {name: _scaled(of_layer, points[name], found[name]) for name, of_layer in computed.items()}
 
 
