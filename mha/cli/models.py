@@ -1,14 +1,12 @@
 """From what the command line calls MODEL to a model: which of the ways to save one it is, and how it is read."""
 
 import difflib
-import importlib.util
 import json
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from mha.cli.settings import Settings
 from mha.pruning.checkpoint.loading import from_pretrained
 from mha.values.errors import CheckpointError
 from mha.values.optional_packages import needed
+from mha.values.python_files import imported
 
 FUNCTION = re.compile(r"(.+\.py):(\w+)")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -141,11 +140,14 @@ def _from_function(path: Path, name: str) -> tuple[nn.Module, Any]:
     """The model, and the processor if there is one, that a function in a file returns; the file's code is run.
 
     Raises:
-        CheckpointError: there is no such file or name, or it gives no model.
+        CheckpointError: there is no such file or name, importing it raises an error, or it gives no model.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}{_nearest(path.name, _names_in(path.parent))}")
-    module = _imported(path)
+    try:
+        module = imported(path, "mha_model")
+    except Exception as error:
+        raise CheckpointError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise CheckpointError(f"{path} has no {name}{_nearest(name, vars(module))}")
     made: Any = getattr(module, name)
@@ -160,27 +162,6 @@ def _from_function(path: Path, name: str) -> tuple[nn.Module, Any]:
             "tokenizer"
         )
     return model, processor
-
-
-def _imported(path: Path) -> Any:
-    """The file imported as a module, once in a process.
-
-    Raises:
-        CheckpointError: it raises an error.
-    """
-    name = f"mha_model_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise CheckpointError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
-    return module
 
 
 def _from_directory(text: str, folder: Path, settings: Settings) -> Loaded:

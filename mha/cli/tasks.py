@@ -1,7 +1,6 @@
 """From what the command line calls TASK to a task."""
 
 from pathlib import Path
-from typing import Any
 
 from mha import tasks
 from mha.cli.models import Loaded
@@ -14,9 +13,7 @@ def read_task(text: str, loaded: Loaded) -> Task:
     Raises:
         TaskError: there is none, or it does not fit the model.
     """
-    reading: Any = tasks
-    task: Task = reading.read_task(text, loaded.model, loaded.processor)
-    return task
+    return tasks.read_task(text, loaded.model, loaded.processor)
 
 
 def first_task(loaded: Loaded, data: Path) -> str:
@@ -25,6 +22,4 @@ def first_task(loaded: Loaded, data: Path) -> str:
     Raises:
         TaskError: the data can't be read, or no kind of task is known for the model.
     """
-    reading: Any = tasks
-    text: str = reading.describe_task(loaded.model, loaded.processor, data)
-    return text
+    return tasks.describe_task(loaded.model, loaded.processor, data)

@@ -1,15 +1,13 @@
 """Tasks that are objects in a user's own Python file, named as path.py:name."""
 
-import importlib.util
 import inspect
 import re
-import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
 from mha.tasks.base.protocol import Task
 from mha.values.errors import TaskError
+from mha.values.python_files import imported
 
 ATTRIBUTES = ("name", "metric", "higher_is_better", "chance")
 METHODS = ("model", "calibration", "loss", "forward", "evaluate", "aggregate", "example")
@@ -29,7 +27,10 @@ def task_object(word: str) -> Task:
         raise TaskError(f"{word!r}: expected path.py:name, the file and the name of the task in it")
     if not Path(path).is_file():
         raise TaskError(f"{word!r}: there is no file {path}")
-    module = _imported(Path(path), word)
+    try:
+        module = imported(Path(path), "mha_task")
+    except Exception as error:
+        raise TaskError(f"{word!r}: importing it raised {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         others = [
             key for key, value in vars(module).items() if hasattr(value, "evaluate") and not inspect.isclass(value)
@@ -38,28 +39,6 @@ def task_object(word: str) -> Task:
     task = getattr(module, name)
     _check_task(task, word)
     return cast("Task", task)
-
-
-def _imported(path: Path, word: str) -> Any:
-    """Import a file as a module, once; two files of the same name become two modules.
-
-    Raises:
-        TaskError: importing it raises an error; the message begins with `word`.
-    """
-    name = f"mha_task_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise TaskError(f"{word!r}: importing it raised {type(error).__name__}: {error}") from error
-    return module
 
 
 def _check_task(task: Any, word: str) -> None:
