@@ -150,7 +150,7 @@ def at_a_glance(drawn: Sequence[Drawn]) -> "Figure":
     axes = figure.add_subplot(facecolor="0.9")
     axes.imshow(tiles, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto", interpolation="nearest")
     axes.set_xticks([(head + 0.5) * width - 1 for head in range(columns)], [f"head {head}" for head in range(columns)])
-    labels = [f"{title}: {name}" if len(drawn) > 1 else name or "(root)" for title, name, _ in rows]
+    labels = [_label(drawn, title, name) for title, name, _ in rows]
     axes.set_yticks([(row + 0.5) * height - 1 for row in range(len(rows))], labels)
     axes.tick_params(length=0, labelsize="x-small", labeltop=True, labelbottom=False)
     return figure
@@ -162,8 +162,7 @@ def page(text: str, drawn: Sequence[Drawn]) -> str:
     for one in drawn:
         for name, weights in one.layers.items():
             kept = [head for head, of_head in enumerate(weights[0]) if not of_head.isnan().any()]
-            heading = f"{one.title}: {name}" if len(drawn) > 1 else name or "(root)"
-            parts.append(f"<h2>{html.escape(heading)}</h2>")
+            parts.append(f"<h2>{html.escape(_label(drawn, one.title, name))}</h2>")
             if not kept:
                 parts.append("<p>This layer has no head.</p>")
                 continue
@@ -175,6 +174,11 @@ def page(text: str, drawn: Sequence[Drawn]) -> str:
         '<meta name="viewport" content="width=device-width"><title>Attention</title>'
         f"<style>{style}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _label(drawn: Sequence[Drawn], title: str, name: str) -> str:
+    """What a layer is called: by its name, and of several models with the model's title in front."""
+    return f"{title}: {name}" if len(drawn) > 1 else name or "(root)"
 
 
 def _image(figure: "Figure") -> str:

@@ -398,11 +398,8 @@ class SideBySide:
             return  # it is computed where the pass goes on
         for stop, _ in self._stops:
             read, output = _run_of(part, stop)
-            if output is not None and part.without_heads:
-                stop.value.add_(part.over_no_heads(output)[1] - output)
-            else:
-                now = part.linear.forward(read)
-                stop.value.add_(now if output is None else now - output)
+            now = part.over_no_heads(stop.value)[1] if part.without_heads else part.linear.forward(read)
+            stop.value.add_(now if output is None else now - output)
 
     def _check(self, part: Part, stop: _Stop) -> None:
         """Compare a pass of its own, of the first call, with what the passes side by side came to at the last layer.
