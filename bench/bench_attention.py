@@ -15,10 +15,13 @@ from torch import nn
 import mha
 from bench.measure.calls import forward
 from bench.measure.counts import Counts, counts
+from bench.measure.errors import reason
 from bench.measure.sampling import sampled
-from bench.models.latency import compiled
+from bench.models.latency import compiled, recorded
 from bench.models.peers import PEERS, Attend, Inputs, NoPeerError, ours, products
+from bench.rundir.description import OUT_OF_MEMORY
 from bench.rundir.directory import RunDirectory
+from bench.rundir.out_of_memory import out_of_memory
 from bench.settings.layer_cases import LayerCase, sliced, whole
 from bench.settings.options import RunSettings, settings_of
 from mha.timing import rotated
@@ -29,6 +32,7 @@ WHOLE: Makers = {name: PEERS[name] for name in ("linears", "torch", "textbook", 
     "products": products
 }
 SLICED: Makers = {name: PEERS[name] for name in ("torch_pruning", "masked")}
+PADDED: Makers = {**WHOLE, "nested": PEERS["nested"]}
 COMPILED: Makers = {"linears": PEERS["linears"]}
 DIFFERENCE = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}  # between outputs, as a share of their norm
 
@@ -54,22 +58,23 @@ def test_beside_peers(
 ) -> None:
     """Time our whole layer in turns with other implementations, and record samples and counts.
 
-    A compiled case has only "linears" beside it, and our layer in eager mode. In another dtype than float32 our layer
-    is also timed in float32.
+    A compiled case has only "linears" beside it, and our layer in eager mode; one that is recorded as a CUDA graph has
+    all peers, recorded as well. A padded batch has nested tensors beside it. In another dtype than float32 our layer is
+    also timed in float32.
     """
     with run.case(**case.record()) as record:
-        beside = WHOLE if case.mode == "eager" else COMPILED
+        beside = COMPILED if case.mode == "compile" else PADDED if case.mask == "padded" else WHOLE
         _time(case, {"mha": ours, **beside}, "mha", settings, record, request)
 
 
 def test_sliced(case: LayerCase, settings: RunSettings, run: RunDirectory, request: pytest.FixtureRequest) -> None:
     """Time our layer with heads cut out in turns with the whole layer, and record samples and counts.
 
-    In eager mode beside it are also the other ways to remove the same heads (`SLICED`), compiled our layer in eager
-    mode; in another dtype than float32 also our layer in float32.
+    Unless compiled, beside it are also the other ways to remove the same heads (`SLICED`); compiled or as a CUDA graph
+    our layer in eager mode; in another dtype than float32 also our layer in float32.
     """
     with run.case(**case.record()) as record:
-        beside = SLICED if case.mode == "eager" else {}
+        beside = {} if case.mode == "compile" else SLICED
         _time(case, {"pruned": ours, "dense": _dense, **beside}, "pruned", settings, record, request)
 
 
@@ -99,15 +104,21 @@ def _time(
     layer, inputs = case.layer(), case.inputs()
     arms = {name: Arm(attend, inputs) for name, attend in _made(makers, layer, case.kept, record["skipped_arms"])}
     with torch.inference_mode():
-        _check_outputs(case, {name: arm.attend for name, arm in arms.items() if name != "dense"}, target, inputs[0])
+        ways = {name: arm.attend for name, arm in arms.items() if name != "dense"}
+        too_large = dict(_check_outputs(case, ways, target, inputs[0]))
+    record["skipped_arms"] |= too_large
+    arms = {name: arm for name, arm in arms.items() if name not in too_large}
     arms |= _in_other_ways(case, target, arms)
     record["counts"] = {name: _counts(case, arm, layer) for name, arm in arms.items()}
     if case.mode == "compile":
         arms = {name: arm if name == "eager" else _compiled(name, arm) for name, arm in arms.items()}
+    calls = {name: arm.calls() for name, arm in arms.items()}
+    for name in calls.keys() - {"eager"} if case.mode == "graph" else ():
+        calls[name] = [recorded(call, case.device, name) for call in calls[name]]
     limits = {**settings.limits, "seconds": settings.limits["seconds"] * len(arms) / 2}
     timing = sampled(
         request,
-        {name: rotated(arm.calls()) for name, arm in arms.items()},
+        {name: rotated(each) for name, each in calls.items()},
         target=target,
         device=case.device,
         limits=limits,
@@ -129,11 +140,16 @@ def _made(
             skipped[name] = str(error)
 
 
-def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inputs: Inputs) -> None:
+def _check_outputs(
+    case: LayerCase, ways: Mapping[str, Attend], target: str, inputs: Inputs
+) -> Iterator[tuple[str, str]]:
     """Refuse implementations whose outputs are not the target's; tokens that are padding do not count.
 
     Args:
         ways: name -> implementation, the target among them.
+
+    Yields:
+        (name, why) of each implementation but the target that needs more memory than there is.
 
     Raises:
         AssertionError: the norm of the difference, as a share of the target's norm, exceeds `DIFFERENCE` of the dtype.
@@ -141,7 +157,14 @@ def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inp
     real = inputs.real()
     expected = ways[target](inputs)[real].double()
     for name, attend in ways.items():
-        away = float((attend(inputs)[real].double() - expected).norm() / expected.norm())
+        try:
+            output = attend(inputs)[real].double()
+        except Exception as error:
+            if name == target or not out_of_memory(error):
+                raise
+            yield name, f"{OUT_OF_MEMORY}: {reason(error)}"
+            continue
+        away = float((output - expected).norm() / expected.norm())
         if not away <= DIFFERENCE[case.dtype]:
             raise AssertionError(
                 f"{case.id}: the outputs of {name!r} and {target!r} differ by {away:.2g} of their norm; expected at "
@@ -150,9 +173,9 @@ def _check_outputs(case: LayerCase, ways: Mapping[str, Attend], target: str, inp
 
 
 def _in_other_ways(case: LayerCase, target: str, arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """The target once more: as arm "eager" if the case is compiled, as arm "float32" if the case has another dtype."""
+    """The target once more: as arm "eager" if the case has another mode, as arm "float32" if it has another dtype."""
     ways = {}
-    if case.mode == "compile":
+    if case.mode != "eager":
         ways["eager"] = arms[target]
     if case.dtype != "float32":
         usual = replace(case, dtype="float32")

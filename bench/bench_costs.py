@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import mha
 from bench.measure.calls import forward
 from bench.models.experiment import Experiment, first_groups
+from bench.models.random_llamas import HALVES, LARGE, random_llama
 from bench.rundir.directory import RunDirectory
 from bench.settings.layer_cases import LayerCase
 from bench.settings.options import RunSettings, settings_of
@@ -22,12 +24,13 @@ from mha.timing import Rounds
 
 BARE = "attention"  # the layer by itself
 HEADS, BATCH, LENGTH = 12, 1, 256
+PROMPT = 1024  # tokens that a Llama reads
 MOST_ROUNDS = 1000
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = settings_of(metafunc.config)
-    subjects = [*(task.name for task in settings.tasks), BARE]
+    subjects = [*(task.name for task in settings.tasks), BARE, *LARGE.get(settings.preset, ())]
     pairs = [(subject, device) for subject in subjects for device in settings.devices]
     ids = ["-".join(pair).replace(":", "") for pair in pairs]
     metafunc.parametrize(("subject", "device"), pairs, ids=ids)
@@ -41,7 +44,7 @@ def test_predicted_latency(
 
     The error that is recorded with them is predicted / measured - 1.
     """
-    model, args, kwargs = _bare(device) if subject == BARE else _of(experiments[subject], settings, device)
+    model, args, kwargs = _subject(subject, device, experiments, settings)
     costs = mha.measure_costs(model, args, kwargs, device=device, seconds=settings.cost_seconds)
     plans = dict(_plans(mha.find_attention(model)))
     rounds = Rounds(device)
@@ -58,6 +61,18 @@ def test_predicted_latency(
         error = predicted / measured.value - 1
         rows.append((subject, device, name, shape, predicted, *measured, error, costs.ended, rounds.count))
     run.add_predictions(rows)
+
+
+def _subject(
+    name: str, device: str, experiments: Mapping[str, Experiment], settings: RunSettings
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The model of this name on the device, and its positional and keyword inputs: a task's, our layer, or a Llama."""
+    if name == BARE:
+        return _bare(device)
+    if name in experiments:
+        return _of(experiments[name], settings, device)
+    tokens = torch.arange(PROMPT, device=device)[None]
+    return random_llama(name, device, HALVES[0]), (), {"input_ids": tokens, "use_cache": False}
 
 
 def _of(

@@ -1,8 +1,8 @@
 """Causal models that generate: how fast they read the prompt, and go on token by token with a key/value cache.
 
-Fills `cases/` (kind "generation"). The models are a small Llama with random weights and grouped heads, since time does
-not depend on what weights say, and that of every task whose model is a causal one of transformers. Plans keep the same
-share of each layer, in whole groups.
+Fills `cases/` (kind "generation"). The models are Llamas with random weights and grouped heads, since time does not
+depend on what weights say (a small one, or with --accelerator two of real sizes), and that of every task whose model is
+a causal one of transformers. Plans keep the same share of each layer, in whole groups.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +19,19 @@ from bench.measure.calls import forward
 from bench.measure.counts import Counts, counts
 from bench.measure.sampling import sampled
 from bench.models.experiment import Experiment, first_groups
-from bench.models.latency import cast
+from bench.models.latency import cast, recorded
+from bench.models.random_llamas import HALVES, LARGE, RANDOM, SMALL, random_llama
 from bench.rundir.description import USUAL
 from bench.rundir.directory import RunDirectory
 from bench.settings.options import RunSettings, settings_of
 from mha.timing import rotated
 
-LLAMA = "llama"  # the name of the random model in the run directory
-SIZES = {"quick": ((1,), (64,)), "default": ((1, 4), (256,)), "full": ((1, 8), (128, 512, 1024))}  # batches, lengths
+SIZES = {  # batches, lengths
+    "quick": ((1,), (64,)),
+    "default": ((1, 4), (256,)),
+    "full": ((1, 8), (128, 512, 1024)),
+    "accelerator": ((1, 8), (1024,)),
+}
 SEEDS = (0, 1)  # of inputs that calls take turns with
 
 
@@ -35,9 +40,10 @@ class GenerationCase:
     """A model, the share of its heads that stays, and one phase of generating.
 
     Attributes:
-        subject: the name of a task, or "llama" for the random model.
+        subject: the name of a task, or of a random model.
         phase: "prefill", where a prompt is read, or "decode", where one token is added.
         length: how many tokens the prompt has, or, in "decode", the cache.
+        mode: "eager", or "graph", where every call is recorded as a CUDA graph.
     """
 
     subject: str
@@ -47,20 +53,22 @@ class GenerationCase:
     length: int
     device: str
     dtype: str
+    mode: str = USUAL["mode"]
 
     @property
     def id(self) -> str:
-        """The case's name, in pytest and in the run directory: every field but the usual dtype, joined by "-"."""
-        dtype = () if self.dtype == USUAL["dtype"] else (self.dtype,)
-        parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}", *dtype)
-        return "-".join([*parts, self.device.replace(":", "")])
+        """The case's name, in pytest and in the run directory: every field but usual dtype and mode, joined by "-"."""
+        unusual = [value for axis in ("dtype", "mode") if (value := getattr(self, axis)) != USUAL[axis]]
+        parts = ("generation", self.subject, f"keep{self.keep:g}", self.phase, f"b{self.batch}-s{self.length}")
+        return "-".join([*parts, *unusual, self.device.replace(":", "")])
 
     def record(self) -> dict[str, Any]:
         """Field of the case's record in `cases/` -> value, for what is known before the case is measured."""
         names = {"case": self.id, "kind": "generation", "task": self.subject, "timed_by": self.id}
-        where = {"batch": self.batch, "seq_len": self.length, "device": self.device, "dtype": self.dtype}
+        where = {"batch": self.batch, "seq_len": self.length, "device": self.device}
+        how = {"dtype": self.dtype, "mode": self.mode, "phase": self.phase, "mask": "causal"}
         tokens = self.batch * (self.length if self.phase == "prefill" else 1)
-        return {**names, **where, "kept_fraction": self.keep, "phase": self.phase, "mask": "causal", "tokens": tokens}
+        return {**names, **where, **how, "kept_fraction": self.keep, "tokens": tokens}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -100,16 +108,21 @@ def test_generation(
 
 def prefill(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
     """Make an arm for `sampled`: a function that returns a call, in which the model reads a prompt into a new cache."""
-    return rotated([_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS])
+    calls = [_reading(model, _ids(case, model, case.length, seed)) for seed in SEEDS]
+    return rotated([recorded(call, case.device, case.subject) for call in calls] if case.mode == "graph" else calls)
 
 
 def decode(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], object]]:
     """Make an arm for `sampled`: a function that returns a call, in which the model reads one token after the prompt.
 
-    The function first takes out of the cache what the call before has added, so that this is not timed.
+    The function first takes out of the cache what the call before has added, so that this is not timed. A recorded call
+    needs no such thing: it reads the same cache in every replay, and adds the token in memory of its own.
     """
-    cache = _reading(model, _ids(case, model, case.length))().past_key_values
-    turns = rotated([_reading(model, _ids(case, model, 1, seed), past_key_values=cache) for seed in SEEDS])
+    prompt, tokens = _ids(case, model, case.length), [_ids(case, model, 1, seed) for seed in SEEDS]
+    if case.mode == "graph":
+        return rotated([_recorded_decode(case, model, prompt, token) for token in tokens])
+    cache = _reading(model, prompt)().past_key_values
+    turns = rotated([_reading(model, token, past_key_values=cache) for token in tokens])
 
     def prepare() -> Callable[[], object]:
         _shorten(cache, case.length)
@@ -118,56 +131,47 @@ def decode(case: GenerationCase, model: nn.Module) -> Callable[[], Callable[[], 
     return prepare
 
 
+def _recorded_decode(case: GenerationCase, model: nn.Module, prompt: Tensor, token: Tensor) -> Callable[[], object]:
+    """A call, recorded as a CUDA graph, in which the model reads one token after the prompt, with its own cache."""
+    cache = _reading(model, prompt)().past_key_values
+
+    def one_more() -> Any:
+        _shorten(cache, case.length)
+        return _reading(model, token, past_key_values=cache)()
+
+    return recorded(one_more, case.device, case.subject)
+
+
 PHASES = {"prefill": prefill, "decode": decode}
 
 
 def _cases(settings: RunSettings) -> Iterator[GenerationCase]:
-    """Every combination of device, model, dtype, batch size, length, phase and kept fraction below 1.
+    """Every combination of device, model, dtype, mode, batch size, length, phase and kept fraction below 1.
 
-    Batch sizes and lengths are those of the preset unless the command line gives some.
+    Batch sizes and lengths are those of the preset unless the command line gives some. Nothing is compiled here.
     """
     batches, lengths = SIZES[settings.preset]
+    named = LARGE.get(settings.preset, SMALL)
     kept = [keep for keep in settings.keep if keep < 1]
     for device in settings.devices:
         axes = product(
-            (LLAMA, *(task.name for task in settings.tasks if getattr(task, "generates", False))),
-            settings.dtypes_on(device),
+            (*named, *(task.name for task in settings.tasks if getattr(task, "generates", False))),
+            [dtype for dtype in settings.dtypes_on(device) if settings.preset not in LARGE or dtype in HALVES],
+            [mode for mode in settings.modes_on(device) if mode != "compile"],
             settings.batch_sizes or batches,
             settings.lengths or lengths,
             PHASES,
             kept,
         )
-        for subject, dtype, batch, length, phase, keep in axes:
-            yield GenerationCase(subject, keep, phase, batch, length, device, dtype)
+        for subject, dtype, mode, batch, length, phase, keep in axes:
+            yield GenerationCase(subject, keep, phase, batch, length, device, dtype, mode)
 
 
 def _model(case: GenerationCase, experiments: Mapping[str, Experiment]) -> nn.Module:
     """The case's dense model, on the case's device and in its dtype."""
-    model = llama() if case.subject == LLAMA else experiments[case.subject].model()
-    return cast(model.to(case.device), case.dtype)
-
-
-def llama() -> nn.Module:
-    """A Llama with random weights, the same every time: 4 layers, 8 query heads in 4 groups, head width 64.
-
-    Without transformers the test that asks for it is skipped.
-    """
-    transformers = pytest.importorskip(
-        "transformers", reason="generating needs transformers: pip install -e '.[peers]'"
-    )
-    config = transformers.LlamaConfig(
-        vocab_size=1000,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: nn.Module = transformers.LlamaForCausalLM(config).eval()
-    return model
+    if case.subject in RANDOM and case.subject not in experiments:
+        return random_llama(case.subject, case.device, case.dtype)
+    return cast(experiments[case.subject].model().to(case.device), case.dtype)
 
 
 def _reading(model: nn.Module, ids: Tensor, **more: Any) -> Callable[[], Any]:

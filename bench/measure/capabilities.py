@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.measure.errors import described
+from bench.measure.graphs import graph
 
 HALF = "a CPU computes in it, but seldom faster than in float32; ask for it by --dtypes"
 
@@ -59,9 +60,12 @@ def why_not_by_itself(device: str, dtype: str) -> str | None:
 
 @cache
 def why_no_mode(device: str, mode: str) -> str | None:
-    """Why a mode does not work on a device, found by compiling one line with `torch.compile`; None where it does."""
+    """Why a mode does not work on a device, found by trying one line in it; None where it does."""
     if mode == "eager":
         return None
+    if mode == "graph":
+        x = torch.ones(8, device=device)
+        return _failure(lambda: graph(x.cos, device)())
 
     def compiled() -> None:
         x = torch.ones(8, device=device)
@@ -95,7 +99,7 @@ def missing(
     return reasons
 
 
-def _failure(attempt: Callable[[], None]) -> str | None:
+def _failure(attempt: Callable[[], object]) -> str | None:
     """Name and first line of the error that an attempt raises, without its warnings; None if it raises none."""
     try:
         with warnings.catch_warnings():

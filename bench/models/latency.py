@@ -15,6 +15,7 @@ import mha
 from bench.measure.calls import forward, map_tensors
 from bench.measure.counts import Counts, counts
 from bench.measure.errors import described
+from bench.measure.graphs import graph
 from bench.measure.sampling import SampleRecord, sampled
 from bench.models.experiment import Experiment
 from bench.rundir.description import USUAL
@@ -32,7 +33,7 @@ class Place:
 
     Attributes:
         device, dtype: by the names that torch gives them; floating-point inputs are of that dtype too.
-        mode: "eager", or "compile" for `torch.compile`.
+        mode: "eager", "compile" for `torch.compile`, or "graph" for a CUDA graph.
         cache: "warm" or "cold", as `sampled` takes it.
         length: of the sequences; None for the task's own.
     """
@@ -204,7 +205,35 @@ def _compiled(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str
     return _eager({name: compiled(model, inputs[0], name) for name, model in models.items()}, inputs)
 
 
-MODES = {"eager": _eager, "compile": _compiled}
+def _as_graphs(models: Mapping[str, nn.Module], inputs: list[Inputs]) -> dict[str, Calls]:
+    """As `_eager`, with each call recorded as a CUDA graph; RuntimeError if one can't be."""
+    eager = _eager(models, inputs)
+    return {name: [recorded(call, _device(models[name]), name) for call in calls] for name, calls in eager.items()}
+
+
+MODES = {"eager": _eager, "compile": _compiled, "graph": _as_graphs}
+
+
+def recorded(call: Callable[[], Any], device: torch.device | str, what: str) -> Callable[[], object]:
+    """The call recorded as a CUDA graph.
+
+    Args:
+        what: how an error calls the model.
+
+    Raises:
+        RuntimeError: it can't be recorded.
+    """
+    try:
+        return graph(call, device)
+    except Exception as error:
+        raise RuntimeError(
+            f"the {what} model can't be recorded as a CUDA graph here ({described(error)}); leave out the mode graph"
+        ) from error
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is."""
+    return next(model.parameters()).device
 
 
 def compiled(model: nn.Module, inputs: Inputs, what: str) -> nn.Module:

@@ -201,6 +201,41 @@ def transformers(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     return call
 
 
+class Nested(Linears):
+    """The four linears around torch's fused attention over nested tensors: nothing is computed for padding."""
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Self-attention over x of the inputs, (b, s, e) -> (b, s, e), zero in the padding."""
+        x, lengths = inputs.x, inputs.lengths
+        assert lengths is not None, "nested tensors are for padded batches"
+        real = inputs.real()
+        starts = F.pad(lengths.cumsum(0), (1, 0))
+        packed = x[real]
+        q, k, v = (
+            torch.nested.nested_tensor_from_jagged(self.split(project(packed)), starts).transpose(1, 2)
+            for project in (self.W_q, self.W_k, self.W_v)
+        )
+        context = F.scaled_dot_product_attention(q, k, v, is_causal=inputs.causal).transpose(1, 2)
+        output = torch.zeros_like(x)
+        output[real] = self.W_o(context.values().flatten(1))
+        return output
+
+    def split(self, projected: Tensor) -> Tensor:
+        """Split packed tokens into heads of width d: (tokens, h·d) -> (tokens, h, d)."""
+        return projected.unflatten(-1, (self.num_heads, self.head_dim))
+
+
+def nested(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
+    """Attention over nested tensors (`Nested`), over the heads of `kept`, for padded batches.
+
+    Raises:
+        NoPeerError: the layer is on the CPU, where torch attends to one sequence of a nested tensor after another.
+    """
+    if layer.W_o.weight.device.type == "cpu":
+        raise NoPeerError("nested tensors have a fused kernel on a GPU only")
+    return Nested(_sliced(layer, kept))
+
+
 def torch_pruning(layer: mha.MultiHeadAttention, kept: Sequence[int]) -> Attend:
     """The same four `nn.Linear` as `linears`, from which Torch-Pruning, told where heads lie, cuts those not in `kept`.
 
@@ -237,6 +272,7 @@ PEERS: dict[str, Callable[[mha.MultiHeadAttention, Sequence[int]], Attend]] = {
     "torch": torchs,
     "textbook": textbook,
     "transformers": transformers,
+    "nested": nested,
     "torch_pruning": torch_pruning,
     "masked": masked,
 }

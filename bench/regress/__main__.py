@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--benchmarks", action="append", metavar="FILE", help="of the head, with pytest-benchmark's fixture; repeatable"
     )
-    command.add_argument("--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
+    command.add_argument("--device", type=device_here, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
     command.add_argument("--threads", type=_whole, default=1, metavar="N", help="of torch, in each process (1)")
     command.add_argument(
         "--python", type=Path, default=Path(sys.executable), metavar="FILE", help="that environments are built from"
@@ -173,7 +173,7 @@ def seconds_above_0(word: str) -> float:
     return value
 
 
-def _device(word: str) -> str:
+def device_here(word: str) -> str:
     """Parse the name of a device, for argparse.
 
     Raises:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.regress import environments
-from bench.regress.__main__ import say, seconds_above_0
+from bench.regress.__main__ import device_here, say, seconds_above_0
 from bench.regress.checkouts import Checkouts, make_checkouts, remove
+from bench.regress.device import VARIABLE as DEVICE
 from bench.regress.errors import GateError
-from bench.regress.gate import Gate
+from bench.regress.files import write_json
+from bench.regress.gate import NO_FIGURES, Gate
 from bench.regress.injecting import NOTHING, VARIABLE
 from bench.regress.measuring import GateOptions
 from bench.regress.preparing import machine
@@ -42,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.run.absolute()
     try:
         calibration = Calibration(
-            folder, make_checkouts(Path.cwd(), "HEAD", folder), GateOptions(budget=options.budget)
+            folder,
+            make_checkouts(Path.cwd(), "HEAD", folder),
+            GateOptions(budget=options.budget, device=options.device, seconds=options.seconds),
+            exact=options.exact,
         )
         injected = [word for word in options.injected.split(",") if word]
         for name, what in wanted(options.no_change, injected, options.loaded):
@@ -50,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with busy(os.cpu_count() or 1) if name.startswith(LOADED) else nullcontext():
                     verdict = calibration.run(name, what)
                 say(f"{name}: {verdict['verdict']} in {verdict['seconds']:.0f} s")
-        say(published(folder, options.simulated))
+        if options.simulated:
+            say(published(folder, options.simulated))
     except GateError as error:
         say(f"error: {error}")
         return 1
@@ -68,11 +74,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--loaded", type=int, default=2, metavar="N", help="real runs beside other work (2)")
     command.add_argument(
-        "--simulated", type=int, default=500, metavar="N", help="simulated runs of each slowdown (500)"
+        "--simulated", type=int, default=500, metavar="N", help="simulated runs of each slowdown (500); 0 for none"
     )
     command.add_argument(
         "--budget", type=seconds_above_0, default=GateOptions().budget, metavar="SECONDS", help="each (600)"
     )
+    command.add_argument("--device", type=device_here, default="cpu", metavar="NAME", help="cpu, cuda, xpu, mps (cpu)")
+    command.add_argument(
+        "--seconds",
+        type=seconds_above_0,
+        default=GateOptions().seconds,
+        metavar="SECONDS",
+        help="of sampling for each benchmark in a round (0.3)",
+    )
+    command.add_argument("--no-exact", dest="exact", action="store_false", help="time only: count no exact figures")
     return command
 
 
@@ -111,11 +126,13 @@ class Calibration:
         folder: has a subfolder for each run.
         checkouts: of the same code.
         options: how each run measures and judges.
+        exact: whether exact figures are counted and compared, too.
     """
 
     folder: Path
     checkouts: Checkouts
     options: GateOptions
+    exact: bool = True
 
     def run(self, name: str, injected: str) -> dict[str, Any]:
         """Run the gate in the subfolder `name`, with the slowdown `injected` in the head; returns its verdict.json.
@@ -129,7 +146,9 @@ class Calibration:
         here.mkdir(parents=True, exist_ok=True)
         for arm in ("base", "head"):
             counted = self.folder / f"figures-{arm}.json"
-            if not counted.exists():
+            if not self.exact:
+                write_json(counted, NO_FIGURES)
+            elif not counted.exists():
                 self._gate(self.folder, NOTHING).count()
             shutil.copy(counted, here)
         return self._gate(here, injected).run()
@@ -150,7 +169,11 @@ class Calibration:
         return Gate(directory, arms, self.options, about, say=say)
 
     def _arm(self, name: str, python: Path, injected: str) -> Arm:
-        variables = {"PYTEST_PLUGINS": "bench.regress.injecting", VARIABLE: injected.ljust(LENGTH)}
+        variables = {
+            "PYTEST_PLUGINS": "bench.regress.injecting",
+            VARIABLE: injected.ljust(LENGTH),
+            DEVICE: self.options.device,
+        }
         return Arm(name, getattr(self.checkouts, name).root, python, variables)
 
 

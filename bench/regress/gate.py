@@ -20,6 +20,7 @@ from bench.regress.workers import Arm
 
 FIGURES = "bench/regress/bench_figures.py"
 SCHEMA = 1
+NO_FIGURES: dict[str, Any] = {"figures": {}, "errors": {}, "skipped": {}, "took": 0.0}  # where none are counted
 
 Say = Callable[[str], None]
 

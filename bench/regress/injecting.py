@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 import mha
+from bench.regress.device import wait
 
 VARIABLE = "MHA_GATE_INJECTED"
 NOTHING = "nothing:0.00"
@@ -38,13 +39,14 @@ def pytest_configure() -> None:
 def slowed(forward: Callable[..., Any], kind: Kind, share: float) -> Callable[..., Any]:
     """The forward with a slowdown: each call takes longer by `share` times the seconds that `kind` returns for it.
 
-    `kind` gets the layer and the seconds that the call took; the rest is waited for, busily.
+    `kind` gets the layer and the seconds that the call took, until the device was done; the rest is waited for, busily.
     """
 
     @wraps(forward)
     def later(layer: mha.MultiHeadAttention, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         output = forward(layer, *args, **kwargs)
+        wait()
         end = time.perf_counter()
         end += share * kind(layer, end - start)
         while time.perf_counter() < end:

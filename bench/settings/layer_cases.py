@@ -101,13 +101,19 @@ class LayerCase:
         return layer.eval().to(self.device, getattr(torch, self.dtype))
 
     def inputs(self) -> list[Inputs]:
-        """Four inputs (only one where four are large) of standard normal numbers (b, s, e), the same every time."""
+        """Four inputs (only one where four are large) of standard normal numbers (b, s, e), the same every time.
+
+        A large one is drawn on the case's device, and differs between kinds of devices.
+        """
         generator = torch.Generator().manual_seed(1)
         shape = self.batch, self.length, self.width
         copies = COPIES if COPIES * self.batch * self.length * self.width <= LARGE else 1
         lengths = None if self.lengths is None else self.lengths.to(self.device)
+        if copies == 1:  # drawn where they are needed: on the CPU that takes seconds
+            generator = torch.Generator(self.device).manual_seed(1)
         xs = [
-            torch.randn(shape, generator=generator).to(self.device, getattr(torch, self.dtype)) for _ in range(copies)
+            torch.randn(shape, generator=generator, device=generator.device).to(self.device, getattr(torch, self.dtype))
+            for _ in range(copies)
         ]
         return [Inputs(x, lengths, causal=self.mask == "causal") for x in xs]
 
@@ -147,7 +153,15 @@ FULL = Grid(
     (32, 64, 128),
     VALUES["cache"],
 )
-GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL}
+ACCELERATOR = Grid(
+    12,
+    tuple(product((1, 8, 64), (128, 1024, 4096))),
+    ((16, 512), (64, 512), (16, 2048)),
+    tuple(product((1, 8, 64), (128, 1024, 4096))),
+    ((8, 1024),),
+    ((1, 128), (8, 1024)),
+)
+GRIDS = {"quick": QUICK, "default": DEFAULT, "full": FULL, "accelerator": ACCELERATOR}
 
 
 def whole(settings: RunSettings) -> Iterator[LayerCase]:

@@ -60,6 +60,16 @@ PRESETS = MappingProxyType(
         ),
         "default": Preset(limits={"seconds": 0.8, "rounds": (10, 200)}),
         "full": Preset(limits={"seconds": 3.0, "rounds": (6, 1000)}, cost_seconds=30.0, dtypes=DTYPES, modes=MODES),
+        "accelerator": Preset(
+            limits={"seconds": 0.2, "rounds": (6, 400)},
+            random_draws=5,
+            even_draws=1,
+            cost_seconds=6.0,
+            keep=(0.5,),
+            dtypes=DTYPES,
+            modes=MODES,
+            repair=(USUAL["repair"],),
+        ),
     }
 )
 
@@ -181,6 +191,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="one kept fraction, one batch size, few draws and rounds")
     group.addoption("--full", action="store_true", help="every dtype and mode that works here, and many rounds")
     group.addoption(
+        "--accelerator", action="store_true", help="what a GPU needs minutes for: large sizes, each for a short time"
+    )
+    group.addoption(
         "--run", metavar="DIR", help="where results are written; default: runs/<time in UTC>; goes on there"
     )
     group.addoption(
@@ -252,14 +265,20 @@ def _settings(config: pytest.Config) -> RunSettings:
         preset=name,
         process=_process(option.process),
         left_out=left_out,
-        **_tasks(option.task, full=option.full),  # last: a file of the user's is run
+        **_tasks(option.task, name),  # last: a file of the user's is run
     )
 
 
-def _tasks(texts: Sequence[str] | None, *, full: bool) -> dict[str, Any]:
-    """The fields `tasks`, `files` and `tasks_left_out` of `RunSettings`, from the texts given to `--task`, or None."""
+def _tasks(texts: Sequence[str] | None, preset: str) -> dict[str, Any]:
+    """The fields `tasks`, `files` and `tasks_left_out` of `RunSettings`, from the texts given to `--task`, or None.
+
+    The preset "accelerator" has no tasks of its own: training one takes longer than all that it measures.
+    """
     from bench.settings.task_option import chosen_tasks, left_out_tasks
 
+    if not texts and preset == "accelerator":
+        return {"tasks": ()}
+    full = preset == "full"
     chosen = chosen_tasks(texts, full=full)
     files = {each.task.name: each.file for each in chosen if each.file}
     tasks = tuple(each.task for each in chosen)
@@ -285,9 +304,11 @@ def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
 
 def _preset(option: Any) -> str:
     """The name of the preset that the command line asks for; a `pytest.UsageError` if it asks for two."""
-    if option.quick and option.full:
-        raise pytest.UsageError("--quick and --full ask for opposite things; give one of them, or neither")
-    return "quick" if option.quick else "full" if option.full else "default"
+    asked = [name for name in PRESETS if getattr(option, name, False)]
+    if len(asked) > 1:
+        flags = " and ".join(f"--{name}" for name in asked)
+        raise pytest.UsageError(f"{flags} ask for different things; give one of them, or none")
+    return asked[0] if asked else "default"
 
 
 @naming("--process")

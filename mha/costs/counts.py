@@ -21,7 +21,9 @@ UNCOUNTED = (  # fused attention that torch's counter has no formula for, and so
     "_scaled_dot_product_attention_math_for_mps",
 )
 # What stands in the names of operators that multiply two computed tensors
-ATTENTION = ("dot_product", "bmm", "_attention_forward", "flex_attention")
+ATTENTION = ("dot_product", "bmm", "_attention_forward", "flex_attention", "_varlen_attn")
+
+VARLEN = "_varlen_attn"  # torch's FlashAttention over packed sequences, which hides its kernel from the counter
 
 _FAST_PATH = Setting(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
 
@@ -106,10 +108,10 @@ def count_flops(function: Callable[[], Any]) -> Flops:
     from torch.utils.flop_counter import FlopCounterMode
 
     operators = [getattr(torch.ops.aten, name) for name in UNCOUNTED if hasattr(torch.ops.aten, name)]
-    with (
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _attention_flops)) as counter,
-    ):
+    formulas: dict[Any, Any] = dict.fromkeys(operators, _attention_flops)
+    if hasattr(torch.ops.torch_attn, VARLEN):  # as soon as it has been imported, before anything calls it
+        formulas[getattr(torch.ops.torch_attn, VARLEN)] = _varlen_flops
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         without_fast_path(function)
     counts = counter.get_flop_counts().get("Global", {})
     attention = sum(count for operator, count in counts.items() if any(name in str(operator) for name in ATTENTION))
@@ -145,6 +147,21 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: 
     from torch.utils.flop_counter import sdpa_flop_count
 
     return int(sdpa_flop_count(query, key, value))
+
+
+def _varlen_flops(*arguments: Any, **_named: Any) -> int:
+    """The FLOPs of one call of attention over packed sequences: the sum of 4·h·q·k·d over the sequences.
+
+    Args:
+        arguments: q (all queries, h, d), k, v, where each sequence's queries begin, and where its keys do; more follow.
+    """
+    query, _key, value, starts_q, starts_k, *_others = arguments
+    each = zip(starts_q.diff().tolist(), starts_k.diff().tolist(), strict=True)
+    widths = query.shape[-1] + value.shape[-1]
+    return sum(2 * query.shape[1] * queries * keys * widths for queries, keys in each)
+
+
+_varlen_flops._get_raw = True  # type: ignore[attr-defined]  # as torch marks formulas that get tensors, not shapes
 
 
 def _without_data(module: nn.Module) -> nn.Module:

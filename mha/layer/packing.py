@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mha.layer.varlen import attend_varlen, has_kernel
+
 
 class Group(NamedTuple):
     """Examples, packed next to one another, that have equally many real queries and equally many real keys.
@@ -76,7 +78,9 @@ class Packing:
 def attend_packed(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], *, is_causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """Attention within each example, by one fused kernel for all examples of equal lengths, so that nothing is masked.
+    """Attention within each example, by fused kernels, so that nothing is masked.
+
+    One kernel computes all examples of equal lengths, or all examples where torch has a kernel for any lengths.
 
     Args:
         q: (all queries, h, d), packed.
@@ -88,6 +92,9 @@ def attend_packed(
     Returns:
         (all queries, h·d). A query without any key has zero context.
     """
+    queries, keys = ([length for group in groups for length in [group[axis]] * group.examples] for axis in (1, 2))
+    if has_kernel(q, queries, keys, is_causal=is_causal, dropout=dropout):
+        return attend_varlen(q, k, v, queries, keys, is_causal=is_causal)
     queries, keys = ([group.examples * group[axis] for group in groups] for axis in (1, 2))
     by_group = zip(groups, q.split(queries), k.split(keys), v.split(keys), strict=True)
     contexts = [_attend(*tensors, is_causal, dropout) for tensors in by_group if tensors[0].queries]

@@ -26,11 +26,12 @@ PEERS: Mapping[str, str] = {
     "linears": "four linears around SDPA",
     "textbook": "textbook, explicit softmax",
     "transformers": "transformers, SDPA",
+    "nested": "nested tensors, no padding",
     "torch_pruning": "Torch-Pruning's result",
     "masked": "heads masked, not cut",
     FLOOR: "bare products and kernel, no layer",
     "float32": "ours in float32",
-    "eager": "ours, not compiled",
+    "eager": "ours, eager",
 }
 NO_PEERS = (FLOOR, "float32", "eager")  # shown, but nothing that another would use in our place
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)

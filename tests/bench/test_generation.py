@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import mha
-from bench.bench_generation import GenerationCase, _cache_bytes, _cases, _counts, decode, llama, prefill
+from bench.bench_generation import GenerationCase, _cache_bytes, _cases, _counts, decode, prefill
 from bench.models.experiment import first_groups
+from bench.models.random_llamas import random_llama
 from bench.settings.options import RunSettings
 from tests.bench.tiny_task import TinyTask
 
@@ -16,7 +17,7 @@ B, S = 2, 13
 
 @pytest.fixture(scope="module")
 def model():
-    return llama()
+    return random_llama()
 
 
 def case(phase, **changes):

@@ -1,5 +1,8 @@
 """Batches whose padding is not computed: the same numbers at the real positions, and zero elsewhere."""
 
+from typing import NamedTuple
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mha
 from mha.layer.packing import Group, Packing, Ragged, attend_packed, clear
+from mha.layer.varlen import has_kernel
 from mha.values.errors import ShapeError
 
 B, Q, K, H, D, E = 5, 7, 11, 3, 13, 17
@@ -178,3 +182,52 @@ def test_masked_and_sliced_agree_on_packed_batches():
     batch = make_input(), QUERY_LENS
     plan = mha.HeadPlan({"layers.0": (0, 2), "layers.1": ()})
     assert mha.check(Model(packing=True), plan, batch) <= 1e-12
+
+
+def varlen_by_loops(q, k, v, starts_q, starts_k, max_q, max_k, *, window_size):
+    """What torch's kernel computes, as its documentation has it: the causal mask is aligned bottom-right."""
+    assert starts_q.dtype == starts_k.dtype == torch.int32
+    assert (max_q, max_k) == (int(starts_q.diff().max()), int(starts_k.diff().max()))
+    context = torch.empty_like(q)
+    for index in range(len(starts_q) - 1):
+        rows, columns = slice(*starts_q[index : index + 2].tolist()), slice(*starts_k[index : index + 2].tolist())
+        scores = torch.einsum("qhd,khd->hqk", q[rows], k[columns]) / q.shape[-1] ** 0.5
+        if window_size == (-1, 0):
+            ahead = torch.ones(scores.shape[1:], dtype=torch.bool).triu(scores.shape[2] - scores.shape[1] + 1)
+            scores = scores.masked_fill(ahead, float("-inf"))
+        context[rows] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[columns])
+    return context
+
+
+@pytest.mark.parametrize("kv_heads", [6, 2])
+@pytest.mark.parametrize(("is_causal", "keys"), [(False, (2, 5, 11)), (True, (3, 4, 7))])
+def test_one_kernel_for_all_lengths_computes_what_the_groups_do(monkeypatch, kv_heads, is_causal, keys):
+    groups = [Group(2, 3, keys[0]), Group(1, 4, keys[1]), Group(3, 7, keys[2])]
+    by_key = sum(group.examples * group.keys for group in groups)
+    q = torch.randn(31, 6, D, dtype=torch.float64)
+    k, v = (torch.randn(by_key, kv_heads, D, dtype=torch.float64) for _ in range(2))
+    expected = attend_packed(q, k, v, groups, is_causal=is_causal)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_by_loops)
+    monkeypatch.setattr("mha.layer.packing.has_kernel", mock.Mock(return_value=True))
+    torch.testing.assert_close(attend_packed(q, k, v, groups, is_causal=is_causal), expected, **EXACT)
+
+
+def test_that_kernel_is_for_halves_on_cuda_and_masks_that_both_align_alike():
+    class Cuda(NamedTuple):
+        dtype: torch.dtype = torch.bfloat16
+        shape: tuple[int, ...] = (9, 6, 64)
+        is_cuda: bool = True
+        device: str = "nowhere"
+
+    def fits(q=Cuda(), queries=(4, 5), keys=(4, 5), is_causal=True, dropout=0.0):  # noqa: B008
+        with mock.patch("mha.layer.varlen._has_flash", return_value=True):
+            return has_kernel(q, queries, keys, is_causal=is_causal, dropout=dropout)
+
+    assert fits()
+    assert fits(keys=(3, 1), is_causal=False)
+    assert not fits(keys=(3, 1))
+    assert not fits(keys=(4, 0), is_causal=False)
+    assert not fits(dropout=0.1)
+    assert not fits(queries=(9,), keys=(9,))
+    others = Cuda(torch.float32), Cuda(shape=(9, 6, 12)), Cuda(shape=(9, 6, 512)), Cuda(is_cuda=False)
+    assert not any(map(fits, others))
