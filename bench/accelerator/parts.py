@@ -22,6 +22,10 @@ TESTS = (  # those that need an accelerator, and skip without one
     "tests/mha/timing/test_cache_flush.py",
     "tests/bench/measure/test_memory.py",
 )
+COMPILED = (  # to compile a case takes seconds: few
+    *("-k", "not padded and not causal", "--modes", "compile", "--dtypes", "float32,bfloat16"),
+    *("--batch-sizes", "1,8", "--lengths", "1024"),
+)
 GRACE = 20.0  # seconds that an interrupted part has to end by itself
 QUIET = ("-q", "-p", "no:cacheprovider")
 GATE = "gate"  # folder of the gate's runs, in the folder of what is no part of the run directory
@@ -69,6 +73,7 @@ def parts(run: Path, device: str, *, quick: bool, tasks: Sequence[str]) -> list[
         tasks: what `--task` of `pytest bench` takes: models with weights of their own.
     """
     preset = "--quick" if quick else "--accelerator"
+    modes = "eager" if device == "cpu" else "eager,graph"
     beside = run.with_name(f"{run.name}-more")
 
     def benchmarks(name: str, *words: str, seconds: float, missing: str | None = None) -> Part:
@@ -83,10 +88,11 @@ def parts(run: Path, device: str, *, quick: bool, tasks: Sequence[str]) -> list[
     few = ("--loaded", "0", "--simulated", "0", "--no-exact", "--seconds", "0.1", "--budget", "100")
     return [
         benchmarks("ceilings", "bench/bench_ceilings.py", seconds=40),
-        benchmarks("layer", "bench/bench_attention.py", seconds=170),
+        benchmarks("layer", "bench/bench_attention.py", "--modes", modes, seconds=150),
         benchmarks("generation", "bench/bench_generation.py", seconds=75, missing=no_transformers),
         Part("tests", (*tests, selected, *TESTS), 60, {"MHA_TEST_DEVICE": device}, no_tests),
         benchmarks("costs", "bench/bench_costs.py", "-k", "attention or llama or smollm2", seconds=60),
+        benchmarks("compiled", "bench/bench_attention.py", *COMPILED, seconds=70),
         *(_of_tasks(benchmarks, tasks) if tasks else ()),
         Part("profile", ("-m", "bench.accelerator.profiling", str(run), "-o", str(beside), "--device", device), 40),
         Part("gate", ("-m", "bench.regress.calibrate", *gate, *few), 170, missing=_no_gate()),
