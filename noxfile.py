@@ -5,6 +5,7 @@ nox -s bench            train, prune, measure and draw; arguments after -- go to
 nox -s report -- RUN    draw again what was measured: a site from one run directory or several
 nox -s publish          lay the published reports out for GitHub Pages, drawn anew; -- RUN… publishes others
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
+nox -s accelerator      what there is to measure on a GPU, in one command of minutes (docs/accelerator.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
 nox -s promise          try how often mha.certify breaks its promise, and what keeping it costs (docs/promise.md)
@@ -134,6 +135,22 @@ def promise(session: nox.Session) -> None:
     parser.add_argument("-o", "--output", type=Path, default=default)
     given, arguments = parser.parse_known_args(session.posargs)
     session.run("python", "-m", "bench.promise", "-o", given.output, *arguments)
+
+
+@nox.session
+def accelerator(session: nox.Session) -> None:
+    """Measure on a GPU, within minutes, and draw the run's page; arguments are those of python -m bench.accelerator."""
+    install(session, "-e", ".[bench,test]")
+    install_models(session)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime("accelerator-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("-o", "--output", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    try:
+        session.run("python", "-m", "bench.accelerator", "-o", given.output, *arguments)
+    finally:
+        if (given.output / "environment.json").exists():  # something was measured: show it, whatever else failed
+            draw(session, given.output, output=given.output / "report")
 
 
 @nox.session

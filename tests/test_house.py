@@ -71,6 +71,7 @@ def test_the_sessions_are_those_the_docs_name():
     sessions = {node.name for node in functions if any(map(is_session, node.decorator_list))}
     assert sessions == {
         *(
+            "accelerator",
             "bench",
             "calibrate_gate",
             "docs",

@@ -20,6 +20,7 @@ SIZE, PRODUCTS, STEPS = 256, 10, 150_000  # three matrices of 256 kB fit in a co
 EVERY = 60.0  # seconds
 SHARE = 0.05  # by which medians of the control, or clocks, may differ
 CORES = 0.1  # that others may use on average
+SHARED = 2**30  # bytes of an accelerator that others may hold: what a context of our own takes is among them
 PROCESSES, STAT, CPUINFO, CPUFREQ = (
     Path("/proc"),
     Path("/proc/stat"),
@@ -37,6 +38,7 @@ class Check(TypedDict):
         control: seconds of each repetition of the control workload.
         load: cores that others have used since the check before; None where it is not known, as in a first one.
         mhz: clock rate of the fastest core, right after the control; None where it is not known.
+        held: CUDA device that this process uses -> bytes of its memory that others hold; {} without one.
     """
 
     when: str
@@ -44,6 +46,7 @@ class Check(TypedDict):
     control: list[float]
     load: float | None
     mhz: float | None
+    held: dict[str, int]
 
 
 class Watch:
@@ -66,7 +69,7 @@ class Watch:
         load, self._usage = load_between(self._usage, usage), usage
         times = control()
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
-        check = Check(when=when, process=self._process, control=times, load=load, mhz=_mhz())
+        check = Check(when=when, process=self._process, control=times, load=load, mhz=_mhz(), held=held_by_others())
         self._checks.append(check)
         self._last = time.monotonic()
         self._note({"machine": {"checks": self._checks, "noisy": list(noise(self._checks))}})
@@ -86,8 +89,8 @@ def control() -> list[float]:
 def noise(checks: Sequence[Check]) -> Iterator[str]:
     """Yield the reasons why a run is noisy, as sentences.
 
-    They are: medians of the control workload, or clock rates, that differ by more than 5 % between checks, and other
-    programs that used more than 0.1 cores on average.
+    They are: medians of the control workload, or clock rates, that differ by more than 5 % between checks, other
+    programs that used more than 0.1 cores on average, and others that held memory of an accelerator.
     """
     times = [1e3 * median(check["control"]) for check in checks]
     if times and _apart(times) > SHARE:
@@ -97,6 +100,10 @@ def noise(checks: Sequence[Check]) -> Iterator[str]:
     clocks = [check["mhz"] for check in checks if check["mhz"]]
     if clocks and _apart(clocks) > SHARE:
         yield f"The clock stood {_between(clocks, '.0f', 'MHz')}."
+    held = [(taken, device) for check in checks for device, taken in check.get("held", {}).items() if taken > SHARED]
+    if held:
+        taken, device = max(held)
+        yield f"Other programs held {taken / 2**30:.1f} GiB of {device}'s memory, so they may have computed on it, too."
 
 
 def _work(matrix: torch.Tensor) -> float:
@@ -169,6 +176,19 @@ def load_between(before: Usage | None, now: Usage | None) -> float | None:
         return None
     seconds, everyone, ours = (late - early for early, late in zip(before, now, strict=True))
     return max(0.0, round((everyone - ours) / seconds, 3))
+
+
+def held_by_others() -> dict[str, int]:
+    """CUDA device that this process uses -> bytes of its memory that are neither free nor this process's tensors."""
+    if not torch.cuda.is_initialized():
+        return {}
+    count = torch.cuda.device_count()
+    held = {}
+    for index in range(count):
+        if own := torch.cuda.memory_reserved(index):
+            free, total = torch.cuda.mem_get_info(index)
+            held["cuda" if count == 1 else f"cuda:{index}"] = total - free - own
+    return held
 
 
 def _mhz() -> float | None:

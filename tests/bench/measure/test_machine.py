@@ -5,7 +5,7 @@ import pytest
 from bench.measure import machine
 from bench.measure.machine import Watch, control, noise
 
-QUIET = {"process": 0, "control": [0.010, 0.011, 0.010], "load": None, "mhz": None}
+QUIET = {"process": 0, "control": [0.010, 0.011, 0.010], "load": None, "mhz": None, "held": {}}
 
 
 def check(seconds, **seen):
@@ -42,6 +42,26 @@ def test_a_clock_that_changed():
     assert list(noise([check(0, mhz=2000.0), check(1), check(2, mhz=3000.0)])) == [
         "The clock stood between 2000 and 3000 MHz, 50% apart; up to 5% is quiet.",
     ]
+
+
+def test_a_device_whose_memory_others_hold_is_noisy():
+    assert list(noise([check(0, held={"cuda": 1 << 29}), check(1, held={"cuda": 1 << 30})])) == []
+    assert list(noise([check(0, held={"cuda:0": 5 << 30}), check(1, held={"cuda:1": 3 << 30})])) == [
+        "Other programs held 5.0 GiB of cuda:0's memory, so they may have computed on it, too."
+    ]
+    older = check(0)
+    del older["held"]
+    assert list(noise([older])) == []
+
+
+def test_what_others_hold_is_what_is_neither_free_nor_ours(monkeypatch):
+    cuda = machine.torch.cuda
+    assert cuda.is_initialized() or machine.held_by_others() == {}
+    monkeypatch.setattr(cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cuda, "memory_reserved", lambda index: (0, 30)[index])
+    monkeypatch.setattr(cuda, "mem_get_info", lambda _: (50, 100))
+    assert machine.held_by_others() == {"cuda:1": 20}
 
 
 def test_the_control_is_work():

@@ -99,9 +99,9 @@ def test_full_is_every_dtype_and_mode_that_works(settings, accelerators, abiliti
     full = settings(full=True)
     assert (full.preset, full.quick, full.keep) == ("full", False, (0.75, 0.5, 0.25))
     assert full.limits["seconds"] > settings().limits["seconds"]
-    assert (full.dtypes, full.modes) == (("float32", "bfloat16", "float16"), ("eager", "compile"))
+    assert (full.dtypes, full.modes) == (("float32", "bfloat16", "float16"), ("eager", "compile", "graph"))
     assert [full.dtypes_on(device) for device in full.devices] == [("float32", "bfloat16"), ("float32", "float16")]
-    assert [full.modes_on(device) for device in full.devices] == [("eager",), ("eager", "compile")]
+    assert [full.modes_on(device) for device in full.devices] == [("eager", "graph"), ("eager", "compile", "graph")]
     reasons = {("cuda", "bfloat16"): "too old", ("cpu", "compile"): "no compiler"}
     assert dict(full.left_out) == {("cpu", "float16"): abilities.HALF, **reasons}
 
@@ -205,7 +205,7 @@ WRONG = [
     ({"dtypes": "int8"}, r"--dtypes: unknown 'int8'; choose from float32, bfloat16, float16"),
     ({"modes": "fast"}, r"--modes: unknown 'fast'; choose from eager, compile"),
     ({"process": -1}, r"--process: -1 is below 0; processes are counted from 0"),
-    ({"quick": True, "full": True}, r"--quick and --full ask for opposite things; give one of them, or neither"),
+    ({"quick": True, "full": True}, r"--quick and --full ask for different things; give one of them, or none"),
     ({"devices": "tpu"}, r"--devices: 'tpu' is not here; this machine has cpu"),
     ({"devices": "cpu:0"}, r"--devices: 'cpu:0' is not here; this machine has cpu"),
     ({"task": ["nope"]}, r"--task: unknown 'nope'; choose from .*or give an object of your own as path.py:name"),
