@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.cli.models import Loaded, read_model
-from mha.cli.output_directory import check_new
+from mha.values.whole_directory import check_new
 from mha.cli.settings import Settings, with_settings
 from mha.families import find_attention
 from mha.pruning.masking import eval_mode

@@ -14,7 +14,7 @@ from mha.cli.criteria import CriterionName, check_needs
 from mha.cli.history import heads_of, history_in, told, write_history
 from mha.cli.inputs import Inputs, inputs_of
 from mha.cli.models import Loaded, read_model
-from mha.cli.output_directory import check_free, whole_directory
+from mha.values.whole_directory import check_free, whole_directory
 from mha.cli.proof import Proof, proved
 from mha.cli.settings import Settings, note, with_settings
 from mha.cli.shrinking import BY_COSTS, Made, Wanted, smaller

@@ -9,7 +9,7 @@ import click
 
 from mha.cli.criteria import CriterionName, check_needs
 from mha.cli.models import read_model
-from mha.cli.output_directory import check_new
+from mha.values.whole_directory import check_new
 from mha.cli.settings import Settings, lines_of, note, with_settings
 from mha.cli.tasks import read_task
 from mha.importance.registry.criterion import DEFAULT

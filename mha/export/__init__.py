@@ -1,0 +1,1 @@
+"""Pruned models for the runtimes that people deploy to, each export proved inside the runtime that will run it."""

@@ -1,0 +1,87 @@
+"""The formats by name: a file each in `formats/`, which registers itself."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mha.values.errors import ExportError
+from mha.values.unknown_words import guess
+
+Inputs = Mapping[str, Any]  # what a model's forward takes, by name
+Run = Callable[[Inputs], Any]  # inputs -> what the model that was exported returned for such inputs
+
+
+class Writing(Protocol):
+    """What a format is asked to write.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        inputs: an example, by the names that the model's forward gives them.
+        int8: whether weights are to be 8-bit integers.
+    """
+
+    model: nn.Module
+    inputs: dict[str, Any]
+    int8: bool
+
+
+class Format(Protocol):
+    """A format: how a model gets into it, and how what was written is run.
+
+    Attributes:
+        name: what `export` calls it.
+        runtime: the package that runs it, whose version an export is bound to.
+        packages: package -> the extra of this project that brings it, for all that writing and running need.
+        takes_int8: whether weights can be 8-bit integers.
+    """
+
+    name: str
+    runtime: str
+    packages: Mapping[str, str]
+    takes_int8: bool
+
+    def write(self, wish: Writing, directory: Path) -> dict[str, list[int | None]]:
+        """Write the model into the directory.
+
+        Returns:
+            Name of each tensor among the inputs -> its sizes as the export takes them: None where any size does.
+
+        Raises:
+            ExportError: the format, or the runtime, can't have this model; the message says what to change.
+        """
+        ...
+
+    def open(self, directory: Path) -> Run:
+        """A function that runs what is in the directory, in the runtime, on the CPU."""
+        ...
+
+
+FORMATS: dict[str, Format] = {}
+
+
+def register_format(format: Format) -> Format:
+    """Add a format, under its name; one of that name is replaced."""
+    FORMATS[format.name] = format
+    return format
+
+
+def find_format(name: str) -> Format:
+    """The format of this name.
+
+    Raises:
+        ExportError: there is none; the message lists those that there are.
+    """
+    for module in pkgutil.iter_modules([str(Path(__file__).with_name("formats"))]):
+        importlib.import_module(f"mha.export.formats.{module.name}")
+    if name not in FORMATS:
+        raise ExportError(f"unknown format {name!r}{guess(name, FORMATS)} choose from {', '.join(sorted(FORMATS))}")
+    return FORMATS[name]
+
+
+def is_given(value: Any) -> bool:
+    """Whether an input is a tensor, which an export is given at every call; anything else is fixed in it."""
+    return isinstance(value, Tensor)
