@@ -54,7 +54,6 @@ def like_a_reader(run, here, costs, short_ladder, monkeypatch):  # noqa: ARG001
         task, "read_task", lambda text, *rest: reading(text.replace("task.toml", "task.py:task"), *rest)
     )
     monkeypatch.setattr(task, "describe_task", lambda *_: 'kind = "a"\n', raising=False)
-    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
     monkeypatch.setattr(bench_command, "_python", lambda *_, **__: 0)
 
     def execute(line: str):
@@ -111,15 +110,32 @@ def test_a_task_is_written_once(like_a_reader, run, here):
 
 def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     calls = []
-    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
     monkeypatch.setattr(bench_command, "_python", lambda *words, **_: calls.append(words) or 0)
-    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run", "--quick", "--keep", "0.5", "--json")
+    line = (
+        "bench",
+        "my-model",
+        "--task",
+        "task.py:task",
+        "-o",
+        "run",
+        "--dtype",
+        "float64",
+        "--quick",
+        "--keep",
+        "0.5",
+    )
+    ran = run(*line, "--json")
     assert ran.code == 0, ran.err
     assert ran.document == {"run": str(here / "run"), "report": str(here / "run" / "report" / "index.html")}
     file = here / "run-task.py"
-    assert calls == [
-        ("pytest", "bench", "--task", f"{file}:task", "--run", str(here / "run"), "--quick", "--keep", "0.5")
-    ]
+    (words,) = calls
+    given = {flag: words[index + 1] for index, flag in enumerate(words) if flag.startswith("-")}
+    assert words[:2] == ("pytest", str(ROOT / "bench"))
+    assert given["-c"] == str(ROOT / "pyproject.toml")
+    assert given["--rootdir"] == str(ROOT)
+    assert (given["--task"], given["--run"]) == (f"{file}:task", str(here / "run"))
+    assert shlex.split(given["--command"]) == ["mha", *line]
+    assert words[-3:] == ("--quick", "--keep", "0.5")
     names = {}
     exec(file.read_text(), names)
     assert names["task"].metric == "accuracy"
@@ -127,11 +143,31 @@ def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     assert run("bench", "smaller", "--task", "task.py:task", "-o", "run").code == 1  # the task of another run
 
 
-def test_bench_without_a_checkout_names_the_extra(run, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run")
+def test_bench_runs_the_suite_of_a_wheel_and_nothing_of_the_working_directory(here, monkeypatch, capfd):
+    """From where the suite is, though the user has a module of the same name."""
+    suite, own = here / "site-packages" / "mha" / "_suite", here / "own"
+    for folder, said in ((suite / "bench", "the wheel's"), (own / "bench", "the user's")):
+        (folder / "rundir").mkdir(parents=True)
+        (folder / "__init__.py").write_text(f"print({said!r})\n")
+        (folder / "__main__.py").write_text("import sys; from pathlib import Path; print(Path.cwd(), *sys.argv[1:])\n")
+    (suite / bench_command.KNOWN_BY).touch()
+    monkeypatch.setattr(bench_command, "SUITE", (suite, here))
+    monkeypatch.chdir(own)
+    root = bench_command._suite()
+    assert root == suite
+    assert bench_command._python("bench", "--quick", root=root, quiet=False) == 0
+    assert capfd.readouterr().out == f"the wheel's\n{own} --quick\n"
+
+
+def test_bench_names_the_extra_and_a_suite_that_is_not_there(run, here, monkeypatch):
+    line = ("bench", "my-model", "--task", "task.py:task", "-o", "run")
+    monkeypatch.setattr(bench_command, "SUITE", (here / "a", here / "b"))
+    assert f"neither {here / 'a'} nor {here / 'b'} holds it: pip install" in run(*line).err
+    monkeypatch.setitem(sys.modules, "pytest_benchmark", None)
+    ran = run(*line)
     assert ran.code == 1
-    assert "pip install -e '.[bench]'" in ran.err
+    assert "pytest_benchmark is needed to run the benchmarks, and is not installed: pip install 'mha[bench]'" in ran.err
+    assert not (here / "run-task.py").exists()
 
 
 def test_a_package_that_is_missing_is_named_with_what_installs_it():
