@@ -173,7 +173,12 @@ def test_bench_names_the_extra_and_a_suite_that_is_not_there(run, here, monkeypa
 def test_a_package_that_is_missing_is_named_with_what_installs_it():
     with pytest.raises(MissingPackageError, match=r"no_such is needed to draw heads.*pip install 'mha\[plot\]'"):
         needed("no_such", "plot", "to draw heads")
-    assert needed("json", "plot", "to write") is sys.modules["json"]
+    with pytest.raises(MissingPackageError, match=r"no_such is needed to judge") as caught:
+        needed("no_such.metrics", "hf", "to judge")
+    assert caught.value.name == "no_such"
+    with pytest.raises(ModuleNotFoundError, match=r"'json\.no_such'"):  # the package is there, and broken
+        needed("json.no_such", "hf", "to read")
+    assert needed("json.decoder", "plot", "to write") is sys.modules["json.decoder"]
 
 
 def test_numbers_of_a_table_stand_to_the_right():
