@@ -12,7 +12,7 @@ nox -s promise          try how often mha.certify breaks its promise, and what k
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
 nox -s families         try every model type of transformers
-nox -s wheel            build wheel and sdist, and try the wheel in an empty environment
+nox -s wheel            build wheel and sdist, and try the wheel, `mha bench` too, in an empty environment
 nox -s docs             build the documentation site, with a reference made from the docstrings
 nox -s peers            try what Torch-Pruning, and transformers 4, prune of them
 nox -s tests-all        the tests, with every member of what nox -s tests tries a few of
@@ -41,6 +41,8 @@ import torch
 def build():
     return torch.nn.TransformerEncoderLayer(8, nhead=4, batch_first=True)
 """  # a model to try a wheel on
+TINY_TASK = Path("tests", "bench", "tiny_task.py")
+SMALL_RUN = ("--quick", "--criteria", "magnitude", "--repair", "none", "-k", "bench_pruning")
 
 
 @nox.session
@@ -225,7 +227,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build wheel and sdist, install the wheel in an empty environment, and prune a tiny model with it there."""
+    """Build wheel and sdist, install the wheel in an empty environment, and prune and measure tiny models there."""
     session.install("-c", str(CONSTRAINTS), "build")
     built = Path(session.create_tmp(), "dist").absolute()
     shutil.rmtree(built, ignore_errors=True)
@@ -233,7 +235,9 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "venv", built / "empty", silent=True)
     scripts = built / "empty" / ("Scripts" if sys.platform == "win32" else "bin")
     pip = (scripts / "python", "-m", "pip", "install", "-q", "--no-compile", "-c", CONSTRAINTS.absolute())
-    session.run(*pip, next(built.glob("*.whl")), external=True)
+    file = next(built.glob("*.whl"))
+    session.run(*pip, file, external=True)
+    task = TINY_TASK.read_text()
     session.chdir(built)  # where no checkout can be imported
     Path("tiny.py").write_text(TINY)
     session.run(scripts / "mha", "heads", "tiny.py:build", external=True)
@@ -241,6 +245,16 @@ def wheel(session: nox.Session) -> None:
     session.run(scripts / "mha", "prune", "tiny.py:build", *small, external=True)
     loading = "import mha, tiny; print(mha.load_pruned('smaller', tiny.build()))"
     session.run(scripts / "python", "-c", loading, external=True)
+    Path("task.py").write_text(f"{task}\n\nbuild = task.model\n")
+    measuring = (scripts / "mha", "bench", "task.py:build", "--task", "task.py:task", "-o", "run", *SMALL_RUN)
+    refused = session.run(*measuring, external=True, silent=True, success_codes=[1])
+    if "pip install 'mha[bench]'" not in str(refused):
+        session.error(f"mha bench without its packages does not name the extra: {refused}")
+    session.run(*pip, f"{file}[bench]", external=True)
+    installed = contents(built / "empty")
+    session.run(*measuring, external=True)
+    if contents(built / "empty") != installed or not Path("run", "report", "index.html").is_file():
+        session.error("mha bench left no report, or wrote among the installed files")
     session.log(f"built and tried: {', '.join(path.name for path in built.glob('mha-*'))}, in {built}")
 
 
@@ -265,6 +279,11 @@ def run_tests(session: nox.Session, *selected: str) -> None:
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
     both_cores = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order of pyproject's testpaths
     session.run("python", "-m", "pytest", *both_cores, *selected, *session.posargs, env=one_thread)
+
+
+def contents(folder: Path) -> set[tuple[Path, int]]:
+    """The files below a folder, with the time each was written, less what Python compiled."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.rglob("*.*") if path.suffix != ".pyc" and path.is_file()}
 
 
 def install(session: nox.Session, *what: str) -> None:

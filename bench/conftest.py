@@ -4,6 +4,7 @@ Read by pytest only where a benchmark is collected; the options themselves are i
 """
 
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -239,7 +240,8 @@ def _opened(config: pytest.Config) -> RunDirectory:
     settings = settings_of(config)
     earlier = (read_json(settings.directory / "environment.json") or {}).get("tasks", {})
     tasks = {task.name: _describe(task, settings, earlier.get(task.name, {})) for task in settings.tasks}
-    known = {**environment(map(str, config.invocation_params.args)), "preset": settings.preset}
+    command = config.option.command or shlex.join(["pytest", *map(str, config.invocation_params.args)])
+    known = {**environment(command), "preset": settings.preset}
     try:
         return RunDirectory.create(settings.directory, known, tasks, settings.process)
     except OSError as error:

@@ -125,10 +125,8 @@ def _environment(options: ImportanceOptions, arguments: Sequence[str] | None) ->
     """
     path = options.directory / "environment.json"
     settings = options.settings.document()
-    here = environment()
-    here["command"] = shlex.join(
-        ["python", "-m", "bench.importance", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+    here = environment(shlex.join(["python", "-m", "bench.importance", *given]))
     created, revisions = now(), [here["revision"]]
     if path.exists():
         earlier = _earlier(path)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -21,20 +20,21 @@ PACKAGES = (
     *("transformers", "torch-pruning"),  # they are timed
 )
 SOURCES = ("*.py", "*.toml")
+SUITE = "_suite"  # in `mha`, as it is installed from a wheel, the folder that has bench/ and reports/
 IDENTITY = ("revision", "code", "cpu", "accelerators", "cores", "threads", "governor", "python", "packages")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def environment(arguments: Iterable[str] = ()) -> dict[str, Any]:
+def environment(command: str) -> dict[str, Any]:
     """Facts about this machine and checkout on which times depend, by name; a fact is None where it can't be found out.
 
     Args:
-        arguments: those of the pytest command that the run was started with.
+        command: what the run was started with, as one would type it.
     """
     here = Path(__file__).parents[1]  # bench/
     revision, dirty = _revision(here)
     known = {
-        "command": shlex.join(["pytest", *arguments]),
+        "command": command,
         "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -66,7 +66,9 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def _sources(folder: Path) -> list[Path]:
-    return sorted(path for pattern in SOURCES for path in folder.rglob(pattern))
+    """The files of a package that are hashed, in order: those of a wheel are those of the checkout it was built in."""
+    found = (path for pattern in SOURCES for path in folder.rglob(pattern))
+    return sorted(path for path in found if folder / SUITE not in path.parents)
 
 
 def _memory_bytes() -> int | None:
@@ -95,8 +97,12 @@ def _accelerators() -> dict[str, str]:
 
 
 def _revision(directory: Path) -> tuple[str | None, bool | None]:
-    """Hash of the commit that is checked out, and whether git sees files that differ; both None outside a checkout."""
+    """Hash of the commit that is checked out, and whether git sees files that differ; both None outside a checkout.
+
+    A folder that git finds a repository around is no checkout if its files are not in that: it may be installed there.
+    """
     try:
+        _git(directory, "ls-files", "--error-unmatch", "__init__.py")
         revision = _git(directory, "rev-parse", "HEAD")
         return revision, bool(_git(directory, "status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):

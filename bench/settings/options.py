@@ -203,6 +203,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="K",
         help="number of this process, from 0; what is timed is timed in each, for figures over several",
     )
+    group.addoption("--command", metavar="TEXT", help="how to start this run again; default: this command line")
 
 
 def settings_of(config: pytest.Config) -> RunSettings:

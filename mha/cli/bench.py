@@ -1,7 +1,8 @@
 """`mha bench`: the benchmark suite on a model and a task of one's own."""
 
 import copy
-import importlib.util
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from mha.values.atomic_files import appears_whole
 from mha.values.errors import MhaError, MissingPackageError
 from mha.values.optional_packages import needed
 
-PACKAGES = ("pytest", "pytest_benchmark", "pandas", "seaborn", "jinja2")  # that the suite can't do without
+HERE = Path(__file__).parents[1]
+SUITE = (HERE / "_suite", HERE.parent)  # of a wheel (hatch_build.py), or a checkout
+KNOWN_BY = Path("bench", "rundir", "run-directory.toml")
+PACKAGES = (  # that the suite can't do without
+    *("pytest", "pytest_benchmark", "pandas", "pyarrow", "sklearn", "seaborn", "jinja2", "PIL", "platformdirs", "rich"),
+)
 FILE = '''"""The task of a run, as `mha bench` wrote it; a run that goes on reads it again."""
 
 from mha.cli.bench import task_of
@@ -38,21 +44,22 @@ task = task_of({model!r}, {task!r}, device={device!r}, dtype={dtype!r}, trust_re
 def bench(model: str, options: Sequence[str], task: str, output: Path, settings: Settings) -> None:
     """Measure every plan of MODEL: criteria × kept fractions, accuracy and latency, with a report at the end.
 
-    OPTIONS are those of `pytest bench`, as --quick or --keep 0.5,0.25. It needs a checkout of the project, installed
-    with `pip install -e '.[bench]'`: the suite is not part of the wheel.
+    OPTIONS are those of `pytest bench`, as --quick or --keep 0.5,0.25. It needs `pip install 'mha[bench]'`.
 
     \b
     Examples:
       mha bench my-model --task task.toml -o run --quick
       mha bench my-model --task task.toml -o run --keep 0.5,0.25 --criteria taylor,leave_one_out
     """
-    root = _checkout()
+    root = _suite()
     run = output.absolute()
     file = run.with_name(f"{run.name}-task.py")
     _write(file, _source(model, task, settings))
     report = run / "report"
-    pytest = ("pytest", "bench", "--task", f"{file}:task", "--run", str(run), *options)
-    failed = _python(*pytest, root=root, quiet=settings.as_json)
+    again = shlex.join(["mha", "bench", model, "--task", task, "-o", str(output), *settings.words(), *options])
+    what = ("--task", f"{file}:task", "--run", str(run), "--command", again, *options)
+    settings_of_pytest = ("-c", str(root / "pyproject.toml"), "--rootdir", str(root), "-p", "no:cacheprovider")
+    failed = _python("pytest", str(root / "bench"), *settings_of_pytest, *what, root=root, quiet=settings.as_json)
     if (run / "environment.json").is_file():
         _python("reports", str(run), "-o", str(report), root=root, quiet=True)
     if failed:
@@ -68,23 +75,22 @@ def task_of(model: str, task: str, *, device: str | None, dtype: str | None, tru
     return cast(Task, chosen)
 
 
-def _checkout() -> Path:
-    """The checkout that the suite is in.
+def _suite() -> Path:
+    """The folder that holds the suite, laid out as a checkout.
 
     Raises:
-        MissingPackageError: there is none, or a package that the suite needs is not installed.
+        MissingPackageError: a package that the suite needs is not installed, or the suite itself is not.
     """
-    spec = importlib.util.find_spec("bench")
-    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
-    if folder is None or not (folder / "rundir" / "run-directory.toml").is_file():
-        raise MissingPackageError(
-            "mha bench needs the benchmark suite, which is not part of the wheel: in a checkout of the project, "
-            "pip install -e '.[bench]'",
-            name="bench",
-        )
     for package in PACKAGES:
         needed(package, "bench", "to run the benchmarks")
-    return folder.parent
+    for folder in SUITE:
+        if (folder / KNOWN_BY).is_file():
+            return folder
+    raise MissingPackageError(
+        f"mha bench needs the benchmark suite, and neither {SUITE[0]} nor {SUITE[1]} holds it: pip install "
+        "--force-reinstall 'mha[bench]'",
+        name="bench",
+    )
 
 
 def _source(model: str, task: str, settings: Settings) -> str:
@@ -121,7 +127,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def _python(module: str, *arguments: str, root: Path, quiet: bool) -> int:
-    """The exit code of a module that is run by this Python in the checkout; if quiet, what it prints is dropped."""
+    """The exit code of a module of the suite in `root`, run by this Python; if quiet, what it prints is dropped.
+
+    Its working directory is the user's, and nothing is imported from there: the user may have a `bench` too.
+    """
     note(f"running {module}")
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=root, check=False, stdout=subprocess.DEVNULL if quiet else None).returncode
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        check=False,
+        stdout=subprocess.DEVNULL if quiet else None,
+        env=os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
+    )
+    return process.returncode

@@ -1,6 +1,5 @@
 """The option --criterion, which knows the criteria and says the nearest to one that there is not."""
 
-import difflib
 from typing import Any
 
 import click
@@ -8,6 +7,7 @@ import click
 from mha.importance.registry import criteria, describe
 from mha.importance.registry.criterion import DEFAULT
 from mha.tasks import Task
+from mha.values.unknown_words import unknown
 
 
 class CriterionName(click.ParamType[str]):
@@ -19,9 +19,7 @@ class CriterionName(click.ParamType[str]):
         """The name, if it is one; else the command line ends with wrong use."""
         known = [DEFAULT, *criteria()]
         if value not in known:
-            near = difflib.get_close_matches(str(value), known, 1)
-            guess = f" did you mean {near[0]}?" if near else ""
-            self.fail(f"there is no criterion {value!r};{guess} There are {', '.join(known)}.", param, ctx)
+            self.fail(unknown("criterion", value, known), param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002

@@ -1,6 +1,5 @@
 """From what the command line calls MODEL to a model: which of the ways to save one it is, and how it is read."""
 
-import difflib
 import json
 import re
 import sys
@@ -18,6 +17,7 @@ from mha.pruning.checkpoint.loading import from_pretrained
 from mha.values.errors import CheckpointError
 from mha.values.optional_packages import needed
 from mha.values.python_files import imported
+from mha.values.unknown_words import meant
 
 FUNCTION = re.compile(r"(.+\.py):(\w+)")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -282,8 +282,8 @@ def _names_in(folder: Path) -> list[str]:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is unknown: the nearest that is known, if there is one."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    question = meant(word, known)
+    return f" ({question})" if question else ""
 
 
 def _line(error: Exception) -> str:

@@ -27,6 +27,12 @@ class Settings:
     trust_remote_code: bool = False
     as_json: bool = False
 
+    def words(self) -> list[str]:
+        """The options of the command line that give these settings, less --json."""
+        named = {"--device": self.device, "--dtype": self.dtype}
+        given = [word for flag, value in named.items() if value is not None for word in (flag, value)]
+        return [*given, *(["--trust-remote-code"] if self.trust_remote_code else [])]
+
     def tell(self, text: str, document: Mapping[str, Any]) -> None:
         """Write the result to stdout: the text, or the document as JSON where the command line asks for it."""
         click.echo(json.dumps(document, indent=2, ensure_ascii=False) if self.as_json else text)

@@ -4,8 +4,6 @@
 that was pruned to heads 3, 5 and 8, head 5 is at position 1.
 """
 
-import difflib
-
 from torch import nn
 
 from mha.families import AttentionLayer, AttentionMap
@@ -13,6 +11,7 @@ from mha.families.base.find import HOW_TO_REGISTER
 from mha.families.base.wrappers import unwrapped
 from mha.values.errors import PlanError, UnsupportedModule
 from mha.values.plan import HeadPlan
+from mha.values.unknown_words import meant
 
 
 def locate(model: nn.Module, layers: AttentionMap, plan: HeadPlan) -> list[tuple[AttentionLayer, tuple[int, ...]]]:
@@ -51,8 +50,8 @@ def _layer(model: nn.Module, layers: AttentionMap, name: str) -> AttentionLayer:
     if not layers:
         raise UnsupportedModule(f"layer {name!r}: the model has no attention of a known family; {HOW_TO_REGISTER}")
     without_prefix = name.partition(".")[2]
-    near = [without_prefix] if without_prefix in layers else difflib.get_close_matches(name, layers, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    question = meant(without_prefix if without_prefix in layers else name, layers)
+    hint = f"{question} " if question else ""
     raise PlanError(f"layer {name!r} is not in the model; {hint}its attention layers are {list(layers)}")
 
 

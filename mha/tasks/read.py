@@ -12,9 +12,9 @@ from mha.tasks import kinds as _every_kind  # noqa: F401  (they register themsel
 from mha.tasks.base.objects import task_object
 from mha.tasks.base.protocol import Task
 from mha.tasks.files.settings import Data, read_settings
-from mha.tasks.files.wording import unknown
 from mha.tasks.kinds.base.registry import kinds
 from mha.values.errors import TaskError
+from mha.values.unknown_words import unknown
 
 
 def read_task(

@@ -7,7 +7,7 @@ from mha.values.errors import MissingPackageError
 
 
 def needed(package: str, extra: str, purpose: str) -> ModuleType:
-    """The package, imported.
+    """The package, or a module of it, imported.
 
     Args:
         extra: the extra of this project that brings the package.
@@ -19,9 +19,9 @@ def needed(package: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.partition(".")[0]:
+        name = package.partition(".")[0]
+        if error.name != name:
             raise
         raise MissingPackageError(
-            f"the package {package} is needed {purpose}, and is not installed: pip install 'mha[{extra}]'",
-            name=package,
+            f"the package {name} is needed {purpose}, and is not installed: pip install 'mha[{extra}]'", name=name
         ) from error

@@ -9,8 +9,8 @@ from typing import Any
 from mha.tasks.files.near_copies import Known
 from mha.tasks.files.settings import NEEDED, UNLABELLED, Settings
 from mha.tasks.files.tables import Table, read_table
-from mha.tasks.files.wording import unknown
 from mha.values.errors import OverlapWarning, TaskError
+from mha.values.unknown_words import unknown
 
 Row = dict[str, Any]  # what is read of an example, as "text" and "label" -> its value
 Columns = Mapping[str, tuple[str, ...]]  # what is read of an example -> the usual names of such a column

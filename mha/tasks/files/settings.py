@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mha.tasks.base.objects import TAKEN, check_name
-from mha.tasks.files.wording import unknown
 from mha.values.errors import TaskError
+from mha.values.unknown_words import unknown
 
 PARTS = ("calibration", "evaluation", "unlabelled")
 NEEDED = PARTS[:2]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mha.tasks.files.packages import needed
 from mha.values.errors import TaskError
+from mha.values.optional_packages import needed
 
 WHOLE = {"keep_default_na": False}  # a cell that says NA or None is a text
 # How a file's name ends -> the reader of `datasets`, and what it is told.
@@ -46,12 +46,13 @@ def read_table(path: Path, unit: str = "line") -> Table:
         unit: of plain text, what a row is: "line", "paragraph" or "document". Its column is "text".
 
     Raises:
-        TaskError: `datasets` is not installed, the name ends otherwise, or the file is not what its name says.
+        TaskError: the name ends otherwise, or the file is not what its name says.
+        MissingPackageError: `datasets` is not installed.
     """
     reader, options = _reader(path, unit)
     if path.is_file() and not path.stat().st_size:
         return Table(path, (), [])
-    datasets = needed("datasets", f"to read {path.name}")
+    datasets = needed("datasets", "hf", f"to read {path.name}")
     files = glob.escape(str(path)) + ("/**" if path.is_dir() else "")
     with _quiet(datasets), tempfile.TemporaryDirectory() as cache:
         try:
@@ -111,7 +112,7 @@ def _undecoded(datasets: Any, loaded: Any) -> Any:
 
 def _image(value: dict[str, Any]) -> Any:
     """The image that is given by its bytes, or as a local file."""
-    image_module = needed("PIL.Image", "to read images")
+    image_module = needed("PIL.Image", "hf", "to read images")
     with image_module.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"]) as image:
         image.load()
         image.filename = Path(value["path"] or "").name

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from mha.tasks.base.batching import padded
 from mha.tasks.files.parts import Row
-from mha.tasks.files.wording import unknown
 from mha.tasks.kinds.base.file_task import Batch, on_device
 from mha.tasks.kinds.base.metrics import ACCURACY, Metric, mean
 from mha.tasks.kinds.base.registry import register_kind
 from mha.tasks.kinds.base.texts import TextTask, padding_of
 from mha.values.errors import TaskError
+from mha.values.unknown_words import unknown
 
 POOLINGS = ("mean", "first", "last")
 

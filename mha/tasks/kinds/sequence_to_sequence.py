@@ -8,20 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mha.tasks.files.packages import needed
 from mha.tasks.kinds.base.file_task import LABELS, Batch, inputs_of, on_device
 from mha.tasks.kinds.base.metrics import LOSS, Metric, mean, ratio
 from mha.tasks.kinds.base.registry import register_kind
 from mha.tasks.kinds.base.texts import Example, random_ids
 from mha.tasks.kinds.base.token_level import TokenLevel
 from mha.values.errors import TaskError
+from mha.values.optional_packages import needed
 
 Values = NDArray[np.float64]
 
 
 def _sacrebleu(name: str) -> Any:
     """The metric "BLEU" or "CHRF" of sacrebleu with its usual settings."""
-    return getattr(needed("sacrebleu.metrics", "to judge by BLEU or chrF"), name)(
+    return getattr(needed("sacrebleu.metrics", "hf", "to judge by BLEU or chrF"), name)(
         **({"force": True} if name == "BLEU" else {})
     )
 
@@ -48,7 +48,7 @@ def equal(written: Sequence[str], wanted: Sequence[str]) -> Values:
 
 def word_errors(written: Sequence[str], wanted: Sequence[str]) -> Values:
     """Of each text the number of words substituted, deleted and inserted, and of words wanted (n, 2), by jiwer."""
-    jiwer = needed("jiwer", "to judge by WER")
+    jiwer = needed("jiwer", "hf", "to judge by WER")
     rows = []
     for ours, true in zip(written, wanted, strict=True):
         found = jiwer.process_words(true, ours)

@@ -1,7 +1,9 @@
 """The commands as a whole: examples of help and of docs run, errors are messages, and imports come late."""
 
 import re
+import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -54,7 +56,6 @@ def like_a_reader(run, here, costs, short_ladder, monkeypatch):  # noqa: ARG001
         task, "read_task", lambda text, *rest: reading(text.replace("task.toml", "task.py:task"), *rest)
     )
     monkeypatch.setattr(task, "describe_task", lambda *_: 'kind = "a"\n', raising=False)
-    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
     monkeypatch.setattr(bench_command, "_python", lambda *_, **__: 0)
 
     def execute(line: str):
@@ -111,15 +112,32 @@ def test_a_task_is_written_once(like_a_reader, run, here):
 
 def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     calls = []
-    monkeypatch.setattr(bench_command, "_checkout", lambda: here)
     monkeypatch.setattr(bench_command, "_python", lambda *words, **_: calls.append(words) or 0)
-    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run", "--quick", "--keep", "0.5", "--json")
+    line = (
+        "bench",
+        "my-model",
+        "--task",
+        "task.py:task",
+        "-o",
+        "run",
+        "--dtype",
+        "float64",
+        "--quick",
+        "--keep",
+        "0.5",
+    )
+    ran = run(*line, "--json")
     assert ran.code == 0, ran.err
     assert ran.document == {"run": str(here / "run"), "report": str(here / "run" / "report" / "index.html")}
     file = here / "run-task.py"
-    assert calls == [
-        ("pytest", "bench", "--task", f"{file}:task", "--run", str(here / "run"), "--quick", "--keep", "0.5")
-    ]
+    (words,) = calls
+    given = {flag: words[index + 1] for index, flag in enumerate(words) if flag.startswith("-")}
+    assert words[:2] == ("pytest", str(ROOT / "bench"))
+    assert given["-c"] == str(ROOT / "pyproject.toml")
+    assert given["--rootdir"] == str(ROOT)
+    assert (given["--task"], given["--run"]) == (f"{file}:task", str(here / "run"))
+    assert shlex.split(given["--command"]) == ["mha", *line]
+    assert words[-3:] == ("--quick", "--keep", "0.5")
     names = {}
     exec(file.read_text(), names)
     assert names["task"].metric == "accuracy"
@@ -127,17 +145,42 @@ def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     assert run("bench", "smaller", "--task", "task.py:task", "-o", "run").code == 1  # the task of another run
 
 
-def test_bench_without_a_checkout_names_the_extra(run, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    ran = run("bench", "my-model", "--task", "task.py:task", "-o", "run")
+def test_bench_runs_the_suite_of_a_wheel_and_nothing_of_the_working_directory(here, monkeypatch, capfd):
+    """From where the suite is, though the user has a module of the same name."""
+    suite, own = here / "site-packages" / "mha" / "_suite", here / "own"
+    for folder, said in ((suite / "bench", "the wheel's"), (own / "bench", "the user's")):
+        (folder / "rundir").mkdir(parents=True)
+        (folder / "__init__.py").write_text(f"print({said!r})\n")
+        (folder / "__main__.py").write_text("import sys; from pathlib import Path; print(Path.cwd(), *sys.argv[1:])\n")
+    (suite / bench_command.KNOWN_BY).touch()
+    monkeypatch.setattr(bench_command, "SUITE", (suite, here))
+    monkeypatch.chdir(own)
+    root = bench_command._suite()
+    assert root == suite
+    assert bench_command._python("bench", "--quick", root=root, quiet=False) == 0
+    assert capfd.readouterr().out == f"the wheel's\n{own} --quick\n"
+
+
+def test_bench_names_the_extra_and_a_suite_that_is_not_there(run, here, monkeypatch):
+    line = ("bench", "my-model", "--task", "task.py:task", "-o", "run")
+    monkeypatch.setattr(bench_command, "SUITE", (here / "a", here / "b"))
+    assert f"neither {here / 'a'} nor {here / 'b'} holds it: pip install" in run(*line).err
+    monkeypatch.setitem(sys.modules, "pytest_benchmark", None)
+    ran = run(*line)
     assert ran.code == 1
-    assert "pip install -e '.[bench]'" in ran.err
+    assert "pytest_benchmark is needed to run the benchmarks, and is not installed: pip install 'mha[bench]'" in ran.err
+    assert not (here / "run-task.py").exists()
 
 
 def test_a_package_that_is_missing_is_named_with_what_installs_it():
     with pytest.raises(MissingPackageError, match=r"no_such is needed to draw heads.*pip install 'mha\[plot\]'"):
         needed("no_such", "plot", "to draw heads")
-    assert needed("json", "plot", "to write") is sys.modules["json"]
+    with pytest.raises(MissingPackageError, match=r"no_such is needed to judge") as caught:
+        needed("no_such.metrics", "hf", "to judge")
+    assert caught.value.name == "no_such"
+    with pytest.raises(ModuleNotFoundError, match=r"'json\.no_such'"):  # the package is there, and broken
+        needed("json.no_such", "hf", "to read")
+    assert needed("json.decoder", "plot", "to write") is sys.modules["json.decoder"]
 
 
 def test_numbers_of_a_table_stand_to_the_right():
@@ -150,13 +193,16 @@ def test_main_takes_the_arguments_of_the_process(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == mha.__version__
 
 
-def test_the_module_is_the_command():
+def test_the_module_is_the_command(monkeypatch, capsys):
     """An error ends it with its exit code and a message, without a traceback."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "mha", "heads", "./nowhere"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert ended.returncode == 1
-    assert ended.stderr == "mha: error: there is no ./nowhere\n"
+    handled = []
+    monkeypatch.setattr(signal, "signal", lambda number, _: handled.append(number))
+    monkeypatch.setattr(sys, "argv", ["mha", "heads", "./nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mha", run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "mha: error: there is no ./nowhere\n"
+    assert handled == [signal.SIGTERM]
 
 
 def test_importing_the_library_imports_nothing_else():

@@ -150,7 +150,7 @@ def test_a_model_of_ones_own_is_saved_without_checks(run):
         (("--keep", "1.5"), "1.5 is not in the range 0<=x<=1"),
         (("--keep", "0.5"), "needs data: give --task, or a criterion that needs none, such as --criterion magnitude"),
         (("--keep", "0.5", "--criterion", "taylor"), "--criterion taylor needs data: give --task"),
-        (("--keep", "0.5", "--criterion", "magnitud"), "did you mean magnitude?"),
+        (("--keep", "0.5", "--criterion", "magnitud"), "did you mean 'magnitude'?"),
         (("--latency", "0.5", "--criterion", "magnitude"), "--latency needs data: give --task"),
         (("--at-most", "0"), "expected a loss above 0, as 0.01, or 1pt"),
         (("--at-most", "1 %"), "expected a loss above 0"),

@@ -58,7 +58,7 @@ def test_a_pruned_model_has_its_original_numbers(run):
     ("arguments", "message"),
     [
         ((), "without --criterion this needs data: give --task"),
-        (("--criterion", "tailor"), "there is no criterion 'tailor'; did you mean taylor?"),
+        (("--criterion", "tailor"), "unknown criterion 'tailor'; did you mean 'taylor'?"),
         (("--criterion", "magnitude", "-o", "scores.txt"), "its end says what is written; give one of .json, .csv"),
     ],
 )

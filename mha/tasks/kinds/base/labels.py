@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mha.tasks.files.settings import Settings
-from mha.tasks.files.wording import unknown
 from mha.values.errors import TaskError
+from mha.values.unknown_words import unknown
 
 
 def classes_of(config: Any) -> dict[str, int]:

@@ -12,7 +12,6 @@ from pyarrow import parquet
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
-from mha.tasks.files import packages  # noqa: E402
 from mha.tasks.files.tables import read_table  # noqa: E402
 from mha.values.errors import TaskError  # noqa: E402
 
@@ -129,13 +128,3 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(TaskError, match=f"{name}: can't be read as {name[2:].rstrip('l')}: "):
         read_table(tmp_path / name)
-
-
-def test_a_package_that_is_missing_is_named(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
-
-    monkeypatch.setattr(packages.importlib, "import_module", missing)
-    message = "the package sacrebleu is needed to judge, and not installed: pip install 'mha[hf]'"
-    with pytest.raises(TaskError, match=re.escape(message)):
-        packages.needed("sacrebleu.metrics", "to judge")
