@@ -8,7 +8,8 @@ To find out which heads matter: `find_attention` lists the attention layers of a
 of the `criteria`, and `visualize` shows them. To cut: `choose` turns scores and a budget into a plan, whose price
 `measure_costs` tells beforehand; `masked` tries the plan out, `prune` slices the weights, `check` proves that both
 agree. To repair: `compensate` fits what is left to the dense model, `distill` trains it, and `shrink` does everything
-in one call. To keep: `save_pruned`, `load_pruned`, `from_pretrained`. To add: `register_family` for attention of your
+in one call. To keep: `save_pruned`, `load_pruned`, `from_pretrained`; to leave for another runtime: `export`, proved by
+`check_export`. To add: `register_family` for attention of your
 own, `register_criterion` for a way to score. All of it from the command line: `python -m mha --help`.
 
 Plans and scores speak of original head numbers, also for a model that has been pruned before. All errors raised on
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from mha.certifying.certify import certify
     from mha.certifying.judge import Judge
     from mha.costs import CostTable, measure_costs
+    from mha.exporting.check_export import ExportCheck, check_export
+    from mha.exporting.export import export
+    from mha.exporting.exported import Exported
     from mha.families import AttentionLayer, AttentionMap, Family, find_attention, register_family
     from mha.importance.registry import criteria, register_criterion
     from mha.importance.score import score
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
         CheckpointError,
         CostsError,
         EquivalenceError,
+        ExportError,
         LostHeadsWarning,
         MhaError,
         MissingPackageError,
@@ -84,6 +89,9 @@ __all__ = [
     "CostTable",
     "CostsError",
     "EquivalenceError",
+    "ExportCheck",
+    "ExportError",
+    "Exported",
     "Family",
     "HeadPlan",
     "HeadScores",
@@ -102,10 +110,12 @@ __all__ = [
     "UnsupportedModule",
     "certify",
     "check",
+    "check_export",
     "choose",
     "compensate",
     "criteria",
     "distill",
+    "export",
     "find_attention",
     "from_pretrained",
     "load_pruned",
@@ -128,6 +138,9 @@ _HOME = {  # module -> the public names that it defines: each is imported when i
     "mha.certifying.certify": "certify",
     "mha.certifying.judge": "Judge",
     "mha.costs": "CostTable measure_costs",
+    "mha.exporting.check_export": "ExportCheck check_export",
+    "mha.exporting.export": "export",
+    "mha.exporting.exported": "Exported",
     "mha.families": "AttentionLayer AttentionMap Family find_attention register_family",
     "mha.importance.registry": "criteria register_criterion",
     "mha.importance.score": "score",
@@ -143,15 +156,27 @@ _HOME = {  # module -> the public names that it defines: each is imported when i
     "mha.repair.distill": "distill",
     "mha.repair.shrink": "shrink",
     "mha.values.errors": (
-        "BusyError CalibrationError CertificateError CheckpointError CostsError EquivalenceError LostHeadsWarning "
-        "MhaError MissingPackageError OptimizerError OverlapWarning PlanError ScoresError ShapeError SlowPlanWarning "
-        "TaskError UnsupportedModule"
+        "BusyError CalibrationError CertificateError CheckpointError CostsError EquivalenceError ExportError "
+        "LostHeadsWarning MhaError MissingPackageError OptimizerError OverlapWarning PlanError ScoresError ShapeError "
+        "SlowPlanWarning TaskError UnsupportedModule"
     ),
     "mha.values.plan": "HeadPlan HeadScores",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _ROOMS = (
-    *("certifying", "cli", "costs", "families", "importance", "layer", "planning", "pruning", "repair", "runtime"),
+    *(
+        "certifying",
+        "cli",
+        "costs",
+        "exporting",
+        "families",
+        "importance",
+        "layer",
+        "planning",
+        "pruning",
+        "repair",
+        "runtime",
+    ),
     *("tasks", "timing", "values", "visualize"),
 )
 

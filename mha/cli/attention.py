@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mha.cli.models import Loaded, read_model
-from mha.values.whole_directory import check_new
 from mha.cli.settings import Settings, with_settings
 from mha.families import find_attention
 from mha.pruning.masking import eval_mode
 from mha.values.atomic_files import appears_whole
 from mha.values.errors import CalibrationError
 from mha.values.optional_packages import needed
+from mha.values.whole_directory import check_new
 from mha.visualize import restore_heads, show_attention
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from mha.cli.criteria import CriterionName, check_needs
 from mha.cli.history import heads_of, history_in, told, write_history
 from mha.cli.inputs import Inputs, inputs_of
 from mha.cli.models import Loaded, read_model
-from mha.values.whole_directory import check_free, whole_directory
 from mha.cli.proof import Proof, proved
 from mha.cli.settings import Settings, note, with_settings
 from mha.cli.shrinking import BY_COSTS, Made, Wanted, smaller
@@ -25,6 +24,7 @@ from mha.repair.distill import seconds_in
 from mha.tasks import Task
 from mha.values.errors import CalibrationError
 from mha.values.plan import HeadPlan
+from mha.values.whole_directory import check_free, whole_directory
 
 SHARE = click.FloatRange(0, 1)
 BUDGETS = ("keep", "heads", "latency", "flops", "parameters")

@@ -9,13 +9,13 @@ import click
 
 from mha.cli.criteria import CriterionName, check_needs
 from mha.cli.models import read_model
-from mha.values.whole_directory import check_new
 from mha.cli.settings import Settings, lines_of, note, with_settings
 from mha.cli.tasks import read_task
 from mha.importance.registry.criterion import DEFAULT
 from mha.importance.score import score as score_heads
 from mha.values.atomic_files import appears_whole
 from mha.values.plan import HeadScores
+from mha.values.whole_directory import check_new
 from mha.visualize import show_importance
 
 PICTURES = (".png", ".svg", ".pdf")

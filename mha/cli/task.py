@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from mha.cli.models import read_model
-from mha.values.whole_directory import check_new
 from mha.cli.settings import Settings, with_settings
 from mha.cli.tasks import first_task
 from mha.values.atomic_files import appears_whole
+from mha.values.whole_directory import check_new
 
 
 @click.group()

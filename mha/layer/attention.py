@@ -143,11 +143,11 @@ class MultiHeadAttention(nn.Module):
                 lengths do not fit; a mask that is neither boolean nor floating.
         """
         self._check_inputs(queries, keys, values)
-        if query_lens is not None and query_lens.shape != (len(queries),):
+        if query_lens is not None and query_lens.shape != (queries.shape[0],):
             raise ShapeError(
-                f"query_lens: expected shape ({len(queries)},), that is (batch,), got {tuple(query_lens.shape)}"
+                f"query_lens: expected shape ({queries.shape[0]},), that is (batch,), got {tuple(query_lens.shape)}"
             )
-        per_example = valid_lens is None or valid_lens.shape == (len(queries),)
+        per_example = valid_lens is None or valid_lens.shape == (queries.shape[0],)
         if query_lens is not None and self.packs and per_example and attn_mask is None and not need_weights:
             return self._forward_packed(queries, keys, values, query_lens, valid_lens, is_causal)
         output, weights = self._forward_padded(queries, keys, values, valid_lens, attn_mask, is_causal, need_weights)
@@ -207,7 +207,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """The output (b, q, num_hiddens), zero for padding, with nothing computed for padded queries and keys."""
         num_queries, num_keys = queries.shape[1], keys.shape[1]
-        key_lens = torch.full((len(keys),), num_keys) if valid_lens is None else valid_lens
+        key_lens = torch.full((keys.shape[0],), num_keys) if valid_lens is None else valid_lens
         packing = Packing(query_lens, key_lens, num_queries, num_keys, queries.device)
         packed = packing.queries.pack(queries)
         if self.num_heads == 0:

@@ -56,6 +56,10 @@ class CheckpointError(MhaError, ValueError):
     """A model that can't be saved, or a directory that can't be loaded."""
 
 
+class ExportError(MhaError, ValueError):
+    """A model that a format or its runtime can't have, or an export that can't be read, or is not what was written."""
+
+
 class BusyError(MhaError, RuntimeError):
     """A model that another thread is working on, where waiting for that thread would not end."""
 

@@ -3,23 +3,25 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from mha.values.errors import ExportError
-from mha.values.unknown_words import guess
+from mha.values.unknown_words import unknown
 
 Inputs = Mapping[str, Any]  # what a model's forward takes, by name
 Run = Callable[[Inputs], Any]  # inputs -> what the model that was exported returned for such inputs
 
 
-class Writing(Protocol):
+@dataclass(frozen=True)
+class Wish:
     """What a format is asked to write.
 
     Attributes:
-        model: in eval mode, on the CPU.
+        model: in eval mode, on the CPU; a copy, which the format may change.
         inputs: an example, by the names that the model's forward gives them.
         int8: whether weights are to be 8-bit integers.
     """
@@ -44,7 +46,7 @@ class Format(Protocol):
     packages: Mapping[str, str]
     takes_int8: bool
 
-    def write(self, wish: Writing, directory: Path) -> dict[str, list[int | None]]:
+    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
         """Write the model into the directory.
 
         Returns:
@@ -76,12 +78,7 @@ def find_format(name: str) -> Format:
         ExportError: there is none; the message lists those that there are.
     """
     for module in pkgutil.iter_modules([str(Path(__file__).with_name("formats"))]):
-        importlib.import_module(f"mha.export.formats.{module.name}")
+        importlib.import_module(f"mha.exporting.formats.{module.name}")
     if name not in FORMATS:
-        raise ExportError(f"unknown format {name!r}{guess(name, FORMATS)} choose from {', '.join(sorted(FORMATS))}")
+        raise ExportError(unknown("format", name, sorted(FORMATS)))
     return FORMATS[name]
-
-
-def is_given(value: Any) -> bool:
-    """Whether an input is a tensor, which an export is given at every call; anything else is fixed in it."""
-    return isinstance(value, Tensor)

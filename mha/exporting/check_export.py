@@ -1,0 +1,186 @@
+"""`check_export`: the proof that an export computes what the masked dense model computes, made in its runtime."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mha.exporting.exported import Exported, version_of
+from mha.exporting.inputs import named, variants
+from mha.exporting.registry import find_format
+from mha.pruning.equivalence import tensors_in
+from mha.pruning.masking import eval_mode, masked
+from mha.runtime.locking import exclusive
+from mha.values.atomic_files import appears_whole
+from mha.values.errors import EquivalenceError, ExportError
+from mha.values.plan import HeadPlan
+
+FILE = "mha-check.json"
+ALLOWED = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}  # of the largest output
+INT8 = 0.2  # of the norm of an output: what 8 bits keep of most models; it tells a broken export from a rounded one
+
+
+class Try(NamedTuple):
+    """One call, of the export and of the masked dense model.
+
+    Attributes:
+        inputs: sizes of the tensors that both were given, as text.
+        difference: the largest |export - masked| over all outputs.
+        share: that as a share of the largest |masked|; for int8 the norm of the difference, as a share of masked's.
+    """
+
+    inputs: str
+    difference: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """What a proof in a runtime found; it prints itself.
+
+    Attributes:
+        format, runtime: their names, the runtime's with its version.
+        tries: the calls, those with the given examples first.
+        allowed: the largest `share` that counts as equal.
+    """
+
+    format: str
+    runtime: str
+    tries: tuple[Try, ...]
+    allowed: float
+
+    @property
+    def worst(self) -> Try:
+        """The call with the largest share."""
+        return max(self.tries, key=lambda each: each.share)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every call was within what is allowed."""
+        return all(each.share <= self.allowed for each in self.tries)
+
+    def save(self, directory: Path | str) -> None:
+        """Write what was found as the file mha-check.json in a directory, beside what was checked."""
+        with appears_whole(Path(directory) / FILE) as partial:
+            document = {**asdict(self), "equal": self.equal}
+            partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        lines = [f"{each.inputs}: off by {each.difference:.2g}, {each.share:.2g} of masked" for each in self.tries]
+        verdict = "computes what the masked dense model computes" if self.equal else "does NOT compute it"
+        last = f"{self.format} in {self.runtime} {verdict}: at most {self.worst.share:.2g}, allowed {self.allowed:.2g}"
+        return "\n".join([*lines, last])
+
+
+@exclusive("mha.check_export")
+def check_export(
+    files: Exported | Path | str,
+    model: nn.Module,
+    plan: HeadPlan,
+    examples: Iterable[Any] = (),
+    *,
+    allowed: float | None = None,
+) -> ExportCheck:
+    """Prove that an export computes what the dense model with masked heads computes, inside its runtime.
+
+    Both are called with the examples, and with random inputs like the first of them at other batch sizes and lengths,
+    as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8.
+
+    Args:
+        files: what `export` has returned, or its directory.
+        model: the dense model; it is run in eval mode, masked, and left as it was.
+        plan: the heads that were kept.
+        examples: what the model is called with, each (args, kwargs); at least one.
+        allowed: the largest difference that counts as equal, as a share of the largest output. By default 1e-4 in
+            float32, 2e-2 in float16, 5e-2 in bfloat16; of int8 the norm of the difference may be 0.2 of the output's.
+
+    Raises:
+        EquivalenceError: the export computes something else; the message has all that was tried.
+        ExportError: there is no export, a file of it was changed, the runtime is of another version, or an example does
+            not fit it.
+        MissingPackageError: the runtime is not installed.
+        PlanError: the plan does not belong to the model.
+
+    Example:
+        >>> print(mha.check_export("exported", model, plan, [batch]))  # doctest: +SKIP
+    """
+    exported = files if isinstance(files, Exported) else Exported.read(files)
+    given = [named(model, example) for example in examples]
+    if not given:
+        raise ExportError("check_export compares outputs, and no example was given: give one, as (args, kwargs)")
+    run = exported.load()
+    usual = INT8 if exported.int8 else ALLOWED.get(exported.dtype, ALLOWED["float32"])
+    limit = usual if allowed is None else allowed
+    with eval_mode(model), torch.no_grad(), masked(model, plan):
+        tries = tuple(_tried(model, run, inputs, exported) for inputs in _all(given, exported.sizes))
+    runtime = find_format(exported.format).runtime
+    found = ExportCheck(exported.format, f"{runtime} {version_of(runtime)}", tries, limit)
+    if not found.equal:
+        raise EquivalenceError(f"{exported.directory}:\n{found}")
+    return found
+
+
+def _all(given: Sequence[dict[str, Any]], sizes: Mapping[str, list[int | None]]) -> Iterator[dict[str, Any]]:
+    """Yield the given inputs, and variants of the first at other sizes."""
+    yield from given
+    yield from variants(given[0], sizes)
+
+
+def _tried(model: nn.Module, run: Any, inputs: dict[str, Any], exported: Exported) -> Try:
+    """Call the export and the masked model with the same inputs, and compare all outputs.
+
+    Raises:
+        ExportError: the runtime does not take the inputs, or returns other outputs.
+    """
+    words = ", ".join(f"{name} {_shape(value)}" for name, value in inputs.items() if isinstance(value, Tensor))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    expected = tensors_in(model(**there))
+    try:
+        found = tensors_in(run({name: _on_cpu(value) for name, value in inputs.items()}))
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(
+            f"{exported.directory}: {exported.format} does not take {words} ({first}); it was exported for "
+            f"{dict(exported.sizes)}, where null is any size"
+        ) from error
+    outputs = expected.keys() & found.keys()
+    if not outputs or (missing := expected.keys() - found.keys()):
+        raise ExportError(f"{exported.directory} returns {sorted(found)}, and the model {sorted(expected)}")
+    assert not missing
+    pairs = [(_on_cpu(expected[name]).double(), found[name].double()) for name in sorted(outputs)]
+    for name, (wanted, got) in zip(sorted(outputs), pairs, strict=True):
+        if wanted.shape != got.shape:
+            raise EquivalenceError(
+                f"{exported.directory}, {words}: {name} has shape {tuple(got.shape)}, masked {tuple(wanted.shape)}"
+            )
+    return Try(words, *_differences(pairs, by_norm=exported.int8))
+
+
+def _differences(pairs: Sequence[tuple[Tensor, Tensor]], *, by_norm: bool) -> tuple[float, float]:
+    """The largest difference over pairs of expected and found outputs, and the largest as a share; NaN is infinite."""
+    difference, share = 0.0, 0.0
+    for expected, found in pairs:
+        away = (expected - found).abs()
+        away = torch.where(expected == found, 0.0, away)  # infinities at the same places
+        away = away.nan_to_num(nan=float("inf"))
+        if not away.numel():
+            continue
+        finite = expected[expected.isfinite()]
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        most = float(away.max())
+        relative = float(away.norm()) / max(float(finite.norm()), 1e-30) if by_norm else most / max(largest, 1e-30)
+        difference, share = max(difference, most), max(share, relative if most else 0.0)
+    return difference, share
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(map(str, value.shape)) or "()"

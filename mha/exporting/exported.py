@@ -1,0 +1,137 @@
+"""An export on disk: its files with their digests, what wrote and what runs them, and what they are given."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from mha.exporting.registry import Run, find_format
+from mha.values.atomic_files import appears_whole
+from mha.values.errors import ExportError
+
+FILE = "mha-export.json"
+SCHEMA = 1
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in a format of a runtime, as `export` wrote it.
+
+    Attributes:
+        directory: where its files are.
+        format: its name, as "onnx".
+        files: name of each file below the directory -> SHA-256 of what was written, as hex text.
+        versions: package -> the version that wrote it; that of the runtime has to be the same where it is run.
+        sizes: tensor among the inputs -> its sizes, None where any size does.
+        constants: inputs that are no tensors, and so fixed: name -> value, as text.
+        dtype: of the model's weights before they were exported.
+        int8: whether weights are 8-bit integers.
+    """
+
+    directory: Path
+    format: str
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    sizes: Mapping[str, list[int | None]]
+    dtype: str
+    int8: bool = False
+    constants: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path | str) -> Self:
+        """The export in a directory.
+
+        Raises:
+            ExportError: there is none, or its description can't be read.
+        """
+        path = Path(directory) / FILE
+        if not path.is_file():
+            raise ExportError(f"{directory} holds no export: there is no {FILE} in it; mha.export writes one")
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            schema = document.pop("schema")
+            if schema != SCHEMA:
+                raise ExportError(f"{path} has schema {schema}; this version of mha reads {SCHEMA}")
+            return cls(directory=Path(directory), **document)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ExportError):
+                raise
+            raise ExportError(f"{path} is damaged ({error}); export the model again") from error
+
+    def write(self) -> None:
+        """Write the description, the file of name `FILE`, into the directory."""
+        document = {"schema": SCHEMA, **asdict(self)}
+        del document["directory"]
+        with appears_whole(self.directory / FILE) as partial:
+            partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def bytes(self) -> int:
+        """How large all files are together."""
+        return sum((self.directory / name).stat().st_size for name in self.files)
+
+    def check_files(self) -> None:
+        """Raise an `ExportError` unless all files are there as they were written."""
+        for name, digest in self.files.items():
+            path = self.directory / name
+            if not path.is_file():
+                raise ExportError(f"{path} is missing: it was there when the model was exported; export it again")
+            if digest_of(path) != digest:
+                raise ExportError(f"{path} was changed after the model was exported; export it again")
+
+    def check_versions(self) -> None:
+        """Raise an `ExportError` unless the runtime here is of the version that it was when the export was written."""
+        runtime = find_format(self.format).runtime
+        here, there = version_of(runtime), self.versions.get(runtime)
+        if here != there:
+            raise ExportError(
+                f"{self.directory} was exported for {runtime} {there}, and {here or 'none'} is installed: install that "
+                "version, or export again; a proof holds for the version that it was made in"
+            )
+
+    def load(self) -> Run:
+        """A function that runs the export in its runtime on the CPU: named inputs -> what the model returned.
+
+        Raises:
+            ExportError: a file was changed, or the runtime is of another version.
+            MissingPackageError: a package of the format is not installed.
+        """
+        self.check_files()
+        self.check_versions()
+        return find_format(self.format).open(self.directory)
+
+    def __str__(self) -> str:
+        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in self.sizes.items())
+        kind = f"{self.format}{', int8' if self.int8 else ''}"
+        return f"{kind}: {', '.join(self.files)} in {self.directory} ({self.bytes / 1e6:.1f} MB), for {inputs}"
+
+
+def _sizes(sizes: list[int | None]) -> str:
+    return ", ".join("any" if size is None else str(size) for size in sizes)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def version_of(package: str) -> str | None:
+    """The version of a package that is installed here; None if it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def described(value: Any) -> str:
+    """A fixed input as text, shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

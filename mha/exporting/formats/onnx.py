@@ -1,0 +1,32 @@
+"""ONNX, proved in ONNX Runtime."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mha.exporting import transformers_exporters
+from mha.exporting.registry import Run, Wish, register_format
+from mha.exporting.transformers_exporters import EXTRA, PACKAGES
+
+
+class Onnx:
+    """model.onnx and its weights in model.onnx.data; with int8 by ONNX Runtime's dynamic quantisation."""
+
+    name = "onnx"
+    runtime = "onnxruntime"
+    packages: Mapping[str, str] = {**PACKAGES, "onnx": EXTRA, "onnxscript": EXTRA, "onnxruntime": EXTRA}
+    takes_int8 = True
+
+    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
+        from transformers.exporters import OnnxConfig
+        from transformers.exporters.exporter_onnx import OnnxExporter
+        from transformers.exporters.quantizers import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+
+        quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if wish.int8 else None
+        config = OnnxConfig(dynamic=True, quantizer=quantizer)
+        return transformers_exporters.write(wish, directory, OnnxExporter, config)
+
+    def open(self, directory: Path) -> Run:
+        return transformers_exporters.run(directory)
+
+
+register_format(Onnx())

@@ -1,0 +1,27 @@
+"""`torch.export`: a traced program, which torch runs, compiles ahead of time, or lowers further."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mha.exporting import transformers_exporters
+from mha.exporting.registry import Run, Wish, register_format
+
+
+class Torch:
+    """model.pt2, written by `torch.export.save`."""
+
+    name = "torch"
+    runtime = "torch"
+    packages: Mapping[str, str] = transformers_exporters.PACKAGES
+    takes_int8 = False
+
+    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
+        from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+
+        return transformers_exporters.write(wish, directory, DynamoExporter, DynamoConfig(dynamic=True))
+
+    def open(self, directory: Path) -> Run:
+        return transformers_exporters.run(directory)
+
+
+register_format(Torch())
