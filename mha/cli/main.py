@@ -10,6 +10,7 @@ import click
 from mha.cli.attention import attention
 from mha.cli.bench import bench
 from mha.cli.check import check
+from mha.cli.export import export
 from mha.cli.heads import heads
 from mha.cli.prune import prune
 from mha.cli.score import score
@@ -36,12 +37,13 @@ def command() -> None:
       mha score my-model --task task.toml -o scores.json
       mha prune my-model --task task.toml --keep 0.5 -o smaller
       mha check my-model smaller --task task.toml
+      mha export smaller --to onnx -o smaller-onnx
 
     Tab completion of bash: eval "$(_MHA_COMPLETE=bash_source mha)"; zsh_source and fish_source likewise.
     """
 
 
-for _subcommand in (heads, score, prune, check, attention, task, bench):
+for _subcommand in (heads, score, prune, check, export, attention, task, bench):
     command.add_command(_subcommand)
 
 

@@ -1,0 +1,71 @@
+"""`mha export`: a model, pruned or not, in the format of a runtime, proved there."""
+
+from pathlib import Path
+
+import click
+
+from mha.certifying.ladder import check_pruned_from
+from mha.cli.inputs import inputs_of
+from mha.cli.models import read_model
+from mha.cli.settings import Settings, note, with_settings
+from mha.cli.tasks import read_task
+from mha.exporting.check_export import check_export
+from mha.exporting.export import export as write
+from mha.families import find_attention
+from mha.pruning.slicing import plan_of
+
+
+@click.command(short_help="Write a model for another runtime, and prove it there.")
+@click.argument("model")
+@click.option("--to", "format_name", required=True, metavar="FORMAT", help="torch, onnx, openvino or transformers.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New directory.")
+@click.option("--dense", metavar="MODEL", help="What it was pruned from, to prove against; default: itself, in torch.")
+@click.option("--int8", is_flag=True, help="Weights as 8-bit integers.")
+@click.option("--task", metavar="TASK", help="Whose inputs the proof begins with; default: made up for the model.")
+@click.option("--batch-size", type=click.IntRange(1), help="Of the first example; default: the task's, or 8.")
+@click.option("--length", type=click.IntRange(1), help="Tokens of the first example; default: the task's, or 64.")
+@with_settings
+def export(
+    model: str,
+    format_name: str,
+    output: Path,
+    dense: str | None,
+    int8: bool,
+    task: str | None,
+    batch_size: int | None,
+    length: int | None,
+    settings: Settings,
+) -> None:
+    """Write MODEL in the format of a runtime into a new directory, and prove there that it computes the same.
+
+    What was written is run in the runtime, at several batch sizes and lengths, and compared with the masked dense model
+    in torch. If it computes something else, that is an error, and the files stay there to be looked at.
+
+    \b
+    Examples:
+      mha export smaller --to onnx -o smaller-onnx
+      mha export smaller --dense my-model --to openvino --int8 -o smaller-openvino
+    """
+    loaded = read_model(model, settings)
+    whole = loaded if dense is None else read_model(dense, settings)
+    if dense is not None:
+        check_pruned_from(find_attention(whole.model), find_attention(loaded.model), model)
+    chosen = None if task is None else read_task(task, loaded)
+    example = inputs_of(loaded.model, chosen, loaded.device, batch_size, length)
+    note(f"writing {output}")
+    files = write(loaded.model, format_name, output, example=example, int8=int8)
+    note(f"running it in {files.format}")
+    found = check_export(files, whole.model, plan_of(loaded.model), [example])
+    found.save(output)
+    document = {
+        "directory": str(output),
+        "format": files.format,
+        "int8": files.int8,
+        "bytes": files.bytes,
+        "runtime": found.runtime,
+        "equal": found.equal,
+        "share": found.worst.share,
+        "allowed": found.allowed,
+        "tries": [each._asdict() for each in found.tries],
+    }
+    settings.tell(f"{files}\n{found}", document)
