@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import mha
 from mha import HeadPlan
 from tests.mha.families.ranks import PLAN, Alone
+from tests.mha.support.language_models import UNEVEN, build, logits, uneven
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this build of torch has no gloo")
@@ -156,16 +157,46 @@ def test_scripted_and_traced(model, x):
             mha.prune(scripted, HeadPlan({name: (0,)}))
 
 
-def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(tmp_path):
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory) -> Path:
+    """The directory of a language model with four of six heads in one layer, and none in another."""
+    model = build("llama", **UNEVEN, attention_bias=True)
+    folder = tmp_path_factory.mktemp("ranks") / "smaller"
+    mha.save_pruned(mha.prune(model, uneven(model)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(smaller) -> list[dict[str, float]]:
+    """What two ranks found, started once for all tests."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.mha.families.ranks", str(tmp_path / "store")]
-    ranks = [
-        subprocess.Popen([*command, str(rank)], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    store = str(smaller.parent / "store")
+    command = [sys.executable, "-W", "ignore", "-m", "tests.mha.families.ranks", store]
+    started = [
+        subprocess.Popen([*command, str(rank), str(smaller)], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    found = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
-    assert [one["wrapped anew"] for one in found] == [0.0, 0.0]
-    assert min(one["not wrapped"] for one in found) > 1e-4
+    return [json.loads(rank.communicate(timeout=240)[0]) for rank in started]
+
+
+def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(ranks):
+    assert [one["wrapped anew"] for one in ranks] == [0.0, 0.0]
+    assert min(one["not wrapped"] for one in ranks) > 1e-4
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_two_ranks_train_a_pruned_model_as_one_process_does(ranks, how):
+    """DistributedDataParallel and fully_shard: gradients and steps, and what is saved of the latter."""
+    for found in ranks:
+        assert found[f"gradients, {how}"] < 1e-12
+        assert found[f"parameters, {how}"] < 1e-9
+
+
+def test_what_was_sharded_is_saved_from_its_whole_weights(ranks, smaller):
+    assert ranks[0]["saved"] < 1e-9
+    first, trained = (mha.from_pretrained(smaller.parent / name) for name in ("smaller", "trained"))
+    assert mha.plan_of(trained) == mha.plan_of(first)
+    assert (logits(trained) - logits(first)).abs().max() > 1e-3
 
 
 class Layers(nn.Module):
