@@ -1,14 +1,17 @@
-"""One of two ranks that train models, and prune one on the way: `python -m tests.mha.families.ranks STORE RANK SMALLER`.
+"""Two ranks that train models, and prune one on the way: `python -m tests.mha.families.ranks STORE SMALLER`.
 
-SMALLER is the directory of a pruned language model; beside it, in `trained`, is written what sharded training made.
+SMALLER is the directory of a pruned `stack()`; beside it, in `trained`, is written what sharded training made. What the
+ranks found is written to stdout, a line each.
 """
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what training imports on the way
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -27,6 +30,12 @@ class Alone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(x, x, x)
+
+
+def stack() -> nn.Sequential:
+    """Three layers in float64."""
+    torch.manual_seed(3)
+    return nn.Sequential(Alone(), Alone(), Alone()).double()
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, rank: int) -> None:
@@ -63,24 +72,24 @@ def pruned_on_the_way(rank: int) -> dict[str, float]:
     return {"wrapped anew": apart(again), "not wrapped": apart(alone)}
 
 
-def sharded(model: nn.Module) -> nn.Module:
-    """The model with every block's parameters, and the rest, divided among the ranks."""
-    for block in model.get_submodule("model.layers").children():
-        fully_shard(block)
+def sharded(model: nn.Sequential) -> nn.Module:
+    """The model, with every layer's parameters divided among the ranks."""
+    for layer in model:
+        fully_shard(layer)
     return fully_shard(model)
 
 
-def step(model: nn.Module, ids: Tensor) -> list[Tensor]:
-    """Take two steps on these tokens; returns the gradients of the second."""
+def step(model: nn.Module, x: Tensor) -> list[Tensor | None]:
+    """Take two steps on these inputs; returns the gradients of the second."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
+        (model(x) - x.flip(1)).square().mean().backward()
         optimizer.step()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [parameter.grad for parameter in model.parameters()]
 
 
-def furthest(made: list[Tensor], expected: list[Tensor]) -> float:
+def furthest(made: list, expected: list) -> float:
     """The largest difference of two lists of tensors, of which the first may be sharded."""
     whole = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in made]
     return max(float((one - other).detach().abs().max()) for one, other in zip(whole, expected, strict=True))
@@ -88,17 +97,17 @@ def furthest(made: list[Tensor], expected: list[Tensor]) -> float:
 
 def trained_by_both(rank: int, smaller: Path) -> dict[str, float]:
     """How far gradients and parameters of the pruned model are from those of one process that sees all examples."""
-    expected = mha.from_pretrained(smaller)
-    ids = torch.randint(3, 97, (4, 11), generator=torch.Generator().manual_seed(1))
-    gradients = step(expected, ids)
+    expected = mha.load_pruned(smaller, stack())
+    x = torch.randn(4, 11, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = step(expected, x)
     found = {}
     for name, wrap in (("replicated", DistributedDataParallel), ("sharded", sharded)):
-        model = wrap(mha.from_pretrained(smaller))
-        found[f"gradients, {name}"] = furthest(step(model, ids[rank::2]), gradients)
+        model = wrap(mha.load_pruned(smaller, stack()))
+        found[f"gradients, {name}"] = furthest(step(model, x[rank::2]), gradients)
         found[f"parameters, {name}"] = furthest(list(model.parameters()), list(expected.parameters()))
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     if rank == 0:
-        whole = mha.from_pretrained(smaller)
+        whole = mha.load_pruned(smaller, stack())
         whole.load_state_dict(weights)
         mha.save_pruned(whole, smaller.parent / "trained")
         found["saved"] = furthest(list(whole.parameters()), list(expected.parameters()))
@@ -106,10 +115,15 @@ def trained_by_both(rank: int, smaller: Path) -> dict[str, float]:
 
 
 def main(store: str, rank: int, smaller: str) -> None:
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    json.dump(pruned_on_the_way(rank) | trained_by_both(rank, Path(smaller)), sys.stdout)
+    found = pruned_on_the_way(rank) | trained_by_both(rank, Path(smaller))
+    os.write(1, f"{json.dumps(found)}\n".encode())  # at once, beside the other rank
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+if __name__ == "__main__":  # what is imported is imported once for both
+    first = os.fork()
+    main(sys.argv[1], 0 if first else 1, sys.argv[2])
+    if first:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
