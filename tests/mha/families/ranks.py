@@ -1,17 +1,14 @@
-"""Two ranks that train models, and prune one on the way: `python -m tests.mha.families.ranks STORE SMALLER`.
+"""One of two ranks that train models, and prune one on the way: `python -m tests.mha.families.ranks STORE FOLDER RANK`.
 
-SMALLER is the directory of a pruned `stack()`; beside it, in `trained`, is written what sharded training made. What the
-ranks found is written to stdout, a line each.
+FOLDER is the directory of a pruned `stack()`; beside it, in `trained`, is written what sharded training made.
 """
 
 import copy
 import json
-import os
 import sys
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what training imports on the way
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -114,16 +111,11 @@ def trained_by_both(rank: int, smaller: Path) -> dict[str, float]:
     return found
 
 
-def main(store: str, rank: int, smaller: str) -> None:
-    torch.set_num_threads(1)
+def main(store: str, smaller: str, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    found = pruned_on_the_way(rank) | trained_by_both(rank, Path(smaller))
-    os.write(1, f"{json.dumps(found)}\n".encode())  # at once, beside the other rank
+    json.dump(pruned_on_the_way(rank) | trained_by_both(rank, Path(smaller)), sys.stdout)
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":  # what is imported is imported once for both
-    first = os.fork()
-    main(sys.argv[1], 0 if first else 1, sys.argv[2])
-    if first:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -169,8 +169,11 @@ def ranks(smaller) -> list[dict[str, float]]:
     """What two ranks found, started once for all tests."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.mha.families.ranks", smaller.parent / "store", smaller]
-    ran = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=240, check=True)
-    return [json.loads(line) for line in ran.stdout.splitlines()]
+    started = [
+        subprocess.Popen([*command, str(rank)], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    return [json.loads(rank.communicate(timeout=240)[0]) for rank in started]
 
 
 def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(ranks):
@@ -181,14 +184,13 @@ def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(ranks):
 @pytest.mark.parametrize("how", ["replicated", "sharded"])
 def test_two_ranks_train_a_pruned_model_as_one_process_does(ranks, how):
     """DistributedDataParallel and fully_shard: gradients and steps, and what is saved of the latter."""
-    assert len(ranks) == 2
     for found in ranks:
         assert found[f"gradients, {how}"] < 1e-12
         assert found[f"parameters, {how}"] < 1e-9
 
 
 def test_what_was_sharded_is_saved_from_its_whole_weights(ranks, smaller, x):
-    assert sum(one.get("saved", 0.0) for one in ranks) < 1e-9
+    assert ranks[0]["saved"] < 1e-9
     first, trained = (mha.load_pruned(smaller.parent / name, stack()) for name in ("smaller", "trained"))
     assert mha.plan_of(trained) == mha.plan_of(first)
     assert (trained(x) - first(x)).abs().max() > 1e-3

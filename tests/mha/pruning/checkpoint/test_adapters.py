@@ -68,9 +68,7 @@ def test_after_pruning_they_are_trained_saved_and_merged(dense, modules, tmp_pat
 def test_before_pruning_they_are_merged(dense):
     """The merged model, pruned, computes what the adapted one computes without the contexts of the lost heads."""
     model = adapted(dense, ATTENTION)
-    with pytest.raises(
-        UnsupportedModule, match=r"0.self_attn': q_proj is a peft.*adapted\?\); merge it or turn it back"
-    ):
+    with pytest.raises(UnsupportedModule, match=r"0.self_attn': q_proj is a peft.*adapted\?\); merge it or"):
         mha.prune(model, HeadPlan({f"{PREFIX}{LAYERS[0]}": (1, 2, 3, 5)}))
     merged = copy.deepcopy(model).merge_and_unload()
     pruned = mha.prune(merged, PLAN)
@@ -112,13 +110,9 @@ def test_over_pruned_layers_they_are_known_and_not_saved(dense, tmp_path):
     assert [name.removeprefix(PREFIX) for name in listed] == [LAYERS[1]]
     assert [name.removeprefix(PREFIX) for name in listed.unsupported] == [LAYERS[0], LAYERS[2]]
     for call in (mha.prune, mha.check):
-        with pytest.raises(
-            UnsupportedModule, match=r"0.self_attn': q_proj is a peft.*; merge it or turn it back first"
-        ):
+        with pytest.raises(UnsupportedModule, match=r"0.self_attn': q_proj is a peft.*; merge it or turn it back"):
             call(model, HeadPlan({f"{PREFIX}{LAYERS[0]}": (1, 5)}), *([(IDS,)] if call is mha.check else []))
-    with pytest.raises(
-        CheckpointError, match=r"0.self_attn' was pruned and then changed.*\(peft: merge_and_unload; its"
-    ):
+    with pytest.raises(CheckpointError, match=r"0.self_attn' was pruned and then changed.*\(peft: merge_and"):
         mha.save_pruned(model, tmp_path / "smaller")
     assert not (tmp_path / "smaller").exists()
     model.save_pretrained(tmp_path / "adapter")
