@@ -107,7 +107,7 @@ def test_carrying_on(run, tmp_path):
         (names["undone"], smaller),
     ]
     assert max(apart(*pair) for pair in alike) < 1e-4
-    assert mha.plan_of(names["twice"]) == {name: heads[:1] for name, heads in once.items()}
+    assert mha.plan_of(names["twice"]) == mha.HeadPlan({name: heads[:1] for name, heads in once.items()})
     assert [one["label"] for one in names["answers"]] == [f"LABEL_{row.argmax()}" for row in outputs(smaller)[:2]]
 
 
