@@ -10,6 +10,7 @@ import torch
 import mha
 from mha.families.base import find as registry
 from mha.importance.registry import registered as criteria
+from tests.mha.cli.tiny import tiny_bert, tokenizer
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -74,7 +75,46 @@ def test_every_field_of_a_description_is_explained():
     assert sorted(explained) == sorted(mha.Family.__dataclass_fields__)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", "docs/own-attention.md")])
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads it
+def test_carrying_on(run, tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed")
+    dense = tiny_bert()
+    for parameter in dense.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    dense.save_pretrained(tmp_path / "my-model")
+    tokenizer().save_pretrained(tmp_path / "my-model")
+    names = run("docs/carrying-on.md")
+    once, batch, forward = names["once"], names["batches"][0], names["forward"]
+
+    def outputs(model):
+        with torch.no_grad():
+            return forward(model.eval(), batch)
+
+    def apart(one, other):
+        return float((outputs(one) - outputs(other)).abs().max())
+
+    assert sum(map(len, once.values())) == 6
+    smaller, tuned, trained = (mha.from_pretrained(tmp_path / name) for name in ("smaller", "tuned", "trained"))
+    for model in (tuned, names["distilled"], names["model"], names["student"], names["again"], names["merged"]):
+        assert mha.plan_of(model) == once
+        assert apart(model, smaller) > 1e-3  # it has been trained
+    assert apart(names["distilled"], dense) < apart(smaller, dense)
+    alike = [
+        (trained, names["again"]),
+        (names["merged"], names["over"]),
+        (mha.from_pretrained(tmp_path / "merged"), names["merged"]),
+        (names["smaller"], smaller),  # the adapters of the former have said nothing yet
+        (names["undone"], smaller),
+    ]
+    assert max(apart(*pair) for pair in alike) < 1e-4
+    assert mha.plan_of(names["twice"]) == mha.HeadPlan({name: heads[:1] for name, heads in once.items()})
+    assert [one["label"] for one in names["answers"]] == [f"LABEL_{row.argmax()}" for row in outputs(smaller)[:2]]
+
+
+ALONE = ("README.md", "docs/own-attention.md", "docs/carrying-on.md")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ALONE])
 def test_other_pages(run, tmp_path, page):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "published").symlink_to(ROOT / "reports" / "published")  # is what a page may read

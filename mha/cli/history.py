@@ -12,6 +12,9 @@ from mha.families import find_attention
 HISTORY = "history.json"
 
 
+Removed = dict[str, list[int]]
+
+
 class Heads(NamedTuple):
     """How many heads a model has, and had when it was made."""
 
@@ -44,10 +47,26 @@ def write_history(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     (folder / HISTORY).write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def removed_between(dense: nn.Module, small: nn.Module) -> Removed:
+    """The heads that the smaller of two models has lost, by layer and original number; layers that lost none are left
+    out."""
+    left = find_attention(small)
+    lost = {name: sorted(set(layer.heads) - set(left[name].heads)) for name, layer in find_attention(dense).items()}
+    return {name: heads for name, heads in lost.items() if heads}
+
+
 def told(heads: Heads, entries: Sequence[Mapping[str, Any]]) -> str:
-    """What was removed before, in a sentence; empty for a model that has all of its heads."""
-    if heads.present == heads.made:
+    """What was removed before, in a sentence; empty for a model that has all of its heads.
+
+    What the entries leave open was removed by something that writes none, as `mha.prune`. Entries of more heads than
+    are gone are those of another model, and are not told.
+    """
+    gone = heads.made - heads.present
+    if not gone:
         return ""
-    sentence = f"Removed before: {heads.made - heads.present} of {heads.made} heads"
     times = [f"{entry.get('removed')} on {entry.get('date')} ({entry.get('how')})" for entry in entries]
-    return f"{sentence}: {', then '.join(times)}." if times else f"{sentence}."
+    known = sum(entry["removed"] for entry in entries if isinstance(entry.get("removed"), int))
+    if not times or known > gone:
+        return f"Removed before: {gone} of {heads.made} heads."
+    rest = f", and {gone - known} otherwise" if known < gone else ""
+    return f"Removed before: {gone} of {heads.made} heads: {', then '.join(times)}{rest}."

@@ -11,7 +11,7 @@ from torch import nn
 
 from mha.cli.comparison import Judged, Timed, as_document, judged, timed
 from mha.cli.criteria import CriterionName, check_needs
-from mha.cli.history import heads_of, history_in, told, write_history
+from mha.cli.history import heads_of, history_in, removed_between, told, write_history
 from mha.cli.inputs import Inputs, inputs_of
 from mha.cli.models import Loaded, read_model
 from mha.cli.proof import Proof, proved
@@ -23,7 +23,7 @@ from mha.pruning.slicing import plan_of
 from mha.repair.distill import seconds_in
 from mha.tasks import Task
 from mha.values.errors import CalibrationError
-from mha.values.plan import HeadPlan
+from mha.values.plan import HeadPlan, HeadScores
 from mha.values.whole_directory import check_free, whole_directory
 
 SHARE = click.FloatRange(0, 1)
@@ -164,12 +164,16 @@ class _Result:
 
     def entry(self) -> dict[str, Any]:
         """What the history says of this time."""
+        small, scores = self.made.model, self.made.scores
         return {
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "how": self.wanted.sentence(),
             "removed": self.removed,
-            "heads": heads_of(self.made.model).present,
-            "heads_made_with": heads_of(self.made.model).made,
+            "heads": heads_of(small).present,
+            "heads_made_with": heads_of(small).made,
+            "removed_heads": removed_between(self.dense, small),
+            "plan": {name: list(heads) for name, heads in plan_of(small).items()},
+            "scores": None if scores is None else _by_head(scores),
             "quality": as_document(self.quality),
             "speed": as_document(self.speed),
         }
@@ -179,7 +183,6 @@ class _Result:
         certificate = self.made.certificate
         return {
             **self.entry(),
-            "plan": {name: list(heads) for name, heads in plan_of(self.made.model).items()},
             "masked_minus_sliced": None if self.proof is None else self.proof.difference,
             "certificate": None if certificate is None else str(certificate),
             "before": self.before,
@@ -197,6 +200,11 @@ class _Result:
         what = f": {', '.join(measured)}" if measured else ""
         lines.append(f"{self.removed} of {heads.present} heads removed{what}. Saved in {str(output).rstrip('/')}/.")
         return "\n".join(filter(None, lines))
+
+
+def _by_head(scores: HeadScores) -> dict[str, dict[int, float]]:
+    """The scores by layer and original number."""
+    return {name: dict(zip(scores.heads[name], values.tolist(), strict=True)) for name, values in scores.scores.items()}
 
 
 @dataclass(frozen=True)

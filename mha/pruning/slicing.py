@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mha.families import find_attention
 from mha.families.base.config_view import own_config
 from mha.families.base.description import parameter_at
 from mha.families.base.emptied import leave_output_bias
@@ -91,15 +90,16 @@ def prune(
 def plan_of(model: nn.Module) -> HeadPlan:
     """What has been pruned so far: the layers that plans have named, and the heads they still have.
 
-    `plan_of(prune(model, plan)) == plan` for a model that was whole.
+    `plan_of(prune(model, plan)) == plan` for a model that was whole. Layers that have since been changed so that they
+    can't be pruned on, as by an adapter, are told too.
 
     Example:
         >>> model = nn.ModuleDict({"attention": mha.MultiHeadAttention.square(8, 4)})
         >>> mha.plan_of(mha.prune(model, mha.HeadPlan({"attention": (0, 3)})))
         HeadPlan({'attention': (0, 3)})
     """
-    layers = find_attention(model).values()
-    return HeadPlan({layer.name: layer.heads for layer in layers if lineage_of(layer.module) is not None})
+    of_modules = {name: lineage_of(module) for name, module in unwrapped(model).named_modules()}
+    return HeadPlan({name: lineage.heads for name, lineage in of_modules.items() if lineage is not None})
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -182,7 +182,7 @@ def _why_unknown(module: nn.Module) -> str | None:
         name, kind = replaced[0]
         return (
             f"{name} is a {kind.__module__}.{kind.__qualname__}, not a plain linear (quantised, sharded or adapted?); "
-            "merge it or turn it back before pruning"
+            "merge it or turn it back first"
         )
     return f"{type(module).__name__} is of no known family; {HOW_TO_REGISTER}"
 
@@ -190,9 +190,9 @@ def _why_unknown(module: nn.Module) -> str | None:
 def _looks_like_attention(module: nn.Module) -> bool:
     """Whether the module's class is named like attention, or its forward calls torch's fused attention.
 
-    Swin's `ShiftedWindowAttentionV2` is so named.
+    Swin's `ShiftedWindowAttentionV2` is so named. That of a pruned module is the class that it had before.
     """
-    name: str = module.original_name if isinstance(module, ScriptModule) else type(module).__name__
+    name: str = module.original_name if isinstance(module, ScriptModule) else whole(module).__name__
     return bool(NAMES.search(name.lower())) or _calls_attention(whole(module))
 
 

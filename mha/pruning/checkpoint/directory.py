@@ -28,6 +28,13 @@ VERSION = 1
 DOCUMENT = "pruned.json"
 LOCK = ".pruned.lock"
 EVERY_WORKPLACE = f".pruned-{'[0-9a-f]' * 16}.partial"
+WRITTEN_BY_OTHERS = {  # file -> how to read the directory that it is in
+    "config.json": "mha.from_pretrained reads what transformers saved",
+    "adapter_config.json": (
+        "it holds an adapter, which goes over the model that it was trained on: peft.PeftModel.from_pretrained(model, "
+        "directory)"
+    ),
+}
 OLDER_PARTIALS = ("pruned.json.partial", "pruned.safetensors.partial")
 EVERY_WEIGHTS = f"pruned-{'[0-9a-f]' * 64}.safetensors"
 
@@ -159,10 +166,9 @@ def _read_document(directory: Path) -> dict[str, Any]:
     path = directory / DOCUMENT
     if not path.is_file():
         lacks = "has no" if directory.is_dir() else "is no directory with a"
-        by_transformers = (
-            "; mha.from_pretrained reads what transformers saved" if (directory / "config.json").is_file() else ""
-        )
-        raise CheckpointError(f"{directory} {lacks} {DOCUMENT}: it was not written by mha.save_pruned{by_transformers}")
+        others = {name: hint for name, hint in WRITTEN_BY_OTHERS.items() if (directory / name).is_file()}
+        hint = "".join(f"; {hint}" for hint in others.values())
+        raise CheckpointError(f"{directory} {lacks} {DOCUMENT}: it was not written by mha.save_pruned{hint}")
     check_size_of_document(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

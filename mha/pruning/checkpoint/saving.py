@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mha.families import find_attention
 from mha.families.base.wrappers import unwrapped
 from mha.pruning.checkpoint import directory as checkpoint_directory
 from mha.pruning.checkpoint.held import lineages, non_persistent, original_heads, tensors_of
@@ -29,7 +30,7 @@ def save_pruned(model: nn.Module, directory: str | os.PathLike[str]) -> None:
 
     Raises:
         CheckpointError: weights without data (meta) or of a special kind (quantised, sharded, sparse), modules with
-            extra state, or a `directory` that is a file.
+            extra state, a pruned layer that an adapter (LoRA) has been laid over, or a `directory` that is a file.
 
     Example:
         >>> import os, tempfile
@@ -57,8 +58,16 @@ def _checked(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: one is on the meta device, or is no plain dense tensor; or a module has extra state, or keeps
-            in its state dict what is neither parameter nor buffer.
+            in its state dict what is neither parameter nor buffer; or a pruned layer can't be pruned again by its plan,
+            as loading has to.
     """
+    unsupported = find_attention(model).unsupported
+    for name in lineages(model):
+        if name in unsupported:
+            raise CheckpointError(
+                f"layer {name!r} was pruned and then changed, and could not be loaded: {unsupported[name]} (peft: "
+                "merge_and_unload; its save_pretrained writes the adapter alone)"
+            )
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(f"module {name!r}: {type(module).__name__} has extra state, which can't be saved")

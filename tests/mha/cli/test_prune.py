@@ -8,6 +8,7 @@ import torch
 
 import mha
 from mha.cli import comparison, prune
+from mha.cli.history import Heads, told
 from tests.mha.cli.tiny import tiny_bert, transformers
 
 LAYERS = [f"bert.encoder.layer.{number}.attention" for number in range(2)]
@@ -77,6 +78,39 @@ def test_pruning_again_composes_and_tells(run, here):
         (6, 6, 12),
         (3, 3, 12),
     ]
+    gone = [sorted(set(range(6)) - set(first[name])) for name in LAYERS]
+    assert entries[0]["removed_heads"] == {name: heads for name, heads in zip(LAYERS, gone, strict=True) if heads}
+    assert mha.HeadPlan(entries[0]["plan"]) == first
+    assert mha.HeadPlan(entries[1]["plan"]) == second
+    removed = entries[1]["removed_heads"]
+    assert removed == {name: [head for head in first[name] if head not in second[name]] for name in LAYERS}
+    scores = mha.score(mha.from_pretrained("smaller"), None, None, "magnitude")
+    assert entries[1]["scores"] == {
+        name: {str(head): pytest.approx(float(value)) for head, value in zip(first[name], scores[name], strict=True)}
+        for name in LAYERS
+    }
+
+
+def test_the_last_step_is_undone_by_the_plan_before_it(run, here):
+    """A plan of the history, applied to the model that all heads are still in."""
+    run("prune", "smaller", "--criterion", "magnitude", "--keep", "0.5", *FAST, "-o", "out")
+    entry = json.loads((here / "out" / "history.json").read_text())[0]
+    mha.HeadPlan(entry["plan"]).to_json("before.json")
+    assert run("prune", "my-model", "--plan", "before.json", *FAST, "-o", "undone").code == 0
+    undone, smaller = mha.from_pretrained("undone"), mha.from_pretrained("smaller")
+    assert all(torch.equal(mine, its) for mine, its in zip(undone.parameters(), smaller.parameters(), strict=True))
+
+
+def test_what_else_was_removed_is_told_apart():
+    entries = [
+        {"removed": 6, "date": "2026-01-02", "how": "keep 0.5"},
+        {"removed": 2, "date": "2026-01-03", "how": "plan"},
+    ]
+    times = "6 on 2026-01-02 (keep 0.5), then 2 on 2026-01-03 (plan)"
+    assert told(Heads(12, 12), entries) == ""
+    assert told(Heads(4, 12), entries) == f"Removed before: 8 of 12 heads: {times}."
+    assert told(Heads(1, 12), entries) == f"Removed before: 11 of 12 heads: {times}, and 3 otherwise."
+    assert told(Heads(5, 12), entries) == told(Heads(5, 12), []) == "Removed before: 7 of 12 heads."
 
 
 def test_a_plan(run):

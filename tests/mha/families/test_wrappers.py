@@ -13,10 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import mha
 from mha import HeadPlan
-from tests.mha.families.ranks import PLAN, Alone
+from tests.mha.families.ranks import PLAN, Alone, stack
+from tests.mha.support.language_models import UNEVEN, build, logits, uneven
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this build of torch has no gloo")
@@ -127,8 +129,6 @@ def test_replicated_within_the_model(model, inplace):
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize("part", ["", "attention", "attention.W_k"])
 def test_sharded_by_fully_shard(model, part):
-    from torch.distributed.fsdp import fully_shard
-
     fully_shard(model.get_submodule(part))
     message = {
         "": r"the model is sharded by fully_shard, so its",
@@ -156,16 +156,60 @@ def test_scripted_and_traced(model, x):
             mha.prune(scripted, HeadPlan({name: (0,)}))
 
 
-def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(tmp_path):
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory) -> Path:
+    """The directory of a model with two of five heads in one layer, and none in another."""
+    folder = tmp_path_factory.mktemp("ranks") / "smaller"
+    mha.save_pruned(mha.prune(stack(), HeadPlan({"0.attention": (1, 3), "1.attention": ()})), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(smaller) -> list[dict[str, float]]:
+    """What two ranks found, started once for all tests."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.mha.families.ranks", str(tmp_path / "store")]
-    ranks = [
+    command = [sys.executable, "-W", "ignore", "-m", "tests.mha.families.ranks", smaller.parent / "store", smaller]
+    started = [
         subprocess.Popen([*command, str(rank)], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    found = [json.loads(rank.communicate(timeout=120)[0]) for rank in ranks]
-    assert [one["wrapped anew"] for one in found] == [0.0, 0.0]
-    assert min(one["not wrapped"] for one in found) > 1e-4
+    return [json.loads(rank.communicate(timeout=240)[0]) for rank in started]
+
+
+def test_two_ranks_stay_in_step_once_the_pruned_model_is_wrapped_anew(ranks):
+    assert [one["wrapped anew"] for one in ranks] == [0.0, 0.0]
+    assert min(one["not wrapped"] for one in ranks) > 1e-4
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_two_ranks_train_a_pruned_model_as_one_process_does(ranks, how):
+    """DistributedDataParallel and fully_shard: gradients and steps, and what is saved of the latter."""
+    for found in ranks:
+        assert found[f"gradients, {how}"] < 1e-12
+        assert found[f"parameters, {how}"] < 1e-9
+
+
+def test_what_was_sharded_is_saved_from_its_whole_weights(ranks, smaller, x):
+    assert ranks[0]["saved"] < 1e-9
+    first, trained = (mha.load_pruned(smaller.parent / name, stack()) for name in ("smaller", "trained"))
+    assert mha.plan_of(trained) == mha.plan_of(first)
+    assert (trained(x) - first(x)).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("part", ["layer", "attention"])
+def test_a_pruned_model_of_transformers_is_sharded(part, tmp_path):
+    """Its layers have classes that are made while the program runs, of which fully_shard makes others."""
+    model = build("llama", **UNEVEN, attention_bias=True)
+    mha.save_pruned(mha.prune(model, uneven(model)), tmp_path / "smaller")
+    pruned = mha.from_pretrained(tmp_path / "smaller")
+    expected = logits(pruned)
+    for layer in pruned.model.layers:
+        fully_shard(layer if part == "layer" else layer.self_attn)
+    torch.testing.assert_close(logits(fully_shard(pruned)), expected, rtol=0, atol=1e-12)
+    assert mha.plan_of(pruned) == uneven(model)
+    with pytest.raises(mha.MhaError, match=r"is no plain dense tensor \(DTensor, .*; turn it into one before saving"):
+        mha.save_pruned(pruned, tmp_path / "again")
 
 
 class Layers(nn.Module):
