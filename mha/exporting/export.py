@@ -1,6 +1,7 @@
 """`export`: a model, pruned or not, into the format of a runtime."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def export(model: nn.Module, to: str, directory: Path | str, *, example: Any, in
     inputs = named(model, example)
     wish = Wish(_copy(model), {name: _copied(value) for name, value in inputs.items()}, int8)
     with whole_directory(directory) as partial:
-        with _refusals(format, model):
+        with _refusals(format, model), warnings.catch_warnings(action="ignore"):  # of packages about themselves
             sizes = format.write(wish, partial)
         written = Exported(
             directory=partial,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -102,7 +103,8 @@ class Exported:
         """
         self.check_files()
         self.check_versions()
-        return find_format(self.format).open(self.directory)
+        with warnings.catch_warnings(action="ignore"):  # of packages about themselves
+            return find_format(self.format).open(self.directory)
 
     def __str__(self) -> str:
         inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in self.sizes.items())

@@ -1,0 +1,203 @@
+"""Exports are proved in their runtime, and whatever is not what it should be is found out there."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+import mha
+from mha.exporting import exported as on_disk
+from mha.exporting.check_export import ExportCheck, Try
+from mha.values.errors import CheckpointError, EquivalenceError, ExportError, MissingPackageError
+from tests.mha.exporting.conftest import PLAN, B, D, E, S
+from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
+
+RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+
+
+def needs_packages(name):
+    for package in RUNTIMES.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mha[export]'; nox -s exports")
+
+
+def swapped(pruned):
+    """The pruned model with two heads of its first layer in each other's place, in the output projection alone."""
+    broken = copy.deepcopy(pruned)
+    with torch.no_grad():
+        columns = broken.layers[0].W_o.weight.unflatten(1, (-1, D))
+        columns[:, [0, 1]] = columns[:, [1, 0]].clone()
+    return broken
+
+
+def scaled(pruned):
+    """The pruned model with one head's part of the output projection off by a percent."""
+    broken = copy.deepcopy(pruned)
+    with torch.no_grad():
+        broken.layers[2].W_o.weight.unflatten(1, (-1, D))[:, 0] *= 1.01
+    return broken
+
+
+def test_a_traced_program_computes_what_the_masked_model_computes_at_any_size(case, exported):
+    found = mha.check_export(exported, case.model, case.plan, [case.example])
+    assert found.equal
+    assert found.worst.share < 1e-6
+    assert [each.inputs for each in found.tries] == [
+        f"x {B}×{S}×{E}, lens {B}", f"x 1×3×{E}, lens 1", f"x 2×17×{E}, lens 2", f"x 5×8×{E}, lens 5",
+    ]  # fmt: skip
+    assert "computes what the masked dense model computes" in str(found)
+
+
+def test_what_was_written_prints_itself_and_is_found_again(exported):
+    again = mha.Exported.read(exported.directory)
+    assert again == exported
+    assert set(exported.files) == {"export.json", "model.pt2"}
+    assert exported.constants == {"scale": "0.5"}
+    assert str(exported).startswith("torch: export.json, model.pt2 in ")
+    assert exported.bytes == sum((exported.directory / name).stat().st_size for name in exported.files)
+
+
+@pytest.mark.parametrize("sabotage", [swapped, scaled])
+@pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
+def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
+    if name == "torch" and sabotage is scaled:
+        pytest.skip("as swapped: which weights are wrong makes no difference to how the traced program is compared")
+    needs_packages(name)
+    files = mha.export(sabotage(case.pruned), name, tmp_path / "out", example=case.example)
+    with pytest.raises(EquivalenceError, match=r"does NOT compute it: at most \S+, allowed 0\.0001"):
+        mha.check_export(files, case.model, case.plan, [case.example])
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("int8", [False, True])
+def test_other_runtimes_compute_it_too(case, tmp_path, name, int8):
+    needs_packages(name)
+    if int8 and name == "openvino":
+        pytest.importorskip("nncf", reason="nncf is not installed: pip install 'mha[export]'; nox -s exports")
+    files = mha.export(case.pruned, name, tmp_path / "out", example=case.example, int8=int8)
+    found = mha.check_export(files, case.model, case.plan, [case.example])
+    assert len(found.tries) == 4
+    assert (found.worst.share > 1e-5) == int8
+    assert files.int8 is int8
+
+
+def test_a_check_says_what_is_beyond_what_is_allowed(tmp_path):
+    found = ExportCheck("onnx", "onnxruntime 1.0", (Try("x 1", 1e-5, 1e-6), Try("x 2", 0.5, 0.2)), 1e-4)
+    assert not found.equal
+    assert str(found).splitlines() == [
+        "x 1: off by 1e-05, 1e-06 of masked",
+        "x 2: off by 0.5, 0.2 of masked",
+        "onnx in onnxruntime 1.0 does NOT compute it: at most 0.2, allowed 0.0001",
+    ]
+    found.save(tmp_path)
+    document = json.loads((tmp_path / "mha-check.json").read_text())
+    assert (document["equal"], document["tries"][1]) == (False, ["x 2", 0.5, 0.2])
+
+
+def test_a_file_that_was_changed_or_lost_and_another_version_are_refused(case, exported, tmp_path, monkeypatch):
+    def check(directory):
+        return mha.check_export(directory, case.model, case.plan, [case.example])
+
+    with pytest.raises(ExportError, match=r"holds no export: there is no mha-export\.json"):
+        check(tmp_path)
+    copied = tmp_path / "copied"
+    shutil.copytree(exported.directory, copied)
+    with (copied / "model.pt2").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(ExportError, match=r"model\.pt2 was changed after the model was exported"):
+        check(copied)
+    (copied / "model.pt2").unlink()
+    with pytest.raises(ExportError, match=r"model\.pt2 is missing"):
+        check(copied)
+    (copied / "mha-export.json").write_text("{")
+    with pytest.raises(ExportError, match=r"mha-export\.json is damaged"):
+        check(copied)
+    monkeypatch.setattr(on_disk, "version_of", mock.Mock(return_value="99.0"))
+    with pytest.raises(ExportError, match=r"was exported for torch \S+, and 99\.0 is installed"):
+        check(exported.directory)
+
+
+def test_inputs_that_do_not_fit_are_told(case, exported):
+    narrow = torch.randn(2, 5, E + 1)
+    with pytest.raises((ExportError, mha.ShapeError)):
+        mha.check_export(exported, case.model, case.plan, [((narrow,), {"lens": torch.tensor([1, 2])})])
+    with pytest.raises(ExportError, match="no example was given"):
+        mha.check_export(exported, case.model, case.plan, [])
+
+
+class Deciding(nn.Module):
+    """Goes one way or another by what is in the data."""
+
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_what_can_not_be_exported_leaves_nothing_and_says_why(case, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ExportError, match=r"Deciding can't be exported to torch: .*data-dependent"):
+        mha.export(Deciding(), "torch", out, example=torch.randn(2, 3))
+    with pytest.raises(ExportError, match=r"unknown format 'onx'; did you mean 'onnx'\?.*openvino"):
+        mha.export(case.model, "onx", out, example=case.example)
+    with pytest.raises(ExportError, match="torch has no 8-bit weights here"):
+        mha.export(case.model, "torch", out, example=case.example, int8=True)
+    with pytest.raises(ExportError, match=r"W_q\.weight is on the meta device"):
+        mha.export(copy.deepcopy(case.model).to("meta"), "torch", out, example=case.example)
+    with pytest.raises(ExportError, match="Stack is no model of transformers"):
+        mha.export(case.model, "transformers", out, example=case.example)
+    assert list(tmp_path.iterdir()) == []
+    out.mkdir()
+    (out / "kept").touch()
+    with pytest.raises(CheckpointError, match="exists and holds kept"):
+        mha.export(case.model, "torch", out, example=case.example)
+    assert (out / "kept").exists()
+
+
+def test_a_missing_package_is_named_with_its_extra(case, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingPackageError, match=r"onnx\w* is needed to export to onnx.*mha\[export\]"):
+        mha.export(case.model, "onnx", tmp_path / "out", example=case.example)
+
+
+def test_plain_transformers_loads_what_its_configuration_can_say(tmp_path):
+    model = build("llama", **GROUPED).float()
+    plan = alike(model)
+    files = mha.export(mha.prune(model, plan), "transformers", tmp_path / "out", example={"input_ids": IDS})
+    found = mha.check_export(files, model, plan, [{"input_ids": IDS, "use_cache": False}])
+    assert found.equal
+    assert "mha" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_plans_that_its_configuration_can_not_say_are_refused_with_what_to_change(tmp_path):
+    model = build("llama", **GROUPED).float()
+    uneven = mha.prune(model, first(model, (0, 1, 2)))
+    with pytest.raises(ExportError, match=r"model\.layers\.\d+\.self_attn: \d in \d; keep as many in every layer"):
+        mha.export(uneven, "transformers", tmp_path / "out", example={"input_ids": IDS})
+    bert = build("bert", "AutoModel", hidden_size=84, num_hidden_layers=2, intermediate_size=17, vocab_size=97,
+                 pad_token_id=0, num_attention_heads=6)  # fmt: skip
+    with pytest.raises(ExportError, match=r"BertModel can't say how many heads are left"):
+        mha.export(mha.prune(bert, alike(bert)), "transformers", tmp_path / "out", example={"input_ids": IDS})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_original_is_left_as_it_was(case, tmp_path):
+    pruned = case.pruned
+    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+    pruned.train()
+    with pytest.raises(ExportError):
+        mha.export(pruned, "torch", tmp_path / "out", example=(torch.randn(2, 5, E), 3))
+    assert pruned.training
+    assert all(value.equal(before[name]) for name, value in pruned.state_dict().items())
+    assert mha.plan_of(pruned) == PLAN
+
+
+def test_an_export_is_a_value(exported):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        exported.format = "onnx"
