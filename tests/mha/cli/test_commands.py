@@ -1,7 +1,9 @@
 """The commands as a whole: examples of help and of docs run, errors are messages, and imports come late."""
 
 import re
+import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -191,13 +193,16 @@ def test_main_takes_the_arguments_of_the_process(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == mha.__version__
 
 
-def test_the_module_is_the_command():
+def test_the_module_is_the_command(monkeypatch, capsys):
     """An error ends it with its exit code and a message, without a traceback."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "mha", "heads", "./nowhere"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert ended.returncode == 1
-    assert ended.stderr == "mha: error: there is no ./nowhere\n"
+    handled = []
+    monkeypatch.setattr(signal, "signal", lambda number, _: handled.append(number))
+    monkeypatch.setattr(sys, "argv", ["mha", "heads", "./nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mha", run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "mha: error: there is no ./nowhere\n"
+    assert handled == [signal.SIGTERM]
 
 
 def test_importing_the_library_imports_nothing_else():

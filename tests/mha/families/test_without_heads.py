@@ -32,24 +32,8 @@ import mha
 from mha import HeadPlan
 from mha.layer.output_bias import OutputBias
 from mha.runtime.generated_classes import making_class
-from tests.mha.families.worker import B, N, ids, put_output, run
-
-
-class Ours(nn.Module):
-    """Our own layer, grouped, and torch's, each beside a residual stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(17, 14)
-        self.ours = mha.MultiHeadAttention.square(14, 6, bias=True, head_dim=3, num_kv_heads=2)
-        self.torchs = nn.MultiheadAttention(14, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)
-        self.encoder = nn.TransformerEncoderLayer(14, 2, 11, batch_first=True)
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        x = self.embed(input_ids)
-        x = x + self.ours(x, x, x)
-        x = x + self.torchs(x, x, x)[0]
-        return self.encoder(x)
+from tests.mha.families.worker import B, N, Ours, ids, put_output, run
+from tests.thorough import few
 
 
 def _llama(kind, config_class):
@@ -160,9 +144,10 @@ def test_it_can_be_pickled_saved_whole_and_copied(whole, empty, how):
     assert mha.plan_of(mha.prune(back, HeadPlan({names[1 % len(names)]: ()}))).keep[names[1 % len(names)]] == ()
 
 
-def test_a_spawned_worker_takes_it():
+@pytest.mark.parametrize("name", few(["ours and torch's", "t5"], "ours and torch's"))  # which imports no transformers
+def test_a_spawned_worker_takes_it(name):
     torch.manual_seed(3)
-    model = MODELS["t5"]().double().eval()
+    model = MODELS[name]().double().eval()
     pruned = mha.prune(model, HeadPlan(dict.fromkeys(list(mha.find_attention(model))[:1], ())))
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
