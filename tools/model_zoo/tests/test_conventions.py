@@ -24,7 +24,7 @@ def cost(row: Row) -> tuple[int, int, str]:
 
 
 def cheapest(rows: list[Row]) -> dict[str, list[str]]:
-    """Types -> their conventions, so that each convention is there and no type could be left out."""
+    """Types -> their conventions, cheapest first, so that each convention is there and no type could be left out."""
     proven = sorted((row for row in rows if row["status"] == "proven"), key=cost)
     chosen: dict[str, list[str]] = {}
     covered: set[str] = set()
@@ -35,7 +35,23 @@ def cheapest(rows: list[Row]) -> dict[str, list[str]]:
             row = next(row for row in proven if convention in row["conventions"].split(" | "))
             chosen[row["type"]] = row["conventions"].split(" | ")
             covered |= set(chosen[row["type"]])
-    return chosen
+    return {row["type"]: chosen[row["type"]] for row in proven if row["type"] in chosen}
+
+
+def kind(convention: str) -> str:
+    """A convention less the names of its projections, in which alone most conventions differ."""
+    return re.sub(r"\S+( \([^)]*\))? … \S+(?<!,)", r"…\1", convention)
+
+
+def first_of_each_kind(chosen: dict[str, list[str]]) -> list[str]:
+    """Types, in order, so that each kind of convention is there."""
+    seen: set[str] = set()
+    types = []
+    for name, conventions in chosen.items():
+        if kinds := {kind(one) for one in conventions} - seen:
+            types.append(name)
+            seen |= kinds
+    return types
 
 
 def kind(convention: str) -> str:
