@@ -8,6 +8,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mha
+from docs.criterion_directive import MEASURED, said_by_the_code, said_by_the_measurements
 
 project, author, release = "mha", "The mha authors", mha.__version__
 root_doc = "docs/index"
