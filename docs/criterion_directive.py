@@ -1,6 +1,6 @@
 """What the page of a criterion shows without saying it a second time.
 
-`{criterion} NAME` is what the code says of a criterion: what it measures, needs and takes. `{criterion-measured} NAME`
+`{criterion} NAME` is what the code says of a criterion: what it measures, needs and takes; without a name, of all. `{criterion-measured} NAME`
 is what docs/importance.md has about it, whose tables `nox -s importance` writes.
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mha.importance.registry import describe
+import mha.importance  # the criteria register themselves  # noqa: F401
+from mha.importance.registry import criteria, describe
 
 MEASURED = Path(__file__).with_name("importance.md")
 SECTION = re.compile(r"^(Args|Raises|Returns|Example):\n((?:(?:    .*)?\n?)+)", re.MULTILINE)
@@ -50,7 +51,7 @@ def said_by_the_code(name: str) -> str:
     if criterion.options:
         meaning = {key: text for keys, text in _entries(sections.get("Args", "")) for key in keys.split(", ")}
         options = [[f"`{key}`", f"`{value!r}`", meaning.get(key, "")] for key, value in criterion.options.items()]
-        parts += ["**Options**", _table(["option", "default", ""], options)]
+        parts += ["**Options**", _table(["option", "default", "what it does"], options)]
     if "Raises" in sections:
         parts += ["**Refuses**, by `mha.CalibrationError`: " + _entries(sections["Raises"])[0][1]]
     return "\n\n".join(part for part in parts if part)
@@ -71,6 +72,16 @@ def said_by_the_measurements(name: str, page: str) -> str:
             names = [row[0].strip("*") for row in rows]
             parts += [f"{table.heading.removeprefix('Results: ')}, {caption}:", _table(["", *names], list(upright))]
     return "\n\n".join(parts) or "It has not been measured yet."
+
+
+def all_criteria() -> str:
+    """A table of all criteria, as Markdown, each with a link to its page."""
+    rows = []
+    for name in criteria():
+        criterion = describe(name)
+        compares = "yes" if criterion.comparable else "no"
+        rows += [[f"[{name}]({name}.md)", escaped(criterion.summary), criterion.needs, compares]]
+    return _table(["criterion", "what it measures", "reads", "compares layers"], rows)
 
 
 def tables(page: str) -> Iterator[Table]:
