@@ -87,7 +87,9 @@ def test_measured_figures_are_those_of_the_tables():
 
 def test_what_the_code_says_is_no_markup():
     said = said_by_the_code("taylor")
-    assert said.startswith(r"How far the loss would move to first order, up or down, without the head: I\_h = E\_x \|∂L")
+    assert said.startswith(
+        r"How far the loss would move to first order, up or down, without the head: I\_h = E\_x \|∂L"
+    )
     assert "- Reads: gradients\n- Scores of different layers compare: yes\n" in said
     assert said.endswith("does not have the examples first, or the loss does not decompose over examples.")
     assert "| [magnitude](magnitude.md) | The Frobenius norm" in all_criteria()

@@ -16,6 +16,7 @@ from mha.cli.main import command, main
 from mha.cli.settings import lines_of
 from mha.values.errors import MissingPackageError
 from mha.values.optional_packages import needed
+from tests.pages import steps
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {name: part for name, part in command.commands.items() if name != "task"} | {
@@ -41,6 +42,12 @@ def of_page(name: str) -> str:
 
 EXAMPLES = sorted({line for text in helps().values() for line in examples(text)})
 DOCUMENTED = [line for page in ("README.md", "docs/command-line.md") for line in examples(of_page(page))]
+OF_THE_TUTORIAL = [
+    line.replace("minilm", "my-model").replace("pairs.jsonl", "reviews.csv")
+    for step in steps("docs/tutorial.md")
+    if step.kind == "bash"
+    for line in step.text.splitlines()
+]
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def like_a_reader(run, here, costs, short_ladder, monkeypatch):  # noqa: ARG001
     return execute
 
 
-@pytest.mark.parametrize("line", sorted({*EXAMPLES, *DOCUMENTED}))
+@pytest.mark.parametrize("line", sorted({*EXAMPLES, *DOCUMENTED, *OF_THE_TUTORIAL}))
 def test_examples_run(like_a_reader, line):
     ran = like_a_reader(line)
     assert ran.code == 0, ran.err
