@@ -19,6 +19,7 @@ include_patterns = ["*.md", "docs/*.md", "docs/criteria/*.md", "docs/reference/*
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "mha"
+html_show_copyright = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 default_role = "code"

@@ -1,7 +1,7 @@
 """What the page of a criterion shows without saying it a second time.
 
-`{criterion} NAME` is what the code says of a criterion: what it measures, needs and takes; without a name, of all. `{criterion-measured} NAME`
-is what docs/importance.md has about it, whose tables `nox -s importance` writes.
+`{criterion} NAME` is what the code says of a criterion: what it measures, needs and takes; without a name, of all.
+`{criterion-measured} NAME` is what docs/importance.md has about it, whose tables `nox -s importance` writes.
 """
 
 import inspect
@@ -70,18 +70,19 @@ def said_by_the_measurements(name: str, page: str) -> str:
         if rows and caption:
             upright = zip(table.head[1:], *(row[1:] for row in rows), strict=True)
             names = [row[0].strip("*") for row in rows]
-            parts += [f"{table.heading.removeprefix('Results: ')}, {caption}:", _table(["", *names], list(upright))]
+            heading = table.heading.removeprefix("Results: ").capitalize()
+            parts += [f"**{heading}, {caption}**", _table(["", *names], list(upright))]
     return "\n\n".join(parts) or "It has not been measured yet."
 
 
 def all_criteria() -> str:
-    """A table of all criteria, as Markdown, each with a link to its page."""
-    rows = []
-    for name in criteria():
-        criterion = describe(name)
-        compares = "yes" if criterion.comparable else "no"
-        rows += [[f"[{name}]({name}.md)", escaped(criterion.summary), criterion.needs, compares]]
-    return _table(["criterion", "what it measures", "reads", "compares layers"], rows)
+    """A list of all criteria, as Markdown, each with a link to its page."""
+    lines = []
+    for criterion in map(describe, criteria()):
+        compares = "compares layers" if criterion.comparable else "does not compare layers"
+        about = f"{escaped(criterion.summary)} Reads {criterion.needs}; {compares}."
+        lines += [f"- **[{criterion.name}]({criterion.name}.md)**: {about}"]
+    return "\n".join(lines)
 
 
 def tables(page: str) -> Iterator[Table]:

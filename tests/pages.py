@@ -13,7 +13,7 @@ PAGES = [
     *sorted(path.name for path in ROOT.glob("*.md")),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
 ]
-STEP = re.compile(r"^```(\w+)\n(.*?)^```$|((?:^> .*\n)+)", re.MULTILINE | re.DOTALL)
+STEP = re.compile(r"^```(\w+)\n(.*?)^```$|((?:^> [^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(
     r"[+−-]?\d[\d.,]*(?:e[+−-]?\d+)?|the bit"
 )  # what is computed to the bit on one machine is not on another

@@ -77,7 +77,7 @@ def test_the_price_is_what_is_spent(name):
 
 def test_measured_figures_are_those_of_the_tables():
     assert said_by_the_measurements("taylor", MADE_UP) == (
-        "some models, over all tasks:\n\n"
+        "**Some models, over all tasks**\n\n"
         "|  | taylor | taylor+rounds |\n| --- | --- | --- |\n| price | 3 | 9 |\n| share | 0.5 [0.4, 0.6] | 0.7 |"
     )
     assert said_by_the_measurements("gate", MADE_UP) == "It has not been measured yet."
@@ -92,4 +92,4 @@ def test_what_the_code_says_is_no_markup():
     )
     assert "- Reads: gradients\n- Scores of different layers compare: yes\n" in said
     assert said.endswith("does not have the examples first, or the loss does not decompose over examples.")
-    assert "| [magnitude](magnitude.md) | The Frobenius norm" in all_criteria()
+    assert "- **[magnitude](magnitude.md)**: The Frobenius norm" in all_criteria()

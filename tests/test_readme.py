@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,8 +102,7 @@ def follow(page: str, capsys: pytest.CaptureFixture[str]) -> int:
             exec(compile(step.text, page, "exec"), names)
         elif step.kind == "toml":
             file, _, _ = step.text.removeprefix("# ").partition("\n")
-            with open(file, "w", encoding="utf-8") as opened:
-                opened.write(step.text)
+            Path(file).write_text(step.text, encoding="utf-8")
         elif step.kind == "bash":
             written = "".join(typed(line, capsys) for line in step.text.splitlines())
         else:
