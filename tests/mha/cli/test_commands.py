@@ -4,8 +4,10 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -132,6 +134,21 @@ def test_bench_runs_the_suite_on_a_file_that_it_writes(run, here, monkeypatch):
     assert names["task"].metric == "accuracy"
     assert type(names["task"].model()).__name__ == "BertForSequenceClassification"  # not the file's own
     assert run("bench", "smaller", "--task", "task.py:task", "-o", "run").code == 1  # the task of another run
+
+
+def test_bench_takes_a_task_that_drops_copies(here, monkeypatch):
+    """Under pytest warnings are errors; that rows were dropped is told, and is none."""
+
+    def reading(*_):
+        warnings.warn("dropped 3 rows", mha.OverlapWarning, stacklevel=2)
+        return SimpleNamespace(model=None)
+
+    monkeypatch.setattr(bench_command, "read_task", reading)
+    with pytest.warns(mha.OverlapWarning, match="dropped 3 rows"):
+        task = bench_command.task_of(
+            str(here / "my-model"), "task.toml", device=None, dtype=None, trust_remote_code=False
+        )
+    assert type(task.model()).__name__ == "BertForSequenceClassification"
 
 
 def test_bench_without_a_checkout_names_the_extra(run, monkeypatch):
