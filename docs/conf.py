@@ -17,6 +17,7 @@ project, author, release = "mha", "The mha authors", mha.__version__
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "docs/criteria/*.md", "docs/reference/*.md"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+CRITERIA = Path(mha.__file__).parent / "importance" / "criteria"
 html_theme = "furo"
 html_title = "mha"
 html_show_copyright = False
@@ -52,7 +53,8 @@ class CriterionDirective(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(MEASURED))
+        for file in (MEASURED, MEASURED.with_name("criterion_directive.py"), *CRITERIA.glob("*.py")):
+            self.env.note_dependency(str(file))  # a page is made again when what it tells of has changed
         return self.parse_text_to_nodes(self.text(), allow_section_headings=False)
 
     def text(self) -> str:
