@@ -193,8 +193,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(name="tests-all")
 def tests_all(session: nox.Session) -> None:
-    """Run all tests: of large products every member too."""
-    run_tests(session)
+    """Run all tests: of large products every member too, and the tutorial on its real model, which takes long."""
+    run_tests(session, extras="test,profile,models")
 
 
 @nox.session
@@ -222,7 +222,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation site; a broken link or reference fails it."""
     install(session, "-e", ".[docs]")
     session.run("python", "-m", "sphinx", "-q", "-W", "-c", "docs", ".", "site/docs", *session.posargs)
-    session.log("the documentation: site/docs/README.html")
+    session.log("the documentation: site/docs/docs/index.html; its links to reports lead to those of nox -s publish")
 
 
 @nox.session
@@ -273,9 +273,9 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *session.posargs)
 
 
-def run_tests(session: nox.Session, *selected: str) -> None:
+def run_tests(session: nox.Session, *selected: str, extras: str = "test,profile") -> None:
     """Run pytest in two processes, with the arguments `selected` and those of the command line."""
-    install(session, "-e", ".[test,profile]")
+    install(session, "-e", f".[{extras}]")
     one_thread = {"OMP_NUM_THREADS": "1"}  # tensors are small: more threads would only wait for one another
     both_cores = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order of pyproject's testpaths
     session.run("python", "-m", "pytest", *both_cores, *selected, *session.posargs, env=one_thread)

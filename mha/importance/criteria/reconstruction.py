@@ -24,6 +24,8 @@ from mha.values.layout import owners
 def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
     """What the loss rises by, to second order, when the head leaves and its layer's output projection is solved again.
 
+    That is ½ tr(G ΔW A ΔWᵀ), with ΔW the best change of the projection that does without the head, A = Σ |g|² x xᵀ and
+    G = Σ g gᵀ / Σ |g|² over the tokens, x what the projection reads and g the gradient by what it puts out.
     Heads of a layer leave one after the other, the cheapest first; a head's score is what it adds to that. One pass
     with gradients tells it for every number of heads. It is the criterion for models that are repaired afterwards
     (`mha.compensate`). Tokens are taken for independent, and padding that the loss does not see does not count.

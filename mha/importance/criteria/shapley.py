@@ -28,10 +28,11 @@ def shapley(
 ) -> Scored:
     """What the loss rises by when the head leaves, φ_h, on average over random orders in which all heads leave.
 
-    Signed: negative for a head that hurts. The φ of all heads sum to the loss without any head minus the dense one.
-    An order takes a pass over the calibration set for every head. Stops early when no head's interval overlaps that
-    of its neighbour in the ranking, since it is then certain which heads to keep, however many. The result's `errors`
-    are the standard errors of φ.
+    φ_h = E_π [L(S_h ∪ h) - L(S_h)], with S_h the heads that leave before h in the order π, and L(S) the loss without
+    the heads S. Signed: negative for a head that hurts. The φ of all heads sum to the loss without any head minus the
+    dense one. An order takes a pass over the calibration set for every head. Stops early when no head's interval
+    overlaps that of its neighbour in the ranking, since it is then certain which heads to keep, however many. The
+    result's `errors` are the standard errors of φ.
 
     Args:
         max_permutations: orders drawn at most; 2 or more.

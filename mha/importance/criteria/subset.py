@@ -22,9 +22,9 @@ def subset(
 ) -> dict[str, Tensor]:
     """The head's logit in a learned, relaxed choice of exactly so many heads among all; the model is frozen.
 
-    Gumbel noise is added to the logits w, anew for every batch; then as many successive softmaxes as heads choose, each
-    pushing down what those before it have chosen, and a head's gate is the sum of its shares (section 3 of the
-    paper). As the temperature falls, the gates become 0 or 1.
+    The gates are ξ = Σ_i p_i, with p_i = softmax((w + γ + Σ_{j<i} log(1 - p_j)) / τ): Gumbel noise γ is added to the
+    logits w, anew for every batch; then as many successive softmaxes as heads choose, each pushing down what those
+    before it have chosen (section 3 of the paper). As the temperature τ falls, the gates become 0 or 1.
 
     Args:
         heads: how many are chosen; half of all heads unless given.

@@ -14,12 +14,13 @@ def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> 
 
     It approximates L(ξ_h = 0) - L(ξ = 1), the Hessian H taken from the empirical Fisher information.
     g is the gradient ∂L(x)/∂ξ_h of one example's loss, which must be a negative log-likelihood for the Fisher to
-    stand for the Hessian. Nothing is scaled by hand:
+    stand for the Hessian. Nothing is scaled by hand.
 
-    - unit "example": the Hessian of a mean over examples is the mean of theirs, E[g²] over examples.
-    - unit "batch": the gradient of a batch is the mean over its n examples. If these are independent, with mean 0,
-      its square is E[g²]/n on average, so H_hh ≈ E[n g²] over batches.
-    - unit "token": the tokens of an example are taken to be independent: its g² is the sum of theirs.
+    Args:
+        unit: "example": the Hessian of a mean over examples is the mean of theirs, E[g²] over examples. "batch": the
+            gradient of a batch is the mean over its n examples; if these are independent, with mean 0, its square is
+            E[g²]/n on average, so H_hh ≈ E[n g²] over batches. "token": the tokens of an example are taken to be
+            independent; its g² is the sum of theirs.
 
     Raises:
         CalibrationError: the unit is "example" and the context does not have the examples first, or the loss does

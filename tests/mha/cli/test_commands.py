@@ -6,8 +6,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -18,6 +20,7 @@ from mha.cli.main import command, main
 from mha.cli.settings import lines_of
 from mha.values.errors import MissingPackageError
 from mha.values.optional_packages import needed
+from tests.pages import steps
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {name: part for name, part in command.commands.items() if name != "task"} | {
@@ -43,6 +46,12 @@ def of_page(name: str) -> str:
 
 EXAMPLES = sorted({line for text in helps().values() for line in examples(text)})
 DOCUMENTED = [line for page in ("README.md", "docs/command-line.md") for line in examples(of_page(page))]
+OF_THE_TUTORIAL = [
+    line.replace("minilm", "my-model").replace("pairs.jsonl", "reviews.csv")
+    for step in steps("docs/tutorial.md")
+    if step.kind == "bash"
+    for line in step.text.splitlines()
+]
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def like_a_reader(run, here, costs, short_ladder, monkeypatch):  # noqa: ARG001
     return execute
 
 
-@pytest.mark.parametrize("line", sorted({*EXAMPLES, *DOCUMENTED}))
+@pytest.mark.parametrize("line", sorted({*EXAMPLES, *DOCUMENTED, *OF_THE_TUTORIAL}))
 def test_examples_run(like_a_reader, line):
     ran = like_a_reader(line)
     assert ran.code == 0, ran.err
@@ -159,6 +168,21 @@ def test_bench_runs_the_suite_of_a_wheel_and_nothing_of_the_working_directory(he
     assert root == suite
     assert bench_command._python("bench", "--quick", root=root, quiet=False) == 0
     assert capfd.readouterr().out == f"the wheel's\n{own} --quick\n"
+
+
+def test_bench_takes_a_task_that_drops_copies(here, monkeypatch):
+    """Under pytest warnings are errors; that rows were dropped is told, and is none."""
+
+    def reading(*_):
+        warnings.warn("dropped 3 rows", mha.OverlapWarning, stacklevel=2)
+        return SimpleNamespace(model=None)
+
+    monkeypatch.setattr(bench_command, "read_task", reading)
+    with pytest.warns(mha.OverlapWarning, match="dropped 3 rows"):
+        task = bench_command.task_of(
+            str(here / "my-model"), "task.toml", device=None, dtype=None, trust_remote_code=False
+        )
+    assert type(task.model()).__name__ == "BertForSequenceClassification"
 
 
 def test_bench_names_the_extra_and_a_suite_that_is_not_there(run, here, monkeypatch):
