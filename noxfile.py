@@ -11,6 +11,7 @@ nox -s repair           measure what repair after pruning gives back, and what i
 nox -s promise          try how often mha.certify breaks its promise, and what keeping it costs (docs/promise.md)
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
+nox -s exports          try models of many conventions in every runtime (docs/exporting.md)
 nox -s families         try every model type of transformers
 nox -s wheel            build wheel and sdist, and try the wheel, `mha bench` too, in an empty environment
 nox -s docs             build the documentation site, with a reference made from the docstrings
@@ -195,6 +196,15 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run all tests: of large products every member too, and the tutorial on its real model, which takes long."""
     run_tests(session, extras="test,profile,models")
+
+
+@nox.session
+def exports(session: nox.Session) -> None:
+    """Prove exports in all runtimes, by the tests and by docs/exports.csv; arguments are models of that table."""
+    install(session, "-e", ".[test,export]")
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "tests/mha/exporting", "-q")
+    session.run("python", "-m", "tools.exports", *session.posargs)
 
 
 @nox.session

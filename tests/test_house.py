@@ -75,6 +75,7 @@ def test_the_sessions_are_those_the_docs_name():
             "bench",
             "calibrate_gate",
             "docs",
+            "exports",
             "families",
             "importance",
             "lint",

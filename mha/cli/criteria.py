@@ -1,5 +1,7 @@
 """The option --criterion, which knows the criteria and says the nearest to one that there is not."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -25,6 +27,37 @@ class CriterionName(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
         """The names that begin so, for Tab."""
         return [click.shell_completion.CompletionItem(name) for name in criteria() if name.startswith(incomplete)]
+
+
+class OptionOfCriterion(click.ParamType[tuple[str, Any]]):
+    """An option of a criterion, as NAME=VALUE: the name, and the value as JSON has it, or else as text."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Name and value, if there is a sign of equality between them; else the command line ends with wrong use."""
+        if isinstance(value, tuple):
+            return value
+        name, equal, text = str(value).partition("=")
+        if not name or not equal:
+            self.fail(f"{value!r} is no NAME=VALUE, such as unit=batch", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+def check_options(criterion: str | None, options: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The options of a criterion by name.
+
+    Raises:
+        click.UsageError: the criterion has no such option; the message lists those that it has.
+    """
+    known = describe(criterion or DEFAULT).options
+    for name, _ in options:
+        if name not in known:
+            raise click.UsageError(f"--option: {unknown(f'option of {criterion or DEFAULT}', name, known)}")
+    return dict(options)
 
 
 def without_data() -> list[str]:

@@ -43,8 +43,8 @@ def export(
 
     \b
     Examples:
-      mha export smaller --to onnx -o smaller-onnx
-      mha export smaller --dense my-model --to openvino --int8 -o smaller-openvino
+      mha export smaller --to torch -o exported
+      mha export smaller --dense my-model --to torch --task task.toml -o exported
     """
     loaded = read_model(model, settings)
     whole = loaded if dense is None else read_model(dense, settings)

@@ -37,7 +37,7 @@ def command() -> None:
       mha score my-model --task task.toml -o scores.json
       mha prune my-model --task task.toml --keep 0.5 -o smaller
       mha check my-model smaller --task task.toml
-      mha export smaller --to onnx -o smaller-onnx
+      mha export smaller --to torch -o exported
 
     Tab completion of bash: eval "$(_MHA_COMPLETE=bash_source mha)"; zsh_source and fish_source likewise.
     """

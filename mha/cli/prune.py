@@ -10,7 +10,7 @@ import click
 from torch import nn
 
 from mha.cli.comparison import Judged, Timed, as_document, judged, timed
-from mha.cli.criteria import CriterionName, check_needs
+from mha.cli.criteria import CriterionName, OptionOfCriterion, check_needs, check_options
 from mha.cli.history import heads_of, history_in, removed_between, told, write_history
 from mha.cli.inputs import Inputs, inputs_of
 from mha.cli.models import Loaded, read_model
@@ -75,6 +75,7 @@ class Duration(click.ParamType[str]):
 @click.option("--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A plan, as plan.json.")
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--criterion", type=CriterionName(), help="Score heads by this, in place of shrink's closed form.")
+@click.option("--option", "of_criterion", type=OptionOfCriterion(), multiple=True, help="Of it, as unit=batch.")
 @click.option("--distill", type=Duration(), help="Train the result on the model's outputs for so long, as 1min.")
 @click.option("--batch-size", type=click.IntRange(1), help="For timing; default: the task's.")
 @click.option("--length", type=click.IntRange(1), help="Tokens of each sequence, for timing; default: the task's.")
@@ -128,12 +129,15 @@ def _wanted(task: str | None, criterion: str | None, options: Mapping[str, Any])
             raise click.UsageError("--criterion chooses heads, and --plan says which; give one of them")
     elif task is None or criterion is not None:
         check_needs(criterion, task)
+    if options["of_criterion"] and criterion is None:
+        raise click.UsageError("--option is of a criterion: give --criterion too")
     return Wanted(
         budget={name: options[name] for name in given if name in BUDGETS},
         plan=None if options["plan"] is None else HeadPlan.from_json(options["plan"]),
         at_most=options["at_most"],
         confidence=options["confidence"],
         criterion=criterion,
+        options=check_options(criterion, options["of_criterion"]),
         train=options["distill"],
         seed=options["seed"],
         seconds=max(options["seconds"], 0.01),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mha.cli.criteria import CriterionName, check_needs
+from mha.cli.criteria import CriterionName, OptionOfCriterion, check_needs, check_options
 from mha.cli.models import read_model
 from mha.cli.settings import Settings, lines_of, note, with_settings
 from mha.cli.tasks import read_task
@@ -26,6 +26,7 @@ FILES = (".json", ".csv", *PICTURES)
 @click.argument("model")
 @click.option("--task", metavar="TASK", help="What the model is for; without it, only criteria that need no data.")
 @click.option("--criterion", type=CriterionName(), help="How heads are scored. Default: leave_one_out.")
+@click.option("--option", "options", type=OptionOfCriterion(), multiple=True, help="Of the criterion, as unit=batch.")
 @click.option("--rounds", type=click.IntRange(1), help="Remove heads in so many steps, and score again after each.")
 @click.option("--seed", default=0, show_default=True, help="For criteria that draw at random.")
 @click.option(
@@ -41,6 +42,7 @@ def score(
     model: str,
     task: str | None,
     criterion: str | None,
+    options: Sequence[tuple[str, Any]],
     rounds: int | None,
     seed: int,
     outputs: Sequence[Path],
@@ -51,10 +53,11 @@ def score(
     \b
     Examples:
       mha score my-model --task task.toml -o scores.json -o scores.csv -o scores.png
-      mha score my-model --task task.toml --criterion taylor
+      mha score my-model --task task.toml --criterion taylor --option unit=batch
       mha score my-model --criterion magnitude --json
     """
     check_needs(criterion, task)
+    given = check_options(criterion, options)
     for path in outputs:
         if path.suffix not in FILES:
             raise click.UsageError(f"-o {path}: its end says what is written; give one of {', '.join(FILES)}")
@@ -69,6 +72,7 @@ def score(
         criterion or DEFAULT,
         rounds=rounds,
         seed=seed,
+        **given,
     )
     for path in outputs:
         write(scores, path)

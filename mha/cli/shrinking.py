@@ -1,7 +1,7 @@
 """From a model and what the command line asks for to a smaller model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -33,6 +33,7 @@ class Wanted:
         plan: the heads that stay.
         at_most: the loss of the metric that is allowed, shown with `confidence`.
         criterion: by which heads are scored; None for the closed form of `mha.shrink`.
+        options: of the criterion, by name.
         train: how long the result is trained at the end, as "1min"; None for not at all.
         seed: for what is drawn at random.
         seconds: how long measuring costs takes, where the budget needs them.
@@ -43,6 +44,7 @@ class Wanted:
     at_most: float | None = None
     confidence: float = 0.95
     criterion: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     train: str | None = None
     seed: int = 0
     seconds: float = 30.0
@@ -53,6 +55,7 @@ class Wanted:
         how += ["plan"] if self.plan is not None else []
         how += [f"at most {self.at_most:g}"] if self.at_most is not None else []
         how += [f"criterion {self.criterion}"] if self.criterion else []
+        how += [f"{name}={value}" for name, value in self.options.items()]
         how += [f"distill {self.train}"] if self.train else []
         return ", ".join(how)
 
@@ -98,7 +101,7 @@ def _by_criterion(loaded: Loaded, task: Task | None, wanted: Wanted, costs: Cost
     assert wanted.criterion is not None
     note(f"scoring heads by {wanted.criterion}")
     batches, loss = (None, None) if task is None else (task.calibration(), task.loss)
-    scores = score(loaded.model, batches, loss, wanted.criterion, seed=wanted.seed)
+    scores = score(loaded.model, batches, loss, wanted.criterion, seed=wanted.seed, **wanted.options)
     plan = choose(scores, model=loaded.model, costs=costs, **wanted.budget)
     return Made(_repaired(loaded, task, plan, wanted), scores)
 

@@ -74,3 +74,20 @@ def test_no_file_is_overwritten(run, here):
     assert ran.code == 1
     assert "scores.json exists; give another name" in ran.err
     assert (here / "scores.json").read_text() == "mine"
+
+
+def test_a_criterion_is_given_its_options(run):
+    line = ("score", "my-model", "--task", "task.py:task", "--criterion", "taylor", "--json")
+
+    def scores(*options):
+        rows = run(*line, *(word for option in options for word in ("--option", option))).document["scores"]
+        return [row["score"] for row in rows]
+
+    assert scores("unit=batch") != scores("unit=example") == scores()
+    assert sum(value**2 for value in scores("normalize=true")) == pytest.approx(len(LAYERS))
+    for option, message in (("unit", "'unit' is no NAME=VALUE, such as unit=batch"), ("unt=1", "did you mean 'unit'?")):
+        ran = run(*line, "--option", option)
+        assert ran.code == 2
+        assert message in ran.err
+    ran = run("prune", "my-model", "--task", "task.py:task", "--keep", "0.5", "--option", "unit=batch", "-o", "out")
+    assert "--option is of a criterion: give --criterion too" in ran.err

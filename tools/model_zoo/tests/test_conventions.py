@@ -54,22 +54,6 @@ def first_of_each_kind(chosen: dict[str, list[str]]) -> list[str]:
     return types
 
 
-def kind(convention: str) -> str:
-    """A convention less the names of its projections, in which alone most conventions differ."""
-    return re.sub(r"\S+( \([^)]*\))? … \S+(?<!,)", r"…\1", convention)
-
-
-def first_of_each_kind(chosen: dict[str, list[str]]) -> list[str]:
-    """Types, in order, so that each kind of convention is there."""
-    seen: set[str] = set()
-    types = []
-    for name, conventions in chosen.items():
-        if kinds := {kind(one) for one in conventions} - seen:
-            types.append(name)
-            seen |= kinds
-    return types
-
-
 with TABLE.open(encoding="utf-8", newline="") as file:
     CHOSEN = cheapest(list(csv.DictReader(file)))
 

@@ -1,7 +1,6 @@
 """Kinds that need no labels: a model is judged by how far its outputs are from those of the dense model."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,11 @@ from mha.values.errors import TaskError
 
 
 class DenseOutputs(FileTask):
-    """Stay near the dense model's outputs: its logits where it has some, else its last hidden states."""
+    """Stay near the dense model's outputs: its logits where it has some, else its last hidden states.
+
+    Attributes:
+        dense: a copy of the model that the task was read for, as it was then, in eval mode.
+    """
 
     metrics: ClassVar[dict[str, Metric]] = {
         "divergence": Metric(mean, higher_is_better=False),
@@ -29,17 +32,13 @@ class DenseOutputs(FileTask):
                 f"{self.settings.path}: {self.settings.kind} is for models that are given one text or image; for one "
                 'with a decoder: kind = "sequence-to-sequence"'
             )
+        self.dense: nn.Module = self.model().requires_grad_(False)  # now: later heads of the given one may be off
 
     @classmethod
     def usual_metric(cls, model: nn.Module) -> str:
         """The divergence of the logits' distributions where the model has a head that makes some."""
         name = type(model).__name__
         return "divergence" if "For" in name or name.endswith("LMHeadModel") else "squared distance"
-
-    @cached_property
-    def dense(self) -> nn.Module:
-        """The dense model, in eval mode, never changed."""
-        return self.model().requires_grad_(False)
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """The logits or else the last hidden states of the whole batch, (b, c) or (b, n, c).

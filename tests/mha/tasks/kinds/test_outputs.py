@@ -70,3 +70,13 @@ def test_shrink_takes_it(tmp_path, encoder, parts):
 def test_models_with_a_decoder_are_refused(tmp_path, parts):
     with pytest.raises(TaskError, match='for one with a decoder: kind = "sequence-to-sequence"'):
         read_task(task_file(tmp_path, "outputs", parts), model("t5", "AutoModelForSeq2SeqLM"), tokenizer())
+
+
+def test_the_dense_model_is_that_which_the_task_was_read_for_whatever_becomes_of_it(tmp_path, encoder, parts):
+    task = read_task(task_file(tmp_path, "outputs", parts), encoder, tokenizer())
+    plan = mha.HeadPlan({name: layer.heads[:1] for name, layer in mha.find_attention(encoder).items()})
+    expected = task.evaluate(mha.prune(encoder, plan))
+    assert expected.min() > 1e-3
+    task = read_task(task_file(tmp_path, "outputs", parts), encoder, tokenizer())
+    with mha.masked(encoder, plan):  # before anything has been computed of the dense one
+        assert task.evaluate(encoder).tolist() == pytest.approx(expected.tolist())
