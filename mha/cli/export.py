@@ -43,7 +43,7 @@ def export(
 
     \b
     Examples:
-      mha export smaller --to torch -o exported
+      mha export my-model --to torch -o exported
       mha export smaller --dense my-model --to torch --task task.toml -o exported
     """
     loaded = read_model(model, settings)

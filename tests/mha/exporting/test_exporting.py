@@ -14,7 +14,7 @@ import mha
 from mha.exporting import exported as on_disk
 from mha.exporting.check_export import ExportCheck, Try
 from mha.values.errors import CheckpointError, EquivalenceError, ExportError, MissingPackageError
-from tests.mha.exporting.conftest import PLAN, B, D, E, S
+from tests.mha.exporting.stack import PLAN, B, D, E, S
 from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
 
 RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
@@ -201,3 +201,29 @@ def test_the_original_is_left_as_it_was(case, tmp_path):
 def test_an_export_is_a_value(exported):
     with pytest.raises(dataclasses.FrozenInstanceError):
         exported.format = "onnx"
+
+
+class Limited(nn.Module):
+    """Takes at most as many tokens as it knows positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = mha.MultiHeadAttention.square(E, 5)
+        self.positions = nn.Parameter(torch.randn(9, E))
+
+    def forward(self, x):
+        x = x + self.positions[: x.shape[1]]
+        return self.attention(x, x, x)
+
+
+def test_sizes_that_the_model_does_not_take_are_said_to_be_untried(tmp_path):
+    torch.manual_seed(0)
+    model, x = Limited().eval(), torch.randn(3, 7, E)
+    plan = mha.HeadPlan({"attention": (1, 4)})
+    files = mha.export(mha.prune(model, plan), "torch", tmp_path / "out", example=x)
+    found = mha.check_export(files, model, plan, [x])
+    assert found.untried == (f"x 2×17×{E}",)
+    assert len(found.tries) == 3
+    assert f"x 2×17×{E}: the model itself does not take that" in str(found)
+    with pytest.raises(RuntimeError, match="must match"):
+        mha.check_export(files, model, plan, [torch.randn(3, 17, E)])
