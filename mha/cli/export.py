@@ -17,7 +17,9 @@ from mha.pruning.slicing import plan_of
 
 @click.command(short_help="Write a model for another runtime, and prove it there.")
 @click.argument("model")
-@click.option("--to", "format_name", required=True, metavar="FORMAT", help="torch, onnx, openvino or transformers.")
+@click.option(
+    "--to", "format_name", required=True, metavar="FORMAT", help="torch, onnx, openvino, gguf or transformers."
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New directory.")
 @click.option("--dense", metavar="MODEL", help="What it was pruned from, to prove against; default: itself, in torch.")
 @click.option("--int8", is_flag=True, help="Weights as 8-bit integers.")
@@ -53,7 +55,8 @@ def export(
     chosen = None if task is None else read_task(task, loaded)
     example = inputs_of(loaded.model, chosen, loaded.device, batch_size, length)
     note(f"writing {output}")
-    files = write(loaded.model, format_name, output, example=example, int8=int8)
+    tokenizer = loaded.folder / loaded.gguf if loaded.folder is not None and loaded.gguf else None
+    files = write(loaded.model, format_name, output, example=example, int8=int8, tokenizer=tokenizer)
     note(f"running it in {files.format}")
     found = check_export(files, whole.model, plan_of(loaded.model), [example])
     found.save(output)

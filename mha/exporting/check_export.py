@@ -118,19 +118,18 @@ def check_export(
     run = exported.load()
     usual = INT8 if exported.int8 else ALLOWED.get(exported.dtype, ALLOWED["float32"])
     limit = usual if allowed is None else allowed
-    tries, untried = [], []
+    format, tries, untried = find_format(exported.format), [], []
     with eval_mode(model), torch.no_grad(), masked(model, plan):
         for number, inputs in enumerate(_all(given, exported.sizes)):
             try:
-                expected = _outputs(model, inputs)
+                expected = format.comparable(_outputs(model, inputs))
             except Exception:  # whatever a model may raise, as beyond its last position
                 if number < len(given):
                     raise
                 untried.append(_words(inputs))
             else:
                 tries.append(_tried(expected, run, inputs, exported))
-    runtime = find_format(exported.format).runtime
-    name = f"{runtime} {version_of(runtime)}"
+    name = f"{format.runtime} {version_of(format.runtime)}"
     found = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried))
     if not found.equal:
         raise EquivalenceError(f"{exported.directory}:\n{found}")

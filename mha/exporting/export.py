@@ -19,18 +19,27 @@ from mha.values.whole_directory import check_free, whole_directory
 DEPTH = 3  # how far the causes of a failure are looked into for what it says
 
 
-def export(model: nn.Module, to: str, directory: Path | str, *, example: Any, int8: bool = False) -> Exported:
+def export(
+    model: nn.Module,
+    to: str,
+    directory: Path | str,
+    *,
+    example: Any,
+    int8: bool = False,
+    tokenizer: Path | str | None = None,
+) -> Exported:
     """Write a model in the format of a runtime into a directory that is empty or does not exist.
 
     Batch sizes and lengths stay open wherever the format lets them. Prove what was written by `check_export`.
 
     Args:
         model: pruned or not, of any family; it is run in eval mode, and is itself not changed.
-        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", or "transformers", a directory that plain
-            transformers loads.
+        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", "gguf" (llama.cpp, of models of type llama), or
+            "transformers", a directory that plain transformers loads.
         example: what the model is called with, (args, kwargs). Tensors are inputs of the export, anything else is
             fixed.
         int8: quantise weights to 8-bit integers, where the format can.
+        tokenizer: for "gguf", a GGUF file whose tokenizer is copied; without one, texts are given as token ids.
 
     Returns:
         What was written, by which `check_export` finds it; it prints itself, and `load()` runs it.
@@ -52,7 +61,8 @@ def export(model: nn.Module, to: str, directory: Path | str, *, example: Any, in
     directory = Path(directory)
     check_free(directory)
     inputs = named(model, example)
-    wish = Wish(_copy(model), {name: _copied(value) for name, value in inputs.items()}, int8)
+    source = None if tokenizer is None else Path(tokenizer)
+    wish = Wish(_copy(model), {name: _copied(value) for name, value in inputs.items()}, int8, source)
     with whole_directory(directory) as partial:
         with _refusals(format, model), warnings.catch_warnings(action="ignore"):  # of packages about themselves
             sizes = format.write(wish, partial)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from mha.values.errors import ExportError
 from mha.values.unknown_words import unknown
@@ -24,11 +24,13 @@ class Wish:
         model: in eval mode, on the CPU; a copy, which the format may change.
         inputs: an example, by the names that the model's forward gives them.
         int8: whether weights are to be 8-bit integers.
+        tokenizer: a file whose tokenizer is copied, where the format has one; None for none.
     """
 
     model: nn.Module
     inputs: dict[str, Any]
     int8: bool
+    tokenizer: Path | None = None
 
 
 class Format(Protocol):
@@ -60,6 +62,10 @@ class Format(Protocol):
     def open(self, directory: Path) -> Run:
         """A function that runs what is in the directory, in the runtime, on the CPU."""
         ...
+
+    def comparable(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a model's outputs, by where they are, what the runtime tells: by default all of them, as they are."""
+        return dict(expected)
 
 
 FORMATS: dict[str, Format] = {}

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Run, Wish, register_format
+from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
 
 
-class Onnx:
+class Onnx(Format):
     """model.onnx and its weights in model.onnx.data; with int8 by ONNX Runtime's dynamic quantisation."""
 
     name = "onnx"

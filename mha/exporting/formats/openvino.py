@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Run, Wish, register_format
+from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
 
 FULL = {"INFERENCE_PRECISION_HINT": "f32"}  # else it computes in half precision where the CPU can
 
 
-class OpenVino:
+class OpenVino(Format):
     """openvino_model.xml and its weights in openvino_model.bin; with int8 by NNCF's compression of weights."""
 
     name = "openvino"

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Run, Wish, register_format
+from mha.exporting.registry import Format, Run, Wish, register_format
 
 
-class Torch:
+class Torch(Format):
     """model.pt2, written by `torch.export.save`."""
 
     name = "torch"

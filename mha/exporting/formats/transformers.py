@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha.exporting.registry import Run, Wish, register_format
+from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.families import AttentionMap, find_attention
 from mha.pruning.configurations import RECORD
 from mha.values.errors import ExportError
@@ -17,7 +17,7 @@ from mha.values.errors import ExportError
 SHOWN = 3  # layers that an error names
 
 
-class Transformers:
+class Transformers(Format):
     """config.json and weights, as `save_pretrained` writes them; only of models whose configuration can say it."""
 
     name = "transformers"
