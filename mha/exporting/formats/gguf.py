@@ -19,6 +19,7 @@ KNOWN = ("llama",)  # model types of transformers whose blocks are those of that
 BLOCK = 32  # numbers that share a scale in Q8_0
 LOGITS = "output['logits']"
 TOKENIZER = "tokenizer."
+ALL = 1 << 24  # tokens: more than any vocabulary has
 
 
 class Gguf(Format):
@@ -203,9 +204,7 @@ class _Server:
 
     def _next(self, prompt: Sequence[int]) -> Tensor:
         """The log-probabilities (v,) of the token after a prompt."""
-        asked = {"prompt": list(prompt), "n_predict": 1, "n_probs": 1 << 24, "temperature": 0.0, "cache_prompt": True}
-        answer = self._server.handle_completions(asked)
-        (told,) = answer["completion_probabilities"]
+        (told,) = self._told(prompt, 1, ALL)
         found = told["top_logprobs"]
         values = torch.full((len(found),), -math.inf, dtype=torch.float64)
         values[[each["id"] for each in found]] = torch.tensor([each["logprob"] for each in found], dtype=torch.float64)
@@ -213,9 +212,13 @@ class _Server:
 
     def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """The ids of the likeliest tokens after a prompt, one after another."""
-        asked = {"prompt": list(prompt), "n_predict": tokens, "temperature": 0.0, "return_tokens": True}
-        found: list[int] = self._server.handle_completions(asked)["tokens"]
-        return found
+        return [each["id"] for each in self._told(prompt, tokens, 1)]
+
+    def _told(self, prompt: Sequence[int], tokens: int, most: int) -> list[Any]:
+        """What llama.cpp tells of each of the likeliest tokens after a prompt, and of at most so many others."""
+        asked = {"prompt": list(prompt), "n_predict": tokens, "n_probs": most, "temperature": 0.0, "ignore_eos": True}
+        told: list[Any] = self._server.handle_completions(asked)["choices"][0]["logprobs"]["content"]
+        return told
 
 
 register_format(Gguf())
