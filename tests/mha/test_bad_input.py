@@ -178,6 +178,15 @@ def test_a_quantised_linear(case, place):
     assert mha.plan_of(mha.prune(case.model, untouched)) == untouched
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch moves its quantisation elsewhere
+def test_a_layer_of_ours_that_is_quantised_has_no_scores():
+    layer = torch.ao.quantization.quantize_dynamic(mha.MultiHeadAttention.square(8, 2).eval(), {nn.Linear})
+    with pytest.raises(
+        mha.UnsupportedModule, match=r"dynamic\S*Linear has no dense weight \(quantised\?\); score, prune"
+    ):
+        mha.score(layer, None, None, "magnitude")
+
+
 class Adapted(nn.Module):
     """A linear with a low-rank matrix beside it (Hu et al. 2021)."""
 
