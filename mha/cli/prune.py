@@ -18,6 +18,7 @@ from mha.cli.proof import Proof, proved
 from mha.cli.settings import Settings, note, with_settings
 from mha.cli.shrinking import BY_COSTS, Made, Wanted, smaller
 from mha.cli.tasks import read_task
+from mha.planning.runtimes import RUNTIMES
 from mha.pruning.checkpoint.saving import save_pruned
 from mha.pruning.slicing import plan_of
 from mha.repair.distill import seconds_in
@@ -76,6 +77,7 @@ class Duration(click.ParamType[str]):
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--criterion", type=CriterionName(), help="Score heads by this, in place of shrink's closed form.")
 @click.option("--option", "of_criterion", type=OptionOfCriterion(), multiple=True, help="Of it, as unit=batch.")
+@click.option("--runs-on", type=click.Choice([*RUNTIMES]), help="The runtime that the plan has to suit.")
 @click.option("--distill", type=Duration(), help="Train the result on the model's outputs for so long, as 1min.")
 @click.option("--batch-size", type=click.IntRange(1), help="For timing; default: the task's.")
 @click.option("--length", type=click.IntRange(1), help="Tokens of each sequence, for timing; default: the task's.")
@@ -124,6 +126,10 @@ def _wanted(task: str | None, criterion: str | None, options: Mapping[str, Any])
         )
     if task is None and (given[0] in (*BY_COSTS, "at_most") or options["distill"]):
         raise click.UsageError(f"{'--distill' if options['distill'] else flags[0]} needs data: give --task")
+    if options["runs_on"] and given[0] in ("plan", "at_most"):
+        raise click.UsageError(
+            f"--runs-on is of plans that are chosen here, within a budget; leave it or {flags[0]} out"
+        )
     if given[0] == "plan":
         if criterion is not None:
             raise click.UsageError("--criterion chooses heads, and --plan says which; give one of them")
@@ -137,6 +143,7 @@ def _wanted(task: str | None, criterion: str | None, options: Mapping[str, Any])
         at_most=options["at_most"],
         confidence=options["confidence"],
         criterion=criterion,
+        runs_on=options["runs_on"],
         options=check_options(criterion, options["of_criterion"]),
         train=options["distill"],
         seed=options["seed"],

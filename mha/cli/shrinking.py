@@ -34,6 +34,7 @@ class Wanted:
         at_most: the loss of the metric that is allowed, shown with `confidence`.
         criterion: by which heads are scored; None for the closed form of `mha.shrink`.
         options: of the criterion, by name.
+        runs_on: the runtime that the plan is for, as `mha.choose` takes it; None for any.
         train: how long the result is trained at the end, as "1min"; None for not at all.
         seed: for what is drawn at random.
         seconds: how long measuring costs takes, where the budget needs them.
@@ -45,6 +46,7 @@ class Wanted:
     confidence: float = 0.95
     criterion: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    runs_on: str | None = None
     train: str | None = None
     seed: int = 0
     seconds: float = 30.0
@@ -55,6 +57,7 @@ class Wanted:
         how += ["plan"] if self.plan is not None else []
         how += [f"at most {self.at_most:g}"] if self.at_most is not None else []
         how += [f"criterion {self.criterion}"] if self.criterion else []
+        how += [f"for {self.runs_on}"] if self.runs_on else []
         how += [f"{name}={value}" for name, value in self.options.items()]
         how += [f"distill {self.train}"] if self.train else []
         return ", ".join(how)
@@ -102,7 +105,7 @@ def _by_criterion(loaded: Loaded, task: Task | None, wanted: Wanted, costs: Cost
     note(f"scoring heads by {wanted.criterion}")
     batches, loss = (None, None) if task is None else (task.calibration(), task.loss)
     scores = score(loaded.model, batches, loss, wanted.criterion, seed=wanted.seed, **wanted.options)
-    plan = choose(scores, model=loaded.model, costs=costs, **wanted.budget)
+    plan = choose(scores, model=loaded.model, costs=costs, runs_on=wanted.runs_on, **wanted.budget)
     return Made(_repaired(loaded, task, plan, wanted), scores)
 
 
@@ -132,6 +135,7 @@ def _shrunk(loaded: Loaded, task: Task, wanted: Wanted, costs: CostTable | None)
     """What `mha.shrink` makes: heads chosen in closed form, the rest repaired and, if that is wanted, trained."""
     note("shrinking: heads are chosen, cut out, and what is left is repaired")
     budget = dict(wanted.budget) if wanted.at_most is None else {"at_most": wanted.at_most, "judge": task}
+    budget |= {} if wanted.runs_on is None else {"runs_on": wanted.runs_on}
     small = shrink(
         loaded.model,
         task.calibration(),

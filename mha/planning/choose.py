@@ -12,6 +12,7 @@ from mha.planning.charges import QUANTITIES, Charges
 from mha.planning.exchange import rearranged
 from mha.planning.feasible import Choice
 from mha.planning.programme import Programme
+from mha.planning.runtimes import terms_of
 from mha.planning.terms import Terms
 from mha.planning.tied_layers import ties_of
 from mha.values.errors import PlanError, ScoresError, SlowPlanWarning
@@ -32,6 +33,7 @@ def choose(
     uniform: bool = False,
     multiple_of: int = 1,
     whole_groups: bool = False,
+    runs_on: str | None = None,
     across_layers: bool | None = None,
 ) -> HeadPlan:
     """The feasible plan within the budget whose kept heads have the largest total score.
@@ -63,6 +65,9 @@ def choose(
             attention, are shared by their query heads: those are divisible by it, and the groups, of which ranks hold
             copies, divide it.
         whole_groups: every key/value group keeps all of its query heads, or leaves.
+        runs_on: a runtime, whose own terms are added: "transformers" (as many heads in every layer, at least one),
+            "vllm" and "tensorrt-llm" (whole groups), "tensor cores" (multiples of 8), or "torch", "onnx", "openvino",
+            "executorch" and "llama.cpp", which take any plan.
         across_layers: whether a score is worth as much in one layer as in another. Unless told, it is where the scores
             say so (`HeadScores.comparable`: what the loss would do without a head). Where it is not, heads are ranked
             within their layers, and every layer gives about its share: weights and activations grow from layer to
@@ -90,6 +95,7 @@ def choose(
         uniform=uniform,
         multiple_of=multiple_of,
         whole_groups=whole_groups,
+        runs_on=runs_on,
         across_layers=across_layers,
     )
     tell_if_slow(plan, scores, costs)
@@ -104,6 +110,7 @@ def best_plan(
     costs: CostTable | None = None,
     across_layers: bool | None = None,
     known: Mapping[str, Sequence[Choice]] | None = None,
+    runs_on: str | None = None,
     **terms: Any,
 ) -> HeadPlan:
     """The plan that `choose` returns, without its warning about a plan that is no faster than the dense model.
@@ -111,14 +118,15 @@ def best_plan(
     Args:
         budgets: name of every budget -> how much of it is given; None where it is not.
         known: layer -> its choices, where more is known of them than the scores of single heads say.
+        runs_on: a runtime of `mha.planning.runtimes.RUNTIMES`, whose terms are added.
         terms: fields of `mha.planning.terms.Terms`.
 
     Raises:
-        ScoresError: not exactly one budget, one that can't be met, or one whose costs are missing.
+        ScoresError: not exactly one budget, one that can't be met, or one whose costs are missing; an unknown runtime.
         PlanError: the scores do not belong to the model or to the costs.
         TypeError: a term that `Terms` does not have.
     """
-    asked = Terms(**terms)
+    asked = Terms(**terms_of(runs_on, terms, scores.scores))
     budget, amount = _only_one(budgets)
     layers = None if model is None else find_attention(model)
     _check_belong(scores, layers, costs)
