@@ -93,6 +93,7 @@ def test_a_machine_that_is_not_fit_is_told_why(monkeypatch, capsys, version, dev
     assert re.search(message, capsys.readouterr().out)
 
 
+@pytest.mark.thorough  # its parts are tried above, and pytest bench elsewhere
 def test_the_reduced_form_measures_on_a_cpu(tmp_path, capsys):
     only = ("--only", "ceilings")
     assert command.main(["-o", str(tmp_path / "run"), "--device", "cpu", "--quick", *only, "--seconds", "100"]) == 0

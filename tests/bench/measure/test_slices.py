@@ -73,6 +73,7 @@ def test_a_part_without_a_metric_is_named():
         list(slice_changes(values, values, {"all": np.full(20, True)}, lambda _: float("nan")))
 
 
+@pytest.mark.thorough  # a simulation; the numbers themselves are checked above
 def test_all_intervals_hold_at_once_in_most_simulations():
     """12 parts of 40 examples each; a tenth of what is right turns wrong. 95 % are promised of 60 draws: 50 is safe."""
     rng = np.random.default_rng(7)

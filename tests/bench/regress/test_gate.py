@@ -268,7 +268,9 @@ def interrupted(*_args, **_kwargs):
             lambda where: (where / FILES[0]).write_text("import nothing_of_this_name\n"),
             "No module named 'nothing_of_this_name'",
         ),
-        (lambda where: (where / FILES[0]).unlink(), "file or directory not found"),
+        pytest.param(
+            lambda where: (where / FILES[0]).unlink(), "file or directory not found", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_no_common_benchmarks(project, capsys, break_it, said):

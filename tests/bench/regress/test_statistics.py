@@ -81,6 +81,7 @@ def test_an_interval_leaves_zero_out_just_where_the_test_rejects():
         assert (found.high < 0) == (found.p_faster <= 0.025)
 
 
+@pytest.mark.thorough  # a simulation; the numbers themselves are checked above
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(0)
     hits = 0

@@ -291,6 +291,7 @@ for attempt in range(8):  # seven of them are killed, wherever they are
 """
 
 
+@pytest.mark.thorough  # at many further places; the sweep below is killed at two
 def test_killed_wherever_it_is_a_run_keeps_every_finished_case(pytestconfig, tmp_path):
     line = [sys.executable, "-c", WRITER, str(tmp_path / "run")]
     done = subprocess.run(line, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=True)
