@@ -134,7 +134,9 @@ def run_part(part: Part, seconds: float) -> Outcome:
     """Run a part; when its time is over it is interrupted, and killed if that does not end it within `GRACE`."""
     started = time.monotonic()
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **part.environment}
-    process = subprocess.Popen([sys.executable, *part.arguments], cwd=ROOT, env=variables, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *part.arguments], cwd=ROOT, env=variables, start_new_session=True, preexec_fn=_interruptible
+    )
     late = False
     try:
         try:
@@ -151,6 +153,11 @@ def run_part(part: Part, seconds: float) -> Outcome:
     if process.returncode in (0, NO_TESTS):
         return _outcome(part, "ok", took, None)
     return _outcome(part, "failed", took, f"it ended with exit code {process.returncode}; what it printed is above")
+
+
+def _interruptible() -> None:
+    """Let the process that is being started be interrupted, also where a shell has started this one to ignore that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(process: "subprocess.Popen[Any]") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mha.cli.settings import note
 from mha.runtime.nests import leaves, mapped
 from mha.tasks import Task
 from mha.values.errors import CalibrationError
@@ -51,6 +52,8 @@ def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, A
     generator = torch.Generator().manual_seed(0)
     if name == "input_ids" and isinstance(vocabulary, int):
         longest = getattr(config, "max_position_embeddings", None) or length
+        if length > longest:
+            note(f"{length} tokens are more than the model takes: {longest} it is")
         ids = torch.randint(vocabulary, (batch_size, min(length, longest)), generator=generator)
         given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if getattr(config, "is_encoder_decoder", False):

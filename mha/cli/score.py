@@ -11,6 +11,7 @@ from mha.cli.criteria import CriterionName, OptionOfCriterion, check_needs, chec
 from mha.cli.models import read_model
 from mha.cli.settings import Settings, lines_of, note, with_settings
 from mha.cli.tasks import read_task
+from mha.importance.registry import describe
 from mha.importance.registry.criterion import DEFAULT
 from mha.importance.score import score as score_heads
 from mha.values.atomic_files import appears_whole
@@ -64,7 +65,7 @@ def score(
         check_new(path)
     loaded = read_model(model, settings)
     chosen = None if task is None else read_task(task, loaded)
-    note(f"scoring heads by {criterion or DEFAULT}")
+    note(f"scoring heads by {describe(criterion or DEFAULT).name}")
     scores = score_heads(
         loaded.model,
         None if chosen is None else chosen.calibration(),

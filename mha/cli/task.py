@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mha.cli.models import read_model
-from mha.cli.settings import Settings, with_settings
+from mha.cli.settings import Settings, note, with_settings
 from mha.cli.tasks import first_task
 from mha.values.atomic_files import appears_whole
 from mha.values.whole_directory import check_new
@@ -30,7 +30,10 @@ def init(model: str, data: Path, output: Path | None, settings: Settings) -> Non
       mha task init my-model reviews.csv
     """
     check_new(output)
-    text = first_task(read_model(model, settings), data)
+    loaded = read_model(model, settings)
+    if loaded.processor is None:
+        note(f"{model} has no tokenizer or processor, which most tasks need; save one there, by save_pretrained")
+    text = first_task(loaded, data)
     if output is None:
         settings.tell(text.rstrip("\n"), {"task": text})
         return

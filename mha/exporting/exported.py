@@ -31,6 +31,11 @@ class Exported:
         constants: inputs that are no tensors, and so fixed: name -> value, as text.
         dtype: of the model's weights before they were exported.
         int8: whether weights are 8-bit integers.
+
+    Example:
+        >>> import pathlib
+        >>> mha.Exported(pathlib.Path("out"), "onnx", {}, {"onnxruntime": "1.32.0"}, {"ids": [None]}, "float32").sizes
+        {'ids': [None]}
     """
 
     directory: Path

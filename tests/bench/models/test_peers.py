@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mha
-from bench.models.peers import PEERS, Inputs, NoPeerError, ours, products
+from bench.models.peers import PEERS, Inputs, Nested, NoPeerError, ours, products
 
 B, S, H, D = 3, 7, 5, 11
 WIDTH = H * D
@@ -16,6 +16,7 @@ INPUTS = {
     "causal": Inputs(X, causal=True),
 }
 ALL = {**PEERS, "ours": ours, "products": products}
+del ALL["nested"]  # refuses the CPU; see below
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,18 @@ def test_a_peer_computes_what_our_layer_computes(layer, name, kept, mask):
         found = attend(inputs)
     real = inputs.real()
     torch.testing.assert_close(found[real], by_masking(layer, kept, inputs)[real], rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_tensors_compute_what_our_layer_computes_and_are_for_a_gpu(layer):
+    inputs = INPUTS["padded"]
+    with torch.no_grad():
+        found = Nested(mha.prune(layer, mha.HeadPlan({"": KEPT})))(inputs)
+    real = inputs.real()
+    torch.testing.assert_close(found[real], by_masking(layer, KEPT, inputs)[real], rtol=0, atol=1e-12)
+    assert found[~real].eq(0).all()
+    with pytest.raises(NoPeerError, match="a fused kernel on a GPU only"):
+        PEERS["nested"](layer, KEPT)
 
 
 def test_making_a_peer_leaves_our_layer_as_it_was(layer):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.regress import __main__ as command
-from bench.regress import baseline, measuring
 from bench.regress import interleaving as turns
+from bench.regress import measuring
 from bench.regress import verdict_rows as rows
 from bench.regress.rounds import measure_round
 from bench.regress.verdict import Rules
@@ -147,8 +147,7 @@ def test_a_slower_library_is_found_confirmed_and_told(project, capsys):
     assert subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True).stdout.count(b"\n") == 1
 
 
-def test_a_stored_run_serves_ratios_and_exact_figures_alone(project, capsys, monkeypatch):
-    monkeypatch.setattr(baseline, "PROCESSES", 1)
+def test_a_stored_run_serves_ratios_and_exact_figures_alone(project, capsys):
     stored = str(project / "stored.json")
     assert command.main(["--record", stored, "--run", "runs/stored"]) == 0
     write_library(project, steps=60_000, parameters=11, speedup=1.4)

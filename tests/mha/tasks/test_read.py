@@ -91,7 +91,7 @@ def test_texts_longer_than_the_model_takes(tmp_path, classifier, parts):
 
 def test_a_tokenizer_that_is_missing(tmp_path, classifier, parts):
     with pytest.raises(
-        TaskError, match=r"text-classification needs the model's tokenizer, got none; give it as transf"
+        TaskError, match=r"text-classification needs the model's tokenizer, got none; save one into the model"
     ):
         read_task(task_file(tmp_path, KIND, parts), classifier)
 

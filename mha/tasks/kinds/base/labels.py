@@ -62,4 +62,5 @@ class Labels:
         """That the model has no such label, and which it has."""
         known = [f"{name} ({number})" for name, number in self._classes.items()]
         near = unknown("label", label, self._classes).partition(" There are: ")[0]
-        return f"{near} The model has {len(known)}: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
+        the = "The" if near.endswith("?") else "the"
+        return f"{near} {the} model has {len(known)}: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"

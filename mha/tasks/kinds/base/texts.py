@@ -104,8 +104,8 @@ def check_tokenizer(settings: Settings, processor: Any) -> None:
     if not callable(processor) or not hasattr(processor, "model_max_length"):
         came = "none" if processor is None else type(processor).__name__
         raise TaskError(
-            f"{settings.path}: {settings.kind} needs the model's tokenizer, got {came}; give it as "
-            "transformers.AutoTokenizer.from_pretrained(…), or save it beside the model"
+            f"{settings.path}: {settings.kind} needs the model's tokenizer, got {came}; save one into the model's "
+            "directory, by tokenizer.save_pretrained, or give it to mha.tasks.read_task"
         )
 
 

@@ -157,7 +157,7 @@ def test_labels_of_the_data_are_renamed(tmp_path, classifier, parts):
             "",
             "row 2 of evaluation: unknown label 'goood'; did you mean 'good'? The model has 3: bad (0), middling",
         ),
-        (3, "", "row 2 of evaluation: unknown label 3; The model has 3: bad (0), middling (1), good (2)"),
+        (3, "", "row 2 of evaluation: unknown label 3; the model has 3: bad (0), middling (1), good (2)"),
         (1.5, "", "row 2 of evaluation: unknown label 1.5"),
         ("good", "[labels]\nnice = 'goodd'", "[labels] nice: unknown label 'goodd'; did you mean 'good'?"),
     ],
