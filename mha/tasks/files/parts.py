@@ -1,12 +1,12 @@
 """The rows of calibration, evaluation and further data: read, divided, drawn, and kept apart by what is in them."""
 
-import hashlib
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mha.tasks.files.near_copies import Known
+from mha.tasks.files.near_images import KnownImages
 from mha.tasks.files.settings import NEEDED, UNLABELLED, Settings
 from mha.tasks.files.tables import Table, read_table
 from mha.values.errors import OverlapWarning, TaskError
@@ -49,13 +49,19 @@ def read_parts(
     return parts
 
 
-def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callable[[Row], str]) -> dict[str, int]:
+def keep_apart(
+    settings: Settings,
+    parts: dict[str, list[Row]],
+    content: Callable[[Row], Any],
+    known_as: Callable[[Iterable[Any]], Known | KnownImages] = Known,
+) -> dict[str, int]:
     """See to it that evaluation shares no example with the other parts, nor unlabelled ones with calibration.
 
     With `overlap = "drop"`, rows of the later part leave `parts`.
 
     Args:
-        content: what an example is known by: its text, or a digest of its image.
+        content: what an example is known by: its text, or, of an image, its `Looks`.
+        known_as: makes of such contents what others are compared with.
 
     Returns:
         Part -> how many of its rows were dropped.
@@ -67,7 +73,7 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
     dropped: dict[str, int] = {}
     for place, part in enumerate(order[1:], start=1):
         before = [(other, number, content(row)) for other in order[:place] for number, row in enumerate(parts[other])]
-        known = Known(text for _, _, text in before)
+        known = known_as(each for _, _, each in before)
         copies = {number: known.copied_by(content(row)) for number, row in enumerate(parts[part])}
         found = {number: before[place][:2] for number, place in copies.items() if place is not None}
         if found and settings.overlap == "error":
@@ -87,12 +93,6 @@ def keep_apart(settings: Settings, parts: dict[str, list[Row]], content: Callabl
             f"{settings.path}: dropped {told}, which stand in evaluation or calibration too", OverlapWarning, 4
         )
     return dropped
-
-
-def image_content(image: Any) -> str:
-    """A digest of an image's size and pixels."""
-    pixels = image.convert("RGB")
-    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
 
 
 def _tables(settings: Settings) -> dict[str, Table]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mha.tasks.base.batching import rows_by_length
 from mha.tasks.base.protocol import Task
+from mha.tasks.files.near_copies import Known
+from mha.tasks.files.near_images import KnownImages
 from mha.tasks.files.parts import Columns, Row, keep_apart, read_parts
 from mha.tasks.files.settings import Settings, check_options
 from mha.tasks.kinds.base.metrics import Metric
@@ -33,6 +35,7 @@ class FileTask(Task):
         kind_options: the keys of [options] with their defaults.
         architectures: how the names of the models' classes end.
         unit: what a row of plain text is, unless the file says it.
+        known_as: makes, of what examples are known by, what others are compared with to find copies.
         rows: part -> its rows, as they were read; examples: part -> what is collated to batches.
         dropped: part -> how many of its rows were dropped since evaluation has them too.
     """
@@ -45,6 +48,7 @@ class FileTask(Task):
     kind_options: ClassVar[Mapping[str, Any]] = {}
     architectures: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "line"
+    known_as: ClassVar[type[Known | KnownImages]] = Known
     pretrained = True
 
     def __init__(self, model: nn.Module, processor: Any, settings: Settings) -> None:
@@ -59,7 +63,7 @@ class FileTask(Task):
         self.higher_is_better, self.bounds = self._measure.higher_is_better, self._measure.bounds
         self.check()
         self.rows = read_parts(settings, self.columns, self.optional, self.labels)
-        self.dropped = keep_apart(settings, self.rows, self.content)
+        self.dropped = keep_apart(settings, self.rows, self.content, self.known_as)
         self.examples = {part: self.encoded(part) for part in self.rows}  # at once, so that errors come at once
         self.chance = self.chance_of(self.rows["evaluation"])
 
@@ -72,8 +76,8 @@ class FileTask(Task):
         """Refuse a model, tokenizer or options that the kind can't work with, before data are read."""
 
     @abstractmethod
-    def content(self, row: Row) -> str:
-        """What an example is known by, so that no two parts have it."""
+    def content(self, row: Row) -> Any:
+        """What an example is known by, so that no two parts have it: what `known_as` takes."""
 
     def chance_of(self, rows: Sequence[Row]) -> float:  # noqa: ARG002
         """The metric's value for a model that knows nothing, on these rows."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mha.tasks.files.parts import Row, image_content
+from mha.tasks.files.near_images import KnownImages, Looks, looks_of
+from mha.tasks.files.parts import Row
 from mha.tasks.kinds.base.file_task import LABELS, Batch, FileTask
 from mha.values.errors import TaskError
 
@@ -27,8 +28,10 @@ class ImageTask(FileTask):
                 "transformers.AutoImageProcessor.from_pretrained(…)"
             )
 
-    def content(self, row: Row) -> str:
-        return image_content(self.image_of(row))
+    known_as = KnownImages
+
+    def content(self, row: Row) -> Looks:
+        return looks_of(self.image_of(row))
 
     def image_of(self, row: Row) -> Any:
         """The row's image, in RGB.
