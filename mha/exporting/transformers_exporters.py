@@ -35,16 +35,15 @@ def write(wish: Wish, directory: Path, exporter: type, config: Any) -> dict[str,
 
     sizes: dict[str, list[int | None]] = {}
 
-    class Noting(DynamoExporter):
-        """Notes which sizes are open in the traced program, before it is converted."""
+    def export_program(self: Any, model: Any, sample_inputs: Any, config: Any) -> Any:
+        """Trace as transformers does, and note which sizes are open in the program, before it is converted."""
+        program, metadata = DynamoExporter.export_program(self, model, sample_inputs, config)
+        given = [name for name, each in sample_inputs.items() if isinstance(each, Tensor)]
+        sizes.update(open_sizes(program, given))
+        return program, metadata
 
-        def export_program(self, model: Any, sample_inputs: Any, config: Any) -> Any:
-            program, metadata = super().export_program(model, sample_inputs, config)
-            given = [name for name, each in sample_inputs.items() if isinstance(each, Tensor)]
-            sizes.update(open_sizes(program, given))
-            return program, metadata
-
-    noting: Any = Noting if exporter is DynamoExporter else type("Noting", (exporter, Noting), {})
+    tracer: Any = type("Noting", (DynamoExporter,), {"export_program": export_program})
+    noting: Any = tracer if exporter is DynamoExporter else type("Noting", (exporter, tracer), {})
     with quietly():
         exported = noting().export(bound(wish), {k: v for k, v in wish.inputs.items() if isinstance(v, Tensor)}, config)
         exported.save_pretrained(directory)
