@@ -164,20 +164,8 @@ _HOME = {  # module -> the public names that it defines: each is imported when i
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _ROOMS = (
-    *(
-        "certifying",
-        "cli",
-        "costs",
-        "exporting",
-        "families",
-        "importance",
-        "layer",
-        "planning",
-        "pruning",
-        "repair",
-        "runtime",
-    ),
-    *("tasks", "timing", "values", "visualize"),
+    *("certifying", "cli", "costs", "exporting", "families", "importance", "layer", "planning", "pruning"),
+    *("repair", "runtime", "tasks", "timing", "values", "visualize"),
 )
 
 

@@ -19,12 +19,11 @@ from packaging.version import Version
 from bench.accelerator import targets
 from bench.accelerator.parts import Outcome, parts, run_parts
 from bench.measure.capabilities import device
-from bench.measure.files import new_directory
+from bench.measure.files import LOCK, new_directory
 
 OLDEST = Version("2.11")
 SECONDS = 460.0
 LEFT_OUT = ("sides", "figures")  # folders of the gate that hold checkouts
-LOCK = ".lock"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,12 +1,12 @@
 """What a run on an accelerator found, beside what it should be: cell by cell, from the run directory."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.measure.bootstrap import Interval, ratio
+from bench.measure.files import write_json
 from bench.rundir.case_store import read_records
 from bench.rundir.description import OK, USUAL
 
@@ -167,5 +167,4 @@ def missed(run: Path, most: int) -> list[str]:
 
 def dump(run: Path, path: Path, outcomes: list[Any]) -> None:
     """Write the targets, and what became of each part, as a JSON file."""
-    text = json.dumps({"parts": outcomes, **documents(run)}, indent=1)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_json(path, {"parts": outcomes, **documents(run)}, indent=1)

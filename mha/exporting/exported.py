@@ -15,7 +15,6 @@ from mha.values.errors import ExportError
 
 FILE = "mha-export.json"
 SCHEMA = 1
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,11 +122,8 @@ def _sizes(sizes: list[int | None]) -> str:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex text."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def version_of(package: str) -> str | None:

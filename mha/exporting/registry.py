@@ -88,3 +88,8 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise ExportError(unknown("format", name, sorted(FORMATS)))
     return FORMATS[name]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

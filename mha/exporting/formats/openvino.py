@@ -6,6 +6,7 @@ from pathlib import Path
 from mha.exporting import transformers_exporters
 from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
+from mha.values.optional_packages import needed
 
 FULL = {"INFERENCE_PRECISION_HINT": "f32"}  # else it computes in half precision where the CPU can
 
@@ -24,8 +25,6 @@ class OpenVino(Format):
 
         quantizer = None
         if wish.int8:
-            from mha.values.optional_packages import needed
-
             needed("nncf", EXTRA, "to compress weights for OpenVINO")
             from transformers.exporters.quantizers import NNCFOpenVINOQuantizer, NNCFWeightCompressionConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha.exporting.registry import Format, Run, Wish, register_format
+from mha.exporting.registry import Format, Run, Wish, first_line, register_format
 from mha.families import AttentionMap, find_attention
 from mha.pruning.configurations import RECORD
 from mha.values.errors import ExportError
@@ -58,10 +58,10 @@ class Transformers(Format):
         try:
             loaded = _loaded(directory)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ExportError(
                 f"the configuration of {type(wish.model).__name__} can't say how many heads are left, so plain "
-                f"transformers does not load them ({first}); use save_pruned and from_pretrained, or another format"
+                f"transformers does not load them ({first_line(error)}); use save_pruned and from_pretrained, or "
+                "another format"
             ) from error
         models = wish.model, loaded
         here, there = ({name: each.shape for name, each in model.state_dict().items()} for model in models)
