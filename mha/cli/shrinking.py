@@ -11,6 +11,7 @@ from mha.cli.inputs import Inputs
 from mha.cli.models import Loaded
 from mha.cli.settings import note
 from mha.costs import CostTable, measure_costs
+from mha.costs.in_runtime import MEASURED
 from mha.importance.score import score
 from mha.planning.choose import choose
 from mha.pruning.slicing import prune
@@ -96,7 +97,8 @@ def _costs(loaded: Loaded, wanted: Wanted, inputs: Inputs | None) -> CostTable |
         return None
     note(f"measuring what each layer costs, for {wanted.seconds:g} s")
     args, kwargs = inputs
-    return measure_costs(loaded.model, args, kwargs, seconds=wanted.seconds)
+    runtime = wanted.runs_on if wanted.runs_on in MEASURED else None
+    return measure_costs(loaded.model, args, kwargs, seconds=wanted.seconds, runtime=runtime)
 
 
 def _by_criterion(loaded: Loaded, task: Task | None, wanted: Wanted, costs: CostTable | None) -> Made:

@@ -4,6 +4,7 @@ import copy
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import nn
 
 from mha.costs.capture import CallArguments
 from mha.costs.fit import Fit
-from mha.costs.measured import LayerKind, MeasuredModel, readied
+from mha.costs.in_runtime import InRuntime
+from mha.costs.measured import LayerKind, MeasuredModel
 from mha.costs.shapes import Shape
 from mha.costs.table import CostTable
 from mha.families.base.find import required_attention
@@ -40,6 +42,7 @@ def measure_costs(
     device: torch.device | str | None = None,
     seconds: float = 30.0,
     progress: bool | None = None,
+    runtime: str | None = None,
 ) -> CostTable:
     """What each attention layer costs at each number of heads, on this device and for inputs like these.
 
@@ -57,10 +60,13 @@ def measure_costs(
             every function takes part in eight rounds at least.
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
             It goes by time and by rounds: measuring may end sooner, or go on where more shapes are needed.
+        runtime: "onnx", "openvino" or "torch" (`torch.export`): all is exported, and timed there on the CPU, so that
+            a budget of latency is that of where the model will run. Exporting takes its time beside `seconds`.
 
     Raises:
         CostsError: the model can't be called with these arguments, has no data (the meta device)
-            or no time, or a cache in them has been filled by the dense model.
+            or no time, or a cache in them has been filled by the dense model; or it can't be measured in the runtime.
+        MissingPackageError: a package of the runtime is not installed.
         UnsupportedModule: the model has no attention of a known family.
 
     Example:
@@ -73,18 +79,24 @@ def measure_costs(
         True
     """
     _check(model, seconds)
-    with locked(model, by="mha.measure_costs"), eval_mode(model):
-        where = _device_of(model) if device is None else torch.device(device)
+    where = _device_of(model) if device is None else torch.device(device)
+    if runtime is not None and where.type != "cpu":
+        raise CostsError(f"exports are timed on the CPU, got device {where} for runtime {runtime!r}; give device='cpu'")
+    with ExitStack() as open_, locked(model, by="mha.measure_costs"), eval_mode(model):
+        there = None if runtime is None else open_.enter_context(InRuntime(runtime))
         placed = model if _is_on(model, where) else copy.deepcopy(model).to(where)
         bar = Bar("measure_costs", progress)
         bar.expect(1)
         with bar.shown():
             bar.doing("preparing layers")
-            measured = MeasuredModel.of(placed, CallArguments(args, kwargs).on(where))
+            measured = MeasuredModel.of(
+                placed, CallArguments(args, kwargs).on(where), None if there is None else there.readied
+            )
             start = time.perf_counter()
-            timings = _Timings(measured, where)
+            timings = _Timings(measured, where, in_torch=there is None)
             ended = timings.run(start, seconds, bar)
         facts = _environment(timings, where, time.perf_counter() - start)
+        facts |= {} if there is None else {"runtime": there.version}
         return timings.fit().table(facts, ended)
 
 
@@ -94,11 +106,11 @@ class _Timings:
     They are known to `Rounds` as DENSE, by their share, and as (kind of layer, shape).
     """
 
-    def __init__(self, measured: MeasuredModel, device: torch.device) -> None:
+    def __init__(self, measured: MeasuredModel, device: torch.device, *, in_torch: bool) -> None:
         self.measured, self.kinds = measured, measured.kinds
-        self.shares = (*SHARES, 1.0) if measured.changes_class() else SHARES
+        self.shares = (*SHARES, 1.0) if in_torch and measured.changes_class() else SHARES
         self.rounds = Rounds(device)
-        self.rounds.add(DENSE, readied(measured.model, measured.call))
+        self.rounds.add(DENSE, measured.calling(measured.model, measured.call))
         for share in self.shares:
             self.rounds.add(share, measured.ready(share))
         self._join()

@@ -18,6 +18,8 @@ from mha.runtime.sharing_copy import sharing_copy
 from mha.values.errors import CostsError
 from mha.values.plan import HeadPlan
 
+Calling = Callable[[nn.Module, CallArguments], Callable[[], Callable[[], object]]]  # module, arguments -> for `Rounds`
+
 
 @dataclass(eq=False)
 class LayerKind:
@@ -25,6 +27,7 @@ class LayerKind:
 
     Attributes:
         grid: the shapes at which it is measured.
+        calling: what makes a module callable with arguments, such as `readied`.
         uses: how many calls, of this layer and others, it stands for in one run of the model.
         flops: shape -> floating-point operations of the call, for the shapes that `sliced` has been asked for.
     """
@@ -32,21 +35,22 @@ class LayerKind:
     layer: AttentionLayer
     call: CallArguments
     grid: Grid
+    calling: Calling
     uses: int = 0
     flops: dict[Shape, int] = field(default_factory=dict)
 
     def sliced(self, shape: Shape) -> Callable[[], Callable[[], object]]:
-        """What `readied` makes of a copy of the layer pruned to that shape; its FLOPs are noted down in `flops`.
+        """What `calling` makes of a copy of the layer pruned to that shape; its FLOPs are noted down in `flops`.
 
         Raises:
             CostsError: the copy fails on the arguments of the call, such as a cache that the dense model has filled.
         """
         layer = self.layer
         plan = HeadPlan({"": first_heads(layer.heads, self.grid.whole, shape)})
-        ready = readied(prune(sharing_copy(layer.module), plan, inplace=True), self.call)
+        sliced = prune(sharing_copy(layer.module), plan, inplace=True)
         with _explained(f"layer {layer.name!r} with {shape.heads} of its {layer.num_heads} heads"):
-            self.flops[shape] = count_flops(ready()).total
-        return ready
+            self.flops[shape] = count_flops(readied(sliced, self.call)()).total
+            return self.calling(sliced, self.call)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class MeasuredModel:
             these inputs do not reach.
         flops: floating-point operations of one run of the model.
         layers: its attention layers, by name.
+        calling: what makes a module callable with arguments.
     """
 
     model: nn.Module
@@ -65,18 +70,23 @@ class MeasuredModel:
     layers: AttentionMap
     calls: Mapping[str, list[tuple[LayerKind, int]]]
     flops: int
+    calling: Calling
 
     @classmethod
-    def of(cls, model: nn.Module, call: CallArguments) -> "MeasuredModel":
+    def of(cls, model: nn.Module, call: CallArguments, calling: Calling | None = None) -> "MeasuredModel":
         """The model with all that running it on these arguments tells: each layer's calls, and the FLOPs.
+
+        Args:
+            calling: what makes a module callable with arguments; `readied` unless given, which runs it as it is.
 
         Raises:
             CostsError: the model fails on these arguments.
         """
+        calling = calling or readied
         layers, kinds = find_attention(model), dict[Key, LayerKind]()
         visits = capture(model, layers, call)
-        calls = {name: _calls(layers[name], seen, kinds) for name, seen in visits.items()}
-        return cls(model, call, layers, calls, count_flops(readied(model, call)()).total)
+        calls = {name: _calls(layers[name], seen, kinds, calling) for name, seen in visits.items()}
+        return cls(model, call, layers, calls, count_flops(readied(model, call)()).total, calling)
 
     @property
     def kinds(self) -> list[LayerKind]:
@@ -84,13 +94,13 @@ class MeasuredModel:
         return list(dict.fromkeys(kind for calls in self.calls.values() for kind, _ in calls))
 
     def ready(self, share: float) -> Callable[[], Callable[[], object]]:
-        """What `readied` makes of a copy of the model, pruned to that share of every layer's heads and run once.
+        """What `calling` makes of a copy of the model, pruned to that share of every layer's heads and run once.
 
         Raises:
             CostsError: the copy fails on the model's arguments, such as a cache that the dense model has filled.
         """
-        ready = readied(self.pruned(share), self.call)
         with _explained(f"the model with {share:g} of its heads"):
+            ready = self.calling(self.pruned(share), self.call)
             ready()()
         return ready
 
@@ -154,12 +164,14 @@ def readied(module: nn.Module, call: CallArguments) -> Callable[[], Callable[[],
     return prepare
 
 
-def _calls(layer: AttentionLayer, seen: LayerCalls, kinds: dict[Key, LayerKind]) -> list[tuple[LayerKind, int]]:
+def _calls(
+    layer: AttentionLayer, seen: LayerCalls, kinds: dict[Key, LayerKind], calling: Calling
+) -> list[tuple[LayerKind, int]]:
     """The kinds of a layer's calls, and how many of each there are; new kinds are added to `kinds`."""
     calls = []
     for key, call in seen.calls.items():
         whole = whole_of(layer)
-        kind = kinds.setdefault((whole, *cost_key(layer.module), *key), LayerKind(layer, call, Grid(whole)))
+        kind = kinds.setdefault((whole, *cost_key(layer.module), *key), LayerKind(layer, call, Grid(whole), calling))
         kind.uses += seen.counts[key]
         calls.append((kind, seen.counts[key]))
     return calls

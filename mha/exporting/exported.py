@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
+from torch import Tensor
+
 from mha.exporting.registry import Run, find_format
 from mha.values.atomic_files import appears_whole
 from mha.values.errors import ExportError
@@ -101,6 +103,9 @@ class Exported:
     def load(self) -> Run:
         """A function that runs the export in its runtime on the CPU: named inputs -> what the model returned.
 
+        Of a traced format it raises an `ExportError` where a tensor is given that the export does not take, or another
+        value of an input that was fixed: a runtime would leave it out in silence.
+
         Raises:
             ExportError: a file was changed, or the runtime is of another version.
             MissingPackageError: a package of the format is not installed.
@@ -108,12 +113,44 @@ class Exported:
         self.check_files()
         self.check_versions()
         with warnings.catch_warnings(action="ignore"):  # of packages about themselves
-            return find_format(self.format).open(self.directory)
+            format = find_format(self.format)
+            run = format.open(self.directory)
+        return _Strict(self, run) if format.traced else run
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Raise an `ExportError` unless the export takes these inputs, by name, and no other value of what is fixed."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        fixed = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
+        if unknown := sorted(given.keys() - fixed.keys() - self.sizes.keys()):
+            raise ExportError(
+                f"{self.directory} was exported with {', '.join(self.sizes)}, and would leave out {', '.join(unknown)}; "
+                "export it again with an example that has them"
+            )
+        for name, value in fixed.items():
+            if described(value) != self.constants.get(name):
+                raise ExportError(
+                    f"{self.directory} was exported with {name}={self.constants.get(name, 'its default')}, and can't be "
+                    f"called with {described(value)}; export it again with an example that has this"
+                )
 
     def __str__(self) -> str:
         inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in self.sizes.items())
         kind = f"{self.format}{', int8' if self.int8 else ''}"
         return f"{kind}: {', '.join(self.files)} in {self.directory} ({self.bytes / 1e6:.1f} MB), for {inputs}"
+
+
+class _Strict:
+    """What runs an export, asked only for what it takes; everything else about it is the runtime's own."""
+
+    def __init__(self, exported: Exported, run: Run) -> None:
+        self._exported, self._run = exported, run
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Any:
+        self._exported.check_inputs(inputs)
+        return self._run(inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
 
 
 def _sizes(sizes: list[int | None]) -> str:

@@ -41,12 +41,14 @@ class Format(Protocol):
         runtime: the package that runs it, whose version an export is bound to.
         packages: package -> the extra of this project that brings it, for all that writing and running need.
         takes_int8: whether weights can be 8-bit integers.
+        traced: whether it is a graph, which takes the tensors that it was traced with, and has all else fixed.
     """
 
     name: str
     runtime: str
     packages: Mapping[str, str]
     takes_int8: bool
+    traced: bool = False
 
     def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
         """Write the model into the directory.
@@ -63,8 +65,12 @@ class Format(Protocol):
         """A function that runs what is in the directory, in the runtime, on the CPU."""
         ...
 
-    def comparable(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a model's outputs, by where they are, what the runtime tells: by default all of them, as they are."""
+    def comparable(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Of a model's outputs, by where they are, what the runtime tells of them: by default all, as they are.
+
+        Args:
+            found: what the runtime returned for the same inputs.
+        """
         return dict(expected)
 
 

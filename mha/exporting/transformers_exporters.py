@@ -104,9 +104,8 @@ def run(directory: Path, **how: Any) -> Run:
         model = ExportedModel.from_pretrained(directory, device="cpu", local_files_only=True, **how)
 
     def call(inputs: Any) -> Any:
-        with torch.no_grad(), quietly():
-            given: dict[str, Any] = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-            return model(**given)
+        with torch.no_grad():
+            return model(**{name: value for name, value in inputs.items() if isinstance(value, Tensor)})
 
     return call
 

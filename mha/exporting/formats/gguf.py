@@ -20,12 +20,14 @@ BLOCK = 32  # numbers that share a scale in Q8_0
 LOGITS = "output['logits']"
 TOKENIZER = "tokenizer."
 ALL = 1 << 24  # tokens: more than any vocabulary has
+TOLD = 1024  # likeliest tokens, of each place, that are asked for and compared: all of 49,152 take seconds a place
 
 
 class Gguf(Format):
     """model.gguf: weights in the model's dtype or, with int8, in Q8_0.
 
-    llama.cpp tells probabilities of next tokens, so these are compared, as logarithms, in place of logits.
+    llama.cpp tells probabilities of next tokens, so these are compared, as logarithms, in place of logits: at each
+    place those of the 1,024 tokens that it holds for the likeliest.
     """
 
     name = "gguf"
@@ -54,11 +56,12 @@ class Gguf(Format):
         return {"input_ids": [None, None]}
 
     def open(self, directory: Path) -> Run:
-        return _Server(directory / FILE)
+        return Server(directory / FILE)
 
-    def comparable(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the runtime tells of a model's outputs: the logarithms of the probabilities of next tokens."""
-        return {LOGITS: expected[LOGITS].double().log_softmax(-1)}
+    def comparable(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The logarithms of the probabilities of next tokens, as far as the runtime has told them."""
+        wanted, told = expected[LOGITS].double().log_softmax(-1), found[LOGITS]
+        return {LOGITS: wanted.where(told > -math.inf, told) if wanted.shape == told.shape else wanted}
 
 
 def _check(model: Any, inputs: Mapping[str, Any]) -> None:
@@ -178,10 +181,11 @@ def _copy_tokenizer(writer: Any, source: Path) -> None:
         writer.add_key_value(field.name, field.contents(), kind, inside)
 
 
-class _Server:
-    """llama.cpp with a file, in this process: input_ids (b, n) -> the log-probabilities of every next token (b, n, v).
+class Server:
+    """llama.cpp with a file, in this process: input_ids (b, n) -> log-probabilities of next tokens (b, n, v).
 
-    Keys and values are kept in single precision, so that what differs is the model.
+    Told are those of the `TOLD` likeliest at each place; the others are -inf. Keys and values are kept in single
+    precision, so that what differs is the model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -193,22 +197,32 @@ class _Server:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.warmup, params.n_gpu_layers, params.verbosity = False, 0, -1
         params.n_parallel = 1
+        for threads in (params.cpuparams, params.cpuparams_batch):
+            threads.n_threads, threads.poll = torch.get_num_threads(), 0  # idle ones would spin while others run
         self._server = xllamacpp.Server(params)
+        self._vocabulary = _vocabulary(path)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         if mask is not None and not bool(mask.bool().all()):
             raise ValueError("padded batches; give sequences without padding")
-        rows = [torch.stack([self._next(row[: end + 1]) for end in range(len(row))]) for row in ids.tolist()]
+        rows = [torch.stack([self.next_token(row[: end + 1]) for end in range(len(row))]) for row in ids.tolist()]
         return {"logits": torch.stack(rows)}
 
-    def _next(self, prompt: Sequence[int]) -> Tensor:
-        """The log-probabilities (v,) of the token after a prompt."""
-        (told,) = self._told(prompt, 1, ALL)
+    def next_token(self, prompt: Sequence[int], most: int = TOLD) -> Tensor:
+        """The log-probabilities (v,) of the likeliest `most` tokens after a prompt; -inf of the others."""
+        (told,) = self._told(prompt, 1, min(most, self._vocabulary))
         found = told["top_logprobs"]
-        values = torch.full((len(found),), -math.inf, dtype=torch.float64)
+        if len(found) != min(most, self._vocabulary):
+            raise ValueError(f"llama.cpp told {len(found)} probabilities of {min(most, self._vocabulary)}")
+        values = torch.full((self._vocabulary,), -math.inf, dtype=torch.float64)
         values[[each["id"] for each in found]] = torch.tensor([each["logprob"] for each in found], dtype=torch.float64)
         return values
+
+    def read(self, prompt: Sequence[int]) -> None:
+        """Compute a prompt anew, and the likeliest token after it: what its latency is."""
+        asked = {"prompt": list(prompt), "n_predict": 1, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+        self._server.handle_completions(asked)
 
     def greedy(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """The ids of the likeliest tokens after a prompt, one after another."""
@@ -219,6 +233,14 @@ class _Server:
         asked = {"prompt": list(prompt), "n_predict": tokens, "n_probs": most, "temperature": 0.0, "ignore_eos": True}
         told: list[Any] = self._server.handle_completions(asked)["choices"][0]["logprobs"]["content"]
         return told
+
+
+def _vocabulary(path: Path) -> int:
+    """How many tokens a GGUF file's model has."""
+    from gguf import GGUFReader
+
+    (embedding,) = (tensor for tensor in GGUFReader(path).tensors if tensor.name == "token_embd.weight")
+    return int(embedding.shape[1])
 
 
 register_format(Gguf())

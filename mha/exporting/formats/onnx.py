@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from mha.exporting import transformers_exporters
 from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
@@ -15,6 +17,7 @@ class Onnx(Format):
     runtime = "onnxruntime"
     packages: Mapping[str, str] = {**PACKAGES, "onnx": EXTRA, "onnxscript": EXTRA, "onnxruntime": EXTRA}
     takes_int8 = True
+    traced = True
 
     def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
         from transformers.exporters import OnnxConfig
@@ -26,7 +29,13 @@ class Onnx(Format):
         return transformers_exporters.write(wish, directory, OnnxExporter, config)
 
     def open(self, directory: Path) -> Run:
-        return transformers_exporters.run(directory)
+        """Run it with as many threads as torch has, which rest between calls: else they spin while others run."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return transformers_exporters.run(directory, session_options=options)
 
 
 register_format(Onnx())

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from mha.exporting import transformers_exporters
 from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
@@ -18,6 +20,7 @@ class OpenVino(Format):
     runtime = "openvino"
     packages: Mapping[str, str] = {**PACKAGES, "openvino": EXTRA}
     takes_int8 = True
+    traced = True
 
     def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
         from transformers.exporters import OpenVINOConfig
@@ -33,7 +36,8 @@ class OpenVino(Format):
         return transformers_exporters.write(wish, directory, OpenVINOExporter, config)
 
     def open(self, directory: Path) -> Run:
-        return transformers_exporters.run(directory, config=FULL)
+        """Run it with as many threads as torch has."""
+        return transformers_exporters.run(directory, config={**FULL, "INFERENCE_NUM_THREADS": torch.get_num_threads()})
 
 
 register_format(OpenVino())

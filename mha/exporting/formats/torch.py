@@ -14,6 +14,7 @@ class Torch(Format):
     runtime = "torch"
     packages: Mapping[str, str] = transformers_exporters.PACKAGES
     takes_int8 = False
+    traced = True
 
     def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
         from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter

@@ -129,6 +129,16 @@ def test_inputs_that_do_not_fit_are_told(case, exported):
         mha.check_export(exported, case.model, case.plan, [])
 
 
+def test_what_a_runtime_would_leave_out_in_silence_is_refused(case, exported):
+    run, (args, kwargs) = exported.load(), case.example
+    inputs = dict(zip(("x", "lens"), args, strict=False)) | kwargs
+    assert run(inputs)["hidden"].shape == (B, S, E)
+    with pytest.raises(ExportError, match=r"exported with x, lens, and would leave out mask; export it again"):
+        run({**inputs, "mask": torch.ones(B, S)})
+    with pytest.raises(ExportError, match=r"exported with scale=0\.5, and can't be called with 0\.25"):
+        run({**inputs, "scale": 0.25})
+
+
 class Deciding(nn.Module):
     """Goes one way or another by what is in the data."""
 

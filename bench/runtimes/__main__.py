@@ -1,0 +1,198 @@
+"""Pruned, quantised, or both, in each runtime that models are deployed to: accuracy, latency, size and memory.
+
+    python -m bench.runtimes -o DIR
+
+A task's dense model, those that `mha.shrink` makes of it, and smaller ones trained from scratch are exported to every
+runtime that is installed, in float32 and with int8 weights, proved there, and judged there by the task. Then all of
+them take turns, so that ratios are paired. `runtimes.csv` has a row for each model, runtime, kind of weights and batch;
+`samples.csv` every timed call. docs/exporting.md says what came of it.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mha
+from bench import tasks
+from bench.measure.bootstrap import Bootstrap, Estimate
+from bench.measure.environment import environment
+from bench.measure.errors import described
+from bench.measure.files import write_json
+from bench.measure.row_tables import say, write_csv
+from bench.measure.threads import pinned
+from bench.models.experiment import Experiment
+from bench.runtimes.alone import peak_of
+from bench.runtimes.arms import (
+    EIGHT_BITS,
+    FLOAT32,
+    INT8,
+    RUNTIMES,
+    Arm,
+    Inputs,
+    InRuntime,
+    arm_of,
+    call_of,
+    caught_call,
+)
+from bench.runtimes.variants import DENSE, Variant, lightened, variants
+from mha.exporting.inputs import named
+from mha.tasks import Task
+from mha.timing.rounds import Rounds
+
+KEEP = 0.75, 0.5
+SECONDS = 120.0  # of timing, for each task and batch
+ROUNDS = 10, 200  # at least and at most
+OK, REFUSED, FAILED = "ok", "refused", "failed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m bench.runtimes`; returns 1 if an export computes something else than its model, else 0."""
+    options = _options(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    command = shlex.join(["python", "-m", "bench.runtimes", *(sys.argv[1:] if arguments is None else arguments)])
+    write_json(options.output / "environment.json", {"schema": 1, **environment(command)}, indent=1)
+    rows: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    for name in options.tasks:
+        task = lightened(tasks.load(name), options.evaluated, options.calibrated)
+        with tempfile.TemporaryDirectory(dir=options.output) as folder, pinned(threads):
+            for row in _of_task(task, options, Path(folder), samples):
+                rows.append(row)
+                write_csv(options.output / "runtimes.csv", rows)
+        write_csv(options.output / "samples.csv", samples)
+    return int(any(row["status"] == FAILED for row in rows))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.runtimes", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
+    parser.add_argument("--keep", type=float, nargs="*", default=KEEP, help="shares of the heads that are kept")
+    parser.add_argument("--runtimes", nargs="*", default=tuple(RUNTIMES), choices=tuple(RUNTIMES))
+    parser.add_argument("--batch", type=int, nargs="*", default=(1,), help="batch sizes that are timed")
+    parser.add_argument("--length", type=int, help="of the sequences that are timed; by default the task's")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing, for each task and batch")
+    parser.add_argument("--evaluated", type=int, help="sequences that smollm is judged by; by default 64")
+    parser.add_argument("--calibrated", type=int, help="sequences that smollm is repaired by; by default 128")
+    return parser.parse_args(arguments)
+
+
+def _of_task(
+    task: Task, options: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a task, once all of its arms have been timed; timed calls are added to `samples`."""
+    experiment = Experiment(task)
+    arms, refused = _arms(task, experiment, options, folder)
+    bootstrap = Bootstrap(len(experiment.dense_values()), task.aggregate)
+    dense = bootstrap(experiment.dense_values())
+    for arm in arms:
+        start = time.perf_counter()
+        values = np.asarray(task.evaluate(InRuntime(arm)), dtype=float)
+        arm.facts |= {**_quality(bootstrap(values), dense), "evaluate_seconds": time.perf_counter() - start}
+        say(f"{task.name}: {arm.name}: {task.metric} {arm.facts['value']:.4g}, {arm.facts['file_bytes'] / 1e6:.1f} MB")
+    yield from refused
+    for batch in options.batch:
+        inputs = _example(experiment, batch, options.length)
+        for arm in arms:
+            arm.facts["memory_bytes"] = peak_of(arm, inputs, folder)
+        yield from _timed(task, arms, inputs, batch, options.seconds, samples)
+
+
+def _arms(
+    task: Task, experiment: Experiment, options: argparse.Namespace, folder: Path
+) -> tuple[list[Arm], list[dict[str, Any]]]:
+    """All variants in all runtimes; and the rows of those that could not be had, with the reason."""
+    arms: list[Arm] = []
+    rows: list[dict[str, Any]] = []
+    unable: set[str] = set()  # runtimes that can't have the dense model, nor so those that are like it
+    for variant in variants(task, experiment, options.keep):
+        example = caught_call(task, variant.model)
+        for format in sorted({*options.runtimes} - unable, key=list(RUNTIMES).index):
+            for weights in (FLOAT32, INT8) if format in EIGHT_BITS else (FLOAT32,):
+                if format in unable:
+                    continue
+                directory = folder / f"{len(arms)}-{len(rows)}"
+                try:
+                    arms.append(arm_of(variant, format, weights, directory, example))
+                except mha.MhaError as error:
+                    status = FAILED if isinstance(error, mha.EquivalenceError) else REFUSED
+                    unable |= {format} if variant.kind == DENSE and weights == FLOAT32 else set()
+                    row = _about(task, variant, format, weights)
+                    rows.append({**row, "status": status, "reason": described(error)})
+                    say(f"{task.name}: {variant.name}, {weights}, {RUNTIMES[format]}: {described(error)}")
+    return arms, rows
+
+
+def _example(experiment: Experiment, batch: int, length: int | None) -> Inputs:
+    """Inputs of that size, by name: tensors alone."""
+    example = named(experiment.model(), experiment.inputs(batch, "cpu", length))
+    return {name: value for name, value in example.items() if isinstance(value, torch.Tensor)}
+
+
+def _about(task: Task, variant: Variant, format: str, weights: str) -> dict[str, Any]:
+    """The columns that say what a row is about."""
+    return {
+        "task": task.name,
+        "metric": task.metric,
+        "higher_is_better": task.higher_is_better,
+        "variant": variant.kind,
+        "kept_fraction": variant.kept_fraction,
+        "heads_kept": variant.heads,
+        "heads_total": variant.total,
+        "runtime": RUNTIMES[format],
+        "weights": weights,
+    }
+
+
+def _quality(metric: Estimate, dense: Estimate) -> dict[str, float]:
+    """The metric, and how far it is from the dense model's in torch, each with its 95 % interval over examples."""
+    names = ("difference", "difference_low", "difference_high")
+    return {**metric.interval()._asdict(), **dict(zip(names, (metric - dense).interval(), strict=True))}
+
+
+def _timed(
+    task: Task, arms: Sequence[Arm], inputs: Inputs, batch: int, seconds: float, samples: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Let all arms take turns, and yield a row for each."""
+    rounds = Rounds()
+    for arm in arms:
+        rounds.add(arm.name, partial(call_of, arm.format, arm.run, inputs))
+    fewest, most = ROUNDS
+    ended = rounds.until(seconds=seconds, fewest=fewest, most=most)
+    baseline = next(arm.name for arm in arms if arm.variant.kind == DENSE)
+    for arm in arms:
+        about = _about(task, arm.variant, arm.format, arm.weights)
+        yield {
+            **about,
+            "status": OK,
+            **arm.facts,
+            "batch": batch,
+            "length": max(value.shape[1] for value in inputs.values() if value.dim() > 1),
+            **_spread("seconds", rounds.seconds(arm.name)),
+            **_spread("ratio", rounds.ratio(arm.name, baseline)),
+            "baseline": baseline,
+            "rounds": rounds.count,
+            "ended": ended,
+        }
+    samples += [
+        {"task": task.name, "batch": batch, "arm": each.name, "round": each.round, "seconds": each.seconds}
+        for each in rounds.samples()
+    ]
+
+
+def _spread(name: str, spread: Any) -> Mapping[str, float]:
+    return {name: spread.value, f"{name}_low": spread.low, f"{name}_high": spread.high}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
