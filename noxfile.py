@@ -11,6 +11,7 @@ nox -s repair           measure what repair after pruning gives back, and what i
 nox -s promise          try how often mha.certify breaks its promise, and what keeping it costs (docs/promise.md)
 nox -s regress          base against head: did a change make attention slower, larger, less accurate? (docs/gate.md)
 nox -s calibrate-gate   how often that gate is wrong, and what it finds
+nox -s runtimes         pruned, quantised, or both, in each runtime that models are deployed to (docs/exporting.md)
 nox -s exports          try models of many conventions in every runtime (docs/exporting.md)
 nox -s families         try every model type of transformers
 nox -s wheel            build wheel and sdist, and try the wheel, `mha bench` too, in an empty environment
@@ -196,6 +197,22 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run all tests: of large products every member too, and the tutorial on its real model, which takes long."""
     run_tests(session, extras="test,profile,models")
+
+
+@nox.session
+def runtimes(session: nox.Session) -> None:
+    """Measure models in every runtime, and draw the run's page; arguments are those of python -m bench.runtimes."""
+    install(session, "-e", ".[bench,export]")
+    install_models(session)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime("runtimes-%Y%m%dT%H%M%SZ"))
+    parser.add_argument("-o", "--output", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    try:
+        session.run("python", "-m", "bench.runtimes", "-o", given.output, *arguments)
+    finally:
+        if (given.output / "runtimes.csv").exists():  # something was measured: show it, whatever else failed
+            draw(session, given.output, output=given.output / "report")
 
 
 @nox.session

@@ -26,7 +26,7 @@ from bench import tasks
 from bench.measure.bootstrap import Bootstrap, Estimate
 from bench.measure.environment import environment
 from bench.measure.errors import described
-from bench.measure.files import write_json
+from bench.measure.files import now, write_json
 from bench.measure.row_tables import say, write_csv
 from bench.measure.threads import pinned
 from bench.models.experiment import Experiment
@@ -42,6 +42,7 @@ from bench.runtimes.arms import (
     arm_of,
     call_of,
     caught_call,
+    same_tokens,
 )
 from bench.runtimes.variants import DENSE, Variant, lightened, variants
 from mha.exporting.inputs import named
@@ -51,6 +52,7 @@ from mha.timing.rounds import Rounds
 KEEP = 0.75, 0.5
 SECONDS = 120.0  # of timing, for each task and batch
 ROUNDS = 10, 200  # at least and at most
+PROMPT, TOKENS = 16, 200  # how many are given to a language model, and how many it writes greedily
 OK, REFUSED, FAILED = "ok", "refused", "failed"
 
 
@@ -60,16 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     command = shlex.join(["python", "-m", "bench.runtimes", *(sys.argv[1:] if arguments is None else arguments)])
-    write_json(options.output / "environment.json", {"schema": 1, **environment(command)}, indent=1)
+    facts = {"schema": 1, "created": now(), "finished": None, **environment(command)}
+    write_json(options.output / "environment.json", facts, indent=1)
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     for name in options.tasks:
         task = lightened(tasks.load(name), options.evaluated, options.calibrated)
-        with tempfile.TemporaryDirectory(dir=options.output) as folder, pinned(threads):
+        with tempfile.TemporaryDirectory(prefix="mha-runtimes-") as folder, pinned(threads):
             for row in _of_task(task, options, Path(folder), samples):
                 rows.append(row)
                 write_csv(options.output / "runtimes.csv", rows)
         write_csv(options.output / "samples.csv", samples)
+    write_json(options.output / "environment.json", {**facts, "finished": now()}, indent=1)
     return int(any(row["status"] == FAILED for row in rows))
 
 
@@ -99,6 +103,9 @@ def _of_task(
         start = time.perf_counter()
         values = np.asarray(task.evaluate(InRuntime(arm)), dtype=float)
         arm.facts |= {**_quality(bootstrap(values), dense), "evaluate_seconds": time.perf_counter() - start}
+        if arm.format == "gguf":
+            prompt = _example(experiment, 1, PROMPT)["input_ids"][0].tolist()
+            arm.facts["same_tokens"] = same_tokens(arm, prompt, TOKENS)
         say(f"{task.name}: {arm.name}: {task.metric} {arm.facts['value']:.4g}, {arm.facts['file_bytes'] / 1e6:.1f} MB")
     yield from refused
     for batch in options.batch:
@@ -145,6 +152,7 @@ def _about(task: Task, variant: Variant, format: str, weights: str) -> dict[str,
         "task": task.name,
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
+        "chance": task.chance,
         "variant": variant.kind,
         "kept_fraction": variant.kept_fraction,
         "heads_kept": variant.heads,
@@ -175,6 +183,7 @@ def _timed(
         yield {
             **about,
             "status": OK,
+            "reason": "-",
             **arm.facts,
             "batch": batch,
             "length": max(value.shape[1] for value in inputs.values() if value.dim() > 1),

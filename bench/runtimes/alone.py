@@ -1,4 +1,4 @@
-"""python -m bench.runtimes.alone DIRECTORY INPUTS THREADS: the memory that loading and calling an export takes, in bytes.
+"""python -m bench.runtimes.alone DIRECTORY INPUTS THREADS: the memory that an export takes, in bytes.
 
 It runs in a process of its own, which has imported the runtime before.
 """
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mha
 from bench.measure.errors import described
-from bench.measure.memory import peak_bytes, weight_bytes, with_peak
+from bench.measure.memory import peak_bytes, with_peak
 from bench.runtimes.arms import IMPORTS, Arm, Inputs, call_of, fixed
 
 CALLS = 3
@@ -32,8 +32,7 @@ def peak_of(arm: Arm, inputs: Inputs, directory: Path) -> int | None:
         RuntimeError: the process failed; the text has what it said last.
     """
     if arm.export is None:
-        called = peak_bytes(arm.variant.model, (), {**inputs, **fixed(arm.variant.model)}, device="cpu")
-        return None if called is None else weight_bytes(arm.variant.model) + called
+        return peak_bytes(arm.variant.model, (), {**inputs, **fixed(arm.variant.model)}, device="cpu")
     given = directory / "inputs.safetensors"
     save_file({name: value.contiguous() for name, value in inputs.items()}, given)
     threads = str(torch.get_num_threads())

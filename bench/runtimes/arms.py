@@ -157,6 +157,17 @@ def caught_call(task: Task, model: nn.Module) -> Inputs:
     return caught[0]
 
 
+def same_tokens(arm: Arm, prompt: list[int], most: int) -> int:
+    """How many tokens llama.cpp writes greedily after a prompt that are those of the model in torch, from the first."""
+    model: Any = arm.variant.model
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        written = model.generate(ids, max_new_tokens=most, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    server: Any = arm.run
+    pairs = zip(written[0, len(prompt) :].tolist(), server.greedy(prompt, most), strict=True)
+    return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), most)
+
+
 def eager(model: nn.Module) -> Callable[[Mapping[str, Any]], Any]:
     """A function that calls the model in torch."""
 

@@ -1,6 +1,7 @@
 """Modules measured where they will run: exported to the format of a runtime, and called there."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class InRuntime:
             raise CostsError(unknown("runtime to measure in", name, MEASURED))
         self.name = name
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._exported = 0
+        self._exported, self._spent = 0, 0.0
 
     def __enter__(self) -> "InRuntime":
         self._folder = tempfile.TemporaryDirectory(prefix="mha-costs-")
@@ -53,6 +54,10 @@ class InRuntime:
         package = find_format(self.name).runtime
         return f"{package} {version_of(package)}"
 
+    def clock(self) -> float:
+        """Seconds, by `time.perf_counter`, that exporting has no part in."""
+        return time.perf_counter() - self._spent
+
     def readied(self, module: nn.Module, call: CallArguments) -> Callable[[], Callable[[], object]]:
         """A function for `Rounds`, as `mha.costs.measured.readied` makes one, whose calls run in the runtime.
 
@@ -60,9 +65,11 @@ class InRuntime:
             ExportError, MissingPackageError: the module can't be exported with these arguments.
         """
         assert self._folder is not None
+        start = time.perf_counter()
         args, kwargs = call.fresh()
         self._exported += 1
         files = export(module, self.name, Path(self._folder.name, str(self._exported)), example=(args, kwargs))
         run = files.load()
         inputs: dict[str, Any] = {k: v for k, v in named(module, (args, kwargs)).items() if isinstance(v, Tensor)}
+        self._spent += time.perf_counter() - start
         return lambda: lambda: run(inputs)

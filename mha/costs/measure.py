@@ -3,7 +3,7 @@
 import copy
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -92,10 +92,11 @@ def measure_costs(
             measured = MeasuredModel.of(
                 placed, CallArguments(args, kwargs).on(where), None if there is None else there.readied
             )
-            start = time.perf_counter()
-            timings = _Timings(measured, where, in_torch=there is None)
+            clock = time.perf_counter if there is None else there.clock
+            start = clock()
+            timings = _Timings(measured, where, clock, in_torch=there is None)
             ended = timings.run(start, seconds, bar)
-        facts = _environment(timings, where, time.perf_counter() - start)
+        facts = _environment(timings, where, clock() - start)
         facts |= {} if there is None else {"runtime": there.version}
         return timings.fit().table(facts, ended)
 
@@ -104,10 +105,16 @@ class _Timings:
     """Everything that takes turns: the dense model, the model with a share of its heads, and layers by themselves.
 
     They are known to `Rounds` as DENSE, by their share, and as (kind of layer, shape).
+
+    Args:
+        clock: in seconds, as `time.perf_counter`; it may stand still while arms are made ready.
+        in_torch: whether they run in torch, where a class that pruning replaces may cost something by itself.
     """
 
-    def __init__(self, measured: MeasuredModel, device: torch.device, *, in_torch: bool) -> None:
-        self.measured, self.kinds = measured, measured.kinds
+    def __init__(
+        self, measured: MeasuredModel, device: torch.device, clock: Callable[[], float], *, in_torch: bool
+    ) -> None:
+        self.measured, self.kinds, self._clock = measured, measured.kinds, clock
         self.shares = (*SHARES, 1.0) if in_torch and measured.changes_class() else SHARES
         self.rounds = Rounds(device)
         self.rounds.add(DENSE, measured.calling(measured.model, measured.call))
@@ -119,22 +126,22 @@ class _Timings:
         """Run rounds until all intervals are narrow and no more shapes needed, or time is spent; returns what ended it.
 
         Args:
-            start: when timing began, by `time.perf_counter`.
+            start: when timing began, by the clock.
             seconds: how long it may take.
         """
         joined, patience = 0, start + seconds / 3
         while True:
             bar.doing(f"round {self.rounds.count + 1}")
             self.rounds.run()
-            share = min((time.perf_counter() - start) / seconds, (self.rounds.count - joined) / FEWEST, 1.0)
+            share = min((self._clock() - start) / seconds, (self.rounds.count - joined) / FEWEST, 1.0)
             bar.advance(max(0.0, share - bar.done))
             if self.rounds.count - joined < FEWEST:
                 continue
-            now, steady = time.perf_counter(), self.steady()
+            now, steady = self._clock(), self.steady()
             if now > start + seconds:
                 return "steady" if steady else "time spent"
             if (steady or now > patience) and now < start + seconds * 2 / 3 and self._refine():
-                joined, patience = self.rounds.count, time.perf_counter() + seconds / 3
+                joined, patience = self.rounds.count, self._clock() + seconds / 3
             elif steady:
                 return "steady"
 

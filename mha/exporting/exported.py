@@ -123,14 +123,15 @@ class Exported:
         fixed = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
         if unknown := sorted(given.keys() - fixed.keys() - self.sizes.keys()):
             raise ExportError(
-                f"{self.directory} was exported with {', '.join(self.sizes)}, and would leave out {', '.join(unknown)}; "
-                "export it again with an example that has them"
+                f"{self.directory} was exported with {', '.join(self.sizes)}, and would leave out {', '.join(unknown)};"
+                " export it again with an example that has them"
             )
         for name, value in fixed.items():
-            if described(value) != self.constants.get(name):
+            before = self.constants.get(name, "its default")
+            if described(value) != before:
                 raise ExportError(
-                    f"{self.directory} was exported with {name}={self.constants.get(name, 'its default')}, and can't be "
-                    f"called with {described(value)}; export it again with an example that has this"
+                    f"{self.directory} was exported with {name}={before}, and can't be called with {described(value)}; "
+                    "export it again with an example that has this"
                 )
 
     def __str__(self) -> str:

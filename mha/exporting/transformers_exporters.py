@@ -105,7 +105,8 @@ def run(directory: Path, **how: Any) -> Run:
 
     def call(inputs: Any) -> Any:
         with torch.no_grad():
-            return model(**{name: value for name, value in inputs.items() if isinstance(value, Tensor)})
+            given: dict[str, Any] = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+            return model(**given)
 
     return call
 

@@ -9,6 +9,7 @@ SESSIONS = {  # what a command begins with -> the session that runs it
     "pytest bench/profiles.py --benchmark-disable": "profile",
     "pytest bench": "bench",
     "python -m bench.importance": "importance",
+    "python -m bench.runtimes": "runtimes",
 }
 
 

@@ -14,11 +14,13 @@ NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the s
     # docs/importance.md
     "agreement.csv", "curves.csv", "areas.csv", "exhaustive.csv", "planted.csv", "stability.csv", "cost.csv",
     "findings.csv", "summary.md",
+    # docs/exporting.md
+    "runtimes.csv",
 )  # fmt: skip
 
 
 def is_documented(place: str) -> bool:
-    """Whether docs/run-directory.md or docs/importance.md names a file at `place`, a path with / from the run's top."""
+    """Whether docs/run-directory.md, importance.md or exporting.md names a file at `place`, a path in a run."""
     folder, _, name = place.rpartition("/")
     return folder in FOLDERS and name.endswith(".json") if folder else name in NAMES
 

@@ -8,6 +8,7 @@ from typing import Any
 from reports.base.errors import ReportError
 from reports.base.formatting import count
 from reports.read import importance_run as importance
+from reports.read import runtimes_run as runtimes
 from reports.read.archive import opened
 from reports.read.environment import FILE
 from reports.read.files import read_json
@@ -28,6 +29,15 @@ class Importance:
         return name_of(self.path)
 
 
+@dataclass(frozen=True, eq=False)
+class Runtimes:
+    """A run of bench.runtimes: its path as given, its table, and what its environment.json holds."""
+
+    path: Path
+    table: runtimes.Table
+    environment: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Refused:
     """A run that could not be read at all: its path as it was given, and the reason, a sentence."""
@@ -42,11 +52,12 @@ class Sources:
 
     runs: tuple[Run, ...]
     importance: tuple[Importance, ...]
+    runtimes: tuple[Runtimes, ...]
     refused: tuple[Refused, ...]
 
 
 def read(paths: Sequence[Path]) -> Sources:
-    """Read run directories, or .zip files of them, of the benchmark or of the importance experiments, in their order.
+    """Read run directories, or .zip files of them, of the benchmark or of an experiment that has pages.
 
     A run that can't be read is listed in `Sources.refused`, and the others are read all the same. A run of the
     regression gate is refused, too: python -m reports.gate draws it.
@@ -57,7 +68,7 @@ def read(paths: Sequence[Path]) -> Sources:
     places = [path.resolve() for path in paths]
     if twice := [path for place, path in enumerate(paths) if places[place] in places[:place]]:
         raise ReportError(f"{twice[0]}: this run is named more than once; name each run once")
-    runs, studies, refused = [], [], []
+    runs, studies, deployed, refused = [], [], [], []
     for path in paths:
         try:
             with opened(path) as directory:
@@ -65,11 +76,13 @@ def read(paths: Sequence[Path]) -> Sources:
                     raise ReportError(f"{path}: this is a run of the regression gate; python -m reports.gate draws it")
                 if (directory / "curves.csv").is_file():
                     studies.append(Importance(path, importance.load(directory), read_json(directory / FILE)))
+                elif (directory / runtimes.FILE).is_file():
+                    deployed.append(Runtimes(path, runtimes.load(directory), read_json(directory / FILE)))
                 else:
                     runs.append(replace(load(directory), path=path))
         except ReportError as error:
             refused.append(Refused(path, str(error)))
-    if not runs and not studies:
+    if not runs and not studies and not deployed:
         others = f" ({count(len(refused) - 1, 'other')} could not be read, either)" if len(refused) > 1 else ""
         raise ReportError(refused[0].reason + others if refused else "no run was named; name at least one")
-    return Sources(tuple(runs), tuple(studies), tuple(refused))
+    return Sources(tuple(runs), tuple(studies), tuple(deployed), tuple(refused))

@@ -18,6 +18,7 @@ IMPORTS = (
     "from reports.analyse.compare.sides import Side",
     "from reports.read.importance_run import load as load_tables",
     "from reports.read.load import load",
+    "from reports.read.runtimes_run import load as load_runtimes",
     "from reports.draw.style import theme",
     "",
 )
@@ -64,7 +65,7 @@ def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
     """The gallery of the figures on these pages, each module's first picture; None if no page has a picture.
 
     Args:
-        kinds: a sequence of pages for each kind of page: of runs, of importance runs, of comparisons.
+        kinds: a sequence of pages for each kind of page: of runs, of each experiment, of comparisons.
     """
     exhibits: dict[str, Exhibit] = {}
     first = [pages[0] for pages in kinds if pages]
@@ -74,7 +75,8 @@ def gallery(*kinds: Sequence[FigurePage]) -> Gallery | None:
             if part.module not in exhibits:
                 exhibits[part.module] = _exhibit(section, part, page.folder, before)
     every: list[Drawing] = [
-        *layout.of_run().values(), *layout.of_importance_run().values(), *layout.of_comparison().values()
+        *layout.of_run().values(), *layout.of_importance_run().values(), *layout.of_runtimes_run().values(),
+        *layout.of_comparison().values(),
     ]  # fmt: skip
     missing = [module.TITLE for module in every if module.__name__ not in exhibits]
     absent = f"Not drawn for any of these runs: {listed(missing)}." if missing else ""

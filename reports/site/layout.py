@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from reports import figures
-from reports.figures import compare, importance_run
+from reports.figures import compare, importance_run, runtimes_run
 
 RUN = (
     "accuracy_latency",
@@ -30,6 +30,7 @@ RUN = (
 )
 COMPARE = ("speedups", "ratios", "fronts", "accuracies", "peers")
 IMPORTANCE_RUN = ("cost", "curves", "agreement", "stability")
+RUNTIMES_RUN = ("runtimes", "footprint")
 Module = TypeVar("Module")
 
 
@@ -51,6 +52,11 @@ def of_comparison() -> dict[str, compare.FigureModule]:
 def of_importance_run() -> dict[str, importance_run.FigureModule]:
     """All figure modules of the importance experiments by name, in the order in which their page shows them."""
     return in_order(importance_run.registry(), IMPORTANCE_RUN)
+
+
+def of_runtimes_run() -> dict[str, runtimes_run.FigureModule]:
+    """All figure modules of runs of bench.runtimes by name, in the order in which their page shows them."""
+    return in_order(runtimes_run.registry(), RUNTIMES_RUN)
 
 
 def in_order(modules: Mapping[str, Module], names: Sequence[str]) -> dict[str, Module]:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from reports.analyse.compare.sides import pairs, sides
 from reports.draw.drawing import Studio
-from reports.read.run import Run
-from reports.read.sources import Importance, Sources
+from reports.read.run import Run, name_of
+from reports.read.sources import Importance, Runtimes, Sources
 from reports.site import downloads, run_page
 from reports.site.compare_page import ComparePage, compare_page
 from reports.site.gallery import gallery
 from reports.site.importance_page import ImportancePage, importance_page
 from reports.site.page import Album, FigurePage, Page, Slugs
 from reports.site.run_page import RunPage
+from reports.site.runtimes_page import RuntimesPage, runtimes_page
 from reports.site.start_page import StartPage
 
 
@@ -28,13 +29,14 @@ def write(sources: Sources, directory: Path, processes: int | None = None) -> No
     with Studio(processes) as studio:
         runs = [_run(run, studio, directory, folders) for run in sources.runs]
         studies = [_study(study, studio, directory, folders) for study in sources.importance]
+        deployed = [_deployed(study, studio, directory, folders) for study in sources.runtimes]
         comparisons = _comparisons(sources.runs, studio, directory)
-    pictured: list[FigurePage] = [*runs, *studies, *comparisons]
+    pictured: list[FigurePage] = [*runs, *studies, *deployed, *comparisons]
     for page in pictured:
         page.album.fit()
-    every_figure = gallery(runs, studies, comparisons)
+    every_figure = gallery(runs, studies, deployed, comparisons)
     link = every_figure.path if every_figure else None
-    start = StartPage(runs, comparisons, studies, sources.refused, link)
+    start = StartPage(runs, comparisons, [*studies, *deployed], sources.refused, link)
     _write([*pictured, *filter(None, [every_figure]), start], directory)
 
 
@@ -55,6 +57,11 @@ def _run(run: Run, studio: Studio, directory: Path, folders: Slugs) -> RunPage:
 def _study(study: Importance, studio: Studio, directory: Path, folders: Slugs) -> ImportancePage:
     folder = f"runs/{folders.of(study.name)}"
     return importance_page(study, folder, directory / folder, Album(studio, directory / folder / "figures"))
+
+
+def _deployed(study: Runtimes, studio: Studio, directory: Path, folders: Slugs) -> RuntimesPage:
+    folder = f"runs/{folders.of(name_of(study.path))}"
+    return runtimes_page(study, folder, directory / folder, Album(studio, directory / folder / "figures"))
 
 
 def _comparisons(runs: Sequence[Run], studio: Studio, directory: Path) -> list[ComparePage]:

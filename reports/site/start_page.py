@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from reports.read.sources import Refused
 from reports.site.compare_page import ComparePage
 from reports.site.findings import MOST
-from reports.site.importance_page import ImportancePage
 from reports.site.page import Picture, render
 from reports.site.run_page import RunPage
+from reports.site.study_page import StudyPage
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class StartPage:
     """The first page of the site.
 
     Attributes:
-        runs, comparisons, studies: the pages that it links to; `studies` are those of importance runs.
+        runs, comparisons, studies: the pages that it links to; `studies` are those of experiments.
         refused: the runs that could not be read.
         gallery: the path of the gallery; None if there is none.
     """
 
     runs: Sequence[RunPage]
     comparisons: Sequence[ComparePage]
-    studies: Sequence[ImportancePage]
+    studies: Sequence[StudyPage]
     refused: Sequence[Refused]
     gallery: str | None
     path: str = "index.html"

@@ -10,6 +10,7 @@ from reports.draw import drawing, svg
 from reports.site.build import build
 from tests.reports.synthetic import RunWriter, fill, fill_minimal
 from tests.reports.synthetic_importance import write as write_study
+from tests.reports.synthetic_runtimes import write as write_runtimes
 
 Write = Callable[..., Path]
 
@@ -48,7 +49,7 @@ def minimal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(full_run, minimal_run, tmp_path_factory, worker_id) -> Path:
-    """A report of two runs and an importance run, drawn by several processes; not to be changed.
+    """A report of four runs, one of them of importance, one of runtimes, by several processes; not to be changed.
 
     Whichever worker of pytest-xdist comes first builds it for all.
     """
@@ -58,7 +59,8 @@ def site(full_run, minimal_run, tmp_path_factory, worker_id) -> Path:
         if not (output / "index.html").exists():  # is written last
             study = write_study(tmp_path_factory.mktemp("study") / "study")
             (study / "environment.json").write_text('{"schema": 1}')
-            build([full_run, minimal_run, study], output, processes=2)
+            deployed = write_runtimes(tmp_path_factory.mktemp("deployed") / "runtimes")
+            build([full_run, minimal_run, study, deployed], output, processes=2)
     return output
 
 

@@ -355,3 +355,19 @@ def test_original_numbers_after_pruning(clock):
     table = mha.measure_costs(model, (X,), seconds=SECONDS)
     assert table.layers["layers.0"].heads == (3, 5, 7, 11)
     assert table.latency(HeadPlan({"layers.0": (5, 11)})).value == pytest.approx(16 + 3)
+
+
+def test_costs_are_measured_where_the_model_will_run():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model = Stack(1, heads=2).eval()
+    table = mha.measure_costs(model, (X,), seconds=SECONDS, runtime="torch", progress=False)
+    assert table.environment["runtime"] == f"torch {torch.__version__}"
+    for keep in ((), (0,), (0, 1)):
+        plan = HeadPlan({"layers.0": keep})
+        pruned = mha.prune(model, plan)
+        assert table.flops(plan).value == count_flops(readied(pruned, CallArguments((X,)))()).total
+        assert 0 < table.latency(plan).value <= table.dense.seconds
+    with pytest.raises(CostsError, match=r"no runtime to measure in named 'gguf'.*torch, onnx, openvino"):
+        mha.measure_costs(model, (X,), runtime="gguf")
+    with pytest.raises(CostsError, match=r"timed on the CPU, got device cuda for runtime 'onnx'"):
+        mha.measure_costs(model, (X,), runtime="onnx", device="cuda")
