@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
+from mha.exporting.decoding import CACHE
 from mha.exporting.registry import Run, find_format
 from mha.values.atomic_files import appears_whole
 from mha.values.errors import ExportError
@@ -30,6 +31,7 @@ class Exported:
         constants: inputs that are no tensors, and so fixed: name -> value, as text.
         dtype: of the model's weights before they were exported.
         int8: whether weights are 8-bit integers.
+        cache: whether a decoder keeps its keys and values from token to token.
 
     Example:
         >>> import pathlib
@@ -45,6 +47,7 @@ class Exported:
     dtype: str
     int8: bool = False
     constants: Mapping[str, str] = field(default_factory=dict)
+    cache: bool = False
 
     @classmethod
     def read(cls, directory: Path | str) -> Self:
@@ -101,6 +104,8 @@ class Exported:
     def load(self) -> Run:
         """A function that runs the export in its runtime on the CPU: named inputs -> what the model returned.
 
+        With a cache it is a `Decoder`, which also goes on token by token.
+
         Raises:
             ExportError: a file was changed, or the runtime is of another version.
             MissingPackageError: a package of the format is not installed.
@@ -108,11 +113,13 @@ class Exported:
         self.check_files()
         self.check_versions()
         with warnings.catch_warnings(action="ignore"):  # of packages about themselves
-            return find_format(self.format).open(self.directory)
+            format = find_format(self.format)
+            return format.decoder(self.directory, dict(self.sizes)) if self.cache else format.open(self.directory)
 
     def __str__(self) -> str:
-        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in self.sizes.items())
-        kind = f"{self.format}{', int8' if self.int8 else ''}"
+        shown = {name: sizes for name, sizes in self.sizes.items() if not name.startswith(CACHE)}
+        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in shown.items())
+        kind = f"{self.format}{', int8' if self.int8 else ''}{', with a cache' if self.cache else ''}"
         return f"{kind}: {', '.join(self.files)} in {self.directory} ({self.bytes / 1e6:.1f} MB), for {inputs}"
 
 

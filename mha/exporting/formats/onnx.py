@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Format, Run, Wish, register_format
+from mha.exporting.decoding import Decoder
+from mha.exporting.registry import Format, Run, Sizes, Wish, register_format
 from mha.exporting.transformers_exporters import EXTRA, PACKAGES
 
 
@@ -15,8 +16,9 @@ class Onnx(Format):
     runtime = "onnxruntime"
     packages: Mapping[str, str] = {**PACKAGES, "onnx": EXTRA, "onnxscript": EXTRA, "onnxruntime": EXTRA}
     takes_int8 = True
+    takes_cache = True
 
-    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
+    def write(self, wish: Wish, directory: Path) -> Sizes:
         from transformers.exporters import OnnxConfig
         from transformers.exporters.exporter_onnx import OnnxExporter
         from transformers.exporters.quantizers import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
@@ -27,6 +29,9 @@ class Onnx(Format):
 
     def open(self, directory: Path) -> Run:
         return transformers_exporters.run(directory)
+
+    def decoder(self, directory: Path, sizes: Sizes) -> Decoder:
+        return transformers_exporters.decoder(directory, sizes)
 
 
 register_format(Onnx())

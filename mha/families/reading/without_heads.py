@@ -140,8 +140,8 @@ def advance_cache(
         return cache.cross_attention_cache.layers[index].keys.shape[-2]
     index += arguments.get("cycle_offset", 0)
     slots = (cache.self_attention_cache if memory is None else cache.cross_attention_cache) if both else cache
-    numbers = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
-    keys, _ = slots.update(numbers, numbers, index)
+    new_keys, new_values = (tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1) for _ in range(2))
+    keys, _ = slots.update(new_keys, new_values, index)
     if memory is not None and both:
         cache.is_updated[index] = True
     return keys.shape[-2]
