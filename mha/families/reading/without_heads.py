@@ -99,8 +99,8 @@ def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any])
         arguments: those of the layer's forward, by name.
     """
     memory = _memory(arguments)
-    if memory is not None and hidden.dim() == 3 and len(hidden) == 1:
-        hidden = hidden.expand(len(memory), -1, -1)
+    if memory is not None and hidden.dim() == 3 and hidden.shape[0] == 1:  # no len(), which binds a traced size
+        hidden = hidden.expand(memory.shape[0], -1, -1)
     stride = vars(module).get("query_stride")
     if not stride:
         return hidden
