@@ -1,7 +1,7 @@
 """`check_export`: the proof that an export computes what the masked dense model computes, made in its runtime."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mha.exporting.decoding import Decoder
 from mha.exporting.exported import Exported, version_of
-from mha.exporting.inputs import named, variants
-from mha.exporting.registry import Run, find_format, first_line
+from mha.exporting.inputs import named
+from mha.exporting.registry import find_format, first_line
+from mha.exporting.ways import Calls, Decodings, Way
 from mha.families import find_attention
-from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import eval_mode, masked
 from mha.runtime.locking import exclusive
 from mha.values.atomic_files import appears_whole
@@ -102,7 +103,9 @@ def check_export(
     """Prove that an export computes what the dense model with masked heads computes, inside its runtime.
 
     Both are called with the examples, and with random inputs like the first of them at other batch sizes and lengths,
-    as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8.
+    as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8. Where it keeps a decoder's cache, it reads these as
+    prompts, goes on for eight tokens one by one and for three at once, and after each is compared with what the dense
+    model computes without any cache; random prompts of several rows are padded in front.
 
     Args:
         files: what `export` has returned, or its directory.
@@ -127,19 +130,23 @@ def check_export(
     if not given:
         raise ExportError("check_export compares outputs, and no example was given: give one, as (args, kwargs)")
     run = exported.load()
+    way: Way = Calls(run, given[0], exported.sizes)
+    if isinstance(run, Decoder):
+        longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        way = Decodings(run, given[0], exported.sizes, longest)
     usual = INT8 if exported.int8 else ALLOWED.get(exported.dtype, ALLOWED["float32"])
     limit = usual if allowed is None else allowed
     format, tries, untried = find_format(exported.format), [], []
     with eval_mode(model), torch.no_grad(), masked(model, plan):
-        for number, inputs in enumerate(_all(given, exported.sizes)):
+        for number, inputs in enumerate([*map(way.prepared, given), *way.others()]):
             try:
-                expected = _outputs(model, inputs)
+                expected = way.expected(model, inputs)
             except Exception:  # whatever a model may raise, as beyond its last position
                 if number < len(given):
                     raise
-                untried.append(_words(inputs))
+                untried.append(way.words(inputs))
             else:
-                tries.append(_tried(expected, run, inputs, exported))
+                tries.append(_tried(expected, way, inputs, exported))
     name = f"{format.runtime} {version_of(format.runtime)}"
     found = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried), _reference(model, plan))
     if not found.equal:
@@ -153,34 +160,16 @@ def _reference(model: nn.Module, plan: HeadPlan) -> str:
     return "the model in torch" if kept else MASKED
 
 
-def _all(given: Sequence[dict[str, Any]], sizes: Mapping[str, list[int | None]]) -> Iterator[dict[str, Any]]:
-    """Yield the given inputs, and variants of the first at other sizes."""
-    yield from given
-    yield from variants(given[0], sizes)
-
-
-def _words(inputs: Mapping[str, Any]) -> str:
-    """The sizes of the tensors among the inputs."""
-    return ", ".join(f"{name} {_shape(value)}" for name, value in inputs.items() if isinstance(value, Tensor))
-
-
-def _outputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The floating-point outputs of a model for these inputs, by where they are."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    return tensors_in(model(**there))
-
-
-def _tried(expected: Mapping[str, Tensor], run: Run, inputs: Mapping[str, Any], exported: Exported) -> Try:
-    """Call the export with inputs, and compare all outputs with those of the masked model.
+def _tried(expected: Mapping[str, Tensor], way: Way, inputs: Mapping[str, Any], exported: Exported) -> Try:
+    """Run the export with inputs, and compare all outputs with those of the masked model.
 
     Raises:
         ExportError: the runtime does not take the inputs, or returns other outputs.
         EquivalenceError: an output has another shape.
     """
-    words = _words(inputs)
+    words = way.words(inputs)
     try:
-        found = tensors_in(run({name: _on_cpu(value) for name, value in inputs.items()}))
+        found = way.found(inputs)
     except Exception as error:
         raise ExportError(
             f"{exported.directory}: {exported.format} does not take {words} ({first_line(error)}); it was exported for "
@@ -189,7 +178,7 @@ def _tried(expected: Mapping[str, Tensor], run: Run, inputs: Mapping[str, Any], 
     if not expected or expected.keys() - found.keys():
         raise ExportError(f"{exported.directory} returns {sorted(found)}, and the model {sorted(expected)}")
     expected = find_format(exported.format).comparable(expected, found)
-    pairs = [(_on_cpu(expected[name]).double(), found[name].double()) for name in sorted(expected)]
+    pairs = [(expected[name].cpu().double(), found[name].double()) for name in sorted(expected)]
     for name, (wanted, got) in zip(sorted(expected), pairs, strict=True):
         if wanted.shape != got.shape:
             raise EquivalenceError(
@@ -213,11 +202,3 @@ def _differences(pairs: Sequence[tuple[Tensor, Tensor]], *, by_norm: bool) -> tu
         relative = float(away.norm()) / max(float(finite.norm()), 1e-30) if by_norm else most / max(largest, 1e-30)
         difference, share = max(difference, most), max(share, relative if most else 0.0)
     return difference, share
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.detach().cpu() if isinstance(value, Tensor) else value
-
-
-def _shape(value: Tensor) -> str:
-    return "×".join(map(str, value.shape)) or "()"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mha.exporting.exported import FILE, Exported, described, digest_of, version_of
 from mha.exporting.inputs import named
 from mha.exporting.registry import Format, Wish, find_format
+from mha.exporting.stages import fixed_of
 from mha.values.errors import CheckpointError, ExportError, MhaError
 from mha.values.optional_packages import needed
 from mha.values.whole_directory import check_free, whole_directory
@@ -26,6 +27,7 @@ def export(
     *,
     example: Any,
     int8: bool = False,
+    cache: bool = False,
     tokenizer: Path | str | None = None,
 ) -> Exported:
     """Write a model in the format of a runtime into a directory that is empty or does not exist.
@@ -39,6 +41,8 @@ def export(
         example: what the model is called with, (args, kwargs). Tensors are inputs of the export, anything else is
             fixed.
         int8: quantise weights to 8-bit integers, where the format can.
+        cache: write a decoder so that it keeps keys and values from token to token: "torch", "onnx" and "openvino",
+            of language models of transformers. What `load()` returns then is an `mha.exporting.decoding.Decoder`.
         tokenizer: for "gguf", a GGUF file whose tokenizer is copied; without one, texts are given as token ids.
 
     Returns:
@@ -57,12 +61,13 @@ def export(
         >>> print(mha.check_export(files, layer, mha.HeadPlan({"": (0, 3)}), [(x, x, x)]))  # doctest: +SKIP
     """
     format = find_format(to)
-    _check(format, model, int8=int8)
+    _check(format, model, int8=int8, cache=cache)
     directory = Path(directory)
     check_free(directory)
     inputs = named(model, example)
+    fixed = fixed_of(inputs, cache=cache)
     source = None if tokenizer is None else Path(tokenizer)
-    wish = Wish(_copy(model), {name: _copied(value) for name, value in inputs.items()}, int8, source)
+    wish = Wish(_copy(model), {name: _copied(value) for name, value in inputs.items()}, int8, source, cache)
     with whole_directory(directory) as partial:
         with _refusals(format, model), warnings.catch_warnings(action="ignore"):  # of packages about themselves
             sizes = format.write(wish, partial)
@@ -74,13 +79,14 @@ def export(
             sizes=sizes,
             dtype=str(next((p.dtype for p in model.parameters()), "float32")).removeprefix("torch."),
             int8=int8,
-            constants={name: described(value) for name, value in inputs.items() if not isinstance(value, Tensor)},
+            cache=cache,
+            constants={name: described(value) for name, value in fixed.items()},
         )
         written.write()
     return Exported.read(directory)
 
 
-def _check(format: Format, model: nn.Module, *, int8: bool) -> None:
+def _check(format: Format, model: nn.Module, *, int8: bool, cache: bool) -> None:
     """Refuse what can't be exported before anything is written.
 
     Raises:
@@ -90,6 +96,11 @@ def _check(format: Format, model: nn.Module, *, int8: bool) -> None:
         needed(package, extra, f"to export to {format.name}")
     if int8 and not format.takes_int8:
         raise ExportError(f"{format.name} has no 8-bit weights here; leave out int8, or export to onnx or openvino")
+    if cache and not format.takes_cache:
+        raise ExportError(
+            f"{format.name} is written without a cache: llama.cpp and transformers keep one in any case, others decode "
+            "the whole sequence anew; leave out cache, or export to torch, onnx or openvino"
+        )
     if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise ExportError(f"{meta[0]} is on the meta device, without data: load weights before exporting")
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from mha.exporting.decoding import CACHE
 from mha.exporting.registry import Run, find_format
 from mha.values.atomic_files import appears_whole
 from mha.values.errors import ExportError
@@ -32,6 +33,7 @@ class Exported:
         constants: inputs that are no tensors, and so fixed: name -> value, as text.
         dtype: of the model's weights before they were exported.
         int8: whether weights are 8-bit integers.
+        cache: whether a decoder keeps its keys and values from token to token.
 
     Example:
         >>> import pathlib
@@ -47,6 +49,7 @@ class Exported:
     dtype: str
     int8: bool = False
     constants: Mapping[str, str] = field(default_factory=dict)
+    cache: bool = False
 
     @classmethod
     def read(cls, directory: Path | str) -> Self:
@@ -105,6 +108,7 @@ class Exported:
 
         Of a traced format it raises an `ExportError` where a tensor is given that the export does not take, or another
         value of an input that was fixed: a runtime would leave it out in silence.
+        With a cache it is a `Decoder`, which also goes on token by token.
 
         Raises:
             ExportError: a file was changed, or the runtime is of another version.
@@ -114,8 +118,8 @@ class Exported:
         self.check_versions()
         with warnings.catch_warnings(action="ignore"):  # of packages about themselves
             format = find_format(self.format)
-            run = format.open(self.directory)
-        return _Strict(self, run) if format.traced else run
+            run = format.decoder(self.directory, dict(self.sizes)) if self.cache else format.open(self.directory)
+        return _Strict(self, run) if format.traced and not self.cache else run
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise an `ExportError` unless the export takes these inputs, by name, and no other value of what is fixed."""
@@ -135,8 +139,9 @@ class Exported:
                 )
 
     def __str__(self) -> str:
-        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in self.sizes.items())
-        kind = f"{self.format}{', int8' if self.int8 else ''}"
+        shown = {name: sizes for name, sizes in self.sizes.items() if not name.startswith(CACHE)}
+        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in shown.items())
+        kind = f"{self.format}{', int8' if self.int8 else ''}{', with a cache' if self.cache else ''}"
         return f"{kind}: {', '.join(self.files)} in {self.directory} ({self.bytes / 1e6:.1f} MB), for {inputs}"
 
 

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from mha.exporting.decoding import Decoder
 from mha.values.errors import ExportError
 from mha.values.unknown_words import unknown
 
+Sizes = dict[str, list[int | None]]
 Inputs = Mapping[str, Any]  # what a model's forward takes, by name
 Run = Callable[[Inputs], Any]  # inputs -> what the model that was exported returned for such inputs
 
@@ -25,12 +27,14 @@ class Wish:
         inputs: an example, by the names that the model's forward gives them.
         int8: whether weights are to be 8-bit integers.
         tokenizer: a file whose tokenizer is copied, where the format has one; None for none.
+        cache: whether a decoder's keys and values are to be kept from token to token.
     """
 
     model: nn.Module
     inputs: dict[str, Any]
     int8: bool
     tokenizer: Path | None = None
+    cache: bool = False
 
 
 class Format(Protocol):
@@ -42,6 +46,7 @@ class Format(Protocol):
         packages: package -> the extra of this project that brings it, for all that writing and running need.
         takes_int8: whether weights can be 8-bit integers.
         traced: whether it is a graph, which takes the tensors that it was traced with, and has all else fixed.
+        takes_cache: whether a decoder can be written so that it keeps keys and values from token to token.
     """
 
     name: str
@@ -49,12 +54,14 @@ class Format(Protocol):
     packages: Mapping[str, str]
     takes_int8: bool
     traced: bool = False
+    takes_cache: bool = False
 
-    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
+    def write(self, wish: Wish, directory: Path) -> Sizes:
         """Write the model into the directory.
 
         Returns:
-            Name of each tensor among the inputs -> its sizes as the export takes them: None where any size does.
+            Name of each tensor among the inputs -> its sizes as the export takes them: None where any size does. With
+            a cache those of its tensors too, under names that begin with "past_key_values.".
 
         Raises:
             ExportError: the format, or the runtime, can't have this model; the message says what to change.
@@ -64,6 +71,14 @@ class Format(Protocol):
     def open(self, directory: Path) -> Run:
         """A function that runs what is in the directory, in the runtime, on the CPU."""
         ...
+
+    def decoder(self, directory: Path, sizes: Sizes) -> Decoder:
+        """What runs an export that was wished for with a cache.
+
+        Args:
+            sizes: of its first inputs and of the cache, as `write` returned them.
+        """
+        raise ExportError(f"{self.name} has no cache ({directory}, {sorted(sizes)}); export without one")
 
     def comparable(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
         """Of a model's outputs, by where they are, what the runtime tells of them: by default all, as they are.

@@ -1,27 +1,31 @@
 """The exporters of transformers, which trace, mend and convert any module; what is open of its inputs' sizes."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mha.exporting.registry import Run, Wish
+from mha.exporting.decoding import CACHE, ENCODED, MASK, Decoder, Program
+from mha.exporting.registry import Run, Sizes, Wish
+from mha.exporting.stages import Stage, stages
 from mha.values.errors import ExportError
 
 EXTRA = "export"
 PACKAGES = {"torch": EXTRA, "transformers": EXTRA}
 MANIFEST = "export.json"  # transformers' own
+ASSUMED = 2  # what torch takes every open size to be at least, without holding any run to that
 
 
-def write(wish: Wish, directory: Path, exporter: type, config: Any) -> dict[str, list[int | None]]:
+def write(wish: Wish, directory: Path, exporter: type, config: Any) -> Sizes:
     """Export by one of transformers' exporters, and save what comes of it into the directory.
 
     Args:
@@ -29,53 +33,63 @@ def write(wish: Wish, directory: Path, exporter: type, config: Any) -> dict[str,
         config: for it; every size of every input may be open.
 
     Returns:
-        Name of each tensor among the inputs -> its sizes, None where any size does.
+        Name of each tensor among the first stage's inputs -> its sizes, None where any size does.
     """
+    from transformers.exporters.base import ExportedModel
     from transformers.exporters.exporter_dynamo import DynamoExporter
+    from transformers.exporters.utils import get_leaf_tensors
 
-    sizes: dict[str, list[int | None]] = {}
+    noted: list[Sizes] = []
 
     def export_program(self: Any, model: Any, sample_inputs: Any, config: Any) -> Any:
         """Trace as transformers does, and note which sizes are open in the program, before it is converted."""
+        given = list(get_leaf_tensors(sample_inputs))  # before tracing, in which a cache grows
         program, metadata = DynamoExporter.export_program(self, model, sample_inputs, config)
-        given = [name for name, each in sample_inputs.items() if isinstance(each, Tensor)]
-        sizes.update(open_sizes(program, given))
+        _unbind_mask(program)
+        noted.append(open_sizes(program, given))
         return program, metadata
 
     tracer: Any = type("Noting", (DynamoExporter,), {"export_program": export_program})
     noting: Any = tracer if exporter is DynamoExporter else type("Noting", (exporter, tracer), {})
     with quietly():
-        exported = noting().export(bound(wish), {k: v for k, v in wish.inputs.items() if isinstance(v, Tensor)}, config)
-        exported.save_pretrained(directory)
+        found = {name: noting().export(*stage, _with_open_cache(config, stage)) for name, stage in stages(wish).items()}
+        parts = {name: component for name, each in found.items() for component in each.components.values()}
+        first = next(iter(found.values()))
+        ExportedModel(parts, first.export_format, config=first.config).save_pretrained(directory)
     _check_manifest(directory)
-    return sizes
+    return noted[0]
 
 
-def bound(wish: Wish) -> nn.Module:
-    """The model, with inputs that are no tensors fixed; itself if it has none of those."""
-    fixed = {name: value for name, value in wish.inputs.items() if not isinstance(value, Tensor)}
-    return wish.model if not fixed else Bound(wish.model, fixed)
+def _with_open_cache(config: Any, stage: Stage) -> Any:
+    """The exporter's configuration with batch and length of a cache open, and its heads and their width not."""
+    from transformers.exporters.exporter_dynamo import get_auto_dynamic_shapes, register_cache_pytrees_for_model
+
+    if CACHE not in stage.inputs:
+        return config
+    module: Any = stage.module
+    register_cache_pytrees_for_model(module)
+    shapes = get_auto_dynamic_shapes(stage.inputs)
+    shapes[CACHE] = [{axis: size for axis, size in each.items() if axis in (0, 2)} for each in shapes[CACHE]]
+    return dataclasses.replace(config, dynamic_shapes=shapes)
 
 
-class Bound(nn.Module):
-    """A model some of whose inputs are fixed; those of its calls are given by name.
+def _unbind_mask(program: Any) -> None:
+    """Let the mask of a program with a cache be as short as any other input.
 
-    Args:
-        fixed: name -> value.
+    Its length is that of the cache and of the new tokens together. So torch takes it to be at least twice what it
+    assumes of each, and, unlike these, holds runs to that: prompts of three tokens would be refused.
     """
+    from torch.utils._sympy.value_ranges import ValueRanges
 
-    def __init__(self, model: nn.Module, fixed: dict[str, Any]) -> None:
-        super().__init__()
-        self.model, self.fixed = model, fixed
-        self.config = getattr(model, "config", None)
-        if self.config is None:
-            del self.config
-
-    def forward(self, **given: Any) -> Any:
-        return self.model(**given, **self.fixed)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name == MASK and node.meta["val"].dim() == 2:
+            symbol = getattr(getattr(node.meta["val"].shape[1], "node", None), "expr", None)
+            bounds = program.range_constraints.get(symbol)
+            if bounds is not None and bounds.lower == 2 * ASSUMED:
+                program.range_constraints[symbol] = ValueRanges(ASSUMED, bounds.upper)
 
 
-def open_sizes(program: Any, names: list[str]) -> dict[str, list[int | None]]:
+def open_sizes(program: Any, names: Sequence[str]) -> Sizes:
     """Name of each tensor input of a traced program -> its sizes, None where any size does."""
     inputs = set(program.graph_signature.user_inputs)
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
@@ -98,10 +112,7 @@ def _open(size: Any, ranges: Any) -> int | None:
 
 def run(directory: Path, **how: Any) -> Run:
     """A function that runs what transformers' exporters have written, on the CPU."""
-    from transformers.exporters.base import ExportedModel
-
-    with quietly():
-        model = ExportedModel.from_pretrained(directory, device="cpu", local_files_only=True, **how)
+    model = _opened(directory, how)
 
     def call(inputs: Any) -> Any:
         with torch.no_grad():
@@ -109,6 +120,87 @@ def run(directory: Path, **how: Any) -> Run:
             return model(**given)
 
     return call
+
+
+def decoder(directory: Path, sizes: Sizes, keeping: Callable[[Any], Program] | None = None, **how: Any) -> Decoder:
+    """What runs a model that they have written with a cache, on the CPU.
+
+    Args:
+        keeping: a runner of transformers whose program keeps the cache itself -> that program; where that is not
+            given, the cache is handed back and forth.
+    """
+    runners = _opened(directory, how).runners
+    takes = [name for name in sizes if not name.startswith(CACHE)]
+    if "decode" in runners:
+        return Decoder(_EncoderDecoder(runners), takes, encoder=True)
+    (runner,) = runners.values()
+    return Decoder(_Handed(runner, sizes) if keeping is None else keeping(runner), takes)
+
+
+def _opened(directory: Path, how: Mapping[str, Any]) -> Any:
+    """What is in a directory, as transformers runs it."""
+    from transformers.exporters.base import ExportedModel
+
+    with quietly():
+        return ExportedModel.from_pretrained(directory, device="cpu", local_files_only=True, **how)
+
+
+class _Handed:
+    """A program that is handed the cache, and hands it back longer.
+
+    Args:
+        runner: transformers' own.
+        sizes: of the cache's tensors, among others; what is open is the batch and, 0 at first, the tokens so far.
+    """
+
+    def __init__(self, runner: Any, sizes: Sizes) -> None:
+        self._runner, self._sizes = runner, sizes
+        self._cache: Any = None
+
+    def __call__(self, inputs: Mapping[str, Tensor], *, first: bool) -> Tensor:
+        if first:
+            self._cache = self._empty(len(next(iter(inputs.values()))))
+        with torch.no_grad(), quietly():
+            outputs = self._runner(**inputs, **{CACHE: self._cache})
+        self._cache = outputs[CACHE]
+        logits: Tensor = outputs["logits"]
+        return logits
+
+    def _empty(self, batch: int) -> Any:
+        """A cache of no tokens, of the structure that was traced."""
+        from transformers.exporters.metadata import load_treespec
+
+        shapes = [
+            [batch if axis == 0 and size is None else size or 0 for axis, size in enumerate(sizes)]
+            for sizes in self._sizes.values()
+        ]
+        leaves = [torch.zeros(shape, dtype=self._runner.dtype) for shape in shapes]
+        _, inputs = torch.utils._pytree.tree_unflatten(leaves, load_treespec(self._runner.metadata.in_spec))
+        return inputs[CACHE]
+
+
+class _EncoderDecoder:
+    """Two programs: one reads what the encoder reads and a prompt, the other goes on from what that returned.
+
+    Args:
+        runners: transformers' own, of "prefill" and "decode".
+    """
+
+    def __init__(self, runners: Mapping[str, Any]) -> None:
+        self._runners = runners
+        self._kept: dict[str, Any] = {}
+
+    def __call__(self, inputs: Mapping[str, Tensor], *, first: bool) -> Tensor:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        with torch.no_grad(), quietly():
+            outputs = self._runners["prefill"](**inputs) if first else self._runners["decode"](**inputs, **self._kept)
+        if first:
+            self._kept = {ENCODED: BaseModelOutput(last_hidden_state=outputs["encoder_last_hidden_state"])}
+            self._kept |= {MASK: inputs[MASK]} if MASK in inputs else {}
+        self._kept[CACHE] = outputs[CACHE]
+        logits: Tensor = outputs["logits"]
+        return logits
 
 
 def _check_manifest(directory: Path) -> None:

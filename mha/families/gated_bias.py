@@ -75,7 +75,7 @@ def with_gated_bias(kind: Any) -> tuple[str, Members]:  # noqa: ARG001
         index: int = 0,  # noqa: ARG001
         **kwargs: Any,  # noqa: ARG001
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = len(hidden_states)
+        batch = hidden_states.shape[0]
         position_bias = _made(self, hidden_states, position_bias)
         bias = rearrange(of_heads(self, "position_bias", position_bias, -3), "(b h) q k -> b h q k", b=batch)
         parts = rearrange(hidden_states, "b q (h d) -> b h q d", d=self.head_dim)

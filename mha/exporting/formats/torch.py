@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Format, Run, Wish, register_format
+from mha.exporting.decoding import Decoder
+from mha.exporting.registry import Format, Run, Sizes, Wish, register_format
 
 
 class Torch(Format):
@@ -15,14 +16,18 @@ class Torch(Format):
     packages: Mapping[str, str] = transformers_exporters.PACKAGES
     takes_int8 = False
     traced = True
+    takes_cache = True
 
-    def write(self, wish: Wish, directory: Path) -> dict[str, list[int | None]]:
+    def write(self, wish: Wish, directory: Path) -> Sizes:
         from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 
         return transformers_exporters.write(wish, directory, DynamoExporter, DynamoConfig(dynamic=True))
 
     def open(self, directory: Path) -> Run:
         return transformers_exporters.run(directory)
+
+    def decoder(self, directory: Path, sizes: Sizes) -> Decoder:
+        return transformers_exporters.decoder(directory, sizes)
 
 
 register_format(Torch())

@@ -54,7 +54,7 @@ class Weights:
         own_keys = (arguments.get(name) for name in ("keys", "key"))
         keys = next((tensor.shape[1] for tensor in own_keys if isinstance(tensor, Tensor)), keys)
         queries = hidden.shape[1:-1].numel()
-        results[self.place] = hidden.new_zeros(len(hidden), 0, queries, keys if hidden.dim() == 3 else queries)
+        results[self.place] = hidden.new_zeros(hidden.shape[0], 0, queries, keys if hidden.dim() == 3 else queries)
 
 
 def weights_of(module: nn.Module) -> Weights | None:

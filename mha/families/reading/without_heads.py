@@ -99,8 +99,8 @@ def _at_queries(module: nn.Module, hidden: Tensor, arguments: Mapping[str, Any])
         arguments: those of the layer's forward, by name.
     """
     memory = _memory(arguments)
-    if memory is not None and hidden.dim() == 3 and len(hidden) == 1:
-        hidden = hidden.expand(len(memory), -1, -1)
+    if memory is not None and hidden.dim() == 3 and hidden.shape[0] == 1:  # no len(), which binds a traced size
+        hidden = hidden.expand(memory.shape[0], -1, -1)
     stride = vars(module).get("query_stride")
     if not stride:
         return hidden
@@ -137,14 +137,14 @@ def advance_cache(
     )
     both = hasattr(cache, "self_attention_cache")  # one cache for self- and one for cross-attention
     if memory is not None and both and cache.is_updated.get(index):
-        return int(cache.cross_attention_cache.layers[index].keys.shape[-2])
+        return cache.cross_attention_cache.layers[index].keys.shape[-2]
     index += arguments.get("cycle_offset", 0)
     slots = (cache.self_attention_cache if memory is None else cache.cross_attention_cache) if both else cache
-    numbers = tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1)
-    keys, _ = slots.update(numbers, numbers, index)
+    new_keys, new_values = (tokens.new_zeros(tokens.shape[0], 1, tokens.shape[1], 1) for _ in range(2))
+    keys, _ = slots.update(new_keys, new_values, index)
     if memory is not None and both:
         cache.is_updated[index] = True
-    return int(keys.shape[-2])
+    return keys.shape[-2]
 
 
 def _memory(arguments: Mapping[str, Any]) -> Any:
