@@ -84,7 +84,7 @@ def test_the_sessions_are_those_the_docs_name():
             "promise",
             "publish",
         ),
-        *("regress", "repair", "report", "tests", "tests_all", "types", "wheel"),
+        *("regress", "repair", "report", "runtimes", "tests", "tests_all", "types", "wheel"),
     }
 
 

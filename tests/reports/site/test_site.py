@@ -23,7 +23,7 @@ def pages(site):
 def test_there_is_a_page_for_each_thing(site, pages):
     assert [path.relative_to(site).as_posix() for path in pages] == [
         "compare/full--minimal/index.html", "gallery/index.html", "index.html", "runs/full/index.html",
-        "runs/minimal/index.html", "runs/study/index.html",
+        "runs/minimal/index.html", "runs/runtimes/index.html", "runs/study/index.html",
     ]  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_the_calls_of_the_gallery_draw_what_they_show(site, pages):
     texts = pages[site / "gallery" / "index.html"].texts
     preamble, *calls = [text for tag, text in texts if tag == "pre"]
     archives = site / "runs"
-    for name in ("full", "minimal", "study"):
+    for name in ("full", "minimal", "runtimes", "study"):
         preamble = preamble.replace(f"'{name}'", repr(str(archives / name / f"{name}.zip")))
     names = {}
     exec(preamble, names)

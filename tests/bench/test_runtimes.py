@@ -1,0 +1,58 @@
+"""Models in several runtimes: judged there as in torch, timed in turns, and what can't be had is told."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from bench import tasks
+from bench.runtimes import arms
+from bench.runtimes.__main__ import main
+from tests.bench.tiny_task import TinyTask
+
+
+class Writer:
+    """Stands for llama.cpp: of four tokens it tells the two likeliest, unless it is asked for all."""
+
+    def next_token(self, prompt, most=2):
+        told = torch.tensor([0.05, 0.5, 0.25, 0.2], dtype=torch.float64).roll(len(prompt) - 1).log()
+        return told if most >= 4 else told.where(told >= told.topk(most).values[-1], -torch.inf)
+
+
+def test_each_runtime_says_what_torch_says(tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setattr(tasks, "names", lambda: ["tiny"])
+    monkeypatch.setattr(tasks, "load", lambda _: TinyTask())
+    given = ["-o", str(tmp_path), "--tasks", "tiny", "--keep", "0.5", "--runtimes", "eager", "torch", "gguf"]
+    assert main([*given, "--batch", "3", "--seconds", "0.1"]) == 0
+    with (tmp_path / "runtimes.csv").open() as file:
+        refused, *rows = csv.DictReader(file)
+    assert (refused["status"], refused["runtime"]) == ("refused", "llama.cpp")
+    assert any(why in refused["reason"] for why in ("and this is TinyModel", "xllamacpp is needed to export to gguf"))
+    assert [(row["variant"], row["runtime"], row["heads_kept"]) for row in rows] == [
+        ("dense", "PyTorch", "6"), ("dense", "torch.export", "6"),
+        ("pruned", "PyTorch", "3"), ("pruned", "torch.export", "3"),
+    ]  # fmt: skip
+    for eager, exported in (rows[:2], rows[2:]):
+        assert eager["value"] == exported["value"]
+        assert float(exported["off_by"]) < 1e-5
+    assert float(rows[0]["difference"]) == 0.0
+    assert float(rows[0]["ratio"]) == 1.0
+    assert float(rows[2]["file_bytes"]) < float(rows[0]["file_bytes"])
+    assert all(float(row["memory_bytes"]) > 0 for row in rows)
+    with (tmp_path / "samples.csv").open() as file:
+        samples = list(csv.DictReader(file))
+    assert len({row["arm"] for row in samples}) == 4
+    facts = json.loads((tmp_path / "environment.json").read_text())
+    assert facts["command"].startswith("python -m bench.runtimes -o ")
+    assert facts["finished"] is not None
+
+
+def test_what_llama_cpp_tells_is_made_whole():
+    logits = arms.teacher_forced(Writer(), torch.tensor([[3, 0, 2]]))
+    assert logits.shape == (1, 3, 4)
+    assert torch.allclose(logits.exp().sum(-1), torch.ones(1, 3, dtype=torch.float64))
+    assert logits[0, 0, 0].exp().item() == pytest.approx(0.05)  # follows, and was not among those told at first
+    assert logits[0, 1].exp().tolist() == pytest.approx([0.25, 0, 0.5, 0.25])  # the rest stands on the first untold
+    assert (logits[0, 2] > -torch.inf).sum() == 3  # nothing follows: two are told, and the rest stands on one
