@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mha.exporting.exported import Exported, version_of
 from mha.exporting.decoding import Decoder
+from mha.exporting.exported import Exported, version_of
 from mha.exporting.inputs import named
 from mha.exporting.registry import find_format, first_line
 from mha.exporting.ways import Calls, Decodings, Way

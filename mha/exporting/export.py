@@ -36,8 +36,8 @@ def export(
 
     Args:
         model: pruned or not, of any family; it is run in eval mode, and is itself not changed.
-        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", "gguf" (llama.cpp, of models of type llama), or
-            "transformers", a directory that plain transformers loads.
+        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", "executorch", "gguf" (llama.cpp, of models of
+            type llama), or "transformers", a directory that plain transformers loads.
         example: what the model is called with, (args, kwargs). Tensors are inputs of the export, anything else is
             fixed.
         int8: quantise weights to 8-bit integers, where the format can.

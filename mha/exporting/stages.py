@@ -58,7 +58,9 @@ def _of_decoder(module: nn.Module, wish: Wish, taken: Mapping[str, Any]) -> dict
     ids = _tiled(given[IDS], PAST + NEW)
     mask = torch.ones_like(ids)
     names = [name for name in KNOWN if name in taken]
-    cache = DynamicCache()  # of plain layers, where a sliding window is the mask's; else counts would be traced as fixed
+    cache = (
+        DynamicCache()
+    )  # of plain layers, where a sliding window is the mask's; else counts would be traced as fixed
     with torch.no_grad():
         past, new = (
             {IDS: ids[:, part].clone(), MASK: mask[:, : part.stop].clone(), POSITIONS: positions(mask)[:, part].clone()}

@@ -52,9 +52,7 @@ def write(wish: Wish, directory: Path, exporter: type, config: Any) -> Sizes:
     tracer: Any = type("Noting", (DynamoExporter,), {"export_program": export_program})
     noting: Any = tracer if exporter is DynamoExporter else type("Noting", (exporter, tracer), {})
     with quietly():
-        found = {
-            name: noting().export(*stage, _with_open_cache(config, stage)) for name, stage in stages(wish).items()
-        }
+        found = {name: noting().export(*stage, _with_open_cache(config, stage)) for name, stage in stages(wish).items()}
         parts = {name: component for name, each in found.items() for component in each.components.values()}
         first = next(iter(found.values()))
         ExportedModel(parts, first.export_format, config=first.config).save_pretrained(directory)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import shutil
 from unittest import mock
@@ -18,11 +19,14 @@ from tests.mha.exporting.stack import PLAN, B, D, E, S
 from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
 
 RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+OTHERS = {**RUNTIMES, "executorch": ("executorch",)}
 
 
 def needs_packages(name):
-    for package in RUNTIMES.get(name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mha[export]'; nox -s exports")
+    extra = "executorch" if name == "executorch" else "export"
+    for package in OTHERS.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'mha[{extra}]'; nox -s exports")
 
 
 def swapped(pruned):
@@ -63,7 +67,7 @@ def test_what_was_written_prints_itself_and_is_found_again(exported):
 
 @pytest.mark.parametrize(
     ("name", "sabotage"),
-    [("torch", swapped), *((name, sabotage) for name in RUNTIMES for sabotage in (swapped, scaled))],
+    [("torch", swapped), *((name, sabotage) for name in OTHERS for sabotage in (swapped, scaled))],
 )
 def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
     needs_packages(name)
@@ -72,8 +76,9 @@ def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
         mha.check_export(files, case.model, case.plan, [case.example])
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    ("name", "int8"), [*((name, int8) for name in RUNTIMES for int8 in (False, True)), ("executorch", False)]
+)
 def test_other_runtimes_compute_it_too(case, tmp_path, name, int8):
     needs_packages(name)
     if int8 and name == "openvino":
