@@ -95,7 +95,9 @@ def _check(format: Format, model: nn.Module, *, int8: bool, cache: bool) -> None
     for package, extra in format.packages.items():
         needed(package, extra, f"to export to {format.name}")
     if int8 and not format.takes_int8:
-        raise ExportError(f"{format.name} has no 8-bit weights here; leave out int8, or export to onnx or openvino")
+        raise ExportError(
+            f"{format.name} has no 8-bit weights here; leave out int8, or export to torch, onnx or openvino"
+        )
     if cache and not format.takes_cache:
         raise ExportError(
             f"{format.name} is written without a cache: llama.cpp and transformers keep one in any case, others decode "

@@ -1,4 +1,4 @@
-"""Decoders with a key/value cache are proved in their runtime, step by step, against a dense model without any cache."""
+"""Decoders with a cache are proved in their runtime, step by step, against a dense model without any cache."""
 
 import copy
 

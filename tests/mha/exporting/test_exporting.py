@@ -77,12 +77,14 @@ def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
 
 
 @pytest.mark.parametrize(
-    ("name", "int8"), [*((name, int8) for name in RUNTIMES for int8 in (False, True)), ("executorch", False)]
+    ("name", "int8"),
+    [*((name, int8) for name in RUNTIMES for int8 in (False, True)), ("executorch", False), ("torch", True)],
 )
 def test_other_runtimes_compute_it_too(case, tmp_path, name, int8):
     needs_packages(name)
-    if int8 and name == "openvino":
-        pytest.importorskip("nncf", reason="nncf is not installed: pip install 'mha[export]'; nox -s exports")
+    if int8 and (package := {"openvino": "nncf", "torch": "torchao"}.get(name)):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'mha[export]'; nox -s exports")
     files = mha.export(case.pruned, name, tmp_path / "out", example=case.example, int8=int8)
     found = mha.check_export(files, case.model, case.plan, [case.example])
     assert len(found.tries) == 4
@@ -147,8 +149,8 @@ def test_what_can_not_be_exported_leaves_nothing_and_says_why(case, tmp_path):
         mha.export(Deciding(), "torch", out, example=torch.randn(2, 3))
     with pytest.raises(ExportError, match=r"unknown format 'onx'; did you mean 'onnx'\?.*openvino"):
         mha.export(case.model, "onx", out, example=case.example)
-    with pytest.raises(ExportError, match="torch has no 8-bit weights here"):
-        mha.export(case.model, "torch", out, example=case.example, int8=True)
+    with pytest.raises(ExportError, match="transformers has no 8-bit weights here"):
+        mha.export(case.model, "transformers", out, example=case.example, int8=True)
     with pytest.raises(ExportError, match=r"W_q\.weight is on the meta device"):
         mha.export(copy.deepcopy(case.model).to("meta"), "torch", out, example=case.example)
     with pytest.raises(ExportError, match="Stack is no model of transformers"):
