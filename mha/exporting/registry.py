@@ -76,7 +76,7 @@ class Format(Protocol):
         Args:
             sizes: of its first inputs and of the cache, as `write` returned them.
         """
-        raise NotImplementedError(f"{self.name} has no cache ({directory}, {sorted(sizes)})")
+        raise ExportError(f"{directory}: {self.name} has no cache of {', '.join(sizes)}")
 
     def comparable(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of a model's outputs, by where they are, what the runtime tells: by default all of them, as they are."""

@@ -66,7 +66,8 @@ def _with_open_cache(config: Any, stage: Stage) -> Any:
 
     if CACHE not in stage.inputs:
         return config
-    register_cache_pytrees_for_model(stage.module)
+    module: Any = stage.module
+    register_cache_pytrees_for_model(module)
     shapes = get_auto_dynamic_shapes(stage.inputs)
     shapes[CACHE] = [{axis: size for axis, size in each.items() if axis in (0, 2)} for each in shapes[CACHE]]
     return dataclasses.replace(config, dynamic_shapes=shapes)
