@@ -20,11 +20,12 @@ from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
 
 RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 OTHERS = {**RUNTIMES, "executorch": ("executorch",)}
+PACKAGES = {**OTHERS, "onnx int8": RUNTIMES["onnx"], "openvino int8": ("openvino", "nncf"), "torch int8": ("torchao",)}
 
 
 def needs_packages(name):
     extra = "executorch" if name == "executorch" else "export"
-    for package in OTHERS.get(name, ()):
+    for package in PACKAGES.get(name, ()):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'mha[{extra}]'; nox -s exports")
 
@@ -81,10 +82,7 @@ def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
     [*((name, int8) for name in RUNTIMES for int8 in (False, True)), ("executorch", False), ("torch", True)],
 )
 def test_other_runtimes_compute_it_too(case, tmp_path, name, int8):
-    needs_packages(name)
-    if int8 and (package := {"openvino": "nncf", "torch": "torchao"}.get(name)):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'mha[export]'; nox -s exports")
+    needs_packages(f"{name} int8" if int8 else name)
     files = mha.export(case.pruned, name, tmp_path / "out", example=case.example, int8=int8)
     found = mha.check_export(files, case.model, case.plan, [case.example])
     assert len(found.tries) == 4
