@@ -20,11 +20,16 @@ from mha.values.errors import CheckpointError, EquivalenceError
 @click.command(short_help="Write a model for another runtime, and prove it there.")
 @click.argument("model")
 @click.option(
-    "--to", "format_name", required=True, metavar="FORMAT", help="torch, onnx, openvino, gguf or transformers."
+    "--to",
+    "format_name",
+    required=True,
+    metavar="FORMAT",
+    help="torch, onnx, openvino, executorch, gguf, transformers.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New directory.")
 @click.option("--dense", metavar="MODEL", help="What it was pruned from and not repaired; default: itself, in torch.")
 @click.option("--int8", is_flag=True, help="Weights as 8-bit integers.")
+@click.option("--cache", is_flag=True, help="Of a decoder: keep keys and values from token to token.")
 @click.option("--task", metavar="TASK", help="Whose inputs the proof begins with; default: made up for the model.")
 @click.option("--batch-size", type=click.IntRange(1), help="Of the first example; default: the task's, or 8.")
 @click.option("--length", type=click.IntRange(1), help="Tokens of the first example; default: the task's, or 64.")
@@ -35,6 +40,7 @@ def export(
     output: Path,
     dense: str | None,
     int8: bool,
+    cache: bool,
     task: str | None,
     batch_size: int | None,
     length: int | None,
@@ -60,7 +66,7 @@ def export(
     example = inputs_of(loaded.model, chosen, loaded.device, batch_size, length)
     note(f"writing {output}")
     tokenizer = loaded.folder / loaded.gguf if loaded.folder is not None and loaded.gguf else None
-    files = write(loaded.model, format_name, output, example=example, int8=int8, tokenizer=tokenizer)
+    files = write(loaded.model, format_name, output, example=example, int8=int8, cache=cache, tokenizer=tokenizer)
     note(f"running it in {files.format}")
     try:
         found = check_export(files, whole.model, plan_of(loaded.model), [example])
@@ -71,6 +77,7 @@ def export(
         "directory": str(output),
         "format": files.format,
         "int8": files.int8,
+        "cache": files.cache,
         "bytes": files.bytes,
         "runtime": found.runtime,
         "equal": found.equal,

@@ -36,8 +36,8 @@ def export(
 
     Args:
         model: pruned or not, of any family; it is run in eval mode, and is itself not changed.
-        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", "gguf" (llama.cpp, of models of type llama), or
-            "transformers", a directory that plain transformers loads.
+        to: "torch" (`torch.export`), "onnx" (ONNX Runtime), "openvino", "executorch", "gguf" (llama.cpp, of models of
+            type llama), or "transformers", a directory that plain transformers loads.
         example: what the model is called with, (args, kwargs). Tensors are inputs of the export, anything else is
             fixed.
         int8: quantise weights to 8-bit integers, where the format can.
@@ -95,7 +95,9 @@ def _check(format: Format, model: nn.Module, *, int8: bool, cache: bool) -> None
     for package, extra in format.packages.items():
         needed(package, extra, f"to export to {format.name}")
     if int8 and not format.takes_int8:
-        raise ExportError(f"{format.name} has no 8-bit weights here; leave out int8, or export to onnx or openvino")
+        raise ExportError(
+            f"{format.name} has no 8-bit weights here; leave out int8, or export to torch, onnx or openvino"
+        )
     if cache and not format.takes_cache:
         raise ExportError(
             f"{format.name} is written without a cache: llama.cpp and transformers keep one in any case, others decode "

@@ -78,7 +78,7 @@ class Format(Protocol):
         Args:
             sizes: of its first inputs and of the cache, as `write` returned them.
         """
-        raise ExportError(f"{self.name} has no cache ({directory}, {sorted(sizes)}); export without one")
+        raise ExportError(f"{directory}: {self.name} has no cache of {', '.join(sizes)}")
 
     def comparable(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
         """Of a model's outputs, by where they are, what the runtime tells of them: by default all, as they are.

@@ -194,7 +194,10 @@ class _EncoderDecoder:
         from transformers.modeling_outputs import BaseModelOutput
 
         with torch.no_grad(), quietly():
-            outputs = self._runners["prefill"](**inputs) if first else self._runners["decode"](**inputs, **self._kept)
+            if first:
+                outputs = self._runners["prefill"](**inputs)
+            else:  # copies go in, since OpenVINO corrupts its memory where a cache that is shared comes out as it is
+                outputs = self._runners["decode"](share_inputs=False, **inputs, **self._kept)
         if first:
             self._kept = {ENCODED: BaseModelOutput(last_hidden_state=outputs["encoder_last_hidden_state"])}
             self._kept |= {MASK: inputs[MASK]} if MASK in inputs else {}

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import shutil
 from unittest import mock
@@ -18,11 +19,15 @@ from tests.mha.exporting.stack import PLAN, B, D, E, S
 from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
 
 RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+OTHERS = {**RUNTIMES, "executorch": ("executorch",)}
+PACKAGES = {**OTHERS, "onnx int8": RUNTIMES["onnx"], "openvino int8": ("openvino", "nncf"), "torch int8": ("torchao",)}
 
 
 def needs_packages(name):
-    for package in RUNTIMES.get(name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mha[export]'; nox -s exports")
+    extra = "executorch" if name == "executorch" else "export"
+    for package in PACKAGES.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'mha[{extra}]'; nox -s exports")
 
 
 def swapped(pruned):
@@ -63,7 +68,7 @@ def test_what_was_written_prints_itself_and_is_found_again(exported):
 
 @pytest.mark.parametrize(
     ("name", "sabotage"),
-    [("torch", swapped), *((name, sabotage) for name in RUNTIMES for sabotage in (swapped, scaled))],
+    [("torch", swapped), *((name, sabotage) for name in OTHERS for sabotage in (swapped, scaled))],
 )
 def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
     needs_packages(name)
@@ -72,12 +77,12 @@ def test_a_sabotaged_export_is_found_out(case, tmp_path, name, sabotage):
         mha.check_export(files, case.model, case.plan, [case.example])
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    ("name", "int8"),
+    [*((name, int8) for name in RUNTIMES for int8 in (False, True)), ("executorch", False), ("torch", True)],
+)
 def test_other_runtimes_compute_it_too(case, tmp_path, name, int8):
-    needs_packages(name)
-    if int8 and name == "openvino":
-        pytest.importorskip("nncf", reason="nncf is not installed: pip install 'mha[export]'; nox -s exports")
+    needs_packages(f"{name} int8" if int8 else name)
     files = mha.export(case.pruned, name, tmp_path / "out", example=case.example, int8=int8)
     found = mha.check_export(files, case.model, case.plan, [case.example])
     assert len(found.tries) == 4
@@ -152,8 +157,8 @@ def test_what_can_not_be_exported_leaves_nothing_and_says_why(case, tmp_path):
         mha.export(Deciding(), "torch", out, example=torch.randn(2, 3))
     with pytest.raises(ExportError, match=r"unknown format 'onx'; did you mean 'onnx'\?.*openvino"):
         mha.export(case.model, "onx", out, example=case.example)
-    with pytest.raises(ExportError, match="torch has no 8-bit weights here"):
-        mha.export(case.model, "torch", out, example=case.example, int8=True)
+    with pytest.raises(ExportError, match="transformers has no 8-bit weights here"):
+        mha.export(case.model, "transformers", out, example=case.example, int8=True)
     with pytest.raises(ExportError, match=r"W_q\.weight is on the meta device"):
         mha.export(copy.deepcopy(case.model).to("meta"), "torch", out, example=case.example)
     with pytest.raises(ExportError, match="Stack is no model of transformers"):
