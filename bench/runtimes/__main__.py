@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ KEEP = 0.75, 0.5
 SECONDS = 120.0  # of timing, for each task and batch
 ROUNDS = 10, 200  # at least and at most
 PROMPT, TOKENS = 16, 200  # how many are given to a language model, and how many it writes greedily
+PREFILL = 1, 128  # sequences, and tokens of each, that a language model is given at once, unless told otherwise
 OK, REFUSED, FAILED = "ok", "refused", "failed"
 
 
@@ -66,13 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_json(options.output / "environment.json", facts, indent=1)
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
-    for name in options.tasks:
-        task = lightened(tasks.load(name), options.evaluated, options.calibrated)
-        with tempfile.TemporaryDirectory(prefix="mha-runtimes-") as folder, pinned(threads):
-            for row in _of_task(task, options, Path(folder), samples):
+    with tempfile.TemporaryDirectory(prefix="mha-runtimes-") as folder, pinned(threads):
+        entrants = []
+        for name in options.tasks:  # what is not timed comes first
+            task = lightened(tasks.load(name), options.evaluated, options.calibrated)
+            entrants.append(Entrant.of(task, options, Path(folder, name)))
+            rows += entrants[-1].refused
+            write_csv(options.output / "runtimes.csv", rows)
+        for entrant in entrants:
+            for row in _timed(entrant, options, samples):
                 rows.append(row)
                 write_csv(options.output / "runtimes.csv", rows)
-        write_csv(options.output / "samples.csv", samples)
+            write_csv(options.output / "samples.csv", samples)
     write_json(options.output / "environment.json", {**facts, "finished": now()}, indent=1)
     return int(any(row["status"] == FAILED for row in rows))
 
@@ -83,36 +90,51 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", default=tasks.usual(), choices=tasks.names())
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP, help="shares of the heads that are kept")
     parser.add_argument("--runtimes", nargs="*", default=tuple(RUNTIMES), choices=tuple(RUNTIMES))
-    parser.add_argument("--batch", type=int, nargs="*", default=(1,), help="batch sizes that are timed")
-    parser.add_argument("--length", type=int, help="of the sequences that are timed; by default the task's")
+    parser.add_argument(
+        "--batch", type=int, nargs="*", help="batch sizes that are timed; by default the task's, 1 of language models"
+    )
+    parser.add_argument(
+        "--length", type=int, help="of the sequences that are timed; by default the task's, 128 of language models"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing, for each task and batch")
     parser.add_argument("--evaluated", type=int, help="sequences that smollm is judged by; by default 64")
     parser.add_argument("--calibrated", type=int, help="sequences that smollm is repaired by; by default 128")
     return parser.parse_args(arguments)
 
 
-def _of_task(
-    task: Task, options: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a task, once all of its arms have been timed; timed calls are added to `samples`."""
-    experiment = Experiment(task)
-    arms, refused = _arms(task, experiment, options, folder)
-    bootstrap = Bootstrap(len(experiment.dense_values()), task.aggregate)
-    dense = bootstrap(experiment.dense_values())
-    for arm in arms:
-        start = time.perf_counter()
-        values = np.asarray(task.evaluate(InRuntime(arm)), dtype=float)
-        arm.facts |= {**_quality(bootstrap(values), dense), "evaluate_seconds": time.perf_counter() - start}
-        if arm.format == "gguf":
-            prompt = _example(experiment, 1, PROMPT)["input_ids"][0].tolist()
-            arm.facts["same_tokens"] = same_tokens(arm, prompt, TOKENS)
-        say(f"{task.name}: {arm.name}: {task.metric} {arm.facts['value']:.4g}, {arm.facts['file_bytes'] / 1e6:.1f} MB")
-    yield from refused
-    for batch in options.batch:
-        inputs = _example(experiment, batch, options.length)
+@dataclass(frozen=True)
+class Entrant:
+    """A task with all that is known before anything is timed.
+
+    Attributes:
+        arms: its models in all runtimes, proved and judged there.
+        refused: the rows of those that could not be had, with the reason.
+    """
+
+    task: Task
+    experiment: Experiment
+    folder: Path
+    arms: list[Arm]
+    refused: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, task: Task, options: argparse.Namespace, folder: Path) -> Self:
+        """Make the models, export, prove and judge them; files are put into a new folder."""
+        folder.mkdir()
+        experiment = Experiment(task)
+        arms, refused = _arms(task, experiment, options, folder)
+        bootstrap = Bootstrap(len(experiment.dense_values()), task.aggregate)
+        dense = bootstrap(experiment.dense_values())
         for arm in arms:
-            arm.facts["memory_bytes"] = peak_of(arm, inputs, folder)
-        yield from _timed(task, arms, inputs, batch, options.seconds, samples)
+            start = time.perf_counter()
+            values = np.asarray(task.evaluate(InRuntime(arm)), dtype=float)
+            arm.facts |= {**_quality(bootstrap(values), dense), "evaluate_seconds": time.perf_counter() - start}
+            if arm.format == "gguf":
+                prompt = _example(experiment, 1, PROMPT)["input_ids"][0].tolist()
+                arm.facts["same_tokens"] = same_tokens(arm, prompt, TOKENS)
+            value, size = arm.facts["value"], arm.facts["file_bytes"] / 1e6
+            say(f"{task.name}: {arm.name}: {task.metric} {value:.4g}, {size:.1f} MB")
+        return cls(task, experiment, folder, arms, refused)
 
 
 def _arms(
@@ -168,35 +190,39 @@ def _quality(metric: Estimate, dense: Estimate) -> dict[str, float]:
     return {**metric.interval()._asdict(), **dict(zip(names, (metric - dense).interval(), strict=True))}
 
 
-def _timed(
-    task: Task, arms: Sequence[Arm], inputs: Inputs, batch: int, seconds: float, samples: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Let all arms take turns, and yield a row for each."""
-    rounds = Rounds()
-    for arm in arms:
-        rounds.add(arm.name, partial(call_of, arm.format, arm.run, inputs))
-    fewest, most = ROUNDS
-    ended = rounds.until(seconds=seconds, fewest=fewest, most=most)
-    baseline = next(arm.name for arm in arms if arm.variant.kind == DENSE)
-    for arm in arms:
-        about = _about(task, arm.variant, arm.format, arm.weights)
-        yield {
-            **about,
-            "status": OK,
-            "reason": "-",
-            **arm.facts,
-            "batch": batch,
-            "length": max(value.shape[1] for value in inputs.values() if value.dim() > 1),
-            **_spread("seconds", rounds.seconds(arm.name)),
-            **_spread("ratio", rounds.ratio(arm.name, baseline)),
-            "baseline": baseline,
-            "rounds": rounds.count,
-            "ended": ended,
-        }
-    samples += [
-        {"task": task.name, "batch": batch, "arm": each.name, "round": each.round, "seconds": each.seconds}
-        for each in rounds.samples()
-    ]
+def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a task: the memory that its arms take, and their times in turns, which are added to samples."""
+    task, arms = entrant.task, entrant.arms
+    batch_size, length = PREFILL if task.generates else (task.batch_size, None)
+    for batch in options.batch or (batch_size,):
+        inputs = _example(entrant.experiment, batch, options.length or length)
+        for arm in arms:
+            arm.facts["memory_bytes"] = peak_of(arm, inputs, entrant.folder)
+        say(f"{task.name}: {len(arms)} models take turns at batch {batch}")
+        rounds = Rounds()
+        for arm in arms:
+            rounds.add(arm.name, partial(call_of, arm.format, arm.run, inputs))
+        fewest, most = ROUNDS
+        ended = rounds.until(seconds=options.seconds, fewest=fewest, most=most)
+        baseline = next(arm.name for arm in arms if arm.variant.kind == DENSE)
+        for arm in arms:
+            yield {
+                **_about(task, arm.variant, arm.format, arm.weights),
+                "status": OK,
+                "reason": "-",
+                **arm.facts,
+                "batch": batch,
+                "length": max(value.shape[1] for value in inputs.values() if value.dim() > 1),
+                **_spread("seconds", rounds.seconds(arm.name)),
+                **_spread("ratio", rounds.ratio(arm.name, baseline)),
+                "baseline": baseline,
+                "rounds": rounds.count,
+                "ended": ended,
+            }
+        samples += [
+            {"task": task.name, "batch": batch, "arm": each.name, "round": each.round, "seconds": each.seconds}
+            for each in rounds.samples()
+        ]
 
 
 def _spread(name: str, spread: Any) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ from bench.measure.memory import weight_bytes
 from bench.runtimes.variants import Variant
 from mha.exporting.exported import version_of
 from mha.exporting.inputs import named
+from mha.exporting.registry import find_format
 from mha.tasks import Task
 
 EAGER = "eager"
@@ -24,18 +25,19 @@ RUNTIMES = {  # format -> what its runtime is called
     "torch": "torch.export",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
     "gguf": "llama.cpp",
 }
-PACKAGES = {EAGER: "torch", "torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "gguf": "xllamacpp"}
 IMPORTS = {  # what a process has imported before the memory of a model is measured in it
     EAGER: ("torch",),
     "torch": ("transformers.exporters.auto",),
     "onnx": ("onnxruntime", "onnxscript", "transformers.exporters.auto"),
     "openvino": ("openvino", "transformers.exporters.auto"),
+    "executorch": ("executorch.runtime", "transformers.exporters.auto"),
     "gguf": ("xllamacpp", "gguf"),
 }
 FLOAT32, INT8 = "float32", "int8"
-EIGHT_BITS = "onnx", "openvino", "gguf"
+EIGHT_BITS = "torch", "onnx", "openvino", "gguf"
 
 Inputs = dict[str, Any]
 
@@ -133,7 +135,7 @@ def arm_of(variant: Variant, format: str, weights: str, directory: Path, example
     found = mha.check_export(export, model, mha.plan_of(model), [((), example)])
     facts = {
         "file_bytes": export.bytes,
-        "version": version_of(PACKAGES[format]),
+        "version": version_of(find_format(format).runtime),
         "export_seconds": seconds,
         "off_by": found.worst.share,
         "allowed": found.allowed,

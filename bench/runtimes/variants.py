@@ -50,18 +50,17 @@ def lightened(task: Task, evaluated: int | None, calibrated: int | None) -> Task
 
 
 def variants(task: Task, experiment: Experiment, keep: Sequence[float]) -> Iterator[Variant]:
-    """Yield the dense model, those that `mha.shrink` makes at these shares, and smaller ones trained from scratch.
+    """Yield the dense model, those that `mha.shrink` makes at these shares, and a smaller one trained from scratch.
 
-    The last are there for tasks whose models are trained here, with as many heads in every layer as that share says.
+    The last is there for tasks whose models are trained here, with as many heads in every layer as the least share says.
     """
     total = _heads(experiment.model())
     yield Variant(DENSE, 1.0, total, total, experiment.model())
     for share in sorted(keep, reverse=True):
         small = experiment.small(SHRINK, share, SHRINK)
         yield Variant(PRUNED, share, _heads(small), total, small)
-    for share in sorted(keep, reverse=True):
-        if (rival := _from_scratch(task, share)) is not None:
-            yield Variant(SMALL, _heads(rival) / total, _heads(rival), total, rival)
+    if keep and (rival := _from_scratch(task, min(keep))) is not None:
+        yield Variant(SMALL, _heads(rival) / total, _heads(rival), total, rival)
 
 
 def _from_scratch(task: Task, share: float) -> nn.Module | None:
