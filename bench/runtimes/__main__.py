@@ -91,11 +91,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, nargs="*", default=KEEP, help="shares of the heads that are kept")
     parser.add_argument("--runtimes", nargs="*", default=tuple(RUNTIMES), choices=tuple(RUNTIMES))
     parser.add_argument(
-        "--batch", type=int, nargs="*", help="batch sizes that are timed; by default the task's, 1 of language models"
+        "--batch", type=int, nargs="*", help="timed batches; by default the task's, 1 of language models"
     )
-    parser.add_argument(
-        "--length", type=int, help="of the sequences that are timed; by default the task's, 128 of language models"
-    )
+    parser.add_argument("--length", type=int, help="of timed sequences; by default the task's, 128 of language models")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing, for each task and batch")
     parser.add_argument("--evaluated", type=int, help="sequences that smollm is judged by; by default 64")
     parser.add_argument("--calibrated", type=int, help="sequences that smollm is repaired by; by default 128")

@@ -52,7 +52,7 @@ def lightened(task: Task, evaluated: int | None, calibrated: int | None) -> Task
 def variants(task: Task, experiment: Experiment, keep: Sequence[float]) -> Iterator[Variant]:
     """Yield the dense model, those that `mha.shrink` makes at these shares, and a smaller one trained from scratch.
 
-    The last is there for tasks whose models are trained here, with as many heads in every layer as the least share says.
+    The last is there for tasks whose models are trained here; it has the least share of the heads in every layer.
     """
     total = _heads(experiment.model())
     yield Variant(DENSE, 1.0, total, total, experiment.model())
