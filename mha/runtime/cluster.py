@@ -74,9 +74,7 @@ class Cluster:
         self._versions = versions()
         self._given: Any = None
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # one that nobody refers to is let go of by dask
-        self._wait_for_workers(GRACE)
-        self._check_versions()
-        self._send()
+        self._prepare(GRACE)
 
     def mapped(self, function: Callable[..., R], task: Task, *args: Any) -> R:
         """What the function returns for (shared, the task's shard, *args), computed by one worker.
@@ -116,7 +114,7 @@ class Cluster:
                         f"{self._by}: the workers that held a part of the work were lost {TRIES} times ({lost}); look "
                         "at their logs, above all for memory"
                     ) from lost
-                self._again()
+                self._prepare(MISSED)
         raise AssertionError
 
     def close(self) -> None:
@@ -222,44 +220,54 @@ class Cluster:
         distributed = needed("distributed", "cluster", "to work on a cluster")
         name = "the sum" if task is None else task.name
         try:
-            return future.result(timeout=MISSED)
+            return self._gathered(future)
         except MhaError as error:
             if task is not None and task.exact:
                 raise
             raise type(error)(f"{name}: {error}") from error
         except distributed.KilledWorker as error:
             raise CalibrationError(
-                f"{name}: {error.allowed_failures + 1} workers died while they computed it; most often for want of "
+                f"{name}: its worker died {error.allowed_failures + 1} times in computing it, most often for want of "
                 "memory: give smaller shards, or workers more memory"
             ) from error
-        except (distributed.client.FutureCancelledError, TimeoutError) as error:
+        except distributed.client.FutureCancelledError as error:
             raise _LostError(f"{name} was lost") from error
         except Exception as error:
             raise CalibrationError(f"{name}, on a worker: {type(error).__name__}: {error}") from error
 
-    def _again(self) -> None:
-        """Send what every shard needs once more.
+    def _gathered(self, future: Any) -> Any:
+        """What a future that is there comes to, however long it takes to get it here.
 
         Raises:
-            CalibrationError: there are no workers any more.
+            Exception: what it was raised with.
         """
-        check_client(self.client, self._by)
-        self._wait_for_workers(MISSED)
-        self._check_versions()
-        self._send()
+        while True:
+            try:
+                return future.result(timeout=MISSED)
+            except TimeoutError:
+                if future.status == "error":  # it is the function's own
+                    raise
+                if not self._workers():
+                    raise _LostError("the result was lost") from None
 
-    def _send(self) -> None:
-        """Send what every shard needs to each worker.
+    def _prepare(self, seconds: float) -> None:
+        """Wait for workers, check them, and send them what every shard needs.
 
         Raises:
-            CalibrationError: something can't be sent; says what.
+            CalibrationError: no worker came within so many seconds, one has other versions, or something can't be sent;
+                says which, and what.
         """
-        try:
-            (self._given,) = self.client.scatter([_Held(self._shared)], broadcast=True, hash=False)
-        except Exception as error:
-            for name, value in self._shared.items():
-                _check_sendable(name, value)
-            raise CalibrationError(f"{self._by}: the workers can't be sent what they need: {error}") from error
+        for _ in range(TRIES):
+            self._wait_for_workers(seconds)
+            self._check_versions()
+            try:
+                (self._given,) = self.client.scatter([_Held(self._shared)], broadcast=True, hash=False)
+                return
+            except Exception as error:
+                for name, value in self._shared.items():
+                    _check_sendable(name, value)
+                why: Exception = error  # a worker was lost meanwhile, say
+        raise CalibrationError(f"{self._by}: workers can't be sent what they need: {why!r}") from why
 
     def _workers(self) -> Mapping[str, int]:
         """Address -> threads of each worker that there is now.
@@ -295,7 +303,8 @@ class Cluster:
             CalibrationError: a worker has others; says which worker, and which version is where.
         """
         for address, found in self.client.run(_asking(sorted(self._versions)), on_error="return").items():
-            _check_alike(self._by, address, self._versions, found)
+            if not isinstance(found, OSError):  # that one has just been lost; each is asked again with each shard
+                _check_alike(self._by, address, self._versions, found)
 
     def _is_future(self, value: Any) -> bool:
         return isinstance(value, needed("distributed", "cluster", "to work on a cluster").Future)
