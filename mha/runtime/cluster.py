@@ -13,7 +13,6 @@ import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,10 +34,21 @@ R = TypeVar("R")
 
 
 class _Held:
-    """A shard in a task, as it is: dask looks for tasks and futures in lists and mappings, but not in this."""
+    """Something that is sent as it is: dask has ways of its own for modules, and looks for futures in lists."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
+
+
+class _Packed:
+    """A shard as it travels.
+
+    Args:
+        header, frames: as `distributed.protocol.serialize` makes them.
+    """
+
+    def __init__(self, header: Any, frames: Sequence[Any]) -> None:
+        self.header, self.frames = header, [bytes(frame) for frame in frames]
 
 
 class Task(NamedTuple):
@@ -118,9 +128,8 @@ class Cluster:
         raise AssertionError
 
     def close(self) -> None:
-        """Let go of all that was sent and computed; what still runs is cancelled."""
-        self._cancel([*self._futures, self._given])
-        self._given = None
+        """Let go of all that was sent and computed; what has not begun never will."""
+        self._release([*self._futures, self._given])
 
     def _added(
         self, function: Callable[..., R], tasks: Iterator[Task], args: tuple[Any, ...], done: Callable[[], None]
@@ -135,9 +144,8 @@ class Cluster:
         tree = _Tree(self)
         try:
             for number, task in enumerate(tasks):
-                shard = task.shard if self._is_future(task.shard) else _Held(task.shard)
-                with _named(task.name):
-                    future = self.submit(_work, function, self._versions, self._given, shard, args)
+                shard = task.shard if self._is_future(task.shard) else _packed(task)
+                future = self.submit(_work, function, self._versions, self._given, shard, args)
                 running[number] = (task, future)
                 tree.add(future)
                 while len(running) >= most:
@@ -152,7 +160,7 @@ class Cluster:
             result: R = self._of(total)
             return result
         finally:
-            self._cancel([*(future for _, future in running.values()), *tree.roots()])
+            self._release([*(future for _, future in running.values()), *tree.roots()])
 
     def submit(self, *args: Any, priority: int = 0) -> Any:
         """A future of a call on some worker; `close` lets go of it."""
@@ -162,12 +170,10 @@ class Cluster:
         self._futures.add(future)
         return future
 
-    def _cancel(self, futures: Sequence[Any]) -> None:
-        """Let go of these futures, and have nobody begin with those that have not begun."""
-        with contextlib.suppress(Exception):  # the client may be closed
-            self.client.cancel(futures)
+    def _release(self, futures: Sequence[Any]) -> None:
+        """Let go of these futures: dask forgets what nobody wants, and does not begin with it."""
         for future in futures:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the client may be closed
                 future.release()
 
     def _finish(self, running: dict[int, tuple[Task, Any]], done: Callable[[], None]) -> None:
@@ -366,19 +372,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Within the context an error says that the shard of this name can't be sent.
-
-    Raises:
-        CalibrationError: it can't.
-    """
-    try:
-        yield
-    except TypeError as error:
-        raise CalibrationError(f"{name} can't be sent to a worker: {error.__cause__ or error}") from error
-
-
 def _asking(names: Sequence[str]) -> Callable[[], dict[str, str]]:
     """A function that says which versions of these there are where it runs.
 
@@ -450,12 +443,36 @@ def _check_sendable(name: str, value: Any) -> None:
 
 def _unsendable(value: Any) -> str | None:
     """Why the value can't be sent to another process; None if it can."""
-    serialize = needed("distributed.protocol.serialize", "cluster", "to work on a cluster").serialize
     try:
-        serialize(value, on_error="raise")
+        _serialized(value)
     except Exception as error:
         return str(error.__cause__ or error)
     return None
+
+
+def _serialized(value: Any) -> tuple[Any, Sequence[Any]]:
+    """Header and frames of the value, as dask sends it."""
+    serialize = needed("distributed.protocol.serialize", "cluster", "to work on a cluster").serialize
+    header, frames = serialize(_Held(value), on_error="raise")
+    return header, frames
+
+
+def _packed(task: Task) -> _Packed:
+    """The task's shard as it travels.
+
+    Raises:
+        CalibrationError: it can't be sent.
+    """
+    try:
+        return _Packed(*_serialized(task.shard))
+    except TypeError as error:
+        raise CalibrationError(f"{task.name} can't be sent to a worker: {error.__cause__ or error}") from error
+
+
+def _unpacked(shard: _Packed) -> Any:
+    """What was packed."""
+    deserialize = needed("distributed.protocol.serialize", "cluster", "to work on a cluster").deserialize
+    return deserialize(shard.header, shard.frames).content
 
 
 def _work(
@@ -468,7 +485,7 @@ def _work(
     """
     if expected != versions():
         _check_alike("this call", _address(), expected, versions())
-    return function(given.content, shard.content if isinstance(shard, _Held) else shard, *args)
+    return function(given.content, _unpacked(shard) if isinstance(shard, _Packed) else shard, *args)
 
 
 def _address() -> str:
