@@ -306,8 +306,14 @@ class Cluster:
         """Check that all workers there are have the versions that are here.
 
         Raises:
-            CalibrationError: a worker has others; says which worker, and which version is where.
+            CalibrationError: a worker has others; says which worker, and which version is where. Or it is a thread of
+                this process.
         """
+        if inside := [address for address in self._workers() if address.startswith("inproc")]:
+            raise CalibrationError(
+                f"{self._by}: worker {inside[0]} is a thread of this process, which has one random state and one model "
+                "for all of them: give it processes of its own, as LocalCluster(processes=True) does"
+            )
         for address, found in self.client.run(_asking(sorted(self._versions)), on_error="return").items():
             if not isinstance(found, OSError):  # that one has just been lost; each is asked again with each shard
                 _check_alike(self._by, address, self._versions, found)
