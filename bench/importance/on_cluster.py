@@ -25,7 +25,7 @@ from bench.measure.threads import one_thread
 from mha.values.optional_packages import needed
 
 WIDTH, LAYERS, HEADS = 384, 6, 12
-SHAPE = 16, 64  # examples and tokens of a batch
+SHAPE = 8, 32  # examples and tokens of a batch
 CRITERIA = "fisher", "least_squares"
 TINY = 200  # shards of the tiny model
 HERE = "one process, no cluster"
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m bench.importance.on_cluster`: measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.importance.on_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batches", type=int, default=32)
-    parser.add_argument("--shard", type=int, default=4, help="batches of a shard")
+    parser.add_argument("--batches", type=int, default=16)
+    parser.add_argument("--shard", type=int, default=2, help="batches of a shard")
     parser.add_argument("--criteria", nargs="+", default=CRITERIA, choices=mha.criteria())
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args(arguments)

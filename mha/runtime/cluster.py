@@ -58,11 +58,13 @@ class Task(NamedTuple):
         name: of the shard, in errors.
         shard: its content, or a future of it.
         exact: whether what the function raises says all there is to say, so that the shard need not be named.
+        args: what the function is given beside what all shards are.
     """
 
     name: str
     shard: Any
     exact: bool = False
+    args: tuple[Any, ...] = ()
 
 
 class Cluster:
@@ -82,12 +84,13 @@ class Cluster:
         check_client(client, by)
         self.client, self._by, self._shared = client, by, dict(shared)
         self._versions = versions()
-        self._given: Any = None
+        self._given: list[Any] = []  # futures, of what is shared and of what was added to it
+        self._added_later: list[Any] = []
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # one that nobody refers to is let go of by dask
         self._prepare(GRACE)
 
     def mapped(self, function: Callable[..., R], task: Task, *args: Any) -> R:
-        """What the function returns for (shared, the task's shard, *args), computed by one worker.
+        """What the function returns for (shared, the task's shard, *the task's args, *args), computed by one worker.
 
         Raises:
             Exception: as `added`.
@@ -101,9 +104,10 @@ class Cluster:
         *args: Any,
         done: Callable[[], None] = lambda: None,
     ) -> R:
-        """The sum, by `+`, over all shards of what the function returns for (shared, shard, *args).
+        """The sum, by `+`, over all shards of what the function returns for (shared, shard, *the task's args, *args).
 
-        `+` makes a new sum, and changes neither of the two.
+        What `share` has sent stands in `shared` as a list under "later". `+` makes a new sum, and changes neither of
+        the two.
 
         Args:
             tasks: gives the shards; called again where all workers that held a part of the work were lost.
@@ -129,7 +133,16 @@ class Cluster:
 
     def close(self) -> None:
         """Let go of all that was sent and computed; what has not begun never will."""
-        self._release([*self._futures, self._given])
+        self._release([*self._futures, *self._given])
+
+    def share(self, value: Any) -> None:
+        """Send each worker something more; from now on the function is given it too, after what came before."""
+        self._added_later.append(value)
+        try:
+            self._given += self.client.scatter([_Held(value)], broadcast=True, hash=False)
+        except Exception as error:  # a worker was lost meanwhile, say
+            LOGGER.info("%s: sending again what workers need: %r", self._by, error)
+            self._prepare(MISSED)
 
     def _added(
         self, function: Callable[..., R], tasks: Iterator[Task], args: tuple[Any, ...], done: Callable[[], None]
@@ -145,7 +158,7 @@ class Cluster:
         try:
             for number, task in enumerate(tasks):
                 shard = task.shard if self._is_future(task.shard) else _packed(task)
-                future = self.submit(_work, function, self._versions, self._given, shard, args)
+                future = self.submit(_work, function, self._versions, self._given, shard, (*task.args, *args))
                 running[number] = (task, future)
                 tree.add(future)
                 while len(running) >= most:
@@ -267,7 +280,8 @@ class Cluster:
             self._wait_for_workers(seconds)
             self._check_versions()
             try:
-                (self._given,) = self.client.scatter([_Held(self._shared)], broadcast=True, hash=False)
+                what = [_Held(value) for value in (self._shared, *self._added_later)]
+                self._given = list(self.client.scatter(what, broadcast=True, hash=False))
                 return
             except Exception as error:
                 for name, value in self._shared.items():
@@ -482,7 +496,7 @@ def _unpacked(shard: _Packed) -> Any:
 
 
 def _work(
-    function: Callable[..., R], expected: Mapping[str, str], given: _Held, shard: Any, args: tuple[Any, ...]
+    function: Callable[..., R], expected: Mapping[str, str], given: Sequence[_Held], shard: Any, args: tuple[Any, ...]
 ) -> R:
     """On a worker: what the function returns for a shard.
 
@@ -491,7 +505,9 @@ def _work(
     """
     if expected != versions():
         _check_alike("this call", _address(), expected, versions())
-    return function(given.content, _unpacked(shard) if isinstance(shard, _Packed) else shard, *args)
+    shared, *later = (held.content for held in given)
+    shard = _unpacked(shard) if isinstance(shard, _Packed) else shard
+    return function({**shared, "later": later}, shard, *args)
 
 
 def _address() -> str:

@@ -1,7 +1,7 @@
 """Calibration whose batches are read by the workers of a cluster: sums are added up there, shard by shard."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
@@ -104,7 +104,7 @@ class ClusterCalibration(Calibration):
         """
         before = self.meter.forward
         shards = [task.shard for task in self._tasks()]
-        if any(map(_is_future, shards)):
+        if any(map(is_future, shards)):
             task = Task("all shards", self._cluster.submit(_joined, shards))
         else:
             task = Task("all shards", _joined(shards), exact=True)
@@ -125,15 +125,8 @@ class ClusterCalibration(Calibration):
         return tally.result
 
     def _tasks(self) -> Iterator[Task]:
-        """The shards: batches here each with its number, or futures of batches."""
-        first = 0
-        for number, item in enumerate(self.batches or ()):
-            if _is_future(item):
-                yield Task(f"shard {number}", item)
-            else:
-                batches = [usable_batch(batch) for batch in contents([item])]
-                yield Task(f"shard {number} ({_range(first, len(batches))})", Batches(first, batches), exact=True)
-                first += len(batches)
+        """The shards."""
+        return tasks_of(self.batches or ())
 
     def _with(self, *, removed: Removed, journal: Journal) -> "ClusterCalibration":  # noqa: ARG002
         return ClusterCalibration(self, self._cluster, removed=removed)
@@ -154,7 +147,19 @@ def on_cluster(calibration: Calibration, client: Any) -> Iterator[ClusterCalibra
         cluster.close()
 
 
-def _is_future(item: Any) -> bool:
+def tasks_of(batches: Iterable[Any]) -> Iterator[Task]:
+    """The shards of these batches, shards of batches, and futures of either."""
+    first = 0
+    for number, item in enumerate(batches):
+        if is_future(item):
+            yield Task(f"shard {number}", item)
+        else:
+            shard = Batches(first, [usable_batch(batch) for batch in contents([item])])
+            yield Task(f"shard {number} ({_range(first, len(shard.batches))})", shard, exact=True)
+            first += len(shard.batches)
+
+
+def is_future(item: Any) -> bool:
     """Whether it is a future of dask.distributed, told without importing that."""
     return type(item).__module__.partition(".")[0] == "distributed" and hasattr(item, "key")
 
@@ -166,10 +171,10 @@ def _range(first: int, count: int) -> str:
 
 def _joined(shards: Sequence[Any]) -> Batches:
     """All shards as one, numbered from 0."""
-    return Batches(0, [batch for shard in shards for batch in _batches_of(shard).batches])
+    return Batches(0, [batch for shard in shards for batch in batches_of(shard).batches])
 
 
-def _batches_of(shard: Any) -> Batches:
+def batches_of(shard: Any) -> Batches:
     """The batches of a shard, as `ClusterCalibration` sends it, or as a future on the cluster holds it."""
     return shard if isinstance(shard, Batches) else Batches(0, list(contents([shard])))
 
@@ -195,7 +200,7 @@ def _opened(shared: Mapping[str, Any], batches: Sequence[Any], seed: int, remove
 
 def _summed(shared: Mapping[str, Any], shard: Any, sums: S, seed: int, removed: Removed) -> _Tally[S]:
     """On a worker: the sums over the batches of a shard; `sums` are over none, and stay so."""
-    sums, numbered = copy.deepcopy(sums), _batches_of(shard)
+    sums, numbered = copy.deepcopy(sums), batches_of(shard)
     with _opened(shared, numbered.batches, seed, removed) as calibration:
         for number, content in enumerate(numbered.batches, start=numbered.first):
             calibration.add_to(sums, calibration.batch(usable_batch(content), number))
@@ -206,7 +211,7 @@ def _computed(
     shared: Mapping[str, Any], shard: Any, function: Callable[..., R], seed: int, args: Sequence[Any]
 ) -> _Tally[R]:
     """On a worker: what the function returns for a calibration of all batches."""
-    batches = _batches_of(shard).batches
+    batches = batches_of(shard).batches
     with _opened(shared, batches, seed, {}) as calibration:
         result = function(calibration, *args)
         return _Tally(result, len(batches), calibration.meter.forward, calibration.meter.backward)
