@@ -46,7 +46,7 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(7, 11)
-        self.blocks = nn.ModuleList(Block(parallel=parallel) for parallel in (False, True, False))
+        self.blocks = nn.ModuleList(Block(parallel=parallel) for parallel in (True, False))
         self.norm, self.head = nn.LayerNorm(11), nn.Linear(11, 2)
 
     def forward(self, x, lengths):
@@ -67,7 +67,7 @@ def models():
     with torch.random.fork_rng():
         torch.manual_seed(3)
         teacher = Encoder().double().eval()
-    kept = {"blocks.0.attention": (0, 2, 3), "blocks.1.attention": (1, 4), "blocks.2.attention": ()}
+    kept = {"blocks.0.attention": (0, 2, 3), "blocks.1.attention": ()}
     return teacher, mha.prune(teacher, mha.HeadPlan(kept))
 
 
@@ -82,7 +82,7 @@ def batches():
 
 @pytest.fixture(scope="module")
 def shards(batches):
-    return [batches[0], Shard(batches[1:4]), Shard(batches[4:])]
+    return [Shard(batches[:4]), batches[4]]
 
 
 @pytest.mark.parametrize(("method", "scope"), [("least_squares", "all"), ("scale", "attention"), ("bias", "attention")])
@@ -90,10 +90,11 @@ def test_the_repaired_model_is_that_of_one_process(client, models, batches, shar
     teacher, pruned = models
     here = mha.compensate(pruned, teacher, batches, forward, method, scope=scope)
     there = mha.compensate(pruned, teacher, shards, forward, method, scope=scope, cluster=client)
-    for batch in batches:
-        expected = forward(here, batch)
-        assert torch.allclose(forward(there, batch), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
-    assert not torch.allclose(forward(pruned, batches[0]), forward(there, batches[0]), rtol=1e-3)
+    with torch.no_grad():
+        for batch in batches:
+            expected = forward(here, batch)
+            assert torch.allclose(forward(there, batch), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+        assert not torch.allclose(forward(pruned, batches[0]), forward(there, batches[0]), rtol=1e-3)
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing_and_batches_may_be_there(
@@ -106,16 +107,16 @@ def test_a_worker_killed_in_the_middle_changes_nothing_and_batches_may_be_there(
         if os.getpid() != here and len(batch[0]) == 1:
             with open(seen, "a") as file:  # noqa: PTH123
                 file.write("1")
-            if seen.stat().st_size == 5:  # after some layers have been fitted
+            if seen.stat().st_size == 4:  # after some layers have been fitted
                 os.kill(os.getpid(), signal.SIGKILL)
         return model(*batch)
 
     futures = [client.submit(lambda shard: shard, shard, pure=False) for shard in shards]
-    calm = mha.compensate(pruned, teacher, shards, forward, cluster=client)
-    killed = mha.compensate(pruned, teacher, futures, mortal, cluster=client)
-    assert seen.stat().st_size > 5
+    calm = mha.compensate(pruned, teacher, batches, forward, scope="stream")
+    killed = mha.compensate(pruned, teacher, futures, mortal, scope="stream", cluster=client)
+    assert seen.stat().st_size > 4
     for name, weight in calm.state_dict().items():
-        assert torch.allclose(weight, killed.state_dict()[name], rtol=0, atol=1e-9)
+        assert torch.allclose(weight, killed.state_dict()[name], rtol=0, atol=1e-6 * float(weight.abs().max()))
 
 
 def test_what_is_wrong_is_said_as_here(client, models, batches):
