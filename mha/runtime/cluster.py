@@ -8,6 +8,7 @@ shard that was computed twice, since a worker was lost, counts once: a result be
 
 import contextlib
 import logging
+import math
 import time
 import uuid
 import warnings
@@ -23,6 +24,7 @@ from mha.values.optional_packages import needed
 
 GRACE = 10.0  # seconds that a first worker is waited for, at the start
 MISSED = 60.0  # seconds that workers may all be gone in between: a nanny starts them anew
+ASK = 5.0  # seconds between counts of the workers
 LOOK = 0.005  # seconds between looks at what has finished
 AHEAD = 4  # tasks for each thread of the workers that are handed out before others have finished
 TRIES = 3  # how often work is begun again after all workers that held a part of it were lost
@@ -152,7 +154,7 @@ class Cluster:
         Raises:
             _LostError: something that was needed was lost with the workers that held it.
         """
-        most = AHEAD * max(1, sum(self.client.nthreads().values()))
+        most, asked = 0, -math.inf
         running: dict[int, tuple[Task, Any]] = {}
         tree = _Tree(self)
         try:
@@ -161,6 +163,8 @@ class Cluster:
                 future = self.submit(_work, function, self._versions, self._given, shard, (*task.args, *args))
                 running[number] = (task, future)
                 tree.add(future)
+                if time.monotonic() - asked > ASK:  # workers may have joined
+                    most, asked = AHEAD * max(1, sum(self._workers().values())), time.monotonic()
                 while len(running) >= most:
                     self._finish(running, done)
             while running:
