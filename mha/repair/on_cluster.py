@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import find_attention
-from mha.importance.running.on_cluster import Batches, batches_of, is_future, tasks_of
+from mha.importance.running.on_cluster import Batches, batches_of, tasks_of
 from mha.pruning.masking import at_rest
 from mha.repair.fit_linear import Method, Sides, fit_to, share_of, sides_of
 from mha.repair.layers_to_fit import Scope, by_output, check_belong, emptied, part_of, parts_of
@@ -45,7 +45,7 @@ class _Read:
     weights: Mapping[int, Mapping[str, list[Tensor]]]
 
     def __add__(self, other: "_Read") -> "_Read":
-        return _Read(self.goals, {**self.weights, **other.weights})
+        return _Read(self.goals or other.goals, {**self.weights, **other.weights})
 
 
 def fit_on_cluster(
@@ -122,10 +122,10 @@ def _in_order(
     One batch tells it, if it is here. Where it can't be told, as in a model that can't be led so, the order is that in
     which the layers run, which is one process's order then too.
     """
-    shard = tasks[0].shard
-    if is_future(shard) or not all(len(runs) == 1 for part in parts for runs in part.goal.weights.values()):
+    here = [batch for task in tasks if isinstance(task.shard, Batches) for batch in task.shard.batches]
+    if not here or not all(len(runs) == 1 for part in parts for runs in part.goal.weights.values()):
         return list(parts)
-    call = Call(0, 0, lambda model: forward(model, shard.batches[0]))
+    call = Call(0, 0, lambda model: forward(model, here[0]))
     try:
         hooked = calling_outputs(find_attention(teacher)), calling_outputs(find_attention(repaired))
         with at_rest(teacher, repaired), hooked[0], hooked[1], torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 from mha.importance.registry import register_criterion
 from mha.importance.running.ablation import Ablation, BatchNotes
 from mha.importance.running.batch import CalibrationBatch
-from mha.importance.running.calibration import Calibration, Sums
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.importance.running.racing import race
 from mha.importance.running.scored import Scored
 
@@ -78,8 +78,7 @@ class _RiseSums(Sums):
         self.examples += notes.examples(next(iter(positions))) if positions else rises.examples
 
     def __add__(self, other: Self) -> Self:
-        total = {name: row + other.total[name] for name, row in self.total.items()}
-        return type(self)(self.reuse, total, self.examples + other.examples)
+        return type(self)(self.reuse, added(self.total, other.total), self.examples + other.examples)
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**vars(self), "_ablation": None}  # it holds the model

@@ -17,7 +17,7 @@ from mha.families import AttentionLayer
 from mha.families.base.linears import weight_of
 from mha.importance.registry import register_criterion
 from mha.importance.running.batch import CalibrationBatch
-from mha.importance.running.calibration import Calibration, Sums
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.importance.running.removal import Slopes, removal_costs
 from mha.runtime.undoing import hooked
 from mha.values.layout import owners
@@ -67,10 +67,7 @@ class _SlopeSums(Sums):
         self.examples += loss.examples
 
     def __add__(self, other: Self) -> Self:
-        slopes = {**self.slopes, **other.slopes}
-        for name in self.slopes.keys() & other.slopes.keys():
-            slopes[name] = self.slopes[name] + other.slopes[name]
-        return type(self)(slopes, self.examples + other.examples)
+        return type(self)(added(self.slopes, other.slopes), self.examples + other.examples)
 
 
 def costs_in(layer: AttentionLayer, slopes: Slopes) -> Tensor:

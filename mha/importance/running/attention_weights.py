@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from mha.families import AttentionLayer
 from mha.importance.running.batch import CalibrationBatch
-from mha.importance.running.calibration import Calibration, Sums
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
 
@@ -165,10 +165,7 @@ class _RowSums(Sums):
         self.examples += examples
 
     def __add__(self, other: Self) -> Self:
-        total, weight = {**self.total, **other.total}, {**self.weight, **other.weight}
-        for name in self.total.keys() & other.total.keys():
-            total[name] = self.total[name] + other.total[name]
-            weight[name] = self.weight[name] + other.weight[name]
+        total, weight = added(self.total, other.total), added(self.weight, other.weight)
         examples, complete = self.examples + other.examples, self.complete and other.complete
         return replace(self, total=total, weight=weight, examples=examples, complete=complete)
 

@@ -17,6 +17,7 @@ from mha.importance.running.shard import contents
 from mha.runtime.inference_tensors import usable_batch
 from mha.values.errors import CalibrationError
 
+A = TypeVar("A")
 S = TypeVar("S", bound="Sums")
 
 
@@ -37,6 +38,12 @@ class Sums(ABC):
     @abstractmethod
     def __add__(self, other: Self) -> Self:
         """New sums, over the batches of both; these two stay as they are."""
+
+
+def added(one: Mapping[str, A], other: Mapping[str, A]) -> dict[str, A]:
+    """Name -> the sum of what both have under it, or what one of them has, as where a layer did not run."""
+    both = {name: value + other[name] for name, value in one.items() if name in other}  # type: ignore[operator]
+    return {**one, **other, **both}
 
 
 class Calibration:

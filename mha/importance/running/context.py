@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mha.families import AttentionLayer
 from mha.importance.running.batch import CalibrationBatch
-from mha.importance.running.calibration import Calibration, Sums
+from mha.importance.running.calibration import Calibration, Sums, added
 
 
 @dataclass
@@ -76,10 +76,7 @@ class _ContextSums(Sums):
             batch.loss(change=self._see)
 
     def __add__(self, other: Self) -> Self:
-        moments = {**self.moments, **other.moments}
-        for name in self.moments.keys() & other.moments.keys():
-            moments[name] = self.moments[name] + other.moments[name]
-        return replace(self, moments=moments)
+        return replace(self, moments=added(self.moments, other.moments))
 
     def _see(self, layer: AttentionLayer, context: Tensor) -> Tensor:
         """Merge the context of a layer into its moments, and return it unchanged."""

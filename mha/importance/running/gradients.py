@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mha.families import AttentionLayer
 from mha.importance.running.batch import BatchLoss, CalibrationBatch
-from mha.importance.running.calibration import Calibration, Sums
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.importance.running.examples import first_half
 from mha.pruning.masking import scale
 from mha.values.errors import CalibrationError
@@ -83,13 +83,12 @@ class _UnitSums(Sums):
         weight = count = gradients.examples if self.unit == "batch" else 1
         for name, layer in calibration.layers.items():
             rows = gradients.rows.get(name, torch.zeros(0, layer.num_heads, dtype=torch.float64))
-            added = weight * self.statistic(rows, count)
-            self.total[name] = self.total[name] + added if name in self.total else added
+            here = weight * self.statistic(rows, count)
+            self.total[name] = self.total[name] + here if name in self.total else here
         self.examples += gradients.examples
 
     def __add__(self, other: Self) -> Self:
-        total = {name: rows + other.total[name] for name, rows in self.total.items()}
-        return replace(self, total=total, examples=self.examples + other.examples)
+        return replace(self, total=added(self.total, other.total), examples=self.examples + other.examples)
 
 
 def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:

@@ -96,8 +96,8 @@ def noisy(model, batch):
 
 
 def test_neither_the_sharding_nor_where_batches_are_makes_a_difference(client, model, batches):
-    """Shards of one example, of several unlike batches, and on the cluster already; a loss that draws at random too."""
-    sharded = [Shard([batches[3]]), Shard(batches[:2]), batches[2]]
+    """Shards of no batch, of one example, of several unlike batches, on the cluster already; with a loss that draws."""
+    sharded = [Shard(), Shard([batches[3]]), Shard(batches[:2]), batches[2]]
     # a function of dask's own has made these there, as a loader of files would
     futures = client.map(lambda shard: shard, sharded, pure=False)
     for criterion in ("fisher", "entropy", "gate"):

@@ -82,7 +82,7 @@ def batches():
 
 @pytest.fixture(scope="module")
 def shards(batches):
-    return [Shard(batches[:4]), batches[4]]
+    return [Shard(), Shard(batches[:4]), batches[4]]
 
 
 @pytest.mark.parametrize(("method", "scope"), [("least_squares", "all"), ("scale", "attention"), ("bias", "attention")])
