@@ -27,7 +27,7 @@ from mha.values.optional_packages import needed
 WIDTH, LAYERS, HEADS = 384, 6, 12
 SHAPE = 8, 32  # examples and tokens of a batch
 CRITERIA = "fisher", "least_squares"
-TINY = 200  # shards of the tiny model
+TINY = 100  # shards of the tiny model
 HERE = "one process, no cluster"
 
 
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m bench.importance.on_cluster`: measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.importance.on_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batches", type=int, default=16)
-    parser.add_argument("--shard", type=int, default=2, help="batches of a shard")
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--shard", type=int, default=1, help="batches of a shard")
     parser.add_argument("--criteria", nargs="+", default=CRITERIA, choices=mha.criteria())
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -111,8 +111,9 @@ def _clients(workers: Sequence[int]) -> Iterator[dict[str, Any]]:
     finally:
         for client in clients.values():
             if client is not None:
-                client.cluster.close()
+                cluster = client.cluster
                 client.close()
+                cluster.close()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
 """Work on the workers of a dask.distributed cluster: a function of every shard, and what it returns added up.
 
 The objects that all shards need, such as a model, are sent to each worker once. Shards that are here travel with their
-task, so that another worker can do it again; those on the cluster already (futures) stay there. Results are added up in
-pairs that depend on nothing but the shards' order: the sum is the same, to the last bit, for any number of workers. A
+task, so that another worker can do it again; those on the cluster already (futures) stay there. Which results are added
+up first depends on nothing but the shards' order: the sum is the same, to the last bit, for any number of workers. A
 shard that was computed twice, since a worker was lost, counts once: a result belongs to its shard.
 """
 
 import contextlib
 import logging
 import math
+import operator
 import time
 import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -27,6 +28,7 @@ MISSED = 60.0  # seconds that workers may all be gone in between: a nanny starts
 ASK = 5.0  # seconds between counts of the workers
 LOOK = 0.005  # seconds between looks at what has finished
 AHEAD = 4  # tasks for each thread of the workers that are handed out before others have finished
+FAN = 4  # results that one task adds up
 TRIES = 3  # how often work is begun again after all workers that held a part of it were lost
 METHODS = ("submit", "scatter", "run", "nthreads")  # by which a client is known
 
@@ -345,16 +347,16 @@ class _LostError(Exception):
 
 
 class _Tree:
-    """Futures added up in pairs as they come, by their numbers alone: (0 + 1) + (2 + 3), and so on."""
+    """Futures added up as they come, by their numbers alone: of eight (0 + 1 + 2 + 3) + (4 + 5 + 6 + 7), and so on."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._roots: list[tuple[int, Any]] = []  # (how many pairs deep, future), deepest first
+        self._roots: list[tuple[int, Any]] = []  # (of how many levels it is the sum, future), the most first
 
     def add(self, future: Any) -> None:
         """Add a shard's result, which need not be there yet."""
         self._roots.append((0, future))
-        while len(self._roots) > 1 and self._roots[-1][0] == self._roots[-2][0]:
+        while len(self._roots) >= FAN and self._roots[-1][0] == self._roots[-FAN][0]:
             self._join()
 
     def total(self) -> Any:
@@ -368,9 +370,10 @@ class _Tree:
         return [future for _, future in self._roots]
 
     def _join(self) -> None:
-        """Put the sum of the last two in their place."""
-        (depth, first), (_, second) = self._roots[-2:]
-        self._roots[-2:] = [(depth + 1, self._cluster.submit(_sum, first, second, priority=1))]
+        """Put their sum in the place of the last few."""
+        last = self._roots[-FAN:]
+        total = self._cluster.submit(_sum, *(future for _, future in last), priority=1)
+        self._roots[-FAN:] = [(last[0][0] + 1, total)]
 
 
 def check_client(client: Any, by: str) -> None:
@@ -519,6 +522,6 @@ def _address() -> str:
     return str(needed("distributed", "cluster", "to work on a cluster").get_worker().address)
 
 
-def _sum(first: Any, second: Any) -> Any:
-    """On a worker: the sum of two results."""
-    return first + second
+def _sum(*results: Any) -> Any:
+    """On a worker: the sum of some results, which stay as they are."""
+    return reduce(operator.add, results)
