@@ -283,8 +283,11 @@ class Cluster:
                 says which, and what.
         """
         for _ in range(TRIES):
+            until = time.monotonic() + MISSED
             self._wait_for_workers(seconds)
-            self._check_versions()
+            while not self._check_versions() and time.monotonic() < until:
+                time.sleep(0.1)
+                self._wait_for_workers(seconds)
             try:
                 what = [_Held(value) for value in (self._shared, *self._added_later)]
                 self._given = list(self.client.scatter(what, broadcast=True, hash=False))
@@ -322,8 +325,10 @@ class Cluster:
                 )
             time.sleep(0.1)
 
-    def _check_versions(self) -> None:
-        """Check that all workers there are have the versions that are here.
+    def _check_versions(self) -> bool:
+        """Check that all workers there are have the versions that are here; whether all have answered.
+
+        One that has just been lost does not; each is asked again with each shard.
 
         Raises:
             CalibrationError: a worker has others; says which worker, and which version is where. Or it is a thread of
@@ -334,9 +339,11 @@ class Cluster:
                 f"{self._by}: worker {inside[0]} is a thread of this process, which has one random state and one model "
                 "for all of them: give it processes of its own, as LocalCluster(processes=True) does"
             )
-        for address, found in self.client.run(_asking(sorted(self._versions)), on_error="return").items():
-            if not isinstance(found, OSError):  # that one has just been lost; each is asked again with each shard
+        answers = self.client.run(_asking(sorted(self._versions)), on_error="return")
+        for address, found in answers.items():
+            if not isinstance(found, OSError):
                 _check_alike(self._by, address, self._versions, found)
+        return bool(answers) and not any(isinstance(found, OSError) for found in answers.values())
 
     def _is_future(self, value: Any) -> bool:
         return isinstance(value, needed("distributed", "cluster", "to work on a cluster").Future)
