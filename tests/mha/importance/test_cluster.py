@@ -196,6 +196,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(client, model, batches, t
     assert all(torch.equal(row, killed[name]) for name, row in calm.items())  # to the last bit
 
 
+@pytest.mark.thorough
 def test_all_workers_killed_at_once_change_nothing(client, model, batches, tmp_path):
     many = [*batches, *batches, *batches]
     here = mha.score(model, many, loss_of, "fisher")
