@@ -46,7 +46,9 @@ def said_by_the_code(name: str) -> str:
     summary, _, details = SECTION.sub("", doc).strip().partition("\n")
     needs = "nothing but the weights" if criterion.needs == "nothing" else criterion.needs
     compares = "yes" if criterion.comparable else "no; `mha.choose` ranks them within each layer"
-    facts = f"- Reads: {needs}\n- Scores of different layers compare: {compares}"
+    facts = (
+        f"- Reads: {needs}\n- Scores of different layers compare: {compares}\n- On a cluster: {criterion.on_cluster}"
+    )
     parts = [escaped(summary), facts, escaped(inspect.cleandoc(details))]
     if criterion.options:
         meaning = {key: text for keys, text in _entries(sections.get("Args", "")) for key in keys.split(", ")}

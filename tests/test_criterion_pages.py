@@ -93,3 +93,10 @@ def test_what_the_code_says_is_no_markup():
     assert "- Reads: gradients\n- Scores of different layers compare: yes\n" in said
     assert said.endswith("does not have the examples first, or the loss does not decompose over examples.")
     assert "- **[magnitude](magnitude.md)**: The Frobenius norm" in all_criteria()
+
+
+def test_the_page_on_clusters_says_what_workers_do_for_each_criterion():
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(criteria/\1\.md\) \| (.+) \|$", (PAGES.parent / "cluster-scoring.md").read_text(), re.MULTILINE
+    )
+    assert rows == [(name, describe(name).on_cluster) for name in mha.criteria()]

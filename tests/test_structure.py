@@ -16,6 +16,7 @@ PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  
 AT_MOST = {"mha": (16, 59), "bench": (20, 56), "reports": (10, 30)}  # rooms at the top, and arrows between them
 ONLY_WHERE_USED = {
     "datasets",
+    "distributed",
     "jiwer",
     "matplotlib",
     "pandas",

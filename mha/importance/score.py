@@ -16,8 +16,12 @@ from mha.importance.running.batch import Loss
 from mha.importance.running.calibration import Calibration
 from mha.importance.running.journal import Journal, content_of, name_of, weights_of
 from mha.importance.running.meter import Meter
+from mha.importance.running.on_cluster import on_cluster
 from mha.importance.running.rounds import in_rounds
+from mha.importance.running.scored import Scored
+from mha.importance.running.shard import contents
 from mha.pruning.masking import at_rest, nothing_compiled
+from mha.runtime.cluster import check_client
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.values.errors import CalibrationError
@@ -35,6 +39,7 @@ def score(
     examples: Callable[[Any], int] | None = None,
     progress: bool | None = None,
     journal: str | os.PathLike[str] | None = None,
+    cluster: Any = None,
     **options: Any,
 ) -> HeadScores:
     """Score every attention head of the model; larger = keep.
@@ -62,11 +67,17 @@ def score(
             leave-one-out (not racing), each loss for shapley, and every round; within a round or a call of another
             criterion nothing is kept. Weights, batches, options, seed and the first batch's loss must be the same; of
             functions only their names and that loss can be compared.
+        cluster: a `distributed.Client` of dask, whose workers read the batches; None reads them here, with the same
+            result but for rounding. Batches are then those of `batches`, one a task, `mha.importance.Shard`s of them,
+            or futures of either. The model is sent once to each worker; sums of criteria that are additive come back,
+            and others are computed by one worker as a whole (docs/cluster-scoring.md). Not with `journal`.
         options: those of the criterion, as keyword arguments; `print(criteria())` lists them.
 
     Raises:
         CalibrationError: an unknown criterion or option, no batches, a loss that is not a finite scalar or does
-            not depend on the model; a journal of another scoring.
+            not depend on the model; a journal of another scoring. On a cluster also: no workers within 10 s, a worker
+            with other versions of mha, torch or Python, what can't be sent, workers that die again and again on a
+            shard; an error of the loss that is no `MhaError` comes as this one, and names the shard.
         UnsupportedModule: the model has no attention of a known family.
         BusyError: another thread has the model, and waiting for it would not end.
 
@@ -89,6 +100,10 @@ def score(
             f"criterion {chosen.name!r} has no option {', '.join(sorted(unknown))}; "
             f"it takes {', '.join(chosen.options) or 'none'}"
         )
+    if cluster is not None:
+        check_client(cluster, "mha.score")
+        if journal is not None:
+            raise CalibrationError("journal: what workers measure is not kept in a file; give journal or cluster")
     with locked(model, by="mha.score", draws=True):
         model = model if chosen.needs == "nothing" and chosen.name == "random" else usable(model)
         layers = required_attention(model)
@@ -101,15 +116,14 @@ def score(
                 notes = Journal(journal, _identity(calibration, chosen, rounds, options))
                 calibration = calibration.noted_in(opened.enter_context(notes.open()))
             torch.manual_seed(seed)
-            if rounds is None:
-                scored = chosen.scored(calibration, options)
+            if cluster is None or chosen.needs == "nothing":
+                scored = _scored(calibration, chosen, options, rounds)
             else:
-                scored = in_rounds(
-                    calibration,
-                    lambda masked: chosen.scored(masked, options).rows,
-                    rounds,
-                    comparable=chosen.comparable,
-                )
+                there = opened.enter_context(on_cluster(calibration, cluster))
+                if chosen.adds_up(options):
+                    scored = _scored(there, chosen, options, rounds)
+                else:
+                    scored = there.whole(_scored, chosen, options, rounds)
     return head_scores(
         layers,
         {name: scored.rows[name] for name in layers},
@@ -118,6 +132,15 @@ def score(
         errors=scored.errors,
         comparable=chosen.comparable,
         spent=meter.spent(),
+    )
+
+
+def _scored(calibration: Calibration, chosen: Criterion, options: Mapping[str, Any], rounds: int | None) -> Scored:
+    """What the criterion says of the calibration, in so many rounds; None for none."""
+    if rounds is None:
+        return chosen.scored(calibration, options)
+    return in_rounds(
+        calibration, lambda masked: chosen.scored(masked, options).rows, rounds, comparable=chosen.comparable
     )
 
 
@@ -143,7 +166,7 @@ def _identity(
         "set of heads": [[name, list(layer.heads)] for name, layer in calibration.layers.items()],
     }
     if chosen.needs != "nothing":
-        batches = list(calibration.batches or ())
+        batches = list(contents(calibration.batches or ()))
         identity["set of batches"] = [content_of(batch) for batch in batches]
         torch.manual_seed(calibration.seed)
         with torch.no_grad():

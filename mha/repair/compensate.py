@@ -18,8 +18,10 @@ from mha.pruning.masking import at_rest
 from mha.repair.fit_linear import Method, fit
 from mha.repair.layers_to_fit import Scope, check_belong, emptied, parts_of
 from mha.repair.observe import Forward, calling_outputs, held_batches
+from mha.repair.on_cluster import fit_on_cluster
 from mha.repair.reading import Reading, read
 from mha.repair.rows import FromTheStart, Part, SideBySide, Source, StrayedError
+from mha.runtime.cluster import check_client
 from mha.runtime.inference_tensors import usable
 from mha.runtime.locking import locked
 from mha.runtime.progress import WITH_GRADIENTS, Bar
@@ -40,6 +42,7 @@ def compensate(
     *,
     scope: Scope = "all",
     progress: bool | None = None,
+    cluster: Any = None,
 ) -> nn.Module:
     """A copy of `pruned` that comes closer to `teacher`, the model it was pruned from; without labels or training.
 
@@ -69,6 +72,11 @@ def compensate(
             the linear layers that read it, toward their own outputs in the dense model.
         progress: show a bar on stderr; unless told, one appears where stderr is a terminal and the work takes long.
 
+        cluster: a `distributed.Client` of dask, whose workers read the batches, which may be what `mha.score` takes
+            there; None reads them here. The result is the same but for rounding. Every layer takes passes of its own
+            through both models from the start up to it, so that it is for sets that are too large for one machine
+            (docs/cluster-scoring.md).
+
     Raises:
         CalibrationError: an unknown method or scope, no batches, NaN or infinity, or a `forward` that does not run both
             models alike.
@@ -93,13 +101,18 @@ def compensate(
     for option, known in ((method, METHODS), (scope, SCOPES)):
         if option not in known:
             raise CalibrationError(f"expected one of {', '.join(known)}, got {option!r}")
-    calibration = held_batches(batches)
+    if cluster is not None:
+        check_client(cluster, "mha.compensate")
+    calibration = held_batches(batches) if cluster is None else list(batches or ())
     with locked(pruned, teacher, by="mha.compensate", draws=True), torch.inference_mode(False):
         repaired = copy.deepcopy(unwrapped(pruned))
         bar = Bar("compensate", progress)
         with bar.shown():
             models = usable(repaired), usable(unwrapped(teacher))
-            fit_again(*models, calibration, forward, bar, method=method, scope=scope)
+            if cluster is None:
+                fit_again(*models, calibration, forward, bar, method=method, scope=scope)
+            else:
+                fit_on_cluster(*models, calibration, forward, bar, cluster, method=method, scope=scope)
     return repaired
 
 

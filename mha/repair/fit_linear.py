@@ -6,6 +6,7 @@ from these alone.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,11 +32,31 @@ def fit(part: Part, rows: Iterable[Rows], method: Method, batches: int) -> None:
         method: what is fitted: the bias, a factor for each head, or weight and bias.
         batches: how many there are.
     """
+    fit_to(part, sides_of(part, rows, batches, share_of(part)), method)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The moments of what a layer reads and should put out; those of two sets of batches add up to those of both.
+
+    Attributes:
+        solve, held: of the rows to fit on, and of those held out.
+        tokens: how many tokens count.
+    """
+
+    solve: Moments
+    held: Moments
+    tokens: int
+
+    def __add__(self, other: "Sides") -> "Sides":
+        return Sides(self.solve + other.solve, self.held + other.held, self.tokens + other.tokens)
+
+
+def fit_to(part: Part, sides: Sides, method: Method) -> None:
+    """Fit the layer, in place, to the moments of all batches."""
     if part.without_heads and part.linear._parameters["bias"] is None:
-        for _ in rows:  # they are checked
-            pass
         return
-    solve, held, tokens = _moments(part, rows, batches)
+    solve, held, tokens = sides.solve, sides.held, sides.tokens
     features = weight_of(part.linear).shape[1]
     if 0 < tokens < features and method == "least_squares":
         logger.warning(
@@ -62,27 +83,39 @@ def _solution(part: Part, solve: Moments, held: Moments, method: Method) -> tupl
     return refit(solve, held, weight, bias)
 
 
-def _moments(part: Part, rows: Iterable[Rows], batches: int) -> tuple[Moments, Moments, int]:
-    """The moments of what the layer reads and should put out: to fit on, and held out; and how many tokens count."""
+def share_of(part: Part) -> float:
+    """Which share of the layer's tokens is drawn; 1 or more for all."""
+    return max(LEAST_ROWS, ROWS_PER_FEATURE * weight_of(part.linear).shape[1]) / max(_expected_tokens(part), 1)
+
+
+def sides_of(part: Part, rows: Iterable[Rows], batches: int, share: float) -> Sides:
+    """The moments of these rows of the layer.
+
+    Args:
+        batches: how many there are, those included of which these are no rows.
+        share: `share_of` the layer, which tells it of all batches.
+    """
     outputs, inputs = weight_of(part.linear).shape
     device = weight_of(part.linear).device
     sums = [Accumulated(inputs, outputs, device) for _ in range(2)]
-    share = max(LEAST_ROWS, ROWS_PER_FEATURE * inputs) / max(_expected_tokens(part), 1)
-    generator = torch.Generator().manual_seed(0)
-    tokens = 0
+    generator = torch.Generator()
+    tokens, last = 0, -1
     for number, read, wanted, weights in rows:
         tokens += int((weights > 0).sum())
+        if number != last:  # what is drawn of a batch does not depend on those before it
+            generator.manual_seed(number)
+            last = number
         if share < 1:
             weights = weights * (torch.rand(weights.shape, generator=generator) < share).to(weights)
         for place, some in enumerate(_split(number, batches, len(read))):
             if read[some].numel() or not inputs:
                 sums[place].add(read[some].flatten(0, -2), wanted[some].flatten(0, -2), weights[some].flatten())
-    return sums[0].moments(), sums[1].moments(), tokens
+    return Sides(sums[0].moments(), sums[1].moments(), tokens)
 
 
 def _expected_tokens(part: Part) -> float:
     """About how many tokens of all batches count for the layer; those that were read tell how many others have."""
-    runs = [weights for of_batch in part.goal.weights for weights in of_batch]
+    runs = [weights for of_batch in part.goal.weights.values() for weights in of_batch]
     told = [int((weights > 0).sum()) for weights in runs if weights.dim()]
     return sum(told) * len(runs) / len(told) if told else 0.0
 

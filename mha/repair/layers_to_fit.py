@@ -103,18 +103,18 @@ def parts_of(
         PlanError: a linear layer outside of attention is missing in the pruned model, or has another shape there.
     """
     students, teachers = find_attention(repaired), find_attention(teacher)
-    layers = {teachers[name].output_name: layer for name, layer in students.items()}
+    layers = by_output(students, teachers)
     own = method != "least_squares"
     others = [] if own or scope == "attention" else shared_linears(teacher, teachers, repaired)
     kept = kept_outputs(teacher, repaired, others) if scope == "all" else {}
     parts = [
-        Part(
-            name=name,
-            linear=layers[name].output if name in layers else repaired.get_submodule(name),
-            dense=teacher.get_submodule(name),
-            goal=replace(goal, reader=None) if own else goal,
-            layer=layers.get(name),
-            kept=None if goal.reader is not None else kept.get(name),
+        part_of(
+            repaired,
+            teacher,
+            layers,
+            name,
+            replace(goal, reader=None) if own else goal,
+            None if goal.reader is not None else kept.get(name),
         )
         for name, goal in goals.items()
         if name in layers or (name in others and (goal.reader is not None or name in kept))
@@ -122,6 +122,25 @@ def parts_of(
     smaller = {teachers[name].output_name for name in students if students[name].num_heads < teachers[name].num_heads}
     first = next((place for place, part in enumerate(parts) if part.name in smaller), len(parts))
     return parts[first:]
+
+
+def by_output(students: Layers, teachers: Layers) -> dict[str, AttentionLayer]:
+    """The name that an output projection has in the dense model -> the attention layer of the pruned model."""
+    return {teachers[name].output_name: layer for name, layer in students.items()}
+
+
+def part_of(
+    repaired: nn.Module, teacher: nn.Module, layers: Layers, name: str, goal: Goal, kept: Tensor | None
+) -> Part:
+    """A layer of the pruned model that is fitted.
+
+    Args:
+        layers: as `by_output` gives them.
+        name, goal, kept: those of the `Part`.
+    """
+    layer = layers.get(name)
+    linear = repaired.get_submodule(name) if layer is None else layer.output
+    return Part(name=name, linear=linear, dense=teacher.get_submodule(name), goal=goal, layer=layer, kept=kept)
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.families import AttentionLayer
+from mha.importance.running.shard import contents
 from mha.pruning.equivalence import tensors_in
 from mha.pruning.masking import nothing_compiled, on_context
 from mha.runtime.activation_checkpoints import no_reentrant_checkpoints
@@ -49,7 +50,7 @@ def held_batches(batches: Any) -> list[Any]:
     Raises:
         CalibrationError: there are none.
     """
-    kept = [usable_batch(batch) for batch in batches or ()]
+    kept = [usable_batch(batch) for batch in contents(batches or ())]
     if not kept:
         raise CalibrationError("the calibration set is empty: expected at least one batch")
     return kept

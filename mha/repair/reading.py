@@ -92,12 +92,7 @@ def read(
     Raises:
         CalibrationError: `forward` ran no attention, or there are NaN or infinite values after a layer.
     """
-    layers = find_attention(model)
-    sought = Sought(
-        outputs=[layer.output_name for layer in layers.values()],
-        others=shared_linears(model, layers, model),
-        silent=silent,
-    )
+    sought = sought_in(model, silent)
     arguments: dict[int, list[Arguments]] = {}
 
     def noting(model: nn.Module, numbered: tuple[int, Any]) -> Any:
@@ -108,6 +103,16 @@ def read(
     goals = goals_of(model, sought, batches, noting, seen=seen, enough=enough)
     return Reading(
         goals, [arguments.get(number, []) for number in range(len(batches))], model, batches, list(arguments)
+    )
+
+
+def sought_in(model: nn.Module, silent: Collection[nn.Module]) -> Sought:
+    """The linear layers of the dense model for which goals are sought; `silent` as in `read`."""
+    layers = find_attention(model)
+    return Sought(
+        outputs=[layer.output_name for layer in layers.values()],
+        others=shared_linears(model, layers, model),
+        silent=silent,
     )
 
 

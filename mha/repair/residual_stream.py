@@ -56,11 +56,11 @@ class Goal:
     Attributes:
         reader: the module that reads the residual stream after the layer's output was added to it; None where
             there is none, and the goal is the layer's own output.
-        weights: batch -> for each run of the layer how much every token of its output counts, (...).
+        weights: number of a batch -> for each run of the layer how much every token of its output counts, (...).
     """
 
     reader: str | None = None
-    weights: list[list[Tensor]] = field(default_factory=list)
+    weights: Mapping[int, list[Tensor]] = field(default_factory=dict)
 
 
 def goals_of(
@@ -95,17 +95,17 @@ def goals_of(
                 read |= further
                 break
             enough = None
-        found, weights = _weights_of(model, sought, batches[number], number, forward, seen)
+        found, weights = weights_of(model, sought, batches[number], number, forward, seen)
         if not read:
-            _check_ran(found, sought.outputs)
+            check_ran(found, sought.outputs)
             goals = found
         read[number] = {name: weights.get(name, []) for name in goals}
     for name, goal in goals.items():
-        goal.weights = [read[number][name] for number in range(len(batches))]
+        goal.weights = {number: of_batch[name] for number, of_batch in sorted(read.items())}
     return goals
 
 
-def _weights_of(
+def weights_of(
     model: nn.Module,
     sought: Sought,
     batch: Any,
@@ -131,7 +131,7 @@ def _weights_of(
     return _empty_goals(runs, by_output, by_read), weights
 
 
-def _check_ran(ran: Collection[str], outputs: Sequence[str]) -> None:
+def check_ran(ran: Collection[str], outputs: Sequence[str]) -> None:
     """Refuse a `forward` that does not run the model's attention.
 
     Args:

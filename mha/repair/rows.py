@@ -98,13 +98,20 @@ class FromTheStart:
     Args:
         student, teacher: the pruned and the dense model.
         parts: the layers, in the order in which they run.
+        first: the number of the first batch.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, parts: Sequence[Part], batches: Sequence[Any], forward: Forward
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        parts: Sequence[Part],
+        batches: Sequence[Any],
+        forward: Forward,
+        first: int = 0,
     ) -> None:
         self._student, self._teacher, self._parts = student, teacher, parts
-        self._batches, self._forward = batches, forward
+        self._batches, self._forward, self._first = batches, forward, first
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self._parts)
@@ -116,7 +123,7 @@ class FromTheStart:
             CalibrationError: in some batch the layer does not run as in the dense model, or reads or puts out NaN or
                 infinity.
         """
-        for number, batch in enumerate(self._batches):
+        for number, batch in enumerate(self._batches, start=self._first):
             weights = part.goal.weights[number]
             if not weights:
                 continue

@@ -8,7 +8,7 @@ from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 
 
-@register_criterion("confidence", needs="attention weights", comparable=False)
+@register_criterion("confidence", needs="attention weights", comparable=False, additive=True)
 def confidence(calibration: Calibration) -> Scored:
     """The mean over rows of the largest attention weight: heads that are sure where to look are kept.
 

@@ -9,7 +9,7 @@ from mha.importance.running.calibration import Calibration
 from mha.importance.running.scored import Scored
 
 
-@register_criterion("entropy", needs="attention weights", comparable=False)
+@register_criterion("entropy", needs="attention weights", comparable=False, additive=True)
 def entropy(calibration: Calibration) -> Scored:
     """How focused the head is, whatever the length: 1 less the mean over rows of its relative entropy.
 

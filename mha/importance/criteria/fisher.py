@@ -8,7 +8,7 @@ from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@register_criterion("fisher", needs="gradients")
+@register_criterion("fisher", needs="gradients", additive=True)
 def fisher(calibration: Calibration, *, unit: Unit = "example") -> Scored:
     """The empirical Fisher information of the head's gate: the mean square of the loss's gradient, E[g_h²].
 

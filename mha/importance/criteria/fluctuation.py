@@ -10,7 +10,7 @@ from mha.importance.running.calibration import Calibration
 from mha.importance.running.context import moments
 
 
-@register_criterion("fluctuation", needs="context", comparable=False)
+@register_criterion("fluctuation", needs="context", comparable=False, additive=True)
 def fluctuation(calibration: Calibration, *, normalize: bool = False) -> dict[str, Tensor]:
     """How much the head's context varies, weighed by the columns that read it: Σ_j Var(x_j) ‖W_o[:,j]‖².
 

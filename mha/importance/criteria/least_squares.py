@@ -20,7 +20,7 @@ LOGGER = logging.getLogger(__name__)
 SINGULAR = 1e-12  # a smaller eigenvalue, relative to the largest, can't be told from 0 in float64
 
 
-@register_criterion("least_squares", needs="context", comparable=False)
+@register_criterion("least_squares", needs="context", comparable=False, additive=True)
 def least_squares(
     calibration: Calibration, *, damping: float = 1e-6, intercept: bool = False, normalize: bool = False
 ) -> dict[str, Tensor]:

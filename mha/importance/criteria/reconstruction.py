@@ -6,7 +6,9 @@ currency of the loss: by its curvature as in K-FAC (Martens and Grosse 2015).
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,14 @@ from torch import Tensor, nn
 from mha.families import AttentionLayer
 from mha.families.base.linears import weight_of
 from mha.importance.registry import register_criterion
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.batch import CalibrationBatch
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.importance.running.removal import Slopes, removal_costs
 from mha.runtime.undoing import hooked
 from mha.values.layout import owners
 
 
-@register_criterion("reconstruction", needs="gradients")
+@register_criterion("reconstruction", needs="gradients", additive=True)
 def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
     """What the loss rises by, to second order, when the head leaves and its layer's output projection is solved again.
 
@@ -34,21 +37,37 @@ def reconstruction(calibration: Calibration) -> dict[str, Tensor]:
         CalibrationError: a loss that can't be differentiated.
     """
     calibration.expect(1)
-    layers = calibration.with_heads
-    slopes: dict[str, Slopes] = {}
-    examples = 0
-    for batch in calibration.each_batch():
+    sums = calibration.summed(_SlopeSums())
+    scores = calibration.zeros()
+    for name, of_layer in sums.slopes.items():
+        scores[name] = costs_in(calibration.layers[name], of_layer) / sums.examples
+    return scores
+
+
+@dataclass
+class _SlopeSums(Sums):
+    """The sums that costs follow from.
+
+    Attributes:
+        slopes: layer that ran -> the sums over its tokens.
+        examples: how many examples there are.
+    """
+
+    slopes: dict[str, Slopes] = field(default_factory=dict)
+    examples: int = 0
+
+    def add(self, calibration: Calibration, batch: CalibrationBatch) -> None:
+        layers = calibration.with_heads
         with _noted(layers) as runs, batch.run() as loss:
             seen = list(runs)  # a model that checkpoints its activations runs again for the gradients
             outputs = {f"{name}, run {number}": output for number, (name, _, output) in enumerate(seen)}
             gradients = batch.gradients(loss, outputs)
-            examples += loss.examples
             for (name, read, _), gradient in zip(seen, gradients.values(), strict=True):
-                _slopes_of(slopes, name, layers[name]).add(read, gradient * loss.examples)
-    scores = calibration.zeros()
-    for name, of_layer in slopes.items():
-        scores[name] = costs_in(layers[name], of_layer) / examples
-    return scores
+                _slopes_of(self.slopes, name, layers[name]).add(read, gradient * loss.examples)
+        self.examples += loss.examples
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(added(self.slopes, other.slopes), self.examples + other.examples)
 
 
 def costs_in(layer: AttentionLayer, slopes: Slopes) -> Tensor:

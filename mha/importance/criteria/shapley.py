@@ -16,7 +16,7 @@ from mha.values.errors import CalibrationError
 Bound = Literal["normal", "bernstein"]
 
 
-@register_criterion("shapley", needs="outputs")
+@register_criterion("shapley", needs="outputs", additive=True)
 def shapley(
     calibration: Calibration,
     *,

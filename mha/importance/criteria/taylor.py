@@ -9,7 +9,7 @@ from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@register_criterion("taylor", needs="gradients")
+@register_criterion("taylor", needs="gradients", additive=True)
 def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool = False) -> Scored:
     """How far the loss would move to first order, up or down, without the head: I_h = E_x |∂L(x)/∂ξ_h|.
 
@@ -25,10 +25,15 @@ def taylor(calibration: Calibration, *, unit: Unit = "example", normalize: bool 
         CalibrationError: the unit is "example" and the context does not have the examples first, or the loss does
             not decompose over examples.
     """
-    rows, examples = mean_over_units(calibration, unit, lambda gradients, _: gradients.abs().sum(dim=0))
+    rows, examples = mean_over_units(calibration, unit, _size)
     if normalize:
         return Scored({name: _unit(row) for name, row in rows.items()})
     return Scored(rows, examples)
+
+
+def _size(gradients: Tensor, _examples: int) -> Tensor:
+    """The sum over units of |g| (h,), for gradients g (units, h)."""
+    return gradients.abs().sum(dim=0)
 
 
 def _unit(row: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from mha.importance.running.gradients import Unit, mean_over_units
 from mha.importance.running.scored import Scored
 
 
-@register_criterion("taylor_second_order", needs="gradients")
+@register_criterion("taylor_second_order", needs="gradients", additive=True)
 def taylor_second_order(calibration: Calibration, *, unit: Unit = "example") -> Scored:
     """What the loss would rise by to second order without the head: -E[g] + ½ H_hh, with H_hh ≈ E[g²].
 

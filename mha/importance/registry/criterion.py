@@ -17,7 +17,7 @@ Function = Callable[..., Mapping[str, Tensor] | Scored]
 
 DEFAULT = "default"  # what `mha.score` calls the criterion that it takes unless told otherwise
 # The parameters of `mha.score`, which therefore never reach a criterion
-TAKEN = {"model", "batches", "loss", "criterion", "seed", "rounds", "examples", "progress", "journal"}
+TAKEN = {"model", "batches", "loss", "criterion", "seed", "rounds", "examples", "progress", "journal", "cluster"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Criterion:
         function: (calibration, **options) -> layer name -> (h,), larger = keep, or a `Scored`, which holds that.
         comparable: whether scores of different layers are in one currency, that of the loss; else they say which head
             of a layer to keep, not which layer.
+        additive: whether the function reads the batches by `Calibration.summed` and `mean_loss` alone; a cluster's
+            workers then add them up shard by shard. Else one worker runs the whole function.
+        unless: the option that, if it is given and true, makes it read the batches otherwise; "" for none.
 
     Raises:
         CalibrationError: an attribute is not as described; says which, and what was expected.
@@ -40,10 +43,17 @@ class Criterion:
     needs: Needs
     function: Function
     comparable: bool = True
+    additive: bool = False
+    unless: str = ""
 
     def __post_init__(self) -> None:
-        check_description(self.name, self.needs, self.comparable)
+        check_description(self.name, self.needs, self.comparable, self.additive)
         _check_function(self.name, self.function)
+        if self.unless and self.unless not in self.options:
+            raise CalibrationError(
+                f"criterion {self.name!r}: unless is the name of one of its options, {', '.join(self.options)}; got "
+                f"{self.unless!r}"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,6 +68,19 @@ class Criterion:
         """What the criterion measures, in a line: the first one of the function's docstring."""
         lines = (inspect.getdoc(self.function) or "").splitlines()
         return lines[0] if lines else "(its function has no docstring)"
+
+    def adds_up(self, options: Mapping[str, Any]) -> bool:
+        """Whether, with these options, what it needs of the batches adds up over shards of them."""
+        return self.additive and not {**self.options, **options}.get(self.unless, False)
+
+    @property
+    def on_cluster(self) -> str:
+        """What `mha.score(..., cluster=client)` has the workers do, in a few words."""
+        if self.needs == "nothing":
+            return "nothing: no batches are read"
+        if not self.additive:
+            return "one worker computes all, as here"
+        return "shards are added up" + (f"; with `{self.unless}`, one worker computes all" if self.unless else "")
 
     def scored(self, calibration: Calibration, options: Mapping[str, Any]) -> Scored:
         """What the function returns for this calibration and these options; a mapping of scores becomes a `Scored`.
@@ -97,12 +120,12 @@ class Criterion:
                 )
 
 
-def check_description(name: Any, needs: Any, comparable: Any) -> None:
+def check_description(name: Any, needs: Any, comparable: Any, additive: Any = False) -> None:
     """Check a criterion's attributes other than its function.
 
     Raises:
         CalibrationError: the name is no Python identifier, a keyword or "default"; `needs` is none of the five that
-            `Criterion` lists; or `comparable` is no bool.
+            `Criterion` lists; or `comparable` or `additive` is no bool.
     """
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name == DEFAULT:
         raise CalibrationError(
@@ -116,6 +139,11 @@ def check_description(name: Any, needs: Any, comparable: Any) -> None:
         raise CalibrationError(
             f"criterion {name!r}: comparable says whether scores of different layers compare, True or False; got "
             f"{comparable!r}"
+        )
+    if not isinstance(additive, bool):
+        raise CalibrationError(
+            f"criterion {name!r}: additive says whether it reads batches by Calibration.summed and mean_loss alone, "
+            f"True or False; got {additive!r}"
         )
 
 

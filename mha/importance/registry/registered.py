@@ -14,7 +14,9 @@ F = TypeVar("F", bound=Function)
 _CRITERIA: dict[str, Criterion] = {}
 
 
-def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> Callable[[F], F]:
+def register_criterion(
+    name: str, *, needs: Needs, comparable: bool = True, additive: bool = False, unless: str = ""
+) -> Callable[[F], F]:
     """Make the decorated function a criterion, which `mha.score` takes by this name.
 
     The criteria of this package are registered in the same way, one in each file of `mha/importance/criteria`.
@@ -32,6 +34,10 @@ def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> C
             `mha.score` ask for batches and a loss.
         comparable: whether scores of different layers are in one currency, that of the loss. Where they are not,
             `mha.choose` ranks heads within their layers.
+        additive: whether the function reads the batches by the calibration's `mean_loss` and `summed` alone.
+            `mha.score(..., cluster=client)` then has workers add up shard by shard; otherwise one of them runs the
+            function, on all batches.
+        unless: the name of an option that makes it read them in another way when it is true.
 
     Raises:
         CalibrationError: the name is taken or no identifier, `needs` is unknown, or the function has other
@@ -54,10 +60,10 @@ def register_criterion(name: str, *, needs: Needs, comparable: bool = True) -> C
         >>> scores[""].shape  # "" is the model itself, which is a layer here
         torch.Size([2])
     """
-    check_description(name, needs, comparable)
+    check_description(name, needs, comparable, additive)
 
     def register(function: F) -> F:
-        criterion = Criterion(name, needs, function, comparable)
+        criterion = Criterion(name, needs, function, comparable, additive, unless)
         known = _CRITERIA.get(name)
         if known is not None and not _is_defined_again(known.function, function):
             raise CalibrationError(

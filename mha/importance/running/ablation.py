@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mha.importance.running.batch import BatchLoss, CalibrationBatch
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.calibration import Calibration, reseed
 from mha.importance.running.record import NotReplayableError
 from mha.importance.running.replay import Replay
 
@@ -184,17 +184,6 @@ class BatchNotes:
     def examples(self, name: str) -> int:
         """How many examples the rises that the journal has for a layer are means over."""
         return int(self._journal[self._keys[name]][0])
-
-
-def reseed(seed: int) -> None:
-    """Make the next pass draw the same random numbers as others with this seed, so that their losses can be compared.
-
-    It does without `torch.manual_seed`, which notes down the whole call stack where there is no CUDA, and so takes
-    longer than a small layer.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
 
 
 def _row(values: Sequence[float]) -> Tensor:

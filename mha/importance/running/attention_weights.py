@@ -9,8 +9,8 @@ runs, is refused by name: other kernels (flash, flex) never have the weights.
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mha.families import AttentionLayer
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.batch import CalibrationBatch
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.runtime.undoing import hooked
 from mha.values.errors import CalibrationError
 
@@ -119,28 +120,54 @@ def mean_over_rows(calibration: Calibration, row: Row) -> tuple[dict[str, Tensor
         CalibrationError: a layer's weights can't be seen, or none of its rows counts.
     """
     calibration.expect(1)
-    total, weight = calibration.zeros(), calibration.zeros()
-    examples, ran, complete = 0, set(), True
-    for batch in calibration.each_batch():
-        statistic = RowStatistic(row)
-        with torch.no_grad(), watched(calibration.with_heads, statistic):
-            examples_here = batch.loss().examples
-        for name, count in statistic.count.items():
-            means = (statistic.total[name] / count.clamp(min=1)).to("cpu", torch.float64)
-            counts = (count > 0).cpu()
-            share = examples_here / len(counts)  # less than 1 where an example is several rows of the context
-            total[name] += means.sum(dim=0) * share
-            weight[name] += counts.sum(dim=0) * share
-            complete = complete and bool(counts.all())
-            ran.add(name)
-        examples += examples_here
-    if blind := [name for name in calibration.layers if name in ran and not weight[name].all()]:
+    sums = calibration.summed(_RowSums(row))
+    if blind := [name for name in calibration.layers if name in sums.weight and not sums.weight[name].all()]:
         raise CalibrationError(
             f"layers {blind}: no row of their attention weights counts; are all keys masked, or all sequences of "
             "length 1?"
         )
-    means_over_rows = {name: row / weight[name].where(weight[name] > 0, 1.0) for name, row in total.items()}
-    return means_over_rows, examples if complete else None
+    means = calibration.zeros()
+    for name, total in sums.total.items():
+        means[name] = total / sums.weight[name].where(sums.weight[name] > 0, 1.0)
+    return means, sums.examples if sums.complete else None
+
+
+@dataclass
+class _RowSums(Sums):
+    """The sums over examples of a number's mean over their rows.
+
+    Attributes:
+        row: as in `mean_over_rows`.
+        total, weight: layer that ran -> (h,), the sum, and over how many examples it is, those of which no row counts
+            left out.
+        examples: how many there are.
+        complete: whether all examples have a row that counts.
+    """
+
+    row: Row
+    total: dict[str, Tensor] = field(default_factory=dict)
+    weight: dict[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+    complete: bool = True
+
+    def add(self, calibration: Calibration, batch: CalibrationBatch) -> None:
+        statistic = RowStatistic(self.row)
+        with torch.no_grad(), watched(calibration.with_heads, statistic):
+            examples = batch.loss().examples
+        for name, count in statistic.count.items():
+            means = (statistic.total[name] / count.clamp(min=1)).to("cpu", torch.float64)
+            counts = (count > 0).cpu()
+            share = examples / len(counts)  # less than 1 where an example is several rows of the context
+            nothing = torch.zeros(means.shape[1:], dtype=torch.float64)
+            self.total[name] = self.total.get(name, nothing) + means.sum(dim=0) * share
+            self.weight[name] = self.weight.get(name, nothing) + counts.sum(dim=0) * share
+            self.complete = self.complete and bool(counts.all())
+        self.examples += examples
+
+    def __add__(self, other: Self) -> Self:
+        total, weight = added(self.total, other.total), added(self.weight, other.weight)
+        examples, complete = self.examples + other.examples, self.complete and other.complete
+        return replace(self, total=total, weight=weight, examples=examples, complete=complete)
 
 
 @contextmanager

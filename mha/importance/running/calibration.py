@@ -1,7 +1,10 @@
 """What a criterion works with: a model in eval mode, its attention layers, and the loss on calibration batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +13,37 @@ from mha.families import AttentionLayer, AttentionMap
 from mha.importance.running.batch import CalibrationBatch, Loss
 from mha.importance.running.journal import Journal
 from mha.importance.running.meter import Meter
+from mha.importance.running.shard import contents
 from mha.runtime.inference_tensors import usable_batch
 from mha.values.errors import CalibrationError
+
+A = TypeVar("A")
+S = TypeVar("S", bound="Sums")
+
+
+class Sums(ABC):
+    """What a criterion adds up batch by batch; the sums of two sets of batches add up to those of both.
+
+    A new one is the sums over no batch. It can be sent to another process, as can what it refers to.
+    """
+
+    @abstractmethod
+    def add(self, calibration: "Calibration", batch: CalibrationBatch) -> None:
+        """Add a batch, by running the model over it.
+
+        Args:
+            calibration: has the model and the seed; not all batches, where these are added up on several machines.
+        """
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self:
+        """New sums, over the batches of both; these two stay as they are."""
+
+
+def added(one: Mapping[str, A], other: Mapping[str, A]) -> dict[str, A]:
+    """Name -> the sum of what both have under it, or what one of them has, as where a layer did not run."""
+    both = {name: value + other[name] for name, value in one.items() if name in other}  # type: ignore[operator]
+    return {**one, **other, **both}
 
 
 class Calibration:
@@ -27,6 +59,7 @@ class Calibration:
       output projection; `with_heads` are those with any head left.
     - `zeros()`: layer name -> (h,) of zeros, to fill with scores; `present()`: (layer name, position) of every head.
     - `mean_loss(gates)`: the loss over all calibration examples, each head's context multiplied by its gate.
+    - `summed(sums)`: what your own `Sums` add up over all batches; on a cluster, shard by shard on its workers.
     - `each_batch()`: the batches, one by one. `batch.loss(gates)` runs the model; within
       `with batch.run(gates) as loss:`, `batch.gradients(loss, gates)` are the derivatives of the loss by the gates.
       `loss.value` is the scalar, and `loss.examples` the number of examples that it is a mean over.
@@ -169,8 +202,16 @@ class Calibration:
             CalibrationError: there are no batches, or another number of them than at the first reading.
         """
         count = 0
-        for count, content in enumerate(self.batches or (), start=1):
+        for count, content in enumerate(contents(self.batches or ()), start=1):
             yield self.batch(usable_batch(content), count - 1)
+        self._check_number(count)
+
+    def _check_number(self, count: int) -> None:
+        """Check that a reading gave this number of batches, above 0, as the first reading did.
+
+        Raises:
+            CalibrationError: it gave none, or another number of them than at the first reading.
+        """
         if not count and not self._read:
             raise CalibrationError("the calibration set is empty: expected at least one batch")
         if self._read is None:
@@ -190,12 +231,26 @@ class Calibration:
         Raises:
             CalibrationError: there are no batches, or a batch's loss ran no attention layer or is no finite scalar.
         """
-        total, examples = 0.0, 0
-        with torch.no_grad():
-            for batch in self.each_batch():
-                loss = batch.loss(gates)
-                total, examples = total + loss.value.item() * loss.examples, examples + loss.examples
-        return total / examples
+        sums = self.summed(_LossSums(dict(gates or {})))
+        return sums.total / sums.examples
+
+    def summed(self, sums: S) -> S:
+        """The sums with all batches added; begins with `sums`, which are over none.
+
+        Every batch is added with the random state that the seed gives, so that what a loss draws depends neither on
+        the batches before it nor on where it runs.
+
+        Raises:
+            CalibrationError: there are no batches, or another number of them than at the first reading.
+        """
+        for batch in self.each_batch():
+            self.add_to(sums, batch)
+        return sums
+
+    def add_to(self, sums: Sums, batch: CalibrationBatch) -> None:
+        """Add a batch to the sums, in place, with the random state that the seed gives."""
+        with _drawing(self.seed):
+            sums.add(self, batch)
 
     def _with(self, *, removed: Mapping[str, Sequence[int]], journal: Journal) -> "Calibration":
         """The same calibration with other masks, or another journal; its random numbers start again."""
@@ -210,6 +265,55 @@ class Calibration:
             removed=removed,
             journal=journal,
         )
+
+
+@dataclass
+class _LossSums(Sums):
+    """The sum of the examples' losses.
+
+    Attributes:
+        gates: layer name -> (h,), a factor for the context of each head.
+        total: the sum.
+        examples: how many there are.
+    """
+
+    gates: Mapping[str, Tensor]
+    total: float = 0.0
+    examples: int = 0
+
+    def add(self, _calibration: Calibration, batch: CalibrationBatch) -> None:
+        with torch.no_grad():
+            loss = batch.loss(self.gates)
+        self.total += loss.value.item() * loss.examples
+        self.examples += loss.examples
+
+    def __add__(self, other: Self) -> Self:
+        return replace(self, total=self.total + other.total, examples=self.examples + other.examples)
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Within the context random numbers start from the seed; afterwards those of the CPU go on where they were.
+
+    What makes batches draws from them too.
+    """
+    before = torch.default_generator.get_state()
+    reseed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+
+
+def reseed(seed: int) -> None:
+    """Make the next pass draw the same random numbers as others with this seed, so that their losses can be compared.
+
+    It does without `torch.manual_seed`, which notes down the whole call stack where there is no CUDA, and so takes
+    longer than a small layer.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _can_be_read(batches: object) -> bool:

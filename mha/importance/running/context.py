@@ -1,13 +1,14 @@
 """Statistics of what the output projections read (the heads' context), merged batch by batch as it streams by."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from mha.families import AttentionLayer
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.batch import CalibrationBatch
+from mha.importance.running.calibration import Calibration, Sums, added
 
 
 @dataclass
@@ -38,6 +39,13 @@ class Moments:
         self.mean += shift * (len(rows) / total)
         self.count = total
 
+    def __add__(self, other: "Moments") -> "Moments":
+        """New moments, of the rows of both."""
+        total, shift = max(self.count + other.count, 1), other.mean - self.mean
+        between = torch.outer(shift, shift) if self.scatter.dim() == 2 else shift.square()
+        scatter = self.scatter + other.scatter + between * (self.count * other.count / total)
+        return Moments(self.count + other.count, self.mean + shift * (other.count / total), scatter)
+
 
 def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
     """Layer name -> the moments of its context over all tokens of all calibration examples, in float64.
@@ -47,29 +55,35 @@ def moments(calibration: Calibration, *, full: bool) -> dict[str, Moments]:
     Args:
         full: True for the whole scatter matrix, False for its diagonal alone.
     """
-    layer_moments: dict[str, Moments] = {}
+    calibration.expect(1)
+    return calibration.summed(_ContextSums(full)).moments
 
-    def add(layer: AttentionLayer, context: Tensor) -> Tensor:
+
+@dataclass
+class _ContextSums(Sums):
+    """The moments of every layer's context.
+
+    Attributes:
+        full: as in `moments`.
+        moments: layer name -> its moments.
+    """
+
+    full: bool
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+    def add(self, _calibration: Calibration, batch: CalibrationBatch) -> None:
+        with torch.no_grad():
+            batch.loss(change=self._see)
+
+    def __add__(self, other: Self) -> Self:
+        return replace(self, moments=added(self.moments, other.moments))
+
+    def _see(self, layer: AttentionLayer, context: Tensor) -> Tensor:
         """Merge the context of a layer into its moments, and return it unchanged."""
         rows = context.detach().reshape(-1, context.shape[-1]).double()
-        if layer.name not in layer_moments:
+        if layer.name not in self.moments:
             width = rows.shape[1]
-            scatter = rows.new_zeros(width, width) if full else rows.new_zeros(width)
-            layer_moments[layer.name] = Moments(0, rows.new_zeros(width), scatter)
-        layer_moments[layer.name].add(rows)
+            scatter = rows.new_zeros(width, width) if self.full else rows.new_zeros(width)
+            self.moments[layer.name] = Moments(0, rows.new_zeros(width), scatter)
+        self.moments[layer.name].add(rows)
         return context
-
-    show_context(calibration, add)
-    return layer_moments
-
-
-def show_context(calibration: Calibration, change: Callable[[AttentionLayer, Tensor], Tensor]) -> None:
-    """Run the model over the calibration set, without gradients, and call `change` whenever a layer's context is there.
-
-    Args:
-        change: (layer, context) -> what the layer's output projection reads instead.
-    """
-    calibration.expect(1)
-    with torch.no_grad():
-        for batch in calibration.each_batch():
-            batch.loss(change=change)

@@ -6,15 +6,15 @@ batch's size nor on how examples are batched, and a short last batch has no more
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from mha.families import AttentionLayer
 from mha.importance.running.batch import BatchLoss, CalibrationBatch
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.calibration import Calibration, Sums, added
 from mha.importance.running.examples import first_half
 from mha.pruning.masking import scale
 from mha.values.errors import CalibrationError
@@ -57,20 +57,38 @@ def mean_over_units(calibration: Calibration, unit: Unit, statistic: UnitStatist
     if unit not in UNITS:
         raise CalibrationError(f"unit is one of {', '.join(UNITS)}; got {unit!r}")
     calibration.expect(1)
-    total = {
-        name: torch.zeros_like(statistic(torch.zeros(1, layer.num_heads, dtype=torch.float64), 1))
-        for name, layer in calibration.layers.items()
-    }
-    examples = 0
-    for batch in calibration.each_batch():
-        gradients = gate_gradients(batch, unit)
-        if batch.number == 0 and unit == "example":
+    sums = calibration.summed(_UnitSums(unit, statistic))
+    return {name: rows / sums.examples for name, rows in sums.total.items()}, sums.examples
+
+
+@dataclass
+class _UnitSums(Sums):
+    """The sums over units of a statistic of the gates' gradients.
+
+    Attributes:
+        unit, statistic: as in `mean_over_units`.
+        total: layer name -> the sum, each example counted once.
+        examples: how many there are.
+    """
+
+    unit: Unit
+    statistic: UnitStatistic
+    total: dict[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+
+    def add(self, calibration: Calibration, batch: CalibrationBatch) -> None:
+        gradients = gate_gradients(batch, self.unit)
+        if batch.number == 0 and self.unit == "example":
             _check_decomposes(batch, gradients)
-        weight = count = gradients.examples if unit == "batch" else 1
-        for name, rows in gradients.rows.items():
-            total[name] += weight * statistic(rows, count)
-        examples += gradients.examples
-    return {name: rows / examples for name, rows in total.items()}, examples
+        weight = count = gradients.examples if self.unit == "batch" else 1
+        for name, layer in calibration.layers.items():
+            rows = gradients.rows.get(name, torch.zeros(0, layer.num_heads, dtype=torch.float64))
+            here = weight * self.statistic(rows, count)
+            self.total[name] = self.total[name] + here if name in self.total else here
+        self.examples += gradients.examples
+
+    def __add__(self, other: Self) -> Self:
+        return replace(self, total=added(self.total, other.total), examples=self.examples + other.examples)
 
 
 def gate_gradients(batch: CalibrationBatch, unit: Unit) -> GateGradients:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mha.importance.running.ablation import Ablation, reseed
+from mha.importance.running.ablation import Ablation
 from mha.importance.running.batch import CalibrationBatch
-from mha.importance.running.calibration import Calibration
+from mha.importance.running.calibration import Calibration, reseed
 from mha.importance.running.scored import Scored
 from mha.values.errors import CalibrationError
 

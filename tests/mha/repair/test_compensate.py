@@ -138,7 +138,7 @@ def test_bias_is_the_mean_of_what_left(teacher, data):
         "blocks.1.attention.W_o"
     ]
     handle.remove()
-    weight = torch.cat([one[0].flatten() for one in goal.weights])
+    weight = torch.cat([one[0].flatten() for one in goal.weights.values()])
     gone = [3, 4, 5, 12, 13, 14]
     left = torch.cat(contexts).flatten(0, 1)[:, gone] @ projection.weight[:, gone].T
     expected = projection.bias + weight @ left / weight.sum()

@@ -31,7 +31,7 @@ def rows():
 
 def part_of(rows, *, read=BATCHES):
     """A part whose first batches were read with gradients, so that they say which tokens count."""
-    weights = [[one.weights] if one.batch < read else [torch.ones(())] for one in rows]
+    weights = {one.batch: [one.weights] if one.batch < read else [torch.ones(())] for one in rows}
     return Part("layer", nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS), Goal(None, weights))
 
 
