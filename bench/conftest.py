@@ -29,6 +29,7 @@ from bench.rundir.out_of_memory import give_memory_back, out_of_memory
 from bench.rundir.progress import Progress
 from bench.rundir.terminal_summary import summary
 from bench.settings.options import RunSettings, run_directory, settings_of
+from bench.settings.sending import PART
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
@@ -110,8 +111,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         _run_elsewhere(session, run)
         return True
     if run is not None and session.items:
-        config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
-        config.stash[WATCH].check()
+        if config.stash.get(PART, True):
+            config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
+            config.stash[WATCH].check()
         config.stash[PROGRESS] = Progress({item.nodeid: _kind(item) for item in session.items}, partial(_say, config))
     return None
 
@@ -123,7 +125,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     progress.start()
     done = yield
     progress.end(item.nodeid)
-    item.config.stash[WATCH].check_if_due()
+    if WATCH in item.config.stash:
+        item.config.stash[WATCH].check_if_due()
     return done
 
 
@@ -177,7 +180,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the tables of tasks, layer and generation, and what failed; nothing if no run directory was opened."""
     run = config.stash.get(RUN, None)
-    if run is not None:
+    if run is not None and PART not in config.stash:
         terminalreporter.section("heads kept, accuracy, latency")
         for line in summary(run.path, run.process):
             terminalreporter.write_line(line)
@@ -297,7 +300,8 @@ def _assemble(session: pytest.Session, run: RunDirectory) -> None:
         session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
     if WATCH in stash:
         stash[WATCH].check()
-    run.assemble()
+    if PART not in stash:  # whoever has the whole run assembles it
+        run.assemble()
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:

@@ -14,7 +14,7 @@ from bench.measure.environment import environment
 from bench.measure.files import write_json
 from bench.models.shelf import SHELF, Shelf
 from bench.settings.options import MODES, settle
-from bench.settings.sending import settings_from
+from bench.settings.sending import PART, settings_from
 
 ROOT = Path(__file__).parents[2]
 REPORTS = "reports.json"  # of a scratch run directory, beside the files of a run
@@ -69,6 +69,7 @@ class OneCase:
         self._config = config
         settle(config, settings_from(self._argument["settings"], Path(self._argument["run"])))
         config.stash[SHELF] = Shelf(Path(self._argument["shelf"]))
+        config.stash[PART] = self._argument["timed"] is not None
         if self._argument["make"]:
             config.stash[ASKED] = self._argument["make"]
 

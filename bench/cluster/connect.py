@@ -15,7 +15,7 @@ LOCAL = re.compile(r"local:([1-9]\d*)")
 REMOTE = re.compile(r"(tcp|tls)://[^\s/:]+:\d+|(tcp|tls)://\[[0-9a-fA-F:]+\]:\d+")
 LOOPBACK = "127.0.0.1"  # the only address that anything we start listens on
 IN_THE_OPEN = re.compile(r"tcp://(?!127\.|localhost:|\[::1\])")
-OURS = {"nthreads": 1, "memory_limit": 0, "silence_logs": "ERROR"}  # of our own workers
+OURS = {"nthreads": 1, "memory_limit": 0, "silence_logs": "CRITICAL"}  # of our own workers
 SECONDS = 30.0  # to reach a scheduler for the first time
 
 
@@ -53,7 +53,7 @@ def scheduler(text: str) -> Iterator[str]:
         workers={
             index: {"cls": Nanny, "options": {**listening, **OURS, **_tokens(index)}} for index in range(int(match[1]))
         },
-        silence_logs="ERROR",
+        silence_logs="CRITICAL",
     )
     with cluster:
         yield cluster.scheduler_address

@@ -16,6 +16,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,20 @@ from typing import Any
 NEEDED = (
     *("torch", "torch._dynamo", "torch.utils.flop_counter", "pandas", "pyarrow.parquet", "rich.console", "rich.table"),
     *("rich._emoji_codes", "mha", "bench.cluster.child", "bench.measure.environment", "bench.models.latency"),
-    *("bench.models.peers", "bench.rundir.directory", "bench.rundir.terminal_summary", "pytest_benchmark.plugin"),
+    *("bench.models.peers", "bench.models.changes", "bench.models.attention_maps", "bench.models.random_llamas"),
+    *(
+        "bench.rundir.directory",
+        "bench.rundir.terminal_summary",
+        "bench.settings.layer_cases",
+        "bench.measure.ceilings",
+    ),
+    *(
+        "bench.settings.task_cases",
+        "bench.settings.task_option",
+        "bench.measure.ceilings",
+        "bench.cluster.making",
+        "pytest_benchmark.plugin",
+    ),
 )
 CHUNK = 1 << 16
 
@@ -73,6 +87,8 @@ def _forked(request: dict[str, Any], leash: int, held: int) -> tuple[int, int]:
         os.setpgid(0, 0)
         os.close(held)
         code = _run(request, leash)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

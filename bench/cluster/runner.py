@@ -21,7 +21,7 @@ from bench.cluster.warm import Warm
 
 Files = Mapping[str, bytes]  # path, as a/b.json -> contents
 RAN, REFUSED = (0, 1), (2, 4, 5)  # pytest's exit codes; 1: the case failed, and its record says how
-WORDS = 15  # lines of a log that an error quotes
+WORDS = 6  # lines of a log that an error quotes
 LAST = ("about.json", "values.npy")  # written last: where they are, all is
 CACHE = "MHA_BENCH_CACHE"  # of bench.tasks._training, which imports torch
 REPORTS = "reports.json"

@@ -10,6 +10,7 @@ import pytest
 from bench.settings.option_parsing import several
 from bench.settings.options import RunSettings
 
+PART = pytest.StashKey[bool]()  # of a process that measures a part of somebody else's run: whether it times anything
 ELSEWHERE = ("directory", "tasks", "files", "left_out")
 TUPLES = (
     "criteria",
