@@ -50,11 +50,18 @@ class Fleet:
         names: dtypes and modes that may be measured.
         here: facts of this process (`bench.measure.environment`), from which a worker's may not differ.
         say: called with a line to print.
+        ask: what is run on a worker to learn what it is, as `bench.cluster.runner.facts_of_worker`.
     """
 
     def __init__(
-        self, sweep: str, names: Iterable[str], here: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
+        self,
+        sweep: str,
+        names: Iterable[str],
+        here: Mapping[str, Any],
+        say: Callable[[str], None] = lambda _: None,
+        ask: Callable[..., Any] = facts_of_worker,
     ) -> None:
+        self._ask = ask
         self._sweep, self.names, self._here, self.say = sweep, list(names), here, say
         self.members: dict[str, Member] = {}
         self.refused: dict[str, str] = {}  # address -> why
@@ -66,7 +73,7 @@ class Fleet:
         self.members = {address: member for address, member in self.members.items() if address in self._connected}
         new = [each for each in self._connected if each not in self.members and each not in self.refused]
         if new:
-            answers = client.run(facts_of_worker, self._sweep, self.names, workers=new, on_error="return")
+            answers = client.run(self._ask, self._sweep, self.names, workers=new, on_error="return")
             for address in new:
                 self._meet(address, self._connected[address], answers.get(address))
 

@@ -90,7 +90,12 @@ class Plan:
         """
         variant = None if job.makes else _variant(self.items[job.name], self._variants)
         case = None if job.makes else _param(self.items[job.name], LatencyCase)
-        if variant is None or self._run is None or (case is None and _param(self.items[job.name], ModelVariant)):
+        if (
+            variant is None
+            or variant.criterion in (DENSE, NONE)
+            or self._run is None
+            or (case is None and _param(self.items[job.name], ModelVariant))
+        ):
             return {}
         kept = self._run.kept(variant.task, variant.criterion, variant.keep, variant.draw)
         if kept is None:

@@ -1,11 +1,13 @@
 """Runs jobs on dask workers until each has ended once, whatever happens to workers, scheduler and network meanwhile.
 
-At most a few more jobs than workers can run are with the scheduler at any time; all others wait here. Nothing that a
-scheduler or a worker knows is needed to go on: what has ended is in the run directory, and the rest is submitted again.
+The scheduler never has more jobs than workers can run, and each is for one worker: so it is known what a worker that
+dies was doing. All others wait here. Nothing that a scheduler or a worker knows is needed to go on: what has ended is in
+the run directory, and the rest is submitted again.
 """
 
 import asyncio
 import concurrent.futures
+import logging
 import queue
 import threading
 import time
@@ -17,18 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cluster.connect import connected
 from bench.cluster.errors import CaseDiedError, CaseRefusedError, OtherCodeError, SweepError
-from bench.cluster.fleet import Fleet, Tokens
+from bench.cluster.fleet import Fleet, Member, Tokens
 from bench.cluster.runner import Files, run_case, stop_sweep
+from bench.measure.errors import described
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-TRIES = 3  # of a case whose process dies
+TRIES = 3  # of a case whose process, or worker, dies
 LOST = 20  # times that a case is submitted again after dask has lost it
 PATIENCE = 600.0  # seconds without a scheduler, or without a worker for a job, before the sweep ends
+SHOWN = 4  # jobs that run, in a line
 TICK, LOOK, FETCHERS = 0.2, 1.0, 8
-AHEAD = 0.25  # jobs with the scheduler beyond those that can run, as a share of these
 Result = Mapping[str, Any]
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,35 @@ class Work:
 
 @dataclass
 class _Flight:
-    """A job that is with the scheduler: what dask calls it, and the workers that may run it."""
+    """A job that a worker runs.
+
+    Attributes:
+        worker: its address.
+        died: whether that worker has died meanwhile.
+    """
 
     job: Job
     future: "Future"
-    workers: frozenset[str]
+    worker: str
+    died: bool = False
+
+
+@dataclass
+class _Free:
+    """What is free on a worker: for so many jobs more, and these resources."""
+
+    member: Member
+    threads: int
+    tokens: dict[str, float]
+
+    def takes(self, tokens: Tokens) -> bool:
+        """Take what a job needs from it; False, and nothing is taken, where it is not there."""
+        if self.threads < 1 or any(self.tokens.get(name, 0.0) < amount for name, amount in tokens.items()):
+            return False
+        self.threads -= 1
+        for name, amount in tokens.items():
+            self.tokens[name] -= amount
+        return True
 
 
 class Sweep:
@@ -143,63 +172,72 @@ class Sweep:
     @property
     def lanes(self) -> int:
         """How many cases run side by side now."""
-        return min(len(self._flights), sum(member.threads for member in self._fleet.members.values()))
+        return len(self._flights)
 
     def where(self) -> str:
-        """What runs on which worker, as far as the scheduler knows."""
-        names = {flight.future.key: job for job, flight in self._flights.items()}
-        with suppress(Exception):  # there may be no scheduler now
-            processing = self.client.processing()
-            running = {address: names[keys[0]] for address, keys in processing.items() if keys and keys[0] in names}
-            return "; ".join(
-                f"{member.name}: {running[address].rpartition('::')[2]}"
-                for address, member in self._fleet.members.items()
-                if address in running
-            )
-        return ""
+        """What runs on which worker; of many, on some."""
+        flights, members = [*self._flights.values()], self._fleet.members
+        names = [members[each.worker].name if each.worker in members else each.worker for each in flights]
+        shown = [f"{name}: {each.job.name.rpartition('::')[2]}" for name, each in zip(names, flights, strict=True)]
+        return "; ".join([*shown[:SHOWN], *([f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])])
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         line = self._ready[tuple(sorted(job.tokens.items()))]
         (line.appendleft if first else line.append)(job)
 
     def _submit(self) -> None:
-        """Submit jobs while there is room for more with the scheduler."""
+        """Give workers that have room for it a job, those first that need most of a worker."""
         if self.client.status != "running":
             return
-        for tokens, line in self._ready.items():
-            members = self._fleet.with_tokens(dict(tokens)) if line else []
-            room = sum(_slots(member.threads, member.tokens, dict(tokens)) for member in members)
-            flying = sum(tuple(sorted(flight.job.tokens.items())) == tokens for flight in self._flights.values())
-            workers = frozenset(member.address for member in members)
-            for _ in range(min(len(line), room + int(room * AHEAD) - flying) if room else 0):
-                self._send(line.popleft(), workers)
+        room = self._room()
+        for key in sorted(self._ready, key=len, reverse=True):
+            tokens, line = dict(key), self._ready[key]
+            for free in room if line else ():
+                while line and free.takes(tokens):
+                    if not self._send(line.popleft(), free.member.address):
+                        return
 
-    def _send(self, job: Job, workers: frozenset[str]) -> None:
-        """Submit a job, to be run by one of these workers."""
+    def _room(self) -> list["_Free"]:
+        """What is free on each worker; first those that have the fewest resources, which others may need."""
+        members = sorted(self._fleet.members.values(), key=lambda member: len(member.tokens))
+        free = {member.address: _Free(member, member.threads, dict(member.tokens)) for member in members}
+        for flight in self._flights.values():
+            if flight.worker in free:
+                free[flight.worker].takes(flight.job.tokens)
+        return [*free.values()]
+
+    def _send(self, job: Job, worker: str) -> bool:
+        """Submit a job for the worker at this address; False, and it waits on, where dask can't take it now."""
         self._attempts += 1
-        shared = [future for name in job.needs if (future := self._share(name, workers)) is not None]
-        future = self.client.submit(
-            self._work.function,
-            self._work.spec(job),
-            *shared,
-            key=f"{'make' if job.makes else 'case'}-{self.name}-{self._attempts}",
-            workers=sorted(workers),
-            resources=dict(job.tokens) or None,
-            pure=False,
-        )
-        self._flights[job.name] = _Flight(job, future, workers)
+        spec = self._work.spec(job)
+        files = {name: self._work.files(name) for name in job.needs if not self._is_shared(name)}
+        try:
+            self._share({name: each for name, each in files.items() if each is not None})
+            future = self.client.submit(
+                self._work.function,
+                spec,
+                *(self._shared[name] for name in job.needs if name in self._shared),
+                key=f"{'make' if job.makes else 'case'}-{self.name}-{self._attempts}",
+                workers=[worker],
+                resources=dict(job.tokens) or None,
+                pure=False,
+            )
+        except Exception:  # of a connection that is lost, or a worker that has just gone: `_check` sees to that
+            LOGGER.debug("%s can't be submitted now", job.name, exc_info=True)
+            self._enqueue(job, first=True)
+            return False
+        self._flights[job.name] = _Flight(job, future, worker)
         future.add_done_callback(lambda done: self._fetchers.submit(self._fetch, job, done))
+        return True
 
-    def _share(self, name: str, workers: frozenset[str]) -> "Future | None":
-        """Files that a job has made, sent to a worker once, from where the others get them; None if it made none."""
-        future = self._shared.get(name)
-        if future is None or future.status != "finished":
-            files = self._work.files(name)
-            if files is None:
-                return None
-            future = self.client.scatter([dict(files)], workers=sorted(workers), hash=False)[0]
-            self._shared[name] = future
-        return self._shared[name]
+    def _is_shared(self, name: str) -> bool:
+        """Whether workers have the files that a job has made; not so if the only one that had them has gone."""
+        return name in self._shared and self._shared[name].status == "finished"
+
+    def _share(self, files: Mapping[str, Files]) -> None:
+        """Send what jobs have made to a worker, once, from where the others get it."""
+        for name, each in files.items():
+            (self._shared[name],) = self.client.scatter([dict(each)], hash=False)
 
     def _fetch(self, job: Job, future: "Future") -> None:
         """Get the result of a job that has ended, in a thread of its own: it may have to be computed again."""
@@ -224,48 +262,51 @@ class Sweep:
     def _handle(self, job: Job, future: "Future", result: Any, error: BaseException | None) -> None:
         """Store a result, or see to a job that has none."""
         flight = self._flights.get(job.name)
-        is_last = flight is not None and flight.future is future
-        if is_last:
+        if flight is not None and flight.future is future:
             del self._flights[job.name]
+        else:
+            flight = None  # of an earlier try
         if job.name not in self.open:
             self.duplicates += result is not None
         elif result is not None:
             self._work.stored(job, result)
             self._end(job)
-        elif is_last:
-            self._again(job, error)
+        elif flight is not None:
+            self._again(job, flight, error)
 
-    def _again(self, job: Job, error: BaseException | None) -> None:
+    def _again(self, job: Job, flight: _Flight, error: BaseException | None) -> None:
         """Submit a job again that has no result, or give it up."""
         from distributed import KilledWorker
 
-        if isinstance(error, OtherCodeError):
-            self._say(f"a worker's code has changed since the sweep began: {error}")
-            self._fleet.forget()  # all are asked again
-            self._count_lost(job, "workers of another code took it")
-        elif isinstance(error, KilledWorker):
-            last = error.last_worker
-            died = f"{error.allowed_failures + 1} workers died while running it"
-            self._give_up(job, f"{died}, the last of them {last.name} at {last.address}")
-        elif isinstance(error, CaseRefusedError):
+        if isinstance(error, CaseRefusedError):
             self._give_up(job, str(error))
+        elif isinstance(error, OtherCodeError):
+            self._say(f"the code of the worker at {flight.worker} has changed since the sweep began: {error}")
+            self._fleet.forget()  # all are asked again
+            self._count_lost(job)
+        elif flight.died or isinstance(error, KilledWorker):
+            self._count_death(job, f"the worker at {flight.worker} died while running it")
         elif error is None or isinstance(error, OSError) or _is_cancelled(error):
-            self._count_lost(job, "dask lost it")
+            self._count_lost(job)
         else:
-            words = str(error) if isinstance(error, CaseDiedError) else f"{type(error).__name__}: {error}"
-            self._died[job.name].append(words)
-            if len(self._died[job.name]) < TRIES:
-                self._say(f"{job.name}: {words}; it is tried again")
-                self._enqueue(job, first=True)
-            else:
-                self._give_up(job, f"it was tried {TRIES} times: {words}")
+            self._count_death(job, str(error) if isinstance(error, CaseDiedError) else described(error))
 
-    def _count_lost(self, job: Job, why: str) -> None:
+    def _count_death(self, job: Job, why: str) -> None:
+        """Submit a job again after a process has died of it, or for it; or give it up, after `TRIES` times."""
+        self._died[job.name].append(why)
+        if len(self._died[job.name]) < TRIES:
+            self._say(f"{job.name}: {why}; it is tried again")
+            self._enqueue(job, first=True)
+        else:
+            self._give_up(job, f"it was tried {TRIES} times: " + "; then ".join(dict.fromkeys(self._died[job.name])))
+
+    def _count_lost(self, job: Job) -> None:
+        """Submit a job again that dask has lost, with the scheduler or with a connection."""
         self._lost[job.name] += 1
         if self._lost[job.name] < LOST:
             self._enqueue(job, first=True)
         else:
-            self._give_up(job, f"{why} {LOST} times")
+            self._give_up(job, f"dask lost it {LOST} times")
 
     def _give_up(self, job: Job, why: str) -> None:
         self._work.lost(job, why)
@@ -283,8 +324,10 @@ class Sweep:
         """See to a lost connection, and to jobs whose workers have gone."""
         if self.client.status == "running":
             members = self._fleet.members
-            for flight in [each for each in self._flights.values() if not each.workers & members.keys()]:
-                flight.future.cancel()  # with that it has ended, without a result
+            for flight in self._flights.values():
+                if flight.worker not in members and not flight.died:
+                    flight.died = True
+                    flight.future.cancel()  # with that it has ended, without a result
             if self._flights or not self.open:
                 self._stuck_since = None
                 return
@@ -332,8 +375,3 @@ class Sweep:
 
 def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError)
-
-
-def _slots(threads: int, has: Tokens, wanted: Tokens) -> int:
-    """How many jobs that want these tokens a worker can run at once."""
-    return min([threads, *(int(has[name] // amount) for name, amount in wanted.items())])
