@@ -1,8 +1,8 @@
 """Runs jobs on dask workers until each has ended once, whatever happens to workers, scheduler and network meanwhile.
 
 The scheduler never has more jobs than workers can run, and each is for one worker: so it is known what a worker that
-dies was doing. All others wait here. Nothing that a scheduler or a worker knows is needed to go on: what has ended is in
-the run directory, and the rest is submitted again.
+dies was doing. All others wait here. Nothing that a scheduler or a worker knows is needed to go on: what has ended is
+in the run directory, and the rest is submitted again.
 """
 
 import asyncio
