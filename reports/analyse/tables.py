@@ -107,7 +107,7 @@ def ceilings(run: Run) -> Iterator[Summary]:
         name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
         measured = stats.Estimate(measurements["value"].median(), measurements["low"].min(), measurements["high"].max())
         value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
-        rows.append((word(frames.place(device, machine)), word(dtype), word(name), value))
+        rows.append((word(frames.device_title(device, machine)), word(dtype), word(name), value))
     if rows:
         note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
         columns = ("device", "dtype", "ceiling", "measured")

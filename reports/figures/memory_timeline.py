@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.analyse.frames import place, place_slug
+from reports.analyse.frames import device_slug, device_title
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import listed, per_cent, size
 from reports.draw.style import INK, PALETTE, extent, new_figure
@@ -30,8 +30,8 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     for (device, machine, batch), steps in rows.groupby(["device", "machine", "batch"]):
         frame = steps.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
         columns = ["kept_fraction", "seconds", "bytes"]
-        title = f"{task}, {place(device, machine)}, batch {batch:.0f}"
-        yield Panel(f"{place_slug(device, machine)}-b{batch:.0f}", title, frame[columns])
+        title = f"{task}, {device_title(device, machine)}, batch {batch:.0f}"
+        yield Panel(f"{device_slug(device, machine)}-b{batch:.0f}", title, frame[columns])
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.analyse.frames import place, place_slug
+from reports.analyse.frames import device_slug, device_title
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import digits, per_cent
 from reports.base.table_cells import NONE, Cell, Summary, number, word
@@ -41,8 +41,8 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
         )
         wide = wide[sorted(wide.columns, reverse=True)]
         frame = _dearest(wide)
-        title = f"{task}, {place(device, machine)}, batch {batch:.0f}"
-        yield Panel(f"{place_slug(device, machine)}-b{batch:.0f}", title, frame, (_table(frame),))
+        title = f"{task}, {device_title(device, machine)}, batch {batch:.0f}"
+        yield Panel(f"{device_slug(device, machine)}-b{batch:.0f}", title, frame, (_table(frame),))
 
 
 def draw(frame: pd.DataFrame) -> Figure:
