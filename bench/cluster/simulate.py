@@ -36,13 +36,11 @@ CASES, WORKERS = (10, 1_000, 100_000), (1, 8, 64)
 BUSY = (64, 640, 5.0)  # workers, cases, seconds of one
 TASKS, CRITERIA, KEPT, BATCHES = 2, 20, 50, 50  # of a run: their product is the most cases
 HEADS, ROUNDS, EXAMPLES = 100, 12, 20
-FACTS = {
-    "code": "simulated",
-    "python": "3",
-    "packages": {},
-    "fingerprint": "simulated",
-    "cpu": "simulated",
-    "cores": 64,
+FACTS = {"code": "simulated", "python": "3", "packages": {}, "fingerprint": "simulated", "cpu": "simulated"}
+CALM = {  # what each worker does by itself many times a second, and 64 of them in one process would do nothing else
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.system-monitor.interval": "10s",
 }
 
 
