@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
-AT_MOST = {"mha": (16, 58), "bench": (19, 53), "reports": (10, 30)}  # rooms at the top, and arrows between them
+AT_MOST = {"mha": (16, 58), "bench": (20, 59), "reports": (10, 30)}  # rooms at the top, and arrows between them
 ONLY_WHERE_USED = {
     "datasets",
     "jiwer",

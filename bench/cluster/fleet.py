@@ -69,10 +69,12 @@ class Fleet:
 
     def look(self, client: "Client") -> None:
         """Ask those workers that were not there before what they are, and forget those that are gone."""
-        self._connected = dict(client.scheduler_info()["workers"])
-        self.members = {address: member for address, member in self.members.items() if address in self._connected}
-        new = [each for each in self._connected if each not in self.members and each not in self.refused]
+        present = client.nthreads()
+        self.members = {address: member for address, member in self.members.items() if address in present}
+        new = [each for each in present if each not in self.members and each not in self.refused]
         if new:
+            self._connected = dict(client.scheduler_info()["workers"])  # says much of each worker: it is slow for many
+            new = [each for each in new if each in self._connected]
             answers = client.run(self._ask, self._sweep, self.names, workers=new, on_error="return")
             for address in new:
                 self._meet(address, self._connected[address], answers.get(address))
