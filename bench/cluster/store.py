@@ -87,7 +87,7 @@ class Store:
         """The name of the machine with these facts; the first time it is met, its facts are noted."""
         if facts["fingerprint"] == self._run.environment["fingerprint"]:
             return OWN
-        name, known = machine_name(facts), self._run.environment.get("machines") or {}
+        name, known = machine_name(facts), self._run.environment["machines"]
         if name not in known:
             about = {fact: facts.get(fact) for fact in FACTS}
             self._run.note({"machines": {**known, name: {**about, "machine": {"checks": [], "noisy": []}}}})

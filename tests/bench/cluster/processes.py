@@ -20,12 +20,13 @@ FAST = {
 class Cluster:
     """One scheduler, and workers by name; a context at whose end none of them runs any more."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, protocol="tcp"):
+        self._protocol = protocol
         self._folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.address = f"{protocol}://127.0.0.1:{self.port}"
         self.processes = {}
 
     def __enter__(self):
@@ -39,14 +40,17 @@ class Cluster:
             process.wait()
 
     def start_scheduler(self):
-        self._start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        self._start("scheduler", "scheduler", "--port", str(self.port), *self._always())
 
     def start_worker(self, name, *options, resources="", nanny=False, **environment):
         given = ["--resources", resources] if resources else []
         options = ["--no-nanny", *options] if not nanny else options
-        always = ("--host", "127.0.0.1", "--nthreads", "1", "--name", name, "--no-dashboard", "--memory-limit", "0")
+        always = ("--nthreads", "1", "--name", name, "--memory-limit", "0", *self._always())
         folder = ("--local-directory", str(self._folder / f"worker-{name}"))
         self._start(name, "worker", self.address, *always, *folder, *given, *options, **environment)
+
+    def _always(self):
+        return "--host", "127.0.0.1", "--no-dashboard", "--protocol", self._protocol
 
     def signal(self, name, number):
         """Send a signal to a process and all that it has started."""
