@@ -142,7 +142,7 @@ def _ran(
         _put(shelf, files)
     there = set(_paths(shelf)) if making else set()
     environment = {"schema": spec["schema"], "preset": spec["preset"], "tasks": spec["tasks"], "commands": []}
-    machine = {"machine": {"checks": [], "noisy": []}, "finished": None}
+    machine: dict[str, Any] = {"machine": {"checks": [], "noisy": []}, "finished": None}
     seeds = {"environment.json": {**here["environment"], **environment, **machine}, **spec["seeds"]}
     _put(run, {name: json.dumps(document).encode() for name, document in seeds.items()})
     usual_cache = making and argument["make"]["what"] == "model"

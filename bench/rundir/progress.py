@@ -57,8 +57,9 @@ class Progress:
         """Note that a case has ended that took so many seconds, None where that is not known; say it as `end` does."""
         now, kind = self._clock(), self._left.pop(test)
         self._done += 1
-        for count in range(1, len(kind) + 1) if seconds is not None else ():
-            self._took[kind[:count]].append(seconds)
+        if seconds is not None:
+            for count in range(1, len(kind) + 1):
+                self._took[kind[:count]].append(seconds)
         if now - self._said >= EVERY and self._left:
             self._said = now
             self._say(self.line())
