@@ -6,6 +6,7 @@ nox -s report -- RUN    draw again what was measured: a site from one run direct
 nox -s publish          lay the published reports out for GitHub Pages, drawn anew; -- RUN… publishes others
 nox -s importance       judge every importance criterion by what is known to be true (docs/importance.md)
 nox -s accelerator      what there is to measure on a GPU, in one command of minutes (docs/accelerator.md)
+nox -s cluster-scale    what a sweep on a cluster costs beside its cases, by simulation (docs/cluster.md)
 nox -s profile          trace the dense and the pruned models, operator by operator
 nox -s repair           measure what repair after pruning gives back, and what it costs
 nox -s promise          try how often mha.certify breaks its promise, and what keeping it costs (docs/promise.md)
@@ -51,9 +52,11 @@ SMALL_RUN = ("--quick", "--criteria", "magnitude", "--repair", "none", "-k", "be
 def bench(session: nox.Session) -> None:
     """Run the benchmarks into a new run directory, or go on in that of --run, and draw their report.
 
-    --processes N times everything in N processes, one after the other, as published figures want it.
+    --processes N times everything in N processes, one after the other, as published figures want it; --cluster ADDRESS
+    measures on the workers of a dask scheduler (docs/cluster.md).
     """
-    install(session, "-e", ".[bench,peers]")
+    elsewhere = any(argument.startswith("--cluster") for argument in session.posargs)
+    install(session, "-e", ".[bench,cluster,peers]" if elsewhere else ".[bench,peers]")
     install_models(session)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--run", type=Path, default=Path("runs", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")))
@@ -155,6 +158,15 @@ def accelerator(session: nox.Session) -> None:
     finally:
         if (given.output / "environment.json").exists():  # something was measured: show it, whatever else failed
             draw(session, given.output, output=given.output / "report")
+
+
+@nox.session(name="cluster-scale")
+def cluster_scale(session: nox.Session) -> None:
+    """Measure what a sweep on a cluster costs beside its cases; writes docs/cluster-scale.csv; takes an hour."""
+    install(session, "-e", ".[bench,cluster]")
+    output = Path("runs", datetime.now(UTC).strftime("cluster-scale-%Y%m%dT%H%M%SZ"))
+    where = ("-o", output, "--table", Path("docs", "cluster-scale.csv"))
+    session.run("python", "-m", "bench.cluster.simulate", *where, *session.posargs)
 
 
 @nox.session

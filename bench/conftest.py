@@ -20,6 +20,7 @@ from bench.measure.machine import Watch
 from bench.measure.threads import pinned
 from bench.models.experiment import Experiment
 from bench.models.latency import Latencies
+from bench.models.shelf import NO_SHELF, SHELF
 from bench.rundir.description import OUT_OF_MEMORY
 from bench.rundir.directory import RunDirectory
 from bench.rundir.files import numbered, read_json, unfinished
@@ -28,12 +29,14 @@ from bench.rundir.out_of_memory import give_memory_back, out_of_memory
 from bench.rundir.progress import Progress
 from bench.rundir.terminal_summary import summary
 from bench.settings.options import RunSettings, run_directory, settings_of
+from bench.settings.sending import PART
 from mha.tasks import Task
 
 RUN = pytest.StashKey[RunDirectory]()
 WATCH = pytest.StashKey[Watch]()
 PROGRESS = pytest.StashKey[Progress]()
 DONE = pytest.StashKey[int]()
+CLUSTER = pytest.StashKey[Any]()  # a bench.cluster.session.ClusterSession, where there is one
 
 collect_ignore = ["regress"]  # the gate has its own way to run (bench/regress/__main__.py)
 
@@ -52,8 +55,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Parse the options before anything is collected, so that a wrong one ends pytest by its usage error."""
-    settings_of(session.config)
+    """Parse the options before anything is collected, so that a wrong one ends pytest by its usage error.
+
+    With --cluster the workers are asked first: what there is to measure is what they have.
+    """
+    config = session.config
+    if config.option.on and not config.option.cluster:
+        raise pytest.UsageError("--on says what a worker of --cluster must have; give that, too")
+    if config.option.cluster and not config.option.collectonly:
+        from bench.cluster.session import ClusterSession
+
+        config.stash[CLUSTER] = cluster = ClusterSession(config, partial(_say, config))
+        config.add_cleanup(cluster.close)
+    settings_of(config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -66,7 +80,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     config.stash[DONE] = len(done)
     if done:
         config.hook.pytest_deselected(items=done)
-        items[:] = [item for item in items if item not in set(done)]
+        left = {*items} - {*done}
+        items[:] = [item for item in items if item in left]
+    if CLUSTER in config.stash:
+        config.stash[CLUSTER].check(items)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -84,13 +101,21 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Check the machine (control workload, load, clock) before the first case, and start the `Progress` of the run."""
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Check the machine (control workload, load, clock) before the first case, and start the `Progress` of the run.
+
+    With --cluster all cases run elsewhere, and True tells pytest that none is left to run here.
+    """
     config, run = session.config, session.config.stash.get(RUN, None)
+    if run is not None and session.items and CLUSTER in config.stash:
+        _run_elsewhere(session, run)
+        return True
     if run is not None and session.items:
-        config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
-        config.stash[WATCH].check()
+        if config.stash.get(PART, True):
+            config.stash[WATCH] = Watch(run.process, run.environment["machine"]["checks"], run.note)
+            config.stash[WATCH].check()
         config.stash[PROGRESS] = Progress({item.nodeid: _kind(item) for item in session.items}, partial(_say, config))
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,7 +125,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     progress.start()
     done = yield
     progress.end(item.nodeid)
-    item.config.stash[WATCH].check_if_due()
+    if WATCH in item.config.stash:
+        item.config.stash[WATCH].check_if_due()
     return done
 
 
@@ -154,7 +180,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the tables of tasks, layer and generation, and what failed; nothing if no run directory was opened."""
     run = config.stash.get(RUN, None)
-    if run is not None:
+    if run is not None and PART not in config.stash:
         terminalreporter.section("heads kept, accuracy, latency")
         for line in summary(run.path, run.process):
             terminalreporter.write_line(line)
@@ -190,6 +216,7 @@ def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.C
             partial(run.describe_task, task.name),
             partial(run.kept, task.name),
             partial(run.check_dense, task.name),
+            pytestconfig.stash.get(SHELF, NO_SHELF),
         )
         for task in settings.tasks
     }
@@ -199,6 +226,19 @@ def experiments(settings: RunSettings, run: RunDirectory, pytestconfig: pytest.C
 def latencies(settings: RunSettings, run: RunDirectory) -> Latencies:
     """What times plans for all benchmarks of the run: those with as many heads in each layer only once."""
     return Latencies(settings.limits, run.timed, seed=settings.process)
+
+
+def _run_elsewhere(session: pytest.Session, run: RunDirectory) -> None:
+    """Run all cases on the workers of --cluster; the session ends where that can't go on."""
+    from bench.cluster.errors import SweepError
+
+    def failed(item: pytest.Item, error: BaseException) -> None:
+        run.fail(_step(item), _known(item), error)
+
+    try:
+        session.config.stash[CLUSTER].run(session, run, {item.nodeid: _kind(item) for item in session.items}, failed)
+    except SweepError as error:
+        pytest.exit(f"--cluster: {error}", returncode=pytest.ExitCode.INTERRUPTED)
 
 
 @contextmanager
@@ -242,6 +282,8 @@ def _opened(config: pytest.Config) -> RunDirectory:
     tasks = {task.name: _describe(task, settings, earlier.get(task.name, {})) for task in settings.tasks}
     command = config.option.command or shlex.join(["pytest", *map(str, config.invocation_params.args)])
     known = {**environment(command), "preset": settings.preset}
+    if CLUSTER in config.stash:
+        known = config.stash[CLUSTER].environment(known, read_json(settings.directory / "environment.json") or {})
     try:
         return RunDirectory.create(settings.directory, known, tasks, settings.process)
     except OSError as error:
@@ -258,7 +300,8 @@ def _assemble(session: pytest.Session, run: RunDirectory) -> None:
         session.exitstatus = pytest.ExitCode.OK  # all that was asked for is there
     if WATCH in stash:
         stash[WATCH].check()
-    run.assemble()
+    if PART not in stash:  # whoever has the whole run assembles it
+        run.assemble()
 
 
 def _is_done(item: pytest.Item, run: RunDirectory) -> bool:

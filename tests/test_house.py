@@ -74,6 +74,7 @@ def test_the_sessions_are_those_the_docs_name():
             "accelerator",
             "bench",
             "calibrate_gate",
+            "cluster_scale",
             "docs",
             "exports",
             "families",

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"mha": {"mha"}, "bench": {"mha", "bench"}, "reports": {"reports"}}  # what each may import of the others
-AT_MOST = {"mha": (16, 59), "bench": (20, 56), "reports": (10, 30)}  # rooms at the top, and arrows between them
+AT_MOST = {"mha": (16, 59), "bench": (21, 62), "reports": (10, 30)}  # rooms at the top, and arrows between them
 ONLY_WHERE_USED = {
     "datasets",
     "distributed",

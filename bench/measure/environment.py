@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def environment(command: str) -> dict[str, Any]:
     revision, dirty = _revision(here)
     known = {
         "command": command,
-        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None,
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "governor": GOVERNOR.read_text().strip() if GOVERNOR.exists() else None,
@@ -46,9 +47,21 @@ def environment(command: str) -> dict[str, Any]:
         "accelerators": _accelerators(),
         "revision": revision,
         "dirty": dirty,
-        "code": digest(path for folder in (Path(mha.__file__).parent, here) for path in _sources(folder)),
+        "code": code(),
     }
     return {**known, "fingerprint": fingerprint(known)}
+
+
+@cache
+def cpu() -> str | None:
+    """The model of the CPU; None where the system does not say. Found once, since that takes a second."""
+    return cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or None
+
+
+def code() -> str:
+    """A hash of the source files of `mha` and `bench`."""
+    folders = (Path(mha.__file__).parent, Path(__file__).parents[1])
+    return digest(path for folder in folders for path in _sources(folder))
 
 
 def fingerprint(known: Mapping[str, Any]) -> str:

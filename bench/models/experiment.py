@@ -20,12 +20,14 @@ from bench.measure.calls import forward, map_tensors
 from bench.measure.contents import UncomparableError, digest
 from bench.measure.threads import one_thread
 from bench.models.repairs import RAW, SHRINK, Made, compensated, shrunk
+from bench.models.shelf import NO_SHELF, Shelf
 from mha.costs import parameters_of
 from mha.tasks import Task
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 DENSE, NONE = "dense", "none"  # the plans that take nothing away, and everything
+MEASURED = ("parameters", "seconds", "peak_bytes")  # of a repaired model
 
 
 class Repaired(NamedTuple):
@@ -75,6 +77,7 @@ class Experiment:
         made: called with criterion, kept fraction and draw of a plan; returns the heads that it keeps in each layer, if
             an earlier part of the run has made it; else None.
         check: called with the dense model's values; raises if they are others than in an earlier part.
+        shelf: where this process finds what others have made.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Experiment:
         note: Callable[[Mapping[str, Any]], None] = lambda facts: None,  # noqa: ARG005
         made: Callable[[str, float, int], Mapping[str, Sequence[int]] | None] = lambda *_: None,
         check: Callable[[np.ndarray], None] = lambda _: None,
+        shelf: Shelf = NO_SHELF,
     ) -> None:
         self.task = task
+        self._shelf = shelf
         self._training = training
         self._note = note
         self._made = made
@@ -133,6 +138,8 @@ class Experiment:
     @once
     def scores(self, criterion: str, seed: int = 0) -> tuple[mha.HeadScores, float]:
         """The scores of all heads by a criterion on the calibration set, and the wall-clock seconds of scoring."""
+        if seed == 0 and (found := self._shelf.scores(self.task.name, criterion)):
+            return found
         batches = self._calibration()
         start = time.perf_counter()
         with one_thread():
@@ -170,6 +177,9 @@ class Experiment:
             criterion: the heads that stay are those of its plan; "shrink" where the repair chooses them.
             repair: "compensate" or "shrink".
         """
+        if found := self._shelf.repaired(self.task.name, (criterion, keep, repair)):
+            _, values, about = found
+            return Repaired(mha.HeadPlan(about["keep"]), values, *(about[name] for name in MEASURED))
         made = self._made_by(criterion, keep, repair)
         values = self._checked(self.task.evaluate(made.model))
         mha.save_pruned(made.model, self._saved(criterion, keep, repair))
@@ -197,6 +207,8 @@ class Experiment:
 
     def _saved(self, criterion: str, keep: float, repair: str) -> Path:
         """The directory of a repaired model."""
+        if found := self._shelf.repaired(self.task.name, (criterion, keep, repair)):
+            return found[0]
         return self._folder() / f"{criterion}-{keep!r}-{repair}"
 
     @once
@@ -220,7 +232,8 @@ class Experiment:
         Raises:
             ValueError: it returns another shape, no rows, or numbers that are not finite.
         """
-        return self._checked(self.task.evaluate(self.pruned(plan)))
+        kept = self._shelf.dense_values(self.task.name) if plan == self.plan(DENSE, 1.0) else None
+        return self._checked(self.task.evaluate(self.pruned(plan))) if kept is None else kept
 
     @once
     def dense_values(self) -> np.ndarray:

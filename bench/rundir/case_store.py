@@ -55,6 +55,13 @@ class Records:
             with suppress(type(error)), self.record(name, fields):
                 raise error
 
+    def put(self, name: str, record: dict[str, Any]) -> bool:
+        """Write a record that another process has made; False, and nothing, if one is there that has not failed."""
+        if self.ended(name):
+            return False
+        self._write(name, record)
+        return True
+
     def forget(self, name: str) -> None:
         """Remove the record of this name, if there is one."""
         (self._folder / f"{name}.json").unlink(missing_ok=True)
@@ -63,6 +70,10 @@ class Records:
     def ended(self, name: str) -> bool:
         """Whether a record of this name is there and its status is not failed: another try would end the same."""
         return self._known.get(name, {"status": FAILED})["status"] != FAILED
+
+    def brief(self, name: str) -> dict[str, Any] | None:
+        """The record of this name without what is bulky in it; None where there is none."""
+        return self._known.get(name)
 
     def find(self, **fields: Any) -> dict[str, Any] | None:
         """The first record, whole, whose status is ok and that has these values in these fields; else None."""

@@ -4,6 +4,9 @@ Whatever has been measured is on disk at once, one file each. What reads better 
 from those files when the run ends. A run that was cut off goes on in the same directory.
 """
 
+import csv
+import io
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,8 +49,10 @@ class RunDirectory:
         self.environment = dict(environment)
         self._lock = lock
         self._cases, self._plans, self._steps = (Records(path / folder) for folder in ("cases", "plans", "steps"))
+        self._records = {"cases": self._cases, "plans": self._plans, "steps": self._steps}
+        self._benchmarks: list[dict[str, Any]] = []  # pytest-benchmark's documents of other processes
         growing = {name: columns for name, columns in TABLES.items() if columns.origin}
-        self._tables = {name: Table(path / name, columns.names, columns.origin) for name, columns in growing.items()}
+        self._tables = {name: Table(path / name, *columns) for name, columns in growing.items()}
         self._attention = _arrays(path / ATTENTION)
 
     @classmethod
@@ -236,6 +241,43 @@ class RunDirectory:
         with written(self.path / ATTENTION) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self._attention)
 
+    def take(self, files: Mapping[str, bytes], machine: str) -> int:
+        """Add what a process has measured into a run directory of its own, perhaps on another machine.
+
+        Args:
+            files: path of each file in that directory -> its contents.
+            machine: what the axis `machine` has for that machine.
+
+        Returns:
+            How many records there were here already, which stay; what the others hold of the same is dropped.
+        """
+        dropped = 0
+        for path, contents in files.items():
+            folder, _, name = path.rpartition("/")
+            if folder in self._records:
+                record = json.loads(contents)
+                dropped += not self._records[folder].put(Path(name).stem, self._on_machine(record, machine))
+            elif path in self._tables:
+                self._tables[path].add(_rows(self._tables[path].columns, contents, machine))
+            elif path == ATTENTION:
+                if arrays := _arrays(io.BytesIO(contents)):
+                    self.add_attention(arrays)
+            elif folder.startswith(f"{TRACES}/"):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+                with written(self.path / path) as temporary:
+                    temporary.write_bytes(contents)
+            elif path == f"{numbered('benchmarks', self.process)}.json":
+                self._benchmarks.append(json.loads(contents))
+        return dropped
+
+    def _on_machine(self, record: dict[str, Any], machine: str) -> dict[str, Any]:
+        """A record with the machine that it was measured on: of a case, that of the case which timed its shape."""
+        if "machine" not in record:
+            return record
+        other = numbered(record.get("timed_by") or record["case"], self.process)
+        timed = None if record.get("timed_by") == record["case"] else self._records["cases"].brief(other)
+        return {**record, "machine": machine if timed is None else timed["machine"]}
+
     def assemble(self) -> None:
         """Write `plans.csv` and `examples.parquet` from the records of plans whose status is ok, and all other tables.
 
@@ -261,7 +303,7 @@ class RunDirectory:
             interrupted: whether pytest was interrupted.
         """
         target = self.path / f"{numbered('benchmarks', self.process)}.json"
-        if new := _read_benchmarks(benchmarks):
+        if new := _joined([*self._benchmarks, _read_benchmarks(benchmarks)]):
             earlier = _read_benchmarks(target).get("benchmarks", [])
             merged = {entry["fullname"]: entry for entry in [*earlier, *new["benchmarks"]]}
             write_json(target, {**new, "benchmarks": list(merged.values())}, indent=4)
@@ -277,15 +319,31 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _joined(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Documents of pytest-benchmark as one: the last, with the entries of all; {} where there are none."""
+    documents = [document for document in documents if document]
+    entries = [entry for document in documents for entry in document["benchmarks"]]
+    return {**documents[-1], "benchmarks": entries} if documents else {}
+
+
+def _rows(columns: Sequence[str], contents: bytes, machine: str) -> list[list[str]]:
+    """The rows of a table from another process; in a column `machine` they have that machine."""
+    rows = list(csv.reader(io.StringIO(contents.decode("utf-8"))))[1:]
+    if "machine" in columns:
+        place = columns.index("machine")
+        rows = [[*row[:place], machine, *row[place + 1 :]] for row in rows]
+    return rows
+
+
 def _share_of_others(one: np.ndarray, other: np.ndarray) -> float:
     """The share of rows in which two arrays of one shape differ by more than rounding, in any column."""
     others = ~np.isclose(one, other, rtol=1e-4, atol=1e-6).reshape(len(one), -1)
     return float(others.any(axis=1).mean())
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
     """The arrays in an npz file, by name; {} where there is no file."""
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         return {}
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)

@@ -45,7 +45,7 @@ def continued(path: Path, earlier: Mapping[str, Any] | None, now: Mapping[str, A
     """
     commands = [now["command"]] if "command" in now else []
     if earlier is None:
-        return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}}
+        return {**FRESH, **now, "commands": commands, "machine": {"checks": [], "noisy": []}, "machines": {}}
     if changes := [*_differences(earlier, now), *_changed_tasks(earlier, now)]:
         more = f"; and {len(changes) - TOLD} more" if len(changes) > TOLD else ""
         raise pytest.UsageError(

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,25 @@ class Table:
         columns: the names of all columns, in order.
         group: the columns that tell what was measured. Rows that are equal in these are added together, and replace
             those that the file has.
+        blank: name of a column -> what it holds in rows that are added without the last ones.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], group: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, columns: Sequence[str], group: Sequence[str], blank: Mapping[str, Any] | None = None
+    ) -> None:
         self.columns = tuple(columns)
+        self._blank = [(blank or {}).get(name) for name in columns]
         self._path = path
         self._key = [self.columns.index(name) for name in group]
         self._groups: dict[Row, list[Row]] = self._grouped(_read(path))
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Add rows, each in the columns' order, in place of those in the file that equal one in `group`."""
-        self._groups |= self._grouped(tuple(map(_cell, row)) for row in rows)
+        """Add rows, each in the columns' order, in place of those in the file that equal one in `group`.
+
+        A row may lack the last columns: they get what is in `blank`, or stay empty.
+        """
+        whole = ((*row, *self._blank[len(row) :]) for row in rows)
+        self._groups |= self._grouped(tuple(map(_cell, row)) for row in whole)
         write_csv(self._path, self.columns, (row for rows in self._groups.values() for row in rows))
 
     def has(self, **values: Any) -> bool:

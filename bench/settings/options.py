@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -203,6 +203,17 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="K",
         help="number of this process, from 0; what is timed is timed in each, for figures over several",
     )
+    group.addoption(
+        "--cluster",
+        metavar="ADDRESS",
+        help="measure on the workers of a dask scheduler, as tcp://127.0.0.1:8786, or local:N for N workers of our own "
+        "on this machine (docs/cluster.md)",
+    )
+    group.addoption(
+        "--on",
+        metavar="NAME",
+        help="with --cluster: what is timed needs this resource of a worker, too, as the name of an accelerator",
+    )
     group.addoption("--command", metavar="TEXT", help="how to start this run again; default: this command line")
 
 
@@ -226,6 +237,22 @@ def run_directory(config: pytest.Config) -> Path:
     return Path(config.option.run)
 
 
+def settle(config: pytest.Config, settings: RunSettings) -> None:
+    """Make these the settings, whatever the command line says."""
+    config.stash[_SETTINGS] = settings
+
+
+class Capabilities(Protocol):
+    """What can be measured: by default on this machine, as the functions of `bench.measure.capabilities` say it."""
+
+    def devices(self) -> tuple[str, ...]: ...
+    def device(self, word: str) -> str: ...
+    def why_no_dtype(self, device: str, dtype: str) -> str | None: ...
+    def why_not_by_itself(self, device: str, dtype: str) -> str | None: ...
+    def why_no_mode(self, device: str, mode: str) -> str | None: ...
+
+
+ELSEWHERE = pytest.StashKey[Capabilities]()  # of the machines that a run is measured on, where this is none of them
 _SETTINGS = pytest.StashKey[RunSettings]()
 
 
@@ -240,17 +267,18 @@ def _settings(config: pytest.Config) -> RunSettings:
 
     option = config.option
     _check_selection(option)
-    name = _preset(option)
+    name = preset_of(config)
     preset = PRESETS[name]
     sizes = {flag: several(flag, text, whole_number(example)) for flag, text, example in _sizes(option)}
-    devices = several("--devices", option.devices, capabilities.device) or capabilities.devices()
+    can = config.stash.get(ELSEWHERE, capabilities)
+    devices = several("--devices", option.devices, can.device) or can.devices()
     dtypes = several("--dtypes", option.dtypes, one_of(DTYPES))
     modes = several("--modes", option.modes, one_of(MODES))
-    no_dtype = capabilities.why_no_dtype if dtypes else capabilities.why_not_by_itself
+    no_dtype = can.why_no_dtype if dtypes else can.why_not_by_itself
     keep = several("--keep", option.keep, fraction) or preset.keep
     repair = several("--repair", option.repair, one_of(REPAIRS))
     left_out = capabilities.missing("--dtypes", devices, dtypes, preset.dtypes, no_dtype)
-    left_out |= capabilities.missing("--modes", devices, modes, preset.modes, capabilities.why_no_mode)
+    left_out |= capabilities.missing("--modes", devices, modes, preset.modes, can.why_no_mode)
     return RunSettings(
         directory=_usable(run_directory(config)),
         criteria=several("--criteria", option.criteria, one_of((*mha.criteria(), "even"))) or CRITERIA,
@@ -303,8 +331,9 @@ def _sizes(option: Any) -> tuple[tuple[str, str | None, str], ...]:
     )
 
 
-def _preset(option: Any) -> str:
+def preset_of(config: pytest.Config) -> str:
     """The name of the preset that the command line asks for; a `pytest.UsageError` if it asks for two."""
+    option = config.option
     asked = [name for name in PRESETS if getattr(option, name, False)]
     if len(asked) > 1:
         flags = " and ".join(f"--{name}" for name in asked)

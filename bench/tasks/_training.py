@@ -21,6 +21,7 @@ from bench.measure.threads import one_thread
 from mha.values.atomic_files import appears_whole
 
 CACHE = "MHA_BENCH_CACHE"  # environment variable: where trained models are kept
+USED: set[Path] = set()  # files there that this process has read
 
 
 def train(
@@ -99,6 +100,7 @@ def trained(
             with appears_whole(path) as temporary:
                 save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
     model.load_state_dict(load_file(path))
+    USED.add(path)
     return model.eval()
 
 

@@ -29,7 +29,7 @@ def points(run: Run, task: str) -> pd.DataFrame:
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
     arms = run.counts[run.counts["arm"].isin(MODEL_ARMS)][["case", "arm", "flops", "bytes"]]
-    frame = timed.merge(arms, on="case").merge(_ceilings(run), on=["device", "dtype"])
+    frame = timed.merge(arms, on="case").merge(_ceilings(run), on=["device", "dtype", "machine"])
     medians = {key: stats.median_of(processes) for key, processes in run.seconds.items()}
     seconds = [medians.get(key, np.nan) for key in zip(frame["case"], frame["arm"], strict=True)]
     frame = frame.assign(seconds=np.array(seconds, dtype=float))
@@ -122,9 +122,10 @@ def _with_bounds(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceilings(run: Run) -> pd.DataFrame:
-    """The run's ceilings, medians over processes, a row for each device and dtype.
+    """The run's ceilings, medians over processes, a row for each device and dtype of each kind of machine.
 
-    Columns: device, dtype, matmul, copy and cached copy, each NaN where it was not measured.
+    Columns: device, dtype, machine, matmul, copy and cached copy, each NaN where it was not measured.
     """
-    wide = run.ceilings.pivot_table(index=["device", "dtype"], columns="ceiling", values="value", aggfunc="median")
+    by = ["device", "dtype", "machine"]
+    wide = run.ceilings.pivot_table(index=by, columns="ceiling", values="value", aggfunc="median")
     return wide.reindex(columns=["matmul", "copy", "cached copy"]).astype(float).reset_index()

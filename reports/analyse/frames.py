@@ -76,6 +76,16 @@ class Setting:
         return [(axis, value) for axis, value in self._axes if axis is AXES["dtype"] or value != axis.usual]
 
 
+def device_title(device: object, machine: object) -> str:
+    """A device as a title names it, with the machine where it is not the run's own: "cuda" or "cuda, h100-5d0c12"."""
+    return str(device) if machine == AXES["machine"].usual else f"{device}, {AXES['machine'].title(str(machine))}"
+
+
+def device_slug(device: object, machine: object) -> str:
+    """The same as a part of a file's name."""
+    return str(device) if machine == AXES["machine"].usual else f"{device}-{machine}"
+
+
 @dataclass(frozen=True)
 class Tradeoff:
     """Accuracy beside latency of every plan of one task, in one setting at one batch size.

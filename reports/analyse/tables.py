@@ -102,11 +102,12 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
 def ceilings(run: Run) -> Iterator[Summary]:
     """Yield the table of the most that the machine can compute and move, measured in this run; none if it was not."""
     rows = []
-    for (device, dtype, ceiling), measurements in run.ceilings.groupby(["device", "dtype", "ceiling"], sort=True):
+    by = ["device", "machine", "dtype", "ceiling"]
+    for (device, machine, dtype, ceiling), measurements in run.ceilings.groupby(by, sort=True):
         name, unit = CEILINGS.get(str(ceiling), (str(ceiling), ""))
         measured = stats.Estimate(measurements["value"].median(), measurements["low"].min(), measurements["high"].max())
         value = interval(frames.columns("value", measured), "value", partial(rate, unit=unit))
-        rows.append((word(device), word(dtype), word(name), value))
+        rows.append((word(frames.device_title(device, machine)), word(dtype), word(name), value))
     if rows:
         note = "In brackets: from the lowest bound to the highest, over the processes that measured it."
         columns = ("device", "dtype", "ceiling", "measured")
@@ -152,7 +153,18 @@ def environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("command", _text(facts, "command")),
         ("started", _text(facts, "created")),
         ("finished", "cut off" if facts.get("finished") is None else str(facts["finished"])),
+        *((f"machine {name}", _machine(about)) for name, about in (facts.get("machines") or {}).items()),
     ]
+
+
+def _machine(facts: Any) -> str:
+    """What is said of another kind of machine that cases of a run were measured on, in a line."""
+    if not isinstance(facts, Mapping):
+        return UNKNOWN
+    cores = f"{_text(facts, 'cores')} cores, {_text(facts, 'threads')} threads"
+    return "; ".join(
+        filter(None, [_pairs(facts.get("accelerators")), _text(facts, "cpu"), cores, _pairs(facts.get("packages"))])
+    )
 
 
 def _row(row: pd.Series, tradeoff: Tradeoff) -> tuple[Cell, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.analyse.frames import device_slug, device_title
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import listed, per_cent, size
 from reports.draw.style import INK, PALETTE, extent, new_figure
@@ -26,10 +27,11 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     Columns of its frame: kept_fraction, seconds (since the forward pass began) and bytes (allocated since then).
     """
     rows = run.memory[run.memory["task"] == task]
-    for (device, batch), steps in rows.groupby(["device", "batch"]):
+    for (device, machine, batch), steps in rows.groupby(["device", "machine", "batch"]):
         frame = steps.sort_values(["kept_fraction", "seconds"], ascending=[False, True], kind="stable")
         columns = ["kept_fraction", "seconds", "bytes"]
-        yield Panel(f"{device}-b{batch:.0f}", f"{task}, {device}, batch {batch:.0f}", frame[columns])
+        title = f"{task}, {device_title(device, machine)}, batch {batch:.0f}"
+        yield Panel(f"{device_slug(device, machine)}-b{batch:.0f}", title, frame[columns])
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from reports.analyse.frames import device_slug, device_title
 from reports.analyse.limits import left_out, spread
 from reports.base.formatting import digits, per_cent
 from reports.base.table_cells import NONE, Cell, Summary, number, word
@@ -31,7 +32,7 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
     column on top. With more than SHOWN + 1 operators, all after the first SHOWN are summed in one last row, OTHERS.
     """
     rows = run.operators[run.operators["task"] == task]
-    for (device, batch), operators in rows.groupby(["device", "batch"]):
+    for (device, machine, batch), operators in rows.groupby(["device", "machine", "batch"]):
         # on an accelerator the host only launches, and waits
         clock = "device_seconds" if (operators["device_seconds"] > 0).any() else "seconds"
         operators = operators.assign(ms=1e3 * operators[clock])
@@ -40,8 +41,8 @@ def panels(run: Run, task: str) -> Iterator[Panel]:
         )
         wide = wide[sorted(wide.columns, reverse=True)]
         frame = _dearest(wide)
-        title = f"{task}, {device}, batch {batch:.0f}"
-        yield Panel(f"{device}-b{batch:.0f}", title, frame, (_table(frame),))
+        title = f"{task}, {device_title(device, machine)}, batch {batch:.0f}"
+        yield Panel(f"{device_slug(device, machine)}-b{batch:.0f}", title, frame, (_table(frame),))
 
 
 def draw(frame: pd.DataFrame) -> Figure:

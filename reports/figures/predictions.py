@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.analyse.frames import device_slug, device_title
 from reports.analyse.limits import left_out, spread_rows
 from reports.base.formatting import between
 from reports.draw.style import GREY, INK, extent, looks, new_figure, reach
@@ -19,9 +20,9 @@ SHOWN = 400  # plans
 
 
 def panels(run: Run, task: str) -> Iterator[Panel]:
-    """One panel for each device; its frame has the rows of predictions.csv of the task on that device."""
-    for device, rows in run.predictions[run.predictions["task"] == task].groupby("device"):
-        yield Panel(str(device), f"{task}, {device}", rows.reset_index(drop=True))
+    """One panel for each device of each kind of machine; its frame has the task's rows of predictions.csv there."""
+    for where, rows in run.predictions[run.predictions["task"] == task].groupby(["device", "machine"]):
+        yield Panel(device_slug(*where), f"{task}, {device_title(*where)}", rows.reset_index(drop=True))
 
 
 def draw(frame: pd.DataFrame) -> Figure:

@@ -29,6 +29,7 @@ DONE, FAILED, *LEFT_OUT = STATUSES
 KINDS = CASE["kind"].values
 UNREAD = ("length",)  # what was asked for; what came of it is seq_len
 KEPT: Fields = {name: field for name, field in CASE.items() if name not in UNREAD}
+REQUIRED, OPTIONAL = required(KEPT), optional(KEPT)
 OUTCOME = {name: field.types for name, field in RECORD.items() if name != "schema"}
 LATER = {name: field.missing for name, field in KEPT.items() if field.optional}  # what holds where older runs lack it
 LEAST = {name: field.least for name, field in KEPT.items() if field.least is not None}
@@ -163,9 +164,9 @@ def _timed(file: Path, document: Mapping[str, Any], tasks: Collection[str]) -> T
             task, unless the case is of generation, not one of `tasks` (for the bare layer: not LAYER); or a sample is
             wrong.
     """
-    check_fields(file, document, required(KEPT))
+    check_fields(file, document, REQUIRED)
     case = {**document, **{name: default for name, default in LATER.items() if document.get(name) is None}}
-    check_fields(file, case, optional(KEPT))
+    check_fields(file, case, OPTIONAL)
     check_numbers(file, case, LEAST)
     check_items(file, case["shape"], int, "'shape'")
     check_choice(file, "kinds", case["kind"], KINDS)
@@ -230,7 +231,7 @@ def _frame(documents: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     `shape` becomes a tuple, `seq_len` a nullable integer, and numbers that may be null become floats.
     """
-    columns = [name for name in (*required(KEPT), *LATER) if name not in ELSEWHERE]
+    columns = [name for name in (*REQUIRED, *LATER) if name not in ELSEWHERE]
     cases = pd.DataFrame(documents, columns=columns)
     cases["shape"] = [tuple(shape) for shape in cases["shape"]]
     cases["seq_len"] = cases["seq_len"].astype("Int64")

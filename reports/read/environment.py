@@ -1,6 +1,6 @@
 """`environment.json`: what makes a directory a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,22 @@ def read_environment(path: Path, problems: Problems) -> dict[str, Any]:
     facts = _sound(file, environment, optional(ENVIRONMENT), "", problems)
     if facts.get("machine"):
         facts["machine"] = _sound(file, facts["machine"], optional(MACHINE), "machine", problems)
+    if facts.get("machines"):
+        facts["machines"] = dict(_machines(file, facts["machines"], problems))
     return {**facts, "tasks": tasks}
+
+
+def _machines(file: Path, machines: Mapping[str, Any], problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and facts of each other kind of machine, without what is wrong; `problems` is told of that."""
+    for name, facts in machines.items():
+        where = f"machine '{name}'"
+        with problems.noted(file):
+            check_fields(file, facts, {}, where)
+            known = {fact: types for fact, types in optional(ENVIRONMENT).items() if fact != "machines"}
+            about = _sound(file, facts, known, where, problems)
+            if about.get("machine"):
+                about["machine"] = _sound(file, about["machine"], optional(MACHINE), f"{where}, machine", problems)
+            yield name, about
 
 
 def _sound(

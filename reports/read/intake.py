@@ -30,6 +30,7 @@ MOST_TASKS = 200
 MOST_DEPTH = 32  # of lists and objects within each other; a run has six
 MOST_ENTRIES, MOST_DIRECTORY = 200_000, 64 * MIB  # of an archive: files, and the bytes of their names
 MOST_ARCHIVE, MOST_UNPACKED = 1024 * MIB, 1024 * MIB  # as it is, and what is read of it
+NESTED = {dict, list}  # what JSON is nested of
 NO_LINKS = "copy the run directory again, with files in place of links"
 TOO_MUCH = "no benchmark writes so much: look where it comes from"
 FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
@@ -96,8 +97,8 @@ def check_depth(path: Path, document: Any) -> None:
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in NESTED
         ]
         if not level:
             return

@@ -173,7 +173,11 @@ class Run:
     @property
     def noisy(self) -> tuple[str, ...]:
         """Sentences on what was wrong with the machine when the run checked whether it is quiet; none if it was."""
-        return tuple(map(str, (self.environment.get("machine") or {}).get("noisy") or ()))
+        others = [
+            (f"{name}: ", about.get("machine")) for name, about in (self.environment.get("machines") or {}).items()
+        ]
+        machines = [("", self.environment.get("machine")), *others]
+        return tuple(f"{name}{why}" for name, machine in machines for why in (machine or {}).get("noisy") or ())
 
     @cached_property
     def timed(self) -> frozenset[str]:

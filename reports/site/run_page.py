@@ -50,7 +50,9 @@ class RunPage(FigurePage):
         accelerators = [str(name) for name in (environment.get("accelerators") or {}).values()]
         cores = [count(environment[name], name[:-1]) for name in ("cores", "threads") if environment.get(name)]
         torch = [f"torch {version}"] if (version := (environment.get("packages") or {}).get("torch")) else []
-        return ", ".join([*accelerators, str(environment.get("cpu") or "unknown CPU"), *cores, *torch])
+        others = count(len(environment.get("machines") or {}), "other kind")
+        beside = [f"and {others} of machine"] if environment.get("machines") else []
+        return ", ".join([*accelerators, str(environment.get("cpu") or "unknown CPU"), *cores, *torch, *beside])
 
     @property
     def about(self) -> str:
