@@ -53,8 +53,9 @@ def settings_from(data: Mapping[str, Any], directory: Path) -> RunSettings:
     left_out = {(device, name): why for device, name, why in data["left_out"]}
     files = {each.task.name: each.file for each in chosen if each.file}
     tasks = tuple(each.task for each in chosen)
+    given: dict[str, Any] = {"left_out": left_out, "files": files, "tasks": tasks, "directory": directory}
     try:
-        return RunSettings(**plain | {"left_out": left_out, "files": files, "tasks": tasks, "directory": directory})
+        return RunSettings(**{**plain, **given})
     except TypeError as error:
         raise pytest.UsageError(f"these settings are of another version of the suite: {error}") from error
 
