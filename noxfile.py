@@ -230,7 +230,7 @@ def runtimes(session: nox.Session) -> None:
 @nox.session
 def exports(session: nox.Session) -> None:
     """Prove exports in all runtimes, by the tests and by docs/exports.csv; arguments are models of that table."""
-    install(session, "-e", ".[test,export,executorch]")
+    install(session, "-e", ".[test,export,executorch]", "bitsandbytes")
     if not session.posargs:
         session.run("python", "-m", "pytest", "tests/mha/exporting", "-q")
     session.run("python", "-m", "tools.exports", *session.posargs)

@@ -10,7 +10,7 @@ import mha
 from mha.exporting.decoding import Decoder
 from mha.exporting.ways import STEPS
 from mha.values.errors import EquivalenceError, ExportError
-from tests.mha.exporting.test_exporting import RUNTIMES, needs_packages
+from tests.mha.exporting.runtimes import RUNTIMES, needs_packages
 from tests.mha.support.language_models import GPT, GROUPED, IDS, build, uneven
 from tests.thorough import few
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib.util
 import json
 import shutil
 from unittest import mock
@@ -15,19 +14,9 @@ import mha
 from mha.exporting import exported as on_disk
 from mha.exporting.check_export import ExportCheck, Try
 from mha.values.errors import CheckpointError, EquivalenceError, ExportError, MissingPackageError
+from tests.mha.exporting.runtimes import OTHERS, RUNTIMES, needs_packages
 from tests.mha.exporting.stack import PLAN, B, D, E, S
 from tests.mha.support.language_models import GROUPED, IDS, alike, build, first
-
-RUNTIMES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
-OTHERS = {**RUNTIMES, "executorch": ("executorch",)}
-PACKAGES = {**OTHERS, "onnx int8": RUNTIMES["onnx"], "openvino int8": ("openvino", "nncf"), "torch int8": ("torchao",)}
-
-
-def needs_packages(name):
-    extra = "executorch" if name == "executorch" else "export"
-    for package in PACKAGES.get(name, ()):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'mha[{extra}]'; nox -s exports")
 
 
 def swapped(pruned):
