@@ -26,7 +26,6 @@ import mha
 from bench import tasks
 from bench.measure.bootstrap import Bootstrap, Estimate
 from bench.measure.environment import environment
-from bench.measure.errors import described
 from bench.measure.files import now, write_json
 from bench.measure.row_tables import say, write_csv
 from bench.measure.threads import pinned
@@ -155,9 +154,15 @@ def _arms(
                     status = FAILED if isinstance(error, mha.EquivalenceError) else REFUSED
                     unable |= {format} if variant.kind == DENSE and weights == FLOAT32 else set()
                     row = _about(task, variant, format, weights)
-                    rows.append({**row, "status": status, "reason": described(error)})
-                    say(f"{task.name}: {variant.name}, {weights}, {RUNTIMES[format]}: {described(error)}")
+                    rows.append({**row, "status": status, "reason": _why(error, directory)})
+                    say(f"{task.name}: {variant.name}, {weights}, {RUNTIMES[format]}: {rows[-1]['reason']}")
     return arms, rows
+
+
+def _why(error: mha.MhaError, directory: Path) -> str:
+    """What an error says, on one line and without a folder of this machine; of a proof, the line with its verdict."""
+    lines = str(error).replace(str(directory), "the export").strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1 if isinstance(error, mha.EquivalenceError) else 0]}"
 
 
 def _example(experiment: Experiment, batch: int, length: int | None) -> Inputs:

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
+import mha
 from bench import tasks
 from bench.runtimes import arms
-from bench.runtimes.__main__ import main
+from bench.runtimes.__main__ import _why, main
 from tests.bench.tiny_task import TinyTask
 
 
@@ -47,6 +48,15 @@ def test_each_runtime_says_what_torch_says(tmp_path, monkeypatch):
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["command"].startswith("python -m bench.runtimes -o ")
     assert facts["finished"] is not None
+
+
+def test_a_reason_is_one_line_and_has_no_path(tmp_path):
+    failed = mha.EquivalenceError(f"{tmp_path}:\nids 2×8: off by 1\nonnx does NOT compute it: at most 0.3, allowed 0.2")
+    assert _why(failed, tmp_path) == "EquivalenceError: onnx does NOT compute it: at most 0.3, allowed 0.2"
+    assert (
+        _why(mha.ExportError(f"{tmp_path} holds no export\nmore"), tmp_path)
+        == "ExportError: the export holds no export"
+    )
 
 
 def test_what_llama_cpp_tells_is_made_whole():
