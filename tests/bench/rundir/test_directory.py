@@ -82,7 +82,7 @@ def test_a_case_is_recorded_when_it_ends(run):
     (written,) = read_records(run.path / "cases")
     unknown = ("task", "criterion", "plan", "kept_fraction", "heads_kept", "heads_total", "device", "dtype")
     head = {"schema": 1, "status": "ok", "error": None, "process": 0, "counts": {}, "skipped_arms": {}}
-    axes = {"cache": "warm", "phase": "forward", "mask": "none", "repair": "none", "tokens": 15}
+    axes = {"cache": "warm", "phase": "forward", "mask": "none", "repair": "none", "machine": "own", "tokens": 15}
     open_fields = dict.fromkeys((*unknown, "length", "timed_by", "ended", "warm_up", "width", "head_dim"))
     assert written == head | known | found | axes | open_fields
 
