@@ -67,11 +67,6 @@ def _order_statistics(count: int, share: float) -> tuple[int, int]:
     return low, high
 
 
-def by_process(values: pd.Series) -> Processes:
-    """The values as one array (rounds,) for each process; `process` is a level of the index of `values`."""
-    return tuple(rows.to_numpy() for _, rows in values.groupby(level="process"))
-
-
 def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str, Processes]:
     """The log of (seconds of arm `over` / seconds of arm `under`) of each case, (rounds,) for each process.
 
@@ -80,7 +75,7 @@ def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str,
     """
     rounds = ["case", "process", "round"]
     arms = samples.pivot(index=rounds, columns="arm", values="seconds").reindex(columns=[over, under])
-    ratios = np.log((arms[over] / arms[under]).dropna())
+    ratios = (arms[over] / arms[under]).dropna().map(np.log)
     values, found = ratios.to_numpy(), defaultdict(list)
     # indices, not groups: a frame for each of thousands of cases takes minutes
     for (case, _), rows in sorted(ratios.groupby(level=["case", "process"]).indices.items()):
