@@ -55,6 +55,8 @@ class Row(NamedTuple):
         overhead_ms: milliseconds of wall time beside the cases, for each case.
         busy_share: of the workers' time, what they spent in cases.
         writer_ms: milliseconds that the writer took for a case, among the others.
+        cpu_ms: milliseconds of CPU time of this process beside the cases, for each case: what a busy machine leaves as
+            it is.
         peak_mib: MiB of memory that this process, or the report's processes together, had at the most.
     """
 
@@ -66,6 +68,7 @@ class Row(NamedTuple):
     overhead_ms: float | None
     busy_share: float | None
     writer_ms: float | None
+    cpu_ms: float | None
     peak_mib: float
 
 
@@ -141,16 +144,17 @@ def sweep_of(kind: str, folder: Path, cases: int, workers: int, seconds: float) 
         fleet = Fleet("simulated", (), FACTS, ask=simulated_facts)
         fleet.look(client)
         jobs = [Job(name, {}) for name in records]
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.process_time()
         Sweep("simulated", cluster.scheduler_address, client, fleet, jobs, work).run()
-        took = time.perf_counter() - began
+        took, cpu = time.perf_counter() - began, time.process_time() - computed
     run.close()
     files = len([*(folder / "cases").iterdir()])
     if sorted(stored) != sorted(records) or files != cases:
         raise RuntimeError(f"{cases} cases were run, {len(stored)} stored, and {files} files written")
     busy = cases * seconds / workers
     share = busy / took if seconds else None
-    return Row(kind, cases, workers, seconds, took, 1e3 * (took - busy) / cases, share, 1e3 * writing / cases, peak.mib)
+    overhead, writer, cpu_ms = (1e3 * each / cases for each in (took - busy, writing, cpu))
+    return Row(kind, cases, workers, seconds, took, overhead, share, writer, cpu_ms, peak.mib)
 
 
 def report_of(folder: Path, cases: int) -> Row:
@@ -173,7 +177,7 @@ def report_of(folder: Path, cases: int) -> Row:
     took = time.perf_counter() - began
     if code:
         raise RuntimeError(f"the report ended with exit code {code}")
-    return Row("report", cases, 0, 0.0, took, None, None, None, peak.mib)
+    return Row("report", cases, 0, 0.0, took, None, None, None, None, peak.mib)
 
 
 def simulated_case(spec: Mapping[str, Any]) -> dict[str, Any]:

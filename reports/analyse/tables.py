@@ -1,5 +1,6 @@
 """The tables of a run's page, their cells as finished text."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -78,11 +79,13 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
     counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
+    arms = defaultdict(list)
+    for (name, arm), processes in run.seconds.items():
+        arms[name].append((arm, np.concatenate(processes)))
     rows = [
-        _percentiles(case, arm, np.concatenate(processes), counts.get((name, arm)))
+        _percentiles(case, arm, seconds, counts.get((case["case"], arm)))
         for case in timed.to_dict("records")
-        for (name, arm), processes in run.seconds.items()
-        if name == case["case"]
+        for arm, seconds in arms[case["case"]]
     ]
     if rows:
         yield Summary(
