@@ -110,7 +110,7 @@ class ClusterSession:
 
         def stored(job: Job, result: Mapping[str, Any]) -> None:
             if job.makes:
-                store.learn(result)
+                store.learn(result, plan.shared[job.name].task)
                 if _passed(result["reports"]):
                     store.put(job.name, result["files"])
                 return

@@ -41,6 +41,7 @@ CALM = {  # what each worker does by itself many times a second, and 64 of them 
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "2s",
     "distributed.admin.system-monitor.interval": "10s",
+    "distributed.comm.timeouts.tcp": "300s",  # a busy process answers late
 }
 
 

@@ -1,9 +1,12 @@
 """The one writer of a sweep: what workers send goes into the run directory by the rules of a single machine."""
 
+import io
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench.cluster.fleet import machine_name
 from bench.cluster.runner import Files
@@ -54,9 +57,14 @@ class Store:
             self._check(machine, result["host"], there["machine"]["checks"])
         self.dropped += self._run.take(result["files"], machine)
 
-    def learn(self, result: Mapping[str, Any]) -> None:
-        """Note what the making of something has found out about its task."""
+    def learn(self, result: Mapping[str, Any], task: str) -> None:
+        """Note what the making of something has found out about its task.
+
+        The run ends if the dense model's values are others than in an earlier part.
+        """
         self._describe(result["environment"]["tasks"])
+        if values := result["files"].get(f"{task}/dense/values.npy"):
+            self._run.check_dense(task, np.load(io.BytesIO(values), allow_pickle=False))
 
     def put(self, name: str, files: Files) -> None:
         """Keep what a job has made, so that a sweep which goes on need not make it again."""
