@@ -28,8 +28,10 @@ def test_each_runtime_says_what_torch_says(tmp_path, monkeypatch):
     given = ["-o", str(tmp_path), "--tasks", "tiny", "--keep", "0.5", "--runtimes", "eager", "torch", "gguf"]
     assert main([*given, "--batch", "3", "--seconds", "0.1"]) == 0
     with (tmp_path / "runtimes.csv").open() as file:
-        refused, *rows = csv.DictReader(file)
-    assert (refused["status"], refused["runtime"]) == ("refused", "llama.cpp")
+        every = list(csv.DictReader(file))
+    (refused,) = (row for row in every if row["runtime"] == "llama.cpp")
+    rows = [row for row in every if row["status"] == "ok" and row["weights"] == "float32"]
+    assert refused["status"] == "refused"
     assert any(why in refused["reason"] for why in ("and this is TinyModel", "xllamacpp is needed to export to gguf"))
     assert [(row["variant"], row["runtime"], row["heads_kept"]) for row in rows] == [
         ("dense", "PyTorch", "6"), ("dense", "torch.export", "6"),
@@ -44,7 +46,10 @@ def test_each_runtime_says_what_torch_says(tmp_path, monkeypatch):
     assert all(float(row["memory_bytes"]) > 0 for row in rows)
     with (tmp_path / "samples.csv").open() as file:
         samples = list(csv.DictReader(file))
-    assert len({row["arm"] for row in samples}) == 4
+    assert {row["arm"] for row in samples} >= {
+        "dense, float32, PyTorch", "dense, float32, torch.export",
+        "pruned to 50 %, float32, PyTorch", "pruned to 50 %, float32, torch.export",
+    }  # fmt: skip
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["command"].startswith("python -m bench.runtimes -o ")
     assert facts["finished"] is not None

@@ -27,7 +27,7 @@ def started_by(pid):
         return []
 
 
-def wait(condition, seconds=120):
+def wait(condition, seconds=600):  # that it hangs; on a busy machine it takes long
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
