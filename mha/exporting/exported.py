@@ -12,9 +12,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from mha.exporting.decoding import CACHE
-from mha.exporting.registry import Run, find_format
+from mha.exporting.registry import Run, find_format, first_line
 from mha.values.atomic_files import appears_whole
-from mha.values.errors import ExportError
+from mha.values.errors import ExportError, MhaError
 
 FILE = "mha-export.json"
 SCHEMA = 1
@@ -118,7 +118,15 @@ class Exported:
         self.check_versions()
         with warnings.catch_warnings(action="ignore"):  # of packages about themselves
             format = find_format(self.format)
-            run = format.decoder(self.directory, dict(self.sizes)) if self.cache else format.open(self.directory)
+            try:
+                run = format.decoder(self.directory, dict(self.sizes)) if self.cache else format.open(self.directory)
+            except MhaError:
+                raise
+            except Exception as error:  # whatever a runtime may raise
+                raise ExportError(
+                    f"{self.directory}: {format.runtime} can't load what was exported ({first_line(error)}); is there "
+                    "enough memory?"
+                ) from error
         return _Strict(self, run) if format.traced and not self.cache else run
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
