@@ -126,6 +126,7 @@ def test_workers_die_join_late_and_are_slow(tmp_path):
         assert "other" not in {member.name for member in tried.fleet.members.values()}
 
 
+@pytest.mark.thorough
 def test_the_scheduler_is_killed_and_started_again(tmp_path):
     with Cluster(tmp_path) as cluster:
         for name in ("one", "two"):
@@ -146,6 +147,7 @@ def test_the_scheduler_is_killed_and_started_again(tmp_path):
         assert tried.lost == {}
 
 
+@pytest.mark.thorough
 def test_the_network_is_cut_for_a_while(tmp_path):
     """A worker that is stopped in a case is taken for dead; another takes the case, and the first gets no result in."""
     with Cluster(tmp_path) as cluster:
