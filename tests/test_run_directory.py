@@ -123,7 +123,11 @@ def test_the_page_has_what_holds_where_a_field_of_a_case_is_missing(page, descri
         default, text = defaults[name]
         if name != "tokens":  # are made of two others
             assert json.loads(default.strip("`")) == field.get("usual", field.get("default"))
-        assert {*field.get("values", ())} == {*re.findall(r'`"(\w+)"`', default + text)} - {"steady", "generation", "own"}
+        assert {*field.get("values", ())} == {*re.findall(r'`"(\w+)"`', default + text)} - {
+            "steady",
+            "generation",
+            "own",
+        }
     assert re.findall(r"`(\w+)`", defaults["counts"][1]) == list(description["counts"])
 
 

@@ -5,7 +5,7 @@ needs it.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -59,4 +59,4 @@ def _shelf(config: pytest.Config) -> Shelf:
     return config.stash[SHELF]
 
 
-MAKERS = {"model": _model, "dense": _dense, "scores": _scores, "repaired": _repaired}
+MAKERS: Mapping[str, Callable[..., None]] = {"model": _model, "dense": _dense, "scores": _scores, "repaired": _repaired}

@@ -82,7 +82,7 @@ class _Flight:
     """
 
     job: Job
-    future: "Future"
+    future: "Future[Any]"
     worker: str
     died: bool = False
 
@@ -135,11 +135,11 @@ class Sweep:
         self._waiting: defaultdict[str, list[Job]] = defaultdict(list)  # name of a job -> jobs that need it
         self._missing: dict[str, int] = {}  # name of a job -> how many of those that it needs have not ended
         self._flights: dict[str, _Flight] = {}
-        self._shared: dict[str, Future] = {}
+        self._shared: dict[str, "Future[Any]"] = {}
         self._died: defaultdict[str, list[str]] = defaultdict(list)
         self._lost: defaultdict[str, int] = defaultdict(int)
         self._attempts = 0
-        self._events: queue.SimpleQueue[tuple[Job, Future, Any, BaseException | None]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[Job, "Future[Any]", Any, BaseException | None]] = queue.SimpleQueue()
         self._stuck_since: float | None = None
         self._said_stuck = False
         self._ended = threading.Event()
@@ -239,7 +239,7 @@ class Sweep:
         for name, each in files.items():
             (self._shared[name],) = self.client.scatter([dict(each)], hash=False)
 
-    def _fetch(self, job: Job, future: "Future") -> None:
+    def _fetch(self, job: Job, future: "Future[Any]") -> None:
         """Get the result of a job that has ended, in a thread of its own: it may have to be computed again."""
         result, error = None, None
         try:
@@ -259,7 +259,7 @@ class Sweep:
                 self._handle(*event)
                 event = self._events.get_nowait()
 
-    def _handle(self, job: Job, future: "Future", result: Any, error: BaseException | None) -> None:
+    def _handle(self, job: Job, future: "Future[Any]", result: Any, error: BaseException | None) -> None:
         """Store a result, or see to a job that has none."""
         flight = self._flights.get(job.name)
         if flight is not None and flight.future is future:

@@ -49,12 +49,15 @@ def settings_from(data: Mapping[str, Any], directory: Path) -> RunSettings:
     from bench.settings.task_option import chosen_tasks
 
     chosen = chosen_tasks([*data["tasks"]]) if data["tasks"] else ()
-    plain = {name: tuple(value) if name in TUPLES and value is not None else value for name, value in data.items()}
+    plain: dict[str, Any] = {
+        name: tuple(value) if name in TUPLES and value is not None else value for name, value in data.items()
+    }
     left_out = {(device, name): why for device, name, why in data["left_out"]}
     files = {each.task.name: each.file for each in chosen if each.file}
     tasks = tuple(each.task for each in chosen)
     try:
-        return RunSettings(**plain | {"left_out": left_out, "files": files, "tasks": tasks, "directory": directory})
+        plain |= {"left_out": left_out, "files": files, "tasks": tasks, "directory": directory}
+        return RunSettings(**plain)
     except TypeError as error:
         raise pytest.UsageError(f"these settings are of another version of the suite: {error}") from error
 

@@ -4,7 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from zlib import crc32
 
 import numpy as np
@@ -78,7 +78,8 @@ def paired_log_ratios(samples: pd.DataFrame, over: str, under: str) -> dict[str,
     ratios = (arms[over] / arms[under]).dropna().map(np.log)
     values, found = ratios.to_numpy(), defaultdict(list)
     # indices, not groups: a frame for each of thousands of cases takes minutes
-    for (case, _), rows in sorted(ratios.groupby(level=["case", "process"]).indices.items()):
+    groups = cast(dict[Any, np.ndarray], ratios.groupby(level=["case", "process"]).indices)
+    for (case, _), rows in sorted(groups.items()):
         found[str(case)].append(values[rows])
     return {case: tuple(processes) for case, processes in found.items()}
 
