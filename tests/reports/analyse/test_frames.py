@@ -147,7 +147,7 @@ def test_what_is_measured_as_usual_comes_first():
         ("cpu", "float32", "compile", "cold", "none"),
         ("cpu", "float32", "eager", "warm", "none"),
     ]
-    cases = pd.DataFrame(ways, columns=["device", "dtype", "mode", "cache", "mask"]).assign(seq_len=7)
+    cases = pd.DataFrame(ways, columns=["device", "dtype", "mode", "cache", "mask"]).assign(machine="own", seq_len=7)
     for grouped in (frames.settings, frames.conditions):
         found = [setting.text.removesuffix(", 7 tokens") for setting, _ in grouped(cases)]
         assert found == [

@@ -43,7 +43,7 @@ def test_samples_are_tidy_and_there_once(full_run, tmp_path):
     frame = pd.read_parquet(tmp_path / "samples.parquet")
     assert frame.columns.tolist() == SAMPLES == [
         "case", "task", "criterion", "kept_fraction", "heads_kept", "batch", "seq_len", "device", "dtype", "arm",
-        "round", "seconds", "process", "cache", "mode", "phase", "mask", "repair",
+        "round", "seconds", "process", "cache", "mode", "phase", "mask", "machine", "repair",
     ]  # fmt: skip
     assert len(frame) == 18 * 2 * 11
     assert not frame.duplicated(["case", "arm", "process", "round"]).any()
