@@ -34,6 +34,7 @@ def wait(condition, seconds=600):  # that it hangs; on a busy machine it takes l
         time.sleep(0.02)
 
 
+@pytest.mark.thorough
 def test_a_sweep_interrupted_and_gone_on_with_has_what_one_machine_has(bench, forks, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     path = tmp_path / "run"

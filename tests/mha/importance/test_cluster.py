@@ -71,7 +71,7 @@ def assert_close(one: mha.HeadScores, other: mha.HeadScores) -> None:
         assert torch.allclose(row.double(), other[name].double(), rtol=CLOSE, atol=CLOSE * float(row.abs().max()))
 
 
-@pytest.mark.parametrize("criterion", few(WITH_DATA, "confidence", "fisher", "fluctuation", "leave_one_out", "gate"))
+@pytest.mark.parametrize("criterion", few(WITH_DATA, "fisher"))
 def test_every_criterion_scores_as_here(client, model, batches, criterion):
     options = {**QUICK.get(criterion, {}), **({"truncation": 0.9} if criterion == "shapley" else {})}
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -112,6 +112,7 @@ def test_neither_the_sharding_nor_where_batches_are_makes_a_difference(client, m
         future.release()
 
 
+@pytest.mark.thorough
 def test_rounds_mask_what_has_left_on_the_workers_too(client, model, batches):
     here, there = (
         mha.score(model, batches, loss_of, "taylor", rounds=4, examples=len_of_labels, cluster=where)
@@ -124,6 +125,7 @@ def len_of_labels(batch):
     return len(batch[2])
 
 
+@pytest.mark.thorough
 def test_a_race_and_a_criterion_of_ones_own_are_run_by_one_worker(client, model, batches):
     @mha.register_criterion("position", needs="outputs")
     def position(calibration, *, factor=2.0):
@@ -139,6 +141,7 @@ def test_a_race_and_a_criterion_of_ones_own_are_run_by_one_worker(client, model,
     assert_close(here, mha.score(model, batches, loss_of, cluster=client, **options))
 
 
+@pytest.mark.thorough
 def test_what_says_it_adds_up_and_does_not_is_refused(client, model, batches):
     @mha.register_criterion("pretender", needs="outputs", additive=True)
     def pretender(calibration):
@@ -161,6 +164,7 @@ class Counted(Reader):
             file.write(f"{os.getpid()}\n")
 
 
+@pytest.mark.thorough
 def test_the_model_is_sent_once_to_each_worker(client, batches, tmp_path):
     model = Counted()
     model.file = str(tmp_path / "sent")
@@ -188,6 +192,7 @@ def die_once(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_in_the_middle_changes_nothing(client, model, batches, tmp_path):
     many = [*batches, *batches, *batches]
     calm = mha.score(model, many, loss_of, "fisher", cluster=client)
@@ -237,11 +242,13 @@ def fail(_):
     raise ValueError("no such file")
 
 
+@pytest.mark.thorough
 def test_a_shard_that_raises_is_named(client, model, batches, tmp_path):
     with pytest.raises(mha.CalibrationError, match=r"^shard 2 \(batch 2\), on a worker: ValueError: no such file$"):
         mha.score(model, batches, slow_and(fail, tmp_path, number=4), "fisher", cluster=client)
 
 
+@pytest.mark.thorough
 def test_a_loss_of_nan_is_the_same_error_as_here(client, model, batches):
     """Of several shards that fail it is the first one's, by its number in the whole calibration set."""
     wrong = [Shard(batches[:2]), *[(x * float("nan"), memory, labels) for x, memory, labels in batches[2:]]]
@@ -258,6 +265,7 @@ def test_a_loss_of_nan_is_the_same_error_as_here(client, model, batches):
     future.release()
 
 
+@pytest.mark.thorough
 def test_a_worker_of_another_version_is_refused_by_name(client, model, batches, monkeypatch):
     other = {**engine.versions(), "torch": "1.0", "code of mha": "0123"}
     monkeypatch.setattr(engine, "versions", lambda: other)
@@ -269,6 +277,7 @@ def test_a_worker_of_another_version_is_refused_by_name(client, model, batches, 
         mha.score(model, batches, loss_of, "fisher", cluster=client)
 
 
+@pytest.mark.thorough
 def test_what_can_not_be_sent_is_refused_by_name(client, model, batches):
     lock = threading.Lock()
     handle = model.plain.register_forward_hook(lambda *_: lock.locked() or None)
@@ -281,6 +290,7 @@ def test_what_can_not_be_sent_is_refused_by_name(client, model, batches):
         mha.score(model, [batches[0], (*batches[1], lock)], loss_of, "fisher", cluster=client)
 
 
+@pytest.mark.thorough
 def test_clients_that_can_not_work_are_refused(client, cluster, model, batches, tmp_path, monkeypatch):
     def score(where, **options):
         return mha.score(model, batches, loss_of, "fisher", cluster=where, **options)
@@ -301,6 +311,7 @@ def test_clients_that_can_not_work_are_refused(client, cluster, model, batches, 
         score(client)
 
 
+@pytest.mark.thorough
 def test_an_interrupt_frees_the_workers(client, model, batches, tmp_path):
     def wait(_):
         time.sleep(2)

@@ -101,6 +101,7 @@ def test_the_repaired_model_is_that_of_one_process(client, models, batches, shar
         assert not torch.allclose(forward(pruned, batches[0]), forward(there, batches[0]), rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_in_the_middle_changes_nothing_and_batches_may_be_there(
     client, models, batches, shards, tmp_path
 ):
@@ -123,6 +124,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_and_batches_may_be_there(
         assert torch.allclose(weight, killed.state_dict()[name], rtol=0, atol=1e-6 * float(weight.abs().max()))
 
 
+@pytest.mark.thorough
 def test_what_is_wrong_is_said_as_here(client, models, batches):
     teacher, pruned = models
     wrong = [batches[0], (batches[1][0] * float("nan"), batches[1][1])]
