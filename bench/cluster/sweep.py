@@ -135,11 +135,11 @@ class Sweep:
         self._waiting: defaultdict[str, list[Job]] = defaultdict(list)  # name of a job -> jobs that need it
         self._missing: dict[str, int] = {}  # name of a job -> how many of those that it needs have not ended
         self._flights: dict[str, _Flight] = {}
-        self._shared: dict[str, "Future[Any]"] = {}
+        self._shared: dict[str, Future[Any]] = {}
         self._died: defaultdict[str, list[str]] = defaultdict(list)
         self._lost: defaultdict[str, int] = defaultdict(int)
         self._attempts = 0
-        self._events: queue.SimpleQueue[tuple[Job, "Future[Any]", Any, BaseException | None]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[Job, Future[Any], Any, BaseException | None]] = queue.SimpleQueue()
         self._stuck_since: float | None = None
         self._said_stuck = False
         self._ended = threading.Event()
