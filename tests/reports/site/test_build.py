@@ -52,7 +52,7 @@ def test_samples_are_tidy_and_there_once(full_run, tmp_path):
     about = one.drop(columns=["round", "seconds"]).drop_duplicates()
     assert about.values.tolist() == [
         ["digits-taylor-keep0.25-b2-cpu", "digits", "taylor", 0.25, 4, 2, 7, "cpu", "float32", "pruned",
-         0, "warm", "eager", "forward", "none", "none"]
+         0, "warm", "eager", "forward", "none", "own", "none"]
     ]  # fmt: skip
     assert frame.loc[frame["task"] == "attention", "criterion"].isna().all()
 
