@@ -86,11 +86,9 @@ def shards(batches):
     return [Shard(), Shard(batches[:4]), batches[4]]
 
 
-@pytest.mark.parametrize(
-    ("method", "scope"),
-    few([("least_squares", "all"), ("scale", "attention"), ("bias", "attention")], ("least_squares", "all")),
-)
-def test_the_repaired_model_is_that_of_one_process(client, models, batches, shards, method, scope):
+@pytest.mark.parametrize("how", few(["least_squares all", "scale attention", "bias attention"], "least_squares all"))
+def test_the_repaired_model_is_that_of_one_process(client, models, batches, shards, how):
+    method, scope = how.split()
     teacher, pruned = models
     here = mha.compensate(pruned, teacher, batches, forward, method, scope=scope)
     there = mha.compensate(pruned, teacher, shards, forward, method, scope=scope, cluster=client)
