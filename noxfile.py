@@ -109,39 +109,30 @@ def importance(session: nox.Session) -> None:
     """Judge every importance criterion by what is known to be true; --run DIR goes on where that one stopped."""
     install(session, "-e", ".[bench]")
     install_models(session)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = Path("runs", datetime.now(UTC).strftime("importance-%Y%m%dT%H%M%SZ"))
-    parser.add_argument("--run", type=Path, default=default)
-    given, arguments = parser.parse_known_args(session.posargs)
+    output, arguments = results(session, "importance", "--run")
     one_thread = {"OMP_NUM_THREADS": "1"}  # each of several processes
     try:
-        session.run("python", "-m", "bench.importance", "--run", given.run, *arguments, env=one_thread)
+        session.run("python", "-m", "bench.importance", "--run", output, *arguments, env=one_thread)
     finally:
-        if (given.run / "curves.csv").exists():  # something was measured: show it, whatever else failed
-            session.run("python", "-m", "reports.importance", given.run, "-o", given.run / "figures", silent=True)
-            session.log(f"the results: {given.run / 'summary.md'}, and figures beside it")
+        if (output / "curves.csv").exists():  # something was measured: show it, whatever else failed
+            session.run("python", "-m", "reports.importance", output, "-o", output / "figures", silent=True)
+            session.log(f"the results: {output / 'summary.md'}, and figures beside it")
 
 
 @nox.session
 def repair(session: nox.Session) -> None:
     """Measure what repair after pruning gives back, and what it costs; -o DIR keeps the results there."""
     install(session, "-e", ".[bench]")
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = Path("runs", datetime.now(UTC).strftime("repair-%Y%m%dT%H%M%SZ"))
-    parser.add_argument("-o", "--output", type=Path, default=default)
-    given, arguments = parser.parse_known_args(session.posargs)
-    session.run("python", "-m", "bench.repair", "-o", given.output, *arguments)
+    output, arguments = results(session, "repair")
+    session.run("python", "-m", "bench.repair", "-o", output, *arguments)
 
 
 @nox.session
 def promise(session: nox.Session) -> None:
     """Draw examples many times over, certify by them, and compare with all examples; -o DIR writes there."""
     install(session, "-e", ".[bench]")
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = Path("runs", datetime.now(UTC).strftime("promise-%Y%m%dT%H%M%SZ"))
-    parser.add_argument("-o", "--output", type=Path, default=default)
-    given, arguments = parser.parse_known_args(session.posargs)
-    session.run("python", "-m", "bench.promise", "-o", given.output, *arguments)
+    output, arguments = results(session, "promise")
+    session.run("python", "-m", "bench.promise", "-o", output, *arguments)
 
 
 @nox.session
@@ -149,24 +140,21 @@ def accelerator(session: nox.Session) -> None:
     """Measure on a GPU, within minutes, and draw the run's page; arguments are those of python -m bench.accelerator."""
     install(session, "-e", ".[bench,test]")
     install_models(session)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = Path("runs", datetime.now(UTC).strftime("accelerator-%Y%m%dT%H%M%SZ"))
-    parser.add_argument("-o", "--output", type=Path, default=default)
-    given, arguments = parser.parse_known_args(session.posargs)
+    output, arguments = results(session, "accelerator")
     try:
-        session.run("python", "-m", "bench.accelerator", "-o", given.output, *arguments)
+        session.run("python", "-m", "bench.accelerator", "-o", output, *arguments)
     finally:
-        if (given.output / "environment.json").exists():  # something was measured: show it, whatever else failed
-            draw(session, given.output, output=given.output / "report")
+        if (output / "environment.json").exists():  # something was measured: show it, whatever else failed
+            draw(session, output, output=output / "report")
 
 
 @nox.session(name="cluster-scale")
 def cluster_scale(session: nox.Session) -> None:
     """Measure what a sweep on a cluster costs beside its cases; writes docs/cluster-scale.csv; takes an hour."""
     install(session, "-e", ".[bench,cluster]")
-    output = Path("runs", datetime.now(UTC).strftime("cluster-scale-%Y%m%dT%H%M%SZ"))
+    output, arguments = results(session, "cluster-scale")
     where = ("-o", output, "--table", Path("docs", "cluster-scale.csv"))
-    session.run("python", "-m", "bench.cluster.simulate", *where, *session.posargs)
+    session.run("python", "-m", "bench.cluster.simulate", *where, *arguments)
 
 
 @nox.session
@@ -216,15 +204,12 @@ def runtimes(session: nox.Session) -> None:
     """Measure models in every runtime, and draw the run's page; arguments are those of python -m bench.runtimes."""
     install(session, "-e", ".[bench,export]")
     install_models(session)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = Path("runs", datetime.now(UTC).strftime("runtimes-%Y%m%dT%H%M%SZ"))
-    parser.add_argument("-o", "--output", type=Path, default=default)
-    given, arguments = parser.parse_known_args(session.posargs)
+    output, arguments = results(session, "runtimes")
     try:
-        session.run("python", "-m", "bench.runtimes", "-o", given.output, *arguments)
+        session.run("python", "-m", "bench.runtimes", "-o", output, *arguments)
     finally:
-        if (given.output / "runtimes.csv").exists():  # something was measured: show it, whatever else failed
-            draw(session, given.output, output=given.output / "report")
+        if (output / "runtimes.csv").exists():  # something was measured: show it, whatever else failed
+            draw(session, output, output=output / "report")
 
 
 @nox.session
@@ -351,6 +336,19 @@ def install_reader(session: nox.Session) -> None:
     project = nox.project.load_toml("pyproject.toml")["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     install(session, *(name for name in needed if not name.startswith("torch")))
+
+
+def results(session: nox.Session, kind: str, *flags: str) -> tuple[Path, list[str]]:
+    """Where a session puts what it measures, and its other arguments; a new directory in runs/ unless one is named.
+
+    Args:
+        flags: by which it is named; unless given, -o and --output.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = Path("runs", datetime.now(UTC).strftime(f"{kind}-%Y%m%dT%H%M%SZ"))
+    parser.add_argument(*(flags or ("-o", "--output")), dest="output", type=Path, default=default)
+    given, arguments = parser.parse_known_args(session.posargs)
+    return given.output, arguments
 
 
 def draw(session: nox.Session, *runs: Path, output: Path) -> None:

@@ -45,7 +45,7 @@ from bench.runtimes.arms import (
     same_tokens,
 )
 from bench.runtimes.variants import DENSE, Variant, lightened, variants
-from mha.exporting.inputs import named
+from mha.exporting.inputs import named, tensors_of
 from mha.tasks import Task
 from mha.timing.rounds import Rounds
 
@@ -167,8 +167,7 @@ def _why(error: mha.MhaError, directory: Path) -> str:
 
 def _example(experiment: Experiment, batch: int, length: int | None) -> Inputs:
     """Inputs of that size, by name: tensors alone."""
-    example = named(experiment.model(), experiment.inputs(batch, "cpu", length))
-    return {name: value for name, value in example.items() if isinstance(value, torch.Tensor)}
+    return tensors_of(named(experiment.model(), experiment.inputs(batch, "cpu", length)))
 
 
 def _about(task: Task, variant: Variant, format: str, weights: str) -> dict[str, Any]:

@@ -4,14 +4,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mha.costs.capture import CallArguments
 from mha.exporting.export import export
 from mha.exporting.exported import version_of
-from mha.exporting.inputs import named
+from mha.exporting.inputs import named, tensors_of
 from mha.exporting.registry import find_format
 from mha.values.errors import CostsError
 from mha.values.unknown_words import unknown
@@ -70,6 +69,6 @@ class InRuntime:
         self._exported += 1
         files = export(module, self.name, Path(self._folder.name, str(self._exported)), example=(args, kwargs))
         run = files.load()
-        inputs: dict[str, Any] = {k: v for k, v in named(module, (args, kwargs)).items() if isinstance(v, Tensor)}
+        inputs = tensors_of(named(module, (args, kwargs)))
         self._spent += time.perf_counter() - start
         return lambda: lambda: run(inputs)

@@ -11,6 +11,8 @@ from mha.values.errors import ExportError
 IDS, MASK, POSITIONS, CACHE, ENCODED = (
     "input_ids", "attention_mask", "position_ids", "past_key_values", "encoder_outputs",
 )  # fmt: skip
+FLAG = "use_cache"  # by which a model is told whether to keep keys and values
+LOGITS = "output['logits']"  # where a language model's outputs have them
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -58,6 +58,11 @@ def _parted(example: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     raise ExportError(f"expected an example as (args, kwargs), got {type(example).__name__}")
 
 
+def tensors_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors among inputs, by name."""
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
 def variants(
     inputs: Mapping[str, Any], sizes: Mapping[str, Sequence[int | None]], seed: int = 0
 ) -> Iterator[dict[str, Any]]:

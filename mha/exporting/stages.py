@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mha.exporting.decoding import CACHE, ENCODED, IDS, MASK, POSITIONS, positions
+from mha.exporting.decoding import CACHE, ENCODED, FLAG, IDS, MASK, POSITIONS, positions
+from mha.exporting.inputs import tensors_of
 from mha.exporting.registry import Wish
 from mha.values.errors import ExportError
 
 BATCH, PAST, NEW, SOURCE = 3, 5, 2, 11  # of what is traced; a size of 1 would be taken to be always 1
-FLAG = "use_cache"
 KNOWN = (IDS, MASK, POSITIONS)
 
 
@@ -35,7 +35,7 @@ def stages(wish: Wish) -> dict[str, Stage]:
     """
     module = bound(wish.model, fixed_of(wish.inputs, cache=wish.cache))
     if not wish.cache:
-        return {"model": Stage(module, _tensors(wish.inputs))}
+        return {"model": Stage(module, tensors_of(wish.inputs))}
     taken = inspect.signature(wish.model.forward).parameters
     if CACHE not in taken:
         name = type(wish.model).__name__
@@ -49,7 +49,7 @@ def _of_decoder(module: nn.Module, wish: Wish, taken: Mapping[str, Any]) -> dict
     """One program: new tokens, the mask of all, positions of the new ones, and the cache of those before."""
     from transformers import DynamicCache
 
-    given = _tensors(wish.inputs)
+    given = tensors_of(wish.inputs)
     if IDS not in given or given.keys() - set(KNOWN):
         raise ExportError(
             f"with a cache a decoder goes on by token ids, and the example has {', '.join(given)}; give input_ids, and "
@@ -74,7 +74,7 @@ def _of_encoder_decoder(module: nn.Module, wish: Wish) -> dict[str, Stage]:
     """Two programs: the encoder with the decoder's prompt, and the decoder's next tokens."""
     from transformers.modeling_outputs import BaseModelOutput
 
-    given = _tensors(wish.inputs)
+    given = tensors_of(wish.inputs)
     if f"decoder_{IDS}" not in given:
         raise ExportError(
             f"with a cache a decoder goes on by token ids, and the example has {', '.join(given)}; give decoder_{IDS} "
@@ -98,10 +98,6 @@ def fixed_of(inputs: Mapping[str, Any], *, cache: bool) -> dict[str, Any]:
     """Inputs that are no tensors, and so are the same in every call; with a cache `use_cache` is on."""
     fixed = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
     return {**fixed, FLAG: True} if cache else fixed
-
-
-def _tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _tiled(value: Tensor, length: int) -> Tensor:

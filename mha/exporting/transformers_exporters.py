@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mha.exporting.decoding import CACHE, ENCODED, MASK, Decoder, Program
+from mha.exporting.inputs import tensors_of
 from mha.exporting.registry import Run, Sizes, Wish
 from mha.exporting.stages import Stage, stages
 from mha.values.errors import ExportError
@@ -116,8 +117,7 @@ def run(directory: Path, **how: Any) -> Run:
 
     def call(inputs: Any) -> Any:
         with torch.no_grad():
-            given: dict[str, Any] = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-            return model(**given)
+            return model(**tensors_of(inputs))
 
     return call
 

@@ -7,14 +7,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mha.exporting.decoding import IDS, MASK, POSITIONS, Decoder, positions
-from mha.exporting.inputs import variants
+from mha.exporting.decoding import FLAG, IDS, LOGITS, MASK, POSITIONS, Decoder, positions
+from mha.exporting.inputs import tensors_of, variants
 from mha.exporting.registry import Run
 from mha.pruning.equivalence import tensors_in
 
 STEPS = (*[1] * 8, 3)  # tokens of each step after a prompt
-LOGITS = "output['logits']"
-FLAG = "use_cache"
 
 Sizes = Mapping[str, Sequence[int | None]]
 Inputs = dict[str, Any]
@@ -63,7 +61,7 @@ class Calls:
         return variants(self._example, self._sizes)
 
     def words(self, inputs: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {_shape(value)}" for name, value in inputs.items() if isinstance(value, Tensor))
+        return ", ".join(f"{name} {_shape(value)}" for name, value in tensors_of(inputs).items())
 
     def expected(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         return tensors_in(model(**_on_device_of(model, inputs)))
@@ -105,7 +103,7 @@ class Decodings(Calls):
 
     def others(self) -> Iterator[Inputs]:
         """Yield prompts at other sizes; of several rows, all but the first are padded in front."""
-        open_sizes = {name: [None] * value.dim() for name, value in self._example.items() if isinstance(value, Tensor)}
+        open_sizes = {name: [None] * value.dim() for name, value in tensors_of(self._example).items()}
         for number, inputs in enumerate(variants(self._example, {**open_sizes, **self._sizes})):
             if self._padded:
                 rows, length = inputs[IDS].shape

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mha.exporting.decoding import LOGITS
 from mha.exporting.registry import Format, Run, Wish, register_format
 from mha.families import find_attention
 from mha.values.errors import ExportError
@@ -17,7 +18,6 @@ FILE = "model.gguf"
 ARCHITECTURE = "deci"  # https://github.com/ggml-org/llama.cpp, src/models/deci.cpp
 KNOWN = ("llama",)  # model types of transformers whose blocks are those of that architecture
 BLOCK = 32  # numbers that share a scale in Q8_0
-LOGITS = "output['logits']"
 TOKENIZER = "tokenizer."
 ALL = 1 << 24  # tokens: more than any vocabulary has
 TOLD = 1024  # likeliest tokens, of each place, that are asked for and compared: all of 49,152 take seconds a place

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from mha.exporting.inputs import tensors_of
 from mha.exporting.registry import Format, Run, Wish, first_line, register_format
 from mha.families import AttentionMap, find_attention
 from mha.pruning.configurations import RECORD
@@ -38,7 +39,7 @@ class Transformers(Format):
             delattr(config, RECORD)
         model.save_pretrained(directory)
         self._check(wish, directory)
-        return {name: [None] * value.dim() for name, value in wish.inputs.items() if isinstance(value, Tensor)}
+        return {name: [None] * value.dim() for name, value in tensors_of(wish.inputs).items()}
 
     def open(self, directory: Path) -> Run:
         model = _loaded(directory)

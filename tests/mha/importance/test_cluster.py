@@ -15,6 +15,7 @@ from mha.runtime import cluster as engine
 from tests.mha.support.criteria import QUICK
 from tests.mha.support.losses import loss_of
 from tests.mha.support.models import Reader
+from tests.mha.support.two_workers import two_workers
 from tests.thorough import few
 
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
@@ -25,9 +26,7 @@ WITH_DATA = [name for name in mha.criteria() if describe(name).needs != "nothing
 
 @pytest.fixture(scope="module")
 def cluster():
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
-    ) as local:
+    with two_workers() as local:
         yield local
 
 

@@ -9,6 +9,7 @@ from torch import nn
 import mha
 from mha.families import find_attention
 from mha.repair.residual_stream import Sought, goals_of
+from tests.mha.support.encoder import Encoder
 from tests.thorough import few
 
 METHODS = ("bias", "scale", "least_squares")
@@ -34,21 +35,9 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(self.norm(x))))
 
 
-class Encoder(nn.Module):
-    """Three blocks and the mean over the positions that are not padding."""
-
-    def __init__(self, make) -> None:
-        super().__init__()
-        self.embed = nn.Linear(7, 11)
-        self.blocks = nn.ModuleList(Block(make()) for _ in range(3))
-        self.norm, self.head = nn.LayerNorm(11), nn.Linear(11, 2)
-
-    def forward(self, x, lengths):
-        inside = (torch.arange(x.shape[1]) < lengths[:, None])[..., None]
-        x = self.embed(x)
-        for block in self.blocks:
-            x = block(x, lengths)
-        return self.head((self.norm(x) * inside).sum(1) / inside.sum(1))
+def encoder_of(make) -> Encoder:
+    """Three blocks with attention of that kind."""
+    return Encoder(Block(make()) for _ in range(3))
 
 
 KINDS = {
@@ -62,7 +51,7 @@ KINDS = {
 def build(kind: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        return Encoder(KINDS[kind]).double().eval()
+        return encoder_of(KINDS[kind]).double().eval()
 
 
 @pytest.fixture
@@ -200,7 +189,7 @@ def test_layers_that_read_the_stream_are_fitted_to_the_kept_rows_of_the_dense_on
 def test_a_layer_that_spells_a_vocabulary_stays(data):
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = Encoder(KINDS["plain"])
+        model = encoder_of(KINDS["plain"])
         model.head = nn.Linear(11, 97)
     teacher = model.double().eval()
     pruned = mha.prune(teacher, half(teacher))

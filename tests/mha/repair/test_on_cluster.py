@@ -9,6 +9,8 @@ from torch import nn
 
 import mha
 from mha.importance import Shard
+from tests.mha.support.encoder import Encoder
+from tests.mha.support.two_workers import two_workers
 from tests.thorough import few
 
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
@@ -16,12 +18,7 @@ distributed = pytest.importorskip("distributed", reason="dask.distributed is not
 
 @pytest.fixture(scope="module")
 def client():
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster) as made,
-    ):
+    with two_workers() as cluster, distributed.Client(cluster) as made:
         yield made
 
 
@@ -43,21 +40,6 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(self.second(x))))
 
 
-class Encoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(7, 11)
-        self.blocks = nn.ModuleList(Block(parallel=parallel) for parallel in (True, False))
-        self.norm, self.head = nn.LayerNorm(11), nn.Linear(11, 2)
-
-    def forward(self, x, lengths):
-        inside = (torch.arange(x.shape[1]) < lengths[:, None])[..., None]
-        x = self.embed(x)
-        for block in self.blocks:
-            x = block(x, lengths)
-        return self.head((self.norm(x) * inside).sum(1) / inside.sum(1))
-
-
 def forward(model, batch):
     return model(*batch)
 
@@ -67,7 +49,7 @@ def models():
     """The dense model and the pruned one, in float64; a layer of this has no head."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        teacher = Encoder().double().eval()
+        teacher = Encoder(Block(parallel=parallel) for parallel in (True, False)).double().eval()
     kept = {"blocks.0.attention": (0, 2, 3), "blocks.1.attention": ()}
     return teacher, mha.prune(teacher, mha.HeadPlan(kept))
 
