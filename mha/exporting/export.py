@@ -77,6 +77,7 @@ def export(
             files={path.relative_to(partial).as_posix(): digest_of(path) for path in _files(partial)},
             versions={name: found for name in (format.runtime, *format.packages) if (found := version_of(name))},
             sizes=sizes,
+            largest=format.largest(inputs),
             dtype=str(next((p.dtype for p in model.parameters()), "float32")).removeprefix("torch."),
             int8=int8,
             cache=cache,

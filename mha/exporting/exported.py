@@ -30,6 +30,7 @@ class Exported:
         files: name of each file below the directory -> SHA-256 of what was written, as hex text.
         versions: package -> the version that wrote it; that of the runtime has to be the same where it is run.
         sizes: tensor among the inputs -> its sizes, None where any size does.
+        largest: tensor among the inputs -> the most that each of its open sizes may be; empty where any will do.
         constants: inputs that are no tensors, and so fixed: name -> value, as text.
         dtype: of the model's weights before they were exported.
         int8: whether weights are 8-bit integers.
@@ -50,6 +51,7 @@ class Exported:
     int8: bool = False
     constants: Mapping[str, str] = field(default_factory=dict)
     cache: bool = False
+    largest: Mapping[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path | str) -> Self:
@@ -138,6 +140,13 @@ class Exported:
                 f"{self.directory} was exported with {', '.join(self.sizes)}, and would leave out {', '.join(unknown)};"
                 " export it again with an example that has them"
             )
+        for name, most in self.largest.items():
+            sizes = tuple(given[name].shape) if name in given else ()
+            if any(size > limit for size, limit in zip(sizes, most, strict=False)):
+                raise ExportError(
+                    f"{self.directory}: {name} has shape {sizes}, and {self.format} has planned its memory for at most "
+                    f"{tuple(most)}; export it again with an example of the largest sizes that it will be given"
+                )
         for name, value in fixed.items():
             before = self.constants.get(name, "its default")
             if described(value) != before:
@@ -147,10 +156,17 @@ class Exported:
                 )
 
     def __str__(self) -> str:
-        shown = {name: sizes for name, sizes in self.sizes.items() if not name.startswith(CACHE)}
-        inputs = ", ".join(f"{name} ({_sizes(sizes)})" for name, sizes in shown.items())
+        shown = [name for name in self.sizes if not name.startswith(CACHE)]
+        inputs = ", ".join(f"{name} ({self._sizes(name)})" for name in shown)
         kind = f"{self.format}{', int8' if self.int8 else ''}{', with a cache' if self.cache else ''}"
         return f"{kind}: {', '.join(self.files)} in {self.directory} ({self.bytes / 1e6:.1f} MB), for {inputs}"
+
+    def _sizes(self, name: str) -> str:
+        """The sizes of a tensor, for a reader."""
+        most = self.largest.get(name, [None] * len(self.sizes[name]))
+        pairs = zip(self.sizes[name], most, strict=True)
+        open_size = "any" if name not in self.largest else "up to {}"
+        return ", ".join(open_size.format(most) if size is None else str(size) for size, most in pairs)
 
 
 class _Strict:
@@ -165,10 +181,6 @@ class _Strict:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)
-
-
-def _sizes(sizes: list[int | None]) -> str:
-    return ", ".join("any" if size is None else str(size) for size in sizes)
 
 
 def digest_of(path: Path) -> str:

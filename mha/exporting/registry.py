@@ -68,6 +68,13 @@ class Format(Protocol):
         """
         ...
 
+    def largest(self, inputs: Inputs) -> Mapping[str, list[int]]:  # noqa: ARG002
+        """Tensor among the inputs, of which these are an example -> the most that each of its open sizes may be.
+
+        Empty where any will do: by default.
+        """
+        return {}
+
     def open(self, directory: Path) -> Run:
         """A function that runs what is in the directory, in the runtime, on the CPU."""
         ...

@@ -26,12 +26,15 @@ MANIFEST = "export.json"  # transformers' own
 ASSUMED = 2  # what torch takes every open size to be at least, without holding any run to that
 
 
-def write(wish: Wish, directory: Path, exporter: type, config: Any) -> Sizes:
+def write(
+    wish: Wish, directory: Path, exporter: type, config: Any, largest: Mapping[str, Sequence[int]] | None = None
+) -> Sizes:
     """Export by one of transformers' exporters, and save what comes of it into the directory.
 
     Args:
         exporter: the class, such as `OnnxExporter`.
         config: for it; every size of every input may be open.
+        largest: tensor among the inputs -> the most that each of its sizes may be, where it is open; by default any.
 
     Returns:
         Name of each tensor among the first stage's inputs -> its sizes, None where any size does.
@@ -53,7 +56,7 @@ def write(wish: Wish, directory: Path, exporter: type, config: Any) -> Sizes:
     tracer: Any = type("Noting", (DynamoExporter,), {"export_program": export_program})
     noting: Any = tracer if exporter is DynamoExporter else type("Noting", (exporter, tracer), {})
     with quietly():
-        found = {name: noting().export(*stage, _with_open_cache(config, stage)) for name, stage in stages(wish).items()}
+        found = {name: noting().export(*stage, _with_open_sizes(config, stage, largest or {})) for name, stage in stages(wish).items()}
         parts = {name: component for name, each in found.items() for component in each.components.values()}
         first = next(iter(found.values()))
         ExportedModel(parts, first.export_format, config=first.config).save_pretrained(directory)
@@ -61,16 +64,22 @@ def write(wish: Wish, directory: Path, exporter: type, config: Any) -> Sizes:
     return noted[0]
 
 
-def _with_open_cache(config: Any, stage: Stage) -> Any:
-    """The exporter's configuration with batch and length of a cache open, and its heads and their width not."""
+def _with_open_sizes(config: Any, stage: Stage, largest: Mapping[str, Sequence[int]]) -> Any:
+    """The exporter's configuration with what is not as usual: that every size of every input may be open.
+
+    Of a cache batch and length are, and its heads and their width not; of inputs in `largest`, sizes up to these.
+    """
     from transformers.exporters.exporter_dynamo import get_auto_dynamic_shapes, register_cache_pytrees_for_model
 
-    if CACHE not in stage.inputs:
+    if CACHE not in stage.inputs and not largest:
         return config
     module: Any = stage.module
     register_cache_pytrees_for_model(module)
     shapes = get_auto_dynamic_shapes(stage.inputs)
-    shapes[CACHE] = [{axis: size for axis, size in each.items() if axis in (0, 2)} for each in shapes[CACHE]]
+    if CACHE in stage.inputs:
+        shapes[CACHE] = [{axis: size for axis, size in each.items() if axis in (0, 2)} for each in shapes[CACHE]]
+    for name in largest:
+        shapes[name] = {axis: size(max=largest[name][axis]) for axis, size in shapes[name].items()}
     return dataclasses.replace(config, dynamic_shapes=shapes)
 
 

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from mha.exporting import transformers_exporters
-from mha.exporting.registry import Format, Run, Sizes, Wish, register_format
+from mha.exporting.inputs import tensors_of
+from mha.exporting.registry import Format, Inputs, Run, Sizes, Wish, register_format
+
+LARGEST = 8, 256  # batch and every other open size, unless the example has more: memory is planned for their product
 
 
 class ExecuTorch(Format):
@@ -23,10 +28,19 @@ class ExecuTorch(Format):
         from transformers.exporters import ExecutorchConfig
         from transformers.exporters.exporter_executorch import ExecutorchExporter
 
-        return transformers_exporters.write(wish, directory, ExecutorchExporter, ExecutorchConfig(dynamic=True))
+        config = ExecutorchConfig(dynamic=True)
+        return transformers_exporters.write(wish, directory, ExecutorchExporter, config, self.largest(wish.inputs))
+
+    def largest(self, inputs: Inputs) -> Mapping[str, list[int]]:
+        return {name: _largest(value) for name, value in tensors_of(inputs).items()}
 
     def open(self, directory: Path) -> Run:
         return transformers_exporters.run(directory)
+
+
+def _largest(value: Tensor) -> list[int]:
+    """The most that each size of an input like this one may be."""
+    return [max(size, LARGEST[min(axis, 1)]) for axis, size in enumerate(value.shape)]
 
 
 register_format(ExecuTorch())

@@ -1,5 +1,8 @@
 """Estimates against arithmetic by hand and against scipy."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,6 +34,23 @@ def test_an_interval_covers_the_median_about_95_times_of_100():
         low <= 0 <= high for _, low, high in (stats.median_estimate([generator.normal(size=23)]) for _ in range(300))
     ]
     assert 0.91 <= np.mean(inside) <= 0.985
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_the_two_ranks_of_a_median_are_as_likely_as_in_all_resamples_there_are(count):
+    draws = [sorted(drawn) for drawn in itertools.product(range(count), repeat=count)]
+    expected = Counter((drawn[(count - 1) // 2], drawn[count // 2]) for drawn in draws)
+    found = {(int(below), int(above)): share for below, above, share in zip(*stats._ranks_of_a_median(count), strict=True)}
+    assert found == pytest.approx({ranks: number / len(draws) for ranks, number in expected.items()})
+
+
+@pytest.mark.parametrize("count", [7, 12, 40, 201, 3000])
+def test_an_interval_of_one_process_is_what_drawing_tends_to(count):
+    values = np.random.default_rng(count).lognormal(size=count)
+    exact = stats.median_estimate([values])
+    drawn = np.percentile(stats._resampled_medians(values.tobytes()), [2.5, 97.5])
+    assert exact.value == np.median(values)
+    assert (exact.low, exact.high) == pytest.approx(tuple(drawn), rel=0.02)
 
 
 @pytest.mark.parametrize("count", [2, 5, 8])
