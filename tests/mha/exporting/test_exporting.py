@@ -133,6 +133,26 @@ def test_what_a_runtime_would_leave_out_in_silence_is_refused(case, exported):
         run({**inputs, "scale": 0.25})
 
 
+def test_more_than_memory_was_planned_for_is_refused(exported):
+    planned = dataclasses.replace(exported, largest={"x": [8, 256, E], "lens": [8]})
+    planned.check_inputs({"x": torch.ones(8, 256, E), "lens": torch.ones(8), "scale": 0.5})
+    with pytest.raises(ExportError, match=r"x has shape \(2, 257, \d+\), and torch has planned its memory for at most"):
+        planned.check_inputs({"x": torch.ones(2, 257, E), "lens": torch.ones(2)})
+    assert str(planned).endswith(f"for x (up to 8, up to 256, up to {E}), lens (up to 8)")
+
+
+def test_executorch_plans_its_memory_for_the_largest_of_an_example(case, tmp_path):
+    needs_packages("executorch")
+    x, lens = torch.randn(11, 3, E), torch.randint(1, 3, (11,))
+    files = mha.export(case.pruned, "executorch", tmp_path / "out", example=((x, lens), {"scale": 0.5}))
+    assert files.largest == {"x": [11, 256, 256], "lens": [11]}
+    run = files.load()
+    largest = {"x": torch.randn(11, 256, E), "lens": torch.full((11,), 256), "scale": 0.5}
+    torch.testing.assert_close(run(largest)["hidden"], case.pruned(**largest)["hidden"], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ExportError, match="at most"):
+        run({**largest, "x": torch.randn(12, 256, E)})
+
+
 class Deciding(nn.Module):
     """Goes one way or another by what is in the data."""
 
