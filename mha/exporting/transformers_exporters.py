@@ -56,7 +56,10 @@ def write(
     tracer: Any = type("Noting", (DynamoExporter,), {"export_program": export_program})
     noting: Any = tracer if exporter is DynamoExporter else type("Noting", (exporter, tracer), {})
     with quietly():
-        found = {name: noting().export(*stage, _with_open_sizes(config, stage, largest or {})) for name, stage in stages(wish).items()}
+        found = {
+            name: noting().export(*stage, _with_open_sizes(config, stage, largest or {}))
+            for name, stage in stages(wish).items()
+        }
         parts = {name: component for name, each in found.items() for component in each.components.values()}
         first = next(iter(found.values()))
         ExportedModel(parts, first.export_format, config=first.config).save_pretrained(directory)
