@@ -30,8 +30,8 @@ def points(run: Run, task: str) -> pd.DataFrame:
     timed = cases[cases["case"] == cases["timed_by"]]
     arms = run.counts[run.counts["arm"].isin(MODEL_ARMS)][["case", "arm", "flops", "bytes"]]
     frame = timed.merge(arms, on="case").merge(_ceilings(run), on=["device", "dtype", "machine"])
-    medians = {key: stats.median_of(processes) for key, processes in run.seconds.items()}
-    seconds = [medians.get(key, np.nan) for key in zip(frame["case"], frame["arm"], strict=True)]
+    samples = [run.seconds.get(key) for key in zip(frame["case"], frame["arm"], strict=True)]
+    seconds = [np.nan if processes is None else stats.median_of(processes) for processes in samples]
     frame = frame.assign(seconds=np.array(seconds, dtype=float))
     frame = frame.dropna(subset=["seconds", "flops", "bytes", "matmul", "copy"])
     return judged(frame[(frame["flops"] > 0) & (frame["bytes"] > 0)])

@@ -1,6 +1,6 @@
 """From a run to the frames that figures draw and tables print. Each row is one point with its interval."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -164,8 +164,12 @@ def latencies(run: Run, cases: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     them), processes (the fewest of a shape); dense and pruned (seconds) and speedup, each with `_low` and `_high`.
     """
     rows = []
-    for key, group in cases.groupby(by, sort=True, dropna=False):
-        timed = _timed(run, group)
+    timers = cases["timed_by"].to_numpy(dtype=object)
+    # places, not groups: a frame for each of 100,000 shapes takes minutes
+    groups = _places(cases.groupby(by, sort=True, dropna=False).ngroup().to_numpy())
+    keys = cases[by].iloc[[places[0] for places in groups]].itertuples(index=False, name=None)
+    for key, places in zip(keys, groups, strict=True):
+        timed = _timed(run, timers[places])
         if not timed:
             continue
         ratios = [run.log_ratios[(case, *ARMS)] for case in timed]
@@ -252,7 +256,7 @@ def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: M
     table = table.reindex(columns=[*table.columns, *(name for name in numbers if name not in table)])
     table[numbers] = table[numbers].astype(float)
     if cases is not None:
-        dense = stats.median_estimate(*(run.seconds[case, "dense"] for case in _timed(run, cases)))
+        dense = stats.median_estimate(*(run.seconds[case, "dense"] for case in _timed(run, cases["timed_by"])))
         # by definition: every speedup is relative to the dense arm of its own rounds
         row = columns("pruned", dense) | columns("dense", dense) | columns("speedup", stats.Estimate(1.0, 1.0, 1.0))
         table.loc[table["criterion"] == "dense", list(row)] = list(row.values())
@@ -263,6 +267,12 @@ def _finish(run: Run, table: pd.DataFrame, cases: pd.DataFrame | None, metric: M
     return table.assign(front=stats.pareto_front(cost, merit.to_numpy(float)))
 
 
-def _timed(run: Run, cases: pd.DataFrame) -> list[str]:
-    """The names of the cases that timed the shapes of `cases`, those without rounds of both arms left out."""
-    return [case for case in cases["timed_by"].unique() if (case, *ARMS) in run.log_ratios]
+def _timed(run: Run, timed_by: Iterable[str]) -> list[str]:
+    """Of the cases that timed shapes, each once, those that have rounds of both arms."""
+    return [case for case in dict.fromkeys(timed_by) if (case, *ARMS) in run.log_ratios]
+
+
+def _places(numbers: np.ndarray) -> list[np.ndarray]:
+    """Of rows with the numbers of their groups (n,), from 0 to k - 1, the places of each group's, k arrays."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []

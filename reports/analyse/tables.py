@@ -10,6 +10,8 @@ import pandas as pd
 
 from reports.analyse import frames
 from reports.analyse.frames import Tradeoff
+from reports.analyse.limits import left_out as not_shown
+from reports.analyse.limits import spread
 from reports.analyse.plan_names import has_repairs, label
 from reports.base import stats
 from reports.base.formatting import count, digits, duration, per_cent, rate, size, times
@@ -20,6 +22,7 @@ from reports.read.run import Metric, Run
 UNKNOWN = "unknown"
 REPAIR = ("repair (CPU)", "repair's memory")
 GIB = 2**30
+MOST_CASES = 1_000  # of the table of percentiles
 CEILINGS = {
     "matmul": ("matrix multiplication", "FLOP/s"),
     "copy": ("copy from memory, read plus written", "B/s"),
@@ -78,6 +81,7 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
     """
     cases = frames.cases_of(run, task)
     timed = cases[cases["case"] == cases["timed_by"]]
+    total, timed = len(timed), timed.iloc[spread(range(len(timed)), MOST_CASES)]
     counts = run.counts.set_index(["case", "arm"])["peak_bytes"]
     arms = defaultdict(list)
     for (name, arm), processes in run.seconds.items():
@@ -88,11 +92,13 @@ def percentiles(run: Run, task: str) -> Iterator[Summary]:
         for arm, seconds in arms[case["case"]]
     ]
     if rows:
+        every = "all " if total == len(timed) else ""
         yield Summary(
-            title=f"Percentiles, throughput and memory of all {count(len(timed), 'case')}",
+            title=f"Percentiles, throughput and memory of {every}{count(len(timed), 'case')}",
             note="In brackets: 95 % intervals from order statistics, over all rounds of all processes; a dash where "
             "there are too few (6 for p50, 36 for p90, 368 for p99). Throughput is that of the median. The last "
-            "column says what ended the sampling: that the interval was narrow enough, or that time was up.",
+            "column says what ended the sampling: that the interval was narrow enough, or that time was up."
+            + not_shown(len(timed), total, "cases"),
             columns=(
                 *("case", "arm", "p50 (ms)", "p90 (ms)", "p99 (ms)", "n", "examples/s", "tokens/s", "peak memory"),
                 "ended",

@@ -17,7 +17,10 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy of the table with an apostrophe before each text that begins like a formula; numbers stay numbers."""
     changed = frame.copy()
     for name in (name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)):
-        changed[name] = frame[name].map(_cell)
+        texts = {value for value in frame[name] if isinstance(value, str)}  # few of them, however many rows
+        mended = {text: cell for text in texts if (cell := _cell(text)) != text}
+        if mended:
+            changed[name] = frame[name].map(lambda value, mended=mended: mended.get(value, value))
     return changed
 
 

@@ -213,14 +213,13 @@ def _replicates(processes: Processes) -> np.ndarray:
 def _resampled_medians(values: bytes) -> np.ndarray:
     """(RESAMPLES,) medians of `values`, the bytes of float64 (n,), drawn with replacement.
 
-    Ranks are drawn rather than values: partitioning small integers is several times as fast.
+    Drawn are the two ranks in the middle of a resample, not the resample: that is ten times as fast.
     """
     ordered = np.sort(np.frombuffer(values))
-    count = len(ordered)
-    ranks = _generator(values).integers(0, count, (RESAMPLES, count), dtype=np.int16 if count < 2**15 else np.int32)
-    ranks.partition([(count - 1) // 2, count // 2], axis=1)
-    below, above = ordered[ranks[:, (count - 1) // 2]], ordered[ranks[:, count // 2]]
-    return np.asarray((below + above) / 2)
+    below, above, probability = _ranks_of_a_median(len(ordered))
+    cumulated = np.cumsum(probability)
+    drawn = np.searchsorted(cumulated, _generator(values).random(RESAMPLES) * cumulated[-1], side="right")
+    return np.asarray((ordered[below[drawn]] + ordered[above[drawn]]) / 2)
 
 
 def _generator(data: bytes) -> np.random.Generator:
