@@ -3,7 +3,7 @@
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import mha
 from bench.measure.memory import weight_bytes
@@ -88,7 +89,19 @@ class InRuntime(nn.Module):
         given = tensors_of(named(self._arm.variant.model, (args, kwargs)))
         if self._arm.format == "gguf":
             return SimpleNamespace(logits=teacher_forced(self._arm.run, given["input_ids"]))
-        return self._arm.run(given)
+        parts = [self._arm.run(part) for part in self._fitting(given)]
+        return parts[0] if len(parts) == 1 else tree_map(lambda *outputs: torch.cat(outputs), *parts)
+
+    def _fitting(self, inputs: Inputs) -> Iterator[Inputs]:
+        """Yield inputs of no more rows than a runtime has planned its memory for, which are together all of them."""
+        planned = self._arm.export.largest if self._arm.export else {}
+        most = min((sizes[0] for name, sizes in planned.items() if name in inputs), default=None)
+        if most is None:
+            yield inputs
+            return
+        parts = {name: value.split(most) for name, value in inputs.items()}
+        for rows in zip(*parts.values(), strict=True):
+            yield dict(zip(parts, rows, strict=True))
 
 
 def teacher_forced(server: Any, ids: Tensor) -> Tensor:
