@@ -202,7 +202,7 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def runtimes(session: nox.Session) -> None:
     """Measure models in every runtime, and draw the run's page; arguments are those of python -m bench.runtimes."""
-    install(session, "-e", ".[bench,export]")
+    install(session, "-e", ".[bench,export,executorch]")
     install_models(session)
     output, arguments = results(session, "runtimes")
     try:

@@ -2,9 +2,11 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import mha
 from bench import tasks
@@ -70,6 +72,30 @@ def test_a_reason_is_one_line_and_has_no_path(tmp_path):
         _why(mha.ExportError(f"{tmp_path} holds no export\nmore"), tmp_path)
         == "ExportError: the export holds no export"
     )
+
+
+class Echo(nn.Module):
+    """Returns what it is given, under names, and notes how much that was."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, x, lens):
+        self.rows.append(len(x))
+        return {"x": x, "lens": lens}
+
+
+def test_a_runtime_with_planned_memory_is_given_no_more_rows_at_once():
+    model = Echo()
+    planned = SimpleNamespace(largest={"x": [3, 256], "lens": [3]})
+    arm = SimpleNamespace(export=planned, format="executorch", variant=SimpleNamespace(model=model))
+    arm.run = lambda inputs: model(**inputs)
+    x, lens = torch.randn(7, 5), torch.arange(7)
+    found = arms.InRuntime(arm)(x, lens)
+    assert model.rows == [3, 3, 1]
+    assert torch.equal(found["x"], x)
+    assert torch.equal(found["lens"], lens)
 
 
 def test_what_llama_cpp_tells_is_made_whole():
