@@ -161,7 +161,7 @@ def _call(run: Callable[[dict[str, Any]], object], inputs: dict[str, Any]) -> Ca
 
 
 def main(arguments: list[str]) -> int:
-    """Try all models, or those named, and write the table; returns 1 if an export computes something else than its model."""
+    """Try all models, or those named, and write the table; returns 1 if an export computes something else."""
     rows = []
     for name, make in subjects():
         if arguments and name not in arguments:
