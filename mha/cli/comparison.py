@@ -1,6 +1,7 @@
 """Two models side by side, each number with its interval: how good they are, how fast, and how large."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from mha.cli.inputs import Inputs, described
 from mha.cli.settings import note
+from mha.costs.capture import CallArguments
+from mha.costs.in_runtime import InRuntime
 from mha.pruning.masking import eval_mode
 from mha.tasks import Task
 from mha.timing.rounds import Rounds
@@ -66,7 +69,7 @@ class Timed:
         times_as_fast: the dense model's seconds over the small one's, by round.
         dense, small: the median seconds of a call.
         batch, tokens: of the inputs; None where they are not known.
-        device: on which.
+        device: on which, and in which runtime, if not in torch.
         rounds: how many were taken.
     """
 
@@ -129,14 +132,26 @@ def _difference(task: Task, before: Any, after: Any, seed: int) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def timed(dense: nn.Module, small: nn.Module, inputs: Inputs, device: torch.device, seconds: float) -> Timed:
-    """Both models called with the same inputs, in turns, for so many seconds; 8 rounds are taken even if slower."""
-    note(f"timing both models in turns, for {seconds:g} s")
+def timed(
+    dense: nn.Module, small: nn.Module, inputs: Inputs, device: torch.device, seconds: float, runtime: str | None = None
+) -> Timed:
+    """Both models called with the same inputs, in turns, for so many seconds; 8 rounds are taken even if slower.
+
+    Args:
+        runtime: a format into which both are exported, to be timed there on the CPU; None for torch as it is.
+    """
+    where = "" if runtime is None else f" in {runtime}"
+    note(f"timing both models in turns{where}, for {seconds:g} s")
     args, kwargs = inputs
     rounds = Rounds(device)
-    with eval_mode(dense), eval_mode(small), torch.inference_mode():
+    with ExitStack() as open_, eval_mode(dense), eval_mode(small):
+        there = None if runtime is None else open_.enter_context(InRuntime(runtime))
         for name, model in (("dense", dense), ("small", small)):
-            rounds.add(name, lambda model=model: lambda: model(*args, **kwargs))  # type: ignore[misc]
+            if there is None:
+                rounds.add(name, lambda model=model: lambda: model(*args, **kwargs))  # type: ignore[misc]
+            else:
+                rounds.add(name, there.readied(model, CallArguments(args, kwargs)))
+        open_.enter_context(torch.inference_mode())
         rounds.until(seconds=seconds, fewest=FEWEST, most=MOST, watched=[("small", "dense")])
     ratio = rounds.ratio("dense", "small")
     batch, tokens = described(inputs)
@@ -146,7 +161,7 @@ def timed(dense: nn.Module, small: nn.Module, inputs: Inputs, device: torch.devi
         small=rounds.seconds("small").value,
         batch=batch,
         tokens=tokens,
-        device=name_of(device),
+        device=name_of(device) if there is None else f"{name_of(device)} in {there.version}",
         rounds=rounds.count,
     )
 

@@ -245,7 +245,7 @@ class _Run:
             quality=None if task is None else judged(task, loaded.model, made.model, self.wanted.seed),
             speed=None
             if inputs is None
-            else timed(loaded.model, made.model, inputs, loaded.device, self.options["seconds"]),
+            else timed(loaded.model, made.model, inputs, loaded.device, self.options["seconds"], self.wanted.timed_in),
         )
 
     def _inputs(self) -> Inputs | None:

@@ -52,6 +52,11 @@ class Wanted:
     seed: int = 0
     seconds: float = 30.0
 
+    @property
+    def timed_in(self) -> str | None:
+        """The runtime in which latency is measured; None for torch as it is, where no budget asks for it elsewhere."""
+        return self.runs_on if "latency" in self.budget and self.runs_on in MEASURED else None
+
     def sentence(self) -> str:
         """What was asked for, in a few words."""
         how = [f"{name} {value:g}" for name, value in self.budget.items()]
@@ -95,10 +100,12 @@ def _costs(loaded: Loaded, wanted: Wanted, inputs: Inputs | None) -> CostTable |
     """What layers cost, where the budget needs it."""
     if inputs is None or not set(wanted.budget) & set(BY_COSTS):
         return None
-    note(f"measuring what each layer costs, for {wanted.seconds:g} s")
+    where = "" if wanted.timed_in is None else f" in {wanted.timed_in}, into which each is exported"
+    note(f"measuring what each layer costs{where}, for {wanted.seconds:g} s")
+    if "latency" in wanted.budget and wanted.runs_on not in (None, *MEASURED):
+        note(f"latency is that of torch: layers can be measured in {', '.join(MEASURED)}, not in {wanted.runs_on}")
     args, kwargs = inputs
-    runtime = wanted.runs_on if wanted.runs_on in MEASURED else None
-    return measure_costs(loaded.model, args, kwargs, seconds=wanted.seconds, runtime=runtime)
+    return measure_costs(loaded.model, args, kwargs, seconds=wanted.seconds, runtime=wanted.timed_in)
 
 
 def _by_criterion(loaded: Loaded, task: Task | None, wanted: Wanted, costs: CostTable | None) -> Made:

@@ -157,6 +157,18 @@ def test_training_at_the_end(run):
     assert ran.document["how"] == "keep 0.5, criterion taylor, distill 0.2s"
 
 
+def test_latency_is_that_of_the_runtime_that_was_named(run):
+    arguments = ("--criterion", "magnitude", "--latency", "0.9", *FAST, "--json")
+    ran = run("prune", "my-model", *SORTING, *arguments, "--runs-on", "torch", "-o", "out")
+    assert ran.code == 0, ran.err
+    assert "measuring what each layer costs in torch, into which each is exported" in ran.err
+    assert ran.document["speed"]["device"].startswith("this CPU in torch 2.")
+    other = run("prune", "my-model", *SORTING, *arguments, "--runs-on", "llama.cpp", "-o", "other")
+    assert other.code == 0, other.err
+    assert "latency is that of torch: layers can be measured in torch, onnx, openvino, not in llama.cpp" in other.err
+    assert other.document["speed"]["device"] == "this CPU"
+
+
 def test_a_generation_configuration_goes_along(run, here):
     config = transformers.LlamaConfig(hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4,
                                       num_key_value_heads=2, vocab_size=11, max_position_embeddings=32)  # fmt: skip
