@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from reports.analyse import tables
 from reports.analyse.frames import SAMPLES
 from reports.site.build import build
 from tests.reports.browser import page_of, read
@@ -66,6 +67,15 @@ def test_percentiles_have_their_numbers_and_a_dash_where_rounds_are_few(write_ru
     )
     assert expected in text
     assert "Percentiles, throughput and memory of all 8 cases" in [text for tag, text in html.texts if tag == "summary"]
+
+
+@pytest.mark.usefixtures("told")
+def test_of_very_many_cases_some_have_percentiles(write_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_CASES", 3)
+    html = page_of(write_run(), tmp_path / "out")
+    (title,) = (text for tag, text in html.texts if tag == "summary" and text.startswith("Percentiles"))
+    assert title == "Percentiles, throughput and memory of 3 cases"
+    assert "Shown are 3 of 8 cases; the data has all." in html.text()
 
 
 @pytest.mark.usefixtures("told")
