@@ -5,7 +5,8 @@
 A task's dense model, those that `mha.shrink` makes of it, and smaller ones trained from scratch are exported to every
 runtime that is installed, in float32 and with int8 weights, proved there, and judged there by the task. Then all of
 them take turns, so that ratios are paired. `runtimes.csv` has a row for each model, runtime, kind of weights and batch;
-`samples.csv` every timed call. docs/exporting.md says what came of it.
+`samples.csv` every timed call: `ratio` is that of a model's time to the dense one's in PyTorch, `own_ratio` to the
+dense one's in the same runtime with the same weights. docs/exporting.md says what came of it.
 """
 
 import argparse
@@ -206,7 +207,8 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
             rounds.add(arm.name, partial(call_of, arm.format, arm.run, inputs))
         fewest, most = ROUNDS
         ended = rounds.until(seconds=options.seconds, fewest=fewest, most=most)
-        baseline = next(arm.name for arm in arms if arm.variant.kind == DENSE)
+        whole = [arm for arm in arms if arm.variant.kind == DENSE]
+        baseline, own = whole[0].name, {_where(arm): arm.name for arm in whole}
         for arm in arms:
             yield {
                 **_about(task, arm.variant, arm.format, arm.weights),
@@ -217,6 +219,7 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
                 "length": max(value.shape[1] for value in inputs.values() if value.dim() > 1),
                 **_spread("seconds", rounds.seconds(arm.name)),
                 **_spread("ratio", rounds.ratio(arm.name, baseline)),
+                **(_spread("own_ratio", rounds.ratio(arm.name, beside)) if (beside := own.get(_where(arm))) else {}),
                 "baseline": baseline,
                 "rounds": rounds.count,
                 "ended": ended,
@@ -225,6 +228,11 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
             {"task": task.name, "batch": batch, "arm": each.name, "round": each.round, "seconds": each.seconds}
             for each in rounds.samples()
         ]
+
+
+def _where(arm: Arm) -> tuple[str, str]:
+    """In which runtime an arm is, with which weights."""
+    return arm.format, arm.weights
 
 
 def _spread(name: str, spread: Any) -> Mapping[str, float]:

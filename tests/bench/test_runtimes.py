@@ -52,6 +52,7 @@ def test_each_runtime_says_what_torch_says(tmp_path, monkeypatch):
         assert float(exported["off_by"]) < 1e-5
     assert float(rows[0]["difference"]) == 0.0
     assert float(rows[0]["ratio"]) == 1.0
+    assert [float(row["own_ratio"]) == 1.0 for row in rows] == [True, True, False, False]
     assert float(rows[2]["file_bytes"]) < float(rows[0]["file_bytes"])
     assert all(float(row["memory_bytes"]) > 0 for row in rows)
     with (tmp_path / "samples.csv").open() as file:
