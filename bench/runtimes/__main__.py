@@ -46,6 +46,7 @@ from bench.runtimes.arms import (
     same_tokens,
 )
 from bench.runtimes.variants import DENSE, Variant, lightened, variants
+from mha.exporting.decoding import MASK
 from mha.exporting.inputs import named, tensors_of
 from mha.tasks import Task
 from mha.timing.rounds import Rounds
@@ -198,9 +199,9 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
     task, arms = entrant.task, entrant.arms
     batch_size, length = PREFILL if task.generates else (task.batch_size, None)
     for batch in options.batch or (batch_size,):
-        inputs = _example(entrant.experiment, batch, options.length or length)
+        inputs = _with_mask(_example(entrant.experiment, batch, options.length or length), arms)
         for arm in arms:
-            arm.facts["memory_bytes"] = peak_of(arm, inputs, entrant.folder)
+            arm.facts["memory_bytes"] = _peak(arm, inputs, entrant.folder)
         say(f"{task.name}: {len(arms)} models take turns at batch {batch}")
         rounds = Rounds()
         for arm in arms:
@@ -228,6 +229,23 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
             {"task": task.name, "batch": batch, "arm": each.name, "round": each.round, "seconds": each.seconds}
             for each in rounds.samples()
         ]
+
+
+def _with_mask(inputs: Inputs, arms: Sequence[Arm]) -> Inputs:
+    """Inputs with a mask of ones, if the exports take one that is not there: tasks call some models with it."""
+    taken = {name for arm in arms if arm.export is not None for name in arm.export.sizes}
+    if MASK in taken - inputs.keys() and "input_ids" in inputs:
+        return {**inputs, MASK: torch.ones_like(inputs["input_ids"])}
+    return inputs
+
+
+def _peak(arm: Arm, inputs: Inputs, folder: Path) -> float | None:
+    """The memory that an arm takes, in bytes; NaN, with the reason told, where it can't be measured: times can."""
+    try:
+        return peak_of(arm, inputs, folder)
+    except RuntimeError as error:
+        say(str(error))
+        return float("nan")
 
 
 def _where(arm: Arm) -> tuple[str, str]:

@@ -75,6 +75,24 @@ def test_a_reason_is_one_line_and_has_no_path(tmp_path):
     )
 
 
+def test_inputs_have_the_mask_that_exports_take():
+    ids = torch.tensor([[3, 1, 2]])
+    takes = SimpleNamespace(export=SimpleNamespace(sizes={"input_ids": [None, None], "attention_mask": [None, None]}))
+    found = command._with_mask({"input_ids": ids}, [SimpleNamespace(export=None), takes])
+    assert torch.equal(found["attention_mask"], torch.ones(1, 3, dtype=torch.int64))
+    assert command._with_mask({"x": ids}, [takes]).keys() == {"x"}
+    assert command._with_mask({"input_ids": ids}, [SimpleNamespace(export=None)]).keys() == {"input_ids"}
+
+
+def test_times_are_not_lost_where_memory_can_not_be_measured(monkeypatch, tmp_path, capsys):
+    def fails(*_):
+        raise RuntimeError("dense: its memory can't be measured")
+
+    monkeypatch.setattr(command, "peak_of", fails)
+    assert command._peak(SimpleNamespace(), {}, tmp_path) != command._peak(SimpleNamespace(), {}, tmp_path)  # NaN
+    assert "its memory can't be measured" in "".join(capsys.readouterr())
+
+
 class Echo(nn.Module):
     """Returns what it is given, under names, and notes how much that was."""
 
