@@ -18,9 +18,8 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
     changed = frame.copy()
     for name in (name for name in frame if not pd.api.types.is_numeric_dtype(frame[name].dtype)):
         texts = {value for value in frame[name] if isinstance(value, str)}  # few of them, however many rows
-        mended = {text: cell for text in texts if (cell := _cell(text)) != text}
-        if mended:
-            changed[name] = frame[name].map(lambda value, mended=mended: mended.get(value, value))
+        if any(_cell(text) != text for text in texts):
+            changed[name] = frame[name].map(_cell)
     return changed
 
 

@@ -213,7 +213,7 @@ def _replicates(processes: Processes) -> np.ndarray:
 def _resampled_medians(values: bytes) -> np.ndarray:
     """(RESAMPLES,) medians of `values`, the bytes of float64 (n,), drawn with replacement.
 
-    Drawn are the two ranks in the middle of a resample, not the resample: that is ten times as fast.
+    Drawn are the two ranks in the middle of a resample, not the resample: that is three times as fast at 12 values.
     """
     ordered = np.sort(np.frombuffer(values))
     below, above, probability = _ranks_of_a_median(len(ordered))
