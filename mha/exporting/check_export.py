@@ -27,6 +27,9 @@ ALLOWED = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2} 
 INT8 = 0.2  # of the norm of an output: what 8 bits keep of most models; it tells a broken export from a rounded one
 
 
+_Pair = tuple[Tensor, Tensor]
+
+
 class Try(NamedTuple):
     """One call, of the export and of the masked dense model.
 
@@ -34,11 +37,14 @@ class Try(NamedTuple):
         inputs: sizes of the tensors that both were given, as text.
         difference: the largest |export - masked| over all outputs.
         share: that as a share of the largest |masked|; for int8 the norm of the difference, as a share of masked's.
+        padding: the share at tokens that are padding, which does not count: where a window leaves such a token nothing
+            to attend to, runtimes return different things, which nobody reads.
     """
 
     inputs: str
     difference: float
     share: float
+    padding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,11 @@ class ExportCheck:
             partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        lines = [f"{each.inputs}: off by {each.difference:.2g}, {each.share:.2g} of the largest" for each in self.tries]
+        lines = [
+            f"{each.inputs}: off by {each.difference:.2g}, {each.share:.2g} of the largest"
+            + (f"; {each.padding:.2g} where there is padding" if each.padding > self.allowed else "")
+            for each in self.tries
+        ]
         verdict = "computes what {} computes" if self.equal else "does NOT compute what {} does"
         said = verdict.format(self.reference)
         last = f"{self.format} in {self.runtime} {said}: at most {self.worst.share:.2g}, allowed {self.allowed:.2g}"
@@ -105,7 +115,8 @@ def check_export(
     Both are called with the examples, and with random inputs like the first of them at other batch sizes and lengths,
     as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8. Where it keeps a decoder's cache, it reads these as
     prompts, goes on for eight tokens one by one and for three at once, and after each is compared with what the dense
-    model computes without any cache; random prompts of several rows are padded in front.
+    model computes without any cache; random prompts of several rows are padded in front. Outputs (b, n, …) of
+    models of transformers are held to it where `attention_mask` (b, n) is 1; how far padding is off is told.
 
     Args:
         files: what `export` has returned, or its directory.
@@ -146,7 +157,7 @@ def check_export(
                     raise
                 untried.append(way.words(inputs))
             else:
-                tries.append(_tried(expected, way, inputs, exported))
+                tries.append(_tried(expected, way, inputs, way.padding(model, inputs), exported))
     name = f"{format.runtime} {version_of(format.runtime)}"
     found = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried), _reference(model, plan))
     if not found.equal:
@@ -160,7 +171,13 @@ def _reference(model: nn.Module, plan: HeadPlan) -> str:
     return "the model in torch" if kept else MASKED
 
 
-def _tried(expected: Mapping[str, Tensor], way: Way, inputs: Mapping[str, Any], exported: Exported) -> Try:
+def _tried(
+    expected: Mapping[str, Tensor],
+    way: Way,
+    inputs: Mapping[str, Any],
+    padding: Tensor | None,
+    exported: Exported,
+) -> Try:
     """Run the export with inputs, and compare all outputs with those of the masked model.
 
     Raises:
@@ -184,10 +201,20 @@ def _tried(expected: Mapping[str, Tensor], way: Way, inputs: Mapping[str, Any], 
             raise EquivalenceError(
                 f"{exported.directory}, {words}: {name} has shape {tuple(got.shape)}, masked {tuple(wanted.shape)}"
             )
-    return Try(words, *_differences(pairs, by_norm=exported.int8))
+    parts = [_parted(wanted, got, padding) for wanted, got in pairs]
+    read, unread = ([part[which] for part in parts] for which in range(2))
+    _, beside = _differences(unread, by_norm=exported.int8)
+    return Try(words, *_differences(read, by_norm=exported.int8), beside)
 
 
-def _differences(pairs: Sequence[tuple[Tensor, Tensor]], *, by_norm: bool) -> tuple[float, float]:
+def _parted(expected: Tensor, found: Tensor, padding: Tensor | None) -> tuple[_Pair, _Pair]:
+    """Both at what is no padding, and both at padding; padding (b, n) is true there, of outputs (b, n, …)."""
+    if padding is None or expected.shape[:2] != padding.shape:
+        return (expected, found), (expected[:0], found[:0])
+    return (expected[~padding], found[~padding]), (expected[padding], found[padding])
+
+
+def _differences(pairs: Sequence[_Pair], *, by_norm: bool) -> tuple[float, float]:
     """The largest difference over pairs of expected and found outputs, and the largest as a share; NaN is infinite."""
     difference, share = 0.0, 0.0
     for expected, found in pairs:

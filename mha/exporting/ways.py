@@ -33,6 +33,10 @@ class Way(Protocol):
         """The sizes of the inputs, for a reader."""
         ...
 
+    def padding(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Where the tokens (b, n) of the outputs are padding; None if none are, or nobody knows."""
+        ...
+
     def expected(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The floating-point outputs of the dense model, by where they are."""
         ...
@@ -62,6 +66,14 @@ class Calls:
 
     def words(self, inputs: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {_shape(value)}" for name, value in tensors_of(inputs).items())
+
+    def padding(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+        mask = inputs.get(MASK)
+        known = hasattr(getattr(model, "config", None), "model_type")  # of transformers, where 0 is padding
+        encoder = any(name.startswith("decoder_") for name in inputs)  # whose mask it is, and not the outputs'
+        if not isinstance(mask, Tensor) or mask.dim() != 2 or not known or encoder:
+            return None
+        return mask.cpu() == 0
 
     def expected(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         return tensors_in(model(**_on_device_of(model, inputs)))
@@ -118,6 +130,9 @@ class Decodings(Calls):
         if self._padded:
             prompt[MASK] = inputs[MASK][:, : self._prompt(inputs)]
         return f"{super().words(prompt)}, then {sum(STEPS)} tokens in {len(STEPS)} steps"
+
+    def padding(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002
+        return None  # they are no part of the outputs
 
     def expected(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         given = {**inputs, FLAG: False}

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 import mha
 from mha.exporting import exported as on_disk
 from mha.exporting.check_export import ExportCheck, Try
+from mha.exporting.ways import Calls
 from mha.values.errors import CheckpointError, EquivalenceError, ExportError, MissingPackageError
 from tests.mha.exporting.runtimes import OTHERS, RUNTIMES, needs_packages
 from tests.mha.exporting.stack import PLAN, B, D, E, S
@@ -251,3 +253,59 @@ def test_sizes_that_the_model_does_not_take_are_said_to_be_untried(tmp_path):
     assert f"x 2×17×{E}: the model itself does not take that" in str(found)
     with pytest.raises(RuntimeError, match="must match"):
         mha.check_export(files, model, plan, [torch.randn(3, 17, E)])
+
+
+class Padded(nn.Module):
+    """Takes (b, n, e) of tokens and their mask (b, n), and has noise where there is padding."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.attention = mha.MultiHeadAttention.square(E, 5)
+        self.noise = noise
+
+    def forward(self, x, attention_mask):
+        y = self.attention(x, x, x, attention_mask.sum(dim=1))
+        return y + self.noise * (1 - attention_mask).unsqueeze(-1)
+
+
+def like_transformers(model):
+    """The model with a configuration: a mask is known to tell padding by zeros."""
+    model.config = SimpleNamespace(model_type="padded")
+    return model
+
+
+def test_padding_is_held_to_nothing_where_a_mask_is_known_to_tell_it(tmp_path):
+    torch.manual_seed(0)
+    model, x = Padded(0.0).eval(), torch.randn(3, 7, E)
+    example = (x, torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5]))
+    plan = mha.HeadPlan({"attention": (1, 4)})
+    pruned = mha.prune(model, plan)
+    pruned.noise = 0.5  # what a runtime makes of padding
+    files = mha.export(pruned, "torch", tmp_path / "out", example=example)
+    off = mha.export(swapped_outputs(pruned), "torch", tmp_path / "off", example=example)
+    with pytest.raises(EquivalenceError, match="does NOT compute"):
+        mha.check_export(files, model, plan, [example])
+    like_transformers(model)
+    found = mha.check_export(files, model, plan, [example])
+    assert found.worst.share < 1e-6
+    assert found.tries[0].padding > 0.1
+    assert "of the largest; 0." in str(found).splitlines()[0]
+    assert str(found).splitlines()[0].endswith(" where there is padding")
+    with pytest.raises(EquivalenceError, match="does NOT compute"):
+        mha.check_export(off, model, plan, [example])
+
+
+def swapped_outputs(pruned):
+    """The model with two columns of its output projection in each other's place."""
+    broken = copy.deepcopy(pruned)
+    with torch.no_grad():
+        broken.attention.W_o.weight[:, [0, 1]] = broken.attention.W_o.weight[:, [1, 0]].clone()
+    return broken
+
+
+def test_the_mask_of_an_encoder_is_not_taken_for_that_of_what_a_decoder_returns():
+    way = Calls(lambda inputs: inputs, {}, {})
+    inputs = {"attention_mask": torch.tensor([[1, 1, 0]]), "input_ids": torch.tensor([[4, 2, 1]])}
+    model = like_transformers(Padded(0.0))
+    assert way.padding(model, inputs).tolist() == [[False, False, True]]
+    assert way.padding(model, {**inputs, "decoder_input_ids": torch.tensor([[4, 2, 1]])}) is None
