@@ -1,6 +1,7 @@
 """python -m tools.exports: models of many conventions, in every format, proved there; writes docs/exports.csv.
 
-Each is tiny, has random weights, and is pruned unevenly, its first layer to no head at all. Dense and pruned exports
+Each is tiny, has random weights, and is pruned unevenly, its first layer to no head at all. timm's is there where timm
+is installed, which needs a torchvision that goes with this torch. Dense and pruned exports
 are timed in turns, at batch 16 of the model's own length, 8 where a runtime has planned its memory for no more.
 """
 
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,8 @@ def subjects() -> Iterator[tuple[str, Callable[[], Subject]]]:
     """Yield name and maker of each model."""
     yield "mha.MultiHeadAttention, three layers", _ours
     yield "torch.nn.TransformerEncoder", _torchs
+    if find_spec("timm") is not None:
+        yield "timm.models.VisionTransformer", _timms
     for model_type in TYPES:
         yield model_type, lambda model_type=model_type: _of_transformers(model_type)  # type: ignore[misc]
 
@@ -86,6 +90,14 @@ def _torchs() -> Subject:
     block = nn.TransformerEncoderLayer(24, 6, 31, batch_first=True, dropout=0.0)
     model = nn.TransformerEncoder(block, 3, enable_nested_tensor=False).eval()
     return Subject(model, {"src": torch.randn(3, 7, 24)}, _plan(model, "torch"))
+
+
+def _timms() -> Subject:
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=14, patch_size=7, embed_dim=24, depth=3, num_heads=6, num_classes=5).eval()
+    return Subject(model, {"x": torch.randn(3, 3, 14, 14)}, _plan(model, "timm"))
 
 
 def _of_transformers(model_type: str) -> Subject:

@@ -85,7 +85,7 @@ class ExportCheck:
     def save(self, directory: Path | str) -> None:
         """Write what was found as the file mha-check.json in a directory, beside what was checked."""
         with appears_whole(Path(directory) / FILE) as partial:
-            document = {**asdict(self), "equal": self.equal}
+            document = {**asdict(self), "tries": [each._asdict() for each in self.tries], "equal": self.equal}
             partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
@@ -113,10 +113,11 @@ def check_export(
     """Prove that an export computes what the dense model with masked heads computes, inside its runtime.
 
     Both are called with the examples, and with random inputs like the first of them at other batch sizes and lengths,
-    as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8. Where it keeps a decoder's cache, it reads these as
-    prompts, goes on for eight tokens one by one and for three at once, and after each is compared with what the dense
-    model computes without any cache; random prompts of several rows are padded in front. Outputs (b, n, …) of
-    models of transformers are held to it where `attention_mask` (b, n) is 1; how far padding is off is told.
+    as far as the export takes any: 1 × 3, 2 × 17 and 5 × 8, or as long as the example where the model takes no other
+    length. Where it keeps a decoder's cache, it reads these as prompts, goes on for eight tokens one by one and for
+    three at once, and after each is compared with what the dense model computes without any cache; random prompts of
+    several rows are padded in front. Outputs (b, n, …) of models of transformers are held to it where `attention_mask`
+    (b, n) is 1; how far padding is off is told.
 
     Args:
         files: what `export` has returned, or its directory.
@@ -147,17 +148,21 @@ def check_export(
         way = Decodings(run, given[0], exported.sizes, longest)
     usual = INT8 if exported.int8 else ALLOWED.get(exported.dtype, ALLOWED["float32"])
     limit = usual if allowed is None else allowed
-    format, tries, untried = find_format(exported.format), [], []
+    format = find_format(exported.format)
+    tries: list[Try] = []
+    untried: list[str] = []
     with eval_mode(model), torch.no_grad(), masked(model, plan):
-        for number, inputs in enumerate([*map(way.prepared, given), *way.others()]):
-            try:
-                expected = way.expected(model, inputs)
-            except Exception:  # whatever a model may raise, as beyond its last position
-                if number < len(given):
-                    raise
-                untried.append(way.words(inputs))
-            else:
-                tries.append(_tried(expected, way, inputs, way.padding(model, inputs), exported))
+        for alike in [*([way.prepared(example)] for example in given), *way.others()]:
+            for inputs in alike:
+                try:
+                    expected = way.expected(model, inputs)
+                except Exception:  # whatever a model may raise, as beyond its last position
+                    if len(tries) < len(given):
+                        raise
+                    untried.append(way.words(inputs))
+                else:
+                    tries.append(_tried(expected, way, inputs, way.padding(model, inputs), exported))
+                    break
     name = f"{format.runtime} {version_of(format.runtime)}"
     found = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried), _reference(model, plan))
     if not found.equal:

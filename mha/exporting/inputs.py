@@ -65,29 +65,38 @@ def tensors_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def variants(
     inputs: Mapping[str, Any], sizes: Mapping[str, Sequence[int | None]], seed: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield inputs like an example, with other values and at other sizes along its first two axes, where any size does.
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield inputs like an example, with other values, and other sizes along their first two axes where any size does.
 
     Floating-point values are drawn with the example's mean and deviation, whole numbers and truth values from those
     that the example has. A mask (b, s) of ones with zeros behind them stays one.
 
     Args:
         sizes: tensor among the inputs -> its sizes as the export takes them, None where any does.
+
+    Yields:
+        For each of SIZES, inputs of that batch and length, and such as are as long as the example: a model may take no
+        other length, or the second axis be another thing, such as the channels of images.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = {value.shape[1] for name, value in inputs.items() if isinstance(value, Tensor) and value.dim() > 1}
+    tensors = tensors_of(inputs)
+    lengths = {value.shape[1] for value in tensors.values() if value.dim() > 1}
+
+    def shape_of(name: str, batch: int, length: int | None) -> list[int]:
+        shape = list(tensors[name].shape)
+        known = sizes.get(name, shape)
+        if shape and known[0] is None:
+            shape[0] = batch
+        if len(shape) > 1 and known[1] is None and shape[1] in lengths and length is not None:
+            shape[1] = length
+        return shape
+
     for batch, length in SIZES:
-        other = {}
-        for name, value in inputs.items():
-            if isinstance(value, Tensor):
-                shape = list(value.shape)
-                for axis, size in zip(range(min(2, value.dim())), (batch, length), strict=False):
-                    free = sizes.get(name, [1] * value.dim())[axis] is None
-                    if free and (axis == 0 or value.shape[1] in lengths):
-                        shape[axis] = size
-                value = _drawn(value, shape, generator)
-            other[name] = value
-        yield other
+        shapes = [{name: shape_of(name, batch, each) for name in tensors} for each in (length, None)]
+        yield [
+            {**inputs, **{name: _drawn(tensors[name], shape, generator) for name, shape in each.items()}}
+            for each in (shapes if shapes[0] != shapes[1] else shapes[:1])
+        ]
 
 
 def _drawn(value: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -25,8 +25,8 @@ class Way(Protocol):
         """The inputs that are made of an example."""
         ...
 
-    def others(self) -> Iterator[Inputs]:
-        """Yield inputs like the first example at other sizes."""
+    def others(self) -> Iterator[list[Inputs]]:
+        """Yield inputs like the first example at other sizes, each as those that are to be tried until one is taken."""
         ...
 
     def words(self, inputs: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ class Calls:
     def prepared(self, given: Mapping[str, Any]) -> Inputs:
         return dict(given)
 
-    def others(self) -> Iterator[Inputs]:
+    def others(self) -> Iterator[list[Inputs]]:
         return variants(self._example, self._sizes)
 
     def words(self, inputs: Mapping[str, Any]) -> str:
@@ -113,17 +113,19 @@ class Decodings(Calls):
             whole[MASK] = torch.cat([mask, mask.new_ones(picks.shape)], dim=1)
         return whole
 
-    def others(self) -> Iterator[Inputs]:
+    def others(self) -> Iterator[list[Inputs]]:
         """Yield prompts at other sizes; of several rows, all but the first are padded in front."""
         open_sizes = {name: [None] * value.dim() for name, value in tensors_of(self._example).items()}
-        for number, inputs in enumerate(variants(self._example, {**open_sizes, **self._sizes})):
-            if self._padded:
-                rows, length = inputs[IDS].shape
-                generator = torch.Generator().manual_seed(number)
-                padding = torch.randint(0, length, (rows, 1), generator=generator)
-                padding[0] = 0
-                inputs[MASK] = (torch.arange(length) >= padding).to(inputs[IDS].dtype)
-            yield self.prepared(inputs)
+        for number, alike in enumerate(variants(self._example, {**open_sizes, **self._sizes})):
+            yield [self.prepared(self._padded_in_front(inputs, number)) for inputs in alike]
+
+    def _padded_in_front(self, inputs: Inputs, seed: int) -> Inputs:
+        if not self._padded:
+            return inputs
+        rows, length = inputs[IDS].shape
+        padding = torch.randint(0, length, (rows, 1), generator=torch.Generator().manual_seed(seed))
+        padding[0] = 0
+        return {**inputs, MASK: (torch.arange(length) >= padding).to(inputs[IDS].dtype)}
 
     def words(self, inputs: Mapping[str, Any]) -> str:
         prompt = {**inputs, self._tokens: inputs[self._tokens][:, : self._prompt(inputs)]}

@@ -52,7 +52,9 @@ def test_variants_have_other_sizes_where_these_are_open_and_values_like_the_exam
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5])
     inputs = {"x": X, "ids": torch.tensor([[3, 9, 9, 3, 3, 9, 3]] * 3), "mask": mask, "flag": True, "fixed": X}
     sizes = {"x": [None, None, 5], "ids": [None, None], "mask": [None, None], "fixed": [3, 7, 5]}
-    found = list(variants(inputs, sizes))
+    found = [longer for longer, _ in variants(inputs, sizes)]
+    as_long = [shorter for _, shorter in variants(inputs, sizes)]
+    assert [tuple(each["x"].shape) for each in as_long] == [(batch, 7, 5) for batch, _ in SIZES]
     assert [tuple(each["x"].shape) for each in found] == [(*size, 5) for size in SIZES]
     for each, (batch, length) in zip(found, SIZES, strict=True):
         assert each["ids"].shape == each["mask"].shape == (batch, length)
@@ -62,10 +64,10 @@ def test_variants_have_other_sizes_where_these_are_open_and_values_like_the_exam
         assert each["flag"] is True
         assert each["fixed"].shape == (3, 7, 5)
     assert not found[2]["mask"].all()
-    assert all(each["mask"].all() for each in variants({"mask": torch.ones(2, 4)}, {"mask": [None, None]}))
+    assert all(each["mask"].all() for each, _ in variants({"mask": torch.ones(2, 4)}, {"mask": [None, None]}))
 
 
 def test_one_length_a_row_stays_one_and_its_batch_follows():
-    (first, *_) = variants({"x": X, "lens": torch.tensor([7, 3, 5])}, {"x": [None, None, 5], "lens": [None]})
+    ((first, _), *_) = variants({"x": X, "lens": torch.tensor([7, 3, 5])}, {"x": [None, None, 5], "lens": [None]})
     assert first["lens"].shape == (SIZES[0][0],)
     assert set(first["lens"].tolist()) <= {7, 3, 5}
