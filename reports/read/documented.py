@@ -9,13 +9,14 @@ from reports.read.files import read_json
 from reports.read.intake import files_in, opened
 
 FOLDERS = ("cases", "plans", "steps")  # of a benchmark run's others, traces/ may be large, and is not read
+SAMPLES = "samples.csv"  # every timed call, of which tables are made
 NAMES = (  # docs/run-directory.md; without pytest-benchmark's own copy of the samples
     "environment.json", *TABLES, "attention.npz", "examples.parquet",
     # docs/importance.md
     "agreement.csv", "curves.csv", "areas.csv", "exhaustive.csv", "planted.csv", "stability.csv", "cost.csv",
     "findings.csv", "summary.md",
     # docs/exporting.md
-    "runtimes.csv",
+    "runtimes.csv", SAMPLES,
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ COLUMNS: Mapping[str, str] = {
     "status": "text", "reason": "text", "value": "number", "low": "number", "high": "number", "difference": "number",
     "difference_low": "number", "difference_high": "number", "file_bytes": "number", "memory_bytes": "number",
     "batch": "number", "length": "number", "seconds": "number", "ratio": "number", "ratio_low": "number",
-    "ratio_high": "number",
+    "ratio_high": "number", "own_ratio": "number", "own_ratio_low": "number", "own_ratio_high": "number",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from reports.base.commands import again
 from reports.base.formatting import size
 from reports.base.formulas import harmless_csv
 from reports.read.archive import opened
-from reports.read.documented import documented
+from reports.read.documented import SAMPLES, documented
 from reports.read.intake import contents
 from reports.read.run import name_of
 from reports.site.downloads import Download, packed
@@ -59,12 +59,13 @@ class StudyPage(FigurePage):
 def study_downloads(run: Path, directory: Path) -> tuple[Download, ...]:
     """Write a run's CSV tables into data/ in `directory`, and the whole run as a .zip; returns a Download for each.
 
-    Cells that begin like formulas of a spreadsheet are made harmless in the tables.
+    Samples, which may be many, are in the latter alone. Cells that begin like formulas of a spreadsheet are made
+    harmless in the tables.
     """
     (directory / "data").mkdir(parents=True)
     tables_given = []
     with opened(run) as source:
-        for name in (name for name in documented(source) if name.endswith(".csv")):
+        for name in (name for name in documented(source) if name.endswith(".csv") and name != SAMPLES):
             text = harmless_csv(contents(source / name).decode("utf-8"))
             (directory / "data" / name).write_text(text, encoding="utf-8", newline="")
             files = {"CSV": (f"data/{name}", size(len(text.encode())))}

@@ -94,11 +94,25 @@ def front(frame: Setting) -> pd.DataFrame:
 
 
 def worth(frame: Setting) -> str:
-    """Whether pruning is worth it where int8 weights can be had: what it adds to them, or what they alone do better."""
+    """Whether pruning is worth it where int8 weights can be had: what it adds to them, and at which price."""
     pruned = front(frame).query("variant == 'pruned'")
     if pruned.empty:
         return "Pruning heads is not worth it here: other models are as good and faster, or as fast and better."
     both = pruned[pruned["weights"] != FLOAT32]
+    compared = (both if len(both) else pruned).dropna(subset=["own_ratio"]).sort_values("ratio", ascending=False)
+    told = [_beside_all_heads(row, frame) for _, row in compared.iterrows()]
+    start = "Pruned models are among those that no other beats here"
     if len(both):
-        return "Pruning adds to int8 weights here: both together are faster than either alone."
-    return "Pruned models are among those that no other beats here."
+        shows = bool((both["own_ratio_high"] < 1).any())
+        start = f"Pruning adds {'' if shows else 'no speed that shows '}to int8 weights here"
+    return f"{start}: {listed(told)}." if told else f"{start}."
+
+
+def _beside_all_heads(row: pd.Series, frame: Setting) -> str:
+    """What a pruned model gains and loses beside the dense one in the same runtime with the same weights."""
+    table = frame.table
+    there = (table["runtime"] == row["runtime"]) & (table["weights"] == row["weights"])
+    (before,) = table.loc[there & (table["variant"] == DENSE), "value"]
+    faster = f"{times(1 / row['own_ratio'])} as fast, {between(1 / row['own_ratio_high'], 1 / row['own_ratio_low'])}"
+    values = f"{frame.metric.text(row['value'])} instead of {frame.metric.text(before)}"
+    return f"{row['name']} in {row['runtime']} beside all heads there ({faster}; {values})"

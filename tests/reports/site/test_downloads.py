@@ -16,6 +16,7 @@ from tests.reports.archives import packed
 from tests.reports.damaging import CASE, cut
 from tests.reports.synthetic import fill_minimal
 from tests.reports.synthetic_importance import write as write_study
+from tests.reports.synthetic_runtimes import write as write_runtimes
 
 SECRET = "a secret of the user's"
 
@@ -101,12 +102,22 @@ def test_an_importance_run_offers_its_own_tables(tmp_path):
     assert names_in(page / "study.zip") == {*tables, "environment.json"}
 
 
+@pytest.mark.usefixtures("told")
+def test_every_timed_call_of_a_run_in_runtimes_is_in_the_archive_alone(tmp_path):
+    run = write_runtimes(tmp_path / "deployed")
+    (run / "samples.csv").write_text("task,batch,arm,round,seconds\ndigits,32,dense,0,0.01\n")
+    build([run], tmp_path / "out")
+    page = tmp_path / "out" / "runs" / "deployed"
+    assert [file.name for file in (page / "data").iterdir()] == ["runtimes.csv"]
+    assert names_in(page / "deployed.zip") == {"environment.json", "runtimes.csv", "samples.csv"}
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
         ("environment.json", True), ("cases/a.json", True), ("plans/a+1.json", True), ("cases/a.txt", False),
         ("cases/deep/a.json", False), ("traces/a.json", False), ("benchmarks.json", False), ("a.json", False),
-        (".lock", False),
+        (".lock", False), ("runtimes.csv", True), ("samples.csv", True), ("cases/samples.csv", False),
     ],
 )  # fmt: skip
 def test_places_of_a_runs_files(place, expected):
