@@ -93,6 +93,25 @@ def test_times_are_not_lost_where_memory_can_not_be_measured(monkeypatch, tmp_pa
     assert "its memory can't be measured" in "".join(capsys.readouterr())
 
 
+def test_a_model_makes_calls_of_its_own_before_one_is_timed(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(command.time, "perf_counter", lambda: clock[0])
+
+    def takes(seconds):
+        def call():
+            calls.append(seconds)
+            clock[0] += seconds
+
+        return call
+
+    for seconds, expected in ((0.009, 3), (0.02, 1), (5.0, 1)):  # 20 ms of them, and one at least
+        calls = []
+        prepared = command._after_its_own(takes(seconds))
+        assert len(calls) == expected
+        prepared()
+        assert len(calls) == expected + 1
+
+
 class Echo(nn.Module):
     """Returns what it is given, under names, and notes how much that was."""
 
