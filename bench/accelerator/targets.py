@@ -9,6 +9,7 @@ from bench.measure.bootstrap import Interval, ratio
 from bench.measure.files import write_json
 from bench.rundir.case_store import read_records
 from bench.rundir.description import OK, USUAL
+from mha.timing import median
 
 BESIDE_PEERS = 1.03  # of the fastest peer's time, upper bound
 SLICED = 1.10  # times the kept fraction, of the dense layer's time, where that takes more than `SLOW`
@@ -95,8 +96,7 @@ def _predicted(run: Path) -> Iterator[Target]:
 
 def _median(samples: list[dict[str, Any]], arm: str) -> float:
     """The median seconds of an arm."""
-    seconds = sorted(sample["seconds"] for sample in samples if sample["arm"] == arm)
-    return float(seconds[len(seconds) // 2])
+    return median([sample["seconds"] for sample in samples if sample["arm"] == arm]).value
 
 
 class Decoding(NamedTuple):
