@@ -8,11 +8,10 @@ from typing import Any
 from mha.tasks.files.near_copies import Known
 from mha.tasks.files.near_images import KnownImages
 from mha.tasks.files.settings import NEEDED, UNLABELLED, Settings
-from mha.tasks.files.tables import Table, read_table
+from mha.tasks.files.tables import Row, Table, read_table
 from mha.values.errors import OverlapWarning, TaskError
 from mha.values.unknown_words import unknown
 
-Row = dict[str, Any]  # what is read of an example, as "text" and "label" -> its value
 Columns = Mapping[str, tuple[str, ...]]  # what is read of an example -> the usual names of such a column
 BEGINNING = 40  # letters of a text that an error shows
 SHOWN = 5  # rows that an error names
@@ -42,7 +41,8 @@ def read_parts(
         named = {word: _column(settings, table, word, usual, word in free) for word, usual in columns.items()}
         if part == UNLABELLED:
             named |= {word: None for word in labels if any(_is_empty(row.get(named[word] or "")) for row in table.rows)}
-        rows = [{word: row[column] for word, column in named.items() if column is not None} for row in table.rows]
+        columns_read = {word: column for word, column in named.items() if column is not None}
+        rows = [Row({word: row[column] for word, column in columns_read.items()}, row.where) for row in table.rows]
         _check_filled(settings, part, rows)
         parts[part] = _drawn(rows, settings.limits.get(part), settings.seed)
     _check_alike(settings, parts, optional)
@@ -72,10 +72,10 @@ def keep_apart(
     order = [part for part in ("evaluation", "calibration", UNLABELLED) if part in parts]
     dropped: dict[str, int] = {}
     for place, part in enumerate(order[1:], start=1):
-        before = [(other, number, content(row)) for other in order[:place] for number, row in enumerate(parts[other])]
-        known = known_as(each for _, _, each in before)
+        before = [(other, row) for other in order[:place] for row in parts[other]]
+        known = known_as(content(row) for _, row in before)
         copies = {number: known.copied_by(content(row)) for number, row in enumerate(parts[part])}
-        found = {number: before[place][:2] for number, place in copies.items() if place is not None}
+        found = {number: before[place] for number, place in copies.items() if place is not None}
         if found and settings.overlap == "error":
             raise TaskError(_overlap(settings, part, parts[part], found))
         parts[part] = [row for number, row in enumerate(parts[part]) if number not in found]
@@ -135,12 +135,12 @@ def _column(settings: Settings, table: Table, word: str, usual: Sequence[str], o
 
 def _check_filled(settings: Settings, part: str, rows: Sequence[Row]) -> None:
     """Raise a TaskError where a row has nothing in a column that is read."""
-    empty = [(number, word) for number, row in enumerate(rows) for word, value in row.items() if _is_empty(value)]
+    empty = [(row, word) for row in rows for word, value in row.items() if _is_empty(value)]
     if empty:
-        number, word = empty[0]
+        row, word = empty[0]
         raise TaskError(
-            f"{settings.path}: {len(empty)} rows of {part} lack something, the first row {number} (counted from 0): "
-            f"its {word} is empty; fill it in or leave such rows out"
+            f"{settings.path}: {len(empty)} rows of {part} lack something, first {row.where}: its {word} is empty; "
+            "fill it in or leave such rows out"
         )
 
 
@@ -168,16 +168,17 @@ def _drawn(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 
 
-def _overlap(settings: Settings, part: str, rows: Sequence[Row], found: Mapping[int, tuple[str, int]]) -> str:
+def _overlap(settings: Settings, part: str, rows: Sequence[Row], found: Mapping[int, tuple[str, Row]]) -> str:
     """That rows of a part are in earlier ones too, which, and what to do."""
     some = list(found.items())[:SHOWN]
-    shown = ", ".join(f"{number}{_begins(rows[number])} is {other}'s {place}" for number, (other, place) in some)
+    shown = ", ".join(
+        f"{rows[number].where}{_begins(rows[number])} is {other}'s {beside.where}" for number, (other, beside) in some
+    )
     more = ", …" if len(found) > SHOWN else ""
     return (
-        f"{settings.path}: {len(found)} of the {len(rows)} rows of {part} are copies, or nearly, of others (row "
-        f"{shown}{more}, counted from 0 as limits and split leave them): what is measured would be too good. Take them "
-        f"out of {part}, or "
-        'write overlap = "drop", which does so'
+        f"{settings.path}: {len(found)} of the {len(rows)} rows of {part} are copies, or nearly, of others ({shown}"
+        f'{more}): what is measured would be too good. Take them out of {part}, or write overlap = "drop", which does '
+        "so"
     )
 
 

@@ -3,7 +3,7 @@
 import glob
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,21 +26,37 @@ NOTHING = "corresponds to no data"  # says datasets of a table that has no rows
 FOLDER = ("imagefolder", {"drop_labels": False})
 
 
+class Row(dict[str, Any]):
+    """What is read of an example, as "text" and "label" -> its value.
+
+    Attributes:
+        where: which row of which file it is, for errors: rows are drawn, divided and dropped before they are looked at.
+    """
+
+    __slots__ = ("where",)
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+
 class Table(NamedTuple):
     """A file's rows.
 
     Attributes:
         columns: the names of its columns.
-        rows: column -> value, one dict a row; classes are given by their names.
+        rows: column -> value, one a row; classes are given by their names.
     """
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
 
 def read_table(path: Path, unit: str = "line") -> Table:
     """All rows of a CSV, TSV, JSON lines, Parquet or plain text file, or of a folder of images by class.
+
+    They are numbered from 1 as `datasets` reads them, without a header; those that have nothing are then left out.
 
     Args:
         unit: of plain text, what a row is: "line", "paragraph" or "document". Its column is "text".
@@ -59,7 +75,10 @@ def read_table(path: Path, unit: str = "line") -> Table:
             loaded = datasets.load_dataset(
                 reader, split="train", cache_dir=cache, keep_in_memory=True, data_files=files, **options
             )
-            rows = [_named(row, loaded.features) for row in _undecoded(datasets, loaded)]
+            rows = [
+                Row(_named(row, loaded.features), f"row {number} of {path.name}")
+                for number, row in enumerate(_undecoded(datasets, loaded), start=1)
+            ]
         except Exception as error:  # datasets wraps whatever its readers raise
             cause = error.__cause__ or error
             if NOTHING in str(cause):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mha.tasks.base.batching import padded
-from mha.tasks.files.parts import Row
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.file_task import Batch, on_device
 from mha.tasks.kinds.base.metrics import ACCURACY, Metric, mean
 from mha.tasks.kinds.base.registry import register_kind

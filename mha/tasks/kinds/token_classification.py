@@ -70,14 +70,15 @@ class TokenClassification(TokenLevel):
             TaskError: a row has another number of tags than of words, or a tag that the model has not.
         """
         labels = Labels(self.settings, self.config)
-        tags = [listed(row["tags"]) for row in self.rows[part]]
-        for row, (own, beside) in enumerate(zip(tags, words, strict=True)):
+        rows = self.rows[part]
+        tags = [listed(row["tags"]) for row in rows]
+        for row, own, beside in zip(rows, tags, words, strict=True):
             if len(own) != len(beside):
                 raise TaskError(
-                    f"{self.settings.path}: row {row} of {part} has {len(beside)} words and {len(own)} tags; expected "
-                    "one tag for each word"
+                    f"{self.settings.path}: {row.where} has {len(beside)} words and {len(own)} tags; expected one tag "
+                    "for each word"
                 )
-        return [[labels.number(tag, f"row {row} of {part}") for tag in own] for row, own in enumerate(tags)]
+        return [[labels.number(tag, row.where) for tag in own] for row, own in zip(rows, tags, strict=True)]
 
     def statistics(self, logits: Tensor, batch: Batch) -> Tensor:
         """Of each example how many spans were rightly found, found, and there (b, 3); or right tags and tags (b, 2)."""

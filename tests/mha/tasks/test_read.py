@@ -70,7 +70,8 @@ def test_a_kind_says_all_that_it_must(name):
             KIND,
             "max_length = 8",
             "",
-            "3 of the 6 texts of calibration have more than 8 tokens, the longest 11: write truncate = true",
+            "3 of the 6 texts of calibration have more than 8 tokens, the longest 11 (row 5 of calibration.jsonl): "
+            "write truncate = true",
         ),
     ],
 )
@@ -111,7 +112,10 @@ def test_near_copies_are_refused_or_dropped(tmp_path, classifier, parts):
     long = text(5, 20)
     parts["evaluation"].append({"text": long, "label": 1})
     parts["calibration"].insert(2, {"text": "W3, " + long.upper(), "label": 1})
-    with pytest.raises(TaskError, match=r'1 of the 7 rows of calibration are copies.*\(row 2 \("W3, W.*…"\) is eval'):
+    with pytest.raises(
+        TaskError,
+        match=r'1 of the 7 rows of calibration are copies.*\(row 3 of calibration\.jsonl \("W3, W.*…"\) is eval',
+    ):
         read_task(task_file(tmp_path, KIND, parts), classifier, tokenizer())
     with pytest.warns(OverlapWarning, match="dropped 1 rows of calibration"):
         task = read_task(task_file(tmp_path, KIND, parts, top='overlap = "drop"'), classifier, tokenizer())

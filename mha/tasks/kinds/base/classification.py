@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha.tasks.files.parts import Row
 from mha.tasks.files.settings import UNLABELLED, Settings
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.distances import divergence
 from mha.tasks.kinds.base.file_task import LABELS, Batch, FileTask, inputs_of, on_device
 from mha.tasks.kinds.base.labels import Labels, classes_of
@@ -31,7 +31,7 @@ class Classification(FileTask):
         rows = self.rows[part]
         if part == UNLABELLED:
             return None
-        return Labels(self.settings, self.config).numbers([row["label"] for row in rows], part)
+        return Labels(self.settings, self.config).numbers(rows)
 
     def chance_of(self, rows: Sequence[Row]) -> float:
         """The accuracy of always giving the most frequent label; 0 of another metric."""

@@ -13,8 +13,9 @@ from mha.tasks.base.batching import rows_by_length
 from mha.tasks.base.protocol import Task
 from mha.tasks.files.near_copies import Known
 from mha.tasks.files.near_images import KnownImages
-from mha.tasks.files.parts import Columns, Row, keep_apart, read_parts
+from mha.tasks.files.parts import Columns, keep_apart, read_parts
 from mha.tasks.files.settings import Settings, check_options
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.metrics import Metric
 from mha.values.errors import TaskError
 from mha.values.unknown_words import unknown

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mha.tasks.files.near_images import KnownImages, Looks, looks_of
-from mha.tasks.files.parts import Row
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.file_task import LABELS, Batch, FileTask
 from mha.values.errors import TaskError
 
@@ -41,7 +41,8 @@ class ImageTask(FileTask):
         """
         if not hasattr(row["image"], "convert"):
             raise TaskError(
-                f"{self.settings.path}: expected images, got {str(row['image'])[:40]!r}; name a folder of images"
+                f"{self.settings.path}: {row.where}: expected an image, got {str(row['image'])[:40]!r}; name a folder "
+                "of images"
             )
         return row["image"].convert("RGB")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mha.tasks.files.settings import Settings
+from mha.tasks.files.tables import Row
 from mha.values.errors import TaskError
 from mha.values.unknown_words import unknown
 
@@ -44,9 +45,9 @@ class Labels:
             )
         return number
 
-    def numbers(self, labels: Iterable[Any], part: str) -> list[int]:
+    def numbers(self, rows: Iterable[Row]) -> list[int]:
         """The number of each row's label."""
-        return [self.number(label, f"row {row} of {part}") for row, label in enumerate(labels)]
+        return [self.number(row["label"], row.where) for row in rows]
 
     def _direct(self, label: Any) -> int | None:
         """The number of a label by the model's name, or the number that it is; None if it is neither."""

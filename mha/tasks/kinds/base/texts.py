@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 
 from mha.tasks.base.batching import padded
-from mha.tasks.files.parts import Row
 from mha.tasks.files.settings import Settings
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.file_task import LABELS, Batch, FileTask
 from mha.values.errors import TaskError
 
@@ -62,20 +62,21 @@ class TextTask(FileTask):
         return examples
 
     def check_lengths(self, part: str, lengths: Sequence[int]) -> None:
-        """Refuse examples that are too long, or have no token.
+        """Refuse rows whose texts are too long, or have no token.
 
         Raises:
             TaskError: how many there are, and the longest.
         """
+        rows = self.rows[part]
         long = [length for length in lengths if self.longest is not None and length > self.longest]
         if long:
             raise TaskError(
                 f"{self.settings.path}: {len(long)} of the {len(lengths)} texts of {part} have more than "
-                f"{self.longest} tokens, the longest {max(long)}: write truncate = true to cut them off, or leave them "
-                "out"
+                f"{self.longest} tokens, the longest {max(long)} ({rows[lengths.index(max(long))].where}): write "
+                "truncate = true to cut them off, or leave them out"
             )
         if 0 in lengths:
-            raise TaskError(f"{self.settings.path}: row {lengths.index(0)} of {part} has no tokens; leave it out")
+            raise TaskError(f"{self.settings.path}: {rows[lengths.index(0)].where} has no tokens; leave it out")
 
     def length(self, example: Any) -> int:
         return len(example["input_ids"])

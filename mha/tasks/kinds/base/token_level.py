@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha.tasks.files.parts import Row
+from mha.tasks.files.tables import Row
 from mha.tasks.kinds.base.distances import divergence, precise
 from mha.tasks.kinds.base.file_task import LABELS, Batch, inputs_of, on_device
 from mha.tasks.kinds.base.texts import IGNORED, TextTask

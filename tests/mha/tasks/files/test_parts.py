@@ -68,6 +68,14 @@ def test_one_file_is_divided_by_shares(read):
     assert parts != read({"all": rows(0, 20)}, more, "seed = 1")[0]
 
 
+def test_rows_know_where_they_stand_in_their_file_however_they_are_divided_and_drawn(read):
+    more = 'file = "all.jsonl"\nsplit = { calibration = 0.3, evaluation = 0.7 }\n[limits]\nevaluation = 5\n'
+    parts, _ = read({"all": [rows(0, 1)[0], {"sentence": " ", "class": None}, *rows(2, 18)]}, more)
+    assert [len(some) for some in parts.values()] == [6, 5]
+    for row in (row for some in parts.values() for row in some):
+        assert row.where == f"row {int(row['text'].split()[-1]) + 1} of all.jsonl"  # the empty one counts
+
+
 def test_limits_draw_rows_in_their_order(read):
     parts, _ = read(PARTS, "[limits]\nevaluation = 4")
     numbers = [int(row["text"].split()[-1]) for row in parts["evaluation"]]
@@ -100,12 +108,12 @@ def test_limits_draw_rows_in_their_order(read):
         (
             {**PARTS, "evaluation": [*rows(0, 2), {"sentence": " ", "class": 1}]},
             "",
-            "1 rows of evaluation lack something, the first row 2 (counted from 0): its text is empty",
+            "1 rows of evaluation lack something, first row 3 of evaluation.jsonl: its text is empty",
         ),
         (
             {**PARTS, "evaluation": [*rows(0, 2), {"sentence": "a"}]},
             "",
-            "the first row 2 (counted from 0): its label is empty",
+            "first row 3 of evaluation.jsonl: its label is empty",
         ),
         (
             {"all": rows(0, 2)},
@@ -125,8 +133,9 @@ def content(row):
 
 def test_parts_that_share_examples(read):
     parts, settings = read({"calibration": [*rows(0, 3), *rows(12, 2)], "evaluation": rows(10, 7)})
-    message = "2 of the 5 rows of calibration are copies, or nearly, of others "
-    message += """(row 3 ("text number 12") is evaluation's 2, 4 ("text number 13") is evaluation's 3, counted from 0"""
+    message = """2 of the 5 rows of calibration are copies, or nearly, of others (row 4 of calibration.jsonl ("text \
+number 12") is evaluation's row 3 of evaluation.jsonl, row 5 of calibration.jsonl ("text number 13") is evaluation's \
+row 4 of evaluation.jsonl)"""
     with pytest.raises(TaskError, match=re.escape(message) + '.*or write overlap = "drop"'):
         keep_apart(settings, parts, content)
 

@@ -90,7 +90,8 @@ def test_the_same_image_in_both_parts(folder, classifier, processor):
     pixels = Image.open(folder[0] / "train" / "dog" / "3.png")
     pixels.save(folder[0] / "test" / "dog" / "other.bmp")
     with pytest.raises(
-        TaskError, match=r'1 of the 6 rows of calibration are copies, or nearly, of others \(row . \("3.png"\) is'
+        TaskError,
+        match=r'1 of the 6 rows of calibration are copies, or nearly, of others \(row 6 of train \("3.png"\) is',
     ):
         read_task(write(folder[0], "image-classification"), classifier, processor)
 

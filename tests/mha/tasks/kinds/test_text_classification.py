@@ -155,10 +155,10 @@ def test_labels_of_the_data_are_renamed(tmp_path, classifier, parts):
         (
             "goood",
             "",
-            "row 2 of evaluation: unknown label 'goood'; did you mean 'good'? The model has 3: bad (0), middling",
+            "row 3 of evaluation.jsonl: unknown label 'goood'; did you mean 'good'? The model has 3: bad (0), middling",
         ),
-        (3, "", "row 2 of evaluation: unknown label 3; the model has 3: bad (0), middling (1), good (2)"),
-        (1.5, "", "row 2 of evaluation: unknown label 1.5"),
+        (3, "", "row 3 of evaluation.jsonl: unknown label 3; the model has 3: bad (0), middling (1), good (2)"),
+        (1.5, "", "row 3 of evaluation.jsonl: unknown label 1.5"),
         ("good", "[labels]\nnice = 'goodd'", "[labels] nice: unknown label 'goodd'; did you mean 'good'?"),
     ],
 )

@@ -92,14 +92,14 @@ def test_another_number_of_tags_than_words(tmp_path, tagger, parts):
     parts["evaluation"][3]["ner_tags"].append("O")
     words = len(parts["evaluation"][3]["tokens"])
     with pytest.raises(
-        TaskError, match=f"row 3 of evaluation has {words} words and {words + 1} tags; expected one tag"
+        TaskError, match=f"row 4 of evaluation.jsonl has {words} words and {words + 1} tags; expected one tag"
     ):
         read_task(task_file(tmp_path, KIND, parts), tagger, tokenizer())
 
 
 def test_an_unknown_tag(tmp_path, tagger, parts):
     parts["calibration"][2]["ner_tags"][0] = "B-PERS"
-    with pytest.raises(TaskError, match=r"row 2 of calibration: unknown label 'B-PERS'; did you mean 'B-PER'\?"):
+    with pytest.raises(TaskError, match=r"row 3 of calibration\.jsonl: unknown label 'B-PERS'; did you mean 'B-PER'\?"):
         read_task(task_file(tmp_path, KIND, parts), tagger, tokenizer())
 
 
