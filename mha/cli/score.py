@@ -76,12 +76,12 @@ def score(
         **given,
     )
     for path in outputs:
-        write(scores, path)
+        write(scores, path, f"{model}: {criterion or DEFAULT}")
     settings.tell(text_of(scores, outputs), document_of(scores, criterion or DEFAULT))
 
 
-def write(scores: HeadScores, path: Path) -> None:
-    """Write the scores to a file of the kind that its end says: JSON, CSV or a picture."""
+def write(scores: HeadScores, path: Path, title: str) -> None:
+    """Write the scores to a file of the kind that its end says: JSON, CSV, or a picture, which has a title."""
     if path.suffix == ".json":
         scores.to_json(path)
     elif path.suffix == ".csv":
@@ -91,6 +91,7 @@ def write(scores: HeadScores, path: Path) -> None:
             writer.writerows(rows_of(scores))
     else:
         figure = show_importance(scores)
+        figure.axes[0].set_title(title, loc="left", fontsize="small", wrap=True)
         with appears_whole(path) as partial:
             figure.savefig(partial, format=path.suffix[1:])
 

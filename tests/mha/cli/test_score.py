@@ -42,8 +42,13 @@ def test_errors_of_estimates_are_written(tmp_path):
     scores = mha.HeadScores(
         {"a": torch.tensor([0.5, 2.0])}, heads={"a": (1, 4)}, errors={"a": torch.tensor([0.25, 0.125])}
     )
-    write(scores, tmp_path / "scores.csv")
+    write(scores, tmp_path / "scores.csv", "tiny: taylor")
     assert (tmp_path / "scores.csv").read_text().split() == ["layer,head,score,error", "a,1,0.5,0.25", "a,4,2.0,0.125"]
+
+
+def test_a_picture_says_of_which_model_and_criterion_it_is(tmp_path):
+    write(mha.HeadScores({"a": torch.tensor([0.5, 2.0])}), tmp_path / "scores.svg", "tiny: taylor")
+    assert "<!-- tiny: taylor -->" in (tmp_path / "scores.svg").read_text()
 
 
 def test_a_pruned_model_has_its_original_numbers(run):
