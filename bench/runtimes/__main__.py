@@ -98,6 +98,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--length", type=int, help="of timed sequences; by default the task's, 128 of language models")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of timing, for each task and batch")
+    parser.add_argument("--own", type=float, default=OWN, help="seconds of a model's own calls before each timed one")
     parser.add_argument("--evaluated", type=int, help="sequences that smollm is judged by; by default 64")
     parser.add_argument("--calibrated", type=int, help="sequences that smollm is repaired by; by default 128")
     return parser.parse_args(arguments)
@@ -207,7 +208,7 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
         say(f"{task.name}: {len(arms)} models take turns at batch {batch}")
         rounds = Rounds()
         for arm in arms:
-            rounds.add(arm.name, partial(_after_its_own, call_of(arm.format, arm.run, inputs)))
+            rounds.add(arm.name, partial(_after_its_own, call_of(arm.format, arm.run, inputs), options.own))
         fewest, most = ROUNDS
         ended = rounds.until(seconds=options.seconds, fewest=fewest, most=most)
         whole = [arm for arm in arms if arm.variant.kind == DENSE]
@@ -233,17 +234,17 @@ def _timed(entrant: Entrant, options: argparse.Namespace, samples: list[dict[str
         ]
 
 
-def _after_its_own(call: Callable[[], object]) -> Callable[[], object]:
-    """The call, after as many of it, at least one, as take OWN seconds, none of which is timed.
+def _after_its_own(call: Callable[[], object], seconds: float) -> Callable[[], object]:
+    """The call, after as many of it as take these seconds, at least one, none of which is timed; with 0 after none.
 
-    Where runtimes take turns, one's threads still wait busily when the next begins, and its model has left the caches:
-    that made MiniLM in OpenVINO, at batch 1, twice as slow right after PyTorch as it is alone.
+    Where runtimes take turns, one's threads still wait busily when the next begins, and its model has left the caches.
     """
-    end = time.perf_counter() + OWN
-    while True:
+    end = time.perf_counter() + seconds
+    while seconds:
         call()
         if time.perf_counter() >= end:
-            return call
+            break
+    return call
 
 
 def _with_mask(inputs: Inputs, arms: Sequence[Arm]) -> Inputs:

@@ -104,9 +104,9 @@ def test_a_model_makes_calls_of_its_own_before_one_is_timed(monkeypatch):
 
         return call
 
-    for seconds, expected in ((0.009, 3), (0.02, 1), (5.0, 1)):  # 20 ms of them, and one at least
+    for seconds, own, expected in ((0.009, 0.02, 3), (0.02, 0.02, 1), (5.0, 0.02, 1), (5.0, 0.0, 0)):
         calls = []
-        prepared = command._after_its_own(takes(seconds))
+        prepared = command._after_its_own(takes(seconds), own)
         assert len(calls) == expected
         prepared()
         assert len(calls) == expected + 1
