@@ -85,11 +85,13 @@ def caption(frame: Setting) -> str:
 
 
 def front(frame: Setting) -> pd.DataFrame:
-    """The rows that no other is as good as and faster than, or as fast as and better."""
+    """The rows that no other is as good as and faster than, or as fast as and better, to three digits of the metric.
+
+    Runtimes add up in another order, so that further digits make none better.
+    """
     sign = 1 if frame.metric.higher_is_better else -1
-    rows = frame.table.assign(merit=sign * frame.table["value"]).sort_values(
-        ["ratio", "merit"], ascending=[True, False]
-    )
+    merit = sign * frame.table["value"].map(lambda value: float(f"{value:.3g}"))
+    rows = frame.table.assign(merit=merit).sort_values(["ratio", "merit"], ascending=[True, False])
     return rows[rows["merit"] > rows["merit"].cummax().shift(fill_value=float("-inf"))]
 
 
@@ -103,8 +105,8 @@ def worth(frame: Setting) -> str:
     told = [_beside_all_heads(row, frame) for _, row in compared.iterrows()]
     start = "Pruned models are among those that no other beats here"
     if len(both):
-        shows = bool((both["own_ratio_high"] < 1).any())
-        start = f"Pruning adds {'' if shows else 'no speed that shows '}to int8 weights here"
+        speed = "speed" if (both["own_ratio_high"] < 1).any() else "no speed that shows"
+        start = f"Pruning adds {speed} to int8 weights here"
     return f"{start}: {listed(told)}." if told else f"{start}."
 
 
