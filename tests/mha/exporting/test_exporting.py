@@ -156,6 +156,29 @@ def test_executorch_plans_its_memory_for_the_largest_of_an_example(case, tmp_pat
         run({**largest, "x": torch.randn(12, 256, E)})
 
 
+class Fused(nn.Module):
+    """Projects queries, keys and values at once, and splits them; what it returns is numbered along the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = nn.Linear(E, 3 * E)
+        self.attention = mha.MultiHeadAttention.square(E, 5)
+
+    def forward(self, x):
+        return self.attention(*self.fused(x).split(E, dim=-1)) + torch.arange(x.shape[0])[:, None, None]
+
+
+def test_executorch_takes_any_batch_of_a_model_that_splits(tmp_path):
+    needs_packages("executorch")
+    torch.manual_seed(0)
+    model, x = Fused().eval(), torch.randn(3, 7, E)
+    plan = mha.HeadPlan({"attention": (1, 4)})
+    files = mha.export(mha.prune(model, plan), "executorch", tmp_path / "out", example=x)
+    assert [each.inputs for each in mha.check_export(files, model, plan, [x]).tries] == [
+        f"x {B}×{S}×{E}", f"x 1×3×{E}", f"x 2×17×{E}", f"x 5×8×{E}",
+    ]  # fmt: skip
+
+
 class Deciding(nn.Module):
     """Goes one way or another by what is in the data."""
 
