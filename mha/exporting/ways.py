@@ -73,7 +73,8 @@ class Calls:
         encoder = any(name.startswith("decoder_") for name in inputs)  # whose mask it is, and not the outputs'
         if not isinstance(mask, Tensor) or mask.dim() != 2 or not known or encoder:
             return None
-        return mask.cpu() == 0
+        padding = mask.cpu() == 0
+        return None if padding.all() else padding  # or nothing would be compared
 
     def expected(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         return tensors_in(model(**_on_device_of(model, inputs)))

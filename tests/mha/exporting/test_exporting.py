@@ -334,3 +334,9 @@ def test_the_mask_of_an_encoder_is_not_taken_for_that_of_what_a_decoder_returns(
     model = like_transformers(Padded(0.0))
     assert way.padding(model, inputs).tolist() == [[False, False, True]]
     assert way.padding(model, {**inputs, "decoder_input_ids": torch.tensor([[4, 2, 1]])}) is None
+
+
+def test_a_mask_of_nothing_but_padding_does_not_keep_a_check_from_comparing():
+    way = Calls(lambda inputs: inputs, {}, {})
+    model = like_transformers(Padded(0.0))
+    assert way.padding(model, {"attention_mask": torch.zeros(2, 3)}) is None
