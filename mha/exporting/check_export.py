@@ -149,25 +149,34 @@ def check_export(
     usual = INT8 if exported.int8 else ALLOWED.get(exported.dtype, ALLOWED["float32"])
     limit = usual if allowed is None else allowed
     format = find_format(exported.format)
-    tries: list[Try] = []
-    untried: list[str] = []
+    tries, untried = [], []
     with eval_mode(model), torch.no_grad(), masked(model, plan):
-        for alike in [*([way.prepared(example)] for example in given), *way.others()]:
-            for inputs in alike:
-                try:
-                    expected = way.expected(model, inputs)
-                except Exception:  # whatever a model may raise, as beyond its last position
-                    if len(tries) < len(given):
-                        raise
-                    untried.append(way.words(inputs))
-                else:
-                    tries.append(_tried(expected, way, inputs, way.padding(model, inputs), exported))
-                    break
+        for inputs in map(way.prepared, given):
+            tries.append(_tried(way.expected(model, inputs), way, inputs, way.padding(model, inputs), exported))
+        for alike in way.others():
+            found, refused = _first_taken(alike, model, way, exported)
+            tries += found
+            untried += refused
     name = f"{format.runtime} {version_of(format.runtime)}"
-    found = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried), _reference(model, plan))
-    if not found.equal:
-        raise EquivalenceError(f"{exported.directory}:\n{found}")
-    return found
+    check = ExportCheck(exported.format, name, tuple(tries), limit, tuple(untried), _reference(model, plan))
+    if not check.equal:
+        raise EquivalenceError(f"{exported.directory}:\n{check}")
+    return check
+
+
+def _first_taken(
+    alike: Sequence[Mapping[str, Any]], model: nn.Module, way: Way, exported: Exported
+) -> tuple[list[Try], list[str]]:
+    """A try of the first of these inputs that the model takes, if it takes any, and the sizes of those before it."""
+    refused: list[str] = []
+    for inputs in alike:
+        try:
+            expected = way.expected(model, inputs)
+        except Exception:  # whatever a model may raise, as beyond its last position
+            refused.append(way.words(inputs))
+        else:
+            return [_tried(expected, way, inputs, way.padding(model, inputs), exported)], refused
+    return [], refused
 
 
 def _reference(model: nn.Module, plan: HeadPlan) -> str:
